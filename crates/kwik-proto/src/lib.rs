@@ -1,0 +1,23 @@
+//! The sans-IO core of KWIK (QUIC With Intelligent Konnections).
+//!
+//! No socket, task, clock or randomness lives here: input comes through `handle_*`, output goes
+//! through `poll_*`, `now` is an argument. See `ARCHITECTURE.md` for how the planes fit together.
+
+pub mod auth;
+pub mod control;
+pub mod lease;
+pub mod limits;
+pub mod path;
+pub mod presentation;
+pub mod range;
+pub mod scheduler;
+pub mod session;
+pub mod stats;
+pub mod stream;
+pub mod wire;
+
+mod code;
+mod id;
+
+pub use code::{Code, CodedError};
+pub use id::{Dir, LeaseId, PathId, PieceId, SessionId, Side, StreamId};

@@ -1,0 +1,110 @@
+//! Every bound of the protocol, with its reason. Relations between them are asserted at the end.
+
+use std::time::Duration;
+
+/// Protocol version that this build speaks.
+pub const PROTOCOL_VERSION: u32 = 1;
+/// ALPN token of version 1.
+pub const ALPN: &[u8] = b"kwik/1";
+
+/// A control frame, without its length prefix: refused from the prefix alone when longer.
+pub const MAX_CONTROL_FRAME: usize = 64 * 1024;
+/// Payload of one data packet: large frames cost the least CPU, and 64 KiB is where it levels off.
+pub const MAX_PACKET_PAYLOAD: usize = 64 * 1024;
+/// Frames in one data packet: batches small frames, bounds what a header can announce.
+pub const MAX_PACKET_FRAMES: usize = 256;
+/// Everything of a data packet that is not payload.
+pub const MAX_PACKET_OVERHEAD: usize = MAX_PACKET_FRAMES * 64;
+/// Largest field other than `data` that a data frame may carry (path ids, unknown fields).
+pub const MAX_FRAME_FIELD: usize = 256;
+/// Largest opaque command of a lease.
+pub const MAX_COMMAND: usize = 16 * 1024;
+/// Largest raw packet.
+pub const MAX_RAW_PACKET: usize = 32 * 1024;
+/// Raw packets waiting for one path.
+pub const MAX_RAW_QUEUED: usize = 64;
+/// Bytes of raw packets waiting for one path.
+pub const MAX_RAW_QUEUED_BYTES: usize = 1024 * 1024;
+/// Opaque client credentials.
+pub const MAX_CREDENTIALS: usize = 8 * 1024;
+/// Text that a peer may make us keep: reasons, addresses.
+pub const MAX_TEXT: usize = 512;
+/// Largest offset, as in QUIC (RFC 9000 section 4.5).
+pub const MAX_OFFSET: u64 = (1 << 62) - 1;
+/// Control bytes waiting for one path; beyond it the path is too slow to live.
+pub const MAX_CONTROL_QUEUED: usize = 4 * 1024 * 1024;
+
+/// Live paths of a session.
+pub const MAX_PATHS: usize = 8;
+/// Ended paths kept in a session's history.
+pub const MAX_PATH_HISTORY: usize = 256;
+/// Dials a primary may make a client do in [`DIAL_PERIOD`].
+pub const MAX_DIALS: usize = 4;
+/// See [`MAX_DIALS`].
+pub const DIAL_PERIOD: Duration = Duration::from_secs(10);
+/// A handshake with a secondary, authentication included.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Streams of one direction that a peer may have open at once.
+pub const MAX_STREAMS: u64 = 100;
+/// QUIC streams of one direction on one connection (memory and handshake cost grow with them).
+pub const MAX_QUIC_STREAMS: u32 = 100;
+/// Live leases of a session: bounds the table on every side.
+pub const MAX_LEASES: usize = 4096;
+/// Pieces of one path that are activated and not finished.
+pub const MAX_PIECES: usize = 256;
+
+/// Gaps in one stream's buffer.
+pub const MAX_GAPS: usize = 1024;
+/// Runs of one session's buffers.
+pub const MAX_RUNS: usize = 4096;
+/// Received memory that is pinned without being payload, per session.
+pub const MAX_PINNED: usize = 2 * 1024 * 1024;
+/// Block to which small slices of large receive buffers are copied.
+pub const COPY_BLOCK: usize = 4096;
+
+/// Session receive window at the start (8.2).
+pub const INITIAL_WINDOW: u64 = 4 * 1024 * 1024;
+/// Session receive window at the most, unless configured.
+pub const MAX_WINDOW: u64 = 32 * 1024 * 1024;
+/// A stream is told of credit in steps of this size (8.2).
+pub const SLIDE_STEP: u64 = 64 * 1024;
+
+/// A piece for a path that was not measured yet, and the least piece.
+pub const MIN_PIECE: u64 = 64 * 1024;
+/// The largest piece: what a stall can hold back.
+pub const MAX_PIECE: u64 = 1024 * 1024;
+/// A path with activated bytes outstanding is suspect after max of this and 1.25 smoothed RTT.
+pub const SUSPECT_AFTER: Duration = Duration::from_millis(50);
+/// ... and dead after this silence.
+pub const DEAD_AFTER: Duration = Duration::from_secs(3);
+/// Missing ranges without any live lease fail their reader after this.
+pub const AGGREGATION_TIMEOUT: Duration = Duration::from_secs(5);
+/// Heartbeat of a path with something outstanding.
+pub const HEARTBEAT_BUSY: Duration = Duration::from_secs(1);
+/// Heartbeat of an idle path.
+pub const HEARTBEAT_IDLE: Duration = Duration::from_secs(10);
+
+/// A grant lives this long; a later redial needs a new one.
+pub const GRANT_LIFETIME: Duration = Duration::from_secs(120);
+/// Tolerated difference between two servers' wall clocks.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(30);
+/// Text of a grant.
+pub const MAX_GRANT: usize = 2048;
+
+const _: () = {
+    assert!(MAX_COMMAND + 1024 <= MAX_CONTROL_FRAME);
+    assert!(MAX_RAW_PACKET + 1024 <= MAX_CONTROL_FRAME);
+    assert!(MAX_CREDENTIALS + MAX_GRANT + 1024 <= MAX_CONTROL_FRAME);
+    assert!(MIN_PIECE <= MAX_PIECE && MAX_PIECE < INITIAL_WINDOW);
+    assert!(INITIAL_WINDOW <= MAX_WINDOW);
+    assert!(SUSPECT_AFTER.as_millis() < DEAD_AFTER.as_millis());
+    assert!(DEAD_AFTER.as_millis() < AGGREGATION_TIMEOUT.as_millis());
+};
+
+/// The most that a lease's writer will send for a range, repeats included (design: a client that
+/// claims losses for ever gets nothing more).
+#[must_use]
+pub const fn lease_budget(range: u64) -> u64 {
+    range.saturating_add(range / 4).saturating_add(1024 * 1024)
+}
