@@ -1,0 +1,71 @@
+//! Settings of a QUIC connection.
+
+use std::{sync::Arc, time::Duration};
+
+use kwik_proto::limits::MAX_QUIC_STREAMS;
+
+use super::varint;
+
+/// Settings of the QUIC connections and the UDP socket of one endpoint.
+///
+/// What is not named here is the QUIC library's default: MTU discovery, initial RTT of 333 ms
+/// (RFC 9002), CUBIC, no keep-alive (KWIK has heartbeats of its own). A bare QUIC endpoint with
+/// these values is what KWIK is compared with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuicConfig {
+    /// Bytes that a peer may send ahead of our reading on one QUIC stream. More than 1,024 gaps
+    /// in one stream end the connection, so it stays below about 5 MB.
+    pub stream_receive_window: u64,
+    /// Bytes that a peer may send ahead of our reading on all QUIC streams of a connection.
+    pub receive_window: u64,
+    /// Bytes kept for one connection that are written and not acknowledged.
+    pub send_window: u64,
+    /// Unidirectional QUIC streams that a peer may have open at once.
+    pub max_uni_streams: u32,
+    /// Bidirectional QUIC streams that a peer may have open at once.
+    pub max_bi_streams: u32,
+    /// A connection that heard nothing for this long is over.
+    pub idle_timeout: Duration,
+    /// Bytes of received datagrams that wait for the application; older ones go first.
+    pub datagram_receive_buffer: usize,
+    /// Bytes of datagrams that wait to be sent; older ones go first.
+    pub datagram_send_buffer: usize,
+    /// Wished size of the UDP socket's receive and send buffers, in bytes each.
+    pub socket_buffer: usize,
+}
+
+impl Default for QuicConfig {
+    fn default() -> Self {
+        Self {
+            stream_receive_window: 4 * 1024 * 1024,
+            receive_window: 16 * 1024 * 1024,
+            send_window: 8 * 1024 * 1024,
+            max_uni_streams: MAX_QUIC_STREAMS,
+            max_bi_streams: MAX_QUIC_STREAMS,
+            idle_timeout: Duration::from_secs(30),
+            datagram_receive_buffer: 256 * 1024,
+            datagram_send_buffer: 256 * 1024,
+            // The usual default of 208 KiB loses packets at a few Gbit/s.
+            socket_buffer: 4 * 1024 * 1024,
+        }
+    }
+}
+
+impl QuicConfig {
+    /// The same for the QUIC library.
+    pub(super) fn transport(&self) -> Arc<quinn::TransportConfig> {
+        let idle = u64::try_from(self.idle_timeout.as_millis()).unwrap_or(u64::MAX);
+        let mut transport = quinn::TransportConfig::default();
+        transport
+            .stream_receive_window(varint(self.stream_receive_window))
+            .receive_window(varint(self.receive_window))
+            .send_window(self.send_window)
+            .max_concurrent_uni_streams(self.max_uni_streams.into())
+            .max_concurrent_bidi_streams(self.max_bi_streams.into())
+            .max_idle_timeout(Some(varint(idle).into()))
+            .keep_alive_interval(None)
+            .datagram_receive_buffer_size(Some(self.datagram_receive_buffer))
+            .datagram_send_buffer_size(self.datagram_send_buffer);
+        Arc::new(transport)
+    }
+}

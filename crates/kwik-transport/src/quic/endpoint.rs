@@ -1,0 +1,151 @@
+//! A UDP socket with its QUIC connections.
+
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use super::{
+    ClientTls, ConnectError, Connection, ConnectionError, QuicConfig, Runtime, ServerTls,
+    UdpSocket, connection::unmapped, tls::PinCheck, varint,
+};
+
+/// A UDP socket that dials, and accepts while it has a server's TLS. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Endpoint {
+    inner: quinn::Endpoint,
+    transport: Arc<quinn::TransportConfig>,
+}
+
+impl Endpoint {
+    /// Binds a UDP socket to `address`; accepts connections if there is a `server`.
+    pub(crate) fn bind(
+        address: SocketAddr,
+        server: Option<&ServerTls>,
+        config: &QuicConfig,
+        runtime: &Runtime,
+    ) -> io::Result<Self> {
+        let socket = UdpSocket::bind(address, config.socket_buffer, runtime)?;
+        Self::new(socket, server, config, runtime)
+    }
+
+    /// On a socket that is bound already.
+    pub(crate) fn new(
+        socket: UdpSocket,
+        server: Option<&ServerTls>,
+        config: &QuicConfig,
+        runtime: &Runtime,
+    ) -> io::Result<Self> {
+        let transport = config.transport();
+        let inner = quinn::Endpoint::new_with_abstract_socket(
+            quinn::EndpointConfig::default(),
+            server.map(|tls| tls.quic_config(Arc::clone(&transport))),
+            socket.into_inner(),
+            Arc::clone(runtime.inner()),
+        )?;
+        Ok(Self { inner, transport })
+    }
+
+    /// Dials `address`. `server_name` is the TLS name, which matters to [`ServerTrust::WebPki`]
+    /// alone.
+    ///
+    /// [`ServerTrust::WebPki`]: super::ServerTrust::WebPki
+    pub(crate) fn connect(
+        &self,
+        address: SocketAddr,
+        server_name: &str,
+        tls: &ClientTls,
+    ) -> Result<Connecting, ConnectError> {
+        let (config, pin) = tls.quic_config(Arc::clone(&self.transport));
+        let inner = self
+            .inner
+            .connect_with(config, address, server_name)
+            .map_err(ConnectError::from_quic)?;
+        Ok(Connecting {
+            inner,
+            pin: Some(pin),
+        })
+    }
+
+    /// The next connection attempt, or `None` once the endpoint is closed. Cancel safe.
+    pub(crate) async fn accept(&self) -> Option<Incoming> {
+        self.inner.accept().await.map(Incoming)
+    }
+
+    /// Changes who this endpoint is to new clients; `None`: accepts nobody any more. Existing
+    /// connections go on.
+    pub(crate) fn set_server(&self, server: Option<&ServerTls>) {
+        let config = server.map(|tls| tls.quic_config(Arc::clone(&self.transport)));
+        self.inner.set_server_config(config);
+    }
+
+    /// Where the socket is bound.
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+
+    /// Closes all connections at once and accepts no more.
+    pub(crate) fn close(&self, code: u64, reason: &[u8]) {
+        self.inner.close(varint(code), reason);
+    }
+
+    /// Waits until every connection is gone, with its closing told to the peer. Cancel safe.
+    pub(crate) async fn wait_idle(&self) {
+        self.inner.wait_idle().await;
+    }
+}
+
+/// A client's attempt, not yet answered. Dropping it refuses it.
+#[derive(Debug)]
+pub(crate) struct Incoming(quinn::Incoming);
+
+impl Incoming {
+    /// Whence it comes; the address is not validated yet.
+    pub(crate) fn remote_address(&self) -> SocketAddr {
+        unmapped(self.0.remote_address())
+    }
+
+    /// Goes on with the handshake.
+    pub(crate) fn accept(self) -> Result<Connecting, ConnectError> {
+        let inner = self.0.accept().map_err(ConnectionError::from_quic)?;
+        Ok(Connecting { inner, pin: None })
+    }
+
+    /// Tells the client that it is not accepted.
+    pub(crate) fn refuse(self) {
+        self.0.refuse();
+    }
+
+    /// Leaves the client without an answer.
+    pub(crate) fn ignore(self) {
+        self.0.ignore();
+    }
+}
+
+/// A handshake under way: a future of its [`Connection`]. Dropping it gives the connection up.
+#[derive(Debug)]
+pub(crate) struct Connecting {
+    inner: quinn::Connecting,
+    pin: Option<PinCheck>,
+}
+
+impl Future for Connecting {
+    type Output = Result<Connection, ConnectError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        Pin::new(&mut this.inner)
+            .poll(cx)
+            .map(|result| match result {
+                Ok(connection) => Ok(Connection::new(connection)),
+                Err(error) => {
+                    let mismatch = this.pin.as_ref().and_then(PinCheck::mismatch);
+                    Err(mismatch.unwrap_or_else(|| ConnectionError::from_quic(error).into()))
+                }
+            })
+    }
+}

@@ -1,0 +1,31 @@
+//! The one seam over the QUIC library: nothing outside this module names it, and no type of it
+//! appears in a signature that leaves the module.
+
+mod config;
+mod connection;
+mod endpoint;
+mod error;
+mod runtime;
+mod socket;
+mod stream;
+mod tls;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::QuicConfig;
+pub(crate) use connection::{Connection, QuicStats};
+pub(crate) use endpoint::{Connecting, Endpoint, Incoming};
+pub use error::{
+    ClosedStream, ConnectError, ConnectionError, ReadError, SendDatagramError, WriteError,
+};
+pub(crate) use runtime::{Runtime, Sleep};
+pub(crate) use socket::UdpSocket;
+pub(crate) use stream::{Chunk, QuicStreamId, RecvStream, SendStream, Written};
+pub(crate) use tls::{ClientTls, ServerTls};
+pub use tls::{Fingerprint, ServerTrust, TlsError};
+
+/// `value` as a QUIC variable-length integer, at most 2^62 - 1 (RFC 9000 section 16).
+fn varint(value: u64) -> quinn::VarInt {
+    quinn::VarInt::from_u64(value).unwrap_or(quinn::VarInt::MAX)
+}

@@ -1,0 +1,59 @@
+//! Where the whole crate gets time, timers and tasks, so that virtual time reaches everything.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+/// Time, timers and tasks. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Runtime(Arc<dyn quinn::Runtime>);
+
+impl Runtime {
+    /// tokio's; its methods want to be called inside a tokio runtime.
+    pub(crate) fn tokio() -> Self {
+        Self(Arc::new(quinn::TokioRuntime))
+    }
+
+    /// What the QUIC library is given.
+    pub(super) fn inner(&self) -> &Arc<dyn quinn::Runtime> {
+        &self.0
+    }
+
+    /// The present moment of this runtime's clock.
+    pub(crate) fn now(&self) -> Instant {
+        self.0.now()
+    }
+
+    /// Completes at `deadline`.
+    pub(crate) fn sleep_until(&self, deadline: Instant) -> Sleep {
+        Sleep(self.0.new_timer(deadline))
+    }
+
+    /// Drives `future` to its end in a task of its own.
+    pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        self.0.spawn(Box::pin(future));
+    }
+}
+
+/// A timer. May be moved and polled again after it fired.
+#[derive(Debug)]
+pub(crate) struct Sleep(Pin<Box<dyn quinn::AsyncTimer>>);
+
+impl Sleep {
+    /// Moves the timer to `deadline`; the next poll registers the task again.
+    pub(crate) fn reset(&mut self, deadline: Instant) {
+        self.0.as_mut().reset(deadline);
+    }
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().poll(cx)
+    }
+}

@@ -1,0 +1,76 @@
+//! The UDP socket under an endpoint.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Once},
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::Runtime;
+
+/// A bound UDP socket, driven by a runtime.
+#[derive(Debug)]
+pub(crate) struct UdpSocket(Arc<dyn quinn::AsyncUdpSocket>);
+
+impl UdpSocket {
+    /// Binds to `address` with buffers of `buffer` bytes, or what the kernel grants. An IPv6
+    /// socket takes IPv4 peers too where the system allows it.
+    pub(crate) fn bind(address: SocketAddr, buffer: usize, runtime: &Runtime) -> io::Result<Self> {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::DGRAM,
+            Some(Protocol::UDP),
+        )?;
+        if address.is_ipv6()
+            && let Err(error) = socket.set_only_v6(false)
+        {
+            tracing::debug!(%error, "IPv6 socket is not dual-stack");
+        }
+        enlarge_buffers(&socket, buffer)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        Ok(Self(runtime.inner().wrap_udp_socket(socket.into())?))
+    }
+
+    /// What the QUIC library is given.
+    pub(super) fn into_inner(self) -> Arc<dyn quinn::AsyncUdpSocket> {
+        self.0
+    }
+}
+
+/// Asks for `wished` bytes both ways and warns, once in a process, when the kernel grants less.
+fn enlarge_buffers(socket: &Socket, wished: usize) -> io::Result<()> {
+    static WARNED: Once = Once::new();
+    // Some systems refuse what Linux cuts down; the granted size tells either way.
+    for result in [
+        socket.set_recv_buffer_size(wished),
+        socket.set_send_buffer_size(wished),
+    ] {
+        if let Err(error) = result {
+            tracing::debug!(%error, wished, "socket buffer size refused");
+        }
+    }
+    let granted = granted(socket.recv_buffer_size()?).min(granted(socket.send_buffer_size()?));
+    if granted < wished {
+        WARNED.call_once(|| {
+            tracing::warn!(
+                granted,
+                wished,
+                "UDP socket buffers are small, so bursts lose packets; to raise the limit run: \
+                 sysctl -w net.core.rmem_max={wished} net.core.wmem_max={wished}"
+            );
+        });
+    }
+    Ok(())
+}
+
+/// Linux reports twice what was granted, to account for its bookkeeping (socket(7)).
+fn granted(reported: usize) -> usize {
+    if cfg!(target_os = "linux") {
+        reported / 2
+    } else {
+        reported
+    }
+}
