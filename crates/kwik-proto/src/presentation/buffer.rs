@@ -1,0 +1,427 @@
+//! One stream's bytes: written at offsets in any order, read in order (8.1).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use super::run::Run;
+use crate::limits::{COPY_BLOCK, MAX_GAPS, MAX_OFFSET, MAX_PACKET_PAYLOAD, MAX_PINNED};
+use crate::range::RangeSet;
+
+/// A receive buffer, as large as a batch of datagrams gets: what one small slice pins at worst.
+const RECEIVE_BUFFER: usize = MAX_PACKET_PAYLOAD;
+/// Small slices that a stream keeps uncopied.
+const MAX_SLICES: usize = MAX_PINNED / RECEIVE_BUFFER;
+
+/// What a write brought, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Stored: they were missing.
+    pub new: u64,
+    /// Dropped: they were received before.
+    pub duplicate: u64,
+    /// Those of `duplicate` whose first copy is still held and differs. The first copy stays.
+    pub conflicting: u64,
+}
+
+/// Why a write was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BufferError {
+    /// It would leave more than [`MAX_GAPS`] gaps, or as many separate runs. What the write
+    /// brought before that is kept.
+    #[error("more than {MAX_GAPS} gaps in a stream: fill gaps before writing further ahead")]
+    TooManyGaps,
+    /// It ends beyond [`MAX_OFFSET`].
+    #[error("a stream ends at offset {MAX_OFFSET} at the latest")]
+    OffsetTooLarge,
+    /// The buffer was closed; the data is of no use.
+    #[error("the stream's buffer is closed: drop what still arrives")]
+    Closed,
+}
+
+/// A buffer's figures (8.1), in bytes unless said otherwise.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BufferUsage {
+    /// Received and not yet read.
+    pub held: u64,
+    /// Those of `held` that can be read in order now.
+    pub contiguous: u64,
+    /// Number of gaps below `write_position`.
+    pub gaps: usize,
+    /// Length of the largest gap.
+    pub largest_gap: u64,
+    /// Where ordered reading continues.
+    pub read_position: u64,
+    /// Highest end of what was received.
+    pub write_position: u64,
+}
+
+/// Reassembles one stream (8.1): writes at offsets in any order, the first copy of a byte wins;
+/// reads in order, or whatever is held.
+///
+/// Cost: a write, a read and a question cost amortised O(log gaps) and no copy; writes shorter
+/// than [`COPY_BLOCK`] may be copied, once or, next to another short chunk, one block more.
+///
+/// Memory: with `held` bytes in `runs` runs there are at most `2 * held / COPY_BLOCK + 2 * runs +
+/// 64` chunks, however small the writes were, and copies take at most twice the bytes that they
+/// hold. Slices shorter than [`COPY_BLOCK`] are kept only in order and at most 32 at once, so that
+/// they pin at most [`MAX_PINNED`] ([`StreamBuffer::pinned`]). Longer ones are never copied: such
+/// a slice may pin 16 times its length. Runs and gaps are at most [`MAX_GAPS`] each; `held` is
+/// bounded by the credit that was granted.
+///
+/// Unordered reading takes the lowest chunk. It may be mixed with ordered reading, which steps
+/// over what was taken: [`StreamBuffer::read_position`] says where the next read begins.
+#[derive(Debug)]
+pub struct StreamBuffer {
+    /// What ordered reading returns next; empty only if nothing below `contiguous` is held.
+    front: Run,
+    /// Held runs beyond `front`, by start; none begins where another or `front` ends.
+    runs: BTreeMap<u64, Run>,
+    /// First missing offset.
+    contiguous: u64,
+    /// What was received beyond `contiguous`, held or taken already.
+    ahead: RangeSet,
+    held: u64,
+    /// Ends of the short slices in `front` that were not copied.
+    slices: VecDeque<u64>,
+    closed: bool,
+}
+
+impl Default for StreamBuffer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl StreamBuffer {
+    /// An empty buffer at offset 0.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            front: Run::new(0),
+            runs: BTreeMap::new(),
+            contiguous: 0,
+            ahead: RangeSet::new(),
+            held: 0,
+            slices: VecDeque::new(),
+            closed: false,
+        }
+    }
+
+    /// Takes `data` at `offset`. What was received before is dropped, and compared if still held.
+    ///
+    /// # Errors
+    ///
+    /// See [`BufferError`]; nothing is stored then, unless said there.
+    pub fn write(&mut self, offset: u64, data: Bytes) -> Result<Written, BufferError> {
+        if self.closed {
+            return Err(BufferError::Closed);
+        }
+        let len = data.len() as u64;
+        let end = offset.checked_add(len).filter(|end| *end <= MAX_OFFSET);
+        let all = offset..end.ok_or(BufferError::OffsetTooLarge)?;
+        let mut gap = self.missing(all.clone()).next();
+        if gap.as_ref() == Some(&all) {
+            self.store(offset, data)?;
+            return Ok(Written {
+                new: len,
+                ..Written::default()
+            });
+        }
+
+        let mut written = Written {
+            conflicting: self.mismatches(&all, &data),
+            ..Written::default()
+        };
+        while let Some(Range { start, end }) = gap {
+            self.store(
+                start,
+                data.slice(index(start - offset)..index(end - offset)),
+            )?;
+            written.new += end - start;
+            gap = self.missing(end..all.end).next();
+        }
+        written.duplicate = len - written.new;
+        Ok(written)
+    }
+
+    /// Takes `data`, all of which is missing.
+    fn store(&mut self, start: u64, data: Bytes) -> Result<(), BufferError> {
+        let range = start..start + data.len() as u64;
+        if start == self.front.end() {
+            self.append_to_front(data);
+            if let Some(right) = self.runs.remove(&range.end) {
+                self.front.join(right);
+            }
+        } else {
+            self.store_ahead(&range, data)?;
+        }
+        self.held += range.end - range.start;
+
+        if start > self.contiguous {
+            self.ahead.insert(range);
+            return Ok(());
+        }
+        self.contiguous = range.end;
+        if let Some(next) = self.ahead.first().filter(|next| next.start == range.end) {
+            self.contiguous = next.end;
+            self.ahead.remove(next);
+        }
+        Ok(())
+    }
+
+    fn append_to_front(&mut self, data: Bytes) {
+        if data.len() >= COPY_BLOCK {
+            self.front.push(data);
+        } else if self.slices.len() < MAX_SLICES {
+            self.slices.push_back(self.front.end() + data.len() as u64);
+            self.front.push(data);
+        } else {
+            self.front.append(data);
+        }
+    }
+
+    fn store_ahead(&mut self, range: &Range<u64>, data: Bytes) -> Result<(), BufferError> {
+        let left = self
+            .runs
+            .range(..range.start)
+            .next_back()
+            .filter(|(_, r)| r.end() == range.start);
+        let left = left.map(|(&start, _)| start);
+        let new_run = left.is_none() && !self.runs.contains_key(&range.end);
+        let new_gap = range.start > self.contiguous && !self.ahead.touches(range);
+        if new_run && self.runs.len() >= MAX_GAPS || new_gap && self.ahead.len() >= MAX_GAPS {
+            return Err(BufferError::TooManyGaps);
+        }
+        let right = self.runs.remove(&range.end);
+        let start = left.unwrap_or(range.start);
+        let run = self.runs.entry(start).or_insert_with(|| Run::new(start));
+        run.append(data);
+        if let Some(right) = right {
+            run.join(right);
+        }
+        Ok(())
+    }
+
+    /// How many bytes of `data` differ from those held at the same offsets.
+    fn mismatches(&self, range: &Range<u64>, data: &[u8]) -> u64 {
+        let first = self
+            .runs
+            .range(..=range.start)
+            .next_back()
+            .map_or(range.start, |(&s, _)| s);
+        let ahead = self.runs.range(first..range.end.max(first));
+        let ahead: u64 = ahead
+            .map(|(_, run)| run.mismatches(range.start, data))
+            .sum();
+        self.front.mismatches(range.start, data) + ahead
+    }
+
+    /// The next bytes in order: one chunk, at most `max` of it. `None` while they are missing.
+    pub fn read(&mut self, max: usize) -> Option<Bytes> {
+        if max == 0 {
+            return None;
+        }
+        let data = self.front.pop(max)?;
+        self.held -= data.len() as u64;
+        self.advance();
+        let position = self.read_position();
+        while self.slices.front().is_some_and(|end| *end <= position) {
+            self.slices.pop_front();
+        }
+        Some(data)
+    }
+
+    /// Steps over what was taken unordered, once everything before it is read.
+    fn advance(&mut self) {
+        if !self.front.is_empty() || self.front.end() == self.contiguous {
+            return;
+        }
+        match self
+            .runs
+            .first_entry()
+            .filter(|run| *run.key() < self.contiguous)
+        {
+            Some(run) => self.front = run.remove(),
+            None => self.front.restart(self.contiguous),
+        }
+    }
+
+    /// Fills `out` with the next chunks in order; returns how many it set.
+    pub fn read_chunks(&mut self, out: &mut [Bytes]) -> usize {
+        let mut count = 0;
+        for slot in out {
+            let Some(data) = self.read(usize::MAX) else {
+                break;
+            };
+            *slot = data;
+            count += 1;
+        }
+        count
+    }
+
+    /// Copies the next bytes in order to `out`; returns how many.
+    pub fn read_into(&mut self, out: &mut [u8]) -> usize {
+        let mut count = 0;
+        while let Some(data) = self.read(out.len() - count) {
+            out[count..count + data.len()].copy_from_slice(&data);
+            count += data.len();
+        }
+        count
+    }
+
+    /// The lowest held bytes with their offset: one chunk, at most `max` of it. They count as
+    /// received from then on, so a second copy is dropped.
+    pub fn read_unordered(&mut self, max: usize) -> Option<(u64, Bytes)> {
+        let position = self.read_position();
+        if max == 0 || !self.front.is_empty() {
+            return self.read(max).map(|data| (position, data));
+        }
+        let (start, mut run) = self.runs.pop_first()?;
+        let data = run.pop(max)?;
+        self.held -= data.len() as u64;
+        if !run.is_empty() {
+            self.runs.insert(run.start(), run);
+        }
+        Some((start, data))
+    }
+
+    /// Where ordered reading continues; everything before was read.
+    #[must_use]
+    pub fn read_position(&self) -> u64 {
+        self.front.start()
+    }
+
+    /// The first offset that was not received.
+    #[must_use]
+    pub const fn contiguous_end(&self) -> u64 {
+        self.contiguous
+    }
+
+    /// The highest end of what was received.
+    #[must_use]
+    pub fn write_end(&self) -> u64 {
+        self.ahead.max().map_or(self.contiguous, |last| last + 1)
+    }
+
+    /// Bytes received and not yet read.
+    #[must_use]
+    pub const fn held(&self) -> u64 {
+        self.held
+    }
+
+    /// Bytes that can be read in order now.
+    #[must_use]
+    pub fn contiguous(&self) -> u64 {
+        let rest: u64 = self
+            .runs
+            .range(..self.contiguous)
+            .map(|(_, run)| run.len())
+            .sum();
+        self.front.len() + rest
+    }
+
+    /// Whether all of `range` was received, whether it is held or read.
+    #[must_use]
+    pub fn is_received(&self, range: Range<u64>) -> bool {
+        self.missing(range).next().is_none()
+    }
+
+    /// The parts of `range` that were not received, in order.
+    pub fn missing(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.ahead
+            .missing(range.start.max(self.contiguous)..range.end)
+    }
+
+    /// The gaps below [`StreamBuffer::write_end`], in order.
+    pub fn gaps(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.missing(self.contiguous..self.write_end())
+    }
+
+    /// Whether something beyond a missing byte was received.
+    #[must_use]
+    pub fn has_gaps(&self) -> bool {
+        !self.ahead.is_empty()
+    }
+
+    /// The lowest gap, which is what ordered reading waits for.
+    #[must_use]
+    pub fn next_gap(&self) -> Option<Range<u64>> {
+        self.gaps().next()
+    }
+
+    /// The largest gap. O(gaps).
+    #[must_use]
+    pub fn largest_gap(&self) -> Option<Range<u64>> {
+        self.gaps().max_by_key(|gap| gap.end - gap.start)
+    }
+
+    /// Number of gaps.
+    #[must_use]
+    pub fn gap_count(&self) -> usize {
+        self.ahead.len()
+    }
+
+    /// Number of separate runs that are held ([`crate::limits::MAX_RUNS`] bounds a session's).
+    #[must_use]
+    pub fn runs(&self) -> usize {
+        self.runs.len() + usize::from(!self.front.is_empty())
+    }
+
+    /// Bytes of receive buffers that short uncopied slices pin at worst, at most [`MAX_PINNED`].
+    /// A session whose streams' sum exceeds that calls [`StreamBuffer::compact`].
+    #[must_use]
+    pub fn pinned(&self) -> usize {
+        self.slices.len() * RECEIVE_BUFFER
+    }
+
+    /// Copies short slices to blocks of their own, so that they pin nothing. O(held chunks).
+    pub fn compact(&mut self) {
+        if !self.slices.is_empty() {
+            self.front.compact();
+            self.slices.clear();
+        }
+    }
+
+    /// All figures at once. O(gaps).
+    #[must_use]
+    pub fn usage(&self) -> BufferUsage {
+        BufferUsage {
+            held: self.held,
+            contiguous: self.contiguous(),
+            gaps: self.gap_count(),
+            largest_gap: self.largest_gap().map_or(0, |gap| gap.end - gap.start),
+            read_position: self.read_position(),
+            write_position: self.write_end(),
+        }
+    }
+
+    /// Drops everything that is held, with its gaps; later writes are refused. The read position
+    /// stays.
+    pub fn close(&mut self) {
+        let position = self.read_position();
+        *self = Self {
+            front: Run::new(position),
+            contiguous: position,
+            closed: true,
+            ..Self::new()
+        };
+    }
+
+    /// Whether it was closed.
+    #[must_use]
+    pub const fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    #[cfg(test)]
+    pub(super) fn all_runs(&self) -> impl Iterator<Item = &Run> {
+        std::iter::once(&self.front).chain(self.runs.values())
+    }
+}
+
+fn index(offset: u64) -> usize {
+    usize::try_from(offset).expect("invariant: an offset within a slice")
+}

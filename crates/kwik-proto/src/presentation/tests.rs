@@ -1,0 +1,468 @@
+//! The stream buffer against a naive model, and its bounds on memory.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::{BufferError, StreamBuffer, Written};
+use crate::limits::{COPY_BLOCK, MAX_GAPS, MAX_OFFSET, MAX_PINNED};
+
+const SPACE: usize = 48 * 1024;
+
+/// One slot a byte: what its first copy was, and whether it was read.
+struct Model {
+    bytes: Vec<Option<u8>>,
+    read: Vec<bool>,
+}
+
+impl Model {
+    fn new() -> Self {
+        Self {
+            bytes: vec![None; SPACE],
+            read: vec![false; SPACE],
+        }
+    }
+
+    fn write(&mut self, offset: usize, data: &[u8]) -> Written {
+        let mut written = Written::default();
+        for (at, byte) in (offset..).zip(data) {
+            match self.bytes[at] {
+                None => {
+                    self.bytes[at] = Some(*byte);
+                    written.new += 1;
+                }
+                Some(first) => {
+                    written.duplicate += 1;
+                    written.conflicting += u64::from(!self.read[at] && first != *byte);
+                }
+            }
+        }
+        written
+    }
+
+    fn is_held(&self, at: usize) -> bool {
+        self.bytes[at].is_some() && !self.read[at]
+    }
+
+    fn contiguous_end(&self) -> usize {
+        self.bytes.iter().position(Option::is_none).unwrap_or(SPACE)
+    }
+
+    fn position(&self) -> usize {
+        (0..SPACE).find(|at| !self.read[*at]).unwrap_or(SPACE)
+    }
+
+    /// Takes what a read returned, after checking it byte by byte.
+    fn take(&mut self, offset: usize, data: &[u8]) {
+        for (at, byte) in (offset..).zip(data) {
+            assert!(self.is_held(at));
+            assert_eq!(self.bytes[at], Some(*byte));
+            self.read[at] = true;
+        }
+    }
+
+    fn ranges(&self, within: Range<usize>, test: impl Fn(usize) -> bool) -> Vec<Range<u64>> {
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for at in within.filter(|at| test(*at)) {
+            let at = at as u64;
+            match ranges.last_mut() {
+                Some(last) if last.end == at => last.end += 1,
+                _ => ranges.push(at..at + 1),
+            }
+        }
+        ranges
+    }
+}
+
+/// The bound that the documentation states.
+fn check_bounds(buffer: &StreamBuffer) {
+    let held = usize::try_from(buffer.held()).unwrap();
+    let chunks: usize = buffer.all_runs().map(super::run::Run::chunk_count).sum();
+    assert!(
+        chunks <= 2 * held / COPY_BLOCK + 2 * buffer.runs() + 64,
+        "{chunks} for {held}"
+    );
+    assert!(buffer.pinned() <= MAX_PINNED);
+}
+
+fn check(buffer: &StreamBuffer, model: &Model, probe: Range<usize>) {
+    check_bounds(buffer);
+    let missing = |at: usize| model.bytes[at].is_none();
+    let end = (0..SPACE)
+        .rev()
+        .find(|at| !missing(*at))
+        .map_or(0, |last| last + 1);
+    let contiguous = model.contiguous_end();
+    let gaps = model.ranges(0..end, missing);
+    let held = model.ranges(0..SPACE, |at| model.is_held(at));
+    assert_eq!(buffer.write_end(), end as u64);
+    assert_eq!(buffer.contiguous_end(), contiguous as u64);
+    assert_eq!(buffer.read_position(), model.position() as u64);
+    assert_eq!(buffer.gaps().collect::<Vec<_>>(), gaps);
+    assert_eq!(
+        (buffer.gap_count(), buffer.has_gaps()),
+        (gaps.len(), !gaps.is_empty())
+    );
+    assert_eq!(buffer.next_gap(), gaps.first().cloned());
+    let largest = gaps
+        .iter()
+        .map(|gap| gap.end - gap.start)
+        .max()
+        .unwrap_or(0);
+    assert_eq!(buffer.usage().largest_gap, largest);
+    assert_eq!(buffer.runs(), held.len());
+    assert_eq!(
+        buffer.held(),
+        held.iter().map(|run| run.end - run.start).sum::<u64>()
+    );
+    let readable = (0..contiguous).filter(|at| model.is_held(*at)).count();
+    assert_eq!(buffer.usage().contiguous, readable as u64);
+
+    let range = probe.start as u64..probe.end as u64;
+    let missing = model.ranges(probe, missing);
+    assert_eq!(buffer.is_received(range.clone()), missing.is_empty());
+    assert_eq!(buffer.missing(range).collect::<Vec<_>>(), missing);
+}
+
+#[derive(Debug, Clone)]
+enum Operation {
+    Write {
+        offset: usize,
+        len: usize,
+        version: u8,
+    },
+    /// Where the first missing byte is, as most writes in practice.
+    Append {
+        len: usize,
+    },
+    Read {
+        max: usize,
+    },
+    ReadInto {
+        len: usize,
+    },
+    ReadUnordered {
+        max: usize,
+    },
+    Compact,
+}
+
+fn length() -> impl Strategy<Value = usize> {
+    prop_oneof![4 => 0..24usize, 3 => 1000..3000usize, 2 => 4000..9000usize]
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    // Few distinct places, so that writes meet.
+    let offset = prop_oneof![0..40usize, 0..6000usize, 0..SPACE];
+    // Most copies agree; few conflict.
+    let version = prop_oneof![9 => Just(0u8), 1 => 1..3u8];
+    prop_oneof![
+        12 => (offset, length(), version)
+            .prop_map(|(offset, len, version)| Operation::Write { offset, len, version }),
+        6 => length().prop_map(|len| Operation::Append { len }),
+        3 => length().prop_map(|max| Operation::Read { max }),
+        1 => length().prop_map(|len| Operation::ReadInto { len }),
+        2 => length().prop_map(|max| Operation::ReadUnordered { max }),
+        1 => Just(Operation::Compact),
+    ]
+}
+
+/// The byte that belongs at an offset.
+fn pattern(offset: u64) -> u8 {
+    u8::try_from(offset * 31 / 7 % 251).unwrap()
+}
+
+/// What belongs at `offset`; versions other than 0 differ from it in some places.
+fn content(offset: usize, len: usize, version: u8) -> Bytes {
+    let end = (offset + len).min(SPACE);
+    (offset as u64..end as u64)
+        .map(|at| pattern(at) ^ if at % 3 == 0 { version } else { 0 })
+        .collect()
+}
+
+fn apply(buffer: &mut StreamBuffer, model: &mut Model, operation: &Operation) {
+    match *operation {
+        Operation::Write {
+            offset,
+            len,
+            version,
+        } => {
+            let data = content(offset, len, version);
+            let expected = model.write(offset, &data);
+            assert_eq!(buffer.write(offset as u64, data), Ok(expected));
+        }
+        Operation::Append { len } => {
+            let offset = model.contiguous_end();
+            let data = content(offset, len, 0);
+            let expected = model.write(offset, &data);
+            assert_eq!(buffer.write(offset as u64, data), Ok(expected));
+        }
+        Operation::Read { max } => {
+            let at = model.position();
+            let readable = max > 0 && at < SPACE && model.is_held(at);
+            let data = buffer.read(max);
+            assert_eq!(data.is_some(), readable);
+            if let Some(data) = data {
+                assert!(!data.is_empty() && data.len() <= max);
+                model.take(at, &data);
+            }
+        }
+        Operation::ReadInto { len } => {
+            let mut out = vec![0; len];
+            let count = buffer.read_into(&mut out);
+            let places: Vec<_> = (0..model.contiguous_end())
+                .filter(|at| model.is_held(*at))
+                .take(len)
+                .collect();
+            assert_eq!(count, places.len());
+            for (at, byte) in places.into_iter().zip(&out) {
+                model.take(at, std::slice::from_ref(byte));
+            }
+        }
+        Operation::ReadUnordered { max } => {
+            let lowest = (0..SPACE).find(|at| model.is_held(*at)).filter(|_| max > 0);
+            let taken = buffer.read_unordered(max);
+            assert_eq!(
+                taken.as_ref().map(|(offset, _)| *offset),
+                lowest.map(|at| at as u64)
+            );
+            if let (Some((_, data)), Some(at)) = (taken, lowest) {
+                assert!(!data.is_empty() && data.len() <= max);
+                model.take(at, &data);
+            }
+        }
+        Operation::Compact => {
+            buffer.compact();
+            assert_eq!(buffer.pinned(), 0);
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn agrees_with_a_slot_a_byte(
+        operations in prop::collection::vec(operation(), 0..60),
+        probes in prop::collection::vec((0..SPACE, 0..3000usize), 60),
+    ) {
+        let (mut buffer, mut model) = (StreamBuffer::new(), Model::new());
+        for (operation, (start, len)) in operations.iter().zip(probes) {
+            apply(&mut buffer, &mut model, operation);
+            check(&buffer, &model, start..(start + len).min(SPACE));
+        }
+        // What is left comes out once, whatever the mixture before.
+        while let Some((offset, data)) = buffer.read_unordered(usize::MAX) {
+            model.take(usize::try_from(offset).unwrap(), &data);
+        }
+        check(&buffer, &model, 0..SPACE);
+        prop_assert_eq!(buffer.held(), 0);
+    }
+}
+
+fn byte(offset: u64) -> Bytes {
+    Bytes::from(vec![pattern(offset)])
+}
+
+fn drain(buffer: &mut StreamBuffer) -> Vec<u8> {
+    std::iter::from_fn(|| buffer.read(usize::MAX))
+        .flatten()
+        .collect()
+}
+
+fn footprint(buffer: &StreamBuffer) -> usize {
+    buffer.all_runs().map(super::run::Run::footprint).sum()
+}
+
+#[test]
+fn tiny_fragments_cost_bounded_memory_in_any_order() {
+    const COUNT: u64 = 200_000;
+    // Alternating: as far ahead as the gaps allow, then what is between.
+    let step = 2 * MAX_GAPS as u64;
+    let alternating = (0..COUNT).step_by(2 * MAX_GAPS).flat_map(|start| {
+        let end = (start + step).min(COUNT);
+        (start + 1..end).step_by(2).chain((start..end).step_by(2))
+    });
+    let orders: [Box<dyn Iterator<Item = u64>>; 3] = [
+        Box::new(0..COUNT),
+        Box::new((0..COUNT).rev()),
+        Box::new(alternating),
+    ];
+    for order in orders {
+        let mut buffer = StreamBuffer::new();
+        for (count, offset) in order.enumerate() {
+            buffer.write(offset, byte(offset)).unwrap();
+            if count % 1000 == 999 {
+                check_bounds(&buffer);
+                // Twice the bytes, and for each run a queue and a smallest block.
+                assert!(footprint(&buffer) <= 2 * (count + 1) + 64 * 40 + buffer.runs() * 320);
+            }
+        }
+        assert_eq!(
+            (buffer.held(), buffer.runs(), buffer.gap_count()),
+            (COUNT, 1, 0)
+        );
+        let data = drain(&mut buffer);
+        assert!((0..).zip(&data).all(|(at, held)| *held == pattern(at)));
+        assert_eq!(data.len() as u64, COUNT);
+        assert!(
+            footprint(&buffer) <= 64 * 40,
+            "queues shrink when they empty"
+        );
+    }
+}
+
+#[test]
+fn large_and_in_order_chunks_are_not_copied() {
+    let mut buffer = StreamBuffer::new();
+    let large = Bytes::from(vec![1; COPY_BLOCK]);
+    let small = Bytes::from(vec![2; 1400]);
+    buffer.write(COPY_BLOCK as u64, large.clone()).unwrap();
+    buffer.write(0, large.clone()).unwrap();
+    buffer.write(2 * COPY_BLOCK as u64, small.clone()).unwrap();
+    assert_eq!(buffer.pinned(), MAX_PINNED / 32);
+    let mut out = [const { Bytes::new() }; 8];
+    assert_eq!(buffer.read_chunks(&mut out), 3);
+    for (read, written) in out.iter().zip([&large, &large, &small]) {
+        assert_eq!(read.as_ptr(), written.as_ptr());
+    }
+    assert_eq!(buffer.pinned(), 0);
+}
+
+#[test]
+fn small_slices_are_copied_ahead_and_when_the_reader_lags() {
+    let mut buffer = StreamBuffer::new();
+    let small = Bytes::from(vec![2; 1000]);
+    buffer.write(5000, small.clone()).unwrap();
+    assert_eq!(buffer.pinned(), 0);
+    let mut buffer = StreamBuffer::new();
+    for at in 0..100 {
+        buffer.write(at * 1000, small.clone()).unwrap();
+    }
+    assert_eq!(buffer.pinned(), MAX_PINNED);
+    buffer.compact();
+    assert_eq!((buffer.pinned(), buffer.held()), (0, 100_000));
+    check_bounds(&buffer);
+    assert_eq!(drain(&mut buffer), vec![2; 100_000]);
+}
+
+#[test]
+fn gaps_are_bounded() {
+    let mut buffer = StreamBuffer::new();
+    for index in 0..MAX_GAPS as u64 {
+        buffer.write(2 * index + 1, byte(0)).unwrap();
+    }
+    let beyond = 2 * MAX_GAPS as u64 + 1;
+    assert_eq!(buffer.write(beyond, byte(0)), Err(BufferError::TooManyGaps));
+    assert_eq!(
+        (buffer.gap_count(), buffer.held()),
+        (MAX_GAPS, MAX_GAPS as u64)
+    );
+    // Neither growing a run nor filling a gap is refused.
+    buffer.write(beyond - 1, byte(0)).unwrap();
+    buffer.write(0, byte(0)).unwrap();
+    buffer.write(beyond + 1, byte(0)).unwrap();
+}
+
+#[test]
+fn runs_are_bounded_although_reading_leaves_no_gap_between_them() {
+    let mut buffer = StreamBuffer::new();
+    let mut refused = None;
+    // Downwards in pairs: the lower byte is read at once, the upper stays a run of its own.
+    for offset in (0..4 * MAX_GAPS as u64).rev().step_by(2) {
+        let held = buffer.held();
+        if let Err(error) = buffer.write(offset - 1, byte(0)) {
+            refused = Some(error);
+            break;
+        }
+        assert_eq!(buffer.read_unordered(1).unwrap().0, offset - 1);
+        assert_eq!((buffer.held(), buffer.gap_count()), (held, 1));
+        if offset > 2 && buffer.write(offset - 2, byte(0)).is_err() {
+            refused = Some(BufferError::TooManyGaps);
+            break;
+        }
+    }
+    assert_eq!(refused, Some(BufferError::TooManyGaps));
+    assert!(buffer.runs() <= MAX_GAPS + 1);
+}
+
+#[test]
+fn offsets_end_where_quic_ends() {
+    let mut buffer = StreamBuffer::new();
+    assert_eq!(
+        buffer.write(MAX_OFFSET, byte(0)),
+        Err(BufferError::OffsetTooLarge)
+    );
+    assert_eq!(
+        buffer.write(u64::MAX, byte(0)),
+        Err(BufferError::OffsetTooLarge)
+    );
+    buffer.write(MAX_OFFSET - 1, byte(0)).unwrap();
+    assert_eq!(buffer.write_end(), MAX_OFFSET);
+}
+
+#[test]
+fn the_first_copy_wins_and_a_different_one_is_a_conflict() {
+    let mut buffer = StreamBuffer::new();
+    buffer.write(2, Bytes::from_static(b"cd")).unwrap();
+    let written = buffer.write(0, Bytes::from_static(b"abXdef")).unwrap();
+    assert_eq!(
+        written,
+        Written {
+            new: 4,
+            duplicate: 2,
+            conflicting: 1
+        }
+    );
+    assert_eq!(drain(&mut buffer), b"abcdef");
+    // What was read can no longer be compared.
+    let written = buffer.write(0, Bytes::from_static(b"zz")).unwrap();
+    assert_eq!(
+        written,
+        Written {
+            new: 0,
+            duplicate: 2,
+            conflicting: 0
+        }
+    );
+}
+
+#[test]
+fn unordered_reads_count_as_received_and_ordered_ones_step_over_them() {
+    let mut buffer = StreamBuffer::new();
+    buffer.write(2, Bytes::from_static(b"cd")).unwrap();
+    assert_eq!(
+        buffer.read_unordered(9),
+        Some((2, Bytes::from_static(b"cd")))
+    );
+    assert_eq!(
+        buffer
+            .write(2, Bytes::from_static(b"cd"))
+            .unwrap()
+            .duplicate,
+        2
+    );
+    buffer.write(4, Bytes::from_static(b"ef")).unwrap();
+    assert_eq!((buffer.read(9), buffer.gap_count()), (None, 1));
+    buffer.write(0, Bytes::from_static(b"ab")).unwrap();
+    assert_eq!((buffer.contiguous(), buffer.contiguous_end()), (4, 6));
+    assert_eq!(buffer.read(9), Some(Bytes::from_static(b"ab")));
+    assert_eq!(buffer.read_position(), 4);
+    assert_eq!(buffer.read(9), Some(Bytes::from_static(b"ef")));
+}
+
+#[test]
+fn closing_drops_everything() {
+    let mut buffer = StreamBuffer::new();
+    buffer.write(0, Bytes::from_static(b"ab")).unwrap();
+    buffer.write(9, Bytes::from_static(b"xy")).unwrap();
+    assert_eq!(buffer.read(1), Some(Bytes::from_static(b"a")));
+    buffer.close();
+    assert!(buffer.is_closed());
+    assert_eq!(
+        (buffer.held(), buffer.runs(), buffer.gap_count()),
+        (0, 0, 0)
+    );
+    assert_eq!((buffer.read(9), buffer.read_unordered(9)), (None, None));
+    assert_eq!(buffer.read_position(), 1);
+    assert_eq!(buffer.write(1, byte(0)), Err(BufferError::Closed));
+}
