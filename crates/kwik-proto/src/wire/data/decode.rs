@@ -1,0 +1,367 @@
+//! Reads packets as they come: a state machine over fields, with two levels of messages.
+
+use super::{FrameHeader, frame, packet};
+use crate::limits::{MAX_FRAME_FIELD, MAX_PACKET_FRAMES, MAX_PACKET_OVERHEAD, MAX_PACKET_PAYLOAD};
+use crate::wire::varint::VarintReader;
+use crate::wire::{WireError, validate};
+use bytes::{Buf, Bytes};
+
+/// What a data stream says, in order: a `Frame`, its `Payload` in any number of pieces that add up
+/// to its length, its `FrameEnd`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DataEvent {
+    /// A frame begins.
+    Frame(FrameHeader),
+    /// The next bytes of the frame, a slice of the input; never empty.
+    Payload(Bytes),
+    /// The frame is complete.
+    FrameEnd {
+        /// Whether the stream ends with this frame.
+        fin: bool,
+    },
+}
+
+/// Decodes a data stream. Holds one chunk of input and copies none of it: what a chunk's end cuts
+/// is a varint, whose value so far is kept, or bytes to count.
+#[derive(Debug, Default)]
+pub struct DataDecoder {
+    input: Bytes,
+    varint: VarintReader,
+    state: State,
+    /// Bytes left of the innermost open message.
+    left: usize,
+    packet: Packet,
+    frame: Option<Frame>,
+    failed: Option<WireError>,
+}
+
+/// What is read next.
+#[derive(Debug, Clone, Copy, Default)]
+enum State {
+    /// A packet's length.
+    #[default]
+    PacketLength,
+    /// A field's key, or the end of the innermost message.
+    Key,
+    /// A field's varint.
+    Value(Field),
+    /// A field's length.
+    Length(Field),
+    /// Bytes of a field that does not matter.
+    Skip(usize),
+    /// Bytes of payload.
+    Payload(usize),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Field {
+    Frame,
+    StreamId,
+    Offset,
+    Data,
+    Fin,
+    /// Implied by the connection, not negotiated, or of a later version (3.3).
+    Ignored,
+}
+
+/// What is counted over a packet.
+#[derive(Debug, Default)]
+struct Packet {
+    frames: usize,
+    payload: usize,
+    /// All bytes that are not payload.
+    overhead: usize,
+    /// Bytes left after the open frame.
+    after_frame: usize,
+}
+
+#[derive(Debug, Default)]
+struct Frame {
+    stream_id: u64,
+    offset: u64,
+    /// Announced by [`DataEvent::Frame`]; id and offset are settled.
+    announced: bool,
+    fin: bool,
+}
+
+impl DataDecoder {
+    /// After the kind of the stream.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes the next bytes of the stream.
+    ///
+    /// # Panics
+    /// When [`poll`](Self::poll) has not returned `None` since the last input.
+    pub fn handle_input(&mut self, input: Bytes) {
+        if self.failed.is_none() {
+            assert!(
+                self.input.is_empty(),
+                "poll until None before the next input"
+            );
+            self.input = input;
+        }
+    }
+
+    /// The next event; `None` when more input is due.
+    ///
+    /// # Errors
+    /// When a packet is malformed or over its limits; repeats ever after.
+    pub fn poll(&mut self) -> Result<Option<DataEvent>, WireError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let result = self.advance();
+        if let Err(error) = &result {
+            self.failed = Some(error.clone());
+            self.input.clear();
+        }
+        result
+    }
+
+    /// Whether the decoder is between two packets, with no input left.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        let between = matches!(self.state, State::PacketLength) && self.varint.is_idle();
+        between && self.input.is_empty() && self.failed.is_none()
+    }
+
+    /// Call when the QUIC stream has ended.
+    ///
+    /// # Errors
+    /// When it ended inside a packet.
+    pub fn handle_fin(&self) -> Result<(), WireError> {
+        if self.is_idle() {
+            Ok(())
+        } else {
+            Err(WireError::Truncated)
+        }
+    }
+
+    fn advance(&mut self) -> Result<Option<DataEvent>, WireError> {
+        loop {
+            let event = match self.state {
+                // A key that is begun here has to continue, and then overruns.
+                State::Key if self.left == 0 && self.varint.is_idle() => self.end_message()?,
+                State::Payload(len) => {
+                    if self.input.is_empty() {
+                        return Ok(None);
+                    }
+                    Some(self.take_payload(len))
+                }
+                State::Skip(len) => {
+                    let skipped = len.min(self.input.len());
+                    self.input.advance(skipped);
+                    if skipped < len {
+                        self.state = State::Skip(len - skipped);
+                        return Ok(None);
+                    }
+                    self.state = State::Key;
+                    None
+                }
+                State::PacketLength | State::Key | State::Value(_) | State::Length(_) => {
+                    let Some(value) = self.read_varint()? else {
+                        return Ok(None);
+                    };
+                    self.handle_varint(value)?
+                }
+            };
+            if event.is_some() {
+                return Ok(event);
+            }
+        }
+    }
+
+    fn read_varint(&mut self) -> Result<Option<u64>, WireError> {
+        let before = self.input.len();
+        let value = self.varint.read(&mut self.input)?;
+        if !matches!(self.state, State::PacketLength) {
+            self.count_overhead(before - self.input.len())?;
+        }
+        Ok(value)
+    }
+
+    fn handle_varint(&mut self, value: u64) -> Result<Option<DataEvent>, WireError> {
+        match self.state {
+            State::PacketLength => self.begin_packet(value)?,
+            State::Key => self.begin_field(value)?,
+            State::Value(field) => {
+                self.state = State::Key;
+                self.set(field, value)?;
+            }
+            State::Length(Field::Frame) => self.begin_frame(value)?,
+            State::Length(Field::Data) => return self.begin_data(value).map(Some),
+            State::Length(_) => {
+                WireError::check("a field", value, MAX_FRAME_FIELD)?;
+                self.skip(within(value, MAX_FRAME_FIELD)?)?;
+            }
+            State::Skip(_) | State::Payload(_) => {}
+        }
+        Ok(None)
+    }
+
+    fn begin_packet(&mut self, length: u64) -> Result<(), WireError> {
+        let limit = MAX_PACKET_PAYLOAD + MAX_PACKET_OVERHEAD;
+        WireError::check("a packet", length, limit)?;
+        self.left = within(length, limit)?;
+        self.packet = Packet::default();
+        self.state = State::Key;
+        Ok(())
+    }
+
+    fn begin_field(&mut self, key: u64) -> Result<(), WireError> {
+        let (number, wire_type) = (key >> 3, key & 7);
+        let refused = Err(WireError::Key {
+            field: number,
+            wire_type,
+        });
+        let number = match u32::try_from(number) {
+            Ok(number) if number != 0 && u32::try_from(key).is_ok() => number,
+            _ => return refused,
+        };
+        // What the field must be, if it is known.
+        let known = match (self.frame.is_some(), number) {
+            (false, packet::FRAMES) => Some(State::Length(Field::Frame)),
+            (false, packet::PACKET_ID | packet::CHECKSUM) => Some(State::Value(Field::Ignored)),
+            (false, packet::PATH_ID) => Some(State::Length(Field::Ignored)),
+            (true, frame::STREAM_ID) => Some(State::Value(Field::StreamId)),
+            (true, frame::OFFSET) => Some(State::Value(Field::Offset)),
+            (true, frame::DATA) => Some(State::Length(Field::Data)),
+            (true, frame::FIN) => Some(State::Value(Field::Fin)),
+            (true, frame::FRAME_ID | frame::TIMESTAMP) => Some(State::Value(Field::Ignored)),
+            (true, frame::PATH_ID) => Some(State::Length(Field::Ignored)),
+            _ => None,
+        };
+        self.state = match (wire_type, known) {
+            (0, Some(state @ State::Value(_))) | (2, Some(state @ State::Length(_))) => state,
+            (0, None) => State::Value(Field::Ignored),
+            (2, None) => State::Length(Field::Ignored),
+            (1, None) => return self.skip(8),
+            (5, None) => return self.skip(4),
+            _ => return refused,
+        };
+        Ok(())
+    }
+
+    fn begin_frame(&mut self, length: u64) -> Result<(), WireError> {
+        self.packet.frames += 1;
+        WireError::check(
+            "a number of frames",
+            self.packet.frames as u64,
+            MAX_PACKET_FRAMES,
+        )?;
+        let length = within(length, self.left)?;
+        self.packet.after_frame = self.left - length;
+        self.left = length;
+        self.frame = Some(Frame::default());
+        self.state = State::Key;
+        Ok(())
+    }
+
+    fn begin_data(&mut self, length: u64) -> Result<DataEvent, WireError> {
+        let len = within(length, self.left)?;
+        self.left -= len;
+        self.packet.payload += len;
+        WireError::check("a payload", self.packet.payload as u64, MAX_PACKET_PAYLOAD)?;
+        let frame = self
+            .frame
+            .as_mut()
+            .expect("invariant: data is a field of a frame");
+        let event = frame.announce(len)?;
+        self.state = if len == 0 {
+            State::Key
+        } else {
+            State::Payload(len)
+        };
+        Ok(event)
+    }
+
+    fn take_payload(&mut self, len: usize) -> DataEvent {
+        let chunk = self.input.split_to(len.min(self.input.len()));
+        let rest = len - chunk.len();
+        self.state = if rest == 0 {
+            State::Key
+        } else {
+            State::Payload(rest)
+        };
+        DataEvent::Payload(chunk)
+    }
+
+    fn set(&mut self, field: Field, value: u64) -> Result<(), WireError> {
+        let Some(frame) = &mut self.frame else {
+            return Ok(());
+        };
+        match field {
+            Field::StreamId | Field::Offset if frame.announced => {
+                return Err(WireError::HeaderAfterData);
+            }
+            Field::StreamId => frame.stream_id = value,
+            Field::Offset => frame.offset = value,
+            Field::Fin => frame.fin = value != 0,
+            Field::Frame | Field::Data | Field::Ignored => {}
+        }
+        Ok(())
+    }
+
+    /// The end of a packet says nothing, that of a frame one event: two without data.
+    fn end_message(&mut self) -> Result<Option<DataEvent>, WireError> {
+        let Some(frame) = &mut self.frame else {
+            self.state = State::PacketLength;
+            return Ok(None);
+        };
+        if !frame.announced {
+            return frame.announce(0).map(Some);
+        }
+        let fin = frame.fin;
+        self.frame = None;
+        self.left = self.packet.after_frame;
+        Ok(Some(DataEvent::FrameEnd { fin }))
+    }
+
+    fn skip(&mut self, len: usize) -> Result<(), WireError> {
+        self.count_overhead(len)?;
+        self.state = State::Skip(len);
+        Ok(())
+    }
+
+    /// Counts `bytes` of the innermost message that are not payload.
+    fn count_overhead(&mut self, bytes: usize) -> Result<(), WireError> {
+        self.left = self.left.checked_sub(bytes).ok_or(WireError::Overrun)?;
+        self.packet.overhead += bytes;
+        WireError::check(
+            "an overhead",
+            self.packet.overhead as u64,
+            MAX_PACKET_OVERHEAD,
+        )
+    }
+}
+
+impl Frame {
+    /// Settles id and offset.
+    fn announce(&mut self, len: usize) -> Result<DataEvent, WireError> {
+        if self.announced {
+            return Err(WireError::DataTwice);
+        }
+        self.announced = true;
+        validate::number(self.stream_id)?;
+        validate::extent(self.offset, len as u64)?;
+        let Self {
+            stream_id, offset, ..
+        } = *self;
+        Ok(DataEvent::Frame(FrameHeader {
+            stream_id,
+            offset,
+            len,
+        }))
+    }
+}
+
+/// A length as `usize`, if its message has that many bytes left.
+fn within(length: u64, left: usize) -> Result<usize, WireError> {
+    usize::try_from(length)
+        .ok()
+        .filter(|length| *length <= left)
+        .ok_or(WireError::Overrun)
+}

@@ -1,0 +1,413 @@
+use super::*;
+use crate::limits::{
+    MAX_FRAME_FIELD, MAX_OFFSET, MAX_PACKET_FRAMES, MAX_PACKET_OVERHEAD, MAX_PACKET_PAYLOAD,
+};
+use crate::wire::pb::data::DataPacket;
+use crate::wire::testing::{chunks, collect};
+use crate::wire::{StreamKind, WireError};
+use bytes::{Bytes, BytesMut};
+use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint};
+
+/// A frame, its payload joined.
+pub(super) type Whole = (u64, u64, Vec<u8>, bool);
+
+pub(super) fn decode(input: &[u8], sizes: &[usize]) -> Result<Vec<Whole>, WireError> {
+    let mut decoder = DataDecoder::new();
+    let mut frames: Vec<Whole> = Vec::new();
+    let mut due = None;
+    for chunk in chunks(input, sizes) {
+        decoder.handle_input(chunk);
+        for event in collect(|| decoder.poll())? {
+            match event {
+                DataEvent::Frame(header) => {
+                    assert_eq!(due.replace(header.len), None);
+                    frames.push((header.stream_id, header.offset, Vec::new(), false));
+                }
+                DataEvent::Payload(bytes) => {
+                    assert!(!bytes.is_empty());
+                    due = due.map(|due| due - bytes.len());
+                    frames.last_mut().unwrap().2.extend_from_slice(&bytes);
+                }
+                DataEvent::FrameEnd { fin } => {
+                    assert_eq!(due.take(), Some(0));
+                    frames.last_mut().unwrap().3 = fin;
+                }
+            }
+        }
+    }
+    decoder.handle_fin()?;
+    Ok(frames)
+}
+
+/// What prost makes of the same bytes.
+pub(super) fn oracle(mut input: &[u8]) -> Result<Vec<Whole>, prost::DecodeError> {
+    let mut frames = Vec::new();
+    while !input.is_empty() {
+        let packet = DataPacket::decode_length_delimited(&mut input)?;
+        frames.extend(packet.frames.into_iter().map(|frame| {
+            (
+                frame.logical_stream_id,
+                frame.offset,
+                frame.data.to_vec(),
+                frame.fin,
+            )
+        }));
+    }
+    Ok(frames)
+}
+
+/// One field, encoded.
+#[derive(Debug, Clone)]
+pub(super) struct Raw(pub(super) Vec<u8>);
+
+pub(super) fn varint(field: u32, value: u64) -> Raw {
+    let mut out = Vec::new();
+    encode_key(field, WireType::Varint, &mut out);
+    encode_varint(value, &mut out);
+    Raw(out)
+}
+
+pub(super) fn bytes(field: u32, value: &[u8]) -> Raw {
+    let mut out = Vec::new();
+    encode_key(field, WireType::LengthDelimited, &mut out);
+    encode_varint(value.len() as u64, &mut out);
+    out.extend_from_slice(value);
+    Raw(out)
+}
+
+pub(super) fn fixed(field: u32, wire_type: WireType, len: usize) -> Raw {
+    let mut out = Vec::new();
+    encode_key(field, wire_type, &mut out);
+    out.resize(out.len() + len, 0xff);
+    Raw(out)
+}
+
+pub(super) fn frame_of(fields: &[Raw]) -> Raw {
+    bytes(packet::FRAMES, &join(fields))
+}
+
+pub(super) fn packet_of(fields: &[Raw]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let body = join(fields);
+    encode_varint(body.len() as u64, &mut out);
+    out.extend(body);
+    out
+}
+
+fn join(fields: &[Raw]) -> Vec<u8> {
+    fields.iter().flat_map(|field| field.0.clone()).collect()
+}
+
+/// Refused for the same reason whole and byte by byte.
+fn refused(stream: &[u8]) -> WireError {
+    let error = decode(stream, &[usize::MAX]).unwrap_err();
+    assert_eq!(decode(stream, &[1]), Err(error.clone()));
+    error
+}
+
+#[test]
+fn payload_is_handed_on_without_a_copy_and_before_its_frame_is_complete() {
+    let mut out = BytesMut::new();
+    encode_packet_header(
+        &mut out,
+        &FrameHeader {
+            stream_id: 4,
+            offset: 9,
+            len: 1000,
+        },
+        false,
+    );
+    out.extend_from_slice(&[1; 600]);
+    let input = out.freeze();
+    let mut decoder = DataDecoder::new();
+    decoder.handle_input(input.clone());
+    let header = FrameHeader {
+        stream_id: 4,
+        offset: 9,
+        len: 1000,
+    };
+    assert_eq!(decoder.poll(), Ok(Some(DataEvent::Frame(header))));
+    let Ok(Some(DataEvent::Payload(chunk))) = decoder.poll() else {
+        panic!("no payload")
+    };
+    assert_eq!(chunk.as_ptr(), input[input.len() - 600..].as_ptr());
+    assert_eq!(decoder.poll(), Ok(None));
+    assert_eq!(decoder.handle_fin(), Err(WireError::Truncated));
+    decoder.handle_input(Bytes::from_static(&[1; 400]));
+    assert_eq!(collect(|| decoder.poll()).unwrap().len(), 2);
+    assert!(decoder.is_idle());
+}
+
+#[test]
+fn a_frame_may_carry_nothing_but_fin() {
+    let mut out = BytesMut::new();
+    encode_packet_header(
+        &mut out,
+        &FrameHeader {
+            stream_id: 0,
+            offset: 70,
+            len: 0,
+        },
+        true,
+    );
+    assert_eq!(decode(&out, &[1]), Ok(vec![(0, 70, vec![], true)]));
+}
+
+#[test]
+fn empty_packets_and_frames_are_valid() {
+    let mut stream = packet_of(&[]);
+    stream.extend(packet_of(&[
+        frame_of(&[]),
+        frame_of(&[bytes(frame::DATA, b"")]),
+    ]));
+    assert_eq!(decode(&stream, &[1]), Ok(vec![(0, 0, vec![], false); 2]));
+}
+
+#[test]
+fn the_largest_packet_is_valid_and_one_byte_more_is_not() {
+    let largest = |len| packet_of(&[frame_of(&[bytes(frame::DATA, &vec![0; len])])]);
+    assert_eq!(
+        decode(&largest(MAX_PACKET_PAYLOAD), &[9999]).unwrap().len(),
+        1
+    );
+    let error = refused(&largest(MAX_PACKET_PAYLOAD + 1));
+    assert!(matches!(
+        error,
+        WireError::TooLarge {
+            what: "a payload",
+            ..
+        }
+    ));
+}
+
+#[test]
+fn a_builder_refuses_what_a_receiver_would() {
+    let mut builder = PacketBuilder::new();
+    assert!(builder.is_empty() && builder.finish().is_empty());
+    assert!(builder.push(1, 2, &vec![0; MAX_PACKET_PAYLOAD], false));
+    assert!(!builder.push(1, 2, b"x", false));
+    builder.finish();
+    for _ in 0..MAX_PACKET_FRAMES {
+        assert!(builder.push(MAX_OFFSET, MAX_OFFSET - 200, &[0; 200], true));
+    }
+    assert!(!builder.push(1, 2, b"", false));
+    assert_eq!(
+        decode(&builder.finish(), &[999]).unwrap().len(),
+        MAX_PACKET_FRAMES
+    );
+}
+
+#[test]
+fn an_oversized_packet_is_refused_from_its_length() {
+    let mut stream = Vec::new();
+    encode_varint(
+        (MAX_PACKET_PAYLOAD + MAX_PACKET_OVERHEAD) as u64 + 1,
+        &mut stream,
+    );
+    assert!(matches!(
+        refused(&stream),
+        WireError::TooLarge {
+            what: "a packet",
+            ..
+        }
+    ));
+}
+
+#[test]
+fn too_many_frames_are_refused() {
+    let stream = packet_of(&vec![frame_of(&[]); MAX_PACKET_FRAMES + 1]);
+    assert!(matches!(
+        refused(&stream),
+        WireError::TooLarge {
+            what: "a number of frames",
+            ..
+        }
+    ));
+}
+
+#[test]
+fn too_much_overhead_is_refused() {
+    let stream = packet_of(&vec![bytes(9, &[0; MAX_FRAME_FIELD]); 70]);
+    assert!(matches!(
+        refused(&stream),
+        WireError::TooLarge {
+            what: "an overhead",
+            ..
+        }
+    ));
+}
+
+#[test]
+fn an_oversized_field_is_refused() {
+    let field = bytes(frame::PATH_ID, &[b'x'; MAX_FRAME_FIELD + 1]);
+    let stream = packet_of(&[frame_of(&[field])]);
+    assert!(matches!(
+        refused(&stream),
+        WireError::TooLarge {
+            what: "a field",
+            ..
+        }
+    ));
+}
+
+#[test]
+fn offset_or_id_after_data_is_refused() {
+    for field in [frame::STREAM_ID, frame::OFFSET] {
+        let fields = [bytes(frame::DATA, b"x"), varint(field, 1)];
+        assert_eq!(
+            refused(&packet_of(&[frame_of(&fields)])),
+            WireError::HeaderAfterData
+        );
+    }
+}
+
+#[test]
+fn data_twice_is_refused() {
+    for data in [&b"x"[..], b""] {
+        let fields = [bytes(frame::DATA, data), bytes(frame::DATA, b"y")];
+        assert_eq!(
+            refused(&packet_of(&[frame_of(&fields)])),
+            WireError::DataTwice
+        );
+    }
+}
+
+#[test]
+fn lengths_beyond_the_parent_are_refused() {
+    // A frame beyond its packet; data, a text and a fixed field beyond their frame.
+    for stream in [
+        &[3, 0x1a, 2, 0][..],
+        &[5, 0x1a, 3, 0x22, 2, 0, 0],
+        &[5, 0x1a, 3, 0x3a, 2, 0, 0],
+        &[4, 0x1a, 2, 0x41, 0, 0, 0, 0, 0, 0, 0, 0],
+    ] {
+        assert_eq!(refused(stream), WireError::Overrun);
+    }
+}
+
+#[test]
+fn varints_beyond_the_parent_are_refused() {
+    // A key and a value that continue behind the end of their frame.
+    for stream in [
+        &[3, 0x1a, 1, 0x90, 0x00][..],
+        &[4, 0x1a, 2, 0x10, 0x90, 0x00],
+    ] {
+        assert_eq!(refused(stream), WireError::Overrun);
+    }
+}
+
+#[test]
+fn a_key_cut_by_the_end_of_its_message_is_refused() {
+    assert_eq!(refused(&[3, 0x1a, 1, 0x90]), WireError::Truncated);
+}
+
+#[test]
+fn overlong_varints_are_refused() {
+    assert_eq!(refused(&[0xff; 11]), WireError::Varint);
+    let mut stream = vec![14, 0x1a, 12, 0x10];
+    stream.extend([0xff; 11]);
+    assert_eq!(refused(&stream), WireError::Varint);
+}
+
+#[test]
+fn wrong_wire_types_are_refused() {
+    let text = |field| frame_of(&[bytes(field, b"x")]);
+    for field in [
+        frame::STREAM_ID,
+        frame::OFFSET,
+        frame::FIN,
+        frame::FRAME_ID,
+        frame::TIMESTAMP,
+    ] {
+        assert!(matches!(
+            refused(&packet_of(&[text(field)])),
+            WireError::Key { .. }
+        ));
+    }
+    for field in [frame::DATA, frame::PATH_ID] {
+        let stream = packet_of(&[frame_of(&[varint(field, 1)])]);
+        assert!(matches!(refused(&stream), WireError::Key { .. }));
+    }
+    for field in [packet::FRAMES, packet::PATH_ID] {
+        assert!(matches!(
+            refused(&packet_of(&[varint(field, 1)])),
+            WireError::Key { .. }
+        ));
+    }
+    for field in [packet::PACKET_ID, packet::CHECKSUM] {
+        assert!(matches!(
+            refused(&packet_of(&[bytes(field, b"x")])),
+            WireError::Key { .. }
+        ));
+    }
+}
+
+#[test]
+fn groups_and_impossible_keys_are_refused() {
+    for key in [
+        9 << 3 | 3,
+        9 << 3 | 4,
+        9 << 3 | 6,
+        9 << 3 | 7,
+        0,
+        2,
+        1 << 32,
+        u64::MAX,
+    ] {
+        let mut field = Vec::new();
+        encode_varint(key, &mut field);
+        let field = Raw(field);
+        for stream in [
+            packet_of(std::slice::from_ref(&field)),
+            packet_of(&[frame_of(std::slice::from_ref(&field))]),
+        ] {
+            assert!(matches!(refused(&stream), WireError::Key { .. }), "{key}");
+        }
+    }
+}
+
+#[test]
+fn offsets_and_ids_over_62_bits_are_refused() {
+    for fields in [
+        vec![varint(frame::OFFSET, MAX_OFFSET), bytes(frame::DATA, b"x")],
+        vec![varint(frame::OFFSET, u64::MAX), bytes(frame::DATA, b"x")],
+        vec![varint(frame::OFFSET, MAX_OFFSET + 1)],
+        vec![varint(frame::STREAM_ID, MAX_OFFSET + 1)],
+    ] {
+        assert!(matches!(
+            refused(&packet_of(&[frame_of(&fields)])),
+            WireError::Invalid(_)
+        ));
+    }
+    let last = [
+        varint(frame::OFFSET, MAX_OFFSET - 1),
+        bytes(frame::DATA, b"x"),
+    ];
+    assert!(decode(&packet_of(&[frame_of(&last)]), &[9]).is_ok());
+}
+
+#[test]
+fn a_stream_that_ends_inside_a_packet_is_refused() {
+    let stream = packet_of(&[frame_of(&[bytes(frame::DATA, b"payload")])]);
+    for end in 1..stream.len() {
+        assert_eq!(refused(&stream[..end]), WireError::Truncated);
+    }
+}
+
+#[test]
+fn an_error_repeats() {
+    let mut decoder = DataDecoder::new();
+    for _ in 0..2 {
+        decoder.handle_input(Bytes::from_static(&[1, 0, 1, 0]));
+        assert!(matches!(decoder.poll(), Err(WireError::Key { .. })));
+        assert!(!decoder.is_idle());
+    }
+}
+
+#[test]
+fn kinds_are_one_byte() {
+    let mut out = BytesMut::new();
+    StreamKind::Data.encode(&mut out);
+    assert_eq!(&out[..], [0]);
+}

@@ -1,0 +1,27 @@
+//! What travels: control frames, data packets, raw packets and secondary streams as bytes.
+//!
+//! Every decoder here is streaming and bounded. Feed one chunk with `handle_input`, `poll` until it
+//! returns `None`, feed the next; where the QUIC stream ends, `handle_fin` tells whether it may.
+//! A decoder that failed repeats its error: the path is to end with [`WireError::code`] (3.3).
+
+pub mod control;
+pub mod data;
+pub mod kind;
+pub mod pb;
+pub mod raw;
+pub mod secondary;
+
+mod delimited;
+mod error;
+mod validate;
+mod varint;
+
+#[cfg(test)]
+mod testing;
+
+pub use control::{ControlDecoder, ControlMessage};
+pub use data::{DataDecoder, DataEvent, FrameHeader, PacketBuilder};
+pub use error::WireError;
+pub use kind::{KindDecoder, StreamKind};
+pub use raw::RawDecoder;
+pub use secondary::{SecondaryDecoder, SecondaryEvent};

@@ -1,0 +1,241 @@
+//! Explicitly mapped secondary streams: length-delimited `StreamMetadataFrame`s.
+
+use super::delimited::{self, DelimitedReader};
+use super::pb::metadata::{MetadataFrameType, StreamMetadataFrame};
+use super::pb::secondary::{SecondaryStreamClose, SecondaryStreamData, SecondaryStreamOpen};
+use super::{WireError, validate};
+use crate::limits::{MAX_CONTROL_FRAME, MAX_PACKET_OVERHEAD, MAX_PACKET_PAYLOAD};
+use bytes::{Bytes, BytesMut};
+use prost::Message;
+
+/// A whole frame: data and everything around it.
+const MAX_SECONDARY_FRAME: usize = MAX_PACKET_PAYLOAD + MAX_PACKET_OVERHEAD;
+
+/// What one frame of a secondary stream says.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SecondaryEvent {
+    /// The stream and what it maps to.
+    Open(SecondaryStreamOpen),
+    /// Bytes at an offset of the logical stream.
+    Data(SecondaryStreamData),
+    /// The mapping's end.
+    Close(SecondaryStreamClose),
+    /// A type of a later version, or one that belongs to the control stream: to be skipped (3.3).
+    Unknown(i32),
+}
+
+/// Appends `event` as one frame.
+pub fn encode_secondary(event: &SecondaryEvent, out: &mut BytesMut) {
+    debug_assert_eq!(
+        validate::secondary(event),
+        Ok(()),
+        "refused by its receiver"
+    );
+    use MetadataFrameType as Type;
+    let (frame_type, payload) = match event {
+        SecondaryEvent::Open(open) => (Type::SecondaryStreamOpen as i32, delimited::payload(open)),
+        SecondaryEvent::Data(data) => (Type::SecondaryStreamData as i32, delimited::payload(data)),
+        SecondaryEvent::Close(m) => (Type::SecondaryStreamClose as i32, delimited::payload(m)),
+        SecondaryEvent::Unknown(number) => (*number, delimited::payload(&())),
+    };
+    let frame = StreamMetadataFrame {
+        r#type: frame_type,
+        payload,
+        ..Default::default()
+    };
+    delimited::encode(&frame, out);
+}
+
+/// Decodes a secondary stream. Holds at most one frame and one chunk.
+#[derive(Debug)]
+pub struct SecondaryDecoder {
+    reader: DelimitedReader,
+}
+
+impl Default for SecondaryDecoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SecondaryDecoder {
+    /// After the kind of the stream.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            reader: DelimitedReader::new(MAX_SECONDARY_FRAME),
+        }
+    }
+
+    /// Takes the next bytes of the stream.
+    ///
+    /// # Panics
+    /// When [`poll`](Self::poll) has not returned `None` since the last input.
+    pub fn handle_input(&mut self, input: Bytes) {
+        self.reader.handle_input(input);
+    }
+
+    /// The next frame, its data a slice of the input where one chunk held it all; `None` when
+    /// more input is due.
+    ///
+    /// # Errors
+    /// When a frame is oversized, malformed or empty; repeats ever after.
+    pub fn poll(&mut self) -> Result<Option<SecondaryEvent>, WireError> {
+        self.reader.poll(|frame| {
+            let frame = StreamMetadataFrame::decode(frame)?;
+            let event = decode(frame.r#type, frame.payload)?;
+            validate::secondary(&event)?;
+            Ok(event)
+        })
+    }
+
+    /// Call when the QUIC stream has ended.
+    ///
+    /// # Errors
+    /// When it ended inside a frame.
+    pub fn handle_fin(&self) -> Result<(), WireError> {
+        self.reader.handle_fin()
+    }
+}
+
+fn decode(number: i32, payload: Bytes) -> Result<SecondaryEvent, WireError> {
+    if payload.is_empty() {
+        return Err(WireError::EmptyPayload);
+    }
+    let frame_type = MetadataFrameType::try_from(number);
+    if let Ok(MetadataFrameType::SecondaryStreamData) = frame_type {
+        return Ok(SecondaryEvent::Data(Message::decode(payload)?));
+    }
+    WireError::check("a message", payload.len() as u64, MAX_CONTROL_FRAME)?;
+    Ok(match frame_type {
+        Ok(MetadataFrameType::SecondaryStreamOpen) => {
+            SecondaryEvent::Open(Message::decode(payload)?)
+        }
+        Ok(MetadataFrameType::SecondaryStreamClose) => {
+            SecondaryEvent::Close(Message::decode(payload)?)
+        }
+        _ => SecondaryEvent::Unknown(number),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{chunks, collect};
+    use super::*;
+    use crate::limits::MAX_OFFSET;
+    use proptest::prelude::*;
+
+    fn decode(input: &[u8], sizes: &[usize]) -> Result<Vec<SecondaryEvent>, WireError> {
+        let mut decoder = SecondaryDecoder::new();
+        let mut found = Vec::new();
+        for chunk in chunks(input, sizes) {
+            decoder.handle_input(chunk);
+            found.extend(collect(|| decoder.poll())?);
+            assert!(decoder.reader.buffered() <= 2 * MAX_SECONDARY_FRAME);
+        }
+        decoder.handle_fin()?;
+        Ok(found)
+    }
+
+    fn frame(number: i32, message: &impl Message) -> Vec<u8> {
+        let payload = message.encode_to_vec().into();
+        let frame = StreamMetadataFrame {
+            r#type: number,
+            payload,
+            ..Default::default()
+        };
+        frame.encode_length_delimited_to_vec()
+    }
+
+    proptest! {
+        #[test]
+        fn frames_round_trip(
+            id in 0..=MAX_OFFSET, offset in 0..MAX_OFFSET - 70_000, len in 0usize..3000, fin: bool,
+            text in "[a-z]{0,20}", sizes in prop::collection::vec(1usize..300, 1..8),
+        ) {
+            let events = vec![
+                SecondaryEvent::Open(SecondaryStreamOpen {
+                    secondary_stream_id: id, target_kwik_stream_id: id, initial_offset: offset,
+                    source_path_id: text.clone(), timestamp: id,
+                }),
+                SecondaryEvent::Data(SecondaryStreamData {
+                    secondary_stream_id: id, kwik_stream_id: id, offset,
+                    data: vec![9; len].into(), fin, timestamp: id, source_path_id: text.clone(),
+                }),
+                SecondaryEvent::Unknown(77),
+                SecondaryEvent::Open(SecondaryStreamOpen::default()),
+                SecondaryEvent::Data(SecondaryStreamData::default()),
+                SecondaryEvent::Close(SecondaryStreamClose {
+                    secondary_stream_id: id, kwik_stream_id: id, reason: text,
+                    final_offset: offset, timestamp: id,
+                }),
+            ];
+            let mut out = BytesMut::new();
+            events.iter().for_each(|event| encode_secondary(event, &mut out));
+            prop_assert_eq!(decode(&out, &sizes), Ok(events));
+        }
+
+        #[test]
+        fn random_bytes_never_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            sizes in prop::collection::vec(1usize..30, 1..8),
+        ) {
+            drop(decode(&bytes, &sizes));
+        }
+    }
+
+    #[test]
+    fn an_oversized_frame_is_refused_from_its_prefix() {
+        let mut out = BytesMut::new();
+        prost::encoding::encode_varint(MAX_SECONDARY_FRAME as u64 + 1, &mut out);
+        assert!(matches!(
+            decode(&out, &[1]),
+            Err(WireError::TooLarge { .. })
+        ));
+    }
+
+    #[test]
+    fn an_empty_payload_is_refused() {
+        assert_eq!(decode(&frame(0, &()), &[9]), Err(WireError::EmptyPayload));
+    }
+
+    #[test]
+    fn oversized_data_is_refused() {
+        let data = vec![0; MAX_PACKET_PAYLOAD + 1].into();
+        let encoded = frame(
+            1,
+            &SecondaryStreamData {
+                data,
+                ..Default::default()
+            },
+        );
+        assert!(matches!(
+            decode(&encoded, &[9999]),
+            Err(WireError::TooLarge { .. })
+        ));
+    }
+
+    #[test]
+    fn data_beyond_the_largest_offset_is_refused() {
+        for offset in [MAX_OFFSET, u64::MAX] {
+            let data = Bytes::from_static(b"xx");
+            let encoded = frame(
+                1,
+                &SecondaryStreamData {
+                    offset,
+                    data,
+                    ..Default::default()
+                },
+            );
+            assert!(matches!(
+                decode(&encoded, &[99]),
+                Err(WireError::Invalid(_))
+            ));
+        }
+    }
+
+    #[test]
+    fn a_truncated_frame_is_refused() {
+        assert_eq!(decode(&[5, 10], &[1]), Err(WireError::Truncated));
+    }
+}
