@@ -90,10 +90,7 @@ pub struct CodedError {
 impl CodedError {
     /// `code`, explained by `context`.
     pub fn new(code: Code, context: impl Into<String>) -> Self {
-        Self {
-            code,
-            context: context.into(),
-        }
+        Self { code, context: context.into() }
     }
 }
 

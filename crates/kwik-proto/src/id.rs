@@ -54,11 +54,7 @@ impl StreamId {
     /// Who opened it.
     #[must_use]
     pub const fn initiator(self) -> Side {
-        if self.0 & 1 == 0 {
-            Side::Client
-        } else {
-            Side::Server
-        }
+        if self.0 & 1 == 0 { Side::Client } else { Side::Server }
     }
     /// One way or both.
     #[must_use]
@@ -85,16 +81,8 @@ impl fmt::Debug for StreamId {
 
 impl fmt::Display for StreamId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let dir = if self.dir() == Dir::Bi {
-            "bidirectional"
-        } else {
-            "unidirectional"
-        };
-        let initiator = if self.initiator() == Side::Client {
-            "client"
-        } else {
-            "server"
-        };
+        let dir = if self.dir() == Dir::Bi { "bidirectional" } else { "unidirectional" };
+        let initiator = if self.initiator() == Side::Client { "client" } else { "server" };
         write!(f, "{initiator} {dir} stream {}", self.index())
     }
 }
@@ -176,15 +164,9 @@ mod tests {
 
     #[test]
     fn stream_ids_keep_the_low_bits_of_quic() {
-        assert_eq!(
-            StreamId::new(Side::Server, Dir::Uni, 5).as_u64(),
-            5 << 2 | 3
-        );
+        assert_eq!(StreamId::new(Side::Server, Dir::Uni, 5).as_u64(), 5 << 2 | 3);
         let id = StreamId::from_u64(8);
-        assert_eq!(
-            (id.initiator(), id.dir(), id.index()),
-            (Side::Client, Dir::Bi, 2)
-        );
+        assert_eq!((id.initiator(), id.dir(), id.index()), (Side::Client, Dir::Bi, 2));
     }
 
     #[test]

@@ -14,10 +14,17 @@ pub mod scheduler;
 pub mod session;
 pub mod stats;
 pub mod stream;
+pub mod sync;
 pub mod wire;
 
 mod code;
 mod id;
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "an instant to count from; tests only add to it")]
+pub(crate) fn test_now() -> std::time::Instant {
+    std::time::Instant::now()
+}
 
 pub use code::{Code, CodedError};
 pub use id::{Dir, LeaseId, PathId, PieceId, SessionId, Side, StreamId};

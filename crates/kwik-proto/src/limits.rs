@@ -49,6 +49,10 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 pub const MAX_STREAMS: u64 = 100;
 /// QUIC streams of one direction on one connection (memory and handshake cost grow with them).
 pub const MAX_QUIC_STREAMS: u32 = 100;
+/// Streams of each direction that a client may open before the server has answered.
+pub const FIRST_FLIGHT_STREAMS: u64 = 8;
+/// Bytes that each of them may carry until then: every stream's floor is at least this.
+pub const FIRST_FLIGHT_DATA: u64 = 1200;
 /// Live leases of a session: bounds the table on every side.
 pub const MAX_LEASES: usize = 4096;
 /// Pieces of one path that are activated and not finished.
@@ -60,6 +64,9 @@ pub const MAX_GAPS: usize = 1024;
 pub const MAX_RUNS: usize = 4096;
 /// Received memory that is pinned without being payload, per session.
 pub const MAX_PINNED: usize = 2 * 1024 * 1024;
+/// Received slices at least this long (a datagram's worth) are kept as they are; shorter ones are
+/// copied to blocks once a few of them wait.
+pub const MIN_SLICE: usize = 1024;
 /// Block to which small slices of large receive buffers are copied.
 pub const COPY_BLOCK: usize = 4096;
 
@@ -96,8 +103,11 @@ const _: () = {
     assert!(MAX_COMMAND + 1024 <= MAX_CONTROL_FRAME);
     assert!(MAX_RAW_PACKET + 1024 <= MAX_CONTROL_FRAME);
     assert!(MAX_CREDENTIALS + MAX_GRANT + 1024 <= MAX_CONTROL_FRAME);
+    assert!(MIN_SLICE <= COPY_BLOCK);
     assert!(MIN_PIECE <= MAX_PIECE && MAX_PIECE < INITIAL_WINDOW);
     assert!(INITIAL_WINDOW <= MAX_WINDOW);
+    assert!(INITIAL_WINDOW / (2 * 3 * MAX_STREAMS) >= FIRST_FLIGHT_DATA);
+    assert!(FIRST_FLIGHT_STREAMS <= MAX_STREAMS);
     assert!(SUSPECT_AFTER.as_millis() < DEAD_AFTER.as_millis());
     assert!(DEAD_AFTER.as_millis() < AGGREGATION_TIMEOUT.as_millis());
 };

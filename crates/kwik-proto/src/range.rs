@@ -18,10 +18,7 @@ impl RangeSet {
     /// The empty set.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            ranges: BTreeMap::new(),
-            bytes: 0,
-        }
+        Self { ranges: BTreeMap::new(), bytes: 0 }
     }
 
     /// Adds `range`; returns how many of its offsets are new.
@@ -83,28 +80,19 @@ impl RangeSet {
     /// Whether `range` overlaps the set or is next to it, so that inserting it adds no range.
     #[must_use]
     pub fn touches(&self, range: &Range<u64>) -> bool {
-        self.ranges
-            .range(..=range.end)
-            .next_back()
-            .is_some_and(|(_, &end)| end >= range.start)
+        self.ranges.range(..=range.end).next_back().is_some_and(|(_, &end)| end >= range.start)
     }
 
     /// How many offsets of `range` are in the set. O(ranges within it).
     #[must_use]
     pub fn covered(&self, range: &Range<u64>) -> u64 {
-        self.intersection(range.clone())
-            .map(|part| part.end - part.start)
-            .sum()
+        self.intersection(range.clone()).map(|part| part.end - part.start).sum()
     }
 
     /// The parts of the set within `range`, in order.
     pub fn intersection(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
         let Range { start, end } = range;
-        let from = self
-            .ranges
-            .range(..=start)
-            .next_back()
-            .map_or(start, |(&s, _)| s);
+        let from = self.ranges.range(..=start).next_back().map_or(start, |(&s, _)| s);
         self.ranges
             .range(from..end.max(from))
             .map(move |(&s, &e)| s.max(start)..e.min(end))
@@ -133,20 +121,12 @@ impl RangeSet {
     #[must_use]
     pub fn first_missing_from(&self, offset: u64) -> Range<u64> {
         let start = self.end_at(offset);
-        start
-            ..self
-                .ranges
-                .range(start..)
-                .next()
-                .map_or(u64::MAX, |(&next, _)| next)
+        start..self.ranges.range(start..).next().map_or(u64::MAX, |(&next, _)| next)
     }
 
     /// The end of the range that holds `offset`, or `offset` itself.
     fn end_at(&self, offset: u64) -> u64 {
-        self.ranges
-            .range(..=offset)
-            .next_back()
-            .map_or(offset, |(_, &end)| end.max(offset))
+        self.ranges.range(..=offset).next_back().map_or(offset, |(_, &end)| end.max(offset))
     }
 
     /// Its ranges, in order.
@@ -231,25 +211,17 @@ mod tests {
         assert_eq!(set.iter().collect::<Vec<_>>(), all);
         assert_eq!((set.len(), set.bytes()), (all.len(), model.len() as u64));
         assert_eq!(set.is_empty(), model.is_empty());
-        assert_eq!(
-            (set.min(), set.max()),
-            (model.first().copied(), model.last().copied())
-        );
+        assert_eq!((set.min(), set.max()), (model.first().copied(), model.last().copied()));
         assert_eq!(*set, all.into_iter().collect());
 
         let present = ranges_of(model, probe.clone(), true);
         let missing = ranges_of(model, probe.clone(), false);
         assert_eq!(set.contains_range(probe), missing.is_empty());
-        assert_eq!(
-            set.covered(probe),
-            probe.clone().filter(|o| model.contains(o)).count() as u64
-        );
+        assert_eq!(set.covered(probe), probe.clone().filter(|o| model.contains(o)).count() as u64);
         assert_eq!(set.intersection(probe.clone()).collect::<Vec<_>>(), present);
         assert_eq!(set.missing(probe.clone()).collect::<Vec<_>>(), missing);
         assert_eq!(set.contains(probe.start), model.contains(&probe.start));
-        let first = ranges_of(model, probe.start..SPACE, false)
-            .into_iter()
-            .next();
+        let first = ranges_of(model, probe.start..SPACE, false).into_iter().next();
         let mut first = first.unwrap_or(SPACE.max(probe.start)..SPACE);
         if first.end == SPACE {
             first.end = u64::MAX;

@@ -1,1 +1,35 @@
-//! To come.
+//! Figures of a session, as snapshots.
+
+use std::time::Duration;
+
+use crate::{PathId, path::PathStatus};
+
+/// What one path has done for a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathStats {
+    /// Which path.
+    pub id: PathId,
+    /// Its state.
+    pub status: PathStatus,
+    /// Smoothed round-trip time.
+    pub rtt: Duration,
+    /// Payload bytes received over it, copies included.
+    pub received: u64,
+    /// Measured delivery rate in bytes a second; none until measured.
+    pub rate: Option<u64>,
+    /// Bytes activated on it that have not come yet.
+    pub outstanding: u64,
+}
+
+/// What a session has done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SessionStats {
+    /// Its paths.
+    pub paths: Vec<PathStats>,
+    /// Live streams.
+    pub streams: usize,
+    /// Size of the receive window in bytes.
+    pub window: u64,
+    /// Of which granted to streams.
+    pub granted: u64,
+}

@@ -1,11 +1,7 @@
 //! KWIK (QUIC With Intelligent Konnections): one session with the API of a QUIC library, several
 //! servers behind it.
 
-#[allow(
-    dead_code,
-    unused_imports,
-    reason = "the session layer, which uses it, comes on top"
-)]
+#[allow(dead_code, unused_imports, reason = "the session layer, which uses it, comes on top")]
 mod quic;
 
 pub use quic::{

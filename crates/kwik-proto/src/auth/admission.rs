@@ -99,11 +99,7 @@ pub fn admit(
         return Err(AuthError::WrongClientKey);
     }
     verify_proof(&client_key, request.exporter, session, path, request.proof)?;
-    Ok(Admitted {
-        session,
-        path,
-        primary: grant.issuer,
-    })
+    Ok(Admitted { session, path, primary: grant.issuer })
 }
 
 #[cfg(test)]
@@ -174,11 +170,7 @@ mod tests {
 
     #[test]
     fn a_rightful_client_is_admitted() {
-        let admitted = Admitted {
-            session: SESSION,
-            path: PATH,
-            primary: identity(1).public_key(),
-        };
+        let admitted = Admitted { session: SESSION, path: PATH, primary: identity(1).public_key() };
         assert_eq!(Shown::rightful().admit(), Ok(admitted));
     }
 
@@ -192,11 +184,7 @@ mod tests {
     fn a_foreign_session_is_refused() {
         let session = SessionId([4; 16]);
         let proof = prove(&identity(5), &EXPORTER, session, PATH).0.into();
-        let shown = Shown {
-            session,
-            proof,
-            ..Shown::rightful()
-        };
+        let shown = Shown { session, proof, ..Shown::rightful() };
         assert_eq!(shown.admit(), Err(AuthError::WrongSession));
     }
 
@@ -204,11 +192,7 @@ mod tests {
     fn a_foreign_path_is_refused() {
         let path = PathId(5);
         let proof = prove(&identity(5), &EXPORTER, SESSION, path).0.into();
-        let shown = Shown {
-            path,
-            proof,
-            ..Shown::rightful()
-        };
+        let shown = Shown { path, proof, ..Shown::rightful() };
         assert_eq!(shown.admit(), Err(AuthError::WrongPath));
     }
 
@@ -217,44 +201,25 @@ mod tests {
         let thief = identity(6);
         let proof = prove(&thief, &EXPORTER, SESSION, PATH).0.to_vec();
         let client_key = thief.public_key().0.into();
-        let own_key = Shown {
-            client_key,
-            proof: proof.clone(),
-            ..Shown::rightful()
-        };
+        let own_key = Shown { client_key, proof: proof.clone(), ..Shown::rightful() };
         assert_eq!(own_key.admit(), Err(AuthError::WrongClientKey));
-        let borrowed_key = Shown {
-            proof,
-            ..Shown::rightful()
-        };
+        let borrowed_key = Shown { proof, ..Shown::rightful() };
         assert_eq!(borrowed_key.admit(), Err(AuthError::BadProof));
     }
 
     #[test]
     fn a_proof_from_another_connection_is_refused() {
-        let shown = Shown {
-            exporter: [10; 32],
-            ..Shown::rightful()
-        };
+        let shown = Shown { exporter: [10; 32], ..Shown::rightful() };
         assert_eq!(shown.admit(), Err(AuthError::BadProof));
     }
 
     #[test]
     fn absent_fields_are_refused() {
-        let shown = Shown {
-            proof: Vec::new(),
-            ..Shown::rightful()
-        };
+        let shown = Shown { proof: Vec::new(), ..Shown::rightful() };
         assert_eq!(shown.admit(), Err(AuthError::BadProof));
         for shown in [
-            Shown {
-                grant: Vec::new(),
-                ..Shown::rightful()
-            },
-            Shown {
-                client_key: Vec::new(),
-                ..Shown::rightful()
-            },
+            Shown { grant: Vec::new(), ..Shown::rightful() },
+            Shown { client_key: Vec::new(), ..Shown::rightful() },
         ] {
             assert!(matches!(shown.admit(), Err(AuthError::Malformed(_))));
         }

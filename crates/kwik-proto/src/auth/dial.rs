@@ -157,34 +157,17 @@ mod tests {
 
     #[test]
     fn public_addresses_are_dialed() {
-        for target in [
-            "198.51.100.7:443",
-            "[2001:db8::1]:443",
-            "100.128.0.1:1",
-            "172.32.0.1:1",
-        ] {
+        for target in ["198.51.100.7:443", "[2001:db8::1]:443", "100.128.0.1:1", "172.32.0.1:1"] {
             assert_eq!(default(target, PUBLIC).as_deref(), Ok(target));
-            assert_eq!(
-                check(PrivateRanges::Deny, target, PUBLIC).as_deref(),
-                Ok(target)
-            );
+            assert_eq!(check(PrivateRanges::Deny, target, PUBLIC).as_deref(), Ok(target));
         }
     }
 
     #[test]
     fn mapped_addresses_are_unmapped_before_they_are_judged() {
-        assert_eq!(
-            default("[::ffff:198.51.100.7]:1", PUBLIC).unwrap(),
-            "198.51.100.7:1"
-        );
-        assert!(matches!(
-            default("[::ffff:127.0.0.1]:1", PUBLIC),
-            Err(DialError::Loopback(_))
-        ));
-        assert!(matches!(
-            default("[::ffff:10.0.0.1]:1", PUBLIC),
-            Err(DialError::Private(_))
-        ));
+        assert_eq!(default("[::ffff:198.51.100.7]:1", PUBLIC).unwrap(), "198.51.100.7:1");
+        assert!(matches!(default("[::ffff:127.0.0.1]:1", PUBLIC), Err(DialError::Loopback(_))));
+        assert!(matches!(default("[::ffff:10.0.0.1]:1", PUBLIC), Err(DialError::Private(_))));
         assert!(default("10.0.0.1:1", "::ffff:10.0.0.2").is_ok());
     }
 
@@ -237,10 +220,7 @@ mod tests {
             "[fd12::1]:1",
         ];
         for target in targets {
-            assert!(
-                matches!(default(target, PUBLIC), Err(DialError::Private(_))),
-                "{target}"
-            );
+            assert!(matches!(default(target, PUBLIC), Err(DialError::Private(_))), "{target}");
             for primary in ["10.1.1.1", "fd00::1", "100.64.0.9", "127.0.0.1"] {
                 assert!(default(target, primary).is_ok(), "{target} {primary}");
                 assert!(check(PrivateRanges::Deny, target, primary).is_err());
@@ -251,10 +231,7 @@ mod tests {
 
     #[test]
     fn scope_and_flow_are_dropped() {
-        assert_eq!(
-            default("[2001:db8::1%3]:1", PUBLIC).unwrap(),
-            "[2001:db8::1]:1"
-        );
+        assert_eq!(default("[2001:db8::1%3]:1", PUBLIC).unwrap(), "[2001:db8::1]:1");
     }
 
     // The one clock of these tests is its start: all else is arithmetic.

@@ -70,22 +70,12 @@ pub fn verify_grant(
 ) -> Result<Grant, AuthError> {
     let (issuer, payload) = open(token, trusted)?;
     let payload = Payload::parse(&payload).ok_or(AuthError::Malformed("a grant lacks claims"))?;
-    let Payload {
-        claims,
-        issued,
-        expires,
-        ..
-    } = payload;
+    let Payload { claims, issued, expires, .. } = payload;
     if payload.issuer != issuer {
-        return Err(AuthError::Malformed(
-            "a grant names another issuer than its signer",
-        ));
+        return Err(AuthError::Malformed("a grant names another issuer than its signer"));
     }
     if claims.audience != audience {
-        return Err(AuthError::WrongAudience {
-            granted: claims.audience,
-            own: audience,
-        });
+        return Err(AuthError::WrongAudience { granted: claims.audience, own: audience });
     }
     if claims.path.is_primary() {
         return Err(AuthError::Malformed("a grant is for the primary path"));
@@ -102,11 +92,7 @@ pub fn verify_grant(
     if now > expires.saturating_add(skew) {
         return Err(AuthError::Expired);
     }
-    Ok(Grant {
-        claims,
-        issuer,
-        expires: UNIX_EPOCH + Duration::from_secs(expires),
-    })
+    Ok(Grant { claims, issuer, expires: UNIX_EPOCH + Duration::from_secs(expires) })
 }
 
 /// The signer, if trusted, and the payload that it signed.
@@ -160,12 +146,7 @@ impl Payload {
 
 /// Written by hand, in a fixed order, so that equal grants are equal bytes; no value needs escapes.
 fn sign(issuer: &Identity, claims: &GrantClaims, issued: u64, expires: u64) -> Bytes {
-    let GrantClaims {
-        session,
-        path,
-        audience,
-        client_key,
-    } = claims;
+    let GrantClaims { session, path, audience, client_key } = claims;
     let public = issuer.public_key();
     let (issued, expires) = (format_time(issued), format_time(expires));
     let payload = format!(
@@ -186,9 +167,7 @@ fn sign_payload(issuer: &Identity, payload: &str) -> Bytes {
 
 /// Seconds since 1970; earlier times count as 1970.
 fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs()
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// At most [`MAX_TIME`] seconds since 1970, as RFC 3339 has them.
@@ -201,11 +180,7 @@ fn format_time(seconds: u64) -> String {
 }
 
 fn parse_time(text: &str) -> Option<u64> {
-    OffsetDateTime::parse(text, &Rfc3339)
-        .ok()?
-        .unix_timestamp()
-        .try_into()
-        .ok()
+    OffsetDateTime::parse(text, &Rfc3339).ok()?.unix_timestamp().try_into().ok()
 }
 
 #[cfg(test)]
@@ -239,10 +214,7 @@ mod tests {
 
     fn trusted() -> BTreeSet<Fingerprint> {
         let others = [8, 9].map(|seed| Identity::from_seed([seed; 32]).fingerprint());
-        others
-            .into_iter()
-            .chain([primary().fingerprint()])
-            .collect()
+        others.into_iter().chain([primary().fingerprint()]).collect()
     }
 
     fn verify(token: &[u8], now: u64) -> Result<Grant, AuthError> {
@@ -255,14 +227,7 @@ mod tests {
         assert!(token.len() < MAX_GRANT / 2, "{} bytes", token.len());
         let grant = verify(&token, NOW).unwrap();
         let expires = at(NOW + 120);
-        assert_eq!(
-            grant,
-            Grant {
-                claims: claims(),
-                issuer: primary().public_key(),
-                expires
-            }
-        );
+        assert_eq!(grant, Grant { claims: claims(), issuer: primary().public_key(), expires });
         assert!(verify(&token, NOW - 30).is_ok());
         assert_eq!(verify(&token, NOW - 31), Err(AuthError::NotYetValid));
         assert!(verify(&token, NOW + 150).is_ok());
@@ -277,11 +242,7 @@ mod tests {
 
     #[test]
     fn clocks_out_of_range_do_not_panic() {
-        for now in [
-            at(MAX_TIME),
-            at(MAX_TIME + 1),
-            UNIX_EPOCH - Duration::from_secs(1),
-        ] {
+        for now in [at(MAX_TIME), at(MAX_TIME + 1), UNIX_EPOCH - Duration::from_secs(1)] {
             let token = Grant::issue(&primary(), &claims(), now);
             assert!(verify_grant(&token, &trusted(), secondary(), now).is_ok());
         }
@@ -293,11 +254,7 @@ mod tests {
         let token = Grant::issue(&stranger, &claims(), at(NOW));
         let error = verify(&token, NOW).unwrap_err();
         assert_eq!(error, AuthError::UntrustedIssuer(stranger.fingerprint()));
-        assert!(
-            error
-                .to_string()
-                .ends_with(&format!("--trust {}", stranger.fingerprint()))
-        );
+        assert!(error.to_string().ends_with(&format!("--trust {}", stranger.fingerprint())));
         assert_eq!(error.code(), crate::Code::AuthFailed);
     }
 
@@ -314,18 +271,8 @@ mod tests {
     #[test]
     fn a_foreign_audience_is_refused() {
         let audience = Identity::from_seed([7; 32]).fingerprint();
-        let token = Grant::issue(
-            &primary(),
-            &GrantClaims {
-                audience,
-                ..claims()
-            },
-            at(NOW),
-        );
-        let error = AuthError::WrongAudience {
-            granted: audience,
-            own: secondary(),
-        };
+        let token = Grant::issue(&primary(), &GrantClaims { audience, ..claims() }, at(NOW));
+        let error = AuthError::WrongAudience { granted: audience, own: secondary() };
         assert_eq!(verify(&token, NOW), Err(error));
     }
 
@@ -336,10 +283,7 @@ mod tests {
         assert!(malformed(&sign(&issuer, &claims(), NOW, NOW + 151)));
         assert!(malformed(&sign(&issuer, &claims(), NOW, NOW)));
         assert!(malformed(&sign(&issuer, &claims(), NOW, NOW - 1)));
-        let path = GrantClaims {
-            path: PathId::PRIMARY,
-            ..claims()
-        };
+        let path = GrantClaims { path: PathId::PRIMARY, ..claims() };
         assert!(malformed(&sign(&issuer, &path, NOW, NOW + 120)));
 
         let good = Grant::issue(&issuer, &claims(), at(NOW));
@@ -364,10 +308,7 @@ mod tests {
     #[test]
     fn an_oversized_token_is_refused() {
         let long = sign_payload(&primary(), &"x".repeat(MAX_GRANT));
-        assert_eq!(
-            verify(&long, NOW),
-            Err(AuthError::Malformed("a grant is too long"))
-        );
+        assert_eq!(verify(&long, NOW), Err(AuthError::Malformed("a grant is too long")));
     }
 
     #[test]
@@ -377,10 +318,7 @@ mod tests {
             let mut forged = token.to_vec();
             forged[position] ^= 1;
             assert!(verify(&forged, NOW).is_err(), "byte {position}");
-            assert!(
-                verify(&token[..position], NOW).is_err(),
-                "cut at {position}"
-            );
+            assert!(verify(&token[..position], NOW).is_err(), "cut at {position}");
         }
         assert!(verify(&[&token[..], b"A"].concat(), NOW).is_err());
         assert!(verify(&[&token[..], b"="].concat(), NOW).is_err());

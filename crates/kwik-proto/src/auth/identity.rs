@@ -9,9 +9,8 @@ use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use super::{AuthError, hex};
 
 /// What precedes the seed in a PKCS#8 v1 private key (RFC 8410 section 7).
-const PKCS8_PREFIX: [u8; 16] = [
-    0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20,
-];
+const PKCS8_PREFIX: [u8; 16] =
+    [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 /// What precedes the key in a SubjectPublicKeyInfo (RFC 8410 section 4).
 const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0];
 
@@ -29,11 +28,7 @@ impl Identity {
         let pair = key_pair(&seed);
         let mut public = [0; 32];
         public.copy_from_slice(pair.public_key().as_ref());
-        Self {
-            seed,
-            pair,
-            public: PublicKey(public),
-        }
+        Self { seed, pair, public: PublicKey(public) }
     }
 
     /// The public half.
@@ -70,9 +65,7 @@ impl Identity {
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity")
-            .field("public", &self.public)
-            .finish_non_exhaustive()
+        f.debug_struct("Identity").field("public", &self.public).finish_non_exhaustive()
     }
 }
 
@@ -111,10 +104,7 @@ impl PublicKey {
 impl TryFrom<&[u8]> for PublicKey {
     type Error = AuthError;
     fn try_from(bytes: &[u8]) -> Result<Self, AuthError> {
-        bytes
-            .try_into()
-            .map(Self)
-            .map_err(|_| AuthError::Malformed("a public key is 32 bytes"))
+        bytes.try_into().map(Self).map_err(|_| AuthError::Malformed("a public key is 32 bytes"))
     }
 }
 
@@ -197,10 +187,7 @@ mod tests {
         assert_eq!(identity.public_key().to_string(), public);
         let signature = identity.sign(b"");
         assert_eq!(&format!("{signature:?}")[..16], "e5564300c360ac72");
-        assert_eq!(
-            identity.public_key().verify(b"", signature.as_ref()),
-            Ok(())
-        );
+        assert_eq!(identity.public_key().verify(b"", signature.as_ref()), Ok(()));
     }
 
     #[test]
@@ -226,13 +213,7 @@ mod tests {
         let text = print.to_string();
         assert_eq!(text.parse(), Ok(print));
         assert_eq!(text.to_uppercase().parse(), Ok(print));
-        for bad in [
-            "",
-            "ab",
-            &text[1..],
-            &format!("+{}", &text[1..]),
-            &"é".repeat(32),
-        ] {
+        for bad in ["", "ab", &text[1..], &format!("+{}", &text[1..]), &"é".repeat(32)] {
             assert_eq!(bad.parse::<Fingerprint>(), Err(InvalidFingerprint));
         }
     }
@@ -242,33 +223,18 @@ mod tests {
         let identity = Identity::from_seed([1; 32]);
         let signature = identity.sign(b"text");
         let key = identity.public_key();
-        assert_eq!(
-            key.verify(b"Text", signature.as_ref()),
-            Err(AuthError::BadSignature)
-        );
-        assert_eq!(
-            key.verify(b"text", &signature.0[..63]),
-            Err(AuthError::BadSignature)
-        );
+        assert_eq!(key.verify(b"Text", signature.as_ref()), Err(AuthError::BadSignature));
+        assert_eq!(key.verify(b"text", &signature.0[..63]), Err(AuthError::BadSignature));
         let other = Identity::from_seed([2; 32]).public_key();
-        assert_eq!(
-            other.verify(b"text", signature.as_ref()),
-            Err(AuthError::BadSignature)
-        );
-        assert!(matches!(
-            PublicKey::try_from(&[0; 31][..]),
-            Err(AuthError::Malformed(_))
-        ));
+        assert_eq!(other.verify(b"text", signature.as_ref()), Err(AuthError::BadSignature));
+        assert!(matches!(PublicKey::try_from(&[0; 31][..]), Err(AuthError::Malformed(_))));
     }
 
     #[test]
     fn debug_hides_the_secret() {
         let identity = Identity::from_seed([0xab; 32]);
         let text = format!("{identity:?}");
-        assert!(
-            !text.contains("abab") && !text.contains("171, 171"),
-            "{text}"
-        );
+        assert!(!text.contains("abab") && !text.contains("171, 171"), "{text}");
         assert!(text.contains(&identity.public_key().to_string()));
     }
 }

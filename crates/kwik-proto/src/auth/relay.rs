@@ -97,12 +97,7 @@ impl RelayVerifier {
     /// For the path that `primary` granted; nothing was received yet.
     #[must_use]
     pub const fn new(primary: PublicKey, session: SessionId, path: PathId) -> Self {
-        Self {
-            primary,
-            session,
-            path,
-            last_sequence: None,
-        }
+        Self { primary, session, path, last_sequence: None }
     }
 
     /// The primary whose signatures count.
@@ -122,12 +117,7 @@ impl RelayVerifier {
         signature: &[u8],
     ) -> Result<(), AuthError> {
         self.check_rising(sequence)?;
-        let Self {
-            primary,
-            session,
-            path,
-            ..
-        } = self;
+        let Self { primary, session, path, .. } = self;
         verify_lease(primary, *session, *path, sequence, fields, signature)?;
         self.last_sequence = Some(sequence);
         Ok(())
@@ -144,12 +134,7 @@ impl RelayVerifier {
         signature: &[u8],
     ) -> Result<(), AuthError> {
         self.check_rising(sequence)?;
-        let Self {
-            primary,
-            session,
-            path,
-            ..
-        } = self;
+        let Self { primary, session, path, .. } = self;
         verify_raw(primary, *session, *path, sequence, data, signature)?;
         self.last_sequence = Some(sequence);
         Ok(())
@@ -169,14 +154,7 @@ fn lease_message(
     sequence: u64,
     fields: &LeaseFields<'_>,
 ) -> Vec<u8> {
-    let LeaseFields {
-        lease_id,
-        stream_id,
-        start,
-        end,
-        max_bytes,
-        command,
-    } = *fields;
+    let LeaseFields { lease_id, stream_id, start, end, max_bytes, command } = *fields;
     let numbers = [lease_id.0, stream_id.as_u64(), start, end, max_bytes];
     message(session, path, sequence, KIND_LEASE, &numbers, command)
 }
@@ -260,53 +238,13 @@ mod tests {
             verify(SessionId([4; 16]), PATH, 7, FIELDS),
             verify(SESSION, PathId(5), 7, FIELDS),
             verify(SESSION, PATH, 8, FIELDS),
-            verify(
-                SESSION,
-                PATH,
-                7,
-                LeaseFields {
-                    lease_id: LeaseId(2),
-                    ..FIELDS
-                },
-            ),
-            verify(
-                SESSION,
-                PATH,
-                7,
-                LeaseFields {
-                    stream_id: StreamId::from_u64(6),
-                    ..FIELDS
-                },
-            ),
+            verify(SESSION, PATH, 7, LeaseFields { lease_id: LeaseId(2), ..FIELDS }),
+            verify(SESSION, PATH, 7, LeaseFields { stream_id: StreamId::from_u64(6), ..FIELDS }),
             verify(SESSION, PATH, 7, LeaseFields { start: 0, ..FIELDS }),
             verify(SESSION, PATH, 7, LeaseFields { end: 5, ..FIELDS }),
-            verify(
-                SESSION,
-                PATH,
-                7,
-                LeaseFields {
-                    max_bytes: 6,
-                    ..FIELDS
-                },
-            ),
-            verify(
-                SESSION,
-                PATH,
-                7,
-                LeaseFields {
-                    command: b"got",
-                    ..FIELDS
-                },
-            ),
-            verify(
-                SESSION,
-                PATH,
-                7,
-                LeaseFields {
-                    command: b"",
-                    ..FIELDS
-                },
-            ),
+            verify(SESSION, PATH, 7, LeaseFields { max_bytes: 6, ..FIELDS }),
+            verify(SESSION, PATH, 7, LeaseFields { command: b"got", ..FIELDS }),
+            verify(SESSION, PATH, 7, LeaseFields { command: b"", ..FIELDS }),
             verify_lease(&key, SESSION, PATH, 7, &FIELDS, b""),
             verify_raw(&key, SESSION, PATH, 7, FIELDS.command, signature.as_ref()),
         ] {
@@ -329,23 +267,11 @@ mod tests {
         let raw = |sequence| sign_raw(&primary(), SESSION, PATH, sequence, b"ping");
         assert_eq!(verifier.verify_lease(0, &FIELDS, lease(0).as_ref()), Ok(()));
         assert_eq!(verifier.verify_raw(1, b"ping", raw(1).as_ref()), Ok(()));
-        let replayed = Err(AuthError::Replayed {
-            sequence: 1,
-            last: 1,
-        });
+        let replayed = Err(AuthError::Replayed { sequence: 1, last: 1 });
         assert_eq!(verifier.verify_raw(1, b"ping", raw(1).as_ref()), replayed);
-        assert_eq!(
-            verifier.verify_lease(1, &FIELDS, lease(1).as_ref()),
-            replayed
-        );
-        let replayed = Err(AuthError::Replayed {
-            sequence: 0,
-            last: 1,
-        });
-        assert_eq!(
-            verifier.verify_lease(0, &FIELDS, lease(0).as_ref()),
-            replayed
-        );
+        assert_eq!(verifier.verify_lease(1, &FIELDS, lease(1).as_ref()), replayed);
+        let replayed = Err(AuthError::Replayed { sequence: 0, last: 1 });
+        assert_eq!(verifier.verify_lease(0, &FIELDS, lease(0).as_ref()), replayed);
         // A client may drop messages; those behind stay valid.
         assert_eq!(verifier.verify_lease(5, &FIELDS, lease(5).as_ref()), Ok(()));
     }
@@ -356,10 +282,7 @@ mod tests {
         let lease = sign_lease(&primary(), SESSION, PATH, 3, &FIELDS);
         let raw = sign_raw(&primary(), SESSION, PATH, 4, b"ping");
         let bad = Err(AuthError::BadSignature);
-        assert_eq!(
-            verifier.verify_lease(u64::MAX, &FIELDS, lease.as_ref()),
-            bad
-        );
+        assert_eq!(verifier.verify_lease(u64::MAX, &FIELDS, lease.as_ref()), bad);
         assert_eq!(verifier.verify_raw(u64::MAX, b"ping", raw.as_ref()), bad);
         assert_eq!(verifier.verify_lease(3, &FIELDS, lease.as_ref()), Ok(()));
         assert_eq!(verifier.verify_raw(4, b"ping", raw.as_ref()), Ok(()));

@@ -6,7 +6,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::run::Run;
-use crate::limits::{COPY_BLOCK, MAX_GAPS, MAX_OFFSET, MAX_PACKET_PAYLOAD, MAX_PINNED};
+use crate::limits::{MAX_GAPS, MAX_OFFSET, MAX_PACKET_PAYLOAD, MAX_PINNED, MIN_SLICE};
 use crate::range::RangeSet;
 
 /// A receive buffer, as large as a batch of datagrams gets: what one small slice pins at worst.
@@ -62,13 +62,13 @@ pub struct BufferUsage {
 /// reads in order, or whatever is held.
 ///
 /// Cost: a write, a read and a question cost amortised O(log gaps) and no copy; writes shorter
-/// than [`COPY_BLOCK`] may be copied, once or, next to another short chunk, one block more.
+/// than [`MIN_SLICE`] may be copied, once or, next to another short chunk, one block more.
 ///
-/// Memory: with `held` bytes in `runs` runs there are at most `2 * held / COPY_BLOCK + 2 * runs +
+/// Memory: with `held` bytes in `runs` runs there are at most `2 * held / MIN_SLICE + 2 * runs +
 /// 64` chunks, however small the writes were, and copies take at most twice the bytes that they
-/// hold. Slices shorter than [`COPY_BLOCK`] are kept only in order and at most 32 at once, so that
+/// hold. Slices shorter than [`MIN_SLICE`] are kept only in order and at most 32 at once, so that
 /// they pin at most [`MAX_PINNED`] ([`StreamBuffer::pinned`]). Longer ones are never copied: such
-/// a slice may pin 16 times its length. Runs and gaps are at most [`MAX_GAPS`] each; `held` is
+/// a slice may pin 64 times its length. Runs and gaps are at most [`MAX_GAPS`] each; `held` is
 /// bounded by the credit that was granted.
 ///
 /// Unordered reading takes the lowest chunk. It may be mixed with ordered reading, which steps
@@ -125,21 +125,13 @@ impl StreamBuffer {
         let mut gap = self.missing(all.clone()).next();
         if gap.as_ref() == Some(&all) {
             self.store(offset, data)?;
-            return Ok(Written {
-                new: len,
-                ..Written::default()
-            });
+            return Ok(Written { new: len, ..Written::default() });
         }
 
-        let mut written = Written {
-            conflicting: self.mismatches(&all, &data),
-            ..Written::default()
-        };
+        let mut written =
+            Written { conflicting: self.mismatches(&all, &data), ..Written::default() };
         while let Some(Range { start, end }) = gap {
-            self.store(
-                start,
-                data.slice(index(start - offset)..index(end - offset)),
-            )?;
+            self.store(start, data.slice(index(start - offset)..index(end - offset)))?;
             written.new += end - start;
             gap = self.missing(end..all.end).next();
         }
@@ -173,7 +165,7 @@ impl StreamBuffer {
     }
 
     fn append_to_front(&mut self, data: Bytes) {
-        if data.len() >= COPY_BLOCK {
+        if data.len() >= MIN_SLICE {
             self.front.push(data);
         } else if self.slices.len() < MAX_SLICES {
             self.slices.push_back(self.front.end() + data.len() as u64);
@@ -184,11 +176,8 @@ impl StreamBuffer {
     }
 
     fn store_ahead(&mut self, range: &Range<u64>, data: Bytes) -> Result<(), BufferError> {
-        let left = self
-            .runs
-            .range(..range.start)
-            .next_back()
-            .filter(|(_, r)| r.end() == range.start);
+        let left =
+            self.runs.range(..range.start).next_back().filter(|(_, r)| r.end() == range.start);
         let left = left.map(|(&start, _)| start);
         let new_run = left.is_none() && !self.runs.contains_key(&range.end);
         let new_gap = range.start > self.contiguous && !self.ahead.touches(range);
@@ -207,15 +196,9 @@ impl StreamBuffer {
 
     /// How many bytes of `data` differ from those held at the same offsets.
     fn mismatches(&self, range: &Range<u64>, data: &[u8]) -> u64 {
-        let first = self
-            .runs
-            .range(..=range.start)
-            .next_back()
-            .map_or(range.start, |(&s, _)| s);
+        let first = self.runs.range(..=range.start).next_back().map_or(range.start, |(&s, _)| s);
         let ahead = self.runs.range(first..range.end.max(first));
-        let ahead: u64 = ahead
-            .map(|(_, run)| run.mismatches(range.start, data))
-            .sum();
+        let ahead: u64 = ahead.map(|(_, run)| run.mismatches(range.start, data)).sum();
         self.front.mismatches(range.start, data) + ahead
     }
 
@@ -239,11 +222,7 @@ impl StreamBuffer {
         if !self.front.is_empty() || self.front.end() == self.contiguous {
             return;
         }
-        match self
-            .runs
-            .first_entry()
-            .filter(|run| *run.key() < self.contiguous)
-        {
+        match self.runs.first_entry().filter(|run| *run.key() < self.contiguous) {
             Some(run) => self.front = run.remove(),
             None => self.front.restart(self.contiguous),
         }
@@ -315,11 +294,7 @@ impl StreamBuffer {
     /// Bytes that can be read in order now.
     #[must_use]
     pub fn contiguous(&self) -> u64 {
-        let rest: u64 = self
-            .runs
-            .range(..self.contiguous)
-            .map(|(_, run)| run.len())
-            .sum();
+        let rest: u64 = self.runs.range(..self.contiguous).map(|(_, run)| run.len()).sum();
         self.front.len() + rest
     }
 
@@ -331,8 +306,7 @@ impl StreamBuffer {
 
     /// The parts of `range` that were not received, in order.
     pub fn missing(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
-        self.ahead
-            .missing(range.start.max(self.contiguous)..range.end)
+        self.ahead.missing(range.start.max(self.contiguous)..range.end)
     }
 
     /// The gaps below [`StreamBuffer::write_end`], in order.
@@ -402,12 +376,8 @@ impl StreamBuffer {
     /// stays.
     pub fn close(&mut self) {
         let position = self.read_position();
-        *self = Self {
-            front: Run::new(position),
-            contiguous: position,
-            closed: true,
-            ..Self::new()
-        };
+        *self =
+            Self { front: Run::new(position), contiguous: position, closed: true, ..Self::new() };
     }
 
     /// Whether it was closed.

@@ -5,7 +5,7 @@ use std::iter;
 
 use bytes::Bytes;
 
-use crate::limits::COPY_BLOCK;
+use crate::limits::{COPY_BLOCK, MIN_SLICE};
 
 /// Spare room of a run's queue that an empty run keeps.
 const SPARE_CHUNKS: usize = 64;
@@ -24,7 +24,7 @@ impl Chunk {
 
 /// Contiguous bytes that end at `end`.
 ///
-/// Two neighbouring chunks hold more than [`COPY_BLOCK`] together, unless one of them was pushed
+/// Two neighbouring chunks hold more than [`MIN_SLICE`] together, unless one of them was pushed
 /// by [`Run::push`] while small, or the first was read in part: that run is never joined to
 /// another on its left, as the byte there is gone.
 #[derive(Debug)]
@@ -39,17 +39,11 @@ pub(super) struct Run {
 impl Run {
     /// An empty run at `offset`.
     pub(super) const fn new(offset: u64) -> Self {
-        Self {
-            chunks: VecDeque::new(),
-            tail: Vec::new(),
-            end: offset,
-        }
+        Self { chunks: VecDeque::new(), tail: Vec::new(), end: offset }
     }
 
     pub(super) fn start(&self) -> u64 {
-        self.chunks
-            .front()
-            .map_or(self.tail_start(), |chunk| chunk.start)
+        self.chunks.front().map_or(self.tail_start(), |chunk| chunk.start)
     }
 
     pub(super) const fn end(&self) -> u64 {
@@ -76,7 +70,7 @@ impl Run {
 
     /// Appends `data` as it is when it is large, as a copy when it is small.
     pub(super) fn append(&mut self, data: Bytes) {
-        if data.len() < COPY_BLOCK {
+        if data.len() < MIN_SLICE {
             self.push_copy(&data);
         } else {
             self.push(data);
@@ -113,10 +107,7 @@ impl Run {
         let start = self.tail_start();
         let mut block = std::mem::take(&mut self.tail);
         block.shrink_to_fit();
-        self.chunks.push_back(Chunk {
-            start,
-            data: block.into(),
-        });
+        self.chunks.push_back(Chunk { start, data: block.into() });
     }
 
     /// Appends `right`, which starts where this run ends. Moves the fewer chunks of the two, so
@@ -195,11 +186,7 @@ impl Run {
     #[cfg(test)]
     pub(super) fn footprint(&self) -> usize {
         self.chunks.capacity() * size_of::<Chunk>()
-            + self
-                .chunks
-                .iter()
-                .map(|chunk| chunk.data.len())
-                .sum::<usize>()
+            + self.chunks.iter().map(|chunk| chunk.data.len()).sum::<usize>()
             + self.tail.capacity()
     }
 }
@@ -207,12 +194,8 @@ impl Run {
 /// How many bytes differ where `a` at offset `a_start` and `b` at `b_start` overlap.
 fn differing(a_start: u64, a: &[u8], b_start: u64, b: &[u8]) -> u64 {
     let skip = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-    let a = a
-        .get(skip(b_start.saturating_sub(a_start))..)
-        .unwrap_or_default();
-    let b = b
-        .get(skip(a_start.saturating_sub(b_start))..)
-        .unwrap_or_default();
+    let a = a.get(skip(b_start.saturating_sub(a_start))..).unwrap_or_default();
+    let b = b.get(skip(a_start.saturating_sub(b_start))..).unwrap_or_default();
     let len = a.len().min(b.len());
     if a[..len] == b[..len] {
         return 0;

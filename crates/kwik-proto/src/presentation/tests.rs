@@ -6,7 +6,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::{BufferError, StreamBuffer, Written};
-use crate::limits::{COPY_BLOCK, MAX_GAPS, MAX_OFFSET, MAX_PINNED};
+use crate::limits::{COPY_BLOCK, MAX_GAPS, MAX_OFFSET, MAX_PINNED, MIN_SLICE};
 
 const SPACE: usize = 48 * 1024;
 
@@ -18,10 +18,7 @@ struct Model {
 
 impl Model {
     fn new() -> Self {
-        Self {
-            bytes: vec![None; SPACE],
-            read: vec![false; SPACE],
-        }
+        Self { bytes: vec![None; SPACE], read: vec![false; SPACE] }
     }
 
     fn write(&mut self, offset: usize, data: &[u8]) -> Written {
@@ -79,20 +76,14 @@ impl Model {
 fn check_bounds(buffer: &StreamBuffer) {
     let held = usize::try_from(buffer.held()).unwrap();
     let chunks: usize = buffer.all_runs().map(super::run::Run::chunk_count).sum();
-    assert!(
-        chunks <= 2 * held / COPY_BLOCK + 2 * buffer.runs() + 64,
-        "{chunks} for {held}"
-    );
+    assert!(chunks <= 2 * held / MIN_SLICE + 2 * buffer.runs() + 64, "{chunks} for {held}");
     assert!(buffer.pinned() <= MAX_PINNED);
 }
 
 fn check(buffer: &StreamBuffer, model: &Model, probe: Range<usize>) {
     check_bounds(buffer);
     let missing = |at: usize| model.bytes[at].is_none();
-    let end = (0..SPACE)
-        .rev()
-        .find(|at| !missing(*at))
-        .map_or(0, |last| last + 1);
+    let end = (0..SPACE).rev().find(|at| !missing(*at)).map_or(0, |last| last + 1);
     let contiguous = model.contiguous_end();
     let gaps = model.ranges(0..end, missing);
     let held = model.ranges(0..SPACE, |at| model.is_held(at));
@@ -100,22 +91,12 @@ fn check(buffer: &StreamBuffer, model: &Model, probe: Range<usize>) {
     assert_eq!(buffer.contiguous_end(), contiguous as u64);
     assert_eq!(buffer.read_position(), model.position() as u64);
     assert_eq!(buffer.gaps().collect::<Vec<_>>(), gaps);
-    assert_eq!(
-        (buffer.gap_count(), buffer.has_gaps()),
-        (gaps.len(), !gaps.is_empty())
-    );
+    assert_eq!((buffer.gap_count(), buffer.has_gaps()), (gaps.len(), !gaps.is_empty()));
     assert_eq!(buffer.next_gap(), gaps.first().cloned());
-    let largest = gaps
-        .iter()
-        .map(|gap| gap.end - gap.start)
-        .max()
-        .unwrap_or(0);
+    let largest = gaps.iter().map(|gap| gap.end - gap.start).max().unwrap_or(0);
     assert_eq!(buffer.usage().largest_gap, largest);
     assert_eq!(buffer.runs(), held.len());
-    assert_eq!(
-        buffer.held(),
-        held.iter().map(|run| run.end - run.start).sum::<u64>()
-    );
+    assert_eq!(buffer.held(), held.iter().map(|run| run.end - run.start).sum::<u64>());
     let readable = (0..contiguous).filter(|at| model.is_held(*at)).count();
     assert_eq!(buffer.usage().contiguous, readable as u64);
 
@@ -183,11 +164,7 @@ fn content(offset: usize, len: usize, version: u8) -> Bytes {
 
 fn apply(buffer: &mut StreamBuffer, model: &mut Model, operation: &Operation) {
     match *operation {
-        Operation::Write {
-            offset,
-            len,
-            version,
-        } => {
+        Operation::Write { offset, len, version } => {
             let data = content(offset, len, version);
             let expected = model.write(offset, &data);
             assert_eq!(buffer.write(offset as u64, data), Ok(expected));
@@ -211,10 +188,8 @@ fn apply(buffer: &mut StreamBuffer, model: &mut Model, operation: &Operation) {
         Operation::ReadInto { len } => {
             let mut out = vec![0; len];
             let count = buffer.read_into(&mut out);
-            let places: Vec<_> = (0..model.contiguous_end())
-                .filter(|at| model.is_held(*at))
-                .take(len)
-                .collect();
+            let places: Vec<_> =
+                (0..model.contiguous_end()).filter(|at| model.is_held(*at)).take(len).collect();
             assert_eq!(count, places.len());
             for (at, byte) in places.into_iter().zip(&out) {
                 model.take(at, std::slice::from_ref(byte));
@@ -223,10 +198,7 @@ fn apply(buffer: &mut StreamBuffer, model: &mut Model, operation: &Operation) {
         Operation::ReadUnordered { max } => {
             let lowest = (0..SPACE).find(|at| model.is_held(*at)).filter(|_| max > 0);
             let taken = buffer.read_unordered(max);
-            assert_eq!(
-                taken.as_ref().map(|(offset, _)| *offset),
-                lowest.map(|at| at as u64)
-            );
+            assert_eq!(taken.as_ref().map(|(offset, _)| *offset), lowest.map(|at| at as u64));
             if let (Some((_, data)), Some(at)) = (taken, lowest) {
                 assert!(!data.is_empty() && data.len() <= max);
                 model.take(at, &data);
@@ -264,9 +236,7 @@ fn byte(offset: u64) -> Bytes {
 }
 
 fn drain(buffer: &mut StreamBuffer) -> Vec<u8> {
-    std::iter::from_fn(|| buffer.read(usize::MAX))
-        .flatten()
-        .collect()
+    std::iter::from_fn(|| buffer.read(usize::MAX)).flatten().collect()
 }
 
 fn footprint(buffer: &StreamBuffer) -> usize {
@@ -282,11 +252,8 @@ fn tiny_fragments_cost_bounded_memory_in_any_order() {
         let end = (start + step).min(COUNT);
         (start + 1..end).step_by(2).chain((start..end).step_by(2))
     });
-    let orders: [Box<dyn Iterator<Item = u64>>; 3] = [
-        Box::new(0..COUNT),
-        Box::new((0..COUNT).rev()),
-        Box::new(alternating),
-    ];
+    let orders: [Box<dyn Iterator<Item = u64>>; 3] =
+        [Box::new(0..COUNT), Box::new((0..COUNT).rev()), Box::new(alternating)];
     for order in orders {
         let mut buffer = StreamBuffer::new();
         for (count, offset) in order.enumerate() {
@@ -297,17 +264,11 @@ fn tiny_fragments_cost_bounded_memory_in_any_order() {
                 assert!(footprint(&buffer) <= 2 * (count + 1) + 64 * 40 + buffer.runs() * 320);
             }
         }
-        assert_eq!(
-            (buffer.held(), buffer.runs(), buffer.gap_count()),
-            (COUNT, 1, 0)
-        );
+        assert_eq!((buffer.held(), buffer.runs(), buffer.gap_count()), (COUNT, 1, 0));
         let data = drain(&mut buffer);
         assert!((0..).zip(&data).all(|(at, held)| *held == pattern(at)));
         assert_eq!(data.len() as u64, COUNT);
-        assert!(
-            footprint(&buffer) <= 64 * 40,
-            "queues shrink when they empty"
-        );
+        assert!(footprint(&buffer) <= 64 * 40, "queues shrink when they empty");
     }
 }
 
@@ -315,7 +276,7 @@ fn tiny_fragments_cost_bounded_memory_in_any_order() {
 fn large_and_in_order_chunks_are_not_copied() {
     let mut buffer = StreamBuffer::new();
     let large = Bytes::from(vec![1; COPY_BLOCK]);
-    let small = Bytes::from(vec![2; 1400]);
+    let small = Bytes::from(vec![2; 1000]);
     buffer.write(COPY_BLOCK as u64, large.clone()).unwrap();
     buffer.write(0, large.clone()).unwrap();
     buffer.write(2 * COPY_BLOCK as u64, small.clone()).unwrap();
@@ -353,10 +314,7 @@ fn gaps_are_bounded() {
     }
     let beyond = 2 * MAX_GAPS as u64 + 1;
     assert_eq!(buffer.write(beyond, byte(0)), Err(BufferError::TooManyGaps));
-    assert_eq!(
-        (buffer.gap_count(), buffer.held()),
-        (MAX_GAPS, MAX_GAPS as u64)
-    );
+    assert_eq!((buffer.gap_count(), buffer.held()), (MAX_GAPS, MAX_GAPS as u64));
     // Neither growing a run nor filling a gap is refused.
     buffer.write(beyond - 1, byte(0)).unwrap();
     buffer.write(0, byte(0)).unwrap();
@@ -388,14 +346,8 @@ fn runs_are_bounded_although_reading_leaves_no_gap_between_them() {
 #[test]
 fn offsets_end_where_quic_ends() {
     let mut buffer = StreamBuffer::new();
-    assert_eq!(
-        buffer.write(MAX_OFFSET, byte(0)),
-        Err(BufferError::OffsetTooLarge)
-    );
-    assert_eq!(
-        buffer.write(u64::MAX, byte(0)),
-        Err(BufferError::OffsetTooLarge)
-    );
+    assert_eq!(buffer.write(MAX_OFFSET, byte(0)), Err(BufferError::OffsetTooLarge));
+    assert_eq!(buffer.write(u64::MAX, byte(0)), Err(BufferError::OffsetTooLarge));
     buffer.write(MAX_OFFSET - 1, byte(0)).unwrap();
     assert_eq!(buffer.write_end(), MAX_OFFSET);
 }
@@ -405,42 +357,19 @@ fn the_first_copy_wins_and_a_different_one_is_a_conflict() {
     let mut buffer = StreamBuffer::new();
     buffer.write(2, Bytes::from_static(b"cd")).unwrap();
     let written = buffer.write(0, Bytes::from_static(b"abXdef")).unwrap();
-    assert_eq!(
-        written,
-        Written {
-            new: 4,
-            duplicate: 2,
-            conflicting: 1
-        }
-    );
+    assert_eq!(written, Written { new: 4, duplicate: 2, conflicting: 1 });
     assert_eq!(drain(&mut buffer), b"abcdef");
     // What was read can no longer be compared.
     let written = buffer.write(0, Bytes::from_static(b"zz")).unwrap();
-    assert_eq!(
-        written,
-        Written {
-            new: 0,
-            duplicate: 2,
-            conflicting: 0
-        }
-    );
+    assert_eq!(written, Written { new: 0, duplicate: 2, conflicting: 0 });
 }
 
 #[test]
 fn unordered_reads_count_as_received_and_ordered_ones_step_over_them() {
     let mut buffer = StreamBuffer::new();
     buffer.write(2, Bytes::from_static(b"cd")).unwrap();
-    assert_eq!(
-        buffer.read_unordered(9),
-        Some((2, Bytes::from_static(b"cd")))
-    );
-    assert_eq!(
-        buffer
-            .write(2, Bytes::from_static(b"cd"))
-            .unwrap()
-            .duplicate,
-        2
-    );
+    assert_eq!(buffer.read_unordered(9), Some((2, Bytes::from_static(b"cd"))));
+    assert_eq!(buffer.write(2, Bytes::from_static(b"cd")).unwrap().duplicate, 2);
     buffer.write(4, Bytes::from_static(b"ef")).unwrap();
     assert_eq!((buffer.read(9), buffer.gap_count()), (None, 1));
     buffer.write(0, Bytes::from_static(b"ab")).unwrap();
@@ -458,10 +387,7 @@ fn closing_drops_everything() {
     assert_eq!(buffer.read(1), Some(Bytes::from_static(b"a")));
     buffer.close();
     assert!(buffer.is_closed());
-    assert_eq!(
-        (buffer.held(), buffer.runs(), buffer.gap_count()),
-        (0, 0, 0)
-    );
+    assert_eq!((buffer.held(), buffer.runs(), buffer.gap_count()), (0, 0, 0));
     assert_eq!((buffer.read(9), buffer.read_unordered(9)), (None, None));
     assert_eq!(buffer.read_position(), 1);
     assert_eq!(buffer.write(1, byte(0)), Err(BufferError::Closed));

@@ -63,13 +63,7 @@ impl ReceiveWindow {
         let max_streams = max_streams.clamp(1, u64::MAX / 2);
         let size = initial.max(2 * max_streams);
         let maximum = maximum.max(size);
-        Self {
-            size,
-            maximum,
-            max_streams,
-            loans: BTreeMap::new(),
-            lent: 0,
-        }
+        Self { size, maximum, max_streams, loans: BTreeMap::new(), lent: 0 }
     }
 
     /// Opens `stream` with the floor; returns its allowance. A stream that is open stays as it is.
@@ -113,9 +107,7 @@ impl ReceiveWindow {
     /// What `stream` may have granted and not read: 0 unless it is open.
     #[must_use]
     pub fn allowance(&self, stream: StreamId) -> u64 {
-        self.loans
-            .get(&stream)
-            .map_or(0, |loan| self.floor() + loan)
+        self.loans.get(&stream).map_or(0, |loan| self.floor() + loan)
     }
 
     /// Closes `stream` and takes its allowance back; returns how much that was.
@@ -166,10 +158,7 @@ impl ReceiveWindow {
 
     /// Granted share of the size, from 0 to 1.
     #[must_use]
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "a ratio for thresholds and displays"
-    )]
+    #[expect(clippy::cast_precision_loss, reason = "a ratio for thresholds and displays")]
     pub fn utilization(&self) -> f64 {
         (self.size - self.available()) as f64 / self.size as f64
     }
@@ -218,10 +207,7 @@ mod tests {
         assert_eq!(window.available(), 0);
         assert!((window.utilization() - 1.0).abs() < f64::EPSILON);
         assert_eq!(window.open(stream(0)), Ok(all));
-        assert_eq!(
-            window.open(stream(100)),
-            Err(WindowError::TooManyStreams(MAX_STREAMS))
-        );
+        assert_eq!(window.open(stream(100)), Err(WindowError::TooManyStreams(MAX_STREAMS)));
         assert_eq!(window.release(stream(0), 1), all - 1);
         assert_eq!(window.borrow(stream(1), 7), floor + 1);
         assert_eq!(window.close(stream(0)), all - 1);
@@ -274,13 +260,10 @@ mod tests {
 
         fn allowance(&mut self, index: u64, change: impl Fn(u64) -> u64) -> u64 {
             let floor = self.floor();
-            self.open
-                .iter_mut()
-                .find(|(open, _)| *open == index)
-                .map_or(0, |(_, loan)| {
-                    *loan = change(*loan);
-                    floor + *loan
-                })
+            self.open.iter_mut().find(|(open, _)| *open == index).map_or(0, |(_, loan)| {
+                *loan = change(*loan);
+                floor + *loan
+            })
         }
 
         fn apply(&mut self, window: &mut ReceiveWindow, operation: &Operation) {
@@ -320,11 +303,7 @@ mod tests {
         }
 
         fn check(&self, window: &ReceiveWindow) {
-            let total = self
-                .open
-                .iter()
-                .map(|(index, _)| window.allowance(stream(*index)))
-                .sum();
+            let total = self.open.iter().map(|(index, _)| window.allowance(stream(*index))).sum();
             assert!(self.size >= total);
             let floors = self.max_streams * self.floor();
             let status = WindowStatus {

@@ -29,6 +29,15 @@ macro_rules! messages {
                 }
             }
 
+            /// What the documents call it.
+            #[must_use]
+            pub const fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$variant(_) => stringify!($variant),)+
+                    Self::Unknown(_) => "a frame of an unknown type",
+                }
+            }
+
             fn payload(&self) -> Bytes {
                 match self {
                     $(Self::$variant(message) => delimited::payload(message),)+
@@ -85,21 +94,14 @@ messages! {
 
 /// Appends `message` as the frame `frame_id`, which counts from 0 per path and direction.
 pub fn encode(frame_id: u64, message: &ControlMessage, out: &mut BytesMut) {
-    debug_assert_eq!(
-        validate::control(message),
-        Ok(()),
-        "refused by its receiver"
-    );
+    debug_assert_eq!(validate::control(message), Ok(()), "refused by its receiver");
     let frame = ControlFrame {
         frame_id,
         r#type: message.frame_type(),
         payload: message.payload(),
         timestamp: 0,
     };
-    debug_assert!(
-        frame.encoded_len() <= MAX_CONTROL_FRAME,
-        "refused by its receiver"
-    );
+    debug_assert!(frame.encoded_len() <= MAX_CONTROL_FRAME, "refused by its receiver");
     delimited::encode(&frame, out);
 }
 
@@ -120,10 +122,7 @@ impl ControlDecoder {
     /// Before the first frame, which has `frame_id` 0.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            reader: DelimitedReader::new(MAX_CONTROL_FRAME),
-            next_id: 0,
-        }
+        Self { reader: DelimitedReader::new(MAX_CONTROL_FRAME), next_id: 0 }
     }
 
     /// Takes the next bytes of the stream.
@@ -143,10 +142,7 @@ impl ControlDecoder {
         self.reader.poll(|frame| {
             let frame = ControlFrame::decode(frame)?;
             if frame.frame_id != *next_id {
-                return Err(WireError::FrameId {
-                    expected: *next_id,
-                    found: frame.frame_id,
-                });
+                return Err(WireError::FrameId { expected: *next_id, found: frame.frame_id });
             }
             *next_id += 1;
             if frame.payload.is_empty() {

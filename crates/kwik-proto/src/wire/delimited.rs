@@ -31,10 +31,7 @@ impl DelimitedReader {
 
     pub(super) fn handle_input(&mut self, input: Bytes) {
         if self.failed.is_none() {
-            assert!(
-                self.input.is_empty(),
-                "poll until None before the next input"
-            );
+            assert!(self.input.is_empty(), "poll until None before the next input");
             self.input = input;
         }
     }
@@ -47,9 +44,7 @@ impl DelimitedReader {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        let result = self
-            .assemble()
-            .and_then(|message| message.map(decode).transpose());
+        let result = self.assemble().and_then(|message| message.map(decode).transpose());
         if let Err(error) = &result {
             self.failed = Some(error.clone());
             self.input.clear();
@@ -61,11 +56,7 @@ impl DelimitedReader {
     /// Whether the stream may end here.
     pub(super) fn handle_fin(&self) -> Result<(), WireError> {
         let idle = self.length.is_none() && self.prefix.is_idle() && self.input.is_empty();
-        if idle {
-            Ok(())
-        } else {
-            Err(WireError::Truncated)
-        }
+        if idle { Ok(()) } else { Err(WireError::Truncated) }
     }
 
     fn assemble(&mut self) -> Result<Option<Bytes>, WireError> {
@@ -121,9 +112,5 @@ const PADDING: &[u8] = &[0xc0, 0x3e, 0x00];
 /// one's first stream) are padded with field 1000.
 pub(super) fn payload(message: &impl Message) -> Bytes {
     let encoded = message.encode_to_vec();
-    if encoded.is_empty() {
-        Bytes::from_static(PADDING)
-    } else {
-        encoded.into()
-    }
+    if encoded.is_empty() { Bytes::from_static(PADDING) } else { encoded.into() }
 }

@@ -68,10 +68,6 @@ impl WireError {
     /// Refuses `found` over `limit`.
     pub(super) fn check(what: &'static str, found: u64, limit: usize) -> Result<(), Self> {
         let limit = limit as u64;
-        if found > limit {
-            Err(Self::TooLarge { what, found, limit })
-        } else {
-            Ok(())
-        }
+        if found > limit { Err(Self::TooLarge { what, found, limit }) } else { Ok(()) }
     }
 }

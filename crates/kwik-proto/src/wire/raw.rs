@@ -11,11 +11,7 @@ const MAX_RAW_MESSAGE: usize = MAX_RAW_PACKET + 2 * MAX_TEXT + 128;
 
 /// Appends `packet` behind its length.
 pub fn encode_raw(packet: &RawPacketTransmission, out: &mut BytesMut) {
-    debug_assert_eq!(
-        validate::raw_packet(packet),
-        Ok(()),
-        "refused by its receiver"
-    );
+    debug_assert_eq!(validate::raw_packet(packet), Ok(()), "refused by its receiver");
     delimited::encode(packet, out);
 }
 
@@ -35,9 +31,7 @@ impl RawDecoder {
     /// After the kind of the stream.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            reader: DelimitedReader::new(MAX_RAW_MESSAGE),
-        }
+        Self { reader: DelimitedReader::new(MAX_RAW_MESSAGE) }
     }
 
     /// Takes the next bytes of the stream.
@@ -121,19 +115,13 @@ mod tests {
     fn an_oversized_packet_is_refused_from_its_prefix() {
         let mut out = BytesMut::new();
         prost::encoding::encode_varint(MAX_RAW_MESSAGE as u64 + 1, &mut out);
-        assert!(matches!(
-            decode(&out, &[1]),
-            Err(WireError::TooLarge { .. })
-        ));
+        assert!(matches!(decode(&out, &[1]), Err(WireError::TooLarge { .. })));
         let packet = RawPacketTransmission {
             data: vec![0; MAX_RAW_PACKET + 1].into(),
             ..Default::default()
         };
         let encoded = packet.encode_length_delimited_to_vec();
-        assert!(matches!(
-            decode(&encoded, &[1000]),
-            Err(WireError::TooLarge { .. })
-        ));
+        assert!(matches!(decode(&encoded, &[1000]), Err(WireError::TooLarge { .. })));
     }
 
     #[test]

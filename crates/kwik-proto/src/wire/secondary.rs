@@ -26,11 +26,7 @@ pub enum SecondaryEvent {
 
 /// Appends `event` as one frame.
 pub fn encode_secondary(event: &SecondaryEvent, out: &mut BytesMut) {
-    debug_assert_eq!(
-        validate::secondary(event),
-        Ok(()),
-        "refused by its receiver"
-    );
+    debug_assert_eq!(validate::secondary(event), Ok(()), "refused by its receiver");
     use MetadataFrameType as Type;
     let (frame_type, payload) = match event {
         SecondaryEvent::Open(open) => (Type::SecondaryStreamOpen as i32, delimited::payload(open)),
@@ -38,11 +34,7 @@ pub fn encode_secondary(event: &SecondaryEvent, out: &mut BytesMut) {
         SecondaryEvent::Close(m) => (Type::SecondaryStreamClose as i32, delimited::payload(m)),
         SecondaryEvent::Unknown(number) => (*number, delimited::payload(&())),
     };
-    let frame = StreamMetadataFrame {
-        r#type: frame_type,
-        payload,
-        ..Default::default()
-    };
+    let frame = StreamMetadataFrame { r#type: frame_type, payload, ..Default::default() };
     delimited::encode(&frame, out);
 }
 
@@ -62,9 +54,7 @@ impl SecondaryDecoder {
     /// After the kind of the stream.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            reader: DelimitedReader::new(MAX_SECONDARY_FRAME),
-        }
+        Self { reader: DelimitedReader::new(MAX_SECONDARY_FRAME) }
     }
 
     /// Takes the next bytes of the stream.
@@ -139,11 +129,7 @@ mod tests {
 
     fn frame(number: i32, message: &impl Message) -> Vec<u8> {
         let payload = message.encode_to_vec().into();
-        let frame = StreamMetadataFrame {
-            r#type: number,
-            payload,
-            ..Default::default()
-        };
+        let frame = StreamMetadataFrame { r#type: number, payload, ..Default::default() };
         frame.encode_length_delimited_to_vec()
     }
 
@@ -188,10 +174,7 @@ mod tests {
     fn an_oversized_frame_is_refused_from_its_prefix() {
         let mut out = BytesMut::new();
         prost::encoding::encode_varint(MAX_SECONDARY_FRAME as u64 + 1, &mut out);
-        assert!(matches!(
-            decode(&out, &[1]),
-            Err(WireError::TooLarge { .. })
-        ));
+        assert!(matches!(decode(&out, &[1]), Err(WireError::TooLarge { .. })));
     }
 
     #[test]
@@ -202,35 +185,16 @@ mod tests {
     #[test]
     fn oversized_data_is_refused() {
         let data = vec![0; MAX_PACKET_PAYLOAD + 1].into();
-        let encoded = frame(
-            1,
-            &SecondaryStreamData {
-                data,
-                ..Default::default()
-            },
-        );
-        assert!(matches!(
-            decode(&encoded, &[9999]),
-            Err(WireError::TooLarge { .. })
-        ));
+        let encoded = frame(1, &SecondaryStreamData { data, ..Default::default() });
+        assert!(matches!(decode(&encoded, &[9999]), Err(WireError::TooLarge { .. })));
     }
 
     #[test]
     fn data_beyond_the_largest_offset_is_refused() {
         for offset in [MAX_OFFSET, u64::MAX] {
             let data = Bytes::from_static(b"xx");
-            let encoded = frame(
-                1,
-                &SecondaryStreamData {
-                    offset,
-                    data,
-                    ..Default::default()
-                },
-            );
-            assert!(matches!(
-                decode(&encoded, &[99]),
-                Err(WireError::Invalid(_))
-            ));
+            let encoded = frame(1, &SecondaryStreamData { offset, data, ..Default::default() });
+            assert!(matches!(decode(&encoded, &[99]), Err(WireError::Invalid(_))));
         }
     }
 

@@ -2,10 +2,11 @@
 
 use super::control::ControlMessage;
 use super::pb::control::{
-    AddPathRequest, AuthenticationRequest, BackpressureReason, ByteRange, Lease, LeaseOutcome,
-    PathStatus, RawPacketTransmission, Resume, StreamLimits,
+    AddPathRequest, AuthenticationRequest, AuthenticationResponse, BackpressureReason, ByteRange,
+    Lease, LeaseOutcome, PathStatus, PathStatusNotification, RawPacketTransmission, Resume,
+    StreamLimits,
 };
-use super::pb::metadata::MappingOperation;
+use super::pb::metadata::{MappingOperation, StreamMappingUpdate};
 use super::pb::secondary::{SecondaryStreamClose, SecondaryStreamData, SecondaryStreamOpen};
 use super::{SecondaryEvent, WireError};
 use crate::limits::{
@@ -28,17 +29,11 @@ pub(super) fn control(message: &ControlMessage) -> Result {
     match message {
         M::AddPathRequest(m) => add_path(m),
         M::AddPathResponse(m) => texts(&[&m.path_id, &m.error_message]),
-        M::RemovePathRequest(m) => text(&m.path_id),
+        M::RemovePathRequest(m) => texts(&[&m.path_id]),
         M::RemovePathResponse(m) => texts(&[&m.path_id, &m.error_message]),
-        M::PathStatusNotification(m) => {
-            known(PathStatus::try_from(m.status), "a path status")?;
-            texts(&[&m.path_id, &m.reason])
-        }
+        M::PathStatusNotification(m) => path_status(m),
         M::AuthenticationRequest(m) => authentication(m),
-        M::AuthenticationResponse(m) => {
-            stream_limits(m.limits.as_ref())?;
-            texts(&[&m.session_id, &m.error_message])
-        }
+        M::AuthenticationResponse(m) => authenticated(m),
         M::StreamCreateNotification(m) => {
             number(m.logical_stream_id)?;
             text(&m.path_id)
@@ -64,42 +59,26 @@ pub(super) fn control(message: &ControlMessage) -> Result {
         M::MaxStreamData(m) => numbers(&[m.stream_id, m.maximum]),
         M::Resume(m) => resume(m),
         M::Backpressure(m) => {
-            known(
-                BackpressureReason::try_from(m.reason),
-                "a backpressure reason",
-            )?;
+            known(BackpressureReason::try_from(m.reason), "a reason")?;
             number(m.stream_id.unwrap_or_default())
         }
         M::SessionClose(m) => {
             number(m.code)?;
-            WireError::check("a close reason", m.reason.len() as u64, MAX_TEXT)
+            WireError::check("a reason", m.reason.len() as u64, MAX_TEXT)
         }
         M::OffsetSyncRequest(m) => {
             numbers(&[m.kwik_stream_id, m.current_offset])?;
             text(&m.requesting_path_id)
         }
         M::OffsetSyncResponse(m) => numbers(&[m.kwik_stream_id, m.expected_offset]),
-        M::StreamMappingUpdate(m) => {
-            known(
-                MappingOperation::try_from(m.operation),
-                "a mapping operation",
-            )?;
-            numbers(&[m.secondary_stream_id, m.kwik_stream_id])?;
-            text(&m.path_id)
-        }
+        M::StreamMappingUpdate(m) => mapping(m),
         M::Ack(m) => {
-            count(
-                "acknowledged packets",
-                m.acked_packet_ids.len(),
-                MAX_GAPS as u64,
-            )?;
+            count("packets", m.acked_packet_ids.len(), MAX_GAPS as u64)?;
             text(&m.path_id)
         }
         // Counters and identifiers alone, which are looked up and index nothing.
-        M::Revoke(_) | M::Cancel(_) | M::RelayReport(_) | M::Heartbeat(_) | M::PathReport(_) => {
-            Ok(())
-        }
-        M::Unknown(_) => Ok(()),
+        M::Revoke(_) | M::Cancel(_) | M::RelayReport(_) | M::Heartbeat(_) => Ok(()),
+        M::PathReport(_) | M::Unknown(_) => Ok(()),
     }
 }
 
@@ -120,11 +99,7 @@ pub(super) fn secondary(event: &SecondaryEvent) -> Result {
             source_path_id,
             ..
         }) => {
-            numbers(&[
-                *secondary_stream_id,
-                *target_kwik_stream_id,
-                *initial_offset,
-            ])?;
+            numbers(&[*secondary_stream_id, *target_kwik_stream_id, *initial_offset])?;
             text(source_path_id)
         }
         SecondaryEvent::Data(SecondaryStreamData {
@@ -156,11 +131,7 @@ pub(super) fn secondary(event: &SecondaryEvent) -> Result {
 
 /// A number that QUIC's 62 bits must hold: stream ids, offsets, error codes.
 pub(super) fn number(value: u64) -> Result {
-    if value > MAX_OFFSET {
-        Err(WireError::Invalid("a number over 62 bits"))
-    } else {
-        Ok(())
-    }
+    if value > MAX_OFFSET { Err(WireError::Invalid("a number over 62 bits")) } else { Ok(()) }
 }
 
 /// `[offset, offset + len)` lies within what a stream can hold.
@@ -183,6 +154,22 @@ fn authentication(m: &AuthenticationRequest) -> Result {
     exact(&m.proof, SIGNATURE, "a proof")?;
     stream_limits(m.limits.as_ref())?;
     text(&m.session_id)
+}
+
+fn authenticated(m: &AuthenticationResponse) -> Result {
+    stream_limits(m.limits.as_ref())?;
+    texts(&[&m.session_id, &m.error_message])
+}
+
+fn path_status(m: &PathStatusNotification) -> Result {
+    known(PathStatus::try_from(m.status), "a path status")?;
+    texts(&[&m.path_id, &m.reason])
+}
+
+fn mapping(m: &StreamMappingUpdate) -> Result {
+    known(MappingOperation::try_from(m.operation), "an operation")?;
+    numbers(&[m.secondary_stream_id, m.kwik_stream_id])?;
+    text(&m.path_id)
 }
 
 fn lease(m: &Lease) -> Result {
@@ -210,11 +197,7 @@ fn stream_limits(limits: Option<&StreamLimits>) -> Result {
 
 /// The highest id must fit 62 bits (RFC 9000 section 4.6).
 fn stream_count(streams: u64) -> Result {
-    if streams > 1 << 60 {
-        Err(WireError::Invalid("a number of streams"))
-    } else {
-        Ok(())
-    }
+    if streams > 1 << 60 { Err(WireError::Invalid("a number of streams")) } else { Ok(()) }
 }
 
 fn numbers(values: &[u64]) -> Result {
@@ -222,11 +205,7 @@ fn numbers(values: &[u64]) -> Result {
 }
 
 fn range(start: u64, end: u64) -> Result {
-    if start > end {
-        Err(WireError::Invalid("a range"))
-    } else {
-        number(end)
-    }
+    if start > end { Err(WireError::Invalid("a range")) } else { number(end) }
 }
 
 fn ranges(ranges: &[ByteRange]) -> Result {
@@ -236,11 +215,7 @@ fn ranges(ranges: &[ByteRange]) -> Result {
 
 fn count(what: &'static str, found: usize, limit: u64) -> Result {
     let found = found as u64;
-    if found > limit {
-        Err(WireError::TooLarge { what, found, limit })
-    } else {
-        Ok(())
-    }
+    if found > limit { Err(WireError::TooLarge { what, found, limit }) } else { Ok(()) }
 }
 
 fn text(text: &str) -> Result {
@@ -253,11 +228,7 @@ fn texts(texts: &[&str]) -> Result {
 
 /// Absent, or of the one length that its algorithm has.
 fn exact(bytes: &[u8], length: usize, what: &'static str) -> Result {
-    if bytes.is_empty() || bytes.len() == length {
-        Ok(())
-    } else {
-        Err(WireError::Invalid(what))
-    }
+    if bytes.is_empty() || bytes.len() == length { Ok(()) } else { Err(WireError::Invalid(what)) }
 }
 
 /// Generated accessors read an unknown value as the first one, which may mean success.

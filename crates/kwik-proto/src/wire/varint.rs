@@ -58,15 +58,9 @@ mod tests {
 
     #[test]
     fn refuses_more_than_64_bits() {
-        for bytes in [
-            &[0xff; 11][..],
-            &[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 2],
-        ] {
+        for bytes in [&[0xff; 11][..], &[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 2]] {
             let mut input = Bytes::copy_from_slice(bytes);
-            assert_eq!(
-                VarintReader::default().read(&mut input),
-                Err(WireError::Varint)
-            );
+            assert_eq!(VarintReader::default().read(&mut input), Err(WireError::Varint));
         }
     }
 }

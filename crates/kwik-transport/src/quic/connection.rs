@@ -45,11 +45,7 @@ impl Connection {
     /// Opens a stream, waiting for the peer's stream credit. The peer learns of it with its first
     /// data. Cancel safe.
     pub(crate) async fn open_uni(&self) -> Result<SendStream, ConnectionError> {
-        self.0
-            .open_uni()
-            .await
-            .map(SendStream::new)
-            .map_err(ConnectionError::from_quic)
+        self.0.open_uni().await.map(SendStream::new).map_err(ConnectionError::from_quic)
     }
 
     /// Opens a stream both ways, waiting for the peer's stream credit. The peer learns of it with
@@ -61,36 +57,23 @@ impl Connection {
 
     /// The peer's next unidirectional stream. Cancel safe.
     pub(crate) async fn accept_uni(&self) -> Result<RecvStream, ConnectionError> {
-        self.0
-            .accept_uni()
-            .await
-            .map(RecvStream::new)
-            .map_err(ConnectionError::from_quic)
+        self.0.accept_uni().await.map(RecvStream::new).map_err(ConnectionError::from_quic)
     }
 
     /// The peer's next bidirectional stream. Cancel safe.
     pub(crate) async fn accept_bi(&self) -> Result<(SendStream, RecvStream), ConnectionError> {
-        let (send, recv) = self
-            .0
-            .accept_bi()
-            .await
-            .map_err(ConnectionError::from_quic)?;
+        let (send, recv) = self.0.accept_bi().await.map_err(ConnectionError::from_quic)?;
         Ok((SendStream::new(send), RecvStream::new(recv)))
     }
 
     /// Sends an unreliable datagram; the oldest waiting ones make room for it.
     pub(crate) fn send_datagram(&self, data: Bytes) -> Result<(), SendDatagramError> {
-        self.0
-            .send_datagram(data)
-            .map_err(SendDatagramError::from_quic)
+        self.0.send_datagram(data).map_err(SendDatagramError::from_quic)
     }
 
     /// The next datagram of the peer. Cancel safe.
     pub(crate) async fn read_datagram(&self) -> Result<Bytes, ConnectionError> {
-        self.0
-            .read_datagram()
-            .await
-            .map_err(ConnectionError::from_quic)
+        self.0.read_datagram().await.map_err(ConnectionError::from_quic)
     }
 
     /// The largest datagram that can be sent now; `None` when the peer takes none.

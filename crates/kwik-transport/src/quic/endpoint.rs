@@ -65,10 +65,7 @@ impl Endpoint {
             .inner
             .connect_with(config, address, server_name)
             .map_err(ConnectError::from_quic)?;
-        Ok(Connecting {
-            inner,
-            pin: Some(pin),
-        })
+        Ok(Connecting { inner, pin: Some(pin) })
     }
 
     /// The next connection attempt, or `None` once the endpoint is closed. Cancel safe.
@@ -138,14 +135,12 @@ impl Future for Connecting {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        Pin::new(&mut this.inner)
-            .poll(cx)
-            .map(|result| match result {
-                Ok(connection) => Ok(Connection::new(connection)),
-                Err(error) => {
-                    let mismatch = this.pin.as_ref().and_then(PinCheck::mismatch);
-                    Err(mismatch.unwrap_or_else(|| ConnectionError::from_quic(error).into()))
-                }
-            })
+        Pin::new(&mut this.inner).poll(cx).map(|result| match result {
+            Ok(connection) => Ok(Connection::new(connection)),
+            Err(error) => {
+                let mismatch = this.pin.as_ref().and_then(PinCheck::mismatch);
+                Err(mismatch.unwrap_or_else(|| ConnectionError::from_quic(error).into()))
+            }
+        })
     }
 }

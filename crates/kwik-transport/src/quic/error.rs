@@ -60,18 +60,15 @@ impl ConnectionError {
         use quinn::ConnectionError as Quic;
         match error {
             Quic::VersionMismatch => Self::VersionMismatch,
-            Quic::TransportError(error) => Self::TransportError {
-                code: error.code.into(),
-                reason: error.reason,
-            },
-            Quic::ConnectionClosed(close) => Self::ConnectionClosed {
-                code: close.error_code.into(),
-                reason: close.reason,
-            },
-            Quic::ApplicationClosed(close) => Self::ApplicationClosed {
-                code: close.error_code.into(),
-                reason: close.reason,
-            },
+            Quic::TransportError(error) => {
+                Self::TransportError { code: error.code.into(), reason: error.reason }
+            }
+            Quic::ConnectionClosed(close) => {
+                Self::ConnectionClosed { code: close.error_code.into(), reason: close.reason }
+            }
+            Quic::ApplicationClosed(close) => {
+                Self::ApplicationClosed { code: close.error_code.into(), reason: close.reason }
+            }
             Quic::Reset => Self::Reset,
             Quic::TimedOut => Self::TimedOut,
             Quic::LocallyClosed => Self::LocallyClosed,

@@ -18,11 +18,7 @@ impl UdpSocket {
     /// Binds to `address` with buffers of `buffer` bytes, or what the kernel grants. An IPv6
     /// socket takes IPv4 peers too where the system allows it.
     pub(crate) fn bind(address: SocketAddr, buffer: usize, runtime: &Runtime) -> io::Result<Self> {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::DGRAM,
-            Some(Protocol::UDP),
-        )?;
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
         if address.is_ipv6()
             && let Err(error) = socket.set_only_v6(false)
         {
@@ -44,10 +40,7 @@ impl UdpSocket {
 fn enlarge_buffers(socket: &Socket, wished: usize) -> io::Result<()> {
     static WARNED: Once = Once::new();
     // Some systems refuse what Linux cuts down; the granted size tells either way.
-    for result in [
-        socket.set_recv_buffer_size(wished),
-        socket.set_send_buffer_size(wished),
-    ] {
+    for result in [socket.set_recv_buffer_size(wished), socket.set_send_buffer_size(wished)] {
         if let Err(error) = result {
             tracing::debug!(%error, wished, "socket buffer size refused");
         }
@@ -68,9 +61,5 @@ fn enlarge_buffers(socket: &Socket, wished: usize) -> io::Result<()> {
 
 /// Linux reports twice what was granted, to account for its bookkeeping (socket(7)).
 fn granted(reported: usize) -> usize {
-    if cfg!(target_os = "linux") {
-        reported / 2
-    } else {
-        reported
-    }
+    if cfg!(target_os = "linux") { reported / 2 } else { reported }
 }

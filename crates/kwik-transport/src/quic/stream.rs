@@ -31,10 +31,7 @@ pub(crate) struct Written {
 
 impl From<quinn::Written> for Written {
     fn from(written: quinn::Written) -> Self {
-        Self {
-            bytes: written.bytes,
-            chunks: written.chunks,
-        }
+        Self { bytes: written.bytes, chunks: written.chunks }
     }
 }
 
@@ -66,11 +63,7 @@ impl SendStream {
     ///
     /// Cancel safe: nothing was written unless it completed.
     pub(crate) async fn write_chunks(&mut self, bufs: &mut [Bytes]) -> Result<Written, WriteError> {
-        self.0
-            .write_chunks(bufs)
-            .await
-            .map(Into::into)
-            .map_err(WriteError::from_quic)
+        self.0.write_chunks(bufs).await.map(Into::into).map_err(WriteError::from_quic)
     }
 
     /// [`Self::write_chunks`] as a poll: when pending, the task is woken once the stream takes
@@ -88,10 +81,7 @@ impl SendStream {
     ///
     /// Not cancel safe, but what is left in `bufs` was not written.
     pub(crate) async fn write_all_chunks(&mut self, bufs: &mut [Bytes]) -> Result<(), WriteError> {
-        self.0
-            .write_all_chunks(bufs)
-            .await
-            .map_err(WriteError::from_quic)
+        self.0.write_all_chunks(bufs).await.map_err(WriteError::from_quic)
     }
 
     /// Writes all of `buf`. Not cancel safe.
@@ -154,15 +144,8 @@ impl RecvStream {
         max: usize,
         ordered: bool,
     ) -> Result<Option<Chunk>, ReadError> {
-        let chunk = self
-            .0
-            .read_chunk(max, ordered)
-            .await
-            .map_err(ReadError::from_quic)?;
-        Ok(chunk.map(|chunk| Chunk {
-            offset: chunk.offset,
-            bytes: chunk.bytes,
-        }))
+        let chunk = self.0.read_chunk(max, ordered).await.map_err(ReadError::from_quic)?;
+        Ok(chunk.map(|chunk| Chunk { offset: chunk.offset, bytes: chunk.bytes }))
     }
 
     /// [`Self::read_chunk`] as a poll. Only the last task that polled is woken.

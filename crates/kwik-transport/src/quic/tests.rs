@@ -23,10 +23,7 @@ const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0)
 const MIB: usize = 1024 * 1024;
 
 fn pkcs8() -> Vec<u8> {
-    Ed25519KeyPair::generate_pkcs8(&SystemRandom::new())
-        .unwrap()
-        .as_ref()
-        .to_vec()
+    Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap().as_ref().to_vec()
 }
 
 fn endpoint(server: Option<&ServerTls>) -> Endpoint {
@@ -48,13 +45,8 @@ async fn dial(
     server: &Endpoint,
     name: &str,
     tls: &ClientTls,
-) -> (
-    Result<Connection, ConnectError>,
-    Result<Connection, ConnectError>,
-) {
-    let connecting = client
-        .connect(server.local_addr().unwrap(), name, tls)
-        .unwrap();
+) -> (Result<Connection, ConnectError>, Result<Connection, ConnectError>) {
+    let connecting = client.connect(server.local_addr().unwrap(), name, tls).unwrap();
     let accept = async { server.accept().await.unwrap().accept()?.await };
     tokio::join!(connecting, accept)
 }
@@ -69,11 +61,7 @@ async fn pair() -> Pair {
     let (acceptor, tls) = server();
     let dialer = endpoint(None);
     let (client, server) = dial(&dialer, &acceptor, "kwik", &pinning(&tls)).await;
-    Pair {
-        client: client.unwrap(),
-        server: server.unwrap(),
-        _endpoints: [dialer, acceptor],
-    }
+    Pair { client: client.unwrap(), server: server.unwrap(), _endpoints: [dialer, acceptor] }
 }
 
 #[tokio::test]
@@ -95,16 +83,10 @@ async fn wrong_pin_is_refused_with_both_keys() {
     let pinning = ClientTls::new(ServerTrust::Pin(expected)).unwrap();
     let (client, server) = dial(&endpoint(None), &acceptor, "kwik", &pinning).await;
     let actual = tls.fingerprint();
-    assert_eq!(
-        client.unwrap_err(),
-        ConnectError::PinMismatch { expected, actual }
-    );
+    assert_eq!(client.unwrap_err(), ConnectError::PinMismatch { expected, actual });
     assert!(matches!(
         server.unwrap_err(),
-        ConnectError::Connection(ConnectionError::ConnectionClosed {
-            code: 0x100..=0x1ff,
-            ..
-        })
+        ConnectError::Connection(ConnectionError::ConnectionClosed { code: 0x100..=0x1ff, .. })
     ));
 }
 
@@ -132,11 +114,9 @@ async fn stolen_certificate_fails_at_the_handshake_signature() {
     let signer = rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&owner, &rcgen::PKCS_ED25519);
     let params = rcgen::CertificateParams::default();
     let certificate = params.self_signed(&signer.unwrap()).unwrap().der().clone();
-    let mut tls = ServerTls::from_chain(
-        vec![certificate.to_vec()],
-        owner.secret_pkcs8_der().to_vec(),
-    )
-    .unwrap();
+    let mut tls =
+        ServerTls::from_chain(vec![certificate.to_vec()], owner.secret_pkcs8_der().to_vec())
+            .unwrap();
     let key = any_supported_type(&PrivatePkcs8KeyDer::from(pkcs8()).into()).unwrap();
     let mut config = (*tls.config).clone();
     config.cert_resolver = Arc::new(Thief(CertifiedKey::new(vec![certificate], key).into()));
@@ -170,22 +150,13 @@ async fn ca_certificates_are_checked_for_root_and_name() {
     assert_eq!(client.unwrap().peer_key(), Some(tls.fingerprint()));
     let (client, _server) = dial(&endpoint(None), &acceptor, "other.example", &trusting).await;
     assert!(matches!(client.unwrap_err(), ConnectError::Connection(_)));
-    assert!(matches!(
-        ClientTls::new(ServerTrust::WebPki(vec![])),
-        Err(TlsError::Roots(_))
-    ));
+    assert!(matches!(ClientTls::new(ServerTrust::WebPki(vec![])), Err(TlsError::Roots(_))));
 }
 
 #[test]
 fn unusable_keys_are_refused() {
-    assert!(matches!(
-        ServerTls::self_signed(b"no key"),
-        Err(TlsError::Key(_))
-    ));
-    assert!(matches!(
-        ServerTls::from_chain(vec![], pkcs8()),
-        Err(TlsError::Certificate(_))
-    ));
+    assert!(matches!(ServerTls::self_signed(b"no key"), Err(TlsError::Key(_))));
+    assert!(matches!(ServerTls::from_chain(vec![], pkcs8()), Err(TlsError::Certificate(_))));
 }
 
 #[tokio::test]
@@ -205,23 +176,13 @@ async fn other_application_protocol_is_refused() {
 async fn exporter_is_equal_at_both_ends_and_bound_to_its_context() {
     let pair = pair().await;
     let key = pair.client.export_keying_material(b"kwik test", b"path 1");
-    assert_eq!(
-        key,
-        pair.server.export_keying_material(b"kwik test", b"path 1")
-    );
-    assert_ne!(
-        key,
-        pair.server.export_keying_material(b"kwik test", b"path 2")
-    );
+    assert_eq!(key, pair.server.export_keying_material(b"kwik test", b"path 1"));
+    assert_ne!(key, pair.server.export_keying_material(b"kwik test", b"path 2"));
 }
 
 #[tokio::test]
 async fn streams_and_datagrams_go_both_ways() {
-    let Pair {
-        client,
-        server,
-        _endpoints,
-    } = pair().await;
+    let Pair { client, server, _endpoints } = pair().await;
     let (mut send, mut recv) = client.open_bi().await.unwrap();
     send.write_chunk(Bytes::from_static(b"ping")).await.unwrap();
     send.finish().unwrap();
@@ -230,29 +191,18 @@ async fn streams_and_datagrams_go_both_ways() {
     let chunk = question.read_chunk(MIB, true).await.unwrap().unwrap();
     assert_eq!((chunk.offset, &chunk.bytes[..]), (0, &b"ping"[..]));
     assert_eq!(question.read_chunk(MIB, true).await.unwrap(), None);
-    answer
-        .write_all_chunks(&mut [Bytes::from_static(b"po"), "ng".into()])
-        .await
-        .unwrap();
+    answer.write_all_chunks(&mut [Bytes::from_static(b"po"), "ng".into()]).await.unwrap();
     answer.finish().unwrap();
-    assert_eq!(
-        &recv.read_chunk(MIB, false).await.unwrap().unwrap().bytes[..],
-        b"pong"
-    );
+    assert_eq!(&recv.read_chunk(MIB, false).await.unwrap().unwrap().bytes[..], b"pong");
     assert_eq!(send.stopped().await.unwrap(), None);
 
     let mut uni = server.open_uni().await.unwrap();
     uni.set_priority(1).unwrap();
-    uni.write_chunks(&mut [Bytes::from_static(b"x")])
-        .await
-        .unwrap();
+    uni.write_chunks(&mut [Bytes::from_static(b"x")]).await.unwrap();
     let mut stopped = client.accept_uni().await.unwrap();
     stopped.stop(17).unwrap();
     assert_eq!(uni.stopped().await.unwrap(), Some(17));
-    assert_eq!(
-        uni.write_chunk("y".into()).await,
-        Err(WriteError::Stopped(17))
-    );
+    assert_eq!(uni.write_chunk("y".into()).await, Err(WriteError::Stopped(17)));
 
     let mut uni = client.open_uni().await.unwrap();
     uni.write_chunk("x".into()).await.unwrap();
@@ -266,25 +216,15 @@ async fn streams_and_datagrams_go_both_ways() {
     client.send_datagram("gram".into()).unwrap();
     assert_eq!(&server.read_datagram().await.unwrap()[..], b"gram");
     let large = Bytes::from(vec![0; 64 * 1024]);
-    assert_eq!(
-        client.send_datagram(large),
-        Err(SendDatagramError::TooLarge)
-    );
+    assert_eq!(client.send_datagram(large), Err(SendDatagramError::TooLarge));
 }
 
 #[tokio::test]
 async fn close_is_told_with_code_and_reason() {
-    let Pair {
-        client,
-        server,
-        _endpoints,
-    } = pair().await;
+    let Pair { client, server, _endpoints } = pair().await;
     assert_eq!(client.close_reason(), None);
     server.close(0x4b00, b"done");
-    let closed = ConnectionError::ApplicationClosed {
-        code: 0x4b00,
-        reason: "done".into(),
-    };
+    let closed = ConnectionError::ApplicationClosed { code: 0x4b00, reason: "done".into() };
     assert_eq!(client.closed().await, closed);
     assert_eq!(client.close_reason(), Some(closed.clone()));
     assert_eq!(server.close_reason(), Some(ConnectionError::LocallyClosed));
@@ -305,10 +245,8 @@ async fn refused_and_switched_off_servers_do_not_answer() {
     ));
 
     acceptor.set_server(None);
-    let impatient = QuicConfig {
-        idle_timeout: Duration::from_millis(200),
-        ..QuicConfig::default()
-    };
+    let impatient =
+        QuicConfig { idle_timeout: Duration::from_millis(200), ..QuicConfig::default() };
     let impatient = Endpoint::bind(LOOPBACK, None, &impatient, &Runtime::tokio()).unwrap();
     let unheard = impatient.connect(address, "kwik", &pinning).unwrap().await;
     assert_eq!(unheard.unwrap_err(), ConnectionError::TimedOut.into());
@@ -342,11 +280,7 @@ async fn invalid_targets_are_refused_at_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bulk_transfer_by_polls() {
     const TOTAL: usize = 64 * MIB;
-    let Pair {
-        client,
-        server,
-        _endpoints,
-    } = pair().await;
+    let Pair { client, server, _endpoints } = pair().await;
     let pattern: Bytes = (0..251).cycle().take(MIB).collect::<Vec<u8>>().into();
     let payload = pattern.clone();
     let sender = async {
@@ -373,10 +307,7 @@ async fn bulk_transfer_by_polls() {
         let mut recv = client.accept_uni().await.unwrap();
         let mut bufs = vec![Bytes::new(); 64];
         let mut offset = 0;
-        while let Some(filled) = poll_fn(|cx| recv.poll_read_chunks(cx, &mut bufs))
-            .await
-            .unwrap()
-        {
+        while let Some(filled) = poll_fn(|cx| recv.poll_read_chunks(cx, &mut bufs)).await.unwrap() {
             for chunk in &bufs[..filled] {
                 let mut rest = &chunk[..];
                 while !rest.is_empty() {
@@ -403,20 +334,14 @@ async fn bulk_transfer_by_polls() {
 #[tokio::test]
 async fn window_growth_wakes_a_polled_writer() {
     let (acceptor, tls) = server();
-    let small = QuicConfig {
-        receive_window: 64 * 1024,
-        ..QuicConfig::default()
-    };
+    let small = QuicConfig { receive_window: 64 * 1024, ..QuicConfig::default() };
     let dialer = Endpoint::bind(LOOPBACK, None, &small, &Runtime::tokio()).unwrap();
     let (client, server) = dial(&dialer, &acceptor, "kwik", &pinning(&tls)).await;
     let (client, server) = (client.unwrap(), server.unwrap());
     let mut send = server.open_uni().await.unwrap();
     let mut bufs = [Bytes::from(vec![1; MIB])];
     let first = send.write_chunks(&mut bufs).await.unwrap();
-    assert_eq!(
-        (first.bytes, first.chunks, bufs[0].len()),
-        (64 * 1024, 0, MIB - 64 * 1024)
-    );
+    assert_eq!((first.bytes, first.chunks, bufs[0].len()), (64 * 1024, 0, MIB - 64 * 1024));
     let mut raised = false;
     let second = poll_fn(|cx| {
         let poll = send.poll_write_chunks(cx, &mut bufs);

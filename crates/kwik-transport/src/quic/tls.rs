@@ -40,12 +40,7 @@ impl Fingerprint {
     pub(super) fn of_certificate(certificate: &CertificateDer<'_>) -> Result<Self, rustls::Error> {
         let key = ParsedCertificate::try_from(certificate)?.subject_public_key_info();
         let digest = ring::digest::digest(&ring::digest::SHA256, &key);
-        Ok(Self(
-            digest
-                .as_ref()
-                .try_into()
-                .expect("invariant: SHA-256 has 32 bytes"),
-        ))
+        Ok(Self(digest.as_ref().try_into().expect("invariant: SHA-256 has 32 bytes")))
     }
 }
 
@@ -103,9 +98,7 @@ impl ServerTls {
         let certificate = rcgen::CertificateParams::new(vec!["kwik".to_owned()])
             .and_then(|mut params| {
                 params.distinguished_name = rcgen::DistinguishedName::new();
-                params
-                    .distinguished_name
-                    .push(rcgen::DnType::CommonName, "kwik");
+                params.distinguished_name.push(rcgen::DnType::CommonName, "kwik");
                 params.self_signed(&signer)
             })
             .map_err(|error| TlsError::Certificate(error.to_string()))?;
@@ -122,9 +115,7 @@ impl ServerTls {
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
     ) -> Result<Self, TlsError> {
-        let own = chain
-            .first()
-            .ok_or_else(|| TlsError::Certificate("none".to_owned()))?;
+        let own = chain.first().ok_or_else(|| TlsError::Certificate("none".to_owned()))?;
         let fingerprint = Fingerprint::of_certificate(own)
             .map_err(|error| TlsError::Certificate(error.to_string()))?;
         let mut config = rustls::ServerConfig::builder_with_provider(provider())
@@ -137,10 +128,7 @@ impl ServerTls {
         config.send_tls13_tickets = 0;
         config.max_early_data_size = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        Ok(Self {
-            config: Arc::new(config),
-            fingerprint,
-        })
+        Ok(Self { config: Arc::new(config), fingerprint })
     }
 
     /// What clients pin.
@@ -188,10 +176,7 @@ impl ClientTls {
             ServerTrust::WebPki(roots) => Verifier::WebPki(webpki(roots)?),
             ServerTrust::Capture => Verifier::Capture,
         };
-        Ok(Self {
-            verifier,
-            alpn: ALPN,
-        })
+        Ok(Self { verifier, alpn: ALPN })
     }
 
     #[cfg(test)]
@@ -208,10 +193,7 @@ impl ClientTls {
             Verifier::Pin(pin) => Some(*pin),
             Verifier::WebPki(_) | Verifier::Capture => None,
         };
-        let check = PinCheck {
-            expected: pin,
-            refused: Arc::default(),
-        };
+        let check = PinCheck { expected: pin, refused: Arc::default() };
         let provider = provider();
         let verifier: Arc<dyn ServerCertVerifier> = match &self.verifier {
             Verifier::WebPki(verifier) => Arc::clone(verifier) as _,
@@ -232,9 +214,7 @@ impl ClientTls {
         let crypto = QuicClientConfig::try_from(config)
             .expect("invariant: the provider has QUIC's initial cipher suite");
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-        config
-            .transport_config(transport)
-            .token_store(Arc::new(quinn::NoneTokenStore));
+        config.transport_config(transport).token_store(Arc::new(quinn::NoneTokenStore));
         (config, check)
     }
 }
@@ -242,9 +222,7 @@ impl ClientTls {
 fn webpki(roots: Vec<Vec<u8>>) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
     let mut store = RootCertStore::empty();
     for root in roots {
-        store
-            .add(root.into())
-            .map_err(|error| TlsError::Roots(error.to_string()))?;
+        store.add(root.into()).map_err(|error| TlsError::Roots(error.to_string()))?;
     }
     WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider())
         .build()
@@ -287,11 +265,7 @@ impl ServerCertVerifier for KeyVerifier {
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let actual = Fingerprint::of_certificate(end_entity)?;
-        if self
-            .check
-            .expected
-            .is_some_and(|expected| expected != actual)
-        {
+        if self.check.expected.is_some_and(|expected| expected != actual) {
             self.check.refused.get_or_init(|| actual);
             return Err(CertificateError::ApplicationVerificationFailure.into());
         }

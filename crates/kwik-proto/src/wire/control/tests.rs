@@ -28,21 +28,12 @@ fn encode_all(messages: &[ControlMessage]) -> BytesMut {
 /// A frame that [`encode`] would not write.
 fn frame(frame_id: u64, frame_type: i32, payload: &[u8]) -> Vec<u8> {
     let payload = Bytes::copy_from_slice(payload);
-    ControlFrame {
-        frame_id,
-        r#type: frame_type,
-        payload,
-        timestamp: 5,
-    }
-    .encode_length_delimited_to_vec()
+    ControlFrame { frame_id, r#type: frame_type, payload, timestamp: 5 }
+        .encode_length_delimited_to_vec()
 }
 
 fn refused(frame_type: ControlFrameType, message: &impl Message) -> WireError {
-    decode(
-        &frame(0, frame_type as i32, &message.encode_to_vec()),
-        &[100],
-    )
-    .unwrap_err()
+    decode(&frame(0, frame_type as i32, &message.encode_to_vec()), &[100]).unwrap_err()
 }
 
 /// The default of every type.
@@ -66,10 +57,8 @@ struct Values {
 }
 
 fn values() -> impl Strategy<Value = Values> {
-    let range = (0..=MAX_OFFSET / 2, 0..=MAX_OFFSET / 2).prop_map(|(start, len)| ByteRange {
-        start,
-        end: start + len,
-    });
+    let range = (0..=MAX_OFFSET / 2, 0..=MAX_OFFSET / 2)
+        .prop_map(|(start, len)| ByteRange { start, end: start + len });
     (
         0..=1u64 << 60,
         any::<u32>(),
@@ -90,8 +79,12 @@ fn values() -> impl Strategy<Value = Values> {
         })
 }
 
-/// One of every type that bounds more than identifiers, filled.
+/// One of every type with more than numbers, filled.
 fn filled(v: &Values) -> Vec<ControlMessage> {
+    [of_paths(v), of_streams(v)].concat()
+}
+
+fn of_paths(v: &Values) -> Vec<ControlMessage> {
     use ControlMessage as M;
     let (text, blob) = (|| v.text.clone(), || v.blob.clone());
     let key = Bytes::from(vec![9; 32]);
@@ -152,18 +145,20 @@ fn filled(v: &Values) -> Vec<ControlMessage> {
             max_bytes: v.n,
             signature,
         }),
+    ]
+}
+
+fn of_streams(v: &Values) -> Vec<ControlMessage> {
+    use ControlMessage as M;
+    let text = || v.text.clone();
+    vec![
         M::LeaseReport(pb::control::LeaseReport {
             lease_id: v.n,
             outcome: v.choice,
             ranges: v.ranges.clone(),
             delivered: v.n,
         }),
-        M::Activate(pb::control::Activate {
-            lease_id: v.n,
-            piece_id: v.n,
-            start: 0,
-            end: v.n,
-        }),
+        M::Activate(pb::control::Activate { lease_id: v.n, piece_id: v.n, start: 0, end: v.n }),
         M::Stopped(pb::control::Stopped {
             lease_id: v.n,
             piece_id: v.n,
@@ -171,19 +166,9 @@ fn filled(v: &Values) -> Vec<ControlMessage> {
             abandoned: v.flag,
             reason: text(),
         }),
-        M::Uncovered(pb::control::Uncovered {
-            stream_id: v.n,
-            ranges: v.ranges.clone(),
-        }),
-        M::StreamReset(pb::control::StreamReset {
-            stream_id: v.n,
-            code: v.n,
-            final_size: v.n,
-        }),
-        M::MaxStreams(pb::control::MaxStreams {
-            unidirectional: v.flag,
-            maximum: v.n,
-        }),
+        M::Uncovered(pb::control::Uncovered { stream_id: v.n, ranges: v.ranges.clone() }),
+        M::StreamReset(pb::control::StreamReset { stream_id: v.n, code: v.n, final_size: v.n }),
+        M::MaxStreams(pb::control::MaxStreams { unidirectional: v.flag, maximum: v.n }),
         M::Resume(pb::control::Resume {
             frame_id: v.n,
             streams: vec![StreamResumption {
@@ -200,7 +185,7 @@ fn filled(v: &Values) -> Vec<ControlMessage> {
         }),
         M::SessionClose(pb::control::SessionClose {
             code: v.n,
-            reason: blob().slice(..MAX_TEXT.min(v.blob.len())),
+            reason: v.blob.slice(..MAX_TEXT.min(v.blob.len())),
         }),
         M::Unknown(1000 + v.choice),
         M::StreamMappingUpdate(pb::metadata::StreamMappingUpdate {
@@ -249,25 +234,17 @@ fn every_type_round_trips_even_when_all_default() {
     let messages = defaults();
     assert_eq!(messages.len(), 30);
     for chunk in [1, 7, 10_000] {
-        assert_eq!(
-            decode(&encode_all(&messages), &[chunk]).as_ref(),
-            Ok(&messages)
-        );
+        assert_eq!(decode(&encode_all(&messages), &[chunk]).as_ref(), Ok(&messages));
     }
 }
 
 #[test]
 fn bytes_fields_do_not_pin_the_input() {
-    let lease = pb::control::Lease {
-        command: vec![1; 100].into(),
-        ..Default::default()
-    };
+    let lease = pb::control::Lease { command: vec![1; 100].into(), ..Default::default() };
     let input = encode_all(&[ControlMessage::Lease(lease)]).freeze();
     let mut decoder = ControlDecoder::new();
     decoder.handle_input(input.clone());
-    let Ok(Some(ControlMessage::Lease(lease))) = decoder.poll_frame() else {
-        panic!("no lease")
-    };
+    let Ok(Some(ControlMessage::Lease(lease))) = decoder.poll_frame() else { panic!("no lease") };
     assert!(!input.as_ptr_range().contains(&lease.command.as_ptr()));
 }
 
@@ -277,10 +254,7 @@ fn unknown_types_are_told_and_counted() {
     input.extend(frame(1, -5, b"anything"));
     input.extend(frame(2, ControlFrameType::Heartbeat as i32, &[8, 1]));
     let found = decode(&input, &[3]).unwrap();
-    let heartbeat = pb::control::Heartbeat {
-        sequence: 1,
-        reply: false,
-    };
+    let heartbeat = pb::control::Heartbeat { sequence: 1, reply: false };
     assert_eq!(
         found,
         [
@@ -296,12 +270,7 @@ fn unknown_fields_are_skipped() {
     let mut payload = vec![8, 3];
     prost::encoding::bytes::encode(77, &b"later version".to_vec(), &mut payload);
     let found = decode(&frame(0, ControlFrameType::Revoke as i32, &payload), &[100]);
-    assert_eq!(
-        found,
-        Ok(vec![ControlMessage::Revoke(pb::control::Revoke {
-            lease_id: 3
-        })])
-    );
+    assert_eq!(found, Ok(vec![ControlMessage::Revoke(pb::control::Revoke { lease_id: 3 })]));
 }
 
 #[test]
@@ -319,32 +288,20 @@ fn frame_ids_out_of_order_are_refused() {
     assert!(decode(&[heartbeat(0), heartbeat(1)].concat(), &[9]).is_ok());
     for ids in [vec![1], vec![0, 0], vec![0, 2]] {
         let input: Vec<u8> = ids.into_iter().flat_map(heartbeat).collect();
-        assert!(matches!(
-            decode(&input, &[9]),
-            Err(WireError::FrameId { .. })
-        ));
+        assert!(matches!(decode(&input, &[9]), Err(WireError::FrameId { .. })));
     }
 }
 
 #[test]
 fn an_empty_payload_is_refused() {
-    assert_eq!(
-        decode(&frame(0, 0, b""), &[9]),
-        Err(WireError::EmptyPayload)
-    );
+    assert_eq!(decode(&frame(0, 0, b""), &[9]), Err(WireError::EmptyPayload));
     assert_eq!(decode(&[0], &[9]), Err(WireError::EmptyPayload));
 }
 
 #[test]
 fn malformed_frames_and_payloads_are_refused() {
-    assert!(matches!(
-        decode(&[2, 0xff, 0xff], &[9]),
-        Err(WireError::Protobuf(_))
-    ));
-    assert!(matches!(
-        decode(&frame(0, 17, &[0xff]), &[9]),
-        Err(WireError::Protobuf(_))
-    ));
+    assert!(matches!(decode(&[2, 0xff, 0xff], &[9]), Err(WireError::Protobuf(_))));
+    assert!(matches!(decode(&frame(0, 17, &[0xff]), &[9]), Err(WireError::Protobuf(_))));
 }
 
 #[test]
@@ -366,55 +323,19 @@ fn oversized_fields_are_refused() {
     let gaps = vec![ByteRange { start: 0, end: 1 }; MAX_GAPS + 1];
     let streams = vec![StreamResumption::default(); 401];
     for error in [
-        refused(
-            T::Lease,
-            &pb::control::Lease {
-                command,
-                ..Default::default()
-            },
-        ),
+        refused(T::Lease, &pb::control::Lease { command, ..Default::default() }),
         refused(
             T::AuthenticationRequest,
-            &pb::control::AuthenticationRequest {
-                credentials,
-                ..Default::default()
-            },
+            &pb::control::AuthenticationRequest { credentials, ..Default::default() },
         ),
-        refused(
-            T::AddPathRequest,
-            &pb::control::AddPathRequest {
-                grant,
-                ..Default::default()
-            },
-        ),
+        refused(T::AddPathRequest, &pb::control::AddPathRequest { grant, ..Default::default() }),
         refused(
             T::RawPacketTransmission,
-            &pb::control::RawPacketTransmission {
-                data,
-                ..Default::default()
-            },
+            &pb::control::RawPacketTransmission { data, ..Default::default() },
         ),
-        refused(
-            T::Stopped,
-            &pb::control::Stopped {
-                reason: long,
-                ..Default::default()
-            },
-        ),
-        refused(
-            T::Uncovered,
-            &pb::control::Uncovered {
-                stream_id: 0,
-                ranges: gaps,
-            },
-        ),
-        refused(
-            T::Resume,
-            &pb::control::Resume {
-                frame_id: 0,
-                streams,
-            },
-        ),
+        refused(T::Stopped, &pb::control::Stopped { reason: long, ..Default::default() }),
+        refused(T::Uncovered, &pb::control::Uncovered { stream_id: 0, ranges: gaps }),
+        refused(T::Resume, &pb::control::Resume { frame_id: 0, streams }),
     ] {
         assert!(matches!(error, WireError::TooLarge { .. }), "{error}");
     }
@@ -425,57 +346,23 @@ fn invalid_fields_are_refused() {
     use ControlFrameType as T;
     let short: Bytes = vec![0; 31].into();
     for error in [
-        refused(
-            T::Activate,
-            &pb::control::Activate {
-                start: 2,
-                end: 1,
-                ..Default::default()
-            },
-        ),
-        refused(
-            T::Activate,
-            &pb::control::Activate {
-                end: MAX_OFFSET + 1,
-                ..Default::default()
-            },
-        ),
+        refused(T::Activate, &pb::control::Activate { start: 2, end: 1, ..Default::default() }),
+        refused(T::Activate, &pb::control::Activate { end: MAX_OFFSET + 1, ..Default::default() }),
         refused(
             T::MaxStreamData,
-            &pb::control::MaxStreamData {
-                stream_id: MAX_OFFSET + 1,
-                maximum: 0,
-            },
+            &pb::control::MaxStreamData { stream_id: MAX_OFFSET + 1, maximum: 0 },
         ),
         refused(
             T::MaxStreams,
-            &pb::control::MaxStreams {
-                unidirectional: false,
-                maximum: 1 << 61,
-            },
+            &pb::control::MaxStreams { unidirectional: false, maximum: 1 << 61 },
         ),
-        refused(
-            T::Lease,
-            &pb::control::Lease {
-                signature: short.clone(),
-                ..Default::default()
-            },
-        ),
+        refused(T::Lease, &pb::control::Lease { signature: short.clone(), ..Default::default() }),
         refused(
             T::AuthenticationRequest,
-            &pb::control::AuthenticationRequest {
-                client_key: short,
-                ..Default::default()
-            },
+            &pb::control::AuthenticationRequest { client_key: short, ..Default::default() },
         ),
         // An unknown outcome would read as LEASE_DONE.
-        refused(
-            T::LeaseReport,
-            &pb::control::LeaseReport {
-                outcome: 9,
-                ..Default::default()
-            },
-        ),
+        refused(T::LeaseReport, &pb::control::LeaseReport { outcome: 9, ..Default::default() }),
     ] {
         assert!(matches!(error, WireError::Invalid(_)), "{error}");
     }

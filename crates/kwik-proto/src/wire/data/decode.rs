@@ -97,10 +97,7 @@ impl DataDecoder {
     /// When [`poll`](Self::poll) has not returned `None` since the last input.
     pub fn handle_input(&mut self, input: Bytes) {
         if self.failed.is_none() {
-            assert!(
-                self.input.is_empty(),
-                "poll until None before the next input"
-            );
+            assert!(self.input.is_empty(), "poll until None before the next input");
             self.input = input;
         }
     }
@@ -133,11 +130,7 @@ impl DataDecoder {
     /// # Errors
     /// When it ended inside a packet.
     pub fn handle_fin(&self) -> Result<(), WireError> {
-        if self.is_idle() {
-            Ok(())
-        } else {
-            Err(WireError::Truncated)
-        }
+        if self.is_idle() { Ok(()) } else { Err(WireError::Truncated) }
     }
 
     fn advance(&mut self) -> Result<Option<DataEvent>, WireError> {
@@ -213,10 +206,7 @@ impl DataDecoder {
 
     fn begin_field(&mut self, key: u64) -> Result<(), WireError> {
         let (number, wire_type) = (key >> 3, key & 7);
-        let refused = Err(WireError::Key {
-            field: number,
-            wire_type,
-        });
+        let refused = Err(WireError::Key { field: number, wire_type });
         let number = match u32::try_from(number) {
             Ok(number) if number != 0 && u32::try_from(key).is_ok() => number,
             _ => return refused,
@@ -247,11 +237,7 @@ impl DataDecoder {
 
     fn begin_frame(&mut self, length: u64) -> Result<(), WireError> {
         self.packet.frames += 1;
-        WireError::check(
-            "a number of frames",
-            self.packet.frames as u64,
-            MAX_PACKET_FRAMES,
-        )?;
+        WireError::check("a number of frames", self.packet.frames as u64, MAX_PACKET_FRAMES)?;
         let length = within(length, self.left)?;
         self.packet.after_frame = self.left - length;
         self.left = length;
@@ -265,27 +251,16 @@ impl DataDecoder {
         self.left -= len;
         self.packet.payload += len;
         WireError::check("a payload", self.packet.payload as u64, MAX_PACKET_PAYLOAD)?;
-        let frame = self
-            .frame
-            .as_mut()
-            .expect("invariant: data is a field of a frame");
+        let frame = self.frame.as_mut().expect("invariant: data is a field of a frame");
         let event = frame.announce(len)?;
-        self.state = if len == 0 {
-            State::Key
-        } else {
-            State::Payload(len)
-        };
+        self.state = if len == 0 { State::Key } else { State::Payload(len) };
         Ok(event)
     }
 
     fn take_payload(&mut self, len: usize) -> DataEvent {
         let chunk = self.input.split_to(len.min(self.input.len()));
         let rest = len - chunk.len();
-        self.state = if rest == 0 {
-            State::Key
-        } else {
-            State::Payload(rest)
-        };
+        self.state = if rest == 0 { State::Key } else { State::Payload(rest) };
         DataEvent::Payload(chunk)
     }
 
@@ -330,11 +305,7 @@ impl DataDecoder {
     fn count_overhead(&mut self, bytes: usize) -> Result<(), WireError> {
         self.left = self.left.checked_sub(bytes).ok_or(WireError::Overrun)?;
         self.packet.overhead += bytes;
-        WireError::check(
-            "an overhead",
-            self.packet.overhead as u64,
-            MAX_PACKET_OVERHEAD,
-        )
+        WireError::check("an overhead", self.packet.overhead as u64, MAX_PACKET_OVERHEAD)
     }
 }
 
@@ -347,21 +318,12 @@ impl Frame {
         self.announced = true;
         validate::number(self.stream_id)?;
         validate::extent(self.offset, len as u64)?;
-        let Self {
-            stream_id, offset, ..
-        } = *self;
-        Ok(DataEvent::Frame(FrameHeader {
-            stream_id,
-            offset,
-            len,
-        }))
+        let Self { stream_id, offset, .. } = *self;
+        Ok(DataEvent::Frame(FrameHeader { stream_id, offset, len }))
     }
 }
 
 /// A length as `usize`, if its message has that many bytes left.
 fn within(length: u64, left: usize) -> Result<usize, WireError> {
-    usize::try_from(length)
-        .ok()
-        .filter(|length| *length <= left)
-        .ok_or(WireError::Overrun)
+    usize::try_from(length).ok().filter(|length| *length <= left).ok_or(WireError::Overrun)
 }

@@ -54,11 +54,7 @@ impl PacketBuilder {
     /// An empty packet; allocates with the first frame.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            buffer: BytesMut::new(),
-            frames: 0,
-            payload: 0,
-        }
+        Self { buffer: BytesMut::new(), frames: 0, payload: 0 }
     }
 
     /// Appends a frame with `payload`, or returns false when the packet has no room for it.
@@ -70,11 +66,7 @@ impl PacketBuilder {
         if self.frames == 0 {
             self.buffer.put_bytes(0, MAX_PACKET_LENGTH);
         }
-        let header = FrameHeader {
-            stream_id,
-            offset,
-            len: payload.len(),
-        };
+        let header = FrameHeader { stream_id, offset, len: payload.len() };
         encode_frame_header(&mut self.buffer, &header, fin);
         self.buffer.extend_from_slice(payload);
         self.frames += 1;
@@ -119,27 +111,15 @@ fn frame_len(header: &FrameHeader, fin: bool) -> usize {
 /// The frame's message: fields and payload.
 fn body_len(header: &FrameHeader, fin: bool) -> usize {
     let varint = |value| {
-        if value == 0 {
-            0
-        } else {
-            1 + encoded_len_varint(value)
-        }
+        if value == 0 { 0 } else { 1 + encoded_len_varint(value) }
     };
-    let data = if header.len == 0 {
-        0
-    } else {
-        varint(header.len as u64) + header.len
-    };
+    let data = if header.len == 0 { 0 } else { varint(header.len as u64) + header.len };
     varint(header.stream_id) + varint(header.offset) + varint(u64::from(fin)) + data
 }
 
 fn encode_frame_header(out: &mut BytesMut, header: &FrameHeader, fin: bool) {
     debug_assert!(header.len <= MAX_PACKET_PAYLOAD, "refused by its receiver");
-    debug_assert_eq!(
-        validate::number(header.stream_id),
-        Ok(()),
-        "refused by its receiver"
-    );
+    debug_assert_eq!(validate::number(header.stream_id), Ok(()), "refused by its receiver");
     debug_assert_eq!(validate::extent(header.offset, header.len as u64), Ok(()));
     encode_key(packet::FRAMES, WireType::LengthDelimited, out);
     encode_varint(body_len(header, fin) as u64, out);

@@ -44,4 +44,6 @@ mod frame {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

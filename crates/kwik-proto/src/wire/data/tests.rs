@@ -2,18 +2,17 @@ use super::*;
 use crate::limits::{
     MAX_FRAME_FIELD, MAX_OFFSET, MAX_PACKET_FRAMES, MAX_PACKET_OVERHEAD, MAX_PACKET_PAYLOAD,
 };
-use crate::wire::pb::data::{DataFrame, DataPacket};
+use crate::wire::pb::data::DataPacket;
 use crate::wire::testing::{chunks, collect};
 use crate::wire::{StreamKind, WireError};
 use bytes::{Bytes, BytesMut};
-use proptest::prelude::*;
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
 /// A frame, its payload joined.
-type Whole = (u64, u64, Vec<u8>, bool);
+pub(super) type Whole = (u64, u64, Vec<u8>, bool);
 
-fn decode(input: &[u8], sizes: &[usize]) -> Result<Vec<Whole>, WireError> {
+pub(super) fn decode(input: &[u8], sizes: &[usize]) -> Result<Vec<Whole>, WireError> {
     let mut decoder = DataDecoder::new();
     let mut frames: Vec<Whole> = Vec::new();
     let mut due = None;
@@ -42,34 +41,31 @@ fn decode(input: &[u8], sizes: &[usize]) -> Result<Vec<Whole>, WireError> {
 }
 
 /// What prost makes of the same bytes.
-fn oracle(mut input: &[u8]) -> Result<Vec<Whole>, prost::DecodeError> {
+pub(super) fn oracle(mut input: &[u8]) -> Result<Vec<Whole>, prost::DecodeError> {
     let mut frames = Vec::new();
     while !input.is_empty() {
         let packet = DataPacket::decode_length_delimited(&mut input)?;
-        frames.extend(packet.frames.into_iter().map(|frame| {
-            (
-                frame.logical_stream_id,
-                frame.offset,
-                frame.data.to_vec(),
-                frame.fin,
-            )
-        }));
+        frames.extend(
+            packet.frames.into_iter().map(|frame| {
+                (frame.logical_stream_id, frame.offset, frame.data.to_vec(), frame.fin)
+            }),
+        );
     }
     Ok(frames)
 }
 
 /// One field, encoded.
 #[derive(Debug, Clone)]
-struct Raw(Vec<u8>);
+pub(super) struct Raw(pub(super) Vec<u8>);
 
-fn varint(field: u32, value: u64) -> Raw {
+pub(super) fn varint(field: u32, value: u64) -> Raw {
     let mut out = Vec::new();
     encode_key(field, WireType::Varint, &mut out);
     encode_varint(value, &mut out);
     Raw(out)
 }
 
-fn bytes(field: u32, value: &[u8]) -> Raw {
+pub(super) fn bytes(field: u32, value: &[u8]) -> Raw {
     let mut out = Vec::new();
     encode_key(field, WireType::LengthDelimited, &mut out);
     encode_varint(value.len() as u64, &mut out);
@@ -77,18 +73,18 @@ fn bytes(field: u32, value: &[u8]) -> Raw {
     Raw(out)
 }
 
-fn fixed(field: u32, wire_type: WireType, len: usize) -> Raw {
+pub(super) fn fixed(field: u32, wire_type: WireType, len: usize) -> Raw {
     let mut out = Vec::new();
     encode_key(field, wire_type, &mut out);
     out.resize(out.len() + len, 0xff);
     Raw(out)
 }
 
-fn frame_of(fields: &[Raw]) -> Raw {
+pub(super) fn frame_of(fields: &[Raw]) -> Raw {
     bytes(packet::FRAMES, &join(fields))
 }
 
-fn packet_of(fields: &[Raw]) -> Vec<u8> {
+pub(super) fn packet_of(fields: &[Raw]) -> Vec<u8> {
     let mut out = Vec::new();
     let body = join(fields);
     encode_varint(body.len() as u64, &mut out);
@@ -98,172 +94,6 @@ fn packet_of(fields: &[Raw]) -> Vec<u8> {
 
 fn join(fields: &[Raw]) -> Vec<u8> {
     fields.iter().flat_map(|field| field.0.clone()).collect()
-}
-
-fn header() -> impl Strategy<Value = (u64, u64)> {
-    let number = || {
-        prop_oneof![
-            Just(0u64),
-            0u64..300,
-            0..=MAX_OFFSET - MAX_PACKET_PAYLOAD as u64
-        ]
-    };
-    (number(), number())
-}
-
-fn payload() -> impl Strategy<Value = Vec<u8>> {
-    prop_oneof![
-        prop::collection::vec(any::<u8>(), 0..40),
-        (0usize..5000).prop_map(|len| vec![7; len]),
-    ]
-}
-
-fn sizes() -> impl Strategy<Value = Vec<usize>> {
-    prop::collection::vec(prop_oneof![1usize..4, 1usize..100, 1000usize..9000], 1..8)
-}
-
-/// Fields that say nothing and may stand anywhere in a frame.
-fn noise() -> impl Strategy<Value = Raw> {
-    prop_oneof![
-        any::<u64>().prop_map(|value| varint(frame::FRAME_ID, value)),
-        any::<u64>().prop_map(|value| varint(frame::TIMESTAMP, value)),
-        "[a-z]{0,200}".prop_map(|text| bytes(frame::PATH_ID, text.as_bytes())),
-        any::<bool>().prop_map(|fin| varint(frame::FIN, u64::from(fin))),
-        (8u32..1 << 29, any::<u64>()).prop_map(|(field, value)| varint(field, value)),
-        (8u32..1 << 29, 0usize..=MAX_FRAME_FIELD)
-            .prop_map(|(field, len)| bytes(field, &vec![0xff; len])),
-        (8u32..1 << 29).prop_map(|field| fixed(field, WireType::SixtyFourBit, 8)),
-        (8u32..1 << 29).prop_map(|field| fixed(field, WireType::ThirtyTwoBit, 4)),
-    ]
-}
-
-/// A frame whose fields are in any order that is allowed.
-fn shuffled_frame() -> impl Strategy<Value = Raw> {
-    let noise = || prop::collection::vec(noise(), 0..3);
-    (header(), payload(), any::<bool>(), noise(), noise()).prop_flat_map(
-        |((id, offset), data, with_data, mut before, after)| {
-            before.extend([varint(frame::STREAM_ID, id), varint(frame::OFFSET, offset)]);
-            let data = with_data.then(|| bytes(frame::DATA, &data));
-            (
-                Just(before).prop_shuffle(),
-                Just(data),
-                Just(after).prop_shuffle(),
-            )
-                .prop_map(|(before, data, after)| {
-                    frame_of(
-                        &before
-                            .into_iter()
-                            .chain(data)
-                            .chain(after)
-                            .collect::<Vec<_>>(),
-                    )
-                })
-        },
-    )
-}
-
-fn shuffled_packet() -> impl Strategy<Value = Vec<u8>> {
-    let noise = prop_oneof![
-        any::<u64>().prop_map(|value| varint(packet::PACKET_ID, value)),
-        any::<u32>().prop_map(|value| varint(packet::CHECKSUM, u64::from(value))),
-        "[a-z]{0,200}".prop_map(|text| bytes(packet::PATH_ID, text.as_bytes())),
-        (5u32..1 << 29).prop_map(|field| bytes(field, b"later version")),
-    ];
-    (
-        prop::collection::vec(shuffled_frame(), 0..4),
-        prop::collection::vec(noise, 0..3),
-    )
-        .prop_flat_map(|(frames, noise)| {
-            Just(frames.into_iter().chain(noise).collect::<Vec<_>>()).prop_shuffle()
-        })
-        .prop_map(|fields| packet_of(&fields))
-}
-
-fn stream() -> impl Strategy<Value = Vec<u8>> {
-    prop::collection::vec(shuffled_packet(), 1..4).prop_map(|packets| packets.concat())
-}
-
-proptest! {
-    #[test]
-    fn prost_decodes_what_we_encode((id, offset) in header(), data in payload(), fin: bool) {
-        let header = FrameHeader { stream_id: id, offset, len: data.len() };
-        let mut out = BytesMut::new();
-        encode_packet_header(&mut out, &header, fin);
-        prop_assert_eq!(out.len(), packet_overhead(&header, fin));
-        prop_assert!(out.len() <= MAX_PACKET_HEADER);
-        out.extend_from_slice(&data);
-        let expected = vec![(id, offset, data, fin)];
-        prop_assert_eq!(oracle(&out), Ok(expected.clone()));
-        prop_assert_eq!(decode(&out, &[3]), Ok(expected));
-    }
-
-    #[test]
-    fn prost_decodes_what_we_batch(
-        frames in prop::collection::vec((header(), payload(), any::<bool>()), 0..10),
-        sizes in sizes(),
-    ) {
-        let mut builder = PacketBuilder::new();
-        for _ in 0..2 {
-            let mut expected = Vec::new();
-            for ((id, offset), data, fin) in frames.clone() {
-                prop_assert!(builder.push(id, offset, &data, fin));
-                expected.push((id, offset, data, fin));
-            }
-            let packet = builder.finish();
-            prop_assert_eq!(oracle(&packet), Ok(expected.clone()));
-            prop_assert_eq!(decode(&packet, &sizes), Ok(expected));
-        }
-    }
-
-    #[test]
-    fn we_decode_what_prost_encodes(
-        frames in prop::collection::vec((header(), payload(), any::<bool>()), 0..4),
-        number: u64, text in "[a-z]{0,200}", sizes in sizes(),
-    ) {
-        let packet = DataPacket {
-            packet_id: number,
-            path_id: text.clone(),
-            frames: frames.iter().map(|((id, offset), data, fin)| DataFrame {
-                frame_id: number,
-                logical_stream_id: *id,
-                offset: *offset,
-                data: data.clone().into(),
-                fin: *fin,
-                timestamp: number,
-                path_id: text.clone(),
-            }).collect(),
-            checksum: 77,
-        };
-        let frames: Vec<_> =
-            frames.into_iter().map(|((id, offset), data, fin)| (id, offset, data, fin)).collect();
-        prop_assert_eq!(decode(&packet.encode_length_delimited_to_vec(), &sizes), Ok(frames));
-    }
-
-    #[test]
-    fn we_decode_any_order_of_fields(stream in stream(), sizes in sizes()) {
-        let expected = oracle(&stream).unwrap();
-        prop_assert_eq!(decode(&stream, &sizes), Ok(expected));
-    }
-
-    #[test]
-    fn what_we_accept_prost_reads_alike(
-        mut stream in stream(), at: prop::sample::Index, bits in 1u8.., sizes in sizes(),
-    ) {
-        *at.get_mut(&mut stream) ^= bits;
-        let found = decode(&stream, &sizes);
-        prop_assert_eq!(&found, &decode(&stream, &[usize::MAX]));
-        // Texts that we skip may be no UTF-8, which prost refuses.
-        if let (Ok(found), Ok(expected)) = (found, oracle(&stream)) {
-            prop_assert_eq!(found, expected);
-        }
-    }
-
-    #[test]
-    fn random_bytes_never_panic(
-        bytes in prop::collection::vec(any::<u8>(), 0..300), sizes in sizes(),
-    ) {
-        drop(decode(&bytes, &sizes));
-    }
 }
 
 /// Refused for the same reason whole and byte by byte.
@@ -276,28 +106,14 @@ fn refused(stream: &[u8]) -> WireError {
 #[test]
 fn payload_is_handed_on_without_a_copy_and_before_its_frame_is_complete() {
     let mut out = BytesMut::new();
-    encode_packet_header(
-        &mut out,
-        &FrameHeader {
-            stream_id: 4,
-            offset: 9,
-            len: 1000,
-        },
-        false,
-    );
+    encode_packet_header(&mut out, &FrameHeader { stream_id: 4, offset: 9, len: 1000 }, false);
     out.extend_from_slice(&[1; 600]);
     let input = out.freeze();
     let mut decoder = DataDecoder::new();
     decoder.handle_input(input.clone());
-    let header = FrameHeader {
-        stream_id: 4,
-        offset: 9,
-        len: 1000,
-    };
+    let header = FrameHeader { stream_id: 4, offset: 9, len: 1000 };
     assert_eq!(decoder.poll(), Ok(Some(DataEvent::Frame(header))));
-    let Ok(Some(DataEvent::Payload(chunk))) = decoder.poll() else {
-        panic!("no payload")
-    };
+    let Ok(Some(DataEvent::Payload(chunk))) = decoder.poll() else { panic!("no payload") };
     assert_eq!(chunk.as_ptr(), input[input.len() - 600..].as_ptr());
     assert_eq!(decoder.poll(), Ok(None));
     assert_eq!(decoder.handle_fin(), Err(WireError::Truncated));
@@ -309,43 +125,23 @@ fn payload_is_handed_on_without_a_copy_and_before_its_frame_is_complete() {
 #[test]
 fn a_frame_may_carry_nothing_but_fin() {
     let mut out = BytesMut::new();
-    encode_packet_header(
-        &mut out,
-        &FrameHeader {
-            stream_id: 0,
-            offset: 70,
-            len: 0,
-        },
-        true,
-    );
+    encode_packet_header(&mut out, &FrameHeader { stream_id: 0, offset: 70, len: 0 }, true);
     assert_eq!(decode(&out, &[1]), Ok(vec![(0, 70, vec![], true)]));
 }
 
 #[test]
 fn empty_packets_and_frames_are_valid() {
     let mut stream = packet_of(&[]);
-    stream.extend(packet_of(&[
-        frame_of(&[]),
-        frame_of(&[bytes(frame::DATA, b"")]),
-    ]));
+    stream.extend(packet_of(&[frame_of(&[]), frame_of(&[bytes(frame::DATA, b"")])]));
     assert_eq!(decode(&stream, &[1]), Ok(vec![(0, 0, vec![], false); 2]));
 }
 
 #[test]
 fn the_largest_packet_is_valid_and_one_byte_more_is_not() {
     let largest = |len| packet_of(&[frame_of(&[bytes(frame::DATA, &vec![0; len])])]);
-    assert_eq!(
-        decode(&largest(MAX_PACKET_PAYLOAD), &[9999]).unwrap().len(),
-        1
-    );
+    assert_eq!(decode(&largest(MAX_PACKET_PAYLOAD), &[9999]).unwrap().len(), 1);
     let error = refused(&largest(MAX_PACKET_PAYLOAD + 1));
-    assert!(matches!(
-        error,
-        WireError::TooLarge {
-            what: "a payload",
-            ..
-        }
-    ));
+    assert!(matches!(error, WireError::TooLarge { what: "a payload", .. }));
 }
 
 #[test]
@@ -359,73 +155,40 @@ fn a_builder_refuses_what_a_receiver_would() {
         assert!(builder.push(MAX_OFFSET, MAX_OFFSET - 200, &[0; 200], true));
     }
     assert!(!builder.push(1, 2, b"", false));
-    assert_eq!(
-        decode(&builder.finish(), &[999]).unwrap().len(),
-        MAX_PACKET_FRAMES
-    );
+    assert_eq!(decode(&builder.finish(), &[999]).unwrap().len(), MAX_PACKET_FRAMES);
 }
 
 #[test]
 fn an_oversized_packet_is_refused_from_its_length() {
     let mut stream = Vec::new();
-    encode_varint(
-        (MAX_PACKET_PAYLOAD + MAX_PACKET_OVERHEAD) as u64 + 1,
-        &mut stream,
-    );
-    assert!(matches!(
-        refused(&stream),
-        WireError::TooLarge {
-            what: "a packet",
-            ..
-        }
-    ));
+    encode_varint((MAX_PACKET_PAYLOAD + MAX_PACKET_OVERHEAD) as u64 + 1, &mut stream);
+    assert!(matches!(refused(&stream), WireError::TooLarge { what: "a packet", .. }));
 }
 
 #[test]
 fn too_many_frames_are_refused() {
     let stream = packet_of(&vec![frame_of(&[]); MAX_PACKET_FRAMES + 1]);
-    assert!(matches!(
-        refused(&stream),
-        WireError::TooLarge {
-            what: "a number of frames",
-            ..
-        }
-    ));
+    assert!(matches!(refused(&stream), WireError::TooLarge { what: "a number of frames", .. }));
 }
 
 #[test]
 fn too_much_overhead_is_refused() {
     let stream = packet_of(&vec![bytes(9, &[0; MAX_FRAME_FIELD]); 70]);
-    assert!(matches!(
-        refused(&stream),
-        WireError::TooLarge {
-            what: "an overhead",
-            ..
-        }
-    ));
+    assert!(matches!(refused(&stream), WireError::TooLarge { what: "an overhead", .. }));
 }
 
 #[test]
 fn an_oversized_field_is_refused() {
     let field = bytes(frame::PATH_ID, &[b'x'; MAX_FRAME_FIELD + 1]);
     let stream = packet_of(&[frame_of(&[field])]);
-    assert!(matches!(
-        refused(&stream),
-        WireError::TooLarge {
-            what: "a field",
-            ..
-        }
-    ));
+    assert!(matches!(refused(&stream), WireError::TooLarge { what: "a field", .. }));
 }
 
 #[test]
 fn offset_or_id_after_data_is_refused() {
     for field in [frame::STREAM_ID, frame::OFFSET] {
         let fields = [bytes(frame::DATA, b"x"), varint(field, 1)];
-        assert_eq!(
-            refused(&packet_of(&[frame_of(&fields)])),
-            WireError::HeaderAfterData
-        );
+        assert_eq!(refused(&packet_of(&[frame_of(&fields)])), WireError::HeaderAfterData);
     }
 }
 
@@ -433,10 +196,7 @@ fn offset_or_id_after_data_is_refused() {
 fn data_twice_is_refused() {
     for data in [&b"x"[..], b""] {
         let fields = [bytes(frame::DATA, data), bytes(frame::DATA, b"y")];
-        assert_eq!(
-            refused(&packet_of(&[frame_of(&fields)])),
-            WireError::DataTwice
-        );
+        assert_eq!(refused(&packet_of(&[frame_of(&fields)])), WireError::DataTwice);
     }
 }
 
@@ -456,10 +216,7 @@ fn lengths_beyond_the_parent_are_refused() {
 #[test]
 fn varints_beyond_the_parent_are_refused() {
     // A key and a value that continue behind the end of their frame.
-    for stream in [
-        &[3, 0x1a, 1, 0x90, 0x00][..],
-        &[4, 0x1a, 2, 0x10, 0x90, 0x00],
-    ] {
+    for stream in [&[3, 0x1a, 1, 0x90, 0x00][..], &[4, 0x1a, 2, 0x10, 0x90, 0x00]] {
         assert_eq!(refused(stream), WireError::Overrun);
     }
 }
@@ -480,54 +237,30 @@ fn overlong_varints_are_refused() {
 #[test]
 fn wrong_wire_types_are_refused() {
     let text = |field| frame_of(&[bytes(field, b"x")]);
-    for field in [
-        frame::STREAM_ID,
-        frame::OFFSET,
-        frame::FIN,
-        frame::FRAME_ID,
-        frame::TIMESTAMP,
-    ] {
-        assert!(matches!(
-            refused(&packet_of(&[text(field)])),
-            WireError::Key { .. }
-        ));
+    for field in [frame::STREAM_ID, frame::OFFSET, frame::FIN, frame::FRAME_ID, frame::TIMESTAMP] {
+        assert!(matches!(refused(&packet_of(&[text(field)])), WireError::Key { .. }));
     }
     for field in [frame::DATA, frame::PATH_ID] {
         let stream = packet_of(&[frame_of(&[varint(field, 1)])]);
         assert!(matches!(refused(&stream), WireError::Key { .. }));
     }
     for field in [packet::FRAMES, packet::PATH_ID] {
-        assert!(matches!(
-            refused(&packet_of(&[varint(field, 1)])),
-            WireError::Key { .. }
-        ));
+        assert!(matches!(refused(&packet_of(&[varint(field, 1)])), WireError::Key { .. }));
     }
     for field in [packet::PACKET_ID, packet::CHECKSUM] {
-        assert!(matches!(
-            refused(&packet_of(&[bytes(field, b"x")])),
-            WireError::Key { .. }
-        ));
+        assert!(matches!(refused(&packet_of(&[bytes(field, b"x")])), WireError::Key { .. }));
     }
 }
 
 #[test]
 fn groups_and_impossible_keys_are_refused() {
-    for key in [
-        9 << 3 | 3,
-        9 << 3 | 4,
-        9 << 3 | 6,
-        9 << 3 | 7,
-        0,
-        2,
-        1 << 32,
-        u64::MAX,
-    ] {
+    for key in [9 << 3 | 3, 9 << 3 | 4, 9 << 3 | 6, 9 << 3 | 7, 0, 2, 1 << 32, u64::MAX] {
         let mut field = Vec::new();
         encode_varint(key, &mut field);
         let field = Raw(field);
         for stream in [
-            packet_of(&[field.clone()]),
-            packet_of(&[frame_of(&[field.clone()])]),
+            packet_of(std::slice::from_ref(&field)),
+            packet_of(&[frame_of(std::slice::from_ref(&field))]),
         ] {
             assert!(matches!(refused(&stream), WireError::Key { .. }), "{key}");
         }
@@ -542,15 +275,9 @@ fn offsets_and_ids_over_62_bits_are_refused() {
         vec![varint(frame::OFFSET, MAX_OFFSET + 1)],
         vec![varint(frame::STREAM_ID, MAX_OFFSET + 1)],
     ] {
-        assert!(matches!(
-            refused(&packet_of(&[frame_of(&fields)])),
-            WireError::Invalid(_)
-        ));
+        assert!(matches!(refused(&packet_of(&[frame_of(&fields)])), WireError::Invalid(_)));
     }
-    let last = [
-        varint(frame::OFFSET, MAX_OFFSET - 1),
-        bytes(frame::DATA, b"x"),
-    ];
+    let last = [varint(frame::OFFSET, MAX_OFFSET - 1), bytes(frame::DATA, b"x")];
     assert!(decode(&packet_of(&[frame_of(&last)]), &[9]).is_ok());
 }
 

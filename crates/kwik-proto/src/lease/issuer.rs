@@ -1,0 +1,132 @@
+//! The primary's side of leases: issuing, and what the client reports of them.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::wire::pb::control as pb;
+use crate::{Code, CodedError, LeaseId, PathId, StreamId, limits};
+
+/// How a lease ended, as the client reports it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LeaseOutcome {
+    /// All of its range has arrived, from this path or others.
+    Done,
+    /// The stream was reset or stopped, or the lease revoked.
+    Stopped,
+    /// Its path died or gave it up; these ranges are missing.
+    Lost(Vec<Range<u64>>),
+}
+
+/// A lease under way.
+#[derive(Debug, Clone)]
+pub struct IssuedLease {
+    /// The stream it fills.
+    pub stream: StreamId,
+    /// The path that may write.
+    pub path: PathId,
+    /// What it may write.
+    pub range: Range<u64>,
+    /// Bytes its path has brought, once it ended.
+    pub delivered: u64,
+    /// How it ended; none while it lives.
+    pub outcome: Option<LeaseOutcome>,
+}
+
+/// All leases of a session, at its primary.
+#[derive(Debug, Default)]
+pub struct LeaseIssuer {
+    leases: BTreeMap<LeaseId, IssuedLease>,
+    next: u64,
+    /// Sequence of signed relays, per path.
+    sequences: BTreeMap<PathId, u64>,
+}
+
+impl LeaseIssuer {
+    /// The next sequence number of a path's signed relays.
+    pub fn next_sequence(&mut self, path: PathId) -> u64 {
+        let sequence = self.sequences.entry(path).or_default();
+        *sequence += 1;
+        *sequence
+    }
+
+    /// Makes an unsigned lease.
+    ///
+    /// # Errors
+    /// The command is too long, or too many leases are live.
+    pub fn issue(
+        &mut self,
+        stream: StreamId,
+        path: PathId,
+        range: Range<u64>,
+        command: Bytes,
+    ) -> Result<pb::Lease, CodedError> {
+        if command.len() > limits::MAX_COMMAND {
+            let context = format!("a lease's command is at most {} bytes", limits::MAX_COMMAND);
+            return Err(CodedError::new(Code::PacketTooLarge, context));
+        }
+        if self.leases.len() >= limits::MAX_LEASES {
+            let context = format!("{} leases are live", limits::MAX_LEASES);
+            return Err(CodedError::new(Code::LimitExceeded, context));
+        }
+        let id = LeaseId(self.next);
+        self.next += 1;
+        let lease = pb::Lease {
+            lease_id: id.0,
+            stream_id: stream.as_u64(),
+            start: range.start,
+            end: range.end,
+            path_id: path.0,
+            command,
+            sequence: self.next_sequence(path),
+            max_bytes: limits::lease_budget(range.end - range.start),
+            signature: Bytes::new(),
+        };
+        let issued = IssuedLease { stream, path, range, delivered: 0, outcome: None };
+        self.leases.insert(id, issued);
+        Ok(lease)
+    }
+
+    /// Notes a report; the lease it ended, none when it was unknown or had ended.
+    ///
+    /// # Errors
+    /// The reported ranges lie outside the lease.
+    pub fn handle_report(
+        &mut self,
+        report: &pb::LeaseReport,
+    ) -> Result<Option<&IssuedLease>, CodedError> {
+        let Some(lease) = self.leases.get_mut(&LeaseId(report.lease_id)) else { return Ok(None) };
+        if lease.outcome.is_some() {
+            return Ok(None);
+        }
+        let ranges: Vec<_> = report.ranges.iter().map(|range| range.start..range.end).collect();
+        if ranges.iter().any(|r| r.start < lease.range.start || r.end > lease.range.end) {
+            return Err(CodedError::new(Code::OffsetMismatch, "a report outside its lease"));
+        }
+        lease.delivered = report.delivered;
+        lease.outcome = Some(match report.outcome() {
+            pb::LeaseOutcome::LeaseDone => LeaseOutcome::Done,
+            pb::LeaseOutcome::LeaseStopped => LeaseOutcome::Stopped,
+            pb::LeaseOutcome::LeaseLost => LeaseOutcome::Lost(ranges),
+        });
+        Ok(Some(lease))
+    }
+
+    /// A lease under way, or ended and not yet taken.
+    #[must_use]
+    pub fn lease(&self, id: LeaseId) -> Option<&IssuedLease> {
+        self.leases.get(&id)
+    }
+
+    /// Takes an ended lease out of the table.
+    pub fn take_ended(&mut self, id: LeaseId) -> Option<IssuedLease> {
+        self.leases.get(&id)?.outcome.as_ref()?;
+        self.leases.remove(&id)
+    }
+
+    /// Live leases.
+    pub fn iter(&self) -> impl Iterator<Item = (LeaseId, &IssuedLease)> {
+        self.leases.iter().filter(|(_, l)| l.outcome.is_none()).map(|(id, l)| (*id, l))
+    }
+}

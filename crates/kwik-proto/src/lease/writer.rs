@@ -1,0 +1,227 @@
+//! The writing side of leases: on a secondary, and on the primary for its own path.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+
+use crate::sync::lock;
+use crate::wire::control::ControlMessage;
+use crate::wire::pb::control as pb;
+use crate::{Code, CodedError, LeaseId, PieceId, StreamId, limits};
+
+/// A lease's writer, shared by the session and the application's byte path.
+pub type SharedWriter = Arc<Mutex<Writer>>;
+
+#[derive(Debug)]
+struct Piece {
+    id: PieceId,
+    next: u64,
+    end: u64,
+}
+
+/// What the holder of a lease may write now: the pieces that the client activated, in their order.
+#[derive(Debug)]
+pub struct Writer {
+    lease: LeaseId,
+    stream: StreamId,
+    range: Range<u64>,
+    command: Bytes,
+    queue: VecDeque<Piece>,
+    budget: u64,
+    /// The client, the primary or this side ended it.
+    ended: bool,
+}
+
+impl Writer {
+    /// Which lease.
+    #[must_use]
+    pub fn lease(&self) -> LeaseId {
+        self.lease
+    }
+
+    /// The stream it writes into.
+    #[must_use]
+    pub fn stream(&self) -> StreamId {
+        self.stream
+    }
+
+    /// The range it may be asked for.
+    #[must_use]
+    pub fn range(&self) -> Range<u64> {
+        self.range.clone()
+    }
+
+    /// The primary's opaque command for the application.
+    #[must_use]
+    pub fn command(&self) -> &Bytes {
+        &self.command
+    }
+
+    /// No more will be asked of it.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// What is to be written next, as far as it is activated.
+    #[must_use]
+    pub fn next(&self) -> Option<Range<u64>> {
+        self.queue.front().map(|piece| piece.next..piece.end)
+    }
+
+    /// Takes the next bytes to write, at most `max`: from then on they count as sent, and the caller
+    /// owes them to the wire. True with the range when it ends a piece.
+    pub fn commit(&mut self, max: u64) -> Option<(Range<u64>, bool)> {
+        let piece = self.queue.front_mut()?;
+        let len = max.min(piece.end - piece.next).min(self.budget);
+        let range = piece.next..piece.next + len;
+        piece.next = range.end;
+        self.budget -= len;
+        let ends = piece.next == piece.end;
+        if ends {
+            self.queue.pop_front();
+        }
+        (len > 0).then_some((range, ends))
+    }
+
+    fn activate(&mut self, id: PieceId, range: Range<u64>) -> Result<(), CodedError> {
+        let Range { start, end } = range;
+        if start >= end || start < self.range.start || end > self.range.end {
+            let context = format!("lease {}: activation of {range:?} outside it", self.lease);
+            return Err(CodedError::new(Code::OffsetMismatch, context));
+        }
+        let due: u64 = self.queue.iter().map(|piece| piece.end - piece.next).sum();
+        if self.queue.len() >= limits::MAX_PIECES || due + (end - start) > self.budget {
+            let context = format!("lease {}: more activated than its budget", self.lease);
+            return Err(CodedError::new(Code::LimitExceeded, context));
+        }
+        self.queue.push_back(Piece { id, next: start, end });
+        Ok(())
+    }
+
+    /// Ends a piece early: the offset it was sent up to. None when it was sent whole already.
+    fn cancel(&mut self, id: PieceId) -> Option<u64> {
+        let at = self.queue.iter().position(|piece| piece.id == id)?;
+        self.queue.remove(at).map(|piece| piece.next)
+    }
+
+    fn end(&mut self) -> VecDeque<Piece> {
+        self.ended = true;
+        std::mem::take(&mut self.queue)
+    }
+}
+
+/// All leases that this side writes for one session.
+#[derive(Debug, Default)]
+pub struct WriterTable {
+    writers: BTreeMap<LeaseId, SharedWriter>,
+    last_piece: Option<PieceId>,
+}
+
+impl WriterTable {
+    /// Adds a lease.
+    ///
+    /// # Errors
+    /// It is malformed, known already, or one too many.
+    pub fn insert(&mut self, lease: &pb::Lease) -> Result<SharedWriter, CodedError> {
+        let id = LeaseId(lease.lease_id);
+        let range = lease.start..lease.end;
+        if range.is_empty() || range.end > limits::MAX_OFFSET {
+            let context = format!("lease {id} of {range:?} is no range of a stream");
+            return Err(CodedError::new(Code::OffsetMismatch, context));
+        }
+        if self.writers.contains_key(&id) {
+            let context = format!("lease {id} came twice");
+            return Err(CodedError::new(Code::StreamMappingConflict, context));
+        }
+        if self.writers.len() >= limits::MAX_LEASES {
+            return Err(CodedError::new(Code::LimitExceeded, "too many leases"));
+        }
+        let budget = lease.max_bytes.min(limits::lease_budget(lease.end - lease.start));
+        let writer = SharedWriter::new(Mutex::new(Writer {
+            lease: id,
+            stream: StreamId::from_u64(lease.stream_id),
+            range,
+            command: lease.command.clone(),
+            queue: VecDeque::new(),
+            budget,
+            ended: false,
+        }));
+        self.writers.insert(id, writer.clone());
+        Ok(writer)
+    }
+
+    /// Queues a piece. When its lease has ended meanwhile, the answer that nothing was sent.
+    ///
+    /// # Errors
+    /// The client asks for what the lease does not allow.
+    pub fn handle_activate(
+        &mut self,
+        m: &pb::Activate,
+    ) -> Result<Option<ControlMessage>, CodedError> {
+        let (id, piece) = (LeaseId(m.lease_id), PieceId(m.piece_id));
+        if self.last_piece.is_some_and(|last| piece <= last) {
+            return Err(CodedError::new(Code::InvalidFrame, "piece ids must rise"));
+        }
+        self.last_piece = Some(piece);
+        let Some(writer) = self.writers.get(&id) else {
+            return Ok(Some(stopped(id, piece, m.start)));
+        };
+        lock(writer).activate(piece, m.start..m.end).map(|()| None)
+    }
+
+    /// Ends a piece early; the answer for the client, none when the piece was sent whole.
+    pub fn handle_cancel(&mut self, m: &pb::Cancel) -> Option<ControlMessage> {
+        let (id, piece) = (LeaseId(m.lease_id), PieceId(m.piece_id));
+        let sent_until = lock(self.writers.get(&id)?).cancel(piece)?;
+        Some(stopped(id, piece, sent_until))
+    }
+
+    /// This side gives a lease up: where each of its pieces ends, and that no more will come.
+    pub fn abandon(&mut self, id: LeaseId, reason: &str) -> Vec<ControlMessage> {
+        let Some(mut answers) = self.handle_revoke(id) else { return Vec::new() };
+        answers.push(ControlMessage::Stopped(pb::Stopped {
+            lease_id: id.0,
+            abandoned: true,
+            reason: reason.to_owned(),
+            ..Default::default()
+        }));
+        answers
+    }
+
+    /// The lease is over for its client or its primary: where each of its pieces ends. None when
+    /// it was not live.
+    pub fn handle_revoke(&mut self, id: LeaseId) -> Option<Vec<ControlMessage>> {
+        let writer = self.writers.remove(&id)?;
+        let pieces = lock(&writer).end();
+        Some(pieces.into_iter().map(|piece| stopped(id, piece.id, piece.next)).collect())
+    }
+
+    /// Ends all of them, when the path is gone.
+    pub fn end_all(&mut self) -> Vec<LeaseId> {
+        let ids: Vec<_> = self.writers.keys().copied().collect();
+        for writer in std::mem::take(&mut self.writers).values() {
+            lock(writer).end();
+        }
+        ids
+    }
+
+    /// A live lease's writer.
+    #[must_use]
+    pub fn writer(&self, id: LeaseId) -> Option<&SharedWriter> {
+        self.writers.get(&id)
+    }
+
+    /// Something is activated and not written yet.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.writers.values().any(|writer| lock(writer).next().is_some())
+    }
+}
+
+fn stopped(lease: LeaseId, piece: PieceId, sent_until: u64) -> ControlMessage {
+    let (lease_id, piece_id) = (lease.0, piece.0);
+    ControlMessage::Stopped(pb::Stopped { lease_id, piece_id, sent_until, ..Default::default() })
+}

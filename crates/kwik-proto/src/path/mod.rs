@@ -1,0 +1,216 @@
+//! The paths of a session, with their whole history (2.4, 2.5).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
+
+use crate::wire::pb::control::PathStatus as WireStatus;
+use crate::{Code, CodedError, PathId, limits};
+
+/// What state a path is in (2.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathStatus {
+    /// Dialing or authenticating.
+    Connecting,
+    /// Carrying data.
+    Active,
+    /// Silent for longer than its round trip explains: its pieces may go elsewhere.
+    Degraded,
+    /// Leaving in order: no new pieces.
+    Disconnecting,
+    /// Gone, or silent for good.
+    Dead,
+}
+
+impl PathStatus {
+    /// Whether it can carry data, well or badly.
+    #[must_use]
+    pub fn is_usable(self) -> bool {
+        matches!(self, Self::Active | Self::Degraded)
+    }
+
+    /// Its value on the wire.
+    #[must_use]
+    pub fn to_wire(self) -> WireStatus {
+        match self {
+            Self::Connecting => WireStatus::Connecting,
+            Self::Active => WireStatus::Active,
+            Self::Degraded => WireStatus::Degraded,
+            Self::Disconnecting => WireStatus::Disconnecting,
+            Self::Dead => WireStatus::Dead,
+        }
+    }
+}
+
+impl From<WireStatus> for PathStatus {
+    fn from(status: WireStatus) -> Self {
+        match status {
+            WireStatus::Connecting => Self::Connecting,
+            WireStatus::Active => Self::Active,
+            WireStatus::Degraded => Self::Degraded,
+            WireStatus::Disconnecting => Self::Disconnecting,
+            WireStatus::Dead => Self::Dead,
+        }
+    }
+}
+
+/// One path as it stands, or as it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathInfo {
+    /// Its id.
+    pub id: PathId,
+    /// Where it leads.
+    pub address: String,
+    /// Its state.
+    pub status: PathStatus,
+    /// Why it has that state; empty when there is nothing to say.
+    pub reason: String,
+    /// When it was added.
+    pub created_at: Instant,
+    /// When it last changed or brought something.
+    pub last_active: Instant,
+}
+
+/// Paths by id, and those that ended.
+#[derive(Debug, Default)]
+pub struct PathTable {
+    paths: BTreeMap<PathId, PathInfo>,
+    ended: VecDeque<PathInfo>,
+    next: u32,
+}
+
+impl PathTable {
+    /// Adds a path under the next free id.
+    ///
+    /// # Errors
+    /// [`limits::MAX_PATHS`] are live.
+    pub fn add(&mut self, address: String, now: Instant) -> Result<PathId, CodedError> {
+        let id = PathId(self.next);
+        self.insert(id, address, now)?;
+        Ok(id)
+    }
+
+    /// Adds a path that the primary named.
+    ///
+    /// # Errors
+    /// The id was used before, or [`limits::MAX_PATHS`] are live.
+    pub fn insert(&mut self, id: PathId, address: String, now: Instant) -> Result<(), CodedError> {
+        if id.0 < self.next {
+            let context = format!("path {id} existed already");
+            return Err(CodedError::new(Code::InvalidFrame, context));
+        }
+        if self.paths.len() >= limits::MAX_PATHS {
+            let context = format!("a session has at most {} paths", limits::MAX_PATHS);
+            return Err(CodedError::new(Code::LimitExceeded, context));
+        }
+        self.next = id.0.saturating_add(1);
+        let path = PathInfo {
+            id,
+            address,
+            status: PathStatus::Connecting,
+            reason: String::new(),
+            created_at: now,
+            last_active: now,
+        };
+        self.paths.insert(id, path);
+        Ok(())
+    }
+
+    /// A live path's status.
+    ///
+    /// # Errors
+    /// [`Code::PathDead`] when it has ended, [`Code::PathNotFound`] when it never was.
+    pub fn status(&self, id: PathId) -> Result<PathStatus, CodedError> {
+        match self.paths.get(&id) {
+            Some(path) => Ok(path.status),
+            None if id.0 < self.next => {
+                Err(CodedError::new(Code::PathDead, format!("path {id} has ended")))
+            }
+            None => Err(CodedError::new(Code::PathNotFound, format!("there is no path {id}"))),
+        }
+    }
+
+    /// Whether data can go over it.
+    #[must_use]
+    pub fn is_usable(&self, id: PathId) -> bool {
+        self.paths.get(&id).is_some_and(|path| path.status.is_usable())
+    }
+
+    /// Changes a path's status. True when that is news.
+    pub fn set(&mut self, id: PathId, status: PathStatus, reason: &str, now: Instant) -> bool {
+        let Some(path) = self.paths.get_mut(&id) else { return false };
+        let news = path.status != status;
+        path.status = status;
+        path.last_active = now;
+        if news {
+            path.reason.clear();
+            path.reason.push_str(reason);
+        }
+        news
+    }
+
+    /// Moves a path to the history.
+    pub fn end(&mut self, id: PathId, reason: &str, now: Instant) -> bool {
+        let Some(mut path) = self.paths.remove(&id) else { return false };
+        path.status = PathStatus::Dead;
+        path.last_active = now;
+        reason.clone_into(&mut path.reason);
+        if self.ended.len() == limits::MAX_PATH_HISTORY {
+            self.ended.pop_front();
+        }
+        self.ended.push_back(path);
+        true
+    }
+
+    /// Notes that a path brought something.
+    pub fn on_active(&mut self, id: PathId, now: Instant) {
+        if let Some(path) = self.paths.get_mut(&id) {
+            path.last_active = now;
+        }
+    }
+
+    /// Ids of live paths.
+    pub fn ids(&self) -> impl Iterator<Item = PathId> + '_ {
+        self.paths.keys().copied()
+    }
+
+    /// Live paths that can carry data (2.4).
+    #[must_use]
+    pub fn active(&self) -> Vec<PathInfo> {
+        self.paths.values().filter(|path| path.status.is_usable()).cloned().collect()
+    }
+
+    /// Paths that died (2.4).
+    #[must_use]
+    pub fn dead(&self) -> Vec<PathInfo> {
+        let silent = self.paths.values().filter(|path| path.status == PathStatus::Dead);
+        self.ended.iter().chain(silent).cloned().collect()
+    }
+
+    /// Every path since the session began, as far as [`limits::MAX_PATH_HISTORY`] reaches (2.4).
+    #[must_use]
+    pub fn all(&self) -> Vec<PathInfo> {
+        let mut all: Vec<_> = self.ended.iter().chain(self.paths.values()).cloned().collect();
+        all.sort_by_key(|path| path.id);
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ended_path_is_dead_and_an_unknown_one_is_not_found() {
+        let mut now = crate::test_now();
+        let mut table = PathTable::default();
+        let id = table.add("a".into(), now).unwrap();
+        now += std::time::Duration::from_secs(1);
+        assert!(table.set(id, PathStatus::Active, "", now));
+        assert!(!table.set(id, PathStatus::Active, "", now));
+        assert!(table.end(id, "killed", now));
+        assert_eq!(table.status(id).unwrap_err().code, Code::PathDead);
+        assert_eq!(table.status(PathId(9)).unwrap_err().code, Code::PathNotFound);
+        assert_eq!(table.all()[0].reason, "killed");
+        assert!(table.insert(id, "again".into(), now).is_err());
+    }
+}

@@ -1,0 +1,212 @@
+//! How much each path is asked for, and in what portions (design §1 rule 3, §8).
+//!
+//! Each path is kept busy for a little longer than a round trip: enough that its congestion window
+//! can open, not so much that a stalled path holds back what the reader needs next. The session picks
+//! *what* (the lowest missing range), this module *how much*.
+
+use std::time::{Duration, Instant};
+
+use crate::limits;
+
+/// How long a path's outstanding bytes last beyond its round trips.
+const SLACK: Duration = Duration::from_millis(50);
+/// A piece lasts about this long, so that a stall moves little.
+const PIECE_TIME: Duration = Duration::from_millis(20);
+/// Rounds without growth of a quarter that end the start-up.
+const FLAT_ROUNDS: u8 = 3;
+
+/// One path's measured rate, and what it has been asked for.
+#[derive(Debug)]
+pub struct PathSchedule {
+    rtt: Duration,
+    min_rtt: Duration,
+    /// Bytes a second, once measured.
+    rate: Option<u64>,
+    outstanding: u64,
+    received: u64,
+    /// Bytes since the current round began, and when that was.
+    round: (u64, Instant),
+    /// The path ran dry during this round, so the round measures us and not the path.
+    dry: bool,
+    flat_rounds: u8,
+    last_progress: Instant,
+}
+
+impl PathSchedule {
+    /// A path of which nothing is known.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self {
+            rtt: Duration::ZERO,
+            min_rtt: Duration::MAX,
+            rate: None,
+            outstanding: 0,
+            received: 0,
+            round: (0, now),
+            dry: true,
+            flat_rounds: 0,
+            last_progress: now,
+        }
+    }
+
+    /// Notes the path's smoothed round-trip time.
+    pub fn on_rtt(&mut self, rtt: Duration) {
+        self.rtt = rtt;
+        self.min_rtt = self.min_rtt.min(rtt);
+    }
+
+    /// Notes bytes asked of the path.
+    pub fn on_activated(&mut self, bytes: u64, now: Instant) {
+        if self.outstanding == 0 {
+            self.last_progress = now;
+            self.round = (0, now);
+        }
+        self.outstanding += bytes;
+    }
+
+    /// Notes that bytes asked for will not come.
+    pub fn on_released(&mut self, bytes: u64) {
+        self.outstanding = self.outstanding.saturating_sub(bytes);
+        self.dry |= self.outstanding == 0;
+    }
+
+    /// Notes a sign of life.
+    pub fn on_alive(&mut self, now: Instant) {
+        self.last_progress = now;
+    }
+
+    /// Notes bytes that came, `asked` of them outstanding until now.
+    pub fn on_received(&mut self, bytes: u64, asked: u64, now: Instant) {
+        self.last_progress = now;
+        self.received += bytes;
+        self.round.0 += bytes;
+        self.outstanding = self.outstanding.saturating_sub(asked);
+        self.dry |= self.outstanding == 0;
+        let lasted = now.saturating_duration_since(self.round.1);
+        if lasted >= self.rtt.max(Duration::from_millis(20)) {
+            self.end_round(lasted);
+            self.round = (0, now);
+            self.dry = self.outstanding == 0;
+        }
+    }
+
+    fn end_round(&mut self, lasted: Duration) {
+        let micros = u64::try_from(lasted.as_micros()).unwrap_or(u64::MAX).max(1);
+        let sample = self.round.0.saturating_mul(1_000_000) / micros;
+        let Some(rate) = self.rate else {
+            self.rate = Some(sample);
+            return;
+        };
+        let grew = sample > rate + rate / 4;
+        self.flat_rounds = if grew { 0 } else { self.flat_rounds.saturating_add(1) };
+        if sample >= rate {
+            self.rate = Some(rate / 2 + sample / 2);
+        } else if !self.dry {
+            self.rate = Some(rate - rate / 8 + sample / 8);
+        }
+    }
+
+    /// How many bytes may be outstanding.
+    fn target(&self) -> u64 {
+        let Some(rate) = self.rate else { return 4 * limits::MIN_PIECE };
+        let base = if self.min_rtt == Duration::MAX { self.rtt } else { self.min_rtt };
+        let round_trips = if self.flat_rounds < FLAT_ROUNDS { base * 2 } else { base * 5 / 4 };
+        bytes_in(rate, round_trips + SLACK).max(4 * limits::MIN_PIECE)
+    }
+
+    /// How many more bytes to ask for; 0 while it has enough.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        self.target().saturating_sub(self.outstanding)
+    }
+
+    /// Size of its next piece.
+    #[must_use]
+    pub fn piece_len(&self) -> u64 {
+        let len = self.rate.map_or(limits::MIN_PIECE, |rate| bytes_in(rate, PIECE_TIME));
+        let len = len.clamp(limits::MIN_PIECE, limits::MAX_PIECE);
+        len / limits::MIN_PIECE * limits::MIN_PIECE
+    }
+
+    /// When it becomes suspect unless it speaks; none while nothing is asked of it.
+    #[must_use]
+    pub fn suspect_at(&self) -> Option<Instant> {
+        let patience = limits::SUSPECT_AFTER.max(self.rtt * 5 / 4);
+        (self.outstanding > 0).then(|| self.last_progress + patience)
+    }
+
+    /// When it counts as dead unless it speaks.
+    #[must_use]
+    pub fn dead_at(&self) -> Instant {
+        self.last_progress + limits::DEAD_AFTER.max(self.rtt * 3)
+    }
+
+    /// How long the path needs for what it has been asked.
+    #[must_use]
+    pub fn backlog(&self) -> Duration {
+        let rate = self.rate.unwrap_or(0).max(1);
+        self.rtt + Duration::from_micros(self.outstanding.saturating_mul(1_000_000) / rate)
+    }
+
+    /// Smoothed round-trip time.
+    #[must_use]
+    pub fn rtt(&self) -> Duration {
+        self.rtt
+    }
+
+    /// Measured rate in bytes a second.
+    #[must_use]
+    pub fn rate(&self) -> Option<u64> {
+        self.rate
+    }
+
+    /// Bytes asked for and not come.
+    #[must_use]
+    pub fn outstanding(&self) -> u64 {
+        self.outstanding
+    }
+
+    /// Bytes that came.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+}
+
+fn bytes_in(rate: u64, time: Duration) -> u64 {
+    let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    u64::try_from(u128::from(rate) * u128::from(micros) / 1_000_000).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unmeasured_path_gets_small_pieces_and_a_fast_one_large() {
+        let now = crate::test_now();
+        let mut path = PathSchedule::new(now);
+        assert_eq!((path.piece_len(), path.room()), (limits::MIN_PIECE, 4 * limits::MIN_PIECE));
+        path.on_rtt(Duration::from_millis(20));
+        path.on_activated(1 << 30, now);
+        for step in 1..=20 {
+            path.on_received(1 << 20, 1 << 20, now + Duration::from_millis(20) * step);
+        }
+        let rate = path.rate().unwrap();
+        assert!((45 << 20..=55 << 20).contains(&rate), "{rate}");
+        assert_eq!(path.piece_len(), limits::MAX_PIECE);
+    }
+
+    #[test]
+    fn silence_makes_a_path_suspect_only_with_something_outstanding() {
+        let now = crate::test_now();
+        let mut path = PathSchedule::new(now);
+        assert_eq!(path.suspect_at(), None);
+        path.on_activated(10, now);
+        assert_eq!(path.suspect_at(), Some(now + limits::SUSPECT_AFTER));
+        path.on_rtt(Duration::from_millis(80));
+        assert_eq!(path.suspect_at(), Some(now + Duration::from_millis(100)));
+        path.on_received(10, 10, now);
+        assert_eq!(path.suspect_at(), None);
+    }
+}

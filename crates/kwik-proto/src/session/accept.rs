@@ -1,0 +1,122 @@
+//! A server's decision on the first control frame of a connection: a new session, one of its paths, or no.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+
+use crate::auth::{self, AdmissionRequest, Authenticator, Fingerprint, Identity, PublicKey};
+use crate::stream::StreamConfig;
+use crate::wire::control::{self, ControlMessage};
+use crate::wire::pb::control as pb;
+use crate::{Code, CodedError, PathId, SessionId, limits};
+
+use super::{PrimarySession, SecondarySession};
+
+/// What a server knows when a client introduces itself.
+pub struct AcceptContext<'a> {
+    /// The server's identity.
+    pub identity: &'a Arc<Identity>,
+    /// Primaries whose grants this server honours.
+    pub trusted: &'a BTreeSet<Fingerprint>,
+    /// Who may be a client at all.
+    pub authenticator: &'a dyn Authenticator,
+    /// Streams and windows of new sessions.
+    pub streams: &'a StreamConfig,
+    /// This connection's exported keying material ([`auth::EXPORTER_LABEL`]).
+    pub exporter: &'a [u8; 32],
+    /// 128 random bits for a new session.
+    pub session_id: SessionId,
+    /// Monotonic time.
+    pub now: Instant,
+    /// Wall-clock time, for grants.
+    pub wall: SystemTime,
+}
+
+/// What a connection turned out to be.
+#[derive(Debug)]
+pub enum Accepted {
+    /// A new session, of which this server is the primary.
+    Primary(Box<PrimarySession>),
+    /// A path of a session whose primary is another server.
+    Secondary(Box<SecondarySession>),
+}
+
+/// A refusal, and the answer to write before the connection is closed with the error's code.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Why.
+    pub error: CodedError,
+    /// Encoded AuthenticationResponse.
+    pub response: Bytes,
+}
+
+/// Decides on the first control frame of a connection.
+///
+/// # Errors
+/// The frame is no valid introduction.
+pub fn accept(first: &ControlMessage, context: &AcceptContext<'_>) -> Result<Accepted, Refusal> {
+    let refuse = |error: CodedError| {
+        let response = ControlMessage::AuthenticationResponse(pb::AuthenticationResponse {
+            success: false,
+            error_message: error.context.chars().take(limits::MAX_TEXT / 4).collect(),
+            ..Default::default()
+        });
+        let mut encoded = BytesMut::new();
+        control::encode(0, &response, &mut encoded);
+        Refusal { error, response: encoded.freeze() }
+    };
+    let ControlMessage::AuthenticationRequest(request) = first else {
+        let context = format!("{} before authentication", first.name());
+        return Err(refuse(CodedError::new(Code::InvalidFrame, context)));
+    };
+    let accepted = if request.protocol_version != limits::PROTOCOL_VERSION {
+        let (theirs, ours) = (request.protocol_version, limits::PROTOCOL_VERSION);
+        let context = format!("the peer speaks version {theirs}, this server version {ours}");
+        Err(CodedError::new(Code::AuthFailed, context))
+    } else if request.session_id.is_empty() {
+        accept_primary(request, context)
+    } else {
+        accept_secondary(request, context)
+    };
+    accepted.map_err(refuse)
+}
+
+fn accept_primary(
+    request: &pb::AuthenticationRequest,
+    context: &AcceptContext<'_>,
+) -> Result<Accepted, CodedError> {
+    let failed = |why: String| CodedError::new(Code::AuthFailed, why);
+    let key = PublicKey::try_from(&request.client_key[..]);
+    let key = key.map_err(|_| failed("the client states no key of its session".into()))?;
+    context.authenticator.authenticate(&request.credentials).map_err(failed)?;
+    Ok(Accepted::Primary(Box::new(PrimarySession::new(
+        context.session_id,
+        context.identity.clone(),
+        key,
+        context.streams,
+        &request.limits.unwrap_or_default(),
+        context.now,
+    ))))
+}
+
+fn accept_secondary(
+    request: &pb::AuthenticationRequest,
+    context: &AcceptContext<'_>,
+) -> Result<Accepted, CodedError> {
+    let session = request.session_id.parse::<SessionId>();
+    let session = session.map_err(|error| CodedError::new(Code::AuthFailed, error.to_string()))?;
+    let admission = AdmissionRequest {
+        session,
+        path: PathId(request.path_id),
+        grant: &request.credentials,
+        client_key: &request.client_key,
+        proof: &request.proof,
+        exporter: context.exporter,
+    };
+    let own = context.identity.fingerprint();
+    let admitted = auth::admit(&admission, own, context.trusted, context.wall);
+    let admitted = admitted.map_err(|error| CodedError::new(error.code(), error.to_string()))?;
+    Ok(Accepted::Secondary(Box::new(SecondarySession::new(&admitted, context.now))))
+}

@@ -1,0 +1,562 @@
+//! The client's session: one face for the application, several paths behind it.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::auth::{DialLimiter, DialPolicy, Fingerprint, Identity, prove};
+use crate::control::ControlQueue;
+use crate::path::{PathInfo, PathStatus, PathTable};
+use crate::scheduler::{Scheduler, SchedulerEvent};
+use crate::stats::{PathStats, SessionStats};
+use crate::stream::{StreamConfig, StreamTable};
+use crate::wire::control::ControlMessage;
+use crate::wire::pb::control as pb;
+use crate::{Code, CodedError, LeaseId, PathId, SessionId, Side, StreamId, limits};
+
+use super::{Action, Dial, Machine, Outputs, Wake, heartbeat_reply, wrong_role};
+
+/// How a client behaves.
+#[derive(Debug, Clone)]
+pub struct ClientConfig {
+    /// Streams and windows.
+    pub streams: StreamConfig,
+    /// Where a primary may send this client (design §7).
+    pub dial: DialPolicy,
+    /// Opaque credentials for the primary's authenticator; at most [`limits::MAX_CREDENTIALS`].
+    pub credentials: Bytes,
+    /// Whether raw packets of the primary are forwarded to secondaries.
+    pub relay_raw: bool,
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        Self {
+            streams: StreamConfig::default(),
+            dial: DialPolicy::default(),
+            credentials: Bytes::new(),
+            relay_raw: true,
+        }
+    }
+}
+
+/// How far a path's handshake is.
+#[derive(Debug)]
+enum Stage {
+    /// Dialing, with what the secondary will want to see.
+    Dialing { grant: Bytes },
+    /// AuthenticationRequest is on its way.
+    Authenticating,
+    /// Authenticated.
+    Open,
+}
+
+#[derive(Debug)]
+struct Link {
+    stage: Stage,
+    control: ControlQueue,
+    /// When a handshake that is still under way has failed.
+    deadline: Instant,
+}
+
+/// The state machine of a client.
+#[derive(Debug)]
+pub struct ClientSession {
+    config: ClientConfig,
+    key: Identity,
+    primary: IpAddr,
+    id: Option<SessionId>,
+    paths: PathTable,
+    links: BTreeMap<PathId, Link>,
+    limiter: DialLimiter,
+    streams: StreamTable,
+    scheduler: Scheduler,
+    outputs: Outputs,
+}
+
+impl ClientSession {
+    /// A session over a connection to `primary`; its first flight waits to be transmitted. `key` is a fresh
+    /// identity of this session alone.
+    #[must_use]
+    pub fn new(config: ClientConfig, key: Identity, primary: SocketAddr, now: Instant) -> Self {
+        let mut paths = PathTable::default();
+        let added = paths.add(primary.to_string(), now);
+        debug_assert_eq!(added, Ok(PathId::PRIMARY));
+        let mut control = ControlQueue::new(now);
+        let request = pb::AuthenticationRequest {
+            session_id: String::new(),
+            credentials: config.credentials.clone(),
+            protocol_version: limits::PROTOCOL_VERSION,
+            client_key: Bytes::copy_from_slice(&key.public_key().0),
+            path_id: 0,
+            proof: Bytes::new(),
+            limits: Some(config.streams.to_wire()),
+        };
+        control.push(&ControlMessage::AuthenticationRequest(request), now);
+        let deadline = now + limits::DEAD_AFTER * 10;
+        let link = Link { stage: Stage::Authenticating, control, deadline };
+        let mut scheduler = Scheduler::default();
+        scheduler.add_path(PathId::PRIMARY, now);
+        Self {
+            streams: StreamTable::new(Side::Client, &config.streams),
+            config,
+            key,
+            primary: primary.ip(),
+            id: None,
+            paths,
+            links: BTreeMap::from([(PathId::PRIMARY, link)]),
+            limiter: DialLimiter::default(),
+            scheduler,
+            outputs: Outputs::default(),
+        }
+    }
+
+    /// The session's id, once the primary has answered.
+    #[must_use]
+    pub fn id(&self) -> Option<SessionId> {
+        self.id
+    }
+
+    /// Streams: open, accept, reset. Stop with [`ClientSession::stop`].
+    pub fn streams(&mut self) -> &mut StreamTable {
+        &mut self.streams
+    }
+
+    /// All paths since the session began.
+    #[must_use]
+    pub fn paths(&self) -> Vec<PathInfo> {
+        self.paths.all()
+    }
+
+    /// Figures of the session and its live paths.
+    #[must_use]
+    pub fn stats(&self) -> SessionStats {
+        let paths = self.paths.active().into_iter().filter_map(|info| {
+            let schedule = self.scheduler.path(info.id)?;
+            Some(PathStats {
+                id: info.id,
+                status: info.status,
+                rtt: schedule.rtt(),
+                received: schedule.received(),
+                rate: schedule.rate(),
+                outstanding: schedule.outstanding(),
+            })
+        });
+        let window = self.streams.window();
+        SessionStats {
+            paths: paths.collect(),
+            streams: self.streams.iter().count(),
+            window: window.size(),
+            granted: window.lent(),
+        }
+    }
+
+    /// The connection of a path that [`Action::Dial`] asked for stands: authenticate on it.
+    /// `exporter` is its exported keying material ([`crate::auth::EXPORTER_LABEL`]).
+    pub fn handle_connected(&mut self, path: PathId, exporter: &[u8; 32], now: Instant) {
+        let (Some(id), Some(link)) = (self.id, self.links.get_mut(&path)) else { return };
+        let Stage::Dialing { grant } = &link.stage else { return };
+        let request = pb::AuthenticationRequest {
+            session_id: id.to_string(),
+            credentials: grant.clone(),
+            protocol_version: limits::PROTOCOL_VERSION,
+            client_key: Bytes::copy_from_slice(&self.key.public_key().0),
+            path_id: path.0,
+            proof: Bytes::copy_from_slice(prove(&self.key, exporter, id, path).as_ref()),
+            limits: None,
+        };
+        link.stage = Stage::Authenticating;
+        link.control.push(&ControlMessage::AuthenticationRequest(request), now);
+    }
+
+    /// Payload of a stream came over a path and was put into its receiving half: `bytes` in all, `asked` of
+    /// them under live pieces ([`crate::stream::Received::asked`]).
+    pub fn on_received(
+        &mut self,
+        path: PathId,
+        stream: StreamId,
+        (bytes, asked): (u64, u64),
+        now: Instant,
+    ) {
+        self.paths.on_active(path, now);
+        self.scheduler.on_received(path, stream, (bytes, asked), &mut self.streams, now);
+    }
+
+    /// A path's smoothed round-trip time, as its connection measures it.
+    pub fn on_rtt(&mut self, path: PathId, rtt: Duration) {
+        self.scheduler.on_rtt(path, rtt);
+    }
+
+    /// The application read from a stream ([`crate::stream::RecvHalf::is_update_due`]).
+    pub fn on_consumed(&mut self, stream: StreamId, now: Instant) {
+        let rtt = self.scheduler.path(PathId::PRIMARY).map_or(Duration::ZERO, |path| path.rtt());
+        self.streams.on_consumed(stream, now, rtt);
+        self.scheduler.schedule(&mut self.streams, now);
+    }
+
+    /// The application reads a stream no more.
+    pub fn stop(&mut self, stream: StreamId, code: u64, now: Instant) {
+        self.streams.stop(stream, code);
+        self.scheduler.on_stream_ended(stream, &mut self.streams, now);
+    }
+
+    fn send(&mut self, path: PathId, message: &ControlMessage, now: Instant) {
+        let Some(link) = self.links.get_mut(&path) else { return };
+        link.control.push(message, now);
+        if link.control.is_overfull() {
+            let error = CodedError::new(
+                Code::LimitExceeded,
+                "the peer reads its control stream too slowly",
+            );
+            self.handle_violation(path, &error, now);
+        }
+    }
+
+    fn notify(&mut self, path: PathId, status: PathStatus, reason: &str, now: Instant) {
+        let message = ControlMessage::PathStatusNotification(pb::PathStatusNotification {
+            path_id: path.to_string(),
+            status: status.to_wire().into(),
+            reason: reason.chars().take(limits::MAX_TEXT / 4).collect(),
+        });
+        self.send(PathId::PRIMARY, &message, now);
+        self.outputs.wake(Wake::Path(path));
+    }
+
+    fn set_status(&mut self, path: PathId, status: PathStatus, reason: &str, now: Instant) {
+        if self.paths.set(path, status, reason, now) {
+            self.notify(path, status, reason, now);
+        }
+    }
+
+    /// Ends a secondary path; `answer` is for a handshake that failed.
+    fn end_path(&mut self, path: PathId, error: &CodedError, now: Instant) {
+        let Some(link) = self.links.remove(&path) else { return };
+        self.outputs.actions.push_back(Action::ClosePath(path, error.clone()));
+        let reason = error.to_string();
+        self.paths.end(path, &reason, now);
+        if matches!(link.stage, Stage::Open) {
+            self.scheduler.remove_path(path, &mut self.streams, now);
+            self.notify(path, PathStatus::Dead, &reason, now);
+        } else {
+            self.answer_add_path(path, Err(&reason), now);
+        }
+    }
+
+    fn answer_add_path(&mut self, path: PathId, result: Result<(), &str>, now: Instant) {
+        let message = ControlMessage::AddPathResponse(pb::AddPathResponse {
+            success: result.is_ok(),
+            path_id: path.to_string(),
+            error_message: result
+                .err()
+                .unwrap_or_default()
+                .chars()
+                .take(limits::MAX_TEXT / 4)
+                .collect(),
+        });
+        self.send(PathId::PRIMARY, &message, now);
+        self.outputs.wake(Wake::Path(path));
+    }
+
+    fn on_control(
+        &mut self,
+        path: PathId,
+        message: ControlMessage,
+        now: Instant,
+    ) -> Result<(), CodedError> {
+        let Some(link) = self.links.get(&path) else { return Ok(()) };
+        self.paths.on_active(path, now);
+        self.scheduler.on_alive(path, now);
+        match (&link.stage, message) {
+            (Stage::Authenticating, ControlMessage::AuthenticationResponse(m)) => {
+                self.on_authenticated(path, &m, now)
+            }
+            (Stage::Open, message) => self.on_open_control(path, message, now),
+            (_, message) => {
+                let context = format!("{} before authentication", message.name());
+                Err(CodedError::new(Code::InvalidFrame, context))
+            }
+        }
+    }
+
+    fn on_authenticated(
+        &mut self,
+        path: PathId,
+        m: &pb::AuthenticationResponse,
+        now: Instant,
+    ) -> Result<(), CodedError> {
+        if !m.success {
+            return Err(CodedError::new(Code::AuthFailed, m.error_message.clone()));
+        }
+        if let Some(link) = self.links.get_mut(&path) {
+            link.stage = Stage::Open;
+        }
+        if path.is_primary() {
+            let id = m.session_id.parse();
+            self.id = Some(id.map_err(|_| CodedError::new(Code::InvalidFrame, "no session id"))?);
+            self.streams.handle_limits(&m.limits.unwrap_or_default());
+            self.paths.set(path, PathStatus::Active, "", now);
+        } else {
+            self.paths.set(path, PathStatus::Active, "", now);
+            self.scheduler.add_path(path, now);
+            self.answer_add_path(path, Ok(()), now);
+        }
+        self.outputs.wake(Wake::Path(path));
+        Ok(())
+    }
+
+    fn on_open_control(
+        &mut self,
+        path: PathId,
+        message: ControlMessage,
+        now: Instant,
+    ) -> Result<(), CodedError> {
+        match message {
+            ControlMessage::Stopped(m) => {
+                self.scheduler.handle_stopped(path, &m, &mut self.streams, now)?;
+            }
+            ControlMessage::Heartbeat(m) => {
+                if let Some(reply) = heartbeat_reply(&m) {
+                    self.send(path, &reply, now);
+                }
+            }
+            ControlMessage::Unknown(_) | ControlMessage::Backpressure(_) => {}
+            ControlMessage::SessionClose(m) if !path.is_primary() => {
+                let reason = String::from_utf8_lossy(&m.reason).into_owned();
+                self.end_path(path, &CodedError::new(Code::PathDead, reason), now);
+            }
+            message if !path.is_primary() => return Err(wrong_role(&message)),
+            ControlMessage::SessionClose(m) => self.outputs.close(m.code, m.reason),
+            ControlMessage::AddPathRequest(m) => self.on_add_path(m, now)?,
+            ControlMessage::RemovePathRequest(m) => self.on_remove_path(&m, now),
+            ControlMessage::PathStatusNotification(m) => self.on_marked_dead(&m, now),
+            ControlMessage::RawPacketTransmission(m) => self.on_raw(m, now),
+            ControlMessage::Lease(m) => {
+                let id = StreamId::from_u64(m.stream_id);
+                if !id.is_sender(Side::Server) {
+                    return Err(CodedError::new(
+                        Code::InvalidStreamRole,
+                        format!("a lease of {id}"),
+                    ));
+                }
+                let halves = self.streams.touch(id, now)?;
+                self.scheduler.handle_lease(m, halves, &mut self.streams, now)?;
+            }
+            ControlMessage::Revoke(m) => {
+                self.scheduler.handle_revoke(LeaseId(m.lease_id), &mut self.streams, now);
+            }
+            message => {
+                if !self.streams.handle_control(&message, now)? {
+                    return Err(wrong_role(&message));
+                }
+                if let ControlMessage::StreamReset(m) = message {
+                    let id = StreamId::from_u64(m.stream_id);
+                    self.scheduler.on_stream_ended(id, &mut self.streams, now);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn on_add_path(&mut self, m: pb::AddPathRequest, now: Instant) -> Result<(), CodedError> {
+        let path = PathId(m.path_id);
+        let pin = <[u8; 32]>::try_from(&m.server_key_hash[..]).map(Fingerprint);
+        let pin = pin.map_err(|_| CodedError::new(Code::InvalidFrame, "a path without a pin"))?;
+        let allowed = self.allow_dial(&m.target_address, now);
+        let added = self.paths.insert(path, m.target_address, now);
+        match added.and(allowed) {
+            Ok(address) => {
+                let deadline = now + limits::HANDSHAKE_TIMEOUT;
+                let stage = Stage::Dialing { grant: m.grant };
+                let link = Link { stage, control: ControlQueue::new(now), deadline };
+                self.links.insert(path, link);
+                self.outputs.actions.push_back(Action::Dial(Dial { path, address, pin }));
+            }
+            Err(error) if error.code == Code::InvalidFrame => return Err(error),
+            Err(error) => {
+                self.paths.end(path, &error.to_string(), now);
+                self.answer_add_path(path, Err(&error.to_string()), now);
+            }
+        }
+        Ok(())
+    }
+
+    fn allow_dial(&mut self, address: &str, now: Instant) -> Result<SocketAddr, CodedError> {
+        let refused = |why: String| CodedError::new(Code::PathNotFound, why);
+        let address: SocketAddr =
+            address.parse().map_err(|_| refused(format!("'{address}' is not IP:port")))?;
+        let address = self.config.dial.check(address, self.primary);
+        let address = address.map_err(|error| refused(error.to_string()))?;
+        let limited = self.limiter.try_dial(now);
+        limited.map_err(|_| refused("too many dials in a short time".into()))?;
+        Ok(address)
+    }
+
+    fn on_remove_path(&mut self, m: &pb::RemovePathRequest, now: Instant) {
+        let path = m.path_id.parse().map_or(PathId(u32::MAX), PathId);
+        let open = matches!(self.links.get(&path), Some(Link { stage: Stage::Open, .. }));
+        if path.is_primary() || !open {
+            let status = self.paths.status(path);
+            let why = status.err().map_or("it cannot be removed".into(), |e| e.to_string());
+            self.answer_remove_path(path, Err(&why), now);
+            return;
+        }
+        self.set_status(path, PathStatus::Disconnecting, "removed by the primary", now);
+        self.scheduler.drain_path(path);
+    }
+
+    fn answer_remove_path(&mut self, path: PathId, result: Result<(), &str>, now: Instant) {
+        let message = ControlMessage::RemovePathResponse(pb::RemovePathResponse {
+            success: result.is_ok(),
+            path_id: path.to_string(),
+            error_message: result.err().unwrap_or_default().to_owned(),
+        });
+        self.send(PathId::PRIMARY, &message, now);
+    }
+
+    /// The primary gave a path up.
+    fn on_marked_dead(&mut self, m: &pb::PathStatusNotification, now: Instant) {
+        let path = m.path_id.parse().map_or(PathId::PRIMARY, PathId);
+        if m.status() == pb::PathStatus::Dead && !path.is_primary() {
+            self.end_path(path, &CodedError::new(Code::PathDead, m.reason.clone()), now);
+        }
+    }
+
+    fn on_raw(&mut self, m: pb::RawPacketTransmission, now: Instant) {
+        let path = m.target_path_id.parse().map_or(PathId::PRIMARY, PathId);
+        let report = |code: u64| {
+            ControlMessage::RelayReport(pb::RelayReport {
+                sequence: m.sequence,
+                path_id: path.0,
+                code,
+            })
+        };
+        let allowed = match self.paths.status(path) {
+            Err(error) => Err(error.code),
+            Ok(_) if path.is_primary() || !self.config.relay_raw => Err(Code::InvalidStreamRole),
+            Ok(status) if !status.is_usable() => Err(Code::PathDead),
+            Ok(_) if m.data.len() > limits::MAX_RAW_PACKET => Err(Code::PacketTooLarge),
+            Ok(_) => Ok(()),
+        };
+        self.send(PathId::PRIMARY, &report(allowed.err().map_or(0, Code::as_u64)), now);
+        if allowed.is_ok() {
+            self.outputs.actions.push_back(Action::ForwardRaw(path, m));
+        }
+    }
+
+    /// Takes what the planes have queued.
+    fn flush(&mut self, now: Instant) {
+        for message in self.streams.take_messages() {
+            self.send(PathId::PRIMARY, &message, now);
+        }
+        loop {
+            let events = self.scheduler.take_events();
+            if events.is_empty() {
+                break;
+            }
+            events.into_iter().for_each(|event| self.on_scheduler_event(event, now));
+        }
+        for wake in self.streams.take_wakes() {
+            self.outputs.wake(Wake::Stream(wake));
+        }
+    }
+
+    fn on_scheduler_event(&mut self, event: SchedulerEvent, now: Instant) {
+        match event {
+            SchedulerEvent::Send(path, message) => self.send(path, &message, now),
+            SchedulerEvent::Suspect(path) => {
+                self.set_status(path, PathStatus::Degraded, "silent with bytes outstanding", now);
+            }
+            SchedulerEvent::Recovered(path) => {
+                if self.paths.status(path) == Ok(PathStatus::Degraded) {
+                    self.set_status(path, PathStatus::Active, "", now);
+                }
+            }
+            SchedulerEvent::Dead(path) => {
+                let error = CodedError::new(Code::PathDead, "silent for too long");
+                self.end_path(path, &error, now);
+            }
+            SchedulerEvent::Drained(path) => {
+                self.answer_remove_path(path, Ok(()), now);
+                self.end_path(path, &CodedError::new(Code::NoError, "removed"), now);
+            }
+            SchedulerEvent::Failed(stream) => {
+                let wake = crate::stream::StreamWake::Readable(stream);
+                self.outputs.wake(Wake::Stream(wake));
+            }
+        }
+    }
+}
+
+impl Machine for ClientSession {
+    fn handle_control(&mut self, path: PathId, message: ControlMessage, now: Instant) {
+        if self.outputs.closed {
+            return;
+        }
+        if let Err(error) = self.on_control(path, message, now) {
+            self.handle_violation(path, &error, now);
+        }
+    }
+
+    fn handle_violation(&mut self, path: PathId, error: &CodedError, now: Instant) {
+        if path.is_primary() {
+            self.outputs.close_with(error);
+        } else {
+            self.end_path(path, error, now);
+        }
+    }
+
+    fn handle_path_lost(&mut self, path: PathId, reason: &str, now: Instant) {
+        let error = CodedError::new(Code::PathDead, reason);
+        self.handle_violation(path, &error, now);
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        let late: Vec<_> = self.links.iter().filter(|(_, link)| link.is_late(now)).collect();
+        for path in late.into_iter().map(|(path, _)| *path).collect::<Vec<_>>() {
+            let error = CodedError::new(Code::AuthFailed, "the server did not answer in time");
+            self.handle_violation(path, &error, now);
+        }
+        for (path, link) in &mut self.links {
+            if matches!(link.stage, Stage::Open) {
+                link.control.beat(self.scheduler.is_busy(*path), now);
+            }
+        }
+        self.scheduler.handle_timeout(&mut self.streams, now);
+    }
+
+    fn close(&mut self, code: u64, reason: Bytes, now: Instant) {
+        if self.outputs.closed {
+            return;
+        }
+        let close = pb::SessionClose { code, reason: reason.clone() };
+        for link in self.links.values_mut() {
+            link.control.push(&ControlMessage::SessionClose(close.clone()), now);
+        }
+        self.outputs.close(code, reason);
+    }
+
+    fn poll_transmit(&mut self, now: Instant) -> Option<(PathId, Bytes)> {
+        self.flush(now);
+        self.links.iter_mut().find_map(|(path, link)| Some((*path, link.control.take()?)))
+    }
+
+    fn poll_action(&mut self) -> Option<Action> {
+        self.outputs.actions.pop_front()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let links = self.links.iter().map(|(path, link)| match link.stage {
+            Stage::Open => link.control.heartbeat_due(self.scheduler.is_busy(*path)),
+            Stage::Dialing { .. } | Stage::Authenticating => link.deadline,
+        });
+        links.chain(self.scheduler.poll_timeout()).min().filter(|_| !self.outputs.closed)
+    }
+}
+
+impl Link {
+    fn is_late(&self, now: Instant) -> bool {
+        !matches!(self.stage, Stage::Open) && self.deadline <= now
+    }
+}

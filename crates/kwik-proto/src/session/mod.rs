@@ -1,0 +1,129 @@
+//! The three roles of a session as state machines (1.4): a client's, a primary's, a secondary's.
+//!
+//! A machine only routes. The driver feeds it control messages, losses and time through `handle_*`, tells
+//! it of bytes through `on_*`, and after each input takes all outputs: [`Machine::poll_transmit`] until
+//! it is dry, then [`Machine::poll_action`] until it is dry, then [`Machine::poll_timeout`].
+
+mod accept;
+mod client;
+mod primary;
+mod secondary;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::auth::Fingerprint;
+use crate::stream::StreamWake;
+use crate::wire::control::ControlMessage;
+use crate::wire::pb::control as pb;
+use crate::{Code, CodedError, LeaseId, PathId};
+
+pub use accept::{AcceptContext, Accepted, Refusal, accept};
+pub use client::{ClientConfig, ClientSession};
+pub use primary::{PrimarySession, RelayReport};
+pub use secondary::SecondarySession;
+
+/// What a machine asks of its driver.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Make a QUIC connection, then call [`ClientSession::handle_connected`].
+    Dial(Dial),
+    /// Write this on the path's raw stream.
+    ForwardRaw(PathId, pb::RawPacketTransmission),
+    /// Close the path's connection once what was transmitted is on its way.
+    ClosePath(PathId, CodedError),
+    /// The session is over: close every connection with this code and reason.
+    Close(u64, Bytes),
+    /// Somebody has something to look at.
+    Wake(Wake),
+}
+
+/// Who has something to look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wake {
+    /// Of streams.
+    Stream(StreamWake),
+    /// The path changed its status.
+    Path(PathId),
+    /// A lease was offered to the application.
+    LeaseOffered,
+    /// A lease's writer: more was activated, or it ended.
+    Writer(LeaseId),
+    /// A lease's outcome is known.
+    LeaseEnded(LeaseId),
+    /// A raw packet came, or a report on one.
+    Raw,
+}
+
+/// A path to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dial {
+    /// Its id.
+    pub path: PathId,
+    /// Where to.
+    pub address: SocketAddr,
+    /// Who must answer.
+    pub pin: Fingerprint,
+}
+
+/// What the driver needs of every role.
+pub trait Machine: Send {
+    /// Takes a control message of a path. A protocol violation closes the path, or, on the primary's, the session.
+    fn handle_control(&mut self, path: PathId, message: ControlMessage, now: Instant);
+    /// A path broke the protocol on its data plane or in a frame's encoding.
+    fn handle_violation(&mut self, path: PathId, error: &CodedError, now: Instant);
+    /// A path's connection is gone.
+    fn handle_path_lost(&mut self, path: PathId, reason: &str, now: Instant);
+    /// Does what is due.
+    fn handle_timeout(&mut self, now: Instant);
+    /// Ends the session; the peers are told.
+    fn close(&mut self, code: u64, reason: Bytes, now: Instant);
+    /// Control bytes to write, in order per path.
+    fn poll_transmit(&mut self, now: Instant) -> Option<(PathId, Bytes)>;
+    /// The next thing to do.
+    fn poll_action(&mut self) -> Option<Action>;
+    /// When [`Machine::handle_timeout`] is due.
+    fn poll_timeout(&self) -> Option<Instant>;
+}
+
+/// Outputs that every role has.
+#[derive(Debug, Default)]
+struct Outputs {
+    actions: VecDeque<Action>,
+    /// The session is over; nothing more is done.
+    closed: bool,
+}
+
+impl Outputs {
+    fn wake(&mut self, wake: Wake) {
+        let action = Action::Wake(wake);
+        if self.actions.back() != Some(&action) {
+            self.actions.push_back(action);
+        }
+    }
+
+    fn close(&mut self, code: u64, reason: Bytes) {
+        if !std::mem::replace(&mut self.closed, true) {
+            self.actions.push_back(Action::Close(code, reason));
+        }
+    }
+
+    fn close_with(&mut self, error: &CodedError) {
+        self.close(error.code.as_u64(), error.to_string().into());
+    }
+}
+
+/// A message that its sender's role may not send (1.4).
+fn wrong_role(message: &ControlMessage) -> CodedError {
+    let context = format!("{} from this role", message.name());
+    CodedError::new(Code::InvalidStreamRole, context)
+}
+
+/// The answer to a heartbeat that asks for one.
+fn heartbeat_reply(beat: &pb::Heartbeat) -> Option<ControlMessage> {
+    let reply = pb::Heartbeat { sequence: beat.sequence, reply: true };
+    (!beat.reply).then_some(ControlMessage::Heartbeat(reply))
+}

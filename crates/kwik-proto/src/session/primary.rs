@@ -1,0 +1,471 @@
+//! A primary's session: it owns the streams, adds paths and leases ranges to them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+
+use crate::auth::{
+    Fingerprint, Grant, GrantClaims, Identity, LeaseFields, PublicKey, sign_lease, sign_raw,
+};
+use crate::control::ControlQueue;
+use crate::lease::{IssuedLease, LeaseIssuer, LeaseOutcome, SharedWriter, WriterTable};
+use crate::path::{PathStatus, PathTable};
+use crate::stream::{StreamConfig, StreamTable};
+use crate::sync::lock;
+use crate::wire::control::ControlMessage;
+use crate::wire::pb::control as pb;
+use crate::{Code, CodedError, LeaseId, PathId, SessionId, Side, StreamId, limits};
+
+use super::{Action, Machine, Outputs, Wake, heartbeat_reply, wrong_role};
+
+/// What became of a raw packet, as the client reports it (6.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RelayReport {
+    /// As [`PrimarySession::send_raw`] returned it.
+    pub sequence: u64,
+    /// The path it was for.
+    pub path: PathId,
+    /// None when it went on its way.
+    pub error: Option<Code>,
+}
+
+/// The state machine of a primary, for one client.
+#[derive(Debug)]
+pub struct PrimarySession {
+    id: SessionId,
+    identity: Arc<Identity>,
+    client_key: Fingerprint,
+    paths: PathTable,
+    control: ControlQueue,
+    streams: StreamTable,
+    issuer: LeaseIssuer,
+    writers: WriterTable,
+    relay_reports: VecDeque<RelayReport>,
+    edges: BTreeMap<PathId, Fingerprint>,
+    rtt: Duration,
+    outputs: Outputs,
+}
+
+impl PrimarySession {
+    pub(super) fn new(
+        id: SessionId,
+        identity: Arc<Identity>,
+        client_key: PublicKey,
+        config: &StreamConfig,
+        peer: &pb::StreamLimits,
+        now: Instant,
+    ) -> Self {
+        let mut control = ControlQueue::new(now);
+        let response = pb::AuthenticationResponse {
+            success: true,
+            session_id: id.to_string(),
+            error_message: String::new(),
+            limits: Some(config.to_wire()),
+        };
+        control.push(&ControlMessage::AuthenticationResponse(response), now);
+        let mut paths = PathTable::default();
+        let added = paths.add(String::new(), now);
+        debug_assert_eq!(added, Ok(PathId::PRIMARY));
+        paths.set(PathId::PRIMARY, PathStatus::Active, "", now);
+        let mut streams = StreamTable::new(Side::Server, config);
+        streams.handle_limits(peer);
+        Self {
+            id,
+            identity,
+            client_key: client_key.fingerprint(),
+            paths,
+            control,
+            streams,
+            issuer: LeaseIssuer::default(),
+            writers: WriterTable::default(),
+            relay_reports: VecDeque::new(),
+            edges: BTreeMap::new(),
+            rtt: Duration::ZERO,
+            outputs: Outputs::default(),
+        }
+    }
+
+    /// The session's id.
+    #[must_use]
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// Streams: open, accept, reset. Stop with [`PrimarySession::stop`].
+    pub fn streams(&mut self) -> &mut StreamTable {
+        &mut self.streams
+    }
+
+    /// All paths since the session began (2.4).
+    #[must_use]
+    pub fn paths(&self) -> &PathTable {
+        &self.paths
+    }
+
+    /// The secondary that a path leads to; none for the primary's own.
+    #[must_use]
+    pub fn edge(&self, path: PathId) -> Option<Fingerprint> {
+        self.edges.get(&path).copied()
+    }
+
+    /// Has the client make a path to the secondary `edge` at `address` (IP:port), with a fresh grant (2.2).
+    ///
+    /// # Errors
+    /// Too many paths are live.
+    pub fn add_path(
+        &mut self,
+        address: &str,
+        edge: Fingerprint,
+        now: Instant,
+        wall: SystemTime,
+    ) -> Result<PathId, CodedError> {
+        let path = self.paths.add(address.to_owned(), now)?;
+        let claims =
+            GrantClaims { session: self.id, path, audience: edge, client_key: self.client_key };
+        self.edges.insert(path, edge);
+        self.send(
+            &ControlMessage::AddPathRequest(pb::AddPathRequest {
+                target_address: address.to_owned(),
+                session_id: self.id.to_string(),
+                path_id: path.0,
+                server_key_hash: Bytes::copy_from_slice(&edge.0),
+                grant: Grant::issue(&self.identity, &claims, wall),
+            }),
+            now,
+        );
+        Ok(path)
+    }
+
+    /// Has the client leave a path once it has brought what it was asked for (2.3).
+    ///
+    /// # Errors
+    /// [`Code::PathNotFound`] or [`Code::PathDead`]; the primary's own path cannot be removed.
+    pub fn remove_path(&mut self, path: PathId, now: Instant) -> Result<(), CodedError> {
+        self.check_secondary(path)?;
+        self.paths.set(path, PathStatus::Disconnecting, "removed", now);
+        let request = pb::RemovePathRequest { path_id: path.to_string() };
+        self.send(&ControlMessage::RemovePathRequest(request), now);
+        Ok(())
+    }
+
+    /// Gives a path up at once: the client moves its pieces elsewhere (2.4).
+    ///
+    /// # Errors
+    /// [`Code::PathNotFound`] or [`Code::PathDead`]; the primary's own path cannot be given up.
+    pub fn mark_dead(&mut self, path: PathId, now: Instant) -> Result<(), CodedError> {
+        self.check_secondary(path)?;
+        let status = pb::PathStatusNotification {
+            path_id: path.to_string(),
+            status: pb::PathStatus::Dead.into(),
+            reason: "marked dead".into(),
+        };
+        self.send(&ControlMessage::PathStatusNotification(status), now);
+        self.paths.end(path, "marked dead", now);
+        self.outputs.wake(Wake::Path(path));
+        Ok(())
+    }
+
+    fn check_secondary(&self, path: PathId) -> Result<(), CodedError> {
+        self.paths.status(path)?;
+        if path.is_primary() {
+            let context = "the primary's own path lives as long as the session";
+            return Err(CodedError::new(Code::InvalidStreamRole, context));
+        }
+        Ok(())
+    }
+
+    /// Leases `range` of a stream to a path. On the primary's own path the writer is returned.
+    ///
+    /// # Errors
+    /// The range was not reserved, the stream is over, the path is dead or unknown, or a bound is reached.
+    pub fn lease(
+        &mut self,
+        stream: StreamId,
+        range: Range<u64>,
+        path: PathId,
+        command: Bytes,
+        now: Instant,
+    ) -> Result<(LeaseId, Option<SharedWriter>), CodedError> {
+        self.check_extent(stream, &range)?;
+        if !self.paths.status(path)?.is_usable() {
+            let context = format!("path {path} is not active");
+            return Err(CodedError::new(Code::PathDead, context));
+        }
+        let mut lease = self.issuer.issue(stream, path, range, command)?;
+        let id = LeaseId(lease.lease_id);
+        let writer = path.is_primary().then(|| self.writers.insert(&lease)).transpose()?;
+        if !path.is_primary() {
+            let fields = LeaseFields {
+                lease_id: id,
+                stream_id: stream,
+                start: lease.start,
+                end: lease.end,
+                max_bytes: lease.max_bytes,
+                command: &lease.command,
+            };
+            let signature = sign_lease(&self.identity, self.id, path, lease.sequence, &fields);
+            lease.signature = Bytes::copy_from_slice(signature.as_ref());
+        }
+        self.send(&ControlMessage::Lease(lease), now);
+        Ok((id, writer))
+    }
+
+    fn check_extent(&self, stream: StreamId, range: &Range<u64>) -> Result<(), CodedError> {
+        let send = self.streams.halves(stream).and_then(|halves| halves.send.as_ref());
+        let Some(send) = send else {
+            let context = format!("{stream} is over, or not written here");
+            return Err(CodedError::new(Code::StreamCreateFailed, context));
+        };
+        if range.is_empty() || !lock(send).is_reserved(range) {
+            let context = format!("{stream}: {range:?} was not reserved");
+            return Err(CodedError::new(Code::OffsetMismatch, context));
+        }
+        Ok(())
+    }
+
+    /// Takes a lease back; its outcome will be [`LeaseOutcome::Stopped`].
+    pub fn revoke(&mut self, lease: LeaseId, now: Instant) {
+        if self.issuer.lease(lease).is_some_and(|lease| lease.outcome.is_none()) {
+            self.send(&ControlMessage::Revoke(pb::Revoke { lease_id: lease.0 }), now);
+        }
+    }
+
+    /// Takes an ended lease, after [`Wake::LeaseEnded`].
+    pub fn take_ended(&mut self, lease: LeaseId) -> Option<IssuedLease> {
+        self.issuer.take_ended(lease)
+    }
+
+    /// A lease under way.
+    #[must_use]
+    pub fn issued(&self, lease: LeaseId) -> Option<&IssuedLease> {
+        self.issuer.lease(lease)
+    }
+
+    /// The application gives up writing a lease of its own path.
+    pub fn abandon(&mut self, lease: LeaseId, reason: &str, now: Instant) {
+        for message in self.writers.abandon(lease, reason) {
+            self.send(&message, now);
+        }
+    }
+
+    /// Sends an uninterpreted packet to the server at the end of a path (6.1); its sequence number.
+    ///
+    /// # Errors
+    /// [`Code::PacketTooLarge`], [`Code::PathNotFound`], [`Code::PathDead`].
+    pub fn send_raw(&mut self, path: PathId, data: Bytes, now: Instant) -> Result<u64, CodedError> {
+        self.check_secondary(path)?;
+        if !self.paths.is_usable(path) {
+            return Err(CodedError::new(Code::PathDead, format!("path {path} is not active")));
+        }
+        if data.len() > limits::MAX_RAW_PACKET {
+            let context = format!("a raw packet is at most {} bytes", limits::MAX_RAW_PACKET);
+            return Err(CodedError::new(Code::PacketTooLarge, context));
+        }
+        let sequence = self.issuer.next_sequence(path);
+        let signature = sign_raw(&self.identity, self.id, path, sequence, &data);
+        self.send(
+            &ControlMessage::RawPacketTransmission(pb::RawPacketTransmission {
+                data,
+                target_path_id: path.to_string(),
+                source_server_id: String::new(),
+                sequence,
+                signature: Bytes::copy_from_slice(signature.as_ref()),
+            }),
+            now,
+        );
+        Ok(sequence)
+    }
+
+    /// The next report on a raw packet ([`Wake::Raw`]); the oldest are dropped when nobody takes them.
+    pub fn take_relay_report(&mut self) -> Option<RelayReport> {
+        self.relay_reports.pop_front()
+    }
+
+    /// The application read from a stream ([`crate::stream::RecvHalf::is_update_due`]).
+    pub fn on_consumed(&mut self, stream: StreamId, now: Instant) {
+        self.streams.on_consumed(stream, now, self.rtt);
+    }
+
+    /// The connection's smoothed round-trip time.
+    pub fn on_rtt(&mut self, rtt: Duration) {
+        self.rtt = rtt;
+    }
+
+    /// The application reads a stream no more.
+    pub fn stop(&mut self, stream: StreamId, code: u64) {
+        self.streams.stop(stream, code);
+    }
+
+    fn send(&mut self, message: &ControlMessage, now: Instant) {
+        self.control.push(message, now);
+        if self.control.is_overfull() {
+            let context = "the client reads its control stream too slowly";
+            self.end_with(&CodedError::new(Code::LimitExceeded, context));
+        }
+    }
+
+    fn on_control(&mut self, message: ControlMessage, now: Instant) -> Result<(), CodedError> {
+        match message {
+            ControlMessage::AddPathResponse(m) => {
+                let path = parse_path(&m.path_id)?;
+                if m.success && self.paths.status(path) == Ok(PathStatus::Connecting) {
+                    self.paths.set(path, PathStatus::Active, "", now);
+                } else if !m.success && !path.is_primary() {
+                    self.paths.end(path, &m.error_message, now);
+                }
+                self.outputs.wake(Wake::Path(path));
+            }
+            ControlMessage::RemovePathResponse(m) => {
+                let path = parse_path(&m.path_id)?;
+                if m.success && !path.is_primary() {
+                    self.paths.end(path, "removed", now);
+                }
+                self.outputs.wake(Wake::Path(path));
+            }
+            ControlMessage::PathStatusNotification(m) => self.on_path_status(&m, now)?,
+            ControlMessage::LeaseReport(m) => self.on_report(&m, now)?,
+            ControlMessage::Activate(m) => match self.writers.handle_activate(&m)? {
+                Some(answer) => self.send(&answer, now),
+                None => self.outputs.wake(Wake::Writer(LeaseId(m.lease_id))),
+            },
+            ControlMessage::Cancel(m) => {
+                if let Some(answer) = self.writers.handle_cancel(&m) {
+                    self.send(&answer, now);
+                }
+            }
+            ControlMessage::RelayReport(m) => {
+                if self.relay_reports.len() >= limits::MAX_RAW_QUEUED {
+                    self.relay_reports.pop_front();
+                }
+                let error = Code::from_u64(m.code).filter(|_| m.code != 0);
+                let (sequence, path) = (m.sequence, PathId(m.path_id));
+                self.relay_reports.push_back(RelayReport { sequence, path, error });
+                self.outputs.wake(Wake::Raw);
+            }
+            ControlMessage::Heartbeat(m) => {
+                if let Some(reply) = heartbeat_reply(&m) {
+                    self.send(&reply, now);
+                }
+            }
+            ControlMessage::SessionClose(m) => self.end(m.code, m.reason),
+            // A lost lease's report says the same; both reach the application as its outcome.
+            ControlMessage::Uncovered(_)
+            | ControlMessage::PathReport(_)
+            | ControlMessage::Backpressure(_)
+            | ControlMessage::Unknown(_) => {}
+            message => {
+                if !self.streams.handle_control(&message, now)? {
+                    return Err(wrong_role(&message));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn on_path_status(
+        &mut self,
+        m: &pb::PathStatusNotification,
+        now: Instant,
+    ) -> Result<(), CodedError> {
+        let path = parse_path(&m.path_id)?;
+        let status = PathStatus::from(m.status());
+        match status {
+            PathStatus::Dead if path.is_primary() => {}
+            PathStatus::Dead => {
+                self.paths.end(path, &m.reason, now);
+            }
+            _ => {
+                self.paths.set(path, status, &m.reason, now);
+            }
+        }
+        self.outputs.wake(Wake::Path(path));
+        Ok(())
+    }
+
+    fn on_report(&mut self, m: &pb::LeaseReport, now: Instant) -> Result<(), CodedError> {
+        let id = LeaseId(m.lease_id);
+        let Some(lease) = self.issuer.handle_report(m)? else { return Ok(()) };
+        let stream = lease.stream;
+        let done = (lease.outcome == Some(LeaseOutcome::Done)).then(|| lease.range.clone());
+        let halves = self.streams.halves(stream);
+        if let (Some(done), Some(send)) = (done, halves.and_then(|h| h.send.as_ref())) {
+            lock(send).on_delivered(done);
+        }
+        self.streams.retire(stream);
+        for answer in self.writers.handle_revoke(id).unwrap_or_default() {
+            self.send(&answer, now);
+        }
+        self.outputs.wake(Wake::Writer(id));
+        self.outputs.wake(Wake::LeaseEnded(id));
+        Ok(())
+    }
+
+    fn end_with(&mut self, error: &CodedError) {
+        self.end(error.code.as_u64(), error.to_string().into());
+    }
+
+    fn end(&mut self, code: u64, reason: Bytes) {
+        for lease in self.writers.end_all() {
+            self.outputs.wake(Wake::Writer(lease));
+        }
+        self.outputs.close(code, reason);
+    }
+}
+
+fn parse_path(text: &str) -> Result<PathId, CodedError> {
+    let id = text.parse().map(PathId);
+    id.map_err(|_| CodedError::new(Code::InvalidFrame, "a path id that is no number"))
+}
+
+impl Machine for PrimarySession {
+    fn handle_control(&mut self, path: PathId, message: ControlMessage, now: Instant) {
+        if self.outputs.closed {
+            return;
+        }
+        self.paths.on_active(path, now);
+        if let Err(error) = self.on_control(message, now) {
+            self.handle_violation(path, &error, now);
+        }
+    }
+
+    fn handle_violation(&mut self, _: PathId, error: &CodedError, _: Instant) {
+        self.end_with(error);
+    }
+
+    fn handle_path_lost(&mut self, path: PathId, reason: &str, now: Instant) {
+        self.handle_violation(path, &CodedError::new(Code::PathDead, reason), now);
+    }
+
+    // The client's heartbeats keep the path alive; there is nothing to time here.
+    fn handle_timeout(&mut self, _: Instant) {}
+
+    fn close(&mut self, code: u64, reason: Bytes, now: Instant) {
+        if self.outputs.closed {
+            return;
+        }
+        let close = pb::SessionClose { code, reason: reason.clone() };
+        self.control.push(&ControlMessage::SessionClose(close), now);
+        self.end(code, reason);
+    }
+
+    fn poll_transmit(&mut self, now: Instant) -> Option<(PathId, Bytes)> {
+        for message in self.streams.take_messages() {
+            self.send(&message, now);
+        }
+        for wake in self.streams.take_wakes() {
+            self.outputs.wake(Wake::Stream(wake));
+        }
+        self.control.take().map(|bytes| (PathId::PRIMARY, bytes))
+    }
+
+    fn poll_action(&mut self) -> Option<Action> {
+        self.outputs.actions.pop_front()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
+}

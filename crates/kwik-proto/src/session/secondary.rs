@@ -1,0 +1,206 @@
+//! A secondary's session: it writes what leases and activations allow, and opens nothing.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::auth::{Admitted, LeaseFields, RelayVerifier};
+use crate::control::ControlQueue;
+use crate::lease::{SharedWriter, WriterTable};
+use crate::wire::control::ControlMessage;
+use crate::wire::pb::control as pb;
+use crate::{Code, CodedError, LeaseId, PathId, SessionId, StreamId, limits};
+
+use super::{Action, Machine, Outputs, Wake, heartbeat_reply, wrong_role};
+
+/// The state machine of a secondary, for one client.
+#[derive(Debug)]
+pub struct SecondarySession {
+    id: SessionId,
+    path: PathId,
+    control: ControlQueue,
+    verifier: RelayVerifier,
+    writers: WriterTable,
+    offered: VecDeque<SharedWriter>,
+    raw: VecDeque<Bytes>,
+    raw_bytes: usize,
+    outputs: Outputs,
+}
+
+impl SecondarySession {
+    pub(super) fn new(admitted: &Admitted, now: Instant) -> Self {
+        let mut control = ControlQueue::new(now);
+        let response = pb::AuthenticationResponse {
+            success: true,
+            session_id: admitted.session.to_string(),
+            ..Default::default()
+        };
+        control.push(&ControlMessage::AuthenticationResponse(response), now);
+        Self {
+            id: admitted.session,
+            path: admitted.path,
+            control,
+            verifier: RelayVerifier::new(admitted.primary, admitted.session, admitted.path),
+            writers: WriterTable::default(),
+            offered: VecDeque::new(),
+            raw: VecDeque::new(),
+            raw_bytes: 0,
+            outputs: Outputs::default(),
+        }
+    }
+
+    /// The session it serves.
+    #[must_use]
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// Which of the session's paths this is.
+    #[must_use]
+    pub fn path(&self) -> PathId {
+        self.path
+    }
+
+    /// Checks signatures and sequence; outlives this connection when the path is dialed again.
+    pub fn verifier(&mut self) -> &mut RelayVerifier {
+        &mut self.verifier
+    }
+
+    /// The next lease offered by the primary ([`Wake::LeaseOffered`]).
+    pub fn accept_lease(&mut self) -> Option<SharedWriter> {
+        self.offered.pop_front()
+    }
+
+    /// The next raw packet of the primary ([`Wake::Raw`]).
+    pub fn recv_raw(&mut self) -> Option<Bytes> {
+        let packet = self.raw.pop_front()?;
+        self.raw_bytes -= packet.len();
+        Some(packet)
+    }
+
+    /// The application gives a lease up: others will be asked for what is missing.
+    pub fn abandon(&mut self, lease: LeaseId, reason: &str, now: Instant) {
+        for message in self.writers.abandon(lease, reason) {
+            self.control.push(&message, now);
+        }
+    }
+
+    /// A raw packet came on the path's raw stream.
+    ///
+    /// # Errors
+    /// It is forged or replayed, or the application does not take packets: the path is to be closed.
+    pub fn handle_raw(&mut self, m: &pb::RawPacketTransmission) -> Result<(), CodedError> {
+        let verified = self.verifier.verify_raw(m.sequence, &m.data, &m.signature);
+        verified.map_err(|error| CodedError::new(error.code(), error.to_string()))?;
+        let bytes = self.raw_bytes + m.data.len();
+        if self.raw.len() >= limits::MAX_RAW_QUEUED || bytes > limits::MAX_RAW_QUEUED_BYTES {
+            return Err(CodedError::new(Code::LimitExceeded, "raw packets are not taken"));
+        }
+        self.raw_bytes = bytes;
+        self.raw.push_back(m.data.clone());
+        self.outputs.wake(Wake::Raw);
+        Ok(())
+    }
+
+    fn on_control(&mut self, message: ControlMessage, now: Instant) -> Result<(), CodedError> {
+        match message {
+            ControlMessage::Lease(m) => self.on_lease(&m)?,
+            ControlMessage::Activate(m) => match self.writers.handle_activate(&m)? {
+                Some(answer) => self.control.push(&answer, now),
+                None => self.outputs.wake(Wake::Writer(LeaseId(m.lease_id))),
+            },
+            ControlMessage::Cancel(m) => {
+                if let Some(answer) = self.writers.handle_cancel(&m) {
+                    self.control.push(&answer, now);
+                }
+            }
+            ControlMessage::Revoke(m) => {
+                let id = LeaseId(m.lease_id);
+                for answer in self.writers.handle_revoke(id).unwrap_or_default() {
+                    self.control.push(&answer, now);
+                }
+                self.outputs.wake(Wake::Writer(id));
+            }
+            ControlMessage::Heartbeat(m) => {
+                if let Some(reply) = heartbeat_reply(&m) {
+                    self.control.push(&reply, now);
+                }
+            }
+            ControlMessage::SessionClose(m) => self.end(m.code, m.reason),
+            ControlMessage::Unknown(_) | ControlMessage::Backpressure(_) => {}
+            message => return Err(wrong_role(&message)),
+        }
+        if self.control.is_overfull() {
+            let context = "the peer reads its control stream too slowly";
+            return Err(CodedError::new(Code::LimitExceeded, context));
+        }
+        Ok(())
+    }
+
+    fn on_lease(&mut self, m: &pb::Lease) -> Result<(), CodedError> {
+        let fields = LeaseFields {
+            lease_id: LeaseId(m.lease_id),
+            stream_id: StreamId::from_u64(m.stream_id),
+            start: m.start,
+            end: m.end,
+            max_bytes: m.max_bytes,
+            command: &m.command,
+        };
+        let verified = self.verifier.verify_lease(m.sequence, &fields, &m.signature);
+        verified.map_err(|error| CodedError::new(error.code(), error.to_string()))?;
+        let writer = self.writers.insert(m)?;
+        self.offered.push_back(writer);
+        self.outputs.wake(Wake::LeaseOffered);
+        Ok(())
+    }
+
+    fn end(&mut self, code: u64, reason: Bytes) {
+        for lease in self.writers.end_all() {
+            self.outputs.wake(Wake::Writer(lease));
+        }
+        self.outputs.wake(Wake::LeaseOffered);
+        self.outputs.wake(Wake::Raw);
+        self.outputs.close(code, reason);
+    }
+}
+
+impl Machine for SecondarySession {
+    fn handle_control(&mut self, path: PathId, message: ControlMessage, now: Instant) {
+        if self.outputs.closed {
+            return;
+        }
+        if let Err(error) = self.on_control(message, now) {
+            self.handle_violation(path, &error, now);
+        }
+    }
+
+    fn handle_violation(&mut self, _: PathId, error: &CodedError, _: Instant) {
+        self.end(error.code.as_u64(), error.to_string().into());
+    }
+
+    fn handle_path_lost(&mut self, path: PathId, reason: &str, now: Instant) {
+        self.handle_violation(path, &CodedError::new(Code::PathDead, reason), now);
+    }
+
+    // The client's heartbeats keep the path alive; there is nothing to time here.
+    fn handle_timeout(&mut self, _: Instant) {}
+
+    fn close(&mut self, code: u64, reason: Bytes, now: Instant) {
+        let close = pb::SessionClose { code, reason: reason.clone() };
+        self.control.push(&ControlMessage::SessionClose(close), now);
+        self.end(code, reason);
+    }
+
+    fn poll_transmit(&mut self, _: Instant) -> Option<(PathId, Bytes)> {
+        self.control.take().map(|bytes| (self.path, bytes))
+    }
+
+    fn poll_action(&mut self) -> Option<Action> {
+        self.outputs.actions.pop_front()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
+}

@@ -1,0 +1,9 @@
+//! Logical streams: their ids and limits, their sending and their receiving halves.
+
+mod recv;
+mod send;
+mod table;
+
+pub use recv::{Piece, PieceEnd, Read, ReadError, Received, RecvHalf, SharedRecv};
+pub use send::{SendHalf, SharedSend, WriteError};
+pub use table::{Halves, StreamConfig, StreamTable, StreamWake};

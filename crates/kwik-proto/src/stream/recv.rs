@@ -1,0 +1,387 @@
+//! The receiving half of a stream: what may arrive, what has arrived, what was read.
+//!
+//! Path 0 writes plainly up to `max_data`. Every other byte needs a *piece*: an activation that this
+//! side gave to one path. A path delivers each piece in order from its start, so admission is one
+//! comparison: the bytes continue at the cursor of a live piece of that path, or they break the
+//! protocol. Each offset is charged once: `max_data` bounds both, and is at most the read
+//! position plus the stream's allowance.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+
+use crate::presentation::{BufferError, BufferUsage, StreamBuffer};
+use crate::range::RangeSet;
+use crate::{Code, CodedError, LeaseId, PathId, PieceId, StreamId, limits};
+
+/// A receiving half, shared by the session and the byte path.
+pub type SharedRecv = Arc<Mutex<RecvHalf>>;
+
+/// A range of a lease that one path was told to bring, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// Under which lease.
+    pub lease: LeaseId,
+    /// The next offset that the path will bring.
+    pub cursor: u64,
+    /// Where it ends: what was asked for, or where its writer stopped.
+    pub end: u64,
+    /// It was cancelled: what still comes is welcome, but nobody waits for it.
+    pub cancelled: bool,
+}
+
+/// A piece that is over: the last byte due on its path has arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PieceEnd {
+    /// The path that carried it.
+    pub path: PathId,
+    /// Which one.
+    pub piece: PieceId,
+    /// Up to where it came.
+    pub at: u64,
+}
+
+/// What a successful [`RecvHalf::receive`] did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Received {
+    /// The reader has something to do.
+    pub readable: bool,
+    /// A piece ended: the session should look.
+    pub piece_ended: bool,
+    /// Bytes of it that a live piece had asked for.
+    pub asked: u64,
+}
+
+/// The outcome of a read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Read {
+    /// The next bytes.
+    Data(Bytes),
+    /// Nothing contiguous is here yet.
+    Blocked,
+    /// The end of the stream.
+    Finished,
+}
+
+/// Why a read fails.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The peer gave the stream up.
+    #[error("the peer reset the stream with code {0}")]
+    Reset(u64),
+    /// It was stopped here.
+    #[error("the stream was stopped")]
+    Stopped,
+    /// No server could bring the missing bytes in time, or the stream broke.
+    #[error("{0}")]
+    Failed(CodedError),
+}
+
+/// What is known of a stream that this side reads.
+#[derive(Debug)]
+pub struct RecvHalf {
+    id: StreamId,
+    buffer: StreamBuffer,
+    max_data: u64,
+    final_size: Option<u64>,
+    error: Option<ReadError>,
+    /// The end or the error was handed to the reader.
+    seen_end: bool,
+    pieces: BTreeMap<(PathId, PieceId), Piece>,
+    ended: Vec<PieceEnd>,
+    /// Union of the leases seen on this stream.
+    leased: RangeSet,
+    duplicates: u64,
+    conflicts: u64,
+    /// The session is told of reading in steps of `credit_step`, last at `reported`.
+    credit_step: u64,
+    reported: u64,
+}
+
+impl RecvHalf {
+    pub(crate) fn new(id: StreamId, max_data: u64) -> Self {
+        Self {
+            id,
+            buffer: StreamBuffer::new(),
+            max_data,
+            final_size: None,
+            error: None,
+            seen_end: false,
+            pieces: BTreeMap::new(),
+            ended: Vec::new(),
+            leased: RangeSet::new(),
+            duplicates: 0,
+            conflicts: 0,
+            credit_step: 1,
+            reported: 0,
+        }
+    }
+
+    /// Takes bytes that `path` brought for `offset`.
+    ///
+    /// # Errors
+    /// The path broke the protocol and is to be closed with the error's code: data outside a lease or
+    /// an activation, beyond credit or the final size, or too many gaps.
+    pub fn receive(
+        &mut self,
+        path: PathId,
+        offset: u64,
+        data: Bytes,
+    ) -> Result<Received, CodedError> {
+        let range = offset..offset.saturating_add(data.len() as u64);
+        let mut received = self.admit(path, &range)?;
+        if self.final_size.is_some_and(|size| range.end > size) {
+            return Err(self.mismatch("data beyond the final size", range.end));
+        }
+        if self.error.is_some() || data.is_empty() {
+            return Ok(received);
+        }
+        let before = self.buffer.contiguous_end();
+        match self.buffer.write(offset, data) {
+            Ok(written) => {
+                self.duplicates += written.duplicate;
+                self.conflicts += written.conflicting;
+            }
+            Err(BufferError::Closed) => {}
+            Err(error) => {
+                let context = format!("{}: {error}", self.id);
+                return Err(CodedError::new(Code::SecondaryStreamOverflow, context));
+            }
+        }
+        received.readable = self.buffer.contiguous_end() > before;
+        Ok(received)
+    }
+
+    /// Notes the end of a frame that carried `fin`, at `end`. Path 0's is the stream's end; another
+    /// path's ends its piece, which its bytes have told already.
+    ///
+    /// # Errors
+    /// The final size contradicts what is known.
+    pub fn receive_fin(&mut self, path: PathId, end: u64) -> Result<Received, CodedError> {
+        if !path.is_primary() {
+            return Ok(Received::default());
+        }
+        self.set_final_size(end)?;
+        Ok(Received { readable: true, ..Received::default() })
+    }
+
+    fn set_final_size(&mut self, size: u64) -> Result<(), CodedError> {
+        let moved = self.final_size.is_some_and(|known| known != size);
+        if moved || size < self.buffer.write_end() || size > limits::MAX_OFFSET {
+            return Err(self.mismatch("the final size moved or lies before data", size));
+        }
+        self.final_size = Some(size);
+        Ok(())
+    }
+
+    fn mismatch(&self, what: &str, at: u64) -> CodedError {
+        CodedError::new(Code::OffsetMismatch, format!("{}: {what} (offset {at})", self.id))
+    }
+
+    /// Checks that `path` may bring `range`, and moves its piece's cursor.
+    fn admit(&mut self, path: PathId, range: &Range<u64>) -> Result<Received, CodedError> {
+        let mut pieces = self.pieces.range_mut((path, PieceId(0))..=(path, PieceId(u64::MAX)));
+        let found = pieces.find(|(_, piece)| {
+            piece.cursor == range.start && range.end <= piece.end && piece.cursor < piece.end
+        });
+        if let Some((&(path, id), piece)) = found {
+            piece.cursor = range.end;
+            let asked = if piece.cancelled { 0 } else { range.end - range.start };
+            let piece_ended = piece.cursor == piece.end;
+            if piece_ended {
+                self.pieces.remove(&(path, id));
+                self.ended.push(PieceEnd { path, piece: id, at: range.end });
+            }
+            return Ok(Received { readable: false, piece_ended, asked });
+        }
+        if !path.is_primary() {
+            let context = format!("{}: path {path} wrote {range:?} unasked", self.id);
+            return Err(CodedError::new(Code::SecondaryStreamIsolation, context));
+        }
+        if range.end > self.max_data {
+            return Err(self.mismatch("data beyond the granted credit", range.end));
+        }
+        Ok(Received::default())
+    }
+
+    /// The next contiguous bytes, at most `max`. A chunk is a slice of what was received: no copy.
+    ///
+    /// # Errors
+    /// When the stream was reset, stopped or has failed; data received before a failure is read first.
+    pub fn read(&mut self, max: usize) -> Result<Read, ReadError> {
+        if let Some(error @ (ReadError::Reset(_) | ReadError::Stopped)) = &self.error {
+            self.seen_end = true;
+            return Err(error.clone());
+        }
+        if max > 0
+            && let Some(data) = self.buffer.read(max)
+        {
+            return Ok(Read::Data(data));
+        }
+        if let Some(error) = &self.error {
+            self.seen_end = true;
+            return Err(error.clone());
+        }
+        if self.final_size == Some(self.buffer.read_position()) {
+            self.seen_end = true;
+            return Ok(Read::Finished);
+        }
+        Ok(Read::Blocked)
+    }
+
+    /// How far the application has read.
+    #[must_use]
+    pub fn read_position(&self) -> u64 {
+        self.buffer.read_position()
+    }
+
+    /// Bytes, gaps and positions of the buffer (8.1).
+    #[must_use]
+    pub fn usage(&self) -> BufferUsage {
+        self.buffer.usage()
+    }
+
+    /// Bytes that arrived twice, and bytes whose two copies differed.
+    #[must_use]
+    pub fn duplicates(&self) -> (u64, u64) {
+        (self.duplicates, self.conflicts)
+    }
+
+    /// The final size, once known.
+    #[must_use]
+    pub fn final_size(&self) -> Option<u64> {
+        self.final_size
+    }
+
+    /// The offset up to which data is granted.
+    #[must_use]
+    pub fn max_data(&self) -> u64 {
+        self.max_data
+    }
+
+    /// Contiguous bytes that wait for the reader.
+    #[must_use]
+    pub fn unread(&self) -> u64 {
+        self.buffer.contiguous()
+    }
+
+    /// Whether the session should hear of what was read ([`StreamTable::on_consumed`]): a step was read,
+    /// or all there is. True once for each.
+    ///
+    /// [`StreamTable::on_consumed`]: super::StreamTable::on_consumed
+    pub fn is_update_due(&mut self) -> bool {
+        let read = self.read_position() - self.reported;
+        let due = read >= self.credit_step || (read > 0 && self.unread() == 0);
+        if due {
+            self.reported += read;
+        }
+        due
+    }
+
+    pub(crate) fn set_max_data(&mut self, maximum: u64, step: u64) {
+        self.max_data = self.max_data.max(maximum);
+        self.credit_step = step;
+    }
+
+    pub(crate) fn on_reset(&mut self, code: u64, final_size: u64) -> Result<(), CodedError> {
+        self.set_final_size(final_size)?;
+        self.fail(ReadError::Reset(code));
+        Ok(())
+    }
+
+    /// Ends reading with an error; what is buffered is dropped unless it can still be read.
+    pub(crate) fn fail(&mut self, error: ReadError) {
+        if self.error.is_some() || self.is_read_to_end() {
+            return;
+        }
+        if !matches!(error, ReadError::Failed(_)) {
+            self.buffer.close();
+        }
+        self.error = Some(error);
+    }
+
+    /// All bytes up to the end have arrived, or none are wanted any more.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.error.is_some() || self.final_size == Some(self.buffer.contiguous_end())
+    }
+
+    fn is_read_to_end(&self) -> bool {
+        self.final_size == Some(self.buffer.read_position())
+    }
+
+    /// The reader needs nothing more: it saw the end or the error, or stopped the stream.
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(self.error, Some(ReadError::Stopped)) || self.seen_end || self.is_read_to_end()
+    }
+
+    /// No piece is under way on any path.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    pub(crate) fn has_live_pieces(&self) -> bool {
+        self.pieces.values().any(|piece| !piece.cancelled)
+    }
+
+    pub(crate) fn add_lease(&mut self, range: Range<u64>) {
+        self.leased.insert(range);
+    }
+
+    pub(crate) fn leased(&self) -> &RangeSet {
+        &self.leased
+    }
+
+    pub(crate) fn missing(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.buffer.missing(range)
+    }
+
+    pub(crate) fn add_piece(&mut self, path: PathId, id: PieceId, lease: LeaseId, at: Range<u64>) {
+        let piece = Piece { lease, cursor: at.start, end: at.end, cancelled: false };
+        self.pieces.insert((path, id), piece);
+    }
+
+    pub(crate) fn piece(&self, path: PathId, id: PieceId) -> Option<&Piece> {
+        self.pieces.get(&(path, id))
+    }
+
+    pub(crate) fn cancel_piece(&mut self, path: PathId, id: PieceId) {
+        if let Some(piece) = self.pieces.get_mut(&(path, id)) {
+            piece.cancelled = true;
+        }
+    }
+
+    /// The writer stopped a piece at `sent_until`: it ends there. True when that has come already.
+    ///
+    /// # Errors
+    /// The writer says it sent less than it did, or more than it was asked for.
+    pub(crate) fn stop_piece(
+        &mut self,
+        path: PathId,
+        id: PieceId,
+        sent_until: u64,
+    ) -> Result<bool, CodedError> {
+        let Some(piece) = self.pieces.get_mut(&(path, id)) else { return Ok(false) };
+        if sent_until < piece.cursor || sent_until > piece.end {
+            let context = format!("a piece stopped at {sent_until}, outside what was asked");
+            return Err(CodedError::new(Code::OffsetSyncFailure, context));
+        }
+        piece.end = sent_until;
+        let over = piece.cursor == piece.end;
+        if over {
+            self.pieces.remove(&(path, id));
+        }
+        Ok(over)
+    }
+
+    /// Forgets the pieces of a path that is gone.
+    pub(crate) fn drop_path(&mut self, path: PathId) {
+        self.pieces.retain(|(owner, _), _| *owner != path);
+    }
+
+    pub(crate) fn take_ended(&mut self) -> Vec<PieceEnd> {
+        std::mem::take(&mut self.ended)
+    }
+}

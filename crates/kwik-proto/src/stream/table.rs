@@ -1,0 +1,491 @@
+//! The streams of a session: opening, accepting, limits and credit in both directions.
+//!
+//! Credit: a receiving half is granted `read position + allowance`, and the window keeps the sum of all
+//! allowances within its size (design §5). An allowance starts at the floor that nobody else can
+//! borrow, so every stream moves whatever the others do, and grows from the shared half as its reader
+//! consumes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::presentation::ReceiveWindow;
+use crate::sync::lock;
+use crate::wire::control::ControlMessage;
+use crate::wire::pb::control as pb;
+use crate::{Code, CodedError, Dir, Side, StreamId, limits};
+
+use super::{ReadError, RecvHalf, SendHalf, SharedRecv, SharedSend};
+
+/// Limits and windows of a session's streams.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamConfig {
+    /// Bidirectional streams that the peer may have open at once; at most [`limits::MAX_STREAMS`].
+    pub max_streams_bidi: u64,
+    /// Unidirectional streams that the peer may have open at once; at most [`limits::MAX_STREAMS`].
+    pub max_streams_uni: u64,
+    /// Session receive window at the start, in bytes (8.2).
+    pub initial_window: u64,
+    /// Session receive window at the most, in bytes.
+    pub max_window: u64,
+}
+
+impl Default for StreamConfig {
+    fn default() -> Self {
+        Self {
+            max_streams_bidi: limits::MAX_STREAMS,
+            max_streams_uni: limits::MAX_STREAMS,
+            initial_window: limits::INITIAL_WINDOW,
+            max_window: limits::MAX_WINDOW,
+        }
+    }
+}
+
+impl StreamConfig {
+    /// Checks the relations between the figures.
+    ///
+    /// # Errors
+    /// What to change.
+    pub fn validate(&self) -> Result<(), InvalidStreamConfig> {
+        let counts = limits::FIRST_FLIGHT_STREAMS..=limits::MAX_STREAMS;
+        if !counts.contains(&self.max_streams_bidi) || !counts.contains(&self.max_streams_uni) {
+            return Err(InvalidStreamConfig::Streams);
+        }
+        if self.floor() < limits::FIRST_FLIGHT_DATA || self.max_window < self.initial_window {
+            let least = limits::FIRST_FLIGHT_DATA * 2 * self.max_receiving();
+            return Err(InvalidStreamConfig::Window { least });
+        }
+        Ok(())
+    }
+
+    /// Receiving halves that can exist at once: the peer's streams, and our own bidirectional ones.
+    fn max_receiving(&self) -> u64 {
+        2 * self.max_streams_bidi + self.max_streams_uni
+    }
+
+    /// What each stream is granted before anything is said: its floor.
+    fn floor(&self) -> u64 {
+        self.initial_window / (2 * self.max_receiving())
+    }
+
+    /// The limits to tell the peer in the first flight.
+    #[must_use]
+    pub fn to_wire(&self) -> pb::StreamLimits {
+        pb::StreamLimits {
+            max_streams_bidi: self.max_streams_bidi,
+            max_streams_uni: self.max_streams_uni,
+            initial_max_stream_data: self.floor(),
+        }
+    }
+}
+
+/// Figures that contradict each other.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidStreamConfig {
+    /// See [`StreamConfig::max_streams_bidi`].
+    #[error(
+        "a session has between {} and {} streams of each direction",
+        limits::FIRST_FLIGHT_STREAMS,
+        limits::MAX_STREAMS
+    )]
+    Streams,
+    /// See [`StreamConfig::initial_window`].
+    #[error("for so many streams the window needs at least {least} bytes, and at most its maximum")]
+    Window {
+        /// The least initial window.
+        least: u64,
+    },
+}
+
+/// The halves of one stream; which exist follows from its id.
+#[derive(Debug, Clone)]
+pub struct Halves {
+    /// Its id.
+    pub id: StreamId,
+    /// Our writing half.
+    pub send: Option<SharedSend>,
+    /// Our reading half.
+    pub recv: Option<SharedRecv>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    halves: Halves,
+    /// What the reader has consumed at the last grant, and when that was.
+    granted_at: (u64, Instant),
+    /// Its allowance was given back: only late pieces keep it here.
+    released: bool,
+}
+
+/// Both directions' counters of one kind of stream.
+#[derive(Debug, Default)]
+struct Counter {
+    next_local: u64,
+    max_local: u64,
+    next_remote: u64,
+    max_remote: u64,
+    accept: VecDeque<Halves>,
+}
+
+/// All streams of a session.
+#[derive(Debug)]
+pub struct StreamTable {
+    side: Side,
+    streams: BTreeMap<StreamId, Entry>,
+    kinds: [Counter; 2],
+    window: ReceiveWindow,
+    floor: u64,
+    peer_initial_max_data: u64,
+    /// Our own bidirectional streams whose allowance is still held, and how many there may be.
+    local_receiving: u64,
+    max_local_receiving: u64,
+    outbox: Vec<ControlMessage>,
+    wakes: Vec<StreamWake>,
+}
+
+/// Streams whose readers, writers, openers or accepters have something to look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StreamWake {
+    /// The reader of a stream.
+    Readable(StreamId),
+    /// The writer of a stream.
+    Writable(StreamId),
+    /// Whoever accepts streams of a kind.
+    Acceptable(Dir),
+    /// Whoever waits to open streams of a kind.
+    Openable(Dir),
+}
+
+impl StreamTable {
+    /// No streams yet. A client may open a few before [`StreamTable::handle_limits`] allows more.
+    #[must_use]
+    pub fn new(side: Side, config: &StreamConfig) -> Self {
+        let mut kinds = [Counter::default(), Counter::default()];
+        if side == Side::Client {
+            kinds.iter_mut().for_each(|kind| kind.max_local = limits::FIRST_FLIGHT_STREAMS);
+        }
+        kinds[Dir::Bi as usize].max_remote = config.max_streams_bidi;
+        kinds[Dir::Uni as usize].max_remote = config.max_streams_uni;
+        let window =
+            ReceiveWindow::new(config.initial_window, config.max_window, config.max_receiving());
+        Self {
+            side,
+            streams: BTreeMap::new(),
+            kinds,
+            window,
+            floor: config.floor(),
+            peer_initial_max_data: limits::FIRST_FLIGHT_DATA,
+            local_receiving: 0,
+            max_local_receiving: config.max_streams_bidi,
+            outbox: Vec::new(),
+            wakes: Vec::new(),
+        }
+    }
+
+    /// The peer's limits, as its first frame states them.
+    pub fn handle_limits(&mut self, limits: &pb::StreamLimits) {
+        for (dir, maximum) in
+            [(Dir::Bi, limits.max_streams_bidi), (Dir::Uni, limits.max_streams_uni)]
+        {
+            let kind = &mut self.kinds[dir as usize];
+            kind.max_local = kind.max_local.max(maximum.min(limits::MAX_STREAMS));
+        }
+        self.peer_initial_max_data = limits.initial_max_stream_data;
+        self.wakes.extend([StreamWake::Openable(Dir::Bi), StreamWake::Openable(Dir::Uni)]);
+        for (id, entry) in &self.streams {
+            if let Some(send) = &entry.halves.send {
+                lock(send).on_max_data(limits.initial_max_stream_data);
+                self.wakes.push(StreamWake::Writable(*id));
+            }
+        }
+    }
+
+    /// Opens a stream; none when the peer's limit is reached: wait for [`StreamWake::Openable`].
+    pub fn open(&mut self, dir: Dir, now: Instant) -> Option<Halves> {
+        let kind = &mut self.kinds[dir as usize];
+        let receives = dir == Dir::Bi;
+        if kind.next_local >= kind.max_local
+            || receives && self.local_receiving >= self.max_local_receiving
+        {
+            return None;
+        }
+        let id = StreamId::new(self.side, dir, kind.next_local);
+        kind.next_local += 1;
+        self.local_receiving += u64::from(receives);
+        let halves = self.insert(id, now);
+        self.outbox.push(ControlMessage::StreamCreateNotification(pb::StreamCreateNotification {
+            logical_stream_id: id.as_u64(),
+            path_id: String::new(),
+        }));
+        Some(halves)
+    }
+
+    /// The next stream that the peer opened.
+    pub fn accept(&mut self, dir: Dir) -> Option<Halves> {
+        self.kinds[dir as usize].accept.pop_front()
+    }
+
+    fn insert(&mut self, id: StreamId, now: Instant) -> Halves {
+        let send = id
+            .is_sender(self.side)
+            .then(|| SharedSend::new(SendHalf::new(self.peer_initial_max_data).into()));
+        let recv = id.is_sender(!self.side).then(|| {
+            self.window.open(id).expect("max_receiving bounds the receiving halves");
+            SharedRecv::new(RecvHalf::new(id, self.floor).into())
+        });
+        let halves = Halves { id, send, recv };
+        let entry = Entry { halves: halves.clone(), granted_at: (0, now), released: false };
+        self.streams.insert(id, entry);
+        if halves.recv.is_some() {
+            self.grow_allowance(id, 4 * limits::SLIDE_STEP);
+        }
+        halves
+    }
+
+    /// The halves of a stream that a peer names; opens it, and those of its kind below, when unseen.
+    /// None when the stream is over: what comes for it is drained.
+    ///
+    /// # Errors
+    /// The peer may not open it: over the limit, or one of ours that does not exist.
+    pub fn touch(&mut self, id: StreamId, now: Instant) -> Result<Option<Halves>, CodedError> {
+        if let Some(entry) = self.streams.get(&id) {
+            return Ok(Some(entry.halves.clone()));
+        }
+        let kind = &self.kinds[id.dir() as usize];
+        if id.initiator() == self.side {
+            if id.index() < kind.next_local {
+                return Ok(None);
+            }
+            let context = format!("{id} was not opened by this side");
+            return Err(CodedError::new(Code::InvalidStreamRole, context));
+        }
+        if id.index() < kind.next_remote {
+            return Ok(None);
+        }
+        if id.index() >= kind.max_remote {
+            let context = format!("{id} is beyond the limit of {}", kind.max_remote);
+            return Err(CodedError::new(Code::StreamCreateFailed, context));
+        }
+        for index in kind.next_remote..=id.index() {
+            let halves = self.insert(StreamId::new(id.initiator(), id.dir(), index), now);
+            let kind = &mut self.kinds[id.dir() as usize];
+            kind.next_remote = index + 1;
+            kind.accept.push_back(halves);
+        }
+        self.wakes.push(StreamWake::Acceptable(id.dir()));
+        Ok(self.streams.get(&id).map(|entry| entry.halves.clone()))
+    }
+
+    /// The halves of a live stream.
+    #[must_use]
+    pub fn halves(&self, id: StreamId) -> Option<&Halves> {
+        self.streams.get(&id).map(|entry| &entry.halves)
+    }
+
+    /// Live streams, oldest of each kind first.
+    pub fn iter(&self) -> impl Iterator<Item = &Halves> {
+        self.streams.values().map(|entry| &entry.halves)
+    }
+
+    /// The window over all receiving halves.
+    #[must_use]
+    pub fn window(&self) -> &ReceiveWindow {
+        &self.window
+    }
+
+    /// Asks for `more` allowance from the shared half, and tells the peer of what came.
+    fn grow_allowance(&mut self, id: StreamId, more: u64) {
+        self.window.borrow(id, more);
+        self.grant(id);
+    }
+
+    /// Lets a stream that could use more have all that is free, growing the window when its reader
+    /// keeps up. True when its limit rose.
+    pub fn widen(&mut self, id: StreamId) -> bool {
+        let Some(recv) = self.streams.get(&id).and_then(|entry| entry.halves.recv.clone()) else {
+            return false;
+        };
+        let (before, keeps_up) = {
+            let recv = lock(&recv);
+            (recv.max_data(), recv.unread() * 4 <= self.window.allowance(id))
+        };
+        if self.window.available() < limits::SLIDE_STEP && keeps_up {
+            self.window.grow();
+        }
+        self.grow_allowance(id, u64::MAX);
+        lock(&recv).max_data() > before
+    }
+
+    /// Grants what the read position and the allowance permit, in steps.
+    fn grant(&mut self, id: StreamId) {
+        let Some(recv) = self.streams.get(&id).and_then(|entry| entry.halves.recv.as_ref()) else {
+            return;
+        };
+        let allowance = self.window.allowance(id);
+        let mut recv = lock(recv);
+        let limit = (recv.read_position() + allowance).min(limits::MAX_OFFSET);
+        let step = limits::SLIDE_STEP.min(allowance / 4).max(1);
+        if recv.is_complete() || limit < recv.max_data() + step {
+            return;
+        }
+        recv.set_max_data(limit, step);
+        self.outbox.push(ControlMessage::MaxStreamData(pb::MaxStreamData {
+            stream_id: id.as_u64(),
+            maximum: limit,
+        }));
+    }
+
+    /// The application read from a stream: slide its window, and widen it when the reader is faster than
+    /// two round trips (`rtt`) per allowance.
+    pub fn on_consumed(&mut self, id: StreamId, now: Instant, rtt: Duration) {
+        let Some(entry) = self.streams.get_mut(&id) else { return };
+        let Some(recv) = &entry.halves.recv else { return };
+        let position = lock(recv).read_position();
+        let allowance = self.window.allowance(id);
+        let (since, at) = entry.granted_at;
+        if position - since >= allowance {
+            entry.granted_at = (position, now);
+            let fast = now.saturating_duration_since(at) < 4 * rtt.max(Duration::from_millis(1));
+            self.grow_allowance(id, allowance);
+            if fast && self.window.allowance(id) == allowance && self.window.grow() {
+                self.grow_allowance(id, allowance);
+            }
+        }
+        self.grant(id);
+        self.retire(id);
+    }
+
+    /// Removes a stream whose halves are both over, and makes room for the peer's next one.
+    pub fn retire(&mut self, id: StreamId) {
+        let Some(entry) = self.streams.get_mut(&id) else { return };
+        let sent = entry.halves.send.as_ref().is_none_or(|send| lock(send).is_done());
+        let (read, quiet) = entry.halves.recv.as_ref().map_or((true, true), |recv| {
+            let recv = lock(recv);
+            (recv.is_done(), recv.is_quiet())
+        });
+        if read && !entry.released && entry.halves.recv.is_some() {
+            entry.released = true;
+            self.window.close(id);
+            if id.initiator() == self.side {
+                self.local_receiving -= 1;
+                self.wakes.push(StreamWake::Openable(Dir::Bi));
+            }
+        }
+        if !(sent && read && quiet) {
+            return;
+        }
+        self.streams.remove(&id);
+        if id.initiator() != self.side {
+            let kind = &mut self.kinds[id.dir() as usize];
+            kind.max_remote += 1;
+            self.outbox.push(ControlMessage::MaxStreams(pb::MaxStreams {
+                unidirectional: id.dir() == Dir::Uni,
+                maximum: kind.max_remote,
+            }));
+        }
+    }
+
+    /// Stops reading a stream: its buffer is dropped, the peer is told.
+    pub fn stop(&mut self, id: StreamId, code: u64) {
+        let Some(recv) = self.streams.get(&id).and_then(|entry| entry.halves.recv.clone()) else {
+            return;
+        };
+        let tell = {
+            let mut recv = lock(&recv);
+            let tell = !recv.is_complete();
+            recv.fail(ReadError::Stopped);
+            tell
+        };
+        if tell {
+            self.outbox.push(ControlMessage::StopSending(pb::StopSending {
+                stream_id: id.as_u64(),
+                code,
+            }));
+        }
+        self.retire(id);
+    }
+
+    /// Gives up writing a stream; the peer is told the final size.
+    pub fn reset(&mut self, id: StreamId, code: u64) {
+        let Some(send) = self.streams.get(&id).and_then(|entry| entry.halves.send.clone()) else {
+            return;
+        };
+        if let Some(final_size) = lock(&send).reset() {
+            self.outbox.push(ControlMessage::StreamReset(pb::StreamReset {
+                stream_id: id.as_u64(),
+                code,
+                final_size,
+            }));
+        }
+        self.retire(id);
+    }
+
+    /// Handles what the peer says of streams. True when `message` was of that kind.
+    ///
+    /// # Errors
+    /// The peer broke the protocol.
+    pub fn handle_control(
+        &mut self,
+        message: &ControlMessage,
+        now: Instant,
+    ) -> Result<bool, CodedError> {
+        match message {
+            ControlMessage::StreamCreateNotification(m) => {
+                self.touch(StreamId::from_u64(m.logical_stream_id), now)?;
+            }
+            ControlMessage::StreamReset(m) => {
+                let id = StreamId::from_u64(m.stream_id);
+                self.check_role(id, !self.side)?;
+                if let Some(Halves { recv: Some(recv), .. }) = self.touch(id, now)? {
+                    lock(&recv).on_reset(m.code, m.final_size)?;
+                    self.wakes.push(StreamWake::Readable(id));
+                }
+            }
+            ControlMessage::StopSending(m) => {
+                let id = StreamId::from_u64(m.stream_id);
+                self.check_role(id, self.side)?;
+                if let Some(Halves { send: Some(send), .. }) = self.touch(id, now)? {
+                    lock(&send).on_stopped(m.code);
+                    self.wakes.push(StreamWake::Writable(id));
+                    self.retire(id);
+                }
+            }
+            ControlMessage::MaxStreamData(m) => {
+                let id = StreamId::from_u64(m.stream_id);
+                self.check_role(id, self.side)?;
+                if let Some(Halves { send: Some(send), .. }) = self.touch(id, now)?
+                    && lock(&send).on_max_data(m.maximum)
+                {
+                    self.wakes.push(StreamWake::Writable(id));
+                }
+            }
+            ControlMessage::MaxStreams(m) => {
+                let dir = if m.unidirectional { Dir::Uni } else { Dir::Bi };
+                let kind = &mut self.kinds[dir as usize];
+                let live = limits::MAX_STREAMS + kind.next_local;
+                kind.max_local = kind.max_local.max(m.maximum.min(live));
+                self.wakes.push(StreamWake::Openable(dir));
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn check_role(&self, id: StreamId, sender: Side) -> Result<(), CodedError> {
+        if id.is_sender(sender) {
+            return Ok(());
+        }
+        let context = format!("{id}: that side does not send on it");
+        Err(CodedError::new(Code::InvalidStreamRole, context))
+    }
+
+    /// Who has something to look at since the last call.
+    pub fn take_wakes(&mut self) -> Vec<StreamWake> {
+        std::mem::take(&mut self.wakes)
+    }
+
+    /// Control messages for the peer.
+    pub fn take_messages(&mut self) -> Vec<ControlMessage> {
+        std::mem::take(&mut self.outbox)
+    }
+}
