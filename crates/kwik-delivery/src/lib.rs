@@ -1,0 +1,37 @@
+//! Verified delivery of objects from several servers over KWIK.
+//!
+//! A [`Source`] holds the objects. A server opens an [`Object`], takes its [`Manifest`] (size,
+//! BLAKE3 root, outboard) from the [`Catalogue`] and answers a [`Request`] with it. A client
+//! verifies each 64 KiB group with a [`Verifier`], whoever sent it, and writes it to a
+//! [`PartFile`] that takes its final name only when complete.
+
+pub mod limits;
+
+mod catalogue;
+mod fingerprint;
+mod link;
+mod manifest;
+mod name;
+mod offload;
+mod partial;
+mod request;
+mod source;
+mod tree;
+mod verify;
+
+pub use blake3::Hash;
+pub use catalogue::{Catalogue, CatalogueError};
+pub use fingerprint::{Fingerprint, InvalidFingerprint};
+pub use link::{InvalidLink, Link};
+pub use manifest::{Manifest, hash_object};
+pub use name::{InvalidName, ObjectName};
+pub use partial::{PartError, PartFile};
+pub use request::{EdgeCommand, Failure, FailureCode, Found, InvalidMessage, Request, Response};
+pub use source::{Object, ObjectStat, Source, SourceError};
+pub use verify::{Corrupt, InvalidOutboard, Verifier};
+
+/// Messages generated from `proto/delivery.proto`.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+mod wire {
+    include!(concat!(env!("OUT_DIR"), "/kwik.delivery.rs"));
+}

@@ -1,0 +1,200 @@
+//! The destination of a download.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    process,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+const SUFFIX: &str = ".kwik-part";
+/// Longest file name of the usual file systems, in bytes.
+const MAX_FILE_NAME: usize = 255;
+
+/// Whether a file of this name is an unfinished download.
+pub(crate) fn is_part_name(name: &str) -> bool {
+    name.starts_with('.') && name.ends_with(SUFFIX)
+}
+
+/// A file that takes its name only once it is complete: until [`finish`](Self::finish) it is
+/// `.NAME.PROCESS-NUMBER.kwik-part` beside its target, and dropping it removes it. Its methods
+/// block: call them where blocking is fine. Writes may come from several threads.
+#[derive(Debug)]
+pub struct PartFile {
+    file: File,
+    part: PathBuf,
+    target: PathBuf,
+    size: u64,
+    finished: bool,
+}
+
+impl PartFile {
+    /// Prepares to write `size` bytes that will become, or replace, `target`.
+    ///
+    /// # Errors
+    /// When `target` is a folder, or a file of that size cannot be created beside it.
+    pub fn create(target: impl AsRef<Path>, size: u64) -> Result<Self, PartError> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let target = target.as_ref().to_path_buf();
+        let name = target.file_name().filter(|_| !target.is_dir());
+        let Some(name) = name else {
+            return Err(PartError::TargetIsFolder { path: target });
+        };
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let end = format!(".{}-{number}{SUFFIX}", process::id());
+        // Lossy and cut: only its uniqueness matters.
+        let mut name = name.to_string_lossy().into_owned();
+        while name.len() + end.len() + 1 > MAX_FILE_NAME {
+            name.pop();
+        }
+        let part = target.with_file_name(format!(".{name}{end}"));
+        let opened = OpenOptions::new().write(true).create_new(true).open(&part);
+        let file = opened.map_err(|source| PartError::from_io(&target, source))?;
+        let this = Self {
+            file,
+            part,
+            target,
+            size,
+            finished: false,
+        };
+        this.file
+            .set_len(size)
+            .map_err(|source| this.error(source))?;
+        Ok(this)
+    }
+
+    /// Writes all of `data` at `offset`.
+    ///
+    /// # Errors
+    /// When `data` ends beyond the size, or the disk is full or failing.
+    pub fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), PartError> {
+        let end = offset.checked_add(data.len() as u64);
+        if end.is_none_or(|end| end > self.size) {
+            return Err(PartError::OutOfRange {
+                offset,
+                length: data.len(),
+                size: self.size,
+            });
+        }
+        self.file
+            .write_all_at(data, offset)
+            .map_err(|source| self.error(source))
+    }
+
+    /// Makes it durable and gives it its name. The caller has written every byte.
+    ///
+    /// # Errors
+    /// When the disk is full or failing, or the target became a folder; the file is removed then.
+    pub fn finish(mut self) -> Result<(), PartError> {
+        self.file.sync_all().map_err(|source| self.error(source))?;
+        fs::rename(&self.part, &self.target).map_err(|source| self.error(source))?;
+        self.finished = true;
+        // The name, too, shall survive a crash. An empty parent is the current folder.
+        let folder = self
+            .target
+            .parent()
+            .filter(|path| !path.as_os_str().is_empty());
+        let synced = File::open(folder.unwrap_or(Path::new("."))).and_then(|file| file.sync_all());
+        synced.map_err(|source| self.error(source))
+    }
+
+    fn error(&self, source: io::Error) -> PartError {
+        PartError::from_io(&self.target, source)
+    }
+}
+
+impl Drop for PartFile {
+    fn drop(&mut self) {
+        if !self.finished
+            && let Err(error) = fs::remove_file(&self.part)
+        {
+            tracing::warn!(path = %self.part.display(), %error, "cannot remove a partial file");
+        }
+    }
+}
+
+/// Why a download could not be written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PartError {
+    /// The target is a folder.
+    #[error("{} is a folder: give the name of a file in it", path.display())]
+    TargetIsFolder {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The folder of the target does not exist.
+    #[error("the folder of {} does not exist: create it first", path.display())]
+    NoFolder {
+        /// The target.
+        path: PathBuf,
+    },
+    /// Writing beside the target is not permitted.
+    #[error("cannot write {}: {source}: choose a folder you may write to", path.display())]
+    Permission {
+        /// The target.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The disk, or one's share of it, is full.
+    #[error("no space for {}: {source}: free some, or choose another disk", path.display())]
+    DiskFull {
+        /// The target.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Anything else.
+    #[error("cannot write {}: {source}", path.display())]
+    Io {
+        /// The target.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A write beyond the file's size.
+    #[error("{length} bytes at {offset} end beyond the {size} of the file")]
+    OutOfRange {
+        /// Where.
+        offset: u64,
+        /// How many bytes.
+        length: usize,
+        /// The file's size.
+        size: u64,
+    },
+}
+
+impl PartError {
+    fn from_io(target: &Path, source: io::Error) -> Self {
+        use io::ErrorKind as Kind;
+        let path = target.to_path_buf();
+        match source.kind() {
+            Kind::IsADirectory => Self::TargetIsFolder { path },
+            Kind::NotFound | Kind::NotADirectory => Self::NoFolder { path },
+            Kind::PermissionDenied | Kind::ReadOnlyFilesystem => Self::Permission { path, source },
+            Kind::StorageFull | Kind::QuotaExceeded => Self::DiskFull { path, source },
+            _ => Self::Io { path, source },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn system_errors_have_their_kinds() {
+        let target = Path::new("/x/y");
+        let error = |number| PartError::from_io(target, io::Error::from_raw_os_error(number));
+        assert!(matches!(error(28), PartError::DiskFull { .. }));
+        assert!(matches!(error(122), PartError::DiskFull { .. }));
+        assert!(matches!(error(13), PartError::Permission { .. }));
+        assert!(matches!(error(30), PartError::Permission { .. }));
+        assert!(matches!(error(21), PartError::TargetIsFolder { .. }));
+        assert!(matches!(error(5), PartError::Io { .. }));
+        assert!(error(28).to_string().starts_with("no space for /x/y: "));
+    }
+}

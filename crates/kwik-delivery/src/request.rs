@@ -1,0 +1,348 @@
+//! Messages of the delivery protocol (`proto/delivery.proto`), checked.
+
+use blake3::Hash;
+use bytes::{Buf, Bytes, BytesMut};
+use prost::Message;
+
+use crate::{
+    InvalidName, ObjectName, SourceError,
+    limits::{DELIVERY_VERSION, MAX_MESSAGE, MAX_OBJECT, MAX_TEXT},
+    tree, wire,
+};
+
+/// Client to primary: deliver this object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Which.
+    pub name: ObjectName,
+}
+
+/// Primary to client: the answer to a [`Request`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Response {
+    /// The object is coming.
+    Found(Found),
+    /// It is not.
+    Failed(Failure),
+}
+
+/// An object that is coming. The outboard, as long as [`outboard_size`](Self::outboard_size)
+/// says, follows on the same stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// As requested.
+    pub name: ObjectName,
+    /// Its size in bytes, at most [`MAX_OBJECT`].
+    pub size: u64,
+    /// Its BLAKE3 hash.
+    pub root: Hash,
+    /// The logical stream that carries its bytes.
+    pub stream_id: u64,
+}
+
+/// Why an object is not coming.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What kind.
+    pub code: FailureCode,
+    /// For people; at most [`MAX_TEXT`] bytes are sent.
+    pub message: String,
+}
+
+/// Kinds of failures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FailureCode {
+    /// None of the others, or one that this build does not know.
+    Other,
+    /// There is no such object.
+    NotFound,
+    /// It cannot be read.
+    Unreadable,
+    /// It changed meanwhile: asking again may help.
+    Changed,
+    /// The server has too much to do: asking again later may help.
+    Busy,
+    /// The request is malformed or of another version.
+    InvalidRequest,
+}
+
+/// The command in a lease: which object an edge sends, at the lease's own offsets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EdgeCommand {
+    /// Which.
+    pub name: ObjectName,
+    /// Its size in bytes: an edge whose copy has another does not send it.
+    pub size: u64,
+    /// Its BLAKE3 hash.
+    pub root: Hash,
+}
+
+impl Request {
+    /// With its length prefix.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let name = self.name.to_string();
+        frame(&wire::Request {
+            name,
+            version: DELIVERY_VERSION,
+        })
+    }
+
+    /// Takes one from the front of `buffer`, or `None` until it is there whole.
+    ///
+    /// # Errors
+    /// When it is too long, malformed or of another version.
+    pub fn decode(buffer: &mut BytesMut) -> Result<Option<Self>, InvalidMessage> {
+        let Some(message) = take_frame::<wire::Request>(buffer)? else {
+            return Ok(None);
+        };
+        check_version(message.version)?;
+        Ok(Some(Self {
+            name: ObjectName::new(&message.name)?,
+        }))
+    }
+}
+
+impl Response {
+    /// With its length prefix.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let outcome = match self {
+            Self::Found(found) => wire::response::Outcome::Found(wire::Found {
+                name: found.name.to_string(),
+                size: found.size,
+                root: root_bytes(&found.root),
+                outboard_size: found.outboard_size(),
+                stream_id: found.stream_id,
+            }),
+            Self::Failed(failure) => wire::response::Outcome::Failure(wire::Failure {
+                code: failure.code.to_wire().into(),
+                message: truncated(&failure.message).to_owned(),
+            }),
+        };
+        frame(&wire::Response {
+            outcome: Some(outcome),
+        })
+    }
+
+    /// Takes one from the front of `buffer`, or `None` until it is there whole. What is left in
+    /// `buffer` after [`Found`] is the outboard's beginning.
+    ///
+    /// # Errors
+    /// When it is too long or malformed, or announces an outboard that does not follow from size.
+    pub fn decode(buffer: &mut BytesMut) -> Result<Option<Self>, InvalidMessage> {
+        let Some(message) = take_frame::<wire::Response>(buffer)? else {
+            return Ok(None);
+        };
+        match message.outcome {
+            Some(wire::response::Outcome::Found(found)) => {
+                let size = check_size(found.size)?;
+                if found.outboard_size != tree::outboard_size(size) {
+                    return Err(InvalidMessage::OutboardSize);
+                }
+                let (name, root) = (ObjectName::new(&found.name)?, check_root(&found.root)?);
+                Ok(Some(Self::Found(Found {
+                    name,
+                    size,
+                    root,
+                    stream_id: found.stream_id,
+                })))
+            }
+            Some(wire::response::Outcome::Failure(failure)) => {
+                let code = FailureCode::from_wire(failure.code());
+                let message = truncated(&failure.message).to_owned();
+                Ok(Some(Self::Failed(Failure { code, message })))
+            }
+            None => Err(InvalidMessage::Malformed),
+        }
+    }
+}
+
+impl Found {
+    /// Bytes of the outboard; it follows from the size.
+    #[must_use]
+    pub const fn outboard_size(&self) -> u64 {
+        tree::outboard_size(self.size)
+    }
+}
+
+impl EdgeCommand {
+    /// Without a length prefix: a lease's command has its own.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let message = wire::EdgeCommand {
+            name: self.name.to_string(),
+            size: self.size,
+            root: root_bytes(&self.root),
+            version: DELIVERY_VERSION,
+        };
+        message.encode_to_vec().into()
+    }
+
+    /// From the whole command.
+    ///
+    /// # Errors
+    /// When it is too long, malformed or of another version.
+    pub fn decode(command: &[u8]) -> Result<Self, InvalidMessage> {
+        if command.len() > MAX_MESSAGE {
+            return Err(InvalidMessage::TooLong);
+        }
+        let message = wire::EdgeCommand::decode(command).map_err(|_| InvalidMessage::Malformed)?;
+        check_version(message.version)?;
+        let (name, root) = (ObjectName::new(&message.name)?, check_root(&message.root)?);
+        Ok(Self {
+            name,
+            size: check_size(message.size)?,
+            root,
+        })
+    }
+}
+
+impl FailureCode {
+    const fn to_wire(self) -> wire::FailureCode {
+        match self {
+            Self::Other => wire::FailureCode::Other,
+            Self::NotFound => wire::FailureCode::NotFound,
+            Self::Unreadable => wire::FailureCode::Unreadable,
+            Self::Changed => wire::FailureCode::Changed,
+            Self::Busy => wire::FailureCode::Busy,
+            Self::InvalidRequest => wire::FailureCode::InvalidRequest,
+        }
+    }
+
+    const fn from_wire(code: wire::FailureCode) -> Self {
+        match code {
+            wire::FailureCode::Other => Self::Other,
+            wire::FailureCode::NotFound => Self::NotFound,
+            wire::FailureCode::Unreadable => Self::Unreadable,
+            wire::FailureCode::Changed => Self::Changed,
+            wire::FailureCode::Busy => Self::Busy,
+            wire::FailureCode::InvalidRequest => Self::InvalidRequest,
+        }
+    }
+}
+
+/// What a client is told: nothing of the server's own paths.
+impl From<&SourceError> for Failure {
+    fn from(error: &SourceError) -> Self {
+        let (code, message) = match error {
+            SourceError::NotFound { .. } => (FailureCode::NotFound, error.to_string()),
+            SourceError::Changed { .. } => (FailureCode::Changed, error.to_string()),
+            SourceError::TooLarge { .. } => (FailureCode::Unreadable, error.to_string()),
+            SourceError::Unreadable { .. } => (
+                FailureCode::Unreadable,
+                "the server cannot read the object".into(),
+            ),
+            SourceError::OutOfRange { .. } => (
+                FailureCode::Other,
+                "the server failed to read the object".into(),
+            ),
+        };
+        Self { code, message }
+    }
+}
+
+impl From<&InvalidMessage> for Failure {
+    fn from(error: &InvalidMessage) -> Self {
+        Self {
+            code: FailureCode::InvalidRequest,
+            message: error.to_string(),
+        }
+    }
+}
+
+fn frame(message: &impl Message) -> Bytes {
+    message.encode_length_delimited_to_vec().into()
+}
+
+/// Takes a length-delimited message from the front of `buffer` once it is whole.
+fn take_frame<M: Message + Default>(buffer: &mut BytesMut) -> Result<Option<M>, InvalidMessage> {
+    // Seven bits a byte, lowest first; three bytes hold MAX_MESSAGE.
+    let mut length = 0;
+    for (index, &byte) in buffer.iter().enumerate() {
+        if index == 3 {
+            return Err(InvalidMessage::TooLong);
+        }
+        length |= usize::from(byte & 0x7f) << (7 * index);
+        if byte & 0x80 != 0 {
+            continue;
+        }
+        if length > MAX_MESSAGE {
+            return Err(InvalidMessage::TooLong);
+        }
+        if buffer.len() - index - 1 < length {
+            return Ok(None);
+        }
+        buffer.advance(index + 1);
+        let message = M::decode(buffer.split_to(length));
+        return message.map(Some).map_err(|_| InvalidMessage::Malformed);
+    }
+    Ok(None)
+}
+
+pub(crate) fn root_bytes(root: &Hash) -> Bytes {
+    Bytes::copy_from_slice(root.as_bytes())
+}
+
+pub(crate) fn check_root(root: &[u8]) -> Result<Hash, InvalidMessage> {
+    Hash::from_slice(root).map_err(|_| InvalidMessage::Malformed)
+}
+
+const fn check_version(version: u32) -> Result<(), InvalidMessage> {
+    if version == DELIVERY_VERSION {
+        Ok(())
+    } else {
+        Err(InvalidMessage::Version { version })
+    }
+}
+
+const fn check_size(size: u64) -> Result<u64, InvalidMessage> {
+    if size <= MAX_OBJECT {
+        Ok(size)
+    } else {
+        Err(InvalidMessage::TooLarge { size })
+    }
+}
+
+/// At most [`MAX_TEXT`] bytes of `text`, cut between characters.
+fn truncated(text: &str) -> &str {
+    let mut end = text.len().min(MAX_TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// Why a message was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidMessage {
+    /// Longer than [`MAX_MESSAGE`].
+    #[error("a delivery message has at most {MAX_MESSAGE} bytes")]
+    TooLong,
+    /// Not the message that was expected.
+    #[error("malformed delivery message")]
+    Malformed,
+    /// Another version of the protocol.
+    #[error("delivery version {version} is not {DELIVERY_VERSION}: update the older side")]
+    Version {
+        /// The peer's.
+        version: u32,
+    },
+    /// An object larger than [`MAX_OBJECT`].
+    #[error("an object of {size} bytes is larger than 1 TiB")]
+    TooLarge {
+        /// Its announced size.
+        size: u64,
+    },
+    /// An outboard whose size does not follow from the object's.
+    #[error("the announced outboard does not fit the object's size")]
+    OutboardSize,
+    /// A name that is not allowed.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,202 @@
+//! Sources: what they give, and what they keep to themselves.
+
+#![allow(clippy::unwrap_used, reason = "tests and their fixtures may panic")]
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::symlink,
+    path::Path,
+    process::Command,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use kwik_delivery::{ObjectName, Source, SourceError, limits::MAX_READ};
+use object_store::{ObjectStore, ObjectStoreExt, memory::InMemory};
+use tempfile::{TempDir, tempdir};
+
+fn name(name: &str) -> ObjectName {
+    ObjectName::new(name).unwrap()
+}
+
+fn folder() -> (TempDir, Source) {
+    let folder = tempdir().unwrap();
+    fs::create_dir_all(folder.path().join("sub/deep")).unwrap();
+    fs::write(folder.path().join("a#1"), b"alpha").unwrap();
+    fs::write(folder.path().join("sub/deep/b"), b"beta").unwrap();
+    let source = Source::folder(folder.path()).unwrap();
+    (folder, source)
+}
+
+async fn is_not_found(source: &Source, object: &str) -> bool {
+    matches!(
+        source.open(&name(object)).await,
+        Err(SourceError::NotFound { .. })
+    )
+}
+
+fn assert_send_sync<T: Send + Sync>() {}
+
+#[tokio::test]
+async fn objects_are_found_and_read_anywhere() {
+    assert_send_sync::<Source>();
+    let (_folder, source) = folder();
+    let stat = source.head(&name("a#1")).await.unwrap();
+    assert_eq!((stat.name.as_str(), stat.size), ("a#1", 5));
+    let object = source.open(&name("sub/deep/b")).await.unwrap();
+    assert_eq!(object.read(1..3).await.unwrap(), "et");
+    assert_eq!(object.read(4..4).await.unwrap(), "");
+    for range in [3..5, 0..MAX_READ + 1, u64::MAX - 1..u64::MAX] {
+        assert!(matches!(
+            object.read(range).await,
+            Err(SourceError::OutOfRange { .. })
+        ));
+    }
+    assert_eq!(
+        source.list(9).await.unwrap(),
+        [name("a#1"), name("sub/deep/b")]
+    );
+    assert_eq!(source.list(1).await.unwrap(), [name("a#1")]);
+    for missing in ["c", "sub", "a#1/x", "sub/deep", &"x".repeat(300)] {
+        assert!(is_not_found(&source, missing).await, "{missing}");
+    }
+}
+
+#[tokio::test]
+async fn links_lead_inside_but_not_out() {
+    let (folder, source) = folder();
+    let outside = tempdir().unwrap();
+    fs::write(outside.path().join("secret"), b"secret").unwrap();
+    let at = |name: &str| folder.path().join(name);
+    symlink(outside.path().join("secret"), at("file")).unwrap();
+    symlink(outside.path(), at("out")).unwrap();
+    symlink("../../../../../../etc/passwd", at("passwd")).unwrap();
+    symlink("sub/deep/b", at("inside")).unwrap();
+    symlink("nowhere", at("broken")).unwrap();
+    symlink("loop", at("loop")).unwrap();
+    symlink(".", at("here")).unwrap();
+
+    for hidden in ["file", "out/secret", "passwd", "broken"] {
+        assert!(is_not_found(&source, hidden).await, "{hidden}");
+    }
+    assert!(source.open(&name("loop")).await.is_err());
+    for shown in ["inside", "here/inside", "here/here/sub/deep/b"] {
+        let object = source.open(&name(shown)).await.unwrap();
+        assert_eq!(object.read(0..4).await.unwrap(), "beta");
+    }
+    assert_eq!(
+        source.list(9).await.unwrap(),
+        [name("a#1"), name("inside"), name("sub/deep/b")]
+    );
+}
+
+#[tokio::test]
+async fn only_regular_whole_files_are_objects() {
+    let (folder, source) = folder();
+    assert!(
+        Command::new("mkfifo")
+            .arg(folder.path().join("pipe"))
+            .status()
+            .unwrap()
+            .success()
+    );
+    fs::write(folder.path().join(".x.1-0.kwik-part"), b"partial").unwrap();
+    assert!(is_not_found(&source, "pipe").await);
+    assert!(is_not_found(&source, ".x.1-0.kwik-part").await);
+    assert_eq!(source.list(9).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_file_alone_is_the_only_object() {
+    let (folder, _) = folder();
+    let source = Source::folder(folder.path().join("a#1")).unwrap();
+    assert_eq!(source.list(9).await.unwrap(), [name("a#1")]);
+    assert_eq!(source.head(&name("a#1")).await.unwrap().size, 5);
+    assert!(is_not_found(&source, "sub/deep/b").await);
+
+    // Replaced by another file it is the new one; by a link out, none.
+    fs::write(folder.path().join("new"), b"other").unwrap();
+    fs::rename(folder.path().join("new"), folder.path().join("a#1")).unwrap();
+    let object = source.open(&name("a#1")).await.unwrap();
+    assert_eq!(object.read(0..5).await.unwrap(), "other");
+    fs::remove_file(folder.path().join("a#1")).unwrap();
+    symlink("sub/deep/b", folder.path().join("a#1")).unwrap();
+    assert!(is_not_found(&source, "a#1").await);
+}
+
+#[test]
+fn a_missing_folder_is_said_at_once() {
+    let error = Source::folder("/no/such/folder").unwrap_err().to_string();
+    assert!(
+        error.starts_with("cannot read /no/such/folder: "),
+        "{error}"
+    );
+    assert!(Source::folder("/dev/null").is_err());
+    assert!(Source::folder("/").is_ok());
+}
+
+async fn is_changed(object: &kwik_delivery::Object) -> bool {
+    matches!(object.read(0..2).await, Err(SourceError::Changed { .. }))
+}
+
+#[tokio::test]
+async fn changed_files_are_not_read_on() {
+    let (folder, source) = folder();
+    let path = folder.path().join("a#1");
+    let touch = |path: &Path, seconds| {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        fs::File::options()
+            .write(true)
+            .open(path)
+            .unwrap()
+            .set_modified(time)
+            .unwrap();
+    };
+    let object = source.open(&name("a#1")).await.unwrap();
+    touch(&path, 1);
+    assert!(is_changed(&object).await);
+
+    let object = source.open(&name("a#1")).await.unwrap();
+    fs::File::options()
+        .append(true)
+        .open(&path)
+        .unwrap()
+        .write_all(b"more")
+        .unwrap();
+    assert!(is_changed(&object).await);
+
+    let object = source.open(&name("a#1")).await.unwrap();
+    fs::File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(1)
+        .unwrap();
+    assert!(is_changed(&object).await);
+
+    // A replaced file is read to its end as it was.
+    let object = source.open(&name("a#1")).await.unwrap();
+    fs::remove_file(&path).unwrap();
+    assert_eq!(object.read(0..1).await.unwrap(), "a");
+}
+
+#[tokio::test]
+async fn stores_give_objects_and_notice_changes() {
+    let source = Source::memory([(name("a/b"), Bytes::from_static(b"beta"))])
+        .await
+        .unwrap();
+    let object = source.open(&name("a/b")).await.unwrap();
+    assert_eq!(object.read(1..3).await.unwrap(), "et");
+    assert_eq!(source.list(9).await.unwrap(), [name("a/b")]);
+    assert!(is_not_found(&source, "a").await);
+
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let path = object_store::path::Path::parse("x").unwrap();
+    store.put(&path, "old".into()).await.unwrap();
+    let source = Source::store(Arc::clone(&store));
+    let object = source.open(&name("x")).await.unwrap();
+    store.put(&path, "new".into()).await.unwrap();
+    assert!(is_changed(&object).await);
+}
