@@ -184,7 +184,9 @@ impl LeaseWriter {
             let Some((range, ends)) = committed else { return Ok(()) };
             at = range.end;
             let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-            frames.push(stream, range.start, chunk.split_to(len), ends);
+            // On the primary's own path a fin would end the stream.
+            let fin = ends && matches!(self.session, WriterSession::Secondary(_));
+            frames.push(stream, range.start, chunk.split_to(len), fin);
             if let std::task::Poll::Ready(result) = frames.flush_now() {
                 result?;
             }

@@ -164,7 +164,8 @@ impl Scheduler {
             return Err(CodedError::new(Code::LimitExceeded, "too many leases"));
         }
         let Some(recv) = halves.and_then(|halves| halves.recv) else {
-            self.report(id, pb::LeaseOutcome::LeaseStopped, Vec::new(), 0);
+            // The stream is over, and the lease came late: nothing of it is missing.
+            self.report(id, pb::LeaseOutcome::LeaseDone, Vec::new(), 0);
             return Ok(());
         };
         if lock(&recv).final_size().is_some_and(|size| range.end > size) {
@@ -249,7 +250,9 @@ impl Scheduler {
             fill.release(sent_until..before.end);
         }
         if over {
+            let stream = activation.stream;
             self.on_piece_ended(path, piece, sent_until, now);
+            self.end_done_leases(stream, now);
         }
         Ok(())
     }
@@ -272,6 +275,8 @@ impl Scheduler {
             for end in ended {
                 self.on_piece_ended(end.path, end.piece, end.at, now);
             }
+            // Only now: another path's lease may be done with this batch, and its pieces count first.
+            self.end_done_leases(stream, now);
         }
         self.schedule(streams, now);
     }
@@ -286,7 +291,6 @@ impl Scheduler {
             lease.delivered += at - activation.start;
             self.end_if_closed(activation.lease, now);
         }
-        self.end_done_leases(activation.stream, now);
     }
 
     /// Ends the leases of a stream that have nothing left to bring.
@@ -342,10 +346,12 @@ impl Scheduler {
 
     /// Ends a lease: its pieces are cancelled, the primary and the writer are told.
     fn end_lease(&mut self, id: LeaseId, outcome: pb::LeaseOutcome, now: Instant) {
-        let Some(lease) = self.leases.remove(&id) else { return };
+        let Some(mut lease) = self.leases.remove(&id) else { return };
         if let Some(owner) = self.paths.get_mut(&lease.path) {
             for (piece, activation) in owner.pieces.iter().filter(|(_, a)| a.lease == id) {
                 if let Some(fill) = self.fills.get_mut(&activation.stream) {
+                    let came = lock(&fill.recv).progress(lease.path, *piece);
+                    lease.delivered += came.map_or(0, |cursor| cursor - activation.start);
                     fill.cancel(lease.path, *piece, &mut owner.schedule);
                 }
             }

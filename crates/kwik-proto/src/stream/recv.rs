@@ -347,6 +347,12 @@ impl RecvHalf {
         self.pieces.get(&(path, id))
     }
 
+    /// How far a piece has come, whether it is under way or has ended and the session was not told yet.
+    pub(crate) fn progress(&self, path: PathId, id: PieceId) -> Option<u64> {
+        let ended = || self.ended.iter().find(|end| end.path == path && end.piece == id);
+        self.piece(path, id).map(|piece| piece.cursor).or_else(|| ended().map(|end| end.at))
+    }
+
     pub(crate) fn cancel_piece(&mut self, path: PathId, id: PieceId) {
         if let Some(piece) = self.pieces.get_mut(&(path, id)) {
             piece.cancelled = true;

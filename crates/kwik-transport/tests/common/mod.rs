@@ -26,7 +26,7 @@ pub fn object(range: std::ops::Range<u64>) -> Bytes {
 }
 
 pub fn identity(seed: u8) -> Arc<Identity> {
-    Arc::new(Identity::from_seed([seed; 32]))
+    Arc::new(Identity::from_seed([seed + 100; 32]))
 }
 
 pub fn server(config: ServerConfig) -> Endpoint {
