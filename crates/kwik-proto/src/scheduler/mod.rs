@@ -172,7 +172,7 @@ impl Scheduler {
             let context = format!("lease {id} of {range:?} lies beyond the end of {stream}");
             return Err(CodedError::new(Code::OffsetMismatch, context));
         }
-        if lock(&recv).is_complete() {
+        if lock(&recv).is_complete() || lock(&recv).missing(range.clone()).next().is_none() {
             self.report(id, pb::LeaseOutcome::LeaseDone, Vec::new(), 0);
             return Ok(());
         }
