@@ -16,7 +16,7 @@ use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, LeaseId, PathId, SessionId, Side, StreamId, limits};
 
-use super::{Action, Dial, Machine, Outputs, Wake, heartbeat_reply, wrong_role};
+use super::{Action, Dial, Machine, Outputs, Wake, heartbeat_reply, session_close, wrong_role};
 
 /// How a client behaves.
 #[derive(Debug, Clone)]
@@ -148,6 +148,8 @@ impl ClientSession {
         SessionStats {
             paths: paths.collect(),
             streams: self.streams.iter().count(),
+            leases: self.scheduler.leases(),
+            pieces: self.scheduler.pieces(),
             window: window.size(),
             granted: window.lent(),
         }
@@ -193,11 +195,13 @@ impl ClientSession {
     pub fn on_consumed(&mut self, stream: StreamId, now: Instant) {
         let rtt = self.scheduler.path(PathId::PRIMARY).map_or(Duration::ZERO, |path| path.rtt());
         self.streams.on_consumed(stream, now, rtt);
-        self.scheduler.schedule(&mut self.streams, now);
+        self.scheduler.on_consumed(stream, &mut self.streams, now);
     }
 
     /// The application reads a stream no more.
     pub fn stop(&mut self, stream: StreamId, code: u64, now: Instant) {
+        // What has come already ends leases as done: afterwards nobody knows.
+        self.scheduler.settle_ended(stream, &mut self.streams, now);
         self.streams.stop(stream, code);
         self.scheduler.on_stream_ended(stream, &mut self.streams, now);
     }
@@ -267,7 +271,7 @@ impl ClientSession {
     ) -> Result<(), CodedError> {
         let Some(link) = self.links.get(&path) else { return Ok(()) };
         self.paths.on_active(path, now);
-        self.scheduler.on_alive(path, now);
+        self.scheduler.on_alive(path, &mut self.streams, now);
         match (&link.stage, message) {
             (Stage::Authenticating, ControlMessage::AuthenticationResponse(m)) => {
                 self.on_authenticated(path, &m, now)
@@ -395,12 +399,15 @@ impl ClientSession {
 
     fn on_remove_path(&mut self, m: &pb::RemovePathRequest, now: Instant) {
         let path = m.path_id.parse().map_or(PathId(u32::MAX), PathId);
-        let open = matches!(self.links.get(&path), Some(Link { stage: Stage::Open, .. }));
-        if path.is_primary() || !open {
+        let link = self.links.get(&path).filter(|_| !path.is_primary());
+        let Some(link) = link else {
             let status = self.paths.status(path);
             let why = status.err().map_or("it cannot be removed".into(), |e| e.to_string());
-            self.answer_remove_path(path, Err(&why), now);
-            return;
+            return self.answer_remove_path(path, Err(&why), now);
+        };
+        if !matches!(link.stage, Stage::Open) {
+            self.end_path(path, &CodedError::new(Code::PathDead, "removed while connecting"), now);
+            return self.answer_remove_path(path, Ok(()), now);
         }
         self.set_status(path, PathStatus::Disconnecting, "removed by the primary", now);
         self.scheduler.drain_path(path);
@@ -447,13 +454,14 @@ impl ClientSession {
 
     /// Takes what the planes have queued.
     fn flush(&mut self, now: Instant) {
-        for message in self.streams.take_messages() {
-            self.send(PathId::PRIMARY, &message, now);
-        }
         loop {
+            let messages = self.streams.take_messages();
             let events = self.scheduler.take_events();
-            if events.is_empty() {
+            if messages.is_empty() && events.is_empty() {
                 break;
+            }
+            for message in messages {
+                self.send(PathId::PRIMARY, &message, now);
             }
             events.into_iter().for_each(|event| self.on_scheduler_event(event, now));
         }
@@ -466,7 +474,10 @@ impl ClientSession {
         match event {
             SchedulerEvent::Send(path, message) => self.send(path, &message, now),
             SchedulerEvent::Suspect(path) => {
-                self.set_status(path, PathStatus::Degraded, "silent with bytes outstanding", now);
+                if self.paths.status(path) == Ok(PathStatus::Active) {
+                    let reason = "silent with bytes outstanding";
+                    self.set_status(path, PathStatus::Degraded, reason, now);
+                }
             }
             SchedulerEvent::Recovered(path) => {
                 if self.paths.status(path) == Ok(PathStatus::Degraded) {
@@ -530,9 +541,9 @@ impl Machine for ClientSession {
         if self.outputs.closed {
             return;
         }
-        let close = pb::SessionClose { code, reason: reason.clone() };
+        let close = session_close(code, &reason);
         for link in self.links.values_mut() {
-            link.control.push(&ControlMessage::SessionClose(close.clone()), now);
+            link.control.push(&close, now);
         }
         self.outputs.close(code, reason);
     }

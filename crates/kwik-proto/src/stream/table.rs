@@ -12,7 +12,7 @@ use crate::presentation::ReceiveWindow;
 use crate::sync::lock;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
-use crate::{Code, CodedError, Dir, Side, StreamId, limits};
+use crate::{Code, CodedError, Dir, PathId, Side, StreamId, limits};
 
 use super::{ReadError, RecvHalf, SendHalf, SharedRecv, SharedSend};
 
@@ -274,6 +274,28 @@ impl StreamTable {
         }
         self.wakes.push(StreamWake::Acceptable(id.dir()));
         Ok(self.streams.get(&id).map(|entry| entry.halves.clone()))
+    }
+
+    /// The receiving half that data of `path` is for; none when the stream is over: drain it. Only the
+    /// primary's path opens streams.
+    ///
+    /// # Errors
+    /// The path may not write there, and is to be closed.
+    pub fn receiving(
+        &mut self,
+        path: PathId,
+        id: StreamId,
+        now: Instant,
+    ) -> Result<Option<SharedRecv>, CodedError> {
+        self.check_role(id, !self.side)?;
+        let kind = &self.kinds[id.dir() as usize];
+        let local = id.initiator() == self.side;
+        let next = if local { kind.next_local } else { kind.next_remote };
+        if !path.is_primary() && id.index() >= next {
+            let context = format!("path {path} wrote into {id}, which is not open");
+            return Err(CodedError::new(Code::SecondaryStreamIsolation, context));
+        }
+        Ok(self.touch(id, now)?.and_then(|halves| halves.recv))
     }
 
     /// The halves of a live stream.
