@@ -326,6 +326,12 @@ impl RecvHalf {
         }
     }
 
+    /// Nobody reads any more, whatever has come or will.
+    pub(crate) fn stop(&mut self) {
+        self.fail(ReadError::Stopped);
+        self.seen_end = true;
+    }
+
     fn end_with(&mut self, error: ReadError) {
         if !matches!(error, ReadError::Failed(_)) {
             self.buffer.close();
@@ -344,7 +350,7 @@ impl RecvHalf {
 
     /// The reader needs nothing more: it saw the end or the error, or stopped the stream.
     pub(crate) fn is_done(&self) -> bool {
-        matches!(self.error, Some(ReadError::Stopped)) || self.seen_end || self.is_read_to_end()
+        self.seen_end || self.is_read_to_end()
     }
 
     pub(crate) fn has_failed(&self) -> bool {

@@ -14,7 +14,7 @@ use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, Dir, PathId, Side, StreamId, limits};
 
-use super::{ReadError, RecvHalf, SendHalf, SharedRecv, SharedSend};
+use super::{RecvHalf, SendHalf, SharedRecv, SharedSend};
 
 /// Limits and windows of a session's streams.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -415,7 +415,7 @@ impl StreamTable {
         let tell = {
             let mut recv = lock(&recv);
             let tell = !recv.is_complete();
-            recv.fail(ReadError::Stopped);
+            recv.stop();
             tell
         };
         if tell {

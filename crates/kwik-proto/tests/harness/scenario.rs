@@ -256,6 +256,9 @@ impl World {
                 return;
             }
             world.drain();
+            if world.closed {
+                return;
+            }
             world.check_clean();
             if world.edges.len() < 2 && world.rng.chance(70) {
                 world.add_edge();

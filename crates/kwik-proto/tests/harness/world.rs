@@ -1,6 +1,6 @@
 //! The three roles joined by pipes, in virtual time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -57,6 +57,7 @@ pub(crate) struct World {
     pub(crate) pipes: BTreeMap<u32, Pipe>,
     next_pipe: u32,
     control: BTreeMap<(PathId, Toward), u32>,
+    raw: BTreeMap<PathId, u32>,
     pumping: BTreeSet<u32>,
     pub(crate) plan: Plan,
     /// The session is over.
@@ -105,6 +106,7 @@ impl World {
             pipes: BTreeMap::new(),
             next_pipe: 0,
             control: BTreeMap::new(),
+            raw: BTreeMap::new(),
             pumping: BTreeSet::new(),
             plan: Plan::default(),
             closed: false,
@@ -147,6 +149,8 @@ impl World {
             let pipe = self.add_pipe(path, toward, Sink::control());
             self.control.insert((path, toward), pipe);
         }
+        let raw = self.add_pipe(path, Toward::Server, Sink::Raw(VecDeque::new()));
+        self.raw.insert(path, raw);
     }
 
     pub(crate) fn add_pipe(&mut self, path: PathId, toward: Toward, sink: Sink) -> u32 {
@@ -430,8 +434,11 @@ impl World {
         match action {
             Action::Dial(dial) => self.dial(&dial),
             Action::ForwardRaw(path, packet) => {
-                let pipe = self.add_pipe(path, Toward::Server, Sink::Raw([packet].into()));
-                self.send(pipe, Bytes::new(), Bytes::new());
+                let Some(id) = self.raw.get(&path).copied() else { return };
+                if let Some(Pipe { sink: Sink::Raw(packets), .. }) = self.pipes.get_mut(&id) {
+                    packets.push_back(packet);
+                }
+                self.send(id, Bytes::new(), Bytes::new());
             }
             Action::ClosePath(path, error) => {
                 self.log(|| format!("the client closes path {path}: {error}"));
