@@ -1,5 +1,7 @@
 //! Sessions over real QUIC on loopback: one primary, several servers in one stream.
 
+#![allow(clippy::disallowed_methods, reason = "tests run on tokio itself")]
+
 mod common;
 
 use bytes::Bytes;
