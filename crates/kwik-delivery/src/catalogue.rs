@@ -41,17 +41,10 @@ impl Catalogue {
     /// When the folder cannot be created.
     pub fn open(state: impl AsRef<Path>) -> Result<Self, CatalogueError> {
         let folder = state.as_ref().join("catalogue");
-        let failed = |source| CatalogueError::State {
-            path: folder.clone(),
-            source,
-        };
+        let failed = |source| CatalogueError::State { path: folder.clone(), source };
         fs::create_dir_all(&folder).map_err(failed)?;
         let hashing = Semaphore::new(MAX_HASHING);
-        Ok(Self {
-            folder,
-            lookups: Mutex::default(),
-            hashing,
-        })
+        Ok(Self { folder, lookups: Mutex::default(), hashing })
     }
 
     /// The manifest of `object` in its opened state: read from the catalogue, or hashed and
@@ -62,9 +55,7 @@ impl Catalogue {
     /// When the object cannot be read or changes, or too many are asked for at once.
     pub async fn manifest(&self, object: &Object) -> Result<Arc<Manifest>, CatalogueError> {
         let lookup = self.lookup(object.stat()).ok_or(CatalogueError::Busy)?;
-        let manifest = lookup
-            .get_or_try_init(|| self.find_or_publish(object))
-            .await?;
+        let manifest = lookup.get_or_try_init(|| self.find_or_publish(object)).await?;
         Ok(Arc::clone(manifest))
     }
 
@@ -102,11 +93,7 @@ impl Catalogue {
     }
 
     fn path(&self, stat: &ObjectStat) -> PathBuf {
-        self.folder.join(
-            blake3::hash(stat.name.as_str().as_bytes())
-                .to_hex()
-                .as_str(),
-        )
+        self.folder.join(blake3::hash(stat.name.as_str().as_bytes()).to_hex().as_str())
     }
 }
 
@@ -128,22 +115,13 @@ fn load(path: &Path, stat: &ObjectStat) -> Option<Manifest> {
     }
     let root = check_root(&entry.root).ok()?;
     Verifier::new(entry.size, root, file.clone()).ok()?;
-    Some(Manifest {
-        name: stat.name.clone(),
-        size: entry.size,
-        root,
-        outboard: file,
-    })
+    Some(Manifest { name: stat.name.clone(), size: entry.size, root, outboard: file })
 }
 
 fn save(path: &Path, manifest: &Manifest, state: String) -> Result<(), PartError> {
     let root = root_bytes(&manifest.root);
-    let entry = wire::CatalogueEntry {
-        name: manifest.name.to_string(),
-        size: manifest.size,
-        root,
-        state,
-    };
+    let entry =
+        wire::CatalogueEntry { name: manifest.name.to_string(), size: manifest.size, root, state };
     let head = entry.encode_length_delimited_to_vec();
     let length = head.len() as u64;
     let file = PartFile::create(path, length + manifest.outboard.len() as u64)?;
@@ -180,14 +158,10 @@ impl From<&CatalogueError> for Failure {
     fn from(error: &CatalogueError) -> Self {
         match error {
             CatalogueError::Source(error) => error.into(),
-            CatalogueError::Busy => Self {
-                code: FailureCode::Busy,
-                message: error.to_string(),
-            },
-            CatalogueError::State { .. } => Self {
-                code: FailureCode::Other,
-                message: "the server's state is broken".into(),
-            },
+            CatalogueError::Busy => Self { code: FailureCode::Busy, message: error.to_string() },
+            CatalogueError::State { .. } => {
+                Self { code: FailureCode::Other, message: "the server's state is broken".into() }
+            }
         }
     }
 }

@@ -8,7 +8,6 @@
 pub mod limits;
 
 mod catalogue;
-mod fingerprint;
 mod link;
 mod manifest;
 mod name;
@@ -21,7 +20,7 @@ mod verify;
 
 pub use blake3::Hash;
 pub use catalogue::{Catalogue, CatalogueError};
-pub use fingerprint::{Fingerprint, InvalidFingerprint};
+pub use kwik_proto::auth::{Fingerprint, InvalidFingerprint};
 pub use link::{InvalidLink, Link};
 pub use manifest::{Manifest, hash_object};
 pub use name::{InvalidName, ObjectName};

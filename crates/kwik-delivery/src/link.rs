@@ -14,12 +14,8 @@ use crate::{
 };
 
 /// What a name keeps unencoded: the unreserved characters of RFC 3986 section 2.3, and `/`.
-const NAME: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~')
-    .remove(b'/');
+const NAME: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
 /// `kwik://FINGERPRINT@HOST:PORT/NAME`: an object on a server; without NAME, a server.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -58,24 +54,14 @@ impl FromStr for Link {
         let rest = link.strip_prefix("kwik://").ok_or(InvalidLink::Scheme)?;
         let (server, name) = rest.split_once('/').unwrap_or((rest, ""));
         let (fingerprint, address) = match server.split_once('@') {
-            Some((pin, address)) => (
-                Some(pin.parse().map_err(|_| InvalidLink::Fingerprint)?),
-                address,
-            ),
+            Some((pin, address)) => {
+                (Some(pin.parse().map_err(|_| InvalidLink::Fingerprint)?), address)
+            }
             None => (None, server),
         };
         let (host, port) = parse_address(address)?;
-        let name = if name.is_empty() {
-            None
-        } else {
-            Some(parse_name(name)?)
-        };
-        Ok(Self {
-            fingerprint,
-            host,
-            port,
-            name,
-        })
+        let name = if name.is_empty() { None } else { Some(parse_name(name)?) };
+        Ok(Self { fingerprint, host, port, name })
     }
 }
 
@@ -115,14 +101,10 @@ fn is_host(host: &str) -> bool {
             && label.len() <= 63
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };
     // All digits and dots is meant as an address, so it has to be one.
-    let numeric = host
-        .bytes()
-        .all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let numeric = host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     host.len() <= MAX_HOST
         && host.split('.').all(label)
         && (!numeric || host.parse::<Ipv4Addr>().is_ok())
@@ -131,26 +113,16 @@ fn is_host(host: &str) -> bool {
 fn parse_name(encoded: &str) -> Result<ObjectName, InvalidLink> {
     // Three characters encode one byte at the most.
     if encoded.len() > 3 * MAX_NAME {
-        return Err(InvalidName::TooLong {
-            length: encoded.len() / 3,
-        }
-        .into());
+        return Err(InvalidName::TooLong { length: encoded.len() / 3 }.into());
     }
-    let malformed = encoded
-        .bytes()
-        .any(|byte| matches!(byte, b'?' | b'#' | b' '))
+    let malformed = encoded.bytes().any(|byte| matches!(byte, b'?' | b'#' | b' '))
         || encoded.split('%').skip(1).any(|rest| {
-            !rest
-                .as_bytes()
-                .get(..2)
-                .is_some_and(|pair| pair.iter().all(u8::is_ascii_hexdigit))
+            !rest.as_bytes().get(..2).is_some_and(|pair| pair.iter().all(u8::is_ascii_hexdigit))
         });
     if malformed {
         return Err(InvalidLink::Encoding);
     }
-    let name = percent_decode_str(encoded)
-        .decode_utf8()
-        .map_err(|_| InvalidLink::Encoding)?;
+    let name = percent_decode_str(encoded).decode_utf8().map_err(|_| InvalidLink::Encoding)?;
     Ok(ObjectName::new(&name)?)
 }
 
@@ -244,10 +216,7 @@ mod tests {
             ("kwik://h:1/%ff", Encoding),
             ("kwik://h:1//x", Name(InvalidName::Absolute)),
             ("kwik://h:1/%2e%2e/x", Name(InvalidName::DotSegment)),
-            (
-                "kwik://h:1/a%00",
-                Name(InvalidName::Character { found: '\0' }),
-            ),
+            ("kwik://h:1/a%00", Name(InvalidName::Character { found: '\0' })),
         ] {
             assert_eq!(link.parse::<Link>(), Err(error.clone()), "{link}");
             assert!(error.to_string().contains("kwik://FINGERPRINT@"), "{error}");

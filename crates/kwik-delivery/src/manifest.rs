@@ -39,10 +39,7 @@ impl Manifest {
 impl fmt::Debug for Manifest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Manifest");
-        debug
-            .field("name", &self.name)
-            .field("size", &self.size)
-            .field("root", &self.root);
+        debug.field("name", &self.name).field("size", &self.size).field("root", &self.root);
         debug.finish_non_exhaustive()
     }
 }
@@ -55,17 +52,10 @@ impl fmt::Debug for Manifest {
 pub async fn hash_object(object: &Object) -> Result<Manifest, SourceError> {
     let stat = object.stat();
     if stat.size > MAX_OBJECT {
-        return Err(SourceError::TooLarge {
-            name: stat.name.clone(),
-            size: stat.size,
-        });
+        return Err(SourceError::TooLarge { name: stat.name.clone(), size: stat.size });
     }
-    let manifest = |root, outboard| Manifest {
-        name: stat.name.clone(),
-        size: stat.size,
-        root,
-        outboard,
-    };
+    let manifest =
+        |root, outboard| Manifest { name: stat.name.clone(), size: stat.size, root, outboard };
     let mut piece = object.read(0..MAX_READ.min(stat.size)).await?;
     if stat.size <= GROUP_SIZE {
         return Ok(manifest(blake3::hash(&piece), Bytes::new()));
@@ -91,7 +81,5 @@ fn values(index: u64, piece: &[u8]) -> Vec<u8> {
     // Pieces are whole groups but for the object's last.
     let group = usize::try_from(GROUP_SIZE).expect("invariant: 64 KiB");
     let groups = (index..).zip(piece.chunks(group));
-    groups
-        .flat_map(|(index, group)| tree::group_value(index, group))
-        .collect()
+    groups.flat_map(|(index, group)| tree::group_value(index, group)).collect()
 }

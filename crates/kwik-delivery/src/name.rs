@@ -127,12 +127,7 @@ mod tests {
         let long = "x".repeat(MAX_NAME + 1);
         for (name, error) in [
             ("", Empty),
-            (
-                &*long,
-                TooLong {
-                    length: MAX_NAME + 1,
-                },
-            ),
+            (&*long, TooLong { length: MAX_NAME + 1 }),
             ("/etc/passwd", Absolute),
             ("a//b", EmptySegment),
             ("a/", EmptySegment),
@@ -148,14 +143,7 @@ mod tests {
 
     #[test]
     fn usual_names_are_fine() {
-        for name in [
-            "a",
-            "a/b/c.iso",
-            "...",
-            "..a",
-            "a b/ü#1%?",
-            &"x".repeat(MAX_NAME),
-        ] {
+        for name in ["a", "a/b/c.iso", "...", "..a", "a b/ü#1%?", &"x".repeat(MAX_NAME)] {
             assert_eq!(ObjectName::new(name).unwrap().as_str(), name);
         }
         assert_eq!(ObjectName::new("a/b/c.iso").unwrap().file_name(), "c.iso");

@@ -52,16 +52,8 @@ impl PartFile {
         let part = target.with_file_name(format!(".{name}{end}"));
         let opened = OpenOptions::new().write(true).create_new(true).open(&part);
         let file = opened.map_err(|source| PartError::from_io(&target, source))?;
-        let this = Self {
-            file,
-            part,
-            target,
-            size,
-            finished: false,
-        };
-        this.file
-            .set_len(size)
-            .map_err(|source| this.error(source))?;
+        let this = Self { file, part, target, size, finished: false };
+        this.file.set_len(size).map_err(|source| this.error(source))?;
         Ok(this)
     }
 
@@ -72,15 +64,9 @@ impl PartFile {
     pub fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), PartError> {
         let end = offset.checked_add(data.len() as u64);
         if end.is_none_or(|end| end > self.size) {
-            return Err(PartError::OutOfRange {
-                offset,
-                length: data.len(),
-                size: self.size,
-            });
+            return Err(PartError::OutOfRange { offset, length: data.len(), size: self.size });
         }
-        self.file
-            .write_all_at(data, offset)
-            .map_err(|source| self.error(source))
+        self.file.write_all_at(data, offset).map_err(|source| self.error(source))
     }
 
     /// Makes it durable and gives it its name. The caller has written every byte.
@@ -92,10 +78,7 @@ impl PartFile {
         fs::rename(&self.part, &self.target).map_err(|source| self.error(source))?;
         self.finished = true;
         // The name, too, shall survive a crash. An empty parent is the current folder.
-        let folder = self
-            .target
-            .parent()
-            .filter(|path| !path.as_os_str().is_empty());
+        let folder = self.target.parent().filter(|path| !path.as_os_str().is_empty());
         let synced = File::open(folder.unwrap_or(Path::new("."))).and_then(|file| file.sync_all());
         synced.map_err(|source| self.error(source))
     }

@@ -83,10 +83,7 @@ impl Request {
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let name = self.name.to_string();
-        frame(&wire::Request {
-            name,
-            version: DELIVERY_VERSION,
-        })
+        frame(&wire::Request { name, version: DELIVERY_VERSION })
     }
 
     /// Takes one from the front of `buffer`, or `None` until it is there whole.
@@ -98,9 +95,7 @@ impl Request {
             return Ok(None);
         };
         check_version(message.version)?;
-        Ok(Some(Self {
-            name: ObjectName::new(&message.name)?,
-        }))
+        Ok(Some(Self { name: ObjectName::new(&message.name)? }))
     }
 }
 
@@ -121,9 +116,7 @@ impl Response {
                 message: truncated(&failure.message).to_owned(),
             }),
         };
-        frame(&wire::Response {
-            outcome: Some(outcome),
-        })
+        frame(&wire::Response { outcome: Some(outcome) })
     }
 
     /// Takes one from the front of `buffer`, or `None` until it is there whole. What is left in
@@ -142,12 +135,7 @@ impl Response {
                     return Err(InvalidMessage::OutboardSize);
                 }
                 let (name, root) = (ObjectName::new(&found.name)?, check_root(&found.root)?);
-                Ok(Some(Self::Found(Found {
-                    name,
-                    size,
-                    root,
-                    stream_id: found.stream_id,
-                })))
+                Ok(Some(Self::Found(Found { name, size, root, stream_id: found.stream_id })))
             }
             Some(wire::response::Outcome::Failure(failure)) => {
                 let code = FailureCode::from_wire(failure.code());
@@ -191,11 +179,7 @@ impl EdgeCommand {
         let message = wire::EdgeCommand::decode(command).map_err(|_| InvalidMessage::Malformed)?;
         check_version(message.version)?;
         let (name, root) = (ObjectName::new(&message.name)?, check_root(&message.root)?);
-        Ok(Self {
-            name,
-            size: check_size(message.size)?,
-            root,
-        })
+        Ok(Self { name, size: check_size(message.size)?, root })
     }
 }
 
@@ -230,14 +214,12 @@ impl From<&SourceError> for Failure {
             SourceError::NotFound { .. } => (FailureCode::NotFound, error.to_string()),
             SourceError::Changed { .. } => (FailureCode::Changed, error.to_string()),
             SourceError::TooLarge { .. } => (FailureCode::Unreadable, error.to_string()),
-            SourceError::Unreadable { .. } => (
-                FailureCode::Unreadable,
-                "the server cannot read the object".into(),
-            ),
-            SourceError::OutOfRange { .. } => (
-                FailureCode::Other,
-                "the server failed to read the object".into(),
-            ),
+            SourceError::Unreadable { .. } => {
+                (FailureCode::Unreadable, "the server cannot read the object".into())
+            }
+            SourceError::OutOfRange { .. } => {
+                (FailureCode::Other, "the server failed to read the object".into())
+            }
         };
         Self { code, message }
     }
@@ -245,10 +227,7 @@ impl From<&SourceError> for Failure {
 
 impl From<&InvalidMessage> for Failure {
     fn from(error: &InvalidMessage) -> Self {
-        Self {
-            code: FailureCode::InvalidRequest,
-            message: error.to_string(),
-        }
+        Self { code: FailureCode::InvalidRequest, message: error.to_string() }
     }
 }
 
@@ -290,19 +269,11 @@ pub(crate) fn check_root(root: &[u8]) -> Result<Hash, InvalidMessage> {
 }
 
 const fn check_version(version: u32) -> Result<(), InvalidMessage> {
-    if version == DELIVERY_VERSION {
-        Ok(())
-    } else {
-        Err(InvalidMessage::Version { version })
-    }
+    if version == DELIVERY_VERSION { Ok(()) } else { Err(InvalidMessage::Version { version }) }
 }
 
 const fn check_size(size: u64) -> Result<u64, InvalidMessage> {
-    if size <= MAX_OBJECT {
-        Ok(size)
-    } else {
-        Err(InvalidMessage::TooLarge { size })
-    }
+    if size <= MAX_OBJECT { Ok(size) } else { Err(InvalidMessage::TooLarge { size }) }
 }
 
 /// At most [`MAX_TEXT`] bytes of `text`, cut between characters.

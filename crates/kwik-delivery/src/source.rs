@@ -71,20 +71,13 @@ impl Source {
     pub fn folder(path: impl AsRef<Path>) -> Result<Self, SourceError> {
         let given = path.as_ref();
         let place = || given.display().to_string();
-        let path = given
-            .canonicalize()
-            .map_err(|error| unreadable(place(), error))?;
+        let path = given.canonicalize().map_err(|error| unreadable(place(), error))?;
         if path.is_dir() {
             return Ok(Self(Kind::Folder(path.into())));
         }
-        let name = given
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or_default();
+        let name = given.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let name = ObjectName::new(name).map_err(|error| unreadable(place(), error))?;
-        let metadata = path
-            .metadata()
-            .map_err(|error| unreadable(place(), error))?;
+        let metadata = path.metadata().map_err(|error| unreadable(place(), error))?;
         if !metadata.is_file() {
             return Err(unreadable(place(), "it is neither a folder nor a file"));
         }
@@ -100,9 +93,7 @@ impl Source {
     ) -> Result<Self, SourceError> {
         let store = InMemory::new();
         for (name, data) in objects {
-            let put = store
-                .put_opts(&store_path(&name)?, data.into(), Default::default())
-                .await;
+            let put = store.put_opts(&store_path(&name)?, data.into(), Default::default()).await;
             put.map_err(|error| unreadable(name.to_string(), error))?;
         }
         Ok(Self::store(Arc::new(store)))
@@ -184,10 +175,7 @@ impl Object {
         let name = &self.stat.name;
         let length = range.end.checked_sub(range.start);
         let Some(length) = length.filter(|n| *n <= MAX_READ && range.end <= self.stat.size) else {
-            return Err(SourceError::OutOfRange {
-                name: name.clone(),
-                range,
-            });
+            return Err(SourceError::OutOfRange { name: name.clone(), range });
         };
         if length == 0 {
             return Ok(Bytes::new());
@@ -198,18 +186,12 @@ impl Object {
                 offload(move || read_file(&file, &stat, range.start, length)).await
             }
             Body::Store(store, path) => {
-                let options = GetOptions {
-                    range: Some(GetRange::Bounded(range)),
-                    ..Default::default()
-                };
+                let options =
+                    GetOptions { range: Some(GetRange::Bounded(range)), ..Default::default() };
                 let failed = |error| store_error(name, error);
                 let result = store.get_opts(path, options).await.map_err(failed)?;
                 let same = state_of(&result.meta) == self.stat.state;
-                let data = if same {
-                    result.bytes().await.map_err(failed)?
-                } else {
-                    Bytes::new()
-                };
+                let data = if same { result.bytes().await.map_err(failed)? } else { Bytes::new() };
                 if data.len() as u64 == length {
                     Ok(data)
                 } else {
@@ -231,24 +213,13 @@ impl Object {
         let metadata = file.metadata().map_err(failed)?;
         let modified = metadata.modified().map_err(failed)?;
         let state = file_state(&metadata);
-        let stat = ObjectStat {
-            name,
-            size: metadata.len(),
-            modified,
-            state,
-        };
-        Ok(Self {
-            stat,
-            body: Body::File(Arc::new(file)),
-        })
+        let stat = ObjectStat { name, size: metadata.len(), modified, state };
+        Ok(Self { stat, body: Body::File(Arc::new(file)) })
     }
 
     async fn in_store(name: &ObjectName, store: Arc<dyn ObjectStore>) -> Result<Self, SourceError> {
         let path = store_path(name)?;
-        let options = GetOptions {
-            head: true,
-            ..Default::default()
-        };
+        let options = GetOptions { head: true, ..Default::default() };
         let result = store.get_opts(&path, options).await;
         let meta = result.map_err(|error| store_error(name, error))?.meta;
         let state = state_of(&meta);
@@ -256,56 +227,31 @@ impl Object {
             return Err(unreadable(name.to_string(), "its entity tag is too long"));
         }
         let modified = meta.last_modified.into();
-        let stat = ObjectStat {
-            name: name.clone(),
-            size: meta.size,
-            modified,
-            state,
-        };
-        Ok(Self {
-            stat,
-            body: Body::Store(store, path),
-        })
+        let stat = ObjectStat { name: name.clone(), size: meta.size, modified, state };
+        Ok(Self { stat, body: Body::Store(store, path) })
     }
 }
 
 fn read_file(file: &File, stat: &ObjectStat, at: u64, length: u64) -> Result<Bytes, SourceError> {
-    let changed = || SourceError::Changed {
-        name: stat.name.clone(),
-    };
+    let changed = || SourceError::Changed { name: stat.name.clone() };
     let mut data = vec![0; usize::try_from(length).expect("invariant: at most MAX_READ")];
-    file.read_exact_at(&mut data, at)
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => changed(),
-            _ => file_error(&stat.name, error),
-        })?;
-    let metadata = file
-        .metadata()
-        .map_err(|error| file_error(&stat.name, error))?;
-    if file_state(&metadata) == stat.state {
-        Ok(data.into())
-    } else {
-        Err(changed())
-    }
+    file.read_exact_at(&mut data, at).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => changed(),
+        _ => file_error(&stat.name, error),
+    })?;
+    let metadata = file.metadata().map_err(|error| file_error(&stat.name, error))?;
+    if file_state(&metadata) == stat.state { Ok(data.into()) } else { Err(changed()) }
 }
 
 fn file_state(metadata: &Metadata) -> String {
     let (inode, size) = (metadata.ino(), metadata.len());
-    format!(
-        "{inode:x}-{size:x}-{:x}-{:x}",
-        metadata.mtime(),
-        metadata.mtime_nsec()
-    )
+    format!("{inode:x}-{size:x}-{:x}-{:x}", metadata.mtime(), metadata.mtime_nsec())
 }
 
 fn state_of(meta: &ObjectMeta) -> String {
     meta.e_tag.clone().unwrap_or_else(|| {
         let modified = SystemTime::from(meta.last_modified).duration_since(UNIX_EPOCH);
-        format!(
-            "{:x}-{:x}",
-            meta.size,
-            modified.unwrap_or_default().as_nanos()
-        )
+        format!("{:x}-{:x}", meta.size, modified.unwrap_or_default().as_nanos())
     })
 }
 
@@ -318,18 +264,14 @@ fn list_folder(
 ) -> Result<(), SourceError> {
     let failed = |error| unreadable(folder.display().to_string(), error);
     let entries = fs::read_dir(folder).map_err(failed)?;
-    let mut paths: Vec<PathBuf> = entries
-        .map(|entry| Ok(entry?.path()))
-        .collect::<io::Result<_>>()
-        .map_err(failed)?;
+    let mut paths: Vec<PathBuf> =
+        entries.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>().map_err(failed)?;
     paths.sort_unstable();
     for path in paths {
         if names.len() >= limit {
             break;
         }
-        let is_folder = path
-            .symlink_metadata()
-            .is_ok_and(|metadata| metadata.is_dir());
+        let is_folder = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
         let relative = path.strip_prefix(root).ok().and_then(Path::to_str);
         let Some(name) = relative.and_then(|name| ObjectName::new(name).ok()) else {
             continue;
@@ -346,9 +288,7 @@ fn list_folder(
 /// Whether `path` is a regular file, links included, that does not lead out of `root`.
 fn is_listed(root: &Path, path: &Path, name: &ObjectName) -> bool {
     !partial::is_part_name(name.file_name())
-        && path
-            .canonicalize()
-            .is_ok_and(|path| path.starts_with(root) && path.is_file())
+        && path.canonicalize().is_ok_and(|path| path.starts_with(root) && path.is_file())
 }
 
 fn store_path(name: &ObjectName) -> Result<object_store::path::Path, SourceError> {
@@ -360,10 +300,7 @@ fn unreadable(
     place: String,
     source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> SourceError {
-    SourceError::Unreadable {
-        place,
-        source: source.into(),
-    }
+    SourceError::Unreadable { place, source: source.into() }
 }
 
 fn file_error(name: &ObjectName, error: io::Error) -> SourceError {

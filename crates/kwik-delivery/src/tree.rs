@@ -33,10 +33,7 @@ pub(crate) fn group_range(size: u64, index: u64) -> Range<u64> {
 
 /// The chaining value of group `index` of an object of several groups. `data` is not empty.
 pub(crate) fn group_value(index: u64, data: &[u8]) -> ChainingValue {
-    Hasher::new()
-        .set_input_offset(index * GROUP_SIZE)
-        .update(data)
-        .finalize_non_root()
+    Hasher::new().set_input_offset(index * GROUP_SIZE).update(data).finalize_non_root()
 }
 
 /// The root above the groups of `outboard`, which has two or more values.

@@ -27,25 +27,14 @@ impl Verifier {
     pub fn new(size: u64, root: Hash, outboard: Bytes) -> Result<Self, InvalidOutboard> {
         let expected = tree::outboard_size(size);
         if outboard.len() as u64 != expected {
-            return Err(InvalidOutboard::Length {
-                length: outboard.len(),
-                expected,
-            });
+            return Err(InvalidOutboard::Length { length: outboard.len(), expected });
         }
         let holds = match tree::groups(size) {
             0 => blake3::hash(&[]) == root,
             1 => true, // The group itself is checked against the root.
             _ => tree::root(&outboard) == root,
         };
-        if holds {
-            Ok(Self {
-                size,
-                root,
-                outboard,
-            })
-        } else {
-            Err(InvalidOutboard::Root)
-        }
+        if holds { Ok(Self { size, root, outboard }) } else { Err(InvalidOutboard::Root) }
     }
 
     /// The object's size in bytes.
@@ -84,11 +73,7 @@ impl Verifier {
                 Some(value) => tree::group_value(index, data) == value,
                 None => blake3::hash(data) == self.root,
             };
-        if holds {
-            Ok(())
-        } else {
-            Err(Corrupt { range })
-        }
+        if holds { Ok(()) } else { Err(Corrupt { range }) }
     }
 
     /// The chaining value of group `index`; `None` when the root stands for the only group.
@@ -101,10 +86,7 @@ impl Verifier {
 impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Verifier");
-        debug
-            .field("size", &self.size)
-            .field("root", &self.root)
-            .finish_non_exhaustive()
+        debug.field("size", &self.size).field("root", &self.root).finish_non_exhaustive()
     }
 }
 
@@ -145,10 +127,7 @@ mod tests {
             return Bytes::new();
         }
         let groups = data.chunks(usize::try_from(GROUP_SIZE).unwrap());
-        (0..)
-            .zip(groups)
-            .flat_map(|(index, group)| tree::group_value(index, group))
-            .collect()
+        (0..).zip(groups).flat_map(|(index, group)| tree::group_value(index, group)).collect()
     }
 
     fn slice(data: &[u8], range: Range<u64>) -> &[u8] {
@@ -157,10 +136,7 @@ mod tests {
 
     fn object(size: usize) -> Vec<u8> {
         let mut data = vec![0; size];
-        blake3::Hasher::new()
-            .update(&size.to_le_bytes())
-            .finalize_xof()
-            .fill(&mut data);
+        blake3::Hasher::new().update(&size.to_le_bytes()).finalize_xof().fill(&mut data);
         data
     }
 
@@ -170,10 +146,7 @@ mod tests {
         let mut end = 0;
         for index in 0..verifier.groups() {
             let range = verifier.group_range(index);
-            assert_eq!(
-                (range.start, verifier.group_of(range.end - 1)),
-                (end, index)
-            );
+            assert_eq!((range.start, verifier.group_of(range.end - 1)), (end, index));
             end = range.end;
             verifier.verify_group(index, slice(data, range)).unwrap();
         }
@@ -185,16 +158,7 @@ mod tests {
     #[test]
     fn sizes_around_groups_verify() {
         let group = usize::try_from(GROUP_SIZE).unwrap();
-        for size in [
-            0,
-            1,
-            group - 1,
-            group,
-            group + 1,
-            2 * group,
-            5 * group,
-            8 * group + 1,
-        ] {
+        for size in [0, 1, group - 1, group, group + 1, 2 * group, 5 * group, 8 * group + 1] {
             check(&object(size));
         }
     }
@@ -206,19 +170,10 @@ mod tests {
         let root = blake3::hash(&data);
         for length in [0, 32, full.len() - 1] {
             let error = Verifier::new(200_000, root, full.slice(..length)).unwrap_err();
-            assert_eq!(
-                error,
-                InvalidOutboard::Length {
-                    length,
-                    expected: 128
-                }
-            );
+            assert_eq!(error, InvalidOutboard::Length { length, expected: 128 });
         }
         assert!(Verifier::new(u64::MAX, root, full).is_err());
-        assert_eq!(
-            Verifier::new(0, root, Bytes::new()).unwrap_err(),
-            InvalidOutboard::Root
-        );
+        assert_eq!(Verifier::new(0, root, Bytes::new()).unwrap_err(), InvalidOutboard::Root);
     }
 
     proptest! {

@@ -31,10 +31,7 @@ fn folder() -> (TempDir, Source) {
 }
 
 async fn is_not_found(source: &Source, object: &str) -> bool {
-    matches!(
-        source.open(&name(object)).await,
-        Err(SourceError::NotFound { .. })
-    )
+    matches!(source.open(&name(object)).await, Err(SourceError::NotFound { .. }))
 }
 
 fn assert_send_sync<T: Send + Sync>() {}
@@ -49,15 +46,9 @@ async fn objects_are_found_and_read_anywhere() {
     assert_eq!(object.read(1..3).await.unwrap(), "et");
     assert_eq!(object.read(4..4).await.unwrap(), "");
     for range in [3..5, 0..MAX_READ + 1, u64::MAX - 1..u64::MAX] {
-        assert!(matches!(
-            object.read(range).await,
-            Err(SourceError::OutOfRange { .. })
-        ));
+        assert!(matches!(object.read(range).await, Err(SourceError::OutOfRange { .. })));
     }
-    assert_eq!(
-        source.list(9).await.unwrap(),
-        [name("a#1"), name("sub/deep/b")]
-    );
+    assert_eq!(source.list(9).await.unwrap(), [name("a#1"), name("sub/deep/b")]);
     assert_eq!(source.list(1).await.unwrap(), [name("a#1")]);
     for missing in ["c", "sub", "a#1/x", "sub/deep", &"x".repeat(300)] {
         assert!(is_not_found(&source, missing).await, "{missing}");
@@ -86,22 +77,13 @@ async fn links_lead_inside_but_not_out() {
         let object = source.open(&name(shown)).await.unwrap();
         assert_eq!(object.read(0..4).await.unwrap(), "beta");
     }
-    assert_eq!(
-        source.list(9).await.unwrap(),
-        [name("a#1"), name("inside"), name("sub/deep/b")]
-    );
+    assert_eq!(source.list(9).await.unwrap(), [name("a#1"), name("inside"), name("sub/deep/b")]);
 }
 
 #[tokio::test]
 async fn only_regular_whole_files_are_objects() {
     let (folder, source) = folder();
-    assert!(
-        Command::new("mkfifo")
-            .arg(folder.path().join("pipe"))
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(Command::new("mkfifo").arg(folder.path().join("pipe")).status().unwrap().success());
     fs::write(folder.path().join(".x.1-0.kwik-part"), b"partial").unwrap();
     assert!(is_not_found(&source, "pipe").await);
     assert!(is_not_found(&source, ".x.1-0.kwik-part").await);
@@ -129,10 +111,7 @@ async fn a_file_alone_is_the_only_object() {
 #[test]
 fn a_missing_folder_is_said_at_once() {
     let error = Source::folder("/no/such/folder").unwrap_err().to_string();
-    assert!(
-        error.starts_with("cannot read /no/such/folder: "),
-        "{error}"
-    );
+    assert!(error.starts_with("cannot read /no/such/folder: "), "{error}");
     assert!(Source::folder("/dev/null").is_err());
     assert!(Source::folder("/").is_ok());
 }
@@ -147,33 +126,18 @@ async fn changed_files_are_not_read_on() {
     let path = folder.path().join("a#1");
     let touch = |path: &Path, seconds| {
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        fs::File::options()
-            .write(true)
-            .open(path)
-            .unwrap()
-            .set_modified(time)
-            .unwrap();
+        fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
     };
     let object = source.open(&name("a#1")).await.unwrap();
     touch(&path, 1);
     assert!(is_changed(&object).await);
 
     let object = source.open(&name("a#1")).await.unwrap();
-    fs::File::options()
-        .append(true)
-        .open(&path)
-        .unwrap()
-        .write_all(b"more")
-        .unwrap();
+    fs::File::options().append(true).open(&path).unwrap().write_all(b"more").unwrap();
     assert!(is_changed(&object).await);
 
     let object = source.open(&name("a#1")).await.unwrap();
-    fs::File::options()
-        .write(true)
-        .open(&path)
-        .unwrap()
-        .set_len(1)
-        .unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_len(1).unwrap();
     assert!(is_changed(&object).await);
 
     // A replaced file is read to its end as it was.
@@ -184,9 +148,7 @@ async fn changed_files_are_not_read_on() {
 
 #[tokio::test]
 async fn stores_give_objects_and_notice_changes() {
-    let source = Source::memory([(name("a/b"), Bytes::from_static(b"beta"))])
-        .await
-        .unwrap();
+    let source = Source::memory([(name("a/b"), Bytes::from_static(b"beta"))]).await.unwrap();
     let object = source.open(&name("a/b")).await.unwrap();
     assert_eq!(object.read(1..3).await.unwrap(), "et");
     assert_eq!(source.list(9).await.unwrap(), [name("a/b")]);

@@ -7,12 +7,7 @@ fn name() -> ObjectName {
 }
 
 fn found(size: u64) -> Found {
-    Found {
-        name: name(),
-        size,
-        root: blake3::hash(b"x"),
-        stream_id: 7,
-    }
+    Found { name: name(), size, root: blake3::hash(b"x"), stream_id: 7 }
 }
 
 fn decode_response(message: wire::Found) -> Result<Option<Response>, InvalidMessage> {
@@ -23,22 +18,13 @@ fn decode_response(message: wire::Found) -> Result<Option<Response>, InvalidMess
 fn wire_found(size: u64) -> wire::Found {
     let (root, name) = (root_bytes(&blake3::hash(b"x")), "a".into());
     let outboard_size = tree::outboard_size(size);
-    wire::Found {
-        name,
-        size,
-        root,
-        outboard_size,
-        stream_id: 1,
-    }
+    wire::Found { name, size, root, outboard_size, stream_id: 1 }
 }
 
 #[test]
 fn messages_round_trip_byte_by_byte_and_leave_the_rest() {
     let request = Request { name: name() };
-    let failure = Failure {
-        code: FailureCode::Busy,
-        message: "later".into(),
-    };
+    let failure = Failure { code: FailureCode::Busy, message: "later".into() };
     let mut sent = BytesMut::from(request.encode());
     sent.extend_from_slice(&Response::Found(found(1 << 30)).encode());
     sent.extend_from_slice(&Response::Failed(failure.clone()).encode());
@@ -54,10 +40,7 @@ fn messages_round_trip_byte_by_byte_and_leave_the_rest() {
         }
     }
     assert_eq!(requests, [request]);
-    assert_eq!(
-        responses,
-        [Response::Found(found(1 << 30)), Response::Failed(failure)]
-    );
+    assert_eq!(responses, [Response::Found(found(1 << 30)), Response::Failed(failure)]);
     assert!(buffer.is_empty());
 
     let mut buffer = BytesMut::from(Response::Found(found(3)).encode());
@@ -72,14 +55,8 @@ fn lengths_are_refused_from_the_prefix_alone() {
         let refused = Request::decode(&mut BytesMut::from(prefix));
         assert_eq!(refused, Err(InvalidMessage::TooLong));
     }
-    assert_eq!(
-        Request::decode(&mut BytesMut::from(&[0x80, 0x80, 0x04][..])),
-        Ok(None)
-    );
-    assert_eq!(
-        EdgeCommand::decode(&[0; MAX_MESSAGE + 1]),
-        Err(InvalidMessage::TooLong)
-    );
+    assert_eq!(Request::decode(&mut BytesMut::from(&[0x80, 0x80, 0x04][..])), Ok(None));
+    assert_eq!(EdgeCommand::decode(&[0; MAX_MESSAGE + 1]), Err(InvalidMessage::TooLong));
 }
 
 #[test]
@@ -87,55 +64,27 @@ fn each_bad_field_is_refused() {
     let good = wire_found(1 << 20);
     assert!(decode_response(good.clone()).is_ok());
     let outboard_size = good.outboard_size + 32;
-    let bad = wire::Found {
-        outboard_size,
-        ..good.clone()
-    };
+    let bad = wire::Found { outboard_size, ..good.clone() };
     assert_eq!(decode_response(bad), Err(InvalidMessage::OutboardSize));
     let bad = wire_found(MAX_OBJECT + 1);
-    assert_eq!(
-        decode_response(bad),
-        Err(InvalidMessage::TooLarge {
-            size: MAX_OBJECT + 1
-        })
-    );
-    let bad = wire::Found {
-        root: Bytes::from_static(b"short"),
-        ..good.clone()
-    };
+    assert_eq!(decode_response(bad), Err(InvalidMessage::TooLarge { size: MAX_OBJECT + 1 }));
+    let bad = wire::Found { root: Bytes::from_static(b"short"), ..good.clone() };
     assert_eq!(decode_response(bad), Err(InvalidMessage::Malformed));
-    let bad = wire::Found {
-        name: "../x".into(),
-        ..good
-    };
-    assert_eq!(
-        decode_response(bad),
-        Err(InvalidMessage::Name(InvalidName::DotSegment))
-    );
+    let bad = wire::Found { name: "../x".into(), ..good };
+    assert_eq!(decode_response(bad), Err(InvalidMessage::Name(InvalidName::DotSegment)));
     let empty = frame(&wire::Response { outcome: None });
-    assert_eq!(
-        Response::decode(&mut empty.into()),
-        Err(InvalidMessage::Malformed)
-    );
-    let old = frame(&wire::Request {
-        name: "a".into(),
-        version: 2,
-    });
+    assert_eq!(Response::decode(&mut empty.into()), Err(InvalidMessage::Malformed));
+    let old = frame(&wire::Request { name: "a".into(), version: 2 });
     let refused = Request::decode(&mut old.into());
     assert_eq!(refused, Err(InvalidMessage::Version { version: 2 }));
 }
 
 #[test]
 fn long_texts_are_cut_between_characters() {
-    let failure = Failure {
-        code: FailureCode::Other,
-        message: "ü".repeat(MAX_TEXT),
-    };
+    let failure = Failure { code: FailureCode::Other, message: "ü".repeat(MAX_TEXT) };
     let mut buffer = BytesMut::from(Response::Failed(failure).encode());
     let response = Response::decode(&mut buffer).unwrap().unwrap();
-    let Response::Failed(failure) = response else {
-        panic!("{response:?}")
-    };
+    let Response::Failed(failure) = response else { panic!("{response:?}") };
     assert_eq!(failure.message, "ü".repeat(MAX_TEXT / 2));
 }
 
