@@ -25,6 +25,8 @@ pub const MAX_RAW_PACKET: usize = 32 * 1024;
 pub const MAX_RAW_QUEUED: usize = 64;
 /// Bytes of raw packets waiting for one path.
 pub const MAX_RAW_QUEUED_BYTES: usize = 1024 * 1024;
+/// QUIC connection window of a server for a client that has not authenticated, in bytes.
+pub const UNAUTHENTICATED_WINDOW: u64 = 256 * 1024;
 /// Opaque client credentials.
 pub const MAX_CREDENTIALS: usize = 8 * 1024;
 /// Text that a peer may make us keep: reasons, addresses.
@@ -92,6 +94,8 @@ pub const HEARTBEAT_BUSY: Duration = Duration::from_secs(1);
 /// Heartbeat of an idle path.
 pub const HEARTBEAT_IDLE: Duration = Duration::from_secs(10);
 
+/// Paths that a server keeps track of as their secondary: a second connection replaces the first.
+pub const MAX_REGISTERED_PATHS: usize = 16 * 1024;
 /// A grant lives this long; a later redial needs a new one.
 pub const GRANT_LIFETIME: Duration = Duration::from_secs(120);
 /// Tolerated difference between two servers' wall clocks.

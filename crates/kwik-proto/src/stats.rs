@@ -9,6 +9,8 @@ use crate::{PathId, path::PathStatus};
 pub struct PathStats {
     /// Which path.
     pub id: PathId,
+    /// Where it leads; empty on the primary's own side.
+    pub address: String,
     /// Its state.
     pub status: PathStatus,
     /// Smoothed round-trip time.

@@ -1,10 +1,67 @@
 //! KWIK (QUIC With Intelligent Konnections): one session with the API of a QUIC library, several
 //! servers behind it.
+//!
+//! A client dials a primary server and gets a [`Session`], which has the names and shapes of quinn's
+//! `Connection`. The primary may have the client make paths to secondary servers ([`PrimarySession`]) and lease them ranges of
+//! the client's streams; secondaries write for their leases ([`SecondarySession`], [`LeaseWriter`]); the client
+//! reads one ordered stream.
+//!
+//! ```
+//! # tokio::runtime::Runtime::new().unwrap().block_on(async {
+//! use std::sync::Arc;
+//! use kwik::{ClientConfig, Endpoint, Identity, ServerConfig};
+//!
+//! let identity = Arc::new(Identity::from_seed([7; 32]));
+//! let key = identity.fingerprint();
+//! let server = Endpoint::server(ServerConfig::new(identity), "127.0.0.1:0".parse()?)?;
+//! let address = server.local_addr()?;
+//! tokio::spawn(async move {
+//!     let session = server.accept().await.unwrap().await.unwrap();
+//!     let (mut send, mut recv) = session.accept_bi().await.unwrap();
+//!     let greeting = recv.read_to_end(100).await.unwrap();
+//!     send.write_all(&greeting).await.unwrap();
+//!     send.finish().unwrap();
+//!     session.closed().await;
+//! });
+//!
+//! let client = Endpoint::client("127.0.0.1:0".parse()?)?;
+//! let session = client.connect_with(ClientConfig::pinned(key), address, "")?.await?;
+//! let (mut send, mut recv) = session.open_bi().await?;
+//! send.write_all(b"hello").await?;
+//! send.finish()?;
+//! assert_eq!(recv.read_to_end(100).await?, b"hello");
+//! session.close(0, b"done");
+//! # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
+//! ```
 
-#[allow(dead_code, unused_imports, reason = "the session layer, which uses it, comes on top")]
+mod driver;
+mod endpoint;
+mod lease;
+mod primary;
 mod quic;
+mod secondary;
+mod session;
+mod streams;
 
-pub use quic::{
-    ClosedStream, ConnectError, ConnectionError, Fingerprint, QuicConfig, ReadError,
-    SendDatagramError, ServerTrust, TlsError, WriteError,
+pub use endpoint::{
+    Accepted, Certificate, ClientConfig, Connecting, Endpoint, EndpointError, Incoming,
+    ServerConfig,
 };
+pub use kwik_proto::auth::{
+    AcceptAny, Authenticator, DialPolicy, Fingerprint, Identity, PrivateRanges,
+};
+pub use kwik_proto::lease::{IssuedLease, LeaseOutcome};
+pub use kwik_proto::path::{PathInfo, PathStatus};
+pub use kwik_proto::session::{ClientConfig as SessionConfig, RelayReport};
+pub use kwik_proto::stats::{PathStats, SessionStats};
+pub use kwik_proto::stream::StreamConfig;
+pub use kwik_proto::{Code, CodedError, Dir, LeaseId, PathId, SessionId, Side, StreamId};
+pub use lease::{Lease, LeaseWriter};
+pub use primary::{PathError, PrimarySession};
+pub use quic::{
+    ClosedStream, ConnectError, ConnectionError, QuicConfig, SendDatagramError, ServerTrust,
+    TlsError,
+};
+pub use secondary::SecondarySession;
+pub use session::{Session, Session as Connection};
+pub use streams::{Chunk, ReadError, ReadToEndError, RecvStream, SendStream, WriteError, Written};

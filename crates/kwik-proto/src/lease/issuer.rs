@@ -32,6 +32,7 @@ pub struct IssuedLease {
     pub delivered: u64,
     /// How it ended; none while it lives.
     pub outcome: Option<LeaseOutcome>,
+    forgotten: bool,
 }
 
 /// All leases of a session, at its primary.
@@ -83,7 +84,8 @@ impl LeaseIssuer {
             max_bytes: limits::lease_budget(range.end - range.start),
             signature: Bytes::new(),
         };
-        let issued = IssuedLease { stream, path, range, delivered: 0, outcome: None };
+        let issued =
+            IssuedLease { stream, path, range, delivered: 0, outcome: None, forgotten: false };
         self.leases.insert(id, issued);
         Ok(lease)
     }
@@ -95,8 +97,9 @@ impl LeaseIssuer {
     pub fn handle_report(
         &mut self,
         report: &pb::LeaseReport,
-    ) -> Result<Option<&IssuedLease>, CodedError> {
-        let Some(lease) = self.leases.get_mut(&LeaseId(report.lease_id)) else { return Ok(None) };
+    ) -> Result<Option<IssuedLease>, CodedError> {
+        let id = LeaseId(report.lease_id);
+        let Some(lease) = self.leases.get_mut(&id) else { return Ok(None) };
         if lease.outcome.is_some() {
             return Ok(None);
         }
@@ -110,7 +113,11 @@ impl LeaseIssuer {
             pb::LeaseOutcome::LeaseStopped => LeaseOutcome::Stopped,
             pb::LeaseOutcome::LeaseLost => LeaseOutcome::Lost(ranges),
         });
-        Ok(Some(lease))
+        let ended = lease.clone();
+        if ended.forgotten {
+            self.leases.remove(&id);
+        }
+        Ok(Some(ended))
     }
 
     /// A lease under way, or ended and not yet taken.
@@ -119,10 +126,13 @@ impl LeaseIssuer {
         self.leases.get(&id)
     }
 
-    /// Takes an ended lease out of the table.
-    pub fn take_ended(&mut self, id: LeaseId) -> Option<IssuedLease> {
-        self.leases.get(&id)?.outcome.as_ref()?;
-        self.leases.remove(&id)
+    /// Nobody asks for the outcome any more: an ended lease goes at once, a live one when it ends.
+    pub fn forget(&mut self, id: LeaseId) {
+        let Some(lease) = self.leases.get_mut(&id) else { return };
+        lease.forgotten = true;
+        if lease.outcome.is_some() {
+            self.leases.remove(&id);
+        }
     }
 
     /// Live leases.

@@ -71,6 +71,11 @@ impl Writer {
         self.queue.front().map(|piece| piece.next..piece.end)
     }
 
+    /// Everything that is activated and not written, in order.
+    pub fn queued(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.queue.iter().map(|piece| piece.next..piece.end)
+    }
+
     /// Takes the next bytes to write, at most `max`: from then on they count as sent, and the caller
     /// owes them to the wire. True with the range when it ends a piece.
     pub fn commit(&mut self, max: u64) -> Option<(Range<u64>, bool)> {

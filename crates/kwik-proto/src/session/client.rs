@@ -11,7 +11,7 @@ use crate::control::ControlQueue;
 use crate::path::{PathInfo, PathStatus, PathTable};
 use crate::scheduler::{Scheduler, SchedulerEvent};
 use crate::stats::{PathStats, SessionStats};
-use crate::stream::{StreamConfig, StreamTable};
+use crate::stream::{SharedRecv, StreamConfig, StreamTable};
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, LeaseId, PathId, SessionId, Side, StreamId, limits};
@@ -137,6 +137,7 @@ impl ClientSession {
             let schedule = self.scheduler.path(info.id)?;
             Some(PathStats {
                 id: info.id,
+                address: info.address,
                 status: info.status,
                 rtt: schedule.rtt(),
                 received: schedule.received(),
@@ -169,6 +170,27 @@ impl ClientSession {
         };
         link.stage = Stage::Authenticating;
         link.control.push(&ControlMessage::AuthenticationRequest(request), now);
+    }
+
+    /// The receiving half that a data frame of `path` names; none when what comes is to be drained. Only
+    /// the primary's frames open streams (7.1).
+    ///
+    /// # Errors
+    /// The path may not write there.
+    pub fn receiving(
+        &mut self,
+        path: PathId,
+        id: StreamId,
+        now: Instant,
+    ) -> Result<Option<SharedRecv>, CodedError> {
+        if path.is_primary() {
+            return self.streams.receiving(id, now);
+        }
+        let recv = self.streams.halves(id).and_then(|halves| halves.recv.clone());
+        recv.map(Some).ok_or_else(|| {
+            let context = format!("{id} is none that path {path} was asked for");
+            CodedError::new(Code::SecondaryStreamIsolation, context)
+        })
     }
 
     /// Payload of a stream came over a path and was put into its receiving half: `bytes` in all, `asked` of
@@ -327,7 +349,7 @@ impl ClientSession {
                 self.end_path(path, &CodedError::new(Code::PathDead, reason), now);
             }
             message if !path.is_primary() => return Err(wrong_role(&message)),
-            ControlMessage::SessionClose(m) => self.outputs.close(m.code, m.reason),
+            ControlMessage::SessionClose(m) => self.outputs.closed_by_peer(m.code, m.reason),
             ControlMessage::AddPathRequest(m) => self.on_add_path(m, now)?,
             ControlMessage::RemovePathRequest(m) => self.on_remove_path(&m, now),
             ControlMessage::PathStatusNotification(m) => self.on_marked_dead(&m, now),

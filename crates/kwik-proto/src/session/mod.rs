@@ -37,6 +37,8 @@ pub enum Action {
     ClosePath(PathId, CodedError),
     /// The session is over: close every connection with this code and reason.
     Close(u64, Bytes),
+    /// The peer ended the session with this code and reason: let every connection go.
+    ClosedByPeer(u64, Bytes),
     /// Somebody has something to look at.
     Wake(Wake),
 }
@@ -108,6 +110,12 @@ impl Outputs {
     fn close(&mut self, code: u64, reason: Bytes) {
         if !std::mem::replace(&mut self.closed, true) {
             self.actions.push_back(Action::Close(code, reason));
+        }
+    }
+
+    fn closed_by_peer(&mut self, code: u64, reason: Bytes) {
+        if !std::mem::replace(&mut self.closed, true) {
+            self.actions.push_back(Action::ClosedByPeer(code, reason));
         }
     }
 

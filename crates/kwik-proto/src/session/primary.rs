@@ -13,6 +13,7 @@ use crate::auth::{
 use crate::control::ControlQueue;
 use crate::lease::{IssuedLease, LeaseIssuer, LeaseOutcome, SharedWriter, WriterTable};
 use crate::path::{PathStatus, PathTable};
+use crate::stats::{PathStats, SessionStats};
 use crate::stream::{StreamConfig, StreamTable};
 use crate::sync::lock;
 use crate::wire::control::ControlMessage;
@@ -103,6 +104,27 @@ impl PrimarySession {
     #[must_use]
     pub fn paths(&self) -> &PathTable {
         &self.paths
+    }
+
+    /// Figures of the session; of its paths only what the primary sees of its own.
+    #[must_use]
+    pub fn stats(&self) -> SessionStats {
+        let paths = self.paths.active().into_iter().map(|info| PathStats {
+            id: info.id,
+            address: info.address,
+            status: info.status,
+            rtt: if info.id.is_primary() { self.rtt } else { Duration::ZERO },
+            received: 0,
+            rate: None,
+            outstanding: 0,
+        });
+        let window = self.streams.window();
+        SessionStats {
+            paths: paths.collect(),
+            streams: self.streams.iter().count(),
+            window: window.size(),
+            granted: window.lent(),
+        }
     }
 
     /// The secondary that a path leads to; none for the primary's own.
@@ -233,12 +255,12 @@ impl PrimarySession {
         }
     }
 
-    /// Takes an ended lease, after [`Wake::LeaseEnded`].
-    pub fn take_ended(&mut self, lease: LeaseId) -> Option<IssuedLease> {
-        self.issuer.take_ended(lease)
+    /// Nobody asks for this lease's outcome any more.
+    pub fn forget(&mut self, lease: LeaseId) {
+        self.issuer.forget(lease);
     }
 
-    /// A lease under way.
+    /// A lease under way, or ended with its outcome.
     #[must_use]
     pub fn issued(&self, lease: LeaseId) -> Option<&IssuedLease> {
         self.issuer.lease(lease)
@@ -350,7 +372,10 @@ impl PrimarySession {
                     self.send(&reply, now);
                 }
             }
-            ControlMessage::SessionClose(m) => self.end(m.code, m.reason),
+            ControlMessage::SessionClose(m) => {
+                self.outputs.closed_by_peer(m.code, m.reason);
+                self.end(0, Bytes::new());
+            }
             // A lost lease's report says the same; both reach the application as its outcome.
             ControlMessage::Uncovered(_)
             | ControlMessage::PathReport(_)

@@ -127,7 +127,10 @@ impl SecondarySession {
                     self.control.push(&reply, now);
                 }
             }
-            ControlMessage::SessionClose(m) => self.end(m.code, m.reason),
+            ControlMessage::SessionClose(m) => {
+                self.outputs.closed_by_peer(m.code, m.reason);
+                self.end(0, Bytes::new());
+            }
             ControlMessage::Unknown(_) | ControlMessage::Backpressure(_) => {}
             message => return Err(wrong_role(&message)),
         }

@@ -6,4 +6,4 @@ mod table;
 
 pub use recv::{Piece, PieceEnd, Read, ReadError, Received, RecvHalf, SharedRecv};
 pub use send::{SendHalf, SharedSend, WriteError};
-pub use table::{Halves, StreamConfig, StreamTable, StreamWake};
+pub use table::{Halves, InvalidStreamConfig, StreamConfig, StreamTable, StreamWake};

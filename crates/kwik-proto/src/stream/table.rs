@@ -276,6 +276,20 @@ impl StreamTable {
         Ok(self.streams.get(&id).map(|entry| entry.halves.clone()))
     }
 
+    /// The receiving half that a data frame of the peer names; opens the stream when unseen. None when
+    /// it is over: what comes is drained.
+    ///
+    /// # Errors
+    /// The peer does not send on it, or may not open it.
+    pub fn receiving(
+        &mut self,
+        id: StreamId,
+        now: Instant,
+    ) -> Result<Option<SharedRecv>, CodedError> {
+        self.check_role(id, !self.side)?;
+        Ok(self.touch(id, now)?.and_then(|halves| halves.recv))
+    }
+
     /// The halves of a live stream.
     #[must_use]
     pub fn halves(&self, id: StreamId) -> Option<&Halves> {

@@ -5,7 +5,10 @@ use std::{net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use rustls::pki_types::CertificateDer;
 
-use super::{ConnectionError, Fingerprint, RecvStream, SendDatagramError, SendStream, varint};
+use kwik_proto::auth::Fingerprint;
+
+use super::tls::certificate_key;
+use super::{ConnectionError, RecvStream, SendDatagramError, SendStream, varint};
 
 /// An established QUIC connection. Clones are handles to the same one; it is closed with code 0
 /// when the last handle and stream are dropped.
@@ -14,6 +17,7 @@ pub(crate) struct Connection(quinn::Connection);
 
 /// Figures of a connection since it began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg(test)]
 pub(crate) struct QuicStats {
     /// Smoothed round-trip time.
     pub(crate) rtt: Duration,
@@ -102,6 +106,7 @@ impl Connection {
     }
 
     /// Figures since it began.
+    #[cfg(test)]
     pub(crate) fn stats(&self) -> QuicStats {
         let stats = self.0.stats();
         QuicStats {
@@ -137,18 +142,13 @@ impl Connection {
     pub(crate) fn peer_key(&self) -> Option<Fingerprint> {
         let identity = self.0.peer_identity()?;
         let chain = identity.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-        Fingerprint::of_certificate(chain.first()?).ok()
+        certificate_key(chain.first()?).ok()
     }
 
     /// Sets how many bytes the peer may send ahead of our reading on all streams. A larger window
     /// counts at once, a smaller one as data is read.
     pub(crate) fn set_receive_window(&self, bytes: u64) {
         self.0.set_receive_window(varint(bytes));
-    }
-
-    /// Tells this connection from every other live one of the process.
-    pub(crate) fn stable_id(&self) -> usize {
-        self.0.stable_id()
     }
 }
 

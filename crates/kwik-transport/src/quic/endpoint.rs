@@ -9,6 +9,8 @@ use std::{
     task::{Context, Poll},
 };
 
+use kwik_proto::limits;
+
 use super::{
     ClientTls, ConnectError, Connection, ConnectionError, QuicConfig, Runtime, ServerTls,
     UdpSocket, connection::unmapped, tls::PinCheck, varint,
@@ -41,9 +43,12 @@ impl Endpoint {
         runtime: &Runtime,
     ) -> io::Result<Self> {
         let transport = config.transport();
+        // A client that has not authenticated may not make a server hold more than this.
+        let receive_window = config.receive_window.min(limits::UNAUTHENTICATED_WINDOW);
+        let cautious = QuicConfig { receive_window, ..config.clone() }.transport();
         let inner = quinn::Endpoint::new_with_abstract_socket(
             quinn::EndpointConfig::default(),
-            server.map(|tls| tls.quic_config(Arc::clone(&transport))),
+            server.map(|tls| tls.quic_config(cautious)),
             socket.into_inner(),
             Arc::clone(runtime.inner()),
         )?;
@@ -71,13 +76,6 @@ impl Endpoint {
     /// The next connection attempt, or `None` once the endpoint is closed. Cancel safe.
     pub(crate) async fn accept(&self) -> Option<Incoming> {
         self.inner.accept().await.map(Incoming)
-    }
-
-    /// Changes who this endpoint is to new clients; `None`: accepts nobody any more. Existing
-    /// connections go on.
-    pub(crate) fn set_server(&self, server: Option<&ServerTls>) {
-        let config = server.map(|tls| tls.quic_config(Arc::clone(&self.transport)));
-        self.inner.set_server_config(config);
     }
 
     /// Where the socket is bound.

@@ -4,7 +4,7 @@ use std::{borrow::Cow, net::SocketAddr};
 
 use bytes::Bytes;
 
-use super::Fingerprint;
+use kwik_proto::auth::Fingerprint;
 
 fn text(reason: &Bytes) -> Cow<'_, str> {
     String::from_utf8_lossy(reason)
@@ -102,6 +102,15 @@ pub enum ConnectError {
         /// What the server presented.
         actual: Fingerprint,
     },
+    /// No configuration was given, and the endpoint has no default.
+    #[error("no client configuration: use connect_with, or set_default_client_config first")]
+    NoDefaultClientConfig,
+    /// The configuration cannot be used.
+    #[error("invalid client configuration: {0}")]
+    InvalidConfig(String),
+    /// The client was not let in; it was told why.
+    #[error("refused: {0}")]
+    Refused(String),
     /// The handshake failed, or the connection was lost during it.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
@@ -126,7 +135,7 @@ impl ConnectError {
 /// Why a write to a QUIC stream failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum WriteError {
+pub(crate) enum WriteError {
     /// The peer takes no more data, with the application's code.
     #[error("stopped by the peer, code {0:#x}")]
     Stopped(u64),
@@ -153,7 +162,7 @@ impl WriteError {
 /// Why a read from a QUIC stream failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum ReadError {
+pub(crate) enum ReadError {
     /// The peer gave the stream up, with the application's code.
     #[error("reset by the peer, code {0:#x}")]
     Reset(u64),

@@ -14,16 +14,15 @@ mod tls;
 mod tests;
 
 pub use config::QuicConfig;
-pub(crate) use connection::{Connection, QuicStats};
-pub(crate) use endpoint::{Connecting, Endpoint, Incoming};
-pub use error::{
-    ClosedStream, ConnectError, ConnectionError, ReadError, SendDatagramError, WriteError,
-};
-pub(crate) use runtime::{Runtime, Sleep};
+pub(crate) use connection::Connection;
+pub(crate) use endpoint::{Endpoint, Incoming};
+pub use error::{ClosedStream, ConnectError, ConnectionError, SendDatagramError};
+pub(crate) use error::{ReadError, WriteError};
+pub(crate) use runtime::Runtime;
 pub(crate) use socket::UdpSocket;
-pub(crate) use stream::{Chunk, QuicStreamId, RecvStream, SendStream, Written};
+pub(crate) use stream::{RecvStream, SendStream};
 pub(crate) use tls::{ClientTls, ServerTls};
-pub use tls::{Fingerprint, ServerTrust, TlsError};
+pub use tls::{ServerTrust, TlsError};
 
 /// `value` as a QUIC variable-length integer, at most 2^62 - 1 (RFC 9000 section 16).
 fn varint(value: u64) -> quinn::VarInt {

@@ -39,16 +39,9 @@ impl Runtime {
     }
 }
 
-/// A timer. May be moved and polled again after it fired.
+/// A timer.
 #[derive(Debug)]
 pub(crate) struct Sleep(Pin<Box<dyn quinn::AsyncTimer>>);
-
-impl Sleep {
-    /// Moves the timer to `deadline`; the next poll registers the task again.
-    pub(crate) fn reset(&mut self, deadline: Instant) {
-        self.0.as_mut().reset(deadline);
-    }
-}
 
 impl Future for Sleep {
     type Output = ();

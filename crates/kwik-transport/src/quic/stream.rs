@@ -8,17 +8,9 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{ClosedStream, ConnectionError, ReadError, WriteError, varint};
-
-/// Id of a QUIC stream on its connection; a KWIK stream has another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct QuicStreamId(pub(crate) u64);
-
-impl From<quinn::StreamId> for QuicStreamId {
-    fn from(id: quinn::StreamId) -> Self {
-        Self(id.into())
-    }
-}
+#[cfg(test)]
+use super::ConnectionError;
+use super::{ClosedStream, ReadError, WriteError, varint};
 
 /// What a write took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,11 +43,6 @@ pub(crate) struct SendStream(quinn::SendStream);
 impl SendStream {
     pub(super) fn new(inner: quinn::SendStream) -> Self {
         Self(inner)
-    }
-
-    /// Its id.
-    pub(crate) fn id(&self) -> QuicStreamId {
-        self.0.id().into()
     }
 
     /// Writes as much of `bufs` as credit allows, at least a byte. Buffers taken whole become
@@ -106,6 +93,7 @@ impl SendStream {
 
     /// Waits until the peer stops the stream (its code) or has acknowledged all of a finished
     /// one (`None`). Cancel safe.
+    #[cfg(test)]
     pub(crate) fn stopped(
         &self,
     ) -> impl Future<Output = Result<Option<u64>, ConnectionError>> + Send + Sync + 'static {
@@ -132,11 +120,6 @@ impl RecvStream {
         Self(inner)
     }
 
-    /// Its id.
-    pub(crate) fn id(&self) -> QuicStreamId {
-        self.0.id().into()
-    }
-
     /// The next data, at most `max` bytes, or `None` at the end; any data when not `ordered`.
     /// Cancel safe.
     pub(crate) async fn read_chunk(
@@ -148,16 +131,6 @@ impl RecvStream {
         Ok(chunk.map(|chunk| Chunk { offset: chunk.offset, bytes: chunk.bytes }))
     }
 
-    /// [`Self::read_chunk`] as a poll. Only the last task that polled is woken.
-    pub(crate) fn poll_read_chunk(
-        &mut self,
-        cx: &mut Context<'_>,
-        max: usize,
-        ordered: bool,
-    ) -> Poll<Result<Option<Chunk>, ReadError>> {
-        pin!(self.read_chunk(max, ordered)).poll(cx)
-    }
-
     /// The next data in order into `bufs`: how many were filled, or `None` at the end.
     /// Cancel safe.
     pub(crate) async fn read_chunks(
@@ -165,15 +138,6 @@ impl RecvStream {
         bufs: &mut [Bytes],
     ) -> Result<Option<usize>, ReadError> {
         self.0.read_chunks(bufs).await.map_err(ReadError::from_quic)
-    }
-
-    /// [`Self::read_chunks`] as a poll. Only the last task that polled is woken.
-    pub(crate) fn poll_read_chunks(
-        &mut self,
-        cx: &mut Context<'_>,
-        bufs: &mut [Bytes],
-    ) -> Poll<Result<Option<usize>, ReadError>> {
-        pin!(self.read_chunks(bufs)).poll(cx)
     }
 
     /// Takes no more data; what was received is dropped.

@@ -3,11 +3,9 @@
 //! There are no session tickets, no resumption and no 0-RTT, since they would bypass the
 //! verifier. Clients have no certificate: they authenticate on the control stream.
 
-use std::{
-    fmt,
-    sync::{Arc, OnceLock},
-};
+use std::sync::{Arc, OnceLock};
 
+use kwik_proto::auth::Fingerprint;
 use kwik_proto::limits::ALPN;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::{
@@ -31,29 +29,12 @@ const MAX_INCOMING_BYTES: u64 = 64 * 1024;
 /// Bytes kept for all of them.
 const MAX_INCOMING_TOTAL: u64 = 16 * 1024 * 1024;
 
-/// SHA-256 of a public key, as the SubjectPublicKeyInfo in DER of RFC 5280 section 4.1.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Fingerprint(pub [u8; 32]);
-
-impl Fingerprint {
-    /// Of a certificate's key.
-    pub(super) fn of_certificate(certificate: &CertificateDer<'_>) -> Result<Self, rustls::Error> {
-        let key = ParsedCertificate::try_from(certificate)?.subject_public_key_info();
-        let digest = ring::digest::digest(&ring::digest::SHA256, &key);
-        Ok(Self(digest.as_ref().try_into().expect("invariant: SHA-256 has 32 bytes")))
-    }
-}
-
-impl fmt::Display for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Fingerprint({self})")
-    }
+/// The key of a certificate.
+pub(super) fn certificate_key(
+    certificate: &CertificateDer<'_>,
+) -> Result<Fingerprint, rustls::Error> {
+    let key = ParsedCertificate::try_from(certificate)?.subject_public_key_info();
+    Ok(Fingerprint::of_spki(&key))
 }
 
 /// Why a key, certificate or root cannot be used.
@@ -116,8 +97,8 @@ impl ServerTls {
         key: PrivateKeyDer<'static>,
     ) -> Result<Self, TlsError> {
         let own = chain.first().ok_or_else(|| TlsError::Certificate("none".to_owned()))?;
-        let fingerprint = Fingerprint::of_certificate(own)
-            .map_err(|error| TlsError::Certificate(error.to_string()))?;
+        let fingerprint =
+            certificate_key(own).map_err(|error| TlsError::Certificate(error.to_string()))?;
         let mut config = rustls::ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .expect("invariant: the provider has TLS 1.3")
@@ -264,7 +245,7 @@ impl ServerCertVerifier for KeyVerifier {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let actual = Fingerprint::of_certificate(end_entity)?;
+        let actual = certificate_key(end_entity)?;
         if self.check.expected.is_some_and(|expected| expected != actual) {
             self.check.refused.get_or_init(|| actual);
             return Err(CertificateError::ApplicationVerificationFailure.into());

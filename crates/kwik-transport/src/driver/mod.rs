@@ -1,0 +1,368 @@
+//! Drives a session's state machine: feeds it what connections bring and does what it asks.
+//!
+//! One rule: [`Shared::drive`] locks the machine, lets it take an input, moves its control bytes to
+//! their paths' queues, takes its actions, unlocks, and acts. Payload goes past it: a reader
+//! task puts chunks into a stream's receiving half, and tells the machine once a batch.
+
+mod path;
+mod reader;
+mod role;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, Weak};
+use std::task::{Poll, Waker};
+use std::time::Instant;
+
+use kwik_proto::session::{Action, Wake};
+use kwik_proto::stream::StreamWake;
+use kwik_proto::sync::lock;
+use kwik_proto::{Dir, LeaseId, PathId, StreamId};
+use tokio::sync::Notify;
+
+use crate::quic::{Connection, ConnectionError, Endpoint, Runtime};
+
+pub(crate) use path::{ControlStream, PathLink, SERVER_NAME, open_control, start};
+pub(crate) use role::{Role, StreamRole};
+pub(crate) use writer::FrameWriter;
+
+/// Who waits for one stream: its reader and its writer.
+#[derive(Debug, Default)]
+pub(crate) struct StreamWaiters {
+    reader: Mutex<Option<Waker>>,
+    writer: Mutex<Option<Waker>>,
+}
+
+impl StreamWaiters {
+    pub(crate) fn wait_readable(&self, waker: &Waker) {
+        lock(&self.reader).replace(waker.clone());
+    }
+
+    pub(crate) fn wait_writable(&self, waker: &Waker) {
+        lock(&self.writer).replace(waker.clone());
+    }
+
+    pub(crate) fn wake_reader(&self) {
+        let waker = lock(&self.reader).take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    pub(crate) fn wake_writer(&self) {
+        let waker = lock(&self.writer).take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// Who waits for the session as a whole.
+#[derive(Debug, Default)]
+pub(crate) struct SessionWaiters {
+    pub(crate) acceptable: [Notify; 2],
+    pub(crate) openable: [Notify; 2],
+    pub(crate) paths: Notify,
+    pub(crate) leases: Notify,
+    pub(crate) lease_ends: Notify,
+    pub(crate) raw: Notify,
+    pub(crate) closed: Notify,
+}
+
+impl SessionWaiters {
+    fn wake_all(&self) {
+        let each = [&self.paths, &self.leases, &self.lease_ends, &self.raw, &self.closed];
+        self.acceptable.iter().chain(&self.openable).chain(each).for_each(Notify::notify_waiters);
+    }
+}
+
+/// One session: its machine, its connections, and who waits for what.
+#[derive(Debug)]
+pub(crate) struct Shared<M: ?Sized> {
+    /// Itself, for the tasks it starts.
+    this: Weak<Shared<dyn Role>>,
+    pub(crate) runtime: Runtime,
+    /// The path without which there is no session.
+    home: PathId,
+    /// Dials further paths; servers have none.
+    endpoint: Option<Endpoint>,
+    pub(crate) waiters: SessionWaiters,
+    streams: Mutex<BTreeMap<StreamId, Arc<StreamWaiters>>>,
+    writers: Mutex<BTreeMap<LeaseId, Weak<Notify>>>,
+    paths: Mutex<BTreeMap<PathId, PathLink>>,
+    closed: Mutex<Option<ConnectionError>>,
+    /// When the timer task wakes; it is told when something is due earlier.
+    armed: Mutex<Option<Instant>>,
+    rearm: Notify,
+    /// The last field, so that the session can be shared without naming its role.
+    machine: Mutex<M>,
+}
+
+impl<M: Role> Shared<M> {
+    /// A session whose first path is about to be added.
+    pub(crate) fn new(
+        machine: M,
+        home: PathId,
+        runtime: &Runtime,
+        endpoint: Option<Endpoint>,
+    ) -> Arc<Self> {
+        let shared = Arc::new_cyclic(|this: &Weak<Self>| Self {
+            this: this.clone(),
+            runtime: runtime.clone(),
+            home,
+            endpoint,
+            waiters: SessionWaiters::default(),
+            streams: Mutex::default(),
+            writers: Mutex::default(),
+            paths: Mutex::default(),
+            closed: Mutex::default(),
+            armed: Mutex::default(),
+            rearm: Notify::new(),
+            machine: Mutex::new(machine),
+        });
+        runtime.spawn(run_timer(shared.clone()));
+        shared
+    }
+}
+
+impl<M: Role + ?Sized> Shared<M> {
+    /// Looks at the machine without giving it an input.
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&mut M) -> R) -> R {
+        look(&mut lock(&self.machine))
+    }
+
+    /// Notes why the session is ending; the first reason stays.
+    pub(crate) fn on_connection_lost(&self, error: ConnectionError) {
+        lock(&self.closed).get_or_insert(error);
+    }
+
+    /// Why the session ended, if it did.
+    pub(crate) fn close_reason(&self) -> Option<ConnectionError> {
+        lock(&self.closed).clone()
+    }
+
+    /// The connection of a path.
+    pub(crate) fn connection(&self, path: PathId) -> Option<Connection> {
+        lock(&self.paths).get(&path).map(|link| link.connection.clone())
+    }
+
+    /// Who waits for a stream; for its handles alone.
+    pub(crate) fn register_stream(&self, id: StreamId) -> Arc<StreamWaiters> {
+        lock(&self.streams).entry(id).or_default().clone()
+    }
+
+    /// A handle of a stream is gone.
+    pub(crate) fn release_stream(&self, id: StreamId, waiters: &Arc<StreamWaiters>) {
+        let mut streams = lock(&self.streams);
+        // The map, and the handle that is being dropped.
+        if Arc::strong_count(waiters) <= 2 {
+            streams.remove(&id);
+        }
+    }
+
+    fn stream_waiters(&self, id: StreamId) -> Option<Arc<StreamWaiters>> {
+        lock(&self.streams).get(&id).cloned()
+    }
+
+    /// What a lease's writer waits on.
+    pub(crate) fn register_writer(&self, lease: LeaseId) -> Arc<Notify> {
+        let notify = Arc::new(Notify::new());
+        let mut writers = lock(&self.writers);
+        writers.insert(lease, Arc::downgrade(&notify));
+        notify
+    }
+
+    /// A lease's writer is gone.
+    pub(crate) fn release_writer(&self, lease: LeaseId) {
+        lock(&self.writers).remove(&lease);
+    }
+
+    fn wake(&self, wake: Wake) {
+        match wake {
+            Wake::Stream(StreamWake::Readable(id)) => {
+                self.stream_waiters(id).iter().for_each(|waiters| waiters.wake_reader());
+            }
+            Wake::Stream(StreamWake::Writable(id)) => {
+                self.stream_waiters(id).iter().for_each(|waiters| waiters.wake_writer());
+            }
+            Wake::Stream(StreamWake::Acceptable(dir)) => self.acceptable(dir).notify_waiters(),
+            Wake::Stream(StreamWake::Openable(dir)) => self.openable(dir).notify_waiters(),
+            Wake::Path(_) => self.waiters.paths.notify_waiters(),
+            Wake::LeaseOffered => self.waiters.leases.notify_waiters(),
+            Wake::LeaseEnded(_) => self.waiters.lease_ends.notify_waiters(),
+            Wake::Raw => self.waiters.raw.notify_waiters(),
+            Wake::Writer(lease) => {
+                let writer = lock(&self.writers).get(&lease).and_then(Weak::upgrade);
+                writer.iter().for_each(|writer| writer.notify_one());
+            }
+        }
+    }
+
+    /// Who waits to accept streams of a kind.
+    pub(crate) fn acceptable(&self, dir: Dir) -> &Notify {
+        &self.waiters.acceptable[dir as usize]
+    }
+
+    /// Who waits to open streams of a kind.
+    pub(crate) fn openable(&self, dir: Dir) -> &Notify {
+        &self.waiters.openable[dir as usize]
+    }
+
+    /// Wakes everybody, once the session is over.
+    fn wake_everybody(&self) {
+        self.waiters.wake_all();
+        for waiters in lock(&self.streams).values() {
+            waiters.wake_reader();
+            waiters.wake_writer();
+        }
+        for writer in lock(&self.writers).values().filter_map(Weak::upgrade) {
+            writer.notify_one();
+        }
+        self.rearm.notify_one();
+    }
+
+    /// Waits until `poll` has something, asking again whenever `notify` says; the session's end is an error.
+    /// Cancel safe if `poll` is.
+    pub(crate) async fn wait_for<T>(
+        &self,
+        notify: &Notify,
+        mut poll: impl FnMut() -> Option<T>,
+    ) -> Result<T, ConnectionError> {
+        loop {
+            let mut notified = pin!(notify.notified());
+            notified.as_mut().enable();
+            if let Some(found) = poll() {
+                return Ok(found);
+            }
+            if let Some(error) = self.close_reason() {
+                return Err(error);
+            }
+            notified.await;
+        }
+    }
+}
+
+/// What a machine left to do after an input.
+struct Outputs {
+    actions: Vec<Action>,
+    timeout: Option<Instant>,
+}
+
+/// A session whose role does not matter.
+pub(crate) type AnyShared = Arc<Shared<dyn Role>>;
+
+impl<M: Role + ?Sized> Shared<M> {
+    fn take_outputs(&self, machine: &mut M, now: Instant) -> Outputs {
+        let mut actions = Vec::new();
+        loop {
+            let mut queued = false;
+            while let Some((path, bytes)) = machine.poll_transmit(now) {
+                queued = true;
+                if let Some(link) = lock(&self.paths).get(&path) {
+                    link.queue_control(bytes);
+                }
+            }
+            while let Some(action) = machine.poll_action() {
+                queued = true;
+                actions.push(action);
+            }
+            if !queued {
+                break;
+            }
+        }
+        Outputs { actions, timeout: machine.poll_timeout() }
+    }
+
+    /// Gives the machine an input and does all that follows from it.
+    pub(crate) fn drive<R>(&self, input: impl FnOnce(&mut M, Instant) -> R) -> R {
+        let now = self.runtime.now();
+        let (result, outputs) = {
+            let mut machine = lock(&self.machine);
+            let result = input(&mut machine, now);
+            let outputs = self.take_outputs(&mut machine, now);
+            (result, outputs)
+        };
+        self.rearm(outputs.timeout);
+        outputs.actions.into_iter().for_each(|action| self.act(action));
+        result
+    }
+
+    fn act(&self, action: Action) {
+        match action {
+            Action::Wake(wake) => self.wake(wake),
+            Action::ForwardRaw(path, packet) => {
+                if let Some(link) = lock(&self.paths).get(&path) {
+                    link.forward_raw(packet);
+                }
+            }
+            Action::ClosePath(path, error) => {
+                let link = lock(&self.paths).remove(&path);
+                if let Some(link) = link {
+                    tracing::debug!(%path, %error, "path closed");
+                    link.connection.close(error.code.as_u64(), error.to_string().as_bytes());
+                }
+            }
+            Action::Close(code, reason) => {
+                let text = String::from_utf8_lossy(&reason).into_owned();
+                self.on_connection_lost(ConnectionError::TransportError { code, reason: text });
+                self.close_connections(code, &reason);
+            }
+            Action::ClosedByPeer(code, reason) => {
+                let error = ConnectionError::ApplicationClosed { code, reason: reason.clone() };
+                self.on_connection_lost(error);
+                self.close_connections(code, &reason);
+            }
+            Action::Dial(dial) => {
+                if let (Some(shared), Some(endpoint)) = (self.this.upgrade(), &self.endpoint) {
+                    self.runtime.spawn(path::dial(shared, endpoint.clone(), dial));
+                }
+            }
+        }
+    }
+
+    /// Closes every connection of the session and wakes everybody.
+    fn close_connections(&self, code: u64, reason: &[u8]) {
+        let paths = std::mem::take(&mut *lock(&self.paths));
+        for link in paths.values() {
+            link.connection.close(code, reason);
+        }
+        self.wake_everybody();
+    }
+
+    fn rearm(&self, timeout: Option<Instant>) {
+        let Some(timeout) = timeout else { return };
+        let mut armed = lock(&self.armed);
+        if armed.is_none_or(|at| timeout < at) {
+            *armed = Some(timeout);
+            self.rearm.notify_one();
+        }
+    }
+}
+
+/// Calls the machine whenever something is due, until the session ends.
+async fn run_timer<M: Role>(shared: Arc<Shared<M>>) {
+    loop {
+        if shared.close_reason().is_some() {
+            return;
+        }
+        let due = shared.look(|machine| machine.poll_timeout());
+        *lock(&shared.armed) = due;
+        let mut rearmed = pin!(shared.rearm.notified());
+        let Some(due) = due else {
+            rearmed.await;
+            continue;
+        };
+        let mut sleep = shared.runtime.sleep_until(due);
+        let fired = std::future::poll_fn(|cx| {
+            if rearmed.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(false);
+            }
+            std::pin::Pin::new(&mut sleep).poll(cx).map(|()| true)
+        });
+        if fired.await {
+            shared.drive(|machine, now| machine.handle_timeout(now));
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! One path: its connection, its control stream, and the tasks that serve them.
+
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+
+use bytes::{Bytes, BytesMut};
+use kwik_proto::auth::EXPORTER_LABEL;
+use kwik_proto::session::Dial;
+use kwik_proto::sync::lock;
+use kwik_proto::wire::pb::control::RawPacketTransmission;
+use kwik_proto::wire::{ControlDecoder, StreamKind, raw};
+use kwik_proto::{Code, CodedError, PathId, limits};
+use tokio::sync::{Notify, mpsc};
+
+use crate::quic::{
+    ClientTls, Connection, ConnectionError, Endpoint, RecvStream, SendStream, ServerTrust,
+};
+
+use super::{AnyShared, reader};
+
+/// Control frames on their way to a path's writer.
+#[derive(Debug, Default)]
+struct ControlOut {
+    queue: Mutex<ControlBytes>,
+    queued: Notify,
+}
+
+#[derive(Debug, Default)]
+struct ControlBytes {
+    frames: Vec<Bytes>,
+    bytes: usize,
+    /// The path is gone.
+    closed: bool,
+}
+
+/// A path's connection, and what waits to be written to it.
+#[derive(Debug)]
+pub(crate) struct PathLink {
+    pub(super) connection: Connection,
+    control: Arc<ControlOut>,
+    raw: mpsc::Sender<RawPacketTransmission>,
+}
+
+impl PathLink {
+    /// Queues control bytes; called under the machine's lock, so that they keep their order. A peer that reads
+    /// so slowly that the bound is passed loses the path.
+    pub(super) fn queue_control(&self, bytes: Bytes) {
+        let mut queue = lock(&self.control.queue);
+        queue.bytes += bytes.len();
+        queue.frames.push(bytes);
+        if queue.bytes > limits::MAX_CONTROL_QUEUED {
+            let code = Code::LimitExceeded;
+            self.connection.close(code.as_u64(), code.name().as_bytes());
+        }
+        self.control.queued.notify_one();
+    }
+
+    /// Queues a raw packet; one too many is dropped, as its sender was told of the bound.
+    pub(super) fn forward_raw(&self, packet: RawPacketTransmission) {
+        if self.raw.try_send(packet).is_err() {
+            tracing::warn!("raw packets come faster than the path takes them; one was dropped");
+        }
+    }
+}
+
+impl Drop for PathLink {
+    fn drop(&mut self) {
+        lock(&self.control.queue).closed = true;
+        self.control.queued.notify_one();
+    }
+}
+
+/// The two halves of a path's control stream, with what was decoded of it already.
+pub(crate) struct ControlStream {
+    pub(crate) send: SendStream,
+    pub(crate) recv: RecvStream,
+    pub(crate) decoder: ControlDecoder,
+}
+
+/// Adds a connection to a session and starts its tasks.
+pub(crate) fn start(
+    shared: &AnyShared,
+    path: PathId,
+    connection: &Connection,
+    control: ControlStream,
+) {
+    let (raw, packets) = mpsc::channel(limits::MAX_RAW_QUEUED);
+    let out = Arc::new(ControlOut::default());
+    let link = PathLink { connection: connection.clone(), control: out.clone(), raw };
+    lock(&shared.paths).insert(path, link);
+    let ControlStream { send, recv, decoder } = control;
+    let runtime = &shared.runtime;
+    runtime.spawn(write_control(send, out));
+    runtime.spawn(read_control(shared.clone(), path, recv, decoder));
+    runtime.spawn(accept_streams(shared.clone(), path, connection.clone()));
+    runtime.spawn(write_raw(connection.clone(), packets));
+    // What the machine had ready before its path stood.
+    shared.drive(|_, _| {});
+}
+
+/// Dials a secondary that the primary named.
+pub(super) async fn dial(shared: AnyShared, endpoint: Endpoint, dial: Dial) {
+    let path = dial.path;
+    let deadline = shared.runtime.now() + limits::HANDSHAKE_TIMEOUT;
+    let mut connecting = pin!(connect(&endpoint, &dial));
+    let mut timeout = shared.runtime.sleep_until(deadline);
+    let result = std::future::poll_fn(|cx| {
+        use std::task::Poll;
+        if let Poll::Ready(result) = connecting.as_mut().poll(cx) {
+            return Poll::Ready(result);
+        }
+        std::pin::Pin::new(&mut timeout).poll(cx).map(|()| Err("no answer in time".to_owned()))
+    });
+    match result.await {
+        Ok((connection, control)) => {
+            let exporter = connection.export_keying_material(EXPORTER_LABEL, b"");
+            start(&shared, path, &connection, control);
+            shared.drive(|machine, now| machine.handle_connected(path, &exporter, now));
+        }
+        Err(reason) => {
+            tracing::info!(%path, address = %dial.address, %reason, "path not made");
+            shared.drive(|machine, now| machine.handle_path_lost(path, &reason, now));
+        }
+    }
+}
+
+async fn connect(endpoint: &Endpoint, dial: &Dial) -> Result<(Connection, ControlStream), String> {
+    let tls = ClientTls::new(ServerTrust::Pin(dial.pin)).map_err(|error| error.to_string())?;
+    let connecting = endpoint.connect(dial.address, SERVER_NAME, &tls);
+    let connecting = connecting.map_err(|error| error.to_string())?;
+    let connection = connecting.await.map_err(|error| error.to_string())?;
+    let control = open_control(&connection).await.map_err(|error| error.to_string())?;
+    Ok((connection, control))
+}
+
+/// The TLS name of servers that are known by their key.
+pub(crate) const SERVER_NAME: &str = "kwik";
+
+/// Opens a path's control stream, as its client.
+pub(crate) async fn open_control(
+    connection: &Connection,
+) -> Result<ControlStream, ConnectionError> {
+    let (send, recv) = connection.open_bi().await?;
+    // Nothing of the data plane may hold it up.
+    send.set_priority(i32::MAX).ok();
+    Ok(ControlStream { send, recv, decoder: ControlDecoder::new() })
+}
+
+async fn write_control(mut stream: SendStream, out: Arc<ControlOut>) {
+    loop {
+        let (mut frames, closed) = {
+            let mut queue = lock(&out.queue);
+            queue.bytes = 0;
+            (std::mem::take(&mut queue.frames), queue.closed)
+        };
+        if frames.is_empty() {
+            if closed {
+                return;
+            }
+            out.queued.notified().await;
+        } else if stream.write_all_chunks(&mut frames).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Feeds the machine until the control stream ends, which ends the path.
+async fn read_control(
+    shared: AnyShared,
+    path: PathId,
+    mut stream: RecvStream,
+    mut decoder: ControlDecoder,
+) {
+    loop {
+        loop {
+            match decoder.poll_frame() {
+                Ok(Some(message)) => {
+                    shared.drive(|machine, now| machine.handle_control(path, message, now));
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    let error = CodedError::new(error.code(), error.to_string());
+                    shared.drive(|machine, now| machine.handle_violation(path, &error, now));
+                    return;
+                }
+            }
+        }
+        match stream.read_chunk(limits::MAX_CONTROL_FRAME, true).await {
+            Ok(Some(chunk)) => decoder.handle_input(chunk.bytes),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    let Some(connection) = shared.connection(path) else { return };
+    // A peer that ends its control stream has nothing more to say; the connection says why.
+    connection.close(0, b"");
+    on_lost(&shared, path, connection.closed().await);
+}
+
+fn on_lost(shared: &AnyShared, path: PathId, error: ConnectionError) {
+    tracing::debug!(%path, %error, "connection lost");
+    let reason = error.to_string();
+    if path == shared.home {
+        shared.on_connection_lost(error);
+    }
+    shared.drive(|machine, now| machine.handle_path_lost(path, &reason, now));
+}
+
+/// Starts a reader for each unidirectional QUIC stream of the peer; QUIC's stream limit bounds them.
+async fn accept_streams(shared: AnyShared, path: PathId, connection: Connection) {
+    loop {
+        match connection.accept_uni().await {
+            Ok(stream) => {
+                let task = reader::run(shared.clone(), path, connection.clone(), stream);
+                shared.runtime.spawn(task);
+            }
+            Err(error) => {
+                on_lost(&shared, path, error);
+                return;
+            }
+        }
+    }
+}
+
+/// Writes raw packets in order on a stream of their own, opened with the first.
+async fn write_raw(connection: Connection, mut packets: mpsc::Receiver<RawPacketTransmission>) {
+    let mut stream: Option<SendStream> = None;
+    while let Some(packet) = packets.recv().await {
+        let mut encoded = BytesMut::new();
+        if stream.is_none() {
+            let Ok(opened) = connection.open_uni().await else { return };
+            StreamKind::Raw.encode(&mut encoded);
+            stream = Some(opened);
+        }
+        raw::encode_raw(&packet, &mut encoded);
+        let Some(stream) = &mut stream else { return };
+        if stream.write_chunk(encoded.freeze()).await.is_err() {
+            return;
+        }
+    }
+}

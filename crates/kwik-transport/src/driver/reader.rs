@@ -1,0 +1,237 @@
+//! Reads one unidirectional QUIC stream of a peer, whatever its kind.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use kwik_proto::stream::{Received, SharedRecv};
+use kwik_proto::sync::lock;
+use kwik_proto::wire::{DataDecoder, DataEvent, KindDecoder, RawDecoder, StreamKind, WireError};
+use kwik_proto::{CodedError, PathId, StreamId};
+
+use crate::quic::{Connection, ReadError, RecvStream};
+
+use super::{AnyShared, StreamWaiters};
+
+/// Chunks that are read at once: one lock and one wake a batch.
+const BATCH: usize = 64;
+/// The path's round-trip time is looked up at most this often.
+const RTT_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Reads `stream` to its end. A violation closes the path.
+pub(super) async fn run(
+    shared: AnyShared,
+    path: PathId,
+    connection: Connection,
+    mut stream: RecvStream,
+) {
+    let result = read_kind(&shared, path, &connection, &mut stream).await;
+    if let Err(error) = result {
+        tracing::debug!(%path, %error, "violation on a data stream");
+        shared.drive(|machine, now| machine.handle_violation(path, &error, now));
+    }
+}
+
+fn violation(error: &WireError) -> CodedError {
+    CodedError::new(error.code(), error.to_string())
+}
+
+async fn read_kind(
+    shared: &AnyShared,
+    path: PathId,
+    connection: &Connection,
+    stream: &mut RecvStream,
+) -> Result<(), CodedError> {
+    let mut chunks = [const { Bytes::new() }; BATCH];
+    let mut kind = KindDecoder::new();
+    loop {
+        let Some(filled) = next_batch(stream, &mut chunks).await else { return Ok(()) };
+        let mut rest = chunks[..filled].iter_mut().map(std::mem::take);
+        while let Some(mut chunk) = rest.next() {
+            let Some(kind) = kind.poll(&mut chunk).map_err(|error| violation(&error))? else {
+                continue;
+            };
+            let first = [chunk].into_iter().chain(rest).collect::<Vec<_>>();
+            return match kind {
+                StreamKind::Data => read_data(shared, path, connection, stream, first).await,
+                StreamKind::Raw => read_raw(shared, stream, first).await,
+                StreamKind::Secondary | StreamKind::Unknown(_) => {
+                    // Of a later version: nothing of it is wanted.
+                    stream.stop(0).ok();
+                    Ok(())
+                }
+            };
+        }
+    }
+}
+
+/// The next chunks; none at the stream's end, or when its connection is lost or it was reset: what that
+/// means is told on the control stream.
+async fn next_batch(stream: &mut RecvStream, chunks: &mut [Bytes]) -> Option<usize> {
+    match stream.read_chunks(chunks).await {
+        Ok(filled) => filled,
+        Err(ReadError::Reset(_) | ReadError::ConnectionLost(_)) => None,
+        Err(error) => {
+            tracing::debug!(%error, "a data stream cannot be read");
+            None
+        }
+    }
+}
+
+async fn read_raw(
+    shared: &AnyShared,
+    stream: &mut RecvStream,
+    first: Vec<Bytes>,
+) -> Result<(), CodedError> {
+    let mut decoder = RawDecoder::new();
+    let mut chunks = [const { Bytes::new() }; BATCH];
+    let mut batch = first;
+    loop {
+        for chunk in batch.drain(..) {
+            decoder.handle_input(chunk);
+            while let Some(packet) = decoder.poll().map_err(|error| violation(&error))? {
+                shared.drive(|machine, _| machine.handle_raw(&packet))?;
+            }
+        }
+        let Some(filled) = next_batch(stream, &mut chunks).await else { return Ok(()) };
+        batch.extend(chunks[..filled].iter_mut().map(std::mem::take));
+    }
+}
+
+async fn read_data(
+    shared: &AnyShared,
+    path: PathId,
+    connection: &Connection,
+    stream: &mut RecvStream,
+    first: Vec<Bytes>,
+) -> Result<(), CodedError> {
+    let mut reader = DataReader {
+        shared: shared.clone(),
+        path,
+        decoder: DataDecoder::new(),
+        target: None,
+        offset: 0,
+        batch: Batch::default(),
+        rtt_at: None,
+    };
+    for chunk in first {
+        reader.handle_chunk(chunk)?;
+    }
+    reader.end_batch(connection);
+    let mut chunks = [const { Bytes::new() }; BATCH];
+    while let Some(filled) = next_batch(stream, &mut chunks).await {
+        for chunk in &mut chunks[..filled] {
+            reader.handle_chunk(std::mem::take(chunk))?;
+        }
+        reader.end_batch(connection);
+    }
+    Ok(())
+}
+
+/// Where the frames go that are being read.
+struct Target {
+    id: StreamId,
+    /// None: what comes is drained.
+    recv: Option<SharedRecv>,
+    waiters: Option<Arc<StreamWaiters>>,
+}
+
+/// What a batch brought to its target.
+#[derive(Default)]
+struct Batch {
+    bytes: u64,
+    asked: u64,
+    readable: bool,
+    piece_ended: bool,
+}
+
+struct DataReader {
+    shared: AnyShared,
+    path: PathId,
+    decoder: DataDecoder,
+    target: Option<Target>,
+    offset: u64,
+    batch: Batch,
+    rtt_at: Option<Instant>,
+}
+
+impl DataReader {
+    fn handle_chunk(&mut self, chunk: Bytes) -> Result<(), CodedError> {
+        self.decoder.handle_input(chunk);
+        while let Some(event) = self.decoder.poll().map_err(|error| violation(&error))? {
+            match event {
+                DataEvent::Frame(header) => {
+                    self.aim(StreamId::from_u64(header.stream_id))?;
+                    self.offset = header.offset;
+                }
+                DataEvent::Payload(data) => {
+                    let len = data.len() as u64;
+                    if let Some(recv) = self.target.as_ref().and_then(|target| target.recv.as_ref())
+                    {
+                        let received = lock(recv).receive(self.path, self.offset, data)?;
+                        self.batch.add(len, received);
+                    }
+                    self.offset += len;
+                }
+                DataEvent::FrameEnd { fin: true } => {
+                    if let Some(recv) = self.target.as_ref().and_then(|target| target.recv.as_ref())
+                    {
+                        let received = lock(recv).receive_fin(self.path, self.offset)?;
+                        self.batch.add(0, received);
+                    }
+                }
+                DataEvent::FrameEnd { fin: false } => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes `id` the stream that payload goes to.
+    fn aim(&mut self, id: StreamId) -> Result<(), CodedError> {
+        if self.target.as_ref().is_some_and(|target| target.id == id && target.recv.is_some()) {
+            return Ok(());
+        }
+        self.flush();
+        let recv = self.shared.drive(|machine, now| machine.receiving(self.path, id, now))?;
+        self.target = Some(Target { id, recv, waiters: None });
+        Ok(())
+    }
+
+    /// Tells the session and the reader of what was put into the target.
+    fn flush(&mut self) {
+        let batch = std::mem::take(&mut self.batch);
+        let Some(target) = &mut self.target else { return };
+        if batch.readable {
+            if target.waiters.is_none() {
+                target.waiters = self.shared.stream_waiters(target.id);
+            }
+            if let Some(waiters) = &target.waiters {
+                waiters.wake_reader();
+            }
+        }
+        if batch.bytes > 0 || batch.piece_ended {
+            let bytes = (batch.bytes, batch.asked);
+            let (path, id) = (self.path, target.id);
+            self.shared.drive(|machine, now| machine.on_received(path, id, bytes, now));
+        }
+    }
+
+    fn end_batch(&mut self, connection: &Connection) {
+        let now = self.shared.runtime.now();
+        if self.rtt_at.is_none_or(|at| now >= at + RTT_INTERVAL) {
+            self.rtt_at = Some(now);
+            let rtt = connection.rtt();
+            self.shared.look(|machine| machine.on_rtt(self.path, rtt));
+        }
+        self.flush();
+    }
+}
+
+impl Batch {
+    fn add(&mut self, bytes: u64, received: Received) {
+        self.bytes += bytes;
+        self.asked += received.asked;
+        self.readable |= received.readable;
+        self.piece_ended |= received.piece_ended;
+    }
+}

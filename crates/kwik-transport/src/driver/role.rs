@@ -1,0 +1,135 @@
+//! What the driver needs of a machine beyond [`Machine`], per role.
+
+use std::time::{Duration, Instant};
+
+use kwik_proto::session::{ClientSession, Machine, PrimarySession, SecondarySession};
+use kwik_proto::stats::SessionStats;
+use kwik_proto::stream::{SharedRecv, StreamTable};
+use kwik_proto::wire::pb::control::RawPacketTransmission;
+use kwik_proto::{Code, CodedError, PathId, StreamId};
+
+fn refused(what: &str) -> CodedError {
+    CodedError::new(Code::InvalidStreamRole, format!("{what} for this role"))
+}
+
+/// A machine with its data plane. What a role does not take is a violation by the peer.
+pub(crate) trait Role: Machine + 'static {
+    /// The receiving half that a data frame names; none when what comes is to be drained.
+    fn receiving(
+        &mut self,
+        _: PathId,
+        _: StreamId,
+        _: Instant,
+    ) -> Result<Option<SharedRecv>, CodedError> {
+        Err(refused("stream data"))
+    }
+
+    /// A batch was put into a receiving half.
+    fn on_received(&mut self, _: PathId, _: StreamId, _: (u64, u64), _: Instant) {}
+
+    /// A path's round-trip time.
+    fn on_rtt(&mut self, _: PathId, _: Duration) {}
+
+    /// A dialed path is connected.
+    fn handle_connected(&mut self, _: PathId, _: &[u8; 32], _: Instant) {}
+
+    /// A raw packet came on a path's raw stream.
+    fn handle_raw(&mut self, _: &RawPacketTransmission) -> Result<(), CodedError> {
+        Err(refused("a raw packet"))
+    }
+}
+
+/// A machine with streams for its application.
+pub(crate) trait StreamRole: Role {
+    /// Opens, accepts and resets streams.
+    fn streams(&mut self) -> &mut StreamTable;
+
+    /// The application read from a stream.
+    fn on_consumed(&mut self, id: StreamId, now: Instant);
+
+    /// The application reads a stream no more.
+    fn stop(&mut self, id: StreamId, code: u64, now: Instant);
+
+    /// Figures.
+    fn stats(&self) -> SessionStats;
+}
+
+impl Role for ClientSession {
+    fn receiving(
+        &mut self,
+        path: PathId,
+        id: StreamId,
+        now: Instant,
+    ) -> Result<Option<SharedRecv>, CodedError> {
+        self.receiving(path, id, now)
+    }
+
+    fn on_received(&mut self, path: PathId, id: StreamId, bytes: (u64, u64), now: Instant) {
+        self.on_received(path, id, bytes, now);
+    }
+
+    fn on_rtt(&mut self, path: PathId, rtt: Duration) {
+        self.on_rtt(path, rtt);
+    }
+
+    fn handle_connected(&mut self, path: PathId, exporter: &[u8; 32], now: Instant) {
+        self.handle_connected(path, exporter, now);
+    }
+}
+
+impl StreamRole for ClientSession {
+    fn streams(&mut self) -> &mut StreamTable {
+        self.streams()
+    }
+
+    fn on_consumed(&mut self, id: StreamId, now: Instant) {
+        self.on_consumed(id, now);
+    }
+
+    fn stop(&mut self, id: StreamId, code: u64, now: Instant) {
+        self.stop(id, code, now);
+    }
+
+    fn stats(&self) -> SessionStats {
+        self.stats()
+    }
+}
+
+impl Role for PrimarySession {
+    fn receiving(
+        &mut self,
+        _: PathId,
+        id: StreamId,
+        now: Instant,
+    ) -> Result<Option<SharedRecv>, CodedError> {
+        self.streams().receiving(id, now)
+    }
+
+    fn on_rtt(&mut self, _: PathId, rtt: Duration) {
+        self.on_rtt(rtt);
+    }
+}
+
+impl StreamRole for PrimarySession {
+    fn streams(&mut self) -> &mut StreamTable {
+        self.streams()
+    }
+
+    fn on_consumed(&mut self, id: StreamId, now: Instant) {
+        self.on_consumed(id, now);
+    }
+
+    fn stop(&mut self, id: StreamId, code: u64, _: Instant) {
+        self.stop(id, code);
+    }
+
+    fn stats(&self) -> SessionStats {
+        self.stats()
+    }
+}
+
+impl Role for SecondarySession {
+    fn handle_raw(&mut self, packet: &RawPacketTransmission) -> Result<(), CodedError> {
+        self.handle_raw(packet)
+    }
+}

@@ -1,0 +1,482 @@
+//! Dialing and listening, as in quinn (1.1).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::{Instant, SystemTime};
+
+use kwik_proto::auth::{
+    AcceptAny, Authenticator, EXPORTER_LABEL, Fingerprint, Identity, RelayVerifier,
+};
+use kwik_proto::session::{self, AcceptContext, ClientSession};
+use kwik_proto::stream::StreamConfig;
+use kwik_proto::sync::lock;
+use kwik_proto::wire::{ControlDecoder, ControlMessage};
+use kwik_proto::{Code, PathId, SessionId, limits};
+use ring::rand::{SecureRandom, SystemRandom};
+
+use crate::driver::{ControlStream, SERVER_NAME, Shared, open_control, start};
+use crate::primary::PrimarySession;
+use crate::quic::{
+    self, ClientTls, ConnectError, Connection, ConnectionError, QuicConfig, Runtime, ServerTls,
+    ServerTrust, TlsError,
+};
+use crate::secondary::SecondarySession;
+use crate::session::Session;
+
+/// How an endpoint serves.
+#[derive(Clone)]
+pub struct ServerConfig {
+    /// Who it is.
+    pub identity: Arc<Identity>,
+    /// A CA's certificate for clients that trust a CA; none: a self-signed one of the identity, to be pinned.
+    pub certificate: Option<Certificate>,
+    /// Primaries whose grants it honours as their secondary.
+    pub trusted: BTreeSet<Fingerprint>,
+    /// Who may be a client at all.
+    pub authenticator: Arc<dyn Authenticator>,
+    /// Streams and windows of its sessions.
+    pub streams: StreamConfig,
+    /// QUIC's settings.
+    pub quic: QuicConfig,
+}
+
+impl ServerConfig {
+    /// A server that is known by its key, and accepts every client.
+    #[must_use]
+    pub fn new(identity: Arc<Identity>) -> Self {
+        Self {
+            identity,
+            certificate: None,
+            trusted: BTreeSet::new(),
+            authenticator: Arc::new(AcceptAny),
+            streams: StreamConfig::default(),
+            quic: QuicConfig::default(),
+        }
+    }
+}
+
+impl fmt::Debug for ServerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerConfig").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+/// A certificate and its private key, all DER.
+#[derive(Clone)]
+pub struct Certificate {
+    /// The server's own first.
+    pub chain: Vec<Vec<u8>>,
+    /// PKCS #8, PKCS #1 or SEC 1.
+    pub key: Vec<u8>,
+}
+
+/// How an endpoint dials.
+#[derive(Debug, Clone)]
+pub struct ClientConfig {
+    /// Whom to believe to be the server.
+    pub trust: ServerTrust,
+    /// Streams, windows, credentials, dial policy.
+    pub session: session::ClientConfig,
+}
+
+impl ClientConfig {
+    /// Believes what `trust` says; the rest is the default.
+    #[must_use]
+    pub fn new(trust: ServerTrust) -> Self {
+        Self { trust, session: session::ClientConfig::default() }
+    }
+
+    /// Only the server with this key is the server.
+    #[must_use]
+    pub fn pinned(key: Fingerprint) -> Self {
+        Self::new(ServerTrust::Pin(key))
+    }
+}
+
+/// A UDP socket that dials sessions, and accepts them if it has a [`ServerConfig`]. Cheap to clone.
+///
+/// To be made inside a tokio runtime.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    quic: quic::Endpoint,
+    runtime: Runtime,
+    server: Option<Arc<Server>>,
+    fingerprint: Option<Fingerprint>,
+    default_client: Option<Arc<ClientConfig>>,
+    /// Makes session ids and session keys.
+    random: SystemRandom,
+}
+
+/// What all sessions of a serving endpoint share.
+#[derive(Debug)]
+struct Server {
+    config: ServerConfig,
+    paths: Mutex<PathRegistry>,
+}
+
+/// Paths that lead to this server as a secondary. A second connection for one replaces the first, and goes on
+/// with its relay sequence, so that no lease is honoured twice.
+#[derive(Debug, Default)]
+struct PathRegistry {
+    paths: BTreeMap<(SessionId, PathId), RegisteredPath>,
+}
+
+#[derive(Debug)]
+struct RegisteredPath {
+    session: SecondarySession,
+    used: Instant,
+}
+
+/// What an endpoint could not be made for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EndpointError {
+    /// The socket.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The server's key or certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The stream limits.
+    #[error(transparent)]
+    Streams(#[from] kwik_proto::stream::InvalidStreamConfig),
+}
+
+impl From<EndpointError> for io::Error {
+    fn from(error: EndpointError) -> Self {
+        match error {
+            EndpointError::Io(error) => error,
+            error => Self::new(io::ErrorKind::InvalidInput, error),
+        }
+    }
+}
+
+impl Endpoint {
+    /// An endpoint that only dials, with quinn's shape.
+    ///
+    /// # Errors
+    /// The socket cannot be bound.
+    pub fn client(addr: SocketAddr) -> io::Result<Self> {
+        Self::bind(addr, None, &QuicConfig::default()).map_err(Into::into)
+    }
+
+    /// An endpoint that serves, and dials too.
+    ///
+    /// # Errors
+    /// The socket cannot be bound, or the configuration contradicts itself.
+    pub fn server(config: ServerConfig, addr: SocketAddr) -> io::Result<Self> {
+        let quic = config.quic.clone();
+        Self::bind(addr, Some(config), &quic).map_err(Into::into)
+    }
+
+    /// An endpoint with its QUIC settings.
+    ///
+    /// # Errors
+    /// See [`EndpointError`].
+    pub fn bind(
+        addr: SocketAddr,
+        server: Option<ServerConfig>,
+        quic: &QuicConfig,
+    ) -> Result<Self, EndpointError> {
+        let runtime = Runtime::tokio();
+        let tls = match &server {
+            Some(config) => {
+                config.streams.validate()?;
+                Some(match &config.certificate {
+                    Some(own) => ServerTls::from_chain(own.chain.clone(), own.key.clone())?,
+                    None => ServerTls::self_signed(&config.identity.pkcs8_der())?,
+                })
+            }
+            None => None,
+        };
+        Ok(Self {
+            quic: quic::Endpoint::bind(addr, tls.as_ref(), quic, &runtime)?,
+            fingerprint: tls.as_ref().map(ServerTls::fingerprint),
+            runtime,
+            server: server.map(|config| Arc::new(Server { config, paths: Mutex::default() })),
+            default_client: None,
+            random: SystemRandom::new(),
+        })
+    }
+
+    /// What [`Self::connect`] uses.
+    pub fn set_default_client_config(&mut self, config: ClientConfig) {
+        self.default_client = Some(Arc::new(config));
+    }
+
+    /// Dials a primary server with the default configuration. `server_name` is the TLS name, which matters to
+    /// servers with a CA's certificate alone.
+    ///
+    /// # Errors
+    /// There is no default configuration, or the address cannot be dialed.
+    pub fn connect(&self, addr: SocketAddr, server_name: &str) -> Result<Connecting, ConnectError> {
+        let config = self.default_client.as_ref().ok_or(ConnectError::NoDefaultClientConfig)?;
+        self.connect_with(ClientConfig::clone(config), addr, server_name)
+    }
+
+    /// Dials a primary server.
+    ///
+    /// # Errors
+    /// The configuration or the address cannot be used.
+    pub fn connect_with(
+        &self,
+        config: ClientConfig,
+        addr: SocketAddr,
+        server_name: &str,
+    ) -> Result<Connecting, ConnectError> {
+        let invalid = |error: &dyn fmt::Display| ConnectError::InvalidConfig(error.to_string());
+        config.session.streams.validate().map_err(|error| invalid(&error))?;
+        if config.session.credentials.len() > limits::MAX_CREDENTIALS {
+            return Err(invalid(&"credentials are too long"));
+        }
+        let tls = ClientTls::new(config.trust).map_err(|error| invalid(&error))?;
+        let name = if server_name.is_empty() { SERVER_NAME } else { server_name };
+        let connecting = self.quic.connect(addr, name, &tls)?;
+        let endpoint = self.clone();
+        let session = config.session;
+        Ok(Connecting(Box::pin(async move {
+            let connection = connecting.await?;
+            let control = open_control(&connection).await?;
+            let key = Identity::from_seed(endpoint.random_bytes());
+            let machine = ClientSession::new(session, key, addr, endpoint.runtime.now());
+            let shared = Shared::new(
+                machine,
+                PathId::PRIMARY,
+                &endpoint.runtime,
+                Some(endpoint.quic.clone()),
+            );
+            start(&(shared.clone() as _), PathId::PRIMARY, &connection, control);
+            Ok(Session::new(shared))
+        })))
+    }
+
+    /// The next connection attempt, or none once the endpoint is closed. Cancel safe.
+    pub async fn accept(&self) -> Option<Incoming> {
+        let server = self.server.clone()?;
+        let incoming = self.quic.accept().await?;
+        Some(Incoming { incoming, server, endpoint: self.clone() })
+    }
+
+    /// The key that clients pin, of an endpoint that serves.
+    #[must_use]
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        self.fingerprint
+    }
+
+    /// Where the socket is bound.
+    ///
+    /// # Errors
+    /// The socket does not say.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.quic.local_addr()
+    }
+
+    /// Closes all sessions at once and accepts no more.
+    pub fn close(&self, error_code: u64, reason: &[u8]) {
+        self.quic.close(error_code, reason);
+    }
+
+    /// Waits until every session is gone, with its end told to the peer. Cancel safe.
+    pub async fn wait_idle(&self) {
+        self.quic.wait_idle().await;
+    }
+
+    fn random_bytes<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.random.fill(&mut bytes).expect("invariant: the operating system has randomness");
+        bytes
+    }
+}
+
+/// A session being dialed: a future of it, ready as soon as the first byte may leave.
+pub struct Connecting(Pin<Box<dyn Future<Output = Result<Session, ConnectError>> + Send>>);
+
+impl Future for Connecting {
+    type Output = Result<Session, ConnectError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for Connecting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connecting").finish_non_exhaustive()
+    }
+}
+
+/// What a connection turned out to be.
+#[derive(Debug)]
+pub enum Accepted {
+    /// A new session with this server as its primary.
+    Primary(PrimarySession),
+    /// A path of a session whose primary is another server.
+    Secondary(SecondarySession),
+}
+
+/// A connection attempt. Awaiting it yields a [`Session`] and refuses secondary paths; [`Self::accept_any`] takes both.
+/// Dropping it refuses it.
+#[derive(Debug)]
+pub struct Incoming {
+    incoming: quic::Incoming,
+    server: Arc<Server>,
+    endpoint: Endpoint,
+}
+
+impl Incoming {
+    /// Whence it comes; the address is not validated yet.
+    #[must_use]
+    pub fn remote_address(&self) -> SocketAddr {
+        self.incoming.remote_address()
+    }
+
+    /// Tells the client that it is not accepted.
+    pub fn refuse(self) {
+        self.incoming.refuse();
+    }
+
+    /// Leaves the client without an answer.
+    pub fn ignore(self) {
+        self.incoming.ignore();
+    }
+
+    /// Handshakes, authenticates, and says what it is. Not cancel safe: the attempt is lost.
+    ///
+    /// # Errors
+    /// The handshake failed, or the client may not come in; it was told why.
+    pub async fn accept_any(self) -> Result<Accepted, ConnectError> {
+        self.accept(true).await
+    }
+
+    async fn accept(self, secondaries: bool) -> Result<Accepted, ConnectError> {
+        let runtime = self.endpoint.runtime.clone();
+        let deadline = runtime.now() + limits::HANDSHAKE_TIMEOUT * 4;
+        let mut introduced = pin!(introduce(self.incoming));
+        let mut timeout = runtime.sleep_until(deadline);
+        let (connection, control, first) = std::future::poll_fn(|cx| {
+            if let Poll::Ready(result) = introduced.as_mut().poll(cx) {
+                return Poll::Ready(result);
+            }
+            let timeout = Pin::new(&mut timeout).poll(cx);
+            timeout.map(|()| Err(ConnectionError::TimedOut.into()))
+        })
+        .await?;
+        let exporter = connection.export_keying_material(EXPORTER_LABEL, b"");
+        let config = &self.server.config;
+        let is_secondary = matches!(&first, ControlMessage::AuthenticationRequest(request)
+            if !request.session_id.is_empty());
+        if is_secondary && !secondaries {
+            let code = Code::InvalidStreamRole;
+            connection.close(code.as_u64(), b"KWIK_INVALID_STREAM_ROLE: no secondary here");
+            return Err(ConnectError::Refused("a secondary path was not expected".into()));
+        }
+        let accepted = session::accept(
+            &first,
+            &AcceptContext {
+                identity: &config.identity,
+                trusted: &config.trusted,
+                authenticator: &*config.authenticator,
+                streams: &config.streams,
+                exporter: &exporter,
+                session_id: SessionId(self.endpoint.random_bytes()),
+                now: runtime.now(),
+                wall: SystemTime::now(),
+            },
+        );
+        if accepted.is_ok() {
+            connection.set_receive_window(config.quic.receive_window);
+        }
+        match accepted {
+            Err(refusal) => {
+                let error = refusal.error;
+                tracing::info!(remote = %connection.remote_address(), %error, "client refused");
+                connection.close(error.code.as_u64(), error.to_string().as_bytes());
+                Err(ConnectError::Refused(error.to_string()))
+            }
+            Ok(session::Accepted::Primary(machine)) => {
+                let shared = Shared::new(*machine, PathId::PRIMARY, &runtime, None);
+                start(&(shared.clone() as _), PathId::PRIMARY, &connection, control);
+                Ok(Accepted::Primary(PrimarySession::new(shared)))
+            }
+            Ok(session::Accepted::Secondary(mut machine)) => {
+                let key = (machine.id(), machine.path());
+                let mut registry = lock(&self.server.paths);
+                registry.replace(key, machine.verifier(), runtime.now());
+                let shared = Shared::new(*machine, key.1, &runtime, None);
+                let session = SecondarySession::new(shared.clone());
+                registry.insert(key, session.clone(), runtime.now());
+                drop(registry);
+                start(&(shared as _), key.1, &connection, control);
+                Ok(Accepted::Secondary(session))
+            }
+        }
+    }
+}
+
+impl IntoFuture for Incoming {
+    type Output = Result<Session, ConnectError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            match self.accept(false).await? {
+                Accepted::Primary(primary) => Ok(primary.session().clone()),
+                Accepted::Secondary(_) => unreachable!("invariant: refused before"),
+            }
+        })
+    }
+}
+
+/// Handshakes and reads the first control frame. Nothing else of the connection is read before.
+async fn introduce(
+    incoming: quic::Incoming,
+) -> Result<(Connection, ControlStream, ControlMessage), ConnectError> {
+    let connection = incoming.accept()?.await?;
+    let (send, mut recv) = connection.accept_bi().await?;
+    send.set_priority(i32::MAX).ok();
+    let mut decoder = ControlDecoder::new();
+    loop {
+        match decoder.poll_frame() {
+            Ok(Some(first)) => {
+                return Ok((connection, ControlStream { send, recv, decoder }, first));
+            }
+            Ok(None) => {}
+            Err(error) => {
+                connection.close(error.code().as_u64(), error.to_string().as_bytes());
+                return Err(ConnectError::Refused(error.to_string()));
+            }
+        }
+        match recv.read_chunk(limits::MAX_CONTROL_FRAME, true).await {
+            Ok(Some(chunk)) => decoder.handle_input(chunk.bytes),
+            Ok(None) | Err(_) => {
+                connection.close(Code::InvalidFrame.as_u64(), b"no introduction");
+                return Err(ConnectError::Refused("the client did not introduce itself".into()));
+            }
+        }
+    }
+}
+
+impl PathRegistry {
+    /// Ends the connection that a path had; its relay sequence goes on in `verifier`.
+    fn replace(&mut self, key: (SessionId, PathId), verifier: &mut RelayVerifier, now: Instant) {
+        let kept = limits::GRANT_LIFETIME + 2 * limits::CLOCK_SKEW;
+        self.paths.retain(|_, path| path.session.is_open() || path.used + kept > now);
+        if let Some(old) = self.paths.remove(&key) {
+            old.session.hand_over(verifier);
+        }
+        // Grants end before what is dropped here could be replayed, unless someone makes this many.
+        while self.paths.len() >= limits::MAX_REGISTERED_PATHS {
+            self.paths.pop_first();
+        }
+    }
+
+    fn insert(&mut self, key: (SessionId, PathId), session: SecondarySession, now: Instant) {
+        self.paths.insert(key, RegisteredPath { session, used: now });
+    }
+}

@@ -1,0 +1,218 @@
+//! Leases as a server's application sees them: one to give, one to write for.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kwik_proto::lease::{IssuedLease, SharedWriter};
+use kwik_proto::session::{PrimarySession as Primary, SecondarySession as Secondary};
+use kwik_proto::sync::lock;
+use kwik_proto::{LeaseId, StreamId, limits};
+use tokio::sync::Notify;
+
+use crate::driver::{FrameWriter, Shared};
+use crate::quic::{Connection, ConnectionError};
+use crate::streams::WriteError;
+
+/// A lease that a primary gave. Dropping it does not end it.
+#[derive(Debug)]
+pub struct Lease {
+    pub(crate) shared: Arc<Shared<Primary>>,
+    pub(crate) id: LeaseId,
+}
+
+impl Lease {
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> LeaseId {
+        self.id
+    }
+
+    /// Waits until it is over: how, and what its path brought. Cancel safe.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub async fn outcome(&mut self) -> Result<IssuedLease, ConnectionError> {
+        let ended = || self.shared.look(|machine| machine.issued(self.id).cloned());
+        let ended = || ended().filter(|lease| lease.outcome.is_some());
+        self.shared.wait_for(&self.shared.waiters.lease_ends, ended).await
+    }
+
+    /// Takes it back: no more is asked for under it, and its outcome is [`LeaseOutcome::Stopped`](crate::LeaseOutcome::Stopped).
+    pub fn revoke(&self) {
+        self.shared.drive(|machine, now| machine.revoke(self.id, now));
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.shared.look(|machine| machine.forget(self.id));
+    }
+}
+
+/// Which session a writer belongs to.
+#[derive(Clone)]
+pub(crate) enum WriterSession {
+    Primary(Arc<Shared<Primary>>),
+    Secondary(Arc<Shared<Secondary>>),
+}
+
+impl WriterSession {
+    fn close_reason(&self) -> Option<ConnectionError> {
+        match self {
+            Self::Primary(shared) => shared.close_reason(),
+            Self::Secondary(shared) => shared.close_reason(),
+        }
+    }
+
+    fn register(&self, lease: LeaseId) -> Arc<Notify> {
+        match self {
+            Self::Primary(shared) => shared.register_writer(lease),
+            Self::Secondary(shared) => shared.register_writer(lease),
+        }
+    }
+
+    fn release(&self, lease: LeaseId, reason: &str) {
+        match self {
+            Self::Primary(shared) => {
+                shared.release_writer(lease);
+                shared.drive(|machine, now| machine.abandon(lease, reason, now));
+            }
+            Self::Secondary(shared) => {
+                shared.release_writer(lease);
+                shared.drive(|machine, now| machine.abandon(lease, reason, now));
+            }
+        }
+    }
+}
+
+/// Writes for a lease: exactly what the client has activated, in the order in which it wants it. Dropping it gives
+/// the lease up; the client asks others for the rest.
+///
+/// ```no_run
+/// # async fn serve(mut writer: kwik::LeaseWriter, object: bytes::Bytes) -> Result<(), kwik::WriteError> {
+/// while let Some(piece) = writer.activated().await? {
+///     let bytes = piece.start as usize..(piece.end as usize).min(piece.start as usize + 65536);
+///     writer.write_chunk(object.slice(bytes)).await?;
+/// }
+/// # Ok(()) }
+/// ```
+pub struct LeaseWriter {
+    session: WriterSession,
+    half: SharedWriter,
+    lease: LeaseId,
+    activated: Arc<Notify>,
+    frames: Option<FrameWriter>,
+    abandoned: Option<String>,
+}
+
+impl LeaseWriter {
+    pub(crate) fn new(session: WriterSession, half: SharedWriter, connection: Connection) -> Self {
+        let lease = lock(&half).lease();
+        let activated = session.register(lease);
+        let frames = Some(FrameWriter::new(connection));
+        Self { session, half, lease, activated, frames, abandoned: None }
+    }
+
+    /// The stream it writes into.
+    #[must_use]
+    pub fn stream(&self) -> StreamId {
+        lock(&self.half).stream()
+    }
+
+    /// The range it may be asked for.
+    #[must_use]
+    pub fn range(&self) -> Range<u64> {
+        lock(&self.half).range()
+    }
+
+    /// The primary's command for this application.
+    #[must_use]
+    pub fn command(&self) -> Bytes {
+        lock(&self.half).command().clone()
+    }
+
+    /// Waits until something is to be written: the rest of the piece that is due. None once the lease is over.
+    /// Cancel safe.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub async fn activated(&mut self) -> Result<Option<Range<u64>>, WriteError> {
+        loop {
+            {
+                let half = lock(&self.half);
+                if let Some(range) = half.next() {
+                    return Ok(Some(range));
+                }
+                if half.is_ended() {
+                    return Ok(None);
+                }
+            }
+            if let Some(error) = self.session.close_reason() {
+                return Err(error.into());
+            }
+            self.activated.notified().await;
+        }
+    }
+
+    /// Everything that is activated now, in order: what to read ahead.
+    #[must_use]
+    pub fn queued(&self) -> Vec<Range<u64>> {
+        lock(&self.half).queued().collect()
+    }
+
+    /// Writes the next bytes of what is activated, without a copy, waiting for activations as needed. Bytes that were
+    /// cancelled meanwhile are dropped: ask [`Self::activated`] where to go on. Not cancel safe: a part may
+    /// have been written.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub async fn write_chunk(&mut self, mut chunk: Bytes) -> Result<(), WriteError> {
+        let Some(frames) = &mut self.frames else { return Err(WriteError::ClosedStream) };
+        let start = lock(&self.half).next().map(|range| range.start);
+        let Some(mut at) = start else { return Ok(()) };
+        while !chunk.is_empty() {
+            std::future::poll_fn(|cx| frames.poll_flush(cx)).await?;
+            let want = chunk.len().min(limits::MAX_PACKET_PAYLOAD) as u64;
+            let (stream, committed) = {
+                let mut half = lock(&self.half);
+                let here = half.next().is_some_and(|range| range.start == at);
+                (half.stream(), if here { half.commit(want) } else { None })
+            };
+            // The piece ended, or was cancelled: the rest is not wanted.
+            let Some((range, ends)) = committed else { return Ok(()) };
+            at = range.end;
+            let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+            frames.push(stream, range.start, chunk.split_to(len), ends);
+            if let std::task::Poll::Ready(result) = frames.flush_now() {
+                result?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the lease up, and says why.
+    pub fn abandon(mut self, reason: &str) {
+        self.abandoned = Some(reason.chars().take(limits::MAX_TEXT / 4).collect());
+    }
+}
+
+impl Drop for LeaseWriter {
+    fn drop(&mut self) {
+        let runtime = match &self.session {
+            WriterSession::Primary(shared) => &shared.runtime,
+            WriterSession::Secondary(shared) => &shared.runtime,
+        };
+        if let Some(frames) = self.frames.take() {
+            frames.finish(runtime);
+        }
+        self.session.release(self.lease, self.abandoned.as_deref().unwrap_or("writer dropped"));
+    }
+}
+
+impl fmt::Debug for LeaseWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LeaseWriter").field("lease", &self.lease).finish_non_exhaustive()
+    }
+}

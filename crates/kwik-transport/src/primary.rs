@@ -1,0 +1,189 @@
+//! A server's session whose primary it is: streams, and the control plane that its client never sees (1.3).
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use kwik_proto::auth::Fingerprint;
+use kwik_proto::path::{PathInfo, PathStatus};
+use kwik_proto::session::{PrimarySession as Machine, RelayReport};
+use kwik_proto::{CodedError, PathId, SessionId, StreamId};
+
+use crate::driver::Shared;
+use crate::lease::{Lease, LeaseWriter, WriterSession};
+use crate::quic::ConnectionError;
+use crate::session::Session;
+
+/// A path could not be made or is not there.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PathError {
+    /// The client could not make it: why.
+    #[error("the client could not make the path: {0}")]
+    Failed(String),
+    /// It cannot be asked for, or does not exist.
+    #[error("{0}")]
+    Refused(CodedError),
+    /// The session is over.
+    #[error("session lost: {0}")]
+    ConnectionLost(#[from] ConnectionError),
+}
+
+/// A session of which this server is the primary. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct PrimarySession {
+    shared: Arc<Shared<Machine>>,
+    session: Session,
+}
+
+impl PrimarySession {
+    pub(crate) fn new(shared: Arc<Shared<Machine>>) -> Self {
+        Self { session: Session::new(shared.clone()), shared }
+    }
+
+    /// Its streams.
+    #[must_use]
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> SessionId {
+        self.shared.look(|machine| machine.id())
+    }
+
+    /// Has the client make a path to the secondary with this key at this address (2.2). Not cancel safe: the path
+    /// may still come.
+    ///
+    /// # Errors
+    /// See [`PathError`].
+    pub async fn add_path(
+        &self,
+        address: SocketAddr,
+        edge: Fingerprint,
+    ) -> Result<PathId, PathError> {
+        // Grants are the one thing of KWIK that needs the wall clock.
+        let wall = SystemTime::now();
+        let address = address.to_string();
+        let added = self.shared.drive(|machine, now| machine.add_path(&address, edge, now, wall));
+        let path = added.map_err(PathError::Refused)?;
+        let settled = || {
+            let info = self.path(path)?;
+            match info.status {
+                PathStatus::Connecting => None,
+                PathStatus::Dead => Some(Err(PathError::Failed(info.reason))),
+                _ => Some(Ok(path)),
+            }
+        };
+        self.shared.wait_for(&self.shared.waiters.paths, settled).await?
+    }
+
+    /// Has the client leave a path once it brought what it was asked for (2.3). Not cancel safe: it leaves anyway.
+    ///
+    /// # Errors
+    /// The path is unknown or dead; the primary's own cannot be removed.
+    pub async fn remove_path(&self, path: PathId) -> Result<(), PathError> {
+        let asked = self.shared.drive(|machine, now| machine.remove_path(path, now));
+        asked.map_err(PathError::Refused)?;
+        let gone = || (self.path(path)?.status == PathStatus::Dead).then_some(());
+        Ok(self.shared.wait_for(&self.shared.waiters.paths, gone).await?)
+    }
+
+    /// Gives a path up at once (2.4).
+    ///
+    /// # Errors
+    /// The path is unknown or dead; the primary's own cannot be given up.
+    pub fn mark_dead(&self, path: PathId) -> Result<(), CodedError> {
+        self.shared.drive(|machine, now| machine.mark_dead(path, now))
+    }
+
+    fn path(&self, path: PathId) -> Option<PathInfo> {
+        let all = self.all_paths();
+        all.into_iter().find(|info| info.id == path)
+    }
+
+    /// Paths that carry data.
+    #[must_use]
+    pub fn active_paths(&self) -> Vec<PathInfo> {
+        self.shared.look(|machine| machine.paths().active())
+    }
+
+    /// Paths that died.
+    #[must_use]
+    pub fn dead_paths(&self) -> Vec<PathInfo> {
+        self.shared.look(|machine| machine.paths().dead())
+    }
+
+    /// Every path since the session began.
+    #[must_use]
+    pub fn all_paths(&self) -> Vec<PathInfo> {
+        self.shared.look(|machine| machine.paths().all())
+    }
+
+    /// Waits until a path is added or changes its status. Changes while nobody waits are not kept: look at
+    /// [`Self::all_paths`]. Cancel safe.
+    pub async fn path_changed(&self) {
+        self.shared.waiters.paths.notified().await;
+    }
+
+    /// Leases a reserved range of a stream to a path; `command` is for the application there.
+    ///
+    /// # Errors
+    /// The range was not reserved, the stream is over, the path is unknown or dead, or a bound is reached.
+    pub fn lease(
+        &self,
+        stream: StreamId,
+        range: Range<u64>,
+        path: PathId,
+        command: Bytes,
+    ) -> Result<Lease, CodedError> {
+        let leased =
+            self.shared.drive(|machine, now| machine.lease(stream, range, path, command, now));
+        let (id, _) = leased?;
+        Ok(Lease { shared: self.shared.clone(), id })
+    }
+
+    /// Leases a reserved range of a stream to the primary itself.
+    ///
+    /// # Errors
+    /// As [`Self::lease`].
+    pub fn lease_own(
+        &self,
+        stream: StreamId,
+        range: Range<u64>,
+    ) -> Result<(Lease, LeaseWriter), CodedError> {
+        let path = PathId::PRIMARY;
+        let leased =
+            self.shared.drive(|machine, now| machine.lease(stream, range, path, Bytes::new(), now));
+        let (id, writer) = leased?;
+        let lease = Lease { shared: self.shared.clone(), id };
+        let lost = || {
+            let context = "the session is over";
+            CodedError::new(kwik_proto::Code::PathDead, context)
+        };
+        let connection = self.shared.connection(path).ok_or_else(lost)?;
+        let session = WriterSession::Primary(self.shared.clone());
+        Ok((lease, LeaseWriter::new(session, writer.ok_or_else(lost)?, connection)))
+    }
+
+    /// Sends an uninterpreted packet to the server at the end of a path, through the client (6.1). Its number, which
+    /// [`Self::relay_report`] names.
+    ///
+    /// # Errors
+    /// `KWIK_PACKET_TOO_LARGE`, `KWIK_PATH_NOT_FOUND`, `KWIK_PATH_DEAD`.
+    pub fn send_raw(&self, path: PathId, data: Bytes) -> Result<u64, CodedError> {
+        self.shared.drive(|machine, now| machine.send_raw(path, data, now))
+    }
+
+    /// What became of a raw packet; the oldest reports are dropped when nobody takes them. Cancel safe.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub async fn relay_report(&self) -> Result<RelayReport, ConnectionError> {
+        let next = || self.shared.look(|machine| machine.take_relay_report());
+        self.shared.wait_for(&self.shared.waiters.raw, next).await
+    }
+}

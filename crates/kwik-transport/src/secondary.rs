@@ -1,0 +1,85 @@
+//! A server's part in a session whose primary is another server (1.4): it writes for leases, and opens nothing.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kwik_proto::auth::RelayVerifier;
+use kwik_proto::session::{Machine as _, SecondarySession as Machine};
+use kwik_proto::{Code, PathId, SessionId};
+
+use crate::driver::Shared;
+use crate::lease::{LeaseWriter, WriterSession};
+use crate::quic::ConnectionError;
+
+/// One path of somebody's session, at the secondary it leads to. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct SecondarySession {
+    shared: Arc<Shared<Machine>>,
+}
+
+impl SecondarySession {
+    pub(crate) fn new(shared: Arc<Shared<Machine>>) -> Self {
+        Self { shared }
+    }
+
+    /// The session that it serves.
+    #[must_use]
+    pub fn id(&self) -> SessionId {
+        self.shared.look(|machine| machine.id())
+    }
+
+    /// Which of the session's paths it is.
+    #[must_use]
+    pub fn path(&self) -> PathId {
+        self.shared.look(|machine| machine.path())
+    }
+
+    /// The next lease of the primary that the client activated. Cancel safe.
+    ///
+    /// # Errors
+    /// The path is over.
+    pub async fn accept_lease(&self) -> Result<LeaseWriter, ConnectionError> {
+        let next = || self.shared.look(|machine| machine.accept_lease());
+        let writer = self.shared.wait_for(&self.shared.waiters.leases, next).await?;
+        let lost = || self.shared.close_reason().unwrap_or(ConnectionError::LocallyClosed);
+        let connection = self.shared.connection(self.path()).ok_or_else(lost)?;
+        Ok(LeaseWriter::new(WriterSession::Secondary(self.shared.clone()), writer, connection))
+    }
+
+    /// The next raw packet of the primary (6.1). Cancel safe.
+    ///
+    /// # Errors
+    /// The path is over.
+    pub async fn recv_raw(&self) -> Result<Bytes, ConnectionError> {
+        let next = || self.shared.look(|machine| machine.recv_raw());
+        self.shared.wait_for(&self.shared.waiters.raw, next).await
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.shared.close_reason().is_none()
+    }
+
+    /// Gives way to a newer connection of the same path, which goes on with the relay sequence.
+    pub(crate) fn hand_over(&self, verifier: &mut RelayVerifier) {
+        self.shared.look(|machine| {
+            if machine.verifier().primary() == verifier.primary() {
+                verifier.clone_from(machine.verifier());
+            }
+        });
+        self.close(Code::PathDead.as_u64(), b"replaced by a newer connection");
+    }
+
+    /// Leaves the session; the client asks others for what is missing.
+    pub fn close(&self, error_code: u64, reason: &[u8]) {
+        self.shared.on_connection_lost(ConnectionError::LocallyClosed);
+        let reason = Bytes::copy_from_slice(reason);
+        self.shared.drive(|machine, now| machine.close(error_code, reason, now));
+    }
+
+    /// Waits until the path is over: why. Cancel safe.
+    pub async fn closed(&self) -> ConnectionError {
+        let closed = &self.shared.waiters.closed;
+        let ended = self.shared.wait_for::<ConnectionError>(closed, || None).await;
+        ended.unwrap_or_else(|error| error)
+    }
+}

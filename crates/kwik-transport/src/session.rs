@@ -1,0 +1,195 @@
+//! The session that applications see: quinn's `Connection`, whatever number of servers is behind it.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kwik_proto::auth::Fingerprint;
+use kwik_proto::stats::SessionStats;
+use kwik_proto::{Dir, PathId};
+
+use crate::quic::{ConnectionError, SendDatagramError};
+use crate::streams::{RecvStream, SendStream, StreamShared, handles};
+
+/// One session with a primary server, on either side. Cheap to clone; the session ends when it is closed, not
+/// when its handles are dropped.
+///
+/// Names, arguments and errors are those of quinn's `Connection`. What a session has more (paths, leases) shows
+/// on a server's [`PrimarySession`](crate::PrimarySession) alone (1.3).
+#[derive(Clone)]
+pub struct Session {
+    shared: StreamShared,
+}
+
+impl Session {
+    pub(crate) fn new(shared: StreamShared) -> Self {
+        Self { shared }
+    }
+
+    /// Opens a bidirectional stream; waits while the peer's limit is reached. Cancel safe.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub async fn open_bi(&self) -> Result<(SendStream, RecvStream), ConnectionError> {
+        self.open(Dir::Bi).await.map(both)
+    }
+
+    /// Opens a unidirectional stream; waits while the peer's limit is reached. Cancel safe.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub async fn open_uni(&self) -> Result<SendStream, ConnectionError> {
+        self.open(Dir::Uni).await.map(sending)
+    }
+
+    /// Opens a bidirectional stream if that needs no waiting.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub fn try_open_bi(&self) -> Result<Option<(SendStream, RecvStream)>, ConnectionError> {
+        Ok(self.try_open(Dir::Bi)?.map(both))
+    }
+
+    /// Opens a unidirectional stream if that needs no waiting.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub fn try_open_uni(&self) -> Result<Option<SendStream>, ConnectionError> {
+        Ok(self.try_open(Dir::Uni)?.map(sending))
+    }
+
+    /// The next bidirectional stream of the peer. Streams of secondaries never show here (7.1). Cancel safe.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub async fn accept_bi(&self) -> Result<(SendStream, RecvStream), ConnectionError> {
+        self.accept(Dir::Bi).await.map(both)
+    }
+
+    /// The next unidirectional stream of the peer. Cancel safe.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub async fn accept_uni(&self) -> Result<RecvStream, ConnectionError> {
+        self.accept(Dir::Uni).await.map(receiving)
+    }
+
+    fn try_open(&self, dir: Dir) -> Result<Option<Handles>, ConnectionError> {
+        if let Some(error) = self.shared.close_reason() {
+            return Err(error);
+        }
+        let halves = self.shared.drive(|machine, now| machine.streams().open(dir, now));
+        halves.map(|halves| handles(&self.shared, halves)).transpose()
+    }
+
+    async fn open(&self, dir: Dir) -> Result<Handles, ConnectionError> {
+        let opened =
+            self.shared.wait_for(self.shared.openable(dir), || self.try_open(dir).transpose());
+        opened.await?
+    }
+
+    async fn accept(&self, dir: Dir) -> Result<Handles, ConnectionError> {
+        let next = || self.shared.look(|machine| machine.streams().accept(dir));
+        let halves = self.shared.wait_for(self.shared.acceptable(dir), next).await?;
+        handles(&self.shared, halves)
+    }
+
+    /// Sends an unreliable datagram to the peer.
+    ///
+    /// # Errors
+    /// See [`SendDatagramError`].
+    pub fn send_datagram(&self, data: Bytes) -> Result<(), SendDatagramError> {
+        match self.shared.connection(PathId::PRIMARY) {
+            Some(connection) => connection.send_datagram(data),
+            None => Err(SendDatagramError::ConnectionLost(self.reason())),
+        }
+    }
+
+    /// The next unreliable datagram of the peer. Cancel safe.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub async fn read_datagram(&self) -> Result<Bytes, ConnectionError> {
+        match self.shared.connection(PathId::PRIMARY) {
+            Some(connection) => connection.read_datagram().await,
+            None => Err(self.reason()),
+        }
+    }
+
+    /// The largest datagram that fits now; none when the peer takes none.
+    #[must_use]
+    pub fn max_datagram_size(&self) -> Option<usize> {
+        self.shared.connection(PathId::PRIMARY)?.max_datagram_size()
+    }
+
+    /// Closes the session and every path of it at once; what was not delivered may be lost.
+    pub fn close(&self, error_code: u64, reason: &[u8]) {
+        self.shared.on_connection_lost(ConnectionError::LocallyClosed);
+        let reason = Bytes::copy_from_slice(reason);
+        self.shared.drive(|machine, now| machine.close(error_code, reason, now));
+    }
+
+    /// Waits until the session is over: why. Cancel safe.
+    pub async fn closed(&self) -> ConnectionError {
+        let closed = &self.shared.waiters.closed;
+        let ended = self.shared.wait_for::<ConnectionError>(closed, || None).await;
+        ended.unwrap_or_else(|error| error)
+    }
+
+    /// Why the session is over, if it is.
+    #[must_use]
+    pub fn close_reason(&self) -> Option<ConnectionError> {
+        self.shared.close_reason()
+    }
+
+    fn reason(&self) -> ConnectionError {
+        self.shared.close_reason().unwrap_or(ConnectionError::LocallyClosed)
+    }
+
+    /// Smoothed round-trip time to the primary.
+    #[must_use]
+    pub fn rtt(&self) -> Duration {
+        let connection = self.shared.connection(PathId::PRIMARY);
+        connection.map_or(Duration::ZERO, |connection| connection.rtt())
+    }
+
+    /// Figures of the session and its paths.
+    #[must_use]
+    pub fn stats(&self) -> SessionStats {
+        self.shared.look(|machine| machine.stats())
+    }
+
+    /// The peer's address; none once the session is over.
+    #[must_use]
+    pub fn remote_address(&self) -> Option<SocketAddr> {
+        Some(self.shared.connection(PathId::PRIMARY)?.remote_address())
+    }
+
+    /// The server's key, at a client.
+    #[must_use]
+    pub fn peer_fingerprint(&self) -> Option<Fingerprint> {
+        self.shared.connection(PathId::PRIMARY)?.peer_key()
+    }
+}
+
+type Handles = (Option<SendStream>, Option<RecvStream>);
+
+fn both((send, recv): Handles) -> (SendStream, RecvStream) {
+    const BOTH: &str = "invariant: both sides of a bidirectional stream write and read it";
+    (send.expect(BOTH), recv.expect(BOTH))
+}
+
+fn sending((send, _): Handles) -> SendStream {
+    send.expect("invariant: the opener of a unidirectional stream writes it")
+}
+
+fn receiving((_, recv): Handles) -> RecvStream {
+    recv.expect("invariant: the accepter of a unidirectional stream reads it")
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("remote", &self.remote_address()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,117 @@
+//! A primary, its edges and a client on loopback.
+#![allow(dead_code, unreachable_pub, reason = "each test target uses a part")]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kwik::{
+    Accepted, ClientConfig, Endpoint, Identity, LeaseWriter, PathId, PrimarySession,
+    SecondarySession, ServerConfig, Session,
+};
+
+pub const LOOPBACK: &str = "127.0.0.1:0";
+
+/// Byte `at` of the object that every server holds.
+pub fn pattern(at: u64) -> u8 {
+    let mixed = at.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (at >> 8);
+    (mixed >> 32) as u8
+}
+
+/// A range of that object.
+pub fn object(range: std::ops::Range<u64>) -> Bytes {
+    range.map(pattern).collect::<Vec<_>>().into()
+}
+
+pub fn identity(seed: u8) -> Arc<Identity> {
+    Arc::new(Identity::from_seed([seed; 32]))
+}
+
+pub fn server(config: ServerConfig) -> Endpoint {
+    Endpoint::server(config, LOOPBACK.parse().unwrap()).unwrap()
+}
+
+pub fn client() -> Endpoint {
+    Endpoint::client(LOOPBACK.parse().unwrap()).unwrap()
+}
+
+/// A primary and its secondaries, which trust it.
+pub struct Servers {
+    pub primary: Endpoint,
+    pub edges: Vec<Endpoint>,
+}
+
+impl Servers {
+    pub fn new(edges: u8) -> Self {
+        let trusted = BTreeSet::from([identity(0).fingerprint()]);
+        let edge = |seed| {
+            server(ServerConfig { trusted: trusted.clone(), ..ServerConfig::new(identity(seed)) })
+        };
+        Self {
+            primary: server(ServerConfig::new(identity(0))),
+            edges: (1..=edges).map(edge).collect(),
+        }
+    }
+
+    /// A session, as its client and as its primary have it.
+    pub async fn connect(&self, client: &Endpoint) -> (Session, PrimarySession) {
+        let address = self.primary.local_addr().unwrap();
+        let config = ClientConfig::pinned(identity(0).fingerprint());
+        let dial = async { client.connect_with(config, address, "").unwrap().await.unwrap() };
+        let accept = async {
+            match self.primary.accept().await.unwrap().accept_any().await.unwrap() {
+                Accepted::Primary(primary) => primary,
+                Accepted::Secondary(_) => panic!("a client came as a secondary path"),
+            }
+        };
+        tokio::join!(dial, accept)
+    }
+
+    /// Makes a path to an edge: its id, and the edge's session.
+    pub async fn add_edge(
+        &self,
+        primary: &PrimarySession,
+        edge: usize,
+    ) -> (PathId, SecondarySession) {
+        let endpoint = &self.edges[edge];
+        let key = identity(u8::try_from(edge).unwrap() + 1).fingerprint();
+        let add = primary.add_path(endpoint.local_addr().unwrap(), key);
+        let (path, session) = tokio::join!(add, accept_secondary(endpoint));
+        (path.unwrap(), session)
+    }
+}
+
+pub async fn accept_secondary(endpoint: &Endpoint) -> SecondarySession {
+    match endpoint.accept().await.unwrap().accept_any().await.unwrap() {
+        Accepted::Secondary(session) => session,
+        Accepted::Primary(_) => panic!("a secondary path came as a client"),
+    }
+}
+
+/// Writes what is activated, until the lease is over.
+pub async fn fill(mut writer: LeaseWriter) -> u64 {
+    let mut written = 0;
+    while let Ok(Some(piece)) = writer.activated().await {
+        let part = piece.start..piece.end.min(piece.start + 100_000);
+        written += part.end - part.start;
+        if writer.write_chunk(object(part)).await.is_err() {
+            break;
+        }
+    }
+    written
+}
+
+/// Serves every lease of a secondary.
+pub fn serve_leases(session: SecondarySession) {
+    tokio::spawn(async move {
+        while let Ok(writer) = session.accept_lease().await {
+            tokio::spawn(fill(writer));
+        }
+    });
+}
+
+pub fn address(endpoint: &Endpoint) -> SocketAddr {
+    endpoint.local_addr().unwrap()
+}
