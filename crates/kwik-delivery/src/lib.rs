@@ -8,25 +8,29 @@
 pub mod limits;
 
 mod catalogue;
-mod fingerprint;
+mod fetch;
 mod link;
 mod manifest;
 mod name;
 mod offload;
 mod partial;
+mod pump;
 mod request;
+mod server;
 mod source;
 mod tree;
 mod verify;
 
 pub use blake3::Hash;
 pub use catalogue::{Catalogue, CatalogueError};
-pub use fingerprint::{Fingerprint, InvalidFingerprint};
+pub use fetch::{Client, Fetch, FetchError, Progress};
+pub use kwik_proto::auth::{Fingerprint, InvalidFingerprint};
 pub use link::{InvalidLink, Link};
 pub use manifest::{Manifest, hash_object};
 pub use name::{InvalidName, ObjectName};
 pub use partial::{PartError, PartFile};
 pub use request::{EdgeCommand, Failure, FailureCode, Found, InvalidMessage, Request, Response};
+pub use server::{Edge, Server};
 pub use source::{Object, ObjectStat, Source, SourceError};
 pub use verify::{Corrupt, InvalidOutboard, Verifier};
 

@@ -25,11 +25,27 @@ pub const MAX_STATE: usize = 256;
 pub const MAX_LOOKUPS: usize = 1024;
 /// Objects hashed at once: hashing is bound by memory and disk, and leaves cores for sending.
 pub const MAX_HASHING: usize = 2;
+/// Sessions that a server serves at once; each holds up to a send window and a few blocks.
+pub const MAX_SESSIONS: usize = 1024;
+/// Requests of one session that are answered at once; more wait on their streams.
+pub const MAX_REQUESTS: usize = 16;
+/// Leases of one session that an edge fills at once; each holds two blocks at the most.
+pub const MAX_FILLS: usize = 64;
+/// A block read for sending: enough for full disk speed, half of the largest piece.
+pub const MAX_SEND: u64 = 512 * 1024;
+/// A block verified and written as one.
+pub const WRITE_BLOCK: usize = 1024 * 1024;
+/// Blocks of one download that wait to be verified and written.
+pub const WRITE_QUEUE: usize = 4;
+/// Received slices taken from a stream at once.
+pub const READ_BATCH: usize = 64;
 /// Folders within folders that a listing enters.
 pub const MAX_DEPTH: usize = 64;
 
 const _: () = {
     assert!(GROUP_SIZE.is_power_of_two() && GROUP_SIZE >= 1024); // whole BLAKE3 chunks
+    assert!(MAX_SEND <= MAX_READ);
+    assert!((WRITE_BLOCK as u64).is_multiple_of(GROUP_SIZE));
     assert!(MAX_READ.is_multiple_of(GROUP_SIZE));
     assert!(MAX_OBJECT / GROUP_SIZE * (HASH_SIZE as u64) <= 512 * 1024 * 1024);
     assert!(MAX_NAME + MAX_TEXT + MAX_STATE + 256 <= MAX_MESSAGE);

@@ -104,6 +104,8 @@ pub struct LeaseWriter {
     lease: LeaseId,
     activated: Arc<Notify>,
     frames: Option<FrameWriter>,
+    /// Where the application writes next: what it was told last, and how far it came since.
+    cursor: Option<u64>,
     abandoned: Option<String>,
 }
 
@@ -112,7 +114,7 @@ impl LeaseWriter {
         let lease = lock(&half).lease();
         let activated = session.register(lease);
         let frames = Some(FrameWriter::new(connection));
-        Self { session, half, lease, activated, frames, abandoned: None }
+        Self { session, half, lease, activated, frames, cursor: None, abandoned: None }
     }
 
     /// The stream it writes into.
@@ -143,6 +145,7 @@ impl LeaseWriter {
             {
                 let half = lock(&self.half);
                 if let Some(range) = half.next() {
+                    self.cursor = Some(range.start);
                     return Ok(Some(range));
                 }
                 if half.is_ended() {
@@ -162,16 +165,15 @@ impl LeaseWriter {
         lock(&self.half).queued().collect()
     }
 
-    /// Writes the next bytes of what is activated, without a copy, waiting for activations as needed. Bytes that were
-    /// cancelled meanwhile are dropped: ask [`Self::activated`] where to go on. Not cancel safe: a part may
+    /// Writes the bytes from where [`Self::activated`] said, without a copy; another write goes on after them. Bytes
+    /// whose piece ended or was cancelled meanwhile are dropped: ask [`Self::activated`] where to go on. Not cancel safe: a part may
     /// have been written.
     ///
     /// # Errors
     /// The session is over.
     pub async fn write_chunk(&mut self, mut chunk: Bytes) -> Result<(), WriteError> {
         let Some(frames) = &mut self.frames else { return Err(WriteError::ClosedStream) };
-        let start = lock(&self.half).next().map(|range| range.start);
-        let Some(mut at) = start else { return Ok(()) };
+        let Some(mut at) = self.cursor else { return Ok(()) };
         while !chunk.is_empty() {
             std::future::poll_fn(|cx| frames.poll_flush(cx)).await?;
             let want = chunk.len().min(limits::MAX_PACKET_PAYLOAD) as u64;
@@ -183,6 +185,7 @@ impl LeaseWriter {
             // The piece ended, or was cancelled: the rest is not wanted.
             let Some((range, ends)) = committed else { return Ok(()) };
             at = range.end;
+            self.cursor = Some(at);
             let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
             // On the primary's own path a fin would end the stream.
             let fin = ends && matches!(self.session, WriterSession::Secondary(_));

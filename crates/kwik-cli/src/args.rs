@@ -1,0 +1,148 @@
+//! The command line.
+
+use std::{net::SocketAddr, path::PathBuf, str::FromStr};
+
+use clap::{Args, Parser, Subcommand};
+use kwik_delivery::{Fingerprint, Link, ObjectName};
+
+/// Fetch one file from several servers at once, verified.
+#[derive(Debug, Parser)]
+#[command(name = "kwik", version, disable_help_subcommand = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve a folder or a file, as a primary or as an edge of one.
+    Serve(Serve),
+    /// Print this server's fingerprint, making its identity if it has none.
+    Id(Id),
+    /// Fetch an object, verify it and write it to a file.
+    Get(Get),
+    /// Run a primary and two edges on this machine, and fetch through all three.
+    Demo(Demo),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// The folder, or the file, to serve.
+    pub(crate) source: PathBuf,
+    /// IP address and UDP port to listen on; port 0 takes a free one.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: SocketAddr,
+    /// An edge that brings parts of every object: kwik://FINGERPRINT@HOST:PORT.
+    #[arg(long = "edge", value_name = "LINK")]
+    pub(crate) edges: Vec<EdgeLink>,
+    /// A primary that this server is an edge of.
+    #[arg(long = "trust", value_name = "FINGERPRINT")]
+    pub(crate) trusted: Vec<Fingerprint>,
+    #[command(flatten)]
+    pub(crate) state: State,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Id {
+    #[command(flatten)]
+    pub(crate) state: State,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Get {
+    /// What to fetch: kwik://FINGERPRINT@HOST:PORT/NAME, as `kwik serve` prints it.
+    #[arg(value_name = "LINK")]
+    pub(crate) link: ObjectLink,
+    /// Where to write it: a file, or - for standard output [default: its own name, here].
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Print the summary as one JSON object on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Accept and remember the key of a server that the link does not pin and that is not known.
+    #[arg(long)]
+    pub(crate) trust_on_first_use: bool,
+    #[command(flatten)]
+    pub(crate) state: State,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// The folder, or the file, whose largest file is fetched [default: random bytes].
+    pub(crate) folder: Option<PathBuf>,
+    /// Kill one edge half-way.
+    #[arg(long)]
+    pub(crate) kill: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct State {
+    /// Where identity, catalogue and known servers are kept [default: $XDG_STATE_HOME/kwik].
+    #[arg(long = "state", value_name = "DIR")]
+    pub(crate) folder: Option<PathBuf>,
+}
+
+/// A link to an object.
+#[derive(Debug, Clone)]
+pub(crate) struct ObjectLink {
+    pub(crate) fingerprint: Option<Fingerprint>,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) name: ObjectName,
+}
+
+impl FromStr for ObjectLink {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Link { fingerprint, host, port, name } =
+            text.parse().map_err(|error| format!("{error}"))?;
+        let name = name.ok_or("the link names no object: kwik://FINGERPRINT@HOST:PORT/NAME")?;
+        Ok(Self { fingerprint, host, port, name })
+    }
+}
+
+/// A link to a server that pins its key.
+#[derive(Debug, Clone)]
+pub(crate) struct EdgeLink {
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl FromStr for EdgeLink {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Link { fingerprint, host, port, name } =
+            text.parse().map_err(|error| format!("{error}"))?;
+        if name.is_some() {
+            return Err("an edge serves all objects: leave out the name after the port".into());
+        }
+        let fingerprint = fingerprint
+            .ok_or("an edge needs its fingerprint: kwik://FINGERPRINT@HOST:PORT, see `kwik id`")?;
+        Ok(Self { fingerprint, host, port })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn links_are_checked_for_their_place() {
+        let pin = "ab".repeat(32);
+        assert!(format!("kwik://{pin}@h:1/x").parse::<ObjectLink>().is_ok());
+        assert!("kwik://h:1/x".parse::<ObjectLink>().is_ok());
+        assert!("kwik://h:1".parse::<ObjectLink>().unwrap_err().contains("names no object"));
+        assert!("kwik://h:1/a/../b".parse::<ObjectLink>().unwrap_err().contains(".."));
+        assert!(format!("kwik://{pin}@h:1").parse::<EdgeLink>().is_ok());
+        assert!("kwik://h:1".parse::<EdgeLink>().unwrap_err().contains("fingerprint"));
+        assert!(format!("kwik://{pin}@h:1/x").parse::<EdgeLink>().unwrap_err().contains("name"));
+    }
+}

@@ -1,0 +1,179 @@
+//! Dialing a server, and whom to take it for.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use kwik::{ClientConfig, ConnectError, Endpoint, ServerTrust, Session};
+use kwik_delivery::Fingerprint;
+use tokio::{net::lookup_host, time};
+
+use crate::{
+    args::Get,
+    failure::{Failure, Kind},
+    known::KnownServers,
+    state,
+};
+
+/// From dialing an address to an authenticated session.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Each further address of a name is tried this much later (RFC 8305 section 5).
+const STAGGER: Duration = Duration::from_millis(250);
+/// Addresses of a name that are tried.
+const MAX_ADDRESSES: usize = 4;
+/// How long the goodbye may take.
+const GOODBYE: Duration = Duration::from_millis(250);
+
+/// A session and the socket under it.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    endpoint: Endpoint,
+    pub(crate) session: Session,
+}
+
+impl Connection {
+    /// Says goodbye.
+    pub(crate) async fn close(self) {
+        self.session.close(0, b"done");
+        self.endpoint.close(0, b"done");
+        time::timeout(GOODBYE, self.endpoint.wait_idle()).await.ok();
+    }
+}
+
+/// Whom the dialed server has to be.
+#[derive(Debug)]
+pub(crate) enum Trust {
+    /// The link says.
+    Link(Fingerprint),
+    /// An earlier use says.
+    Known(Fingerprint, KnownServers),
+    /// Whoever answers is remembered.
+    FirstUse(KnownServers),
+}
+
+impl Trust {
+    /// As the link says, or else the known servers.
+    pub(crate) fn new(arguments: &Get) -> Result<Self, Failure> {
+        let link = &arguments.link;
+        if let Some(pin) = link.fingerprint {
+            return Ok(Self::Link(pin));
+        }
+        let known = KnownServers::open(state::folder(arguments.state.folder.as_deref())?)?;
+        let server = server(&link.host, link.port);
+        match known.find(&server) {
+            Some(pin) => Ok(Self::Known(pin, known)),
+            None if arguments.trust_on_first_use => Ok(Self::FirstUse(known)),
+            None => {
+                let message = format!(
+                    "the link has no fingerprint and {server} is not known: take the link that \
+                     `kwik serve` prints, or trust whoever answers with --trust-on-first-use"
+                );
+                Err(Failure::new(Kind::Trust, message))
+            }
+        }
+    }
+}
+
+/// Dials a server, by all its addresses.
+pub(crate) async fn connect(host: &str, port: u16, trust: Trust) -> Result<Connection, Failure> {
+    let server = server(host, port);
+    let config = match trust {
+        Trust::Link(pin) | Trust::Known(pin, _) => ServerTrust::Pin(pin),
+        Trust::FirstUse(_) => ServerTrust::Capture,
+    };
+    let addresses = resolve(host, port).await?;
+    let endpoint = bind().map_err(|error| {
+        Failure::new(Kind::Network, format!("cannot open a UDP socket: {error}"))
+    })?;
+    let session =
+        dial(&endpoint, &addresses, host, &config).await.map_err(|error| match error {
+            Some(error) => failure(&error, &server, &trust),
+            None => Failure::new(
+                Kind::Network,
+                format!("no answer from {server}: check the address, and that UDP gets through"),
+            ),
+        })?;
+    if let Trust::FirstUse(known) = trust {
+        remember(known, &server, &session)?;
+    }
+    Ok(Connection { endpoint, session })
+}
+
+/// `HOST:PORT`, with brackets around an IPv6 address.
+fn server(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// All addresses of a name.
+pub(crate) async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
+    let failed = |reason: String| {
+        let message = format!("cannot find the host {host}: {reason}: check its name");
+        Failure::new(Kind::Network, message)
+    };
+    let found = time::timeout(TIMEOUT, lookup_host((host, port))).await;
+    let found = found.map_err(|_| failed("no answer from the name server".into()))?;
+    let addresses: Vec<_> = found.map_err(|error| failed(error.to_string()))?.collect();
+    if addresses.is_empty() { Err(failed("it has no address".into())) } else { Ok(addresses) }
+}
+
+/// The first of `addresses` that answers; no error when none did.
+async fn dial(
+    endpoint: &Endpoint,
+    addresses: &[SocketAddr],
+    host: &str,
+    trust: &ServerTrust,
+) -> Result<Session, Option<ConnectError>> {
+    let dials = (0..).zip(addresses.iter().take(MAX_ADDRESSES)).map(async |(nth, &address)| {
+        time::sleep(STAGGER * nth).await;
+        let config = ClientConfig::new(trust.clone());
+        time::timeout(TIMEOUT, endpoint.connect_with(config, address, host)?).await.ok().transpose()
+    });
+    let mut dials: FuturesUnordered<_> = dials.collect();
+    let mut error = None;
+    while let Some(result) = dials.next().await {
+        match result {
+            Ok(Some(session)) => return Ok(session),
+            Ok(None) => {}
+            // A wrong key says more than another address that does not answer.
+            Err(_) if matches!(error, Some(ConnectError::PinMismatch { .. })) => {}
+            Err(new) => error = Some(new),
+        }
+    }
+    Err(error)
+}
+
+/// A socket for both address families where the system has them: edges may be of the other one.
+fn bind() -> io::Result<Endpoint> {
+    Endpoint::client((Ipv6Addr::UNSPECIFIED, 0).into())
+        .or_else(|_| Endpoint::client((Ipv4Addr::UNSPECIFIED, 0).into()))
+}
+
+fn failure(error: &ConnectError, server: &str, trust: &Trust) -> Failure {
+    let ConnectError::PinMismatch { expected, actual } = error else {
+        return Failure::new(Kind::Network, format!("cannot connect to {server}: {error}"));
+    };
+    let message = match trust {
+        Trust::Known(_, known) => format!(
+            "the key of {server} has changed from {expected} to {actual}: if its owner confirms \
+             that, remove its line from {}",
+            known.path().display()
+        ),
+        _ => format!(
+            "{server} has the key {actual}, not {expected} as the link says: take a new link from \
+             the server's owner"
+        ),
+    };
+    Failure::new(Kind::Trust, message)
+}
+
+fn remember(mut known: KnownServers, server: &str, session: &Session) -> Result<(), Failure> {
+    let pin = session.peer_fingerprint().ok_or_else(|| {
+        Failure::new(Kind::Trust, format!("{server} showed no key: take a link with a fingerprint"))
+    })?;
+    known.remember(server, pin)?;
+    eprintln!("{server} has the key {pin}; remembered in {}", known.path().display());
+    Ok(())
+}

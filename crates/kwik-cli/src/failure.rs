@@ -1,0 +1,87 @@
+//! How the command fails: one line on standard error, and an exit code.
+
+use std::{fmt, process::ExitCode};
+
+use kwik_delivery::{CatalogueError, FailureCode, FetchError, PartError, SourceError};
+
+/// What an exit code says; the README lists them. Wrong usage (2) is clap's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The transfer failed.
+    Transfer = 1,
+    /// The arguments do not make sense together.
+    Usage = 2,
+    /// There is no such object.
+    NotFound = 3,
+    /// A key is wrong or changed, or authentication failed.
+    Trust = 4,
+    /// No answer, or an address that cannot be used.
+    Network = 5,
+    /// A file cannot be read or written.
+    Disk = 6,
+    /// Ctrl-C.
+    Interrupted = 130,
+}
+
+/// Why the command failed, and what to do about it.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) kind: Kind,
+    pub(crate) message: String,
+}
+
+impl Failure {
+    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.kind as u8)
+    }
+}
+
+/// One line, whatever a peer or the system put into it.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = self.message.chars().map(|c| if c.is_control() { ' ' } else { c });
+        line.into_iter().try_for_each(|c| fmt::Write::write_char(f, c))
+    }
+}
+
+impl From<PartError> for Failure {
+    fn from(error: PartError) -> Self {
+        Self::new(Kind::Disk, error.to_string())
+    }
+}
+
+impl From<CatalogueError> for Failure {
+    fn from(error: CatalogueError) -> Self {
+        Self::new(Kind::Disk, error.to_string())
+    }
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        let kind = match error {
+            SourceError::NotFound { .. } => Kind::NotFound,
+            _ => Kind::Disk,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<FetchError> for Failure {
+    fn from(error: FetchError) -> Self {
+        let message = error.to_string();
+        match error {
+            FetchError::Refused(failure) if failure.code == FailureCode::NotFound => {
+                Self::new(Kind::NotFound, message)
+            }
+            FetchError::File(_) | FetchError::Output(_) => Self::new(Kind::Disk, message),
+            FetchError::Session(_) | FetchError::Read(_) | FetchError::Write(_) => {
+                Self::new(Kind::Network, format!("the transfer broke off: {message}: try again"))
+            }
+            _ => Self::new(Kind::Transfer, message),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The `kwik` command.
+
+use std::{env, io::Write, process::ExitCode, time::Duration};
+
+use clap::Parser;
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+};
+use tracing_subscriber::filter::LevelFilter;
+
+mod args;
+mod connect;
+mod demo;
+mod failure;
+mod get;
+mod known;
+mod progress;
+mod serve;
+mod state;
+mod summary;
+
+use args::{Arguments, Command};
+use failure::{Failure, Kind};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// What a write that cannot be interrupted may take, so that no partial file stays.
+const SHUTDOWN: Duration = Duration::from_secs(3);
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    start_log();
+    match run(arguments.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("kwik: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    let runtime = Runtime::new()
+        .map_err(|error| Failure::new(Kind::Transfer, format!("cannot start: {error}")))?;
+    // On a worker thread: one that only blocks costs bulk transfers a seventh of their speed.
+    let result = runtime.block_on(async { tokio::spawn(dispatch(command)).await });
+    runtime.shutdown_timeout(SHUTDOWN);
+    result.unwrap_or_else(|error| Err(Failure::new(Kind::Transfer, format!("a bug: {error}"))))
+}
+
+async fn dispatch(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Serve(arguments) => serve::run(arguments).await,
+        Command::Id(arguments) => id(&arguments),
+        Command::Get(arguments) => or_interrupted(get::run(arguments)).await,
+        Command::Demo(arguments) => or_interrupted(demo::run(arguments)).await,
+    }
+}
+
+async fn or_interrupted(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::select! {
+        result = work => result,
+        ended = interrupted() => {
+            ended?;
+            Err(Failure::new(Kind::Interrupted, "interrupted"))
+        }
+    }
+}
+
+fn id(arguments: &args::Id) -> Result<(), Failure> {
+    let folder = state::folder(arguments.state.folder.as_deref())?;
+    print(&format!("{}\n", state::identity(&folder)?.fingerprint()))
+}
+
+/// Waits for Ctrl-C, or until the system asks to end.
+async fn interrupted() -> Result<(), Failure> {
+    let listen = |kind| {
+        signal(kind).map_err(|error| {
+            Failure::new(Kind::Transfer, format!("cannot wait for signals: {error}"))
+        })
+    };
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
+/// Prints to standard output, which may be closed or full.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut output = std::io::stdout().lock();
+    output.write_all(text.as_bytes()).and_then(|()| output.flush()).map_err(|error| {
+        Failure::new(Kind::Disk, format!("cannot write to standard output: {error}"))
+    })
+}
+
+/// Logs warnings to standard error, or what `KWIK_LOG` says: off, error, warn, info, debug, trace.
+fn start_log() {
+    let level = env::var("KWIK_LOG").ok().and_then(|level| level.parse().ok());
+    tracing_subscriber::fmt()
+        .with_max_level(level.unwrap_or(LevelFilter::WARN))
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .without_time()
+        .init();
+}

@@ -1,0 +1,138 @@
+//! What the command keeps between runs: the state folder and the server's identity in it.
+
+use std::{
+    env, fs,
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    process,
+};
+
+use kwik_proto::auth::Identity;
+
+use crate::failure::{Failure, Kind};
+
+/// The folder in use: `given`, or `$XDG_STATE_HOME/kwik`, or `~/.local/state/kwik`. It may not
+/// exist yet.
+pub(crate) fn folder(given: Option<&Path>) -> Result<PathBuf, Failure> {
+    if let Some(folder) = given {
+        return Ok(folder.to_path_buf());
+    }
+    // XDG: a relative path is invalid and to be ignored.
+    let variable = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = variable("XDG_STATE_HOME")
+        .or_else(|| variable("HOME").map(|home| home.join(".local/state")))
+        .ok_or_else(|| Failure::new(Kind::Disk, "no home folder is set: give --state DIR"))?;
+    Ok(base.join("kwik"))
+}
+
+/// Makes the folder, for its owner alone, if it is not there.
+pub(crate) fn create(folder: &Path) -> Result<(), Failure> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| {
+        let message = format!(
+            "cannot create the state folder {}: {error}: give another with --state DIR",
+            folder.display()
+        );
+        Failure::new(Kind::Disk, message)
+    })
+}
+
+/// The server's identity: the 32 secret bytes in the file `identity`, made at the first start.
+pub(crate) fn identity(folder: &Path) -> Result<Identity, Failure> {
+    let path = folder.join("identity");
+    if let Some(identity) = read(&path)? {
+        return Ok(identity);
+    }
+    create(folder)?;
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|error| {
+        Failure::new(Kind::Disk, format!("the system gives no random bytes: {error}"))
+    })?;
+    publish(&path, &seed).map_err(|error| {
+        let message = format!(
+            "cannot write {}: {error}: give another folder with --state DIR",
+            path.display()
+        );
+        Failure::new(Kind::Disk, message)
+    })?;
+    // Read back: another process may have been first.
+    read(&path)?.ok_or_else(|| {
+        Failure::new(Kind::Disk, format!("{} was removed: start again", path.display()))
+    })
+}
+
+/// Writes the file whole or not at all, and never over one that is there.
+fn publish(path: &Path, seed: &[u8; 32]) -> io::Result<()> {
+    let draft = path.with_extension(process::id().to_string());
+    let written = (|| {
+        let mut file =
+            fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+        file.write_all(seed)?;
+        file.sync_all()?;
+        fs::hard_link(&draft, path)
+    })();
+    let removed = fs::remove_file(&draft);
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => removed,
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Identity>, Failure> {
+    let shown = path.display();
+    let failed = |error| Failure::new(Kind::Disk, format!("cannot read {shown}: {error}"));
+    let metadata = match path.metadata() {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    if metadata.permissions().mode() & 0o077 != 0 {
+        let message = format!("others can read the secret key {shown}: run `chmod 600 {shown}`");
+        return Err(Failure::new(Kind::Trust, message));
+    }
+    if metadata.len() != 32 {
+        let message = format!(
+            "{shown} is damaged: restore it, or remove it and publish this server's new fingerprint"
+        );
+        return Err(Failure::new(Kind::Disk, message));
+    }
+    let seed = fs::read(path).map_err(failed)?;
+    let seed = seed.try_into().map_err(|_| failed(io::ErrorKind::InvalidData.into()))?;
+    Ok(Some(Identity::from_seed(seed)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_is_made_once_for_its_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("a/b");
+        let first = identity(&state).unwrap().fingerprint();
+        assert_eq!(identity(&state).unwrap().fingerprint(), first);
+        let path = state.join("identity");
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(state.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(fs::read_dir(&state).unwrap().count(), 1);
+
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        let refused = identity(&state).unwrap_err();
+        assert_eq!(refused.kind, Kind::Trust);
+        assert!(refused.message.contains("chmod 600 "), "{refused}");
+
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&path, b"short").unwrap();
+        assert_eq!(identity(&state).unwrap_err().kind, Kind::Disk);
+    }
+
+    #[test]
+    fn whoever_comes_second_takes_the_first_identity() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("identity");
+        publish(&path, &[1; 32]).unwrap();
+        publish(&path, &[2; 32]).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), [1; 32]);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

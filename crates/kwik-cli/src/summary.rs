@@ -1,0 +1,121 @@
+//! What a transfer came to.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write},
+    time::Duration,
+};
+
+use kwik::{PathId, Session};
+use kwik_delivery::Manifest;
+use serde_json::json;
+
+/// What each path has brought.
+#[derive(Debug, Default)]
+pub(crate) struct Shares(BTreeMap<PathId, (String, u64)>);
+
+impl Shares {
+    /// Looks at a session's paths; those that have ended since stay with what was seen last.
+    pub(crate) fn update(&mut self, session: &Session) {
+        for path in session.stats().paths {
+            self.0.insert(path.id, (path.address, path.received));
+        }
+    }
+
+    /// Paths that have brought something.
+    pub(crate) fn paths(&self) -> usize {
+        self.0.values().filter(|(_, bytes)| *bytes > 0).count()
+    }
+
+    /// Address, bytes, and share of all bytes, path by path.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, u64, f64)> {
+        let total: u64 = self.0.values().map(|(_, bytes)| bytes).sum();
+        let part = move |bytes: u64| if total == 0 { 0.0 } else { bytes as f64 / total as f64 };
+        self.0.values().map(move |(address, bytes)| (address.as_str(), *bytes, part(*bytes)))
+    }
+}
+
+/// A finished, verified transfer.
+#[derive(Debug)]
+pub(crate) struct Summary {
+    pub(crate) manifest: Manifest,
+    pub(crate) elapsed: Duration,
+    pub(crate) shares: Shares,
+}
+
+impl Summary {
+    /// One JSON object.
+    pub(crate) fn to_json(&self, output: &str) -> String {
+        let paths = self.shares.iter().map(
+            |(address, bytes, share)| json!({ "address": address, "bytes": bytes, "share": share }),
+        );
+        let object = json!({
+            "name": self.manifest.name.as_str(),
+            "output": output,
+            "size": self.manifest.size,
+            "blake3": self.manifest.root.to_hex().as_str(),
+            "seconds": self.elapsed.as_secs_f64(),
+            "mbit_per_second": mbit(self.manifest.size, self.elapsed),
+            "paths": paths.collect::<Vec<_>>(),
+            "verified": true,
+        });
+        format!("{object}\n")
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shares = String::new();
+        for (address, _, share) in self.shares.iter() {
+            write!(shares, "{address} {:.1} %, ", share * 100.0)?;
+        }
+        write!(
+            f,
+            "{}: {} in {:.2} s, {:.0} Mbit/s; {shares}verified",
+            self.manifest.name,
+            Size(self.manifest.size),
+            self.elapsed.as_secs_f64(),
+            mbit(self.manifest.size, self.elapsed),
+        )
+    }
+}
+
+/// Megabits a second.
+pub(crate) fn mbit(bytes: u64, elapsed: Duration) -> f64 {
+    bytes as f64 * 8e-6 / elapsed.as_secs_f64().max(1e-9)
+}
+
+/// A number of bytes for people.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Size(pub(crate) u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = ["KiB", "MiB", "GiB", "TiB"];
+        if self.0 < 1024 {
+            return write!(f, "{} B", self.0);
+        }
+        let mut size = self.0 as f64 / 1024.0;
+        let mut unit = 0;
+        while size >= 1024.0 && unit + 1 < units.len() {
+            size /= 1024.0;
+            unit += 1;
+        }
+        write!(f, "{size:.1} {}", units[unit])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_readable() {
+        let shown = |size| Size(size).to_string();
+        assert_eq!(shown(0), "0 B");
+        assert_eq!(shown(1023), "1023 B");
+        assert_eq!(shown(1536), "1.5 KiB");
+        assert_eq!(shown(256 << 20), "256.0 MiB");
+        assert_eq!(shown(u64::MAX), "16777216.0 TiB");
+    }
+}

@@ -1,0 +1,206 @@
+//! The `kwik` command, run as a process over loopback.
+
+#![allow(clippy::unwrap_used, reason = "tests and their fixtures may panic")]
+#![allow(unreachable_pub, missing_docs, reason = "a test")]
+
+mod common;
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::PermissionsExt,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use common::{Place, Server, assert_done, assert_failed, interrupt, names, wait_until};
+
+#[test]
+fn an_identity_is_stable_and_private() {
+    let place = Place::new();
+    let state = place.path("state");
+    let arguments = ["id", "--state", state.to_str().unwrap()];
+    let first = place.run(&arguments);
+    assert_done(&first);
+    assert_eq!(first.stdout.len(), 65);
+    assert_eq!(place.run(&arguments).stdout, first.stdout);
+    // Without --state it is where XDG says.
+    assert_done(&place.run(&["id"]));
+    assert!(place.path("xdg/kwik/identity").exists());
+
+    let key = state.join("identity");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    assert_failed(&place.run(&arguments), 4, "chmod 600 ");
+}
+
+#[test]
+fn a_file_arrives_whole_through_three_servers() {
+    let place = Place::new();
+    let data = place.file("folder/a b.bin", 20_000_000);
+    let id = place.run(&["id", "--state", place.path("primary").to_str().unwrap()]);
+    let pin = String::from_utf8(id.stdout).unwrap();
+    let edges = ["one", "two"].map(|state| place.serve(state, &["--trust", pin.trim()]));
+    let links = edges.each_ref().map(Server::edge);
+    let primary = place.serve("primary", &["--edge", &links[0], "--edge", &links[1]]);
+    assert_eq!(primary.fingerprint, pin.trim());
+
+    let output = place.run(&["get", &primary.link("folder/a%20b.bin"), "--json"]);
+    assert_done(&output);
+    assert_eq!(fs::read(place.path("out/a b.bin")).unwrap(), data);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["name"], "folder/a b.bin");
+    assert_eq!(json["size"], 20_000_000);
+    assert_eq!(json["blake3"], blake3::hash(&data).to_hex().as_str());
+    assert_eq!(json["verified"], true);
+    let addresses: Vec<_> =
+        json["paths"].as_array().unwrap().iter().map(|path| path["address"].clone()).collect();
+    assert_eq!(addresses[0], primary.address.as_str());
+    assert!(edges.iter().all(|edge| addresses.contains(&edge.address.as_str().into())));
+
+    // It replaces what is there.
+    fs::write(place.path("out/a b.bin"), b"old").unwrap();
+    let output = place.run(&["get", &primary.link("folder/a%20b.bin")]);
+    assert_done(&output);
+    assert_eq!(fs::read(place.path("out/a b.bin")).unwrap(), data);
+    assert!(String::from_utf8(output.stderr).unwrap().trim().ends_with("verified"));
+    assert_eq!(place.outputs(), ["a b.bin"]);
+}
+
+#[test]
+fn output_goes_where_it_is_told() {
+    let place = Place::new();
+    let data = place.file("x", 3_000_000);
+    place.file("empty", 0);
+    let server = place.serve("state", &[]);
+    let link = server.link("x");
+    let output = place.run(&["get", &link, "-o", "-"]);
+    assert_done(&output);
+    assert!(output.stdout == data);
+    assert!(place.outputs().is_empty());
+
+    assert_done(&place.run(&["get", &link, "--output", "y"]));
+    assert!(fs::read(place.path("out/y")).unwrap() == data);
+    assert_done(&place.run(&["get", &server.link("empty")]));
+    assert_eq!(fs::read(place.path("out/empty")).unwrap(), b"");
+
+    assert_failed(&place.run(&["get", &link, "-o", "no/x"]), 6, "does not exist");
+    assert_failed(&place.run(&["get", &link, "-o", "."]), 6, "is a folder");
+    assert_failed(&place.run(&["get", &link, "-o", "/proc/x"]), 6, "/proc/x");
+    assert_failed(&place.run(&["get", &link, "-o", "-", "--json"]), 2, "--json");
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let output = place.kwik(&["get", &link, "-o", "-"]).stdout(full).output().unwrap();
+    assert_failed(&output, 6, "No space left");
+    assert_eq!(place.outputs(), ["empty", "y"]);
+}
+
+#[test]
+fn what_is_not_there_is_not_found() {
+    let place = Place::new();
+    place.file("x", 1);
+    fs::write(place.path("secret"), b"secret").unwrap();
+    let server = place.serve("state", &[]);
+    assert_failed(&place.run(&["get", &server.link("nothing")]), 3, "nothing");
+    for name in ["../secret", "%2e%2e/secret", "a/../../secret", "", "/etc/passwd"] {
+        let output = place.run(&["get", &server.link(name)]);
+        assert_eq!(output.status.code(), Some(2), "{name}");
+    }
+    assert_failed(&place.run(&["serve", "/no/such", "--listen", "127.0.0.1:0"]), 6, "/no/such");
+    assert!(place.outputs().is_empty());
+}
+
+#[test]
+fn a_wrong_key_is_refused() {
+    let place = Place::new();
+    place.file("x", 1);
+    let server = place.serve("state", &[]);
+    let wrong = format!("kwik://{}@{}/x", "ab".repeat(32), server.address);
+    let output = place.run(&["get", &wrong]);
+    assert_failed(&output, 4, &server.fingerprint);
+    assert!(place.outputs().is_empty());
+}
+
+#[test]
+fn trust_on_first_use_is_asked_for_remembered_and_checked() {
+    let place = Place::new();
+    place.file("x", 1);
+    let server = place.serve("one", &[]);
+    let link = format!("kwik://{}/x", server.address);
+    assert_failed(&place.run(&["get", &link]), 4, "--trust-on-first-use");
+    let output = place.run(&["get", &link, "--trust-on-first-use"]);
+    assert_done(&output);
+    assert!(String::from_utf8(output.stderr).unwrap().contains(&server.fingerprint));
+    assert_done(&place.run(&["get", &link]));
+
+    let known = place.path("xdg/kwik/known_servers");
+    let line = fs::read_to_string(&known).unwrap();
+    assert_eq!(line, format!("{} {}\n", server.address, server.fingerprint));
+    fs::write(&known, format!("{} {}\n", server.address, "ab".repeat(32))).unwrap();
+    for arguments in [&["get", &link][..], &["get", &link, "--trust-on-first-use"]] {
+        assert_failed(&place.run(arguments), 4, "has changed");
+    }
+}
+
+#[test]
+fn addresses_that_cannot_be_used_are_named() {
+    let place = Place::new();
+    place.file("x", 1);
+    let server = place.serve("state", &[]);
+    let state = place.path("other");
+    let taken = ["serve", ".", "--listen", &server.address, "--state", state.to_str().unwrap()];
+    assert_failed(&place.run(&taken), 5, "another port");
+
+    let silent = server.link("x");
+    drop(server);
+    let began = Instant::now();
+    assert_failed(&place.run(&["get", &silent]), 5, "no answer");
+    assert!(began.elapsed() < Duration::from_secs(9));
+    let link = silent.replace("127.0.0.1", "no-such-host.invalid");
+    assert_failed(&place.run(&["get", &link]), 5, "no-such-host.invalid");
+}
+
+#[test]
+fn ctrl_c_leaves_no_file() {
+    let place = Place::new();
+    place.file("x", 1_000_000);
+    let mut server = place.serve("state", &[]);
+    // A pipe that nobody reads: the transfer is under way and cannot end.
+    fs::write(place.path("files/large"), vec![0; 400_000_000]).unwrap();
+    let mut get =
+        place.kwik(&["get", &server.link("large")]).stderr(Stdio::null()).spawn().unwrap();
+    wait_until(|| names(&place.path("out")).iter().any(|name| name.ends_with(".kwik-part")));
+    interrupt(&get);
+    assert_eq!(get.wait().unwrap().code(), Some(130));
+    assert!(place.outputs().is_empty());
+
+    let mut pipe = place
+        .kwik(&["get", &server.link("large"), "-o", "-"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    interrupt(&pipe);
+    wait_until(|| pipe.try_wait().unwrap().is_some());
+    assert_eq!(pipe.wait().unwrap().code(), Some(130));
+
+    interrupt(&server.child);
+    wait_until(|| server.child.try_wait().unwrap().is_some());
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn the_demo_ends_verified() {
+    let place = Place::new();
+    place.file("small", 10);
+    let data = place.file("large", 30_000_000);
+    for options in [&[][..], &["--kill"]] {
+        let folder = place.path("files");
+        let output = place.run(&[&["demo", folder.to_str().unwrap()], options].concat());
+        assert_done(&output);
+        let text = String::from_utf8(output.stdout).unwrap();
+        let last = text.lines().last().unwrap();
+        assert!(last.contains("verified") && last.contains(blake3::hash(&data).to_hex().as_str()));
+        assert!(text.contains("large, 28.6 MiB"), "{text}");
+        assert_eq!(text.contains("killed"), !options.is_empty());
+    }
+    assert!(place.outputs().is_empty());
+}
