@@ -314,7 +314,12 @@ impl Scheduler {
     }
 
     /// Takes note of the pieces of a stream that its byte path saw end.
-    pub(crate) fn settle_ended(&mut self, stream: StreamId, streams: &mut StreamTable, now: Instant) {
+    pub(crate) fn settle_ended(
+        &mut self,
+        stream: StreamId,
+        streams: &mut StreamTable,
+        now: Instant,
+    ) {
         let Some(fill) = self.fills.get(&stream) else { return };
         let ended = lock(&fill.recv).take_ended();
         if ended.is_empty() {

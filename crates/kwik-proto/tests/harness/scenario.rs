@@ -6,6 +6,7 @@ use std::time::Duration;
 use kwik_proto::session::Machine;
 use kwik_proto::{Code, CodedError, PathId, StreamId};
 
+use crate::checks::Coverage;
 use crate::rng::Rng;
 use crate::world::{Event, World};
 
@@ -235,7 +236,7 @@ impl World {
     }
 
     /// Runs the scenarios of a seed.
-    pub(crate) fn run(seed: u64, trace: bool) {
+    pub(crate) fn run(seed: u64, trace: bool) -> Coverage {
         let mut world = Self::new(seed, trace);
         world.until(Duration::from_secs(2), |world| world.session().id().is_some());
         let edges = world.rng.below(4);
@@ -249,21 +250,23 @@ impl World {
         world.now = start;
         for round in 0..ROUNDS {
             world.log(|| format!("round {round}"));
+            world.measure_rtt();
             world.plan();
             world.settle();
             world.until(Duration::from_secs(300), World::has_ended);
-            if world.closed {
-                return;
+            if !world.closed {
+                world.drain();
             }
-            world.drain();
             if world.closed {
-                return;
+                world.covered.count("session lost");
+                break;
             }
             world.check_clean();
             if world.edges.len() < 2 && world.rng.chance(70) {
                 world.add_edge();
             }
         }
+        world.covered
     }
 
     fn until(&mut self, patience: Duration, done: impl Fn(&mut Self) -> bool) {

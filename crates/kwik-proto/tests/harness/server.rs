@@ -346,6 +346,11 @@ impl World {
         if let Some(pipe) = self.primary.lease_pipes.remove(&lease) {
             self.primary.leases.remove(&pipe);
         }
+        self.covered.count(match ended.outcome {
+            Some(LeaseOutcome::Lost(_)) => "lease Lost",
+            Some(LeaseOutcome::Stopped) => "lease Stopped",
+            Some(LeaseOutcome::Done) | None => "lease Done",
+        });
         let again = self.plan.expected.get(&ended.stream).is_some_and(|e| !e.may_starve);
         if let (Some(LeaseOutcome::Lost(ranges)), true) = (ended.outcome, again) {
             for range in ranges {

@@ -12,6 +12,7 @@ use kwik_proto::wire::data::encode_packet_header;
 use kwik_proto::wire::{DataEvent, FrameHeader};
 use kwik_proto::{Code, CodedError, Dir, PathId, Side, StreamId};
 
+use crate::checks::Coverage;
 use crate::client::ClientApp;
 use crate::edge::Edge;
 use crate::pipe::{Chunk, Link, Pipe, Sink, Toward};
@@ -62,6 +63,7 @@ pub(crate) struct World {
     pub(crate) plan: Plan,
     /// The session is over.
     pub(crate) closed: bool,
+    pub(crate) covered: Coverage,
 }
 
 /// One instant to count from: time itself never passes here.
@@ -110,6 +112,7 @@ impl World {
             pumping: BTreeSet::new(),
             plan: Plan::default(),
             closed: false,
+            covered: Coverage::default(),
         };
         world.add_link(PathId::PRIMARY, link);
         world.settle();
