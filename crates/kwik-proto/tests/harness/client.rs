@@ -62,8 +62,8 @@ pub(crate) fn stream_config(rng: &mut Rng) -> StreamConfig {
 }
 
 impl ClientApp {
-    pub(crate) fn new(rng: &mut Rng, now: Instant) -> Self {
-        let config = ClientConfig { streams: stream_config(rng), ..ClientConfig::default() };
+    pub(crate) fn new(streams: StreamConfig, now: Instant) -> Self {
+        let config = ClientConfig { streams, ..ClientConfig::default() };
         let primary = SocketAddr::from(([127, 0, 0, 1], 4433));
         let session = ClientSession::new(config, Identity::from_seed([1; 32]), primary, now);
         Self { session, readers: BTreeMap::new(), writers: BTreeMap::new(), pipes: BTreeMap::new() }

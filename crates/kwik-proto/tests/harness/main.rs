@@ -5,6 +5,7 @@
 
 mod checks;
 mod client;
+mod directed;
 mod edge;
 mod pipe;
 mod rng;

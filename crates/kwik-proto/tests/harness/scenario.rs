@@ -122,6 +122,8 @@ pub(crate) struct Plan {
     pub(crate) session_may_end: bool,
     /// Percent of edges that are hostile.
     pub(crate) hostility: u64,
+    /// Every extent is leased whole to every edge.
+    pub(crate) everyone: bool,
 }
 
 impl Plan {
@@ -161,7 +163,7 @@ impl World {
         }
         let expected = BTreeMap::new();
         let hostility = if hard { 20 } else { 0 };
-        self.plan = Plan { streams, expected, session_may_end, hostility };
+        self.plan = Plan { streams, expected, session_may_end, hostility, everyone: false };
         self.client.readers.clear();
         self.client.writers.clear();
         self.client.pipes.clear();
@@ -269,7 +271,7 @@ impl World {
         world.covered
     }
 
-    fn until(&mut self, patience: Duration, done: impl Fn(&mut Self) -> bool) {
+    pub(crate) fn until(&mut self, patience: Duration, done: impl Fn(&mut Self) -> bool) {
         let deadline = self.now + patience;
         while !done(self) && !self.closed {
             if !self.step(deadline) {
