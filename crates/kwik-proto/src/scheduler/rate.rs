@@ -134,18 +134,26 @@ impl PathSchedule {
         };
         let grew = sample > rate + rate / 4;
         self.flat_rounds = if grew { 0 } else { self.flat_rounds.saturating_add(1) };
-        if sample >= rate {
+        if grew && self.is_starting() {
+            // Slow start doubles in a round trip: an average would hold it back.
+            self.rate = Some(sample);
+        } else if sample >= rate {
             self.rate = Some(rate / 2 + sample / 2);
         } else if !self.dry {
             self.rate = Some(rate - rate / 8 + sample / 8);
         }
     }
 
+    /// Its congestion window may still be opening.
+    fn is_starting(&self) -> bool {
+        self.flat_rounds < FLAT_ROUNDS
+    }
+
     /// How many bytes may be outstanding.
     fn target(&self) -> u64 {
         let Some(rate) = self.rate else { return 4 * limits::MIN_PIECE };
         let base = if self.min_rtt == Duration::MAX { self.rtt } else { self.min_rtt };
-        let round_trips = if self.flat_rounds < FLAT_ROUNDS { base * 2 } else { base * 5 / 4 };
+        let round_trips = if self.is_starting() { base * 2 } else { base * 5 / 4 };
         bytes_in(rate, round_trips + SLACK).max(4 * limits::MIN_PIECE)
     }
 

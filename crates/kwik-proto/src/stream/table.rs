@@ -331,7 +331,7 @@ impl StreamTable {
             let recv = lock(&recv);
             (recv.max_data(), recv.unread() * 4 <= self.window.allowance(id))
         };
-        if self.window.available() < limits::SLIDE_STEP && keeps_up {
+        if self.window.lendable() < limits::SLIDE_STEP && keeps_up {
             self.window.grow();
         }
         self.grow_allowance(id, u64::MAX);
