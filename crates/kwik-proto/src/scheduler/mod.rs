@@ -12,6 +12,8 @@ mod fill;
 mod patience;
 mod rate;
 mod steal;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
