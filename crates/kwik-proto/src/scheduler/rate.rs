@@ -28,6 +28,9 @@ pub struct PathSchedule {
     received: u64,
     /// Bytes since the current round began, and when that was.
     round: (u64, Instant),
+    /// Nothing has come since it was asked after a pause: the round begins with the first bytes, lest it
+    /// measure the round trip.
+    waiting: bool,
     /// The path ran dry during this round, so the round measures us and not the path.
     dry: bool,
     flat_rounds: u8,
@@ -49,6 +52,7 @@ impl PathSchedule {
             outstanding: 0,
             received: 0,
             round: (0, now),
+            waiting: true,
             dry: true,
             flat_rounds: 0,
             last_progress: now,
@@ -69,7 +73,7 @@ impl PathSchedule {
         if self.outstanding == 0 {
             self.last_progress = now;
             self.last_heard = now;
-            self.round = (0, now);
+            self.waiting = true;
         }
         self.outstanding += bytes;
     }
@@ -114,7 +118,11 @@ impl PathSchedule {
         self.last_heard = now;
         (self.strikes, self.rest_until) = (0, None);
         self.received += bytes;
-        self.round.0 += bytes;
+        if std::mem::take(&mut self.waiting) {
+            self.round = (0, now);
+        } else {
+            self.round.0 += bytes;
+        }
         self.outstanding = self.outstanding.saturating_sub(asked);
         self.dry |= self.outstanding == 0;
         let lasted = now.saturating_duration_since(self.round.1);
@@ -184,11 +192,11 @@ impl PathSchedule {
         self.last_heard + limits::DEAD_AFTER.max(self.rtt * 3)
     }
 
-    /// How long the path needs for what it has been asked.
+    /// How long the path needs for what it has been asked, and `more` bytes.
     #[must_use]
-    pub fn backlog(&self) -> Duration {
-        let rate = self.rate.unwrap_or(0).max(1);
-        self.rtt + Duration::from_micros(self.outstanding.saturating_mul(1_000_000) / rate)
+    pub fn backlog(&self, more: u64) -> Duration {
+        let (rate, bytes) = (self.rate.unwrap_or(0).max(1), self.outstanding.saturating_add(more));
+        self.rtt + Duration::from_micros(bytes.saturating_mul(1_000_000) / rate)
     }
 
     /// Smoothed round-trip time.

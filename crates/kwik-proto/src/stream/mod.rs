@@ -3,6 +3,8 @@
 mod recv;
 mod send;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use recv::{Piece, PieceEnd, Read, ReadError, Received, RecvHalf, SharedRecv};
 pub use send::{SendHalf, SharedSend, WriteError};

@@ -38,7 +38,7 @@ fn world(rates: &[u64], len: u64) -> World {
         sloth: 0,
         may_starve: false,
     };
-    world.plan = Plan { streams: vec![stream], everyone: true, ..Plan::default() };
+    world.plan = Plan { streams: vec![stream], everyone: true, frame: 4096, ..Plan::default() };
     world.after(Duration::ZERO, Event::Open(0));
     world
 }
@@ -69,4 +69,16 @@ fn an_edge_that_answers_but_sends_nothing_holds_nobody_up() {
     world.edges.get_mut(&PathId(1)).unwrap().stalled_until = Some(until);
     let took = finish(&mut world);
     assert!(took < Duration::from_millis(1500), "{took:?}");
+}
+
+#[test]
+fn what_a_slow_edge_has_not_begun_is_stolen_within_the_budget() {
+    let len = 2_000_000;
+    let mut world = world(&[5_000_000, 100_000], len);
+    let took = finish(&mut world);
+    // Alone, the fast edge takes 400 ms; the slow one was asked for 256 KiB at first, which take 2.6 s.
+    assert!(took < Duration::from_millis(1300), "{took:?}");
+    let doubled: u64 =
+        world.client.readers.values().map(|r| r.recv.lock().unwrap().duplicates().0).sum();
+    assert!(doubled <= 256 * 1024 + len / 50, "{doubled} bytes came twice");
 }
