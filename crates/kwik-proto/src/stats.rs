@@ -30,6 +30,10 @@ pub struct SessionStats {
     pub paths: Vec<PathStats>,
     /// Live streams.
     pub streams: usize,
+    /// Live leases.
+    pub leases: usize,
+    /// Pieces that are activated and not over.
+    pub pieces: usize,
     /// Size of the receive window in bytes.
     pub window: u64,
     /// Of which granted to streams.

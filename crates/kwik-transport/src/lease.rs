@@ -187,7 +187,9 @@ impl LeaseWriter {
             at = range.end;
             self.cursor = Some(at);
             let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-            frames.push(stream, range.start, chunk.split_to(len), ends);
+            // On the primary's own path a fin would end the stream.
+            let fin = ends && matches!(self.session, WriterSession::Secondary(_));
+            frames.push(stream, range.start, chunk.split_to(len), fin);
             if let std::task::Poll::Ready(result) = frames.flush_now() {
                 result?;
             }

@@ -117,7 +117,7 @@ struct Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.shared.release_stream(self.id, &self.waiters);
+        self.shared.release_stream(self.id);
     }
 }
 

@@ -1,5 +1,7 @@
 //! Sessions over real QUIC on loopback: one primary, several servers in one stream.
 
+#![allow(clippy::disallowed_methods, reason = "tests run on tokio itself")]
+
 mod common;
 
 use bytes::Bytes;
@@ -19,6 +21,7 @@ async fn streams_go_both_ways_with_one_server() {
         send.finish().unwrap();
         let mut uni = server.open_uni().await.unwrap();
         uni.write_all(b"from the server").await.unwrap();
+        uni.finish().unwrap();
         server.closed().await
     });
     let (mut send, mut recv) = session.open_bi().await.unwrap();
@@ -33,7 +36,10 @@ async fn streams_go_both_ways_with_one_server() {
     assert_eq!(uni.read_to_end(100).await.unwrap(), b"from the server");
     session.close(7, b"bye");
     let closed = serve.await.unwrap();
-    assert!(matches!(closed, kwik::ConnectionError::ApplicationClosed { code: 7, .. }), "{closed}");
+    assert!(
+        matches!(closed, kwik::ConnectionError::ApplicationClosed { code: 7, .. }),
+        "{closed:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -90,14 +90,16 @@ pub struct RelayVerifier {
     primary: PublicKey,
     session: SessionId,
     path: PathId,
-    last_sequence: Option<u64>,
+    /// Leases and raw packets travel on different streams: each kind is in order by itself.
+    last_lease: Option<u64>,
+    last_raw: Option<u64>,
 }
 
 impl RelayVerifier {
     /// For the path that `primary` granted; nothing was received yet.
     #[must_use]
     pub const fn new(primary: PublicKey, session: SessionId, path: PathId) -> Self {
-        Self { primary, session, path, last_sequence: None }
+        Self { primary, session, path, last_lease: None, last_raw: None }
     }
 
     /// The primary whose signatures count.
@@ -106,7 +108,16 @@ impl RelayVerifier {
         self.primary
     }
 
-    /// Accepts a lease: signed, and later than all leases and raw packets before it.
+    /// Continues where `earlier` ended, when that is of the same path: call it on a reconnection.
+    pub fn take_over(&mut self, earlier: &Self) {
+        let key = |v: &Self| (v.primary, v.session, v.path);
+        if key(self) == key(earlier) {
+            self.last_lease = self.last_lease.max(earlier.last_lease);
+            self.last_raw = self.last_raw.max(earlier.last_raw);
+        }
+    }
+
+    /// Accepts a lease: signed, and later than all leases before it.
     ///
     /// # Errors
     /// [`AuthError::Replayed`] or [`AuthError::BadSignature`]; the state is unchanged then.
@@ -116,14 +127,14 @@ impl RelayVerifier {
         fields: &LeaseFields<'_>,
         signature: &[u8],
     ) -> Result<(), AuthError> {
-        self.check_rising(sequence)?;
+        check_rising(self.last_lease, sequence)?;
         let Self { primary, session, path, .. } = self;
         verify_lease(primary, *session, *path, sequence, fields, signature)?;
-        self.last_sequence = Some(sequence);
+        self.last_lease = Some(sequence);
         Ok(())
     }
 
-    /// Accepts a raw packet: signed, and later than all leases and raw packets before it.
+    /// Accepts a raw packet: signed, and later than all raw packets before it.
     ///
     /// # Errors
     /// [`AuthError::Replayed`] or [`AuthError::BadSignature`]; the state is unchanged then.
@@ -133,18 +144,18 @@ impl RelayVerifier {
         data: &[u8],
         signature: &[u8],
     ) -> Result<(), AuthError> {
-        self.check_rising(sequence)?;
+        check_rising(self.last_raw, sequence)?;
         let Self { primary, session, path, .. } = self;
         verify_raw(primary, *session, *path, sequence, data, signature)?;
-        self.last_sequence = Some(sequence);
+        self.last_raw = Some(sequence);
         Ok(())
     }
+}
 
-    fn check_rising(&self, sequence: u64) -> Result<(), AuthError> {
-        match self.last_sequence {
-            Some(last) if sequence <= last => Err(AuthError::Replayed { sequence, last }),
-            _ => Ok(()),
-        }
+fn check_rising(last: Option<u64>, sequence: u64) -> Result<(), AuthError> {
+    match last {
+        Some(last) if sequence <= last => Err(AuthError::Replayed { sequence, last }),
+        _ => Ok(()),
     }
 }
 
@@ -261,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn sequences_rise_across_both_kinds() {
+    fn sequences_rise_within_each_kind() {
         let mut verifier = verifier();
         let lease = |sequence| sign_lease(&primary(), SESSION, PATH, sequence, &FIELDS);
         let raw = |sequence| sign_raw(&primary(), SESSION, PATH, sequence, b"ping");
@@ -269,11 +280,28 @@ mod tests {
         assert_eq!(verifier.verify_raw(1, b"ping", raw(1).as_ref()), Ok(()));
         let replayed = Err(AuthError::Replayed { sequence: 1, last: 1 });
         assert_eq!(verifier.verify_raw(1, b"ping", raw(1).as_ref()), replayed);
-        assert_eq!(verifier.verify_lease(1, &FIELDS, lease(1).as_ref()), replayed);
-        let replayed = Err(AuthError::Replayed { sequence: 0, last: 1 });
+        let replayed = Err(AuthError::Replayed { sequence: 0, last: 0 });
         assert_eq!(verifier.verify_lease(0, &FIELDS, lease(0).as_ref()), replayed);
+        // A packet overtakes the leases before it: they use another stream.
+        assert_eq!(verifier.verify_raw(4, b"ping", raw(4).as_ref()), Ok(()));
+        assert_eq!(verifier.verify_lease(3, &FIELDS, lease(3).as_ref()), Ok(()));
         // A client may drop messages; those behind stay valid.
         assert_eq!(verifier.verify_lease(5, &FIELDS, lease(5).as_ref()), Ok(()));
+    }
+
+    #[test]
+    fn a_reconnection_takes_no_lease_twice() {
+        let lease = |sequence| sign_lease(&primary(), SESSION, PATH, sequence, &FIELDS);
+        let mut first = verifier();
+        assert_eq!(first.verify_lease(3, &FIELDS, lease(3).as_ref()), Ok(()));
+        let mut second = verifier();
+        second.take_over(&first);
+        let replayed = Err(AuthError::Replayed { sequence: 3, last: 3 });
+        assert_eq!(second.verify_lease(3, &FIELDS, lease(3).as_ref()), replayed);
+        let mut other = RelayVerifier::new(primary().public_key(), SESSION, PathId(5));
+        other.take_over(&first);
+        let lease = sign_lease(&primary(), SESSION, PathId(5), 1, &FIELDS);
+        assert_eq!(other.verify_lease(1, &FIELDS, lease.as_ref()), Ok(()));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::sync::lock;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
-use crate::{Code, CodedError, LeaseId, PieceId, StreamId, limits};
+use crate::{Code, CodedError, LeaseId, PieceId, StreamId, limits, wire::clip};
 
 /// A lease's writer, shared by the session and the application's byte path.
 pub type SharedWriter = Arc<Mutex<Writer>>;
@@ -186,14 +186,15 @@ impl WriterTable {
 
     /// This side gives a lease up: where each of its pieces ends, and that no more will come.
     pub fn abandon(&mut self, id: LeaseId, reason: &str) -> Vec<ControlMessage> {
-        let Some(mut answers) = self.handle_revoke(id) else { return Vec::new() };
-        answers.push(ControlMessage::Stopped(pb::Stopped {
+        let Some(pieces) = self.handle_revoke(id) else { return Vec::new() };
+        // First, so that the client does not ask this lease again for what the pieces leave.
+        let abandoned = ControlMessage::Stopped(pb::Stopped {
             lease_id: id.0,
             abandoned: true,
-            reason: reason.to_owned(),
+            reason: clip(reason).to_owned(),
             ..Default::default()
-        }));
-        answers
+        });
+        std::iter::once(abandoned).chain(pieces).collect()
     }
 
     /// The lease is over for its client or its primary: where each of its pieces ends. None when
@@ -217,6 +218,18 @@ impl WriterTable {
     #[must_use]
     pub fn writer(&self, id: LeaseId) -> Option<&SharedWriter> {
         self.writers.get(&id)
+    }
+
+    /// Live leases.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.writers.len()
+    }
+
+    /// No lease is live.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.writers.is_empty()
     }
 
     /// Something is activated and not written yet.

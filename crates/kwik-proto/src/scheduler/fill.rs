@@ -1,7 +1,7 @@
 //! One stream that leases fill: what of it is taken, what is free, what nobody may bring.
 
-use std::collections::BTreeSet;
-use std::ops::Range;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Bound, Range};
 use std::time::Instant;
 
 use crate::range::RangeSet;
@@ -14,7 +14,8 @@ use super::PathSchedule;
 #[derive(Debug)]
 pub(super) struct Fill {
     pub(super) recv: SharedRecv,
-    pub(super) leases: BTreeSet<LeaseId>,
+    /// Its leases by path, the lowest first.
+    leases: BTreeMap<PathId, BTreeSet<(u64, LeaseId)>>,
     /// What has come or is on its way under a live piece.
     taken: RangeSet,
     /// Since when missing bytes are under no live lease.
@@ -23,8 +24,41 @@ pub(super) struct Fill {
 
 impl Fill {
     pub(super) fn new(recv: SharedRecv) -> Self {
-        let leases = BTreeSet::new();
-        Self { recv, leases, taken: RangeSet::new(), uncovered_since: None }
+        Self { recv, leases: BTreeMap::new(), taken: RangeSet::new(), uncovered_since: None }
+    }
+
+    pub(super) fn add_lease(&mut self, path: PathId, start: u64, id: LeaseId) {
+        self.leases.entry(path).or_default().insert((start, id));
+    }
+
+    pub(super) fn remove_lease(&mut self, path: PathId, start: u64, id: LeaseId) {
+        if let Some(own) = self.leases.get_mut(&path) {
+            own.remove(&(start, id));
+            if own.is_empty() {
+                self.leases.remove(&path);
+            }
+        }
+    }
+
+    /// Its live leases.
+    pub(super) fn leases(&self) -> impl Iterator<Item = LeaseId> + '_ {
+        self.leases.values().flatten().map(|(_, id)| *id)
+    }
+
+    /// The lease of a path that follows `after`, in order of their starts.
+    pub(super) fn next_lease(
+        &self,
+        path: PathId,
+        after: Option<(u64, LeaseId)>,
+    ) -> Option<(u64, LeaseId)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.leases.get(&path)?.range((from, Bound::Unbounded)).next().copied()
+    }
+
+    /// Nothing of it is left for the scheduler to do.
+    pub(super) fn is_idle(&self) -> bool {
+        let recv = lock(&self.recv);
+        self.leases.is_empty() && recv.is_quiet() && recv.is_complete()
     }
 
     /// What was to come will not: it is free again, as far as it is missing.
@@ -53,10 +87,11 @@ impl Fill {
         true
     }
 
-    /// Takes the lowest free part of `range`, about `len` long and within the stream's credit, which is
-    /// widened when it is what stands in the way.
+    /// Takes the lowest part of `range` that is free and that `path` may be asked for, about `len` long
+    /// and within the stream's credit, which is widened when it is what stands in the way.
     pub(super) fn take_next(
         &mut self,
+        path: PathId,
         range: &Range<u64>,
         len: u64,
         streams: &mut StreamTable,
@@ -64,17 +99,11 @@ impl Fill {
     ) -> Option<Range<u64>> {
         let mut widened = false;
         loop {
-            let free = self.taken.missing(range.clone()).next()?;
-            let (missing, limit, moves) = {
+            let missing = self.next_free(path, range)?;
+            let (limit, moves) = {
                 let recv = lock(&self.recv);
-                let moves = recv.unread() > 0 || recv.has_live_pieces();
-                (recv.missing(free.clone()).next(), recv.max_data(), moves)
+                (recv.max_data(), recv.unread() > 0 || recv.has_live_pieces())
             };
-            let Some(missing) = missing else {
-                self.taken.insert(free);
-                continue;
-            };
-            self.taken.insert(free.start..missing.start);
             let wanted = piece_end(&missing, len);
             let end = wanted.min(limit);
             let cut = end < wanted;
@@ -85,12 +114,34 @@ impl Fill {
                 }
             }
             // A sliver is not worth a piece while credit is about to come.
-            let sliver = end.saturating_sub(missing.start) < limits::MIN_PIECE;
+            let least = limits::MIN_PIECE.min(streams.window().allowance(id) / 4);
+            let sliver = end.saturating_sub(missing.start) < least;
             if end <= missing.start || (cut && sliver && moves) {
                 return None;
             }
             self.taken.insert(missing.start..end);
             return Some(missing.start..end);
+        }
+    }
+
+    /// The lowest part of `range` that nobody was asked for and that `path` may be asked for.
+    fn next_free(&mut self, path: PathId, range: &Range<u64>) -> Option<Range<u64>> {
+        let recv = lock(&self.recv);
+        let mut from = range.start;
+        loop {
+            let free = self.taken.missing(from..range.end).next()?;
+            let Some(missing) = recv.missing(free.clone()).next() else {
+                self.taken.insert(free);
+                continue;
+            };
+            self.taken.insert(free.start..missing.start);
+            match recv.leftover(path, &missing) {
+                None => return Some(missing),
+                Some(rest) if rest.start > missing.start => {
+                    return Some(missing.start..rest.start);
+                }
+                Some(rest) => from = rest.end,
+            }
         }
     }
 

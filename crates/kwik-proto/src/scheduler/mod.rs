@@ -6,6 +6,8 @@
 //! `taken` of a stream is what has arrived or is on its way under a live piece; what a lease covers and
 //! `taken` does not is free to be activated. A piece that ends early gives back what it owed.
 
+mod assign;
+mod ending;
 mod fill;
 mod patience;
 mod rate;
@@ -14,7 +16,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use crate::stream::{Halves, StreamTable};
+use crate::stream::{Halves, PieceEnd, StreamTable};
 use crate::sync::lock;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
@@ -29,8 +31,6 @@ struct ClientLease {
     stream: StreamId,
     path: PathId,
     range: Range<u64>,
-    /// What to relay with the first activation.
-    unsent: Option<pb::Lease>,
     /// What its writer may still be asked for.
     budget: u64,
     delivered: u64,
@@ -43,7 +43,8 @@ struct ClientLease {
 struct Activation {
     stream: StreamId,
     lease: LeaseId,
-    start: u64,
+    /// What was asked for, less what its writer left.
+    range: Range<u64>,
 }
 
 #[derive(Debug)]
@@ -56,6 +57,8 @@ struct Path {
     draining: bool,
     /// The stream it served last: the next one is next.
     last_stream: StreamId,
+    /// There was nothing to ask of it when it was last looked at.
+    idle: bool,
 }
 
 /// Something that the session must act on.
@@ -82,6 +85,8 @@ pub struct Scheduler {
     fills: BTreeMap<StreamId, Fill>,
     paths: BTreeMap<PathId, Path>,
     events: Vec<SchedulerEvent>,
+    /// Pieces of suspects may have found another path.
+    moves_due: bool,
 }
 
 impl Scheduler {
@@ -96,12 +101,16 @@ impl Scheduler {
                 suspect: false,
                 draining: false,
                 last_stream: StreamId::from_u64(0),
+                idle: false,
             },
         );
     }
 
     /// A path is gone: its pieces go elsewhere, its leases are lost.
     pub fn remove_path(&mut self, id: PathId, streams: &mut StreamTable, now: Instant) {
+        for stream in self.fills.keys().copied().collect::<Vec<_>>() {
+            self.settle_ended(stream, streams, now);
+        }
         let Some(path) = self.paths.remove(&id) else { return };
         for (piece, activation) in path.pieces {
             self.settle_cut_piece(id, piece, &activation);
@@ -109,11 +118,19 @@ impl Scheduler {
         for fill in self.fills.values_mut() {
             lock(&fill.recv).drop_path(id);
         }
+        // What a cut piece brought may have been the last that another path's lease missed.
+        for stream in self.fills.keys().copied().collect::<Vec<_>>() {
+            self.end_done_leases(stream, None, now);
+        }
         let lost: Vec<_> =
             self.leases.iter().filter(|(_, l)| l.path == id).map(|(id, _)| *id).collect();
         for lease in lost {
             self.end_lease(lease, pb::LeaseOutcome::LeaseLost, now);
         }
+        for stream in self.fills.keys().copied().collect::<Vec<_>>() {
+            self.forget_if_idle(stream, streams);
+        }
+        self.stir();
         self.schedule(streams, now);
     }
 
@@ -122,10 +139,10 @@ impl Scheduler {
         let Some(fill) = self.fills.get_mut(&activation.stream) else { return };
         let Some(cut) = lock(&fill.recv).piece(path, piece).cloned() else { return };
         if let Some(lease) = self.leases.get_mut(&activation.lease) {
-            lease.delivered += cut.cursor - activation.start;
+            lease.delivered += cut.cursor - activation.range.start;
         }
         if !cut.cancelled {
-            fill.release(cut.cursor..cut.end);
+            fill.release(activation.range.clone());
         }
     }
 
@@ -164,40 +181,54 @@ impl Scheduler {
             return Err(CodedError::new(Code::LimitExceeded, "too many leases"));
         }
         let Some(recv) = halves.and_then(|halves| halves.recv) else {
-            self.report(id, pb::LeaseOutcome::LeaseStopped, Vec::new(), 0);
+            // The stream is over, and the lease came late: nothing of it is missing.
+            self.report(id, pb::LeaseOutcome::LeaseDone, Vec::new(), 0);
             return Ok(());
         };
         if lock(&recv).final_size().is_some_and(|size| range.end > size) {
             let context = format!("lease {id} of {range:?} lies beyond the end of {stream}");
             return Err(CodedError::new(Code::OffsetMismatch, context));
         }
-        if lock(&recv).is_complete() {
-            self.report(id, pb::LeaseOutcome::LeaseDone, Vec::new(), 0);
+        let (failed, complete) = {
+            let recv = lock(&recv);
+            (recv.has_failed(), recv.is_complete())
+        };
+        if complete {
+            let outcome =
+                if failed { pb::LeaseOutcome::LeaseStopped } else { pb::LeaseOutcome::LeaseDone };
+            self.report(id, outcome, Vec::new(), 0);
             return Ok(());
         }
         lock(&recv).add_lease(range.clone());
         let fill = self.fills.entry(stream).or_insert_with(|| Fill::new(recv));
+        // An answer to what was uncovered: the time for the next one starts anew.
+        fill.uncovered_since = None;
         let path = PathId(lease.path_id);
         let usable = self.paths.get(&path).is_some_and(|path| !path.draining);
         let budget = lease.max_bytes.min(limits::lease_budget(range.end - range.start));
-        let unsent = (!path.is_primary()).then_some(lease);
-        fill.leases.insert(id);
-        self.leases.insert(
-            id,
-            ClientLease { stream, path, range, unsent, budget, delivered: 0, closing: false },
-        );
+        fill.add_lease(path, range.start, id);
+        // Relayed at once: relays of one path keep the order in which the primary numbered them.
+        if usable && !path.is_primary() {
+            self.events.push(SchedulerEvent::Send(path, ControlMessage::Lease(lease)));
+        }
+        let lease = ClientLease { stream, path, range, budget, delivered: 0, closing: false };
+        self.leases.insert(id, lease);
         if usable {
+            self.end_done_leases(stream, None, now);
             self.cover(stream, now);
-            self.schedule(streams, now);
         } else {
             self.end_lease(id, pb::LeaseOutcome::LeaseLost, now);
         }
+        self.stir();
+        self.moves_due = true;
+        self.schedule(streams, now);
         Ok(())
     }
 
     /// The primary takes a lease back.
     pub fn handle_revoke(&mut self, id: LeaseId, streams: &mut StreamTable, now: Instant) {
         self.end_lease(id, pb::LeaseOutcome::LeaseStopped, now);
+        self.stir();
         self.schedule(streams, now);
     }
 
@@ -212,7 +243,7 @@ impl Scheduler {
         streams: &mut StreamTable,
         now: Instant,
     ) -> Result<(), CodedError> {
-        self.on_alive(path, now);
+        self.hear(path, now);
         if m.abandoned {
             let id = LeaseId(m.lease_id);
             if let Some(lease) = self.leases.get_mut(&id).filter(|lease| lease.path == path) {
@@ -220,8 +251,9 @@ impl Scheduler {
                 self.end_if_closed(id, now);
             }
         } else {
-            self.stop_piece(path, PieceId(m.piece_id), m.sent_until, now)?;
+            self.stop_piece(path, PieceId(m.piece_id), m.sent_until, streams, now)?;
         }
+        self.stir();
         self.schedule(streams, now);
         Ok(())
     }
@@ -231,10 +263,12 @@ impl Scheduler {
         path: PathId,
         piece: PieceId,
         sent_until: u64,
+        streams: &mut StreamTable,
         now: Instant,
     ) -> Result<(), CodedError> {
         let Some(owner) = self.paths.get_mut(&path) else { return Ok(()) };
-        let Some(activation) = owner.pieces.get(&piece) else { return Ok(()) };
+        let Some(activation) = owner.pieces.get_mut(&piece) else { return Ok(()) };
+        let stream = activation.stream;
         let Some(fill) = self.fills.get_mut(&activation.stream) else { return Ok(()) };
         let (before, over) = {
             let mut recv = lock(&fill.recv);
@@ -244,12 +278,16 @@ impl Scheduler {
         if let Some(lease) = self.leases.get_mut(&activation.lease) {
             lease.budget += before.end - sent_until;
         }
+        activation.range.end = sent_until;
         if !before.cancelled {
             owner.schedule.on_released(before.end - sent_until);
             fill.release(sent_until..before.end);
         }
         if over {
-            self.on_piece_ended(path, piece, sent_until, now);
+            if let Some(activation) = self.count_piece(path, piece, sent_until) {
+                self.on_piece_ended(&activation, now);
+            }
+            self.forget_if_idle(stream, streams);
         }
         Ok(())
     }
@@ -263,170 +301,91 @@ impl Scheduler {
         streams: &mut StreamTable,
         now: Instant,
     ) {
-        self.on_alive(path, now);
+        self.hear(path, now);
         if let Some(owner) = self.paths.get_mut(&path) {
             owner.schedule.on_received(bytes, asked, now);
         }
-        if let Some(fill) = self.fills.get(&stream) {
-            let ended = lock(&fill.recv).take_ended();
-            for end in ended {
-                self.on_piece_ended(end.path, end.piece, end.at, now);
-            }
-        }
+        self.settle_ended(stream, streams, now);
         self.schedule(streams, now);
     }
 
-    fn on_piece_ended(&mut self, path: PathId, piece: PieceId, at: u64, now: Instant) {
-        let Some(owner) = self.paths.get_mut(&path) else { return };
-        let Some(activation) = owner.pieces.remove(&piece) else { return };
+    /// The reader took bytes, or saw the end.
+    pub fn on_consumed(&mut self, stream: StreamId, streams: &mut StreamTable, now: Instant) {
+        self.forget_if_idle(stream, streams);
+        self.stir();
+        self.schedule(streams, now);
+    }
+
+    /// Takes note of the pieces of a stream that its byte path saw end.
+    pub(crate) fn settle_ended(
+        &mut self,
+        stream: StreamId,
+        streams: &mut StreamTable,
+        now: Instant,
+    ) {
+        let Some(fill) = self.fills.get(&stream) else { return };
+        let ended = lock(&fill.recv).take_ended();
+        if ended.is_empty() {
+            return;
+        }
+        // Count them all before any lease ends with one of them.
+        let count = |end: PieceEnd| self.count_piece(end.path, end.piece, end.at);
+        let counted: Vec<_> = ended.into_iter().filter_map(count).collect();
+        for activation in counted {
+            self.on_piece_ended(&activation, now);
+        }
+        self.forget_if_idle(stream, streams);
+        self.stir();
+    }
+
+    /// Takes a piece off its path, and credits its lease with what came up to `at`.
+    fn count_piece(&mut self, path: PathId, piece: PieceId, at: u64) -> Option<Activation> {
+        let owner = self.paths.get_mut(&path)?;
+        let activation = owner.pieces.remove(&piece)?;
         if owner.draining && owner.pieces.is_empty() {
             self.events.push(SchedulerEvent::Drained(path));
         }
         if let Some(lease) = self.leases.get_mut(&activation.lease) {
-            lease.delivered += at - activation.start;
-            self.end_if_closed(activation.lease, now);
+            lease.delivered += at - activation.range.start;
         }
-        self.end_done_leases(activation.stream, now);
+        Some(activation)
     }
 
-    /// Ends the leases of a stream that have nothing left to bring.
-    fn end_done_leases(&mut self, stream: StreamId, now: Instant) {
-        let Some(fill) = self.fills.get(&stream) else { return };
-        let done: Vec<_> = {
-            let recv = lock(&fill.recv);
-            let is_done = |id: &&LeaseId| {
-                let lease = self.leases.get(id);
-                lease.is_some_and(|lease| recv.missing(lease.range.clone()).next().is_none())
-            };
-            fill.leases.iter().filter(is_done).copied().collect()
-        };
-        for id in done {
-            self.end_lease(id, pb::LeaseOutcome::LeaseDone, now);
-        }
-    }
-
-    fn end_if_closed(&mut self, id: LeaseId, now: Instant) {
-        let over = |lease: &&ClientLease| lease.closing || lease.budget == 0;
-        let Some(lease) = self.leases.get(&id).filter(over) else { return };
-        let owner = self.paths.get(&lease.path);
-        if !owner.is_some_and(|path| path.pieces.values().any(|piece| piece.lease == id)) {
-            self.end_lease(id, pb::LeaseOutcome::LeaseLost, now);
-        }
+    fn on_piece_ended(&mut self, activation: &Activation, now: Instant) {
+        self.end_done_leases(activation.stream, Some(&activation.range), now);
+        self.end_if_closed(activation.lease, now);
     }
 
     /// Any sign of life from a path.
-    pub fn on_alive(&mut self, path: PathId, now: Instant) {
-        if let Some(owner) = self.paths.get_mut(&path) {
-            owner.schedule.on_alive(now);
-            if std::mem::take(&mut owner.suspect) {
-                self.events.push(SchedulerEvent::Recovered(path));
-            }
+    pub fn on_alive(&mut self, path: PathId, streams: &mut StreamTable, now: Instant) {
+        if self.hear(path, now) {
+            self.schedule(streams, now);
         }
+    }
+
+    /// Notes a sign of life; true when it was missed.
+    fn hear(&mut self, path: PathId, now: Instant) -> bool {
+        let Some(owner) = self.paths.get_mut(&path) else { return false };
+        owner.schedule.on_alive(now);
+        let recovered = std::mem::take(&mut owner.suspect);
+        if recovered {
+            owner.schedule.on_recovered(now);
+            self.events.push(SchedulerEvent::Recovered(path));
+            self.moves_due = true;
+            self.stir();
+        }
+        recovered
+    }
+
+    /// Something changed that may give paths more to do.
+    fn stir(&mut self) {
+        self.paths.values_mut().for_each(|path| path.idle = false);
     }
 
     /// A path's smoothed round-trip time.
     pub fn on_rtt(&mut self, path: PathId, rtt: Duration) {
         if let Some(owner) = self.paths.get_mut(&path) {
             owner.schedule.on_rtt(rtt);
-        }
-    }
-
-    /// Nobody reads the stream any more, or it was reset: its leases end.
-    pub fn on_stream_ended(&mut self, stream: StreamId, streams: &mut StreamTable, now: Instant) {
-        let Some(fill) = self.fills.get(&stream) else { return };
-        for id in fill.leases.iter().copied().collect::<Vec<_>>() {
-            self.end_lease(id, pb::LeaseOutcome::LeaseStopped, now);
-        }
-        self.forget_if_idle(stream, streams);
-    }
-
-    /// Ends a lease: its pieces are cancelled, the primary and the writer are told.
-    fn end_lease(&mut self, id: LeaseId, outcome: pb::LeaseOutcome, now: Instant) {
-        let Some(lease) = self.leases.remove(&id) else { return };
-        if let Some(owner) = self.paths.get_mut(&lease.path) {
-            for (piece, activation) in owner.pieces.iter().filter(|(_, a)| a.lease == id) {
-                if let Some(fill) = self.fills.get_mut(&activation.stream) {
-                    fill.cancel(lease.path, *piece, &mut owner.schedule);
-                }
-            }
-            if lease.unsent.is_none() && !lease.path.is_primary() {
-                let revoke = ControlMessage::Revoke(pb::Revoke { lease_id: id.0 });
-                self.events.push(SchedulerEvent::Send(lease.path, revoke));
-            }
-        }
-        let mut missing = Vec::new();
-        if let Some(fill) = self.fills.get_mut(&lease.stream) {
-            fill.leases.remove(&id);
-            if outcome == pb::LeaseOutcome::LeaseLost {
-                missing = lock(&fill.recv).missing(lease.range).collect();
-            }
-        }
-        self.report(id, outcome, missing, lease.delivered);
-        self.cover(lease.stream, now);
-    }
-
-    fn report(
-        &mut self,
-        id: LeaseId,
-        outcome: pb::LeaseOutcome,
-        missing: Vec<Range<u64>>,
-        delivered: u64,
-    ) {
-        let report = ControlMessage::LeaseReport(pb::LeaseReport {
-            lease_id: id.0,
-            outcome: outcome.into(),
-            ranges: to_wire(missing),
-            delivered,
-        });
-        self.events.push(SchedulerEvent::Send(PathId::PRIMARY, report));
-    }
-
-    /// Looks whether every missing byte that leases promised is still under a live lease; if not, tells
-    /// the primary, and fails the reader when no lease comes in time.
-    fn cover(&mut self, stream: StreamId, now: Instant) {
-        let Some(fill) = self.fills.get_mut(&stream) else { return };
-        let live = fill.leases.iter().filter_map(|id| self.leases.get(id));
-        let uncovered = fill.uncovered(live.map(|lease| lease.range.clone()));
-        if uncovered.is_empty() {
-            fill.uncovered_since = None;
-        } else if fill.uncovered_since.is_none() {
-            fill.uncovered_since = Some(now);
-            let message = pb::Uncovered { stream_id: stream.as_u64(), ranges: to_wire(uncovered) };
-            let message = ControlMessage::Uncovered(message);
-            self.events.push(SchedulerEvent::Send(PathId::PRIMARY, message));
-        }
-    }
-
-    fn forget_if_idle(&mut self, stream: StreamId, streams: &mut StreamTable) {
-        let idle = self.fills.get(&stream).is_some_and(|fill| {
-            let recv = lock(&fill.recv);
-            fill.leases.is_empty() && recv.is_quiet() && recv.is_complete()
-        });
-        if idle {
-            self.fills.remove(&stream);
-            streams.retire(stream);
-        }
-    }
-
-    /// Gives every path with room the lowest missing range that it may bring, the path that will have
-    /// it first before the others.
-    pub fn schedule(&mut self, streams: &mut StreamTable, now: Instant) {
-        self.reassign_suspects();
-        let mut idle = Vec::new();
-        loop {
-            let candidates = self.paths.iter().filter(|(id, path)| {
-                let full = path.pieces.len() >= limits::MAX_PIECES;
-                let busy = path.draining || path.suspect || full || path.schedule.room() == 0;
-                !busy && !idle.contains(*id)
-            });
-            let first = candidates.min_by_key(|(_, path)| path.schedule.backlog());
-            let Some(id) = first.map(|(id, _)| *id) else { break };
-            if !self.activate_next(id, streams, now) {
-                idle.push(id);
-            }
-        }
-        for stream in self.fills.keys().copied().collect::<Vec<_>>() {
-            self.forget_if_idle(stream, streams);
         }
     }
 
@@ -441,62 +400,21 @@ impl Scheduler {
         self.paths.get(&id).map(|path| &path.schedule)
     }
 
+    /// Live leases.
+    #[must_use]
+    pub fn leases(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// Pieces that are activated and not over.
+    #[must_use]
+    pub fn pieces(&self) -> usize {
+        self.paths.values().map(|path| path.pieces.len()).sum()
+    }
+
     /// Something is asked of the path.
     #[must_use]
     pub fn is_busy(&self, id: PathId) -> bool {
         self.paths.get(&id).is_some_and(|path| !path.pieces.is_empty())
     }
-
-    /// Activates one piece on a path. False when it has nothing to bring.
-    fn activate_next(&mut self, id: PathId, streams: &mut StreamTable, now: Instant) -> bool {
-        let Some(path) = self.paths.get_mut(&id) else { return false };
-        let next = StreamId::from_u64(path.last_stream.as_u64() + 1);
-        let (before, after): (Vec<_>, Vec<_>) =
-            self.fills.keys().copied().partition(|stream| *stream < next);
-        for stream in after.into_iter().chain(before) {
-            let Some(fill) = self.fills.get_mut(&stream) else { continue };
-            let len = path.schedule.piece_len();
-            let leases = fill.leases.clone();
-            let mut own: Vec<_> = leases
-                .iter()
-                .filter_map(|lease| Some((*lease, self.leases.get(lease)?)))
-                .filter(|(_, lease)| lease.path == id && !lease.closing && lease.budget > 0)
-                .map(|(lease, l)| (l.range.start, lease))
-                .collect();
-            own.sort_unstable();
-            for (_, lease_id) in own {
-                let Some(lease) = self.leases.get_mut(&lease_id) else { continue };
-                let len = len.min(lease.budget);
-                let Some(range) = fill.take_next(&lease.range, len, streams, stream) else {
-                    continue;
-                };
-                lease.budget -= range.end - range.start;
-                let piece = PieceId(path.next_piece);
-                path.next_piece += 1;
-                path.last_stream = stream;
-                path.schedule.on_activated(range.end - range.start, now);
-                lock(&fill.recv).add_piece(id, piece, lease_id, range.clone());
-                let activation = Activation { stream, lease: lease_id, start: range.start };
-                path.pieces.insert(piece, activation);
-                if let Some(unsent) = lease.unsent.take() {
-                    let relay = ControlMessage::Lease(unsent);
-                    self.events.push(SchedulerEvent::Send(id, relay));
-                }
-                let activate = ControlMessage::Activate(pb::Activate {
-                    lease_id: lease_id.0,
-                    piece_id: piece.0,
-                    start: range.start,
-                    end: range.end,
-                });
-                self.events.push(SchedulerEvent::Send(id, activate));
-                return true;
-            }
-        }
-        false
-    }
-}
-
-fn to_wire(ranges: Vec<Range<u64>>) -> Vec<pb::ByteRange> {
-    let ranges = ranges.into_iter().take(limits::MAX_GAPS);
-    ranges.map(|range| pb::ByteRange { start: range.start, end: range.end }).collect()
 }

@@ -20,7 +20,8 @@ impl Scheduler {
         let silent = silent.map(|(_, path)| path.schedule.dead_at());
         let uncovered = self.fills.values().filter_map(|fill| fill.uncovered_since);
         let uncovered = uncovered.map(|since| since + limits::AGGREGATION_TIMEOUT);
-        suspects.chain(silent).chain(uncovered).min()
+        let resting = self.paths.values().filter_map(|path| path.schedule.rest_until());
+        suspects.chain(silent).chain(uncovered).chain(resting).min()
     }
 
     /// Suspects silent paths, gives up the dead, fails streams that nobody can fill.
@@ -30,14 +31,24 @@ impl Scheduler {
                 self.events.push(SchedulerEvent::Dead(*id));
             } else if !path.suspect && path.schedule.suspect_at().is_some_and(|at| at <= now) {
                 path.suspect = true;
+                path.schedule.on_suspect(now);
+                self.moves_due = true;
                 self.events.push(SchedulerEvent::Suspect(*id));
             }
+            if path.schedule.rest_until().is_some_and(|until| until <= now) {
+                path.schedule.end_rest();
+                self.moves_due = true;
+            }
         }
+        self.stir();
         let overdue = |since: Instant| since + limits::AGGREGATION_TIMEOUT <= now;
         let fills = self.fills.iter();
         let failed = fills.filter(|(_, fill)| fill.uncovered_since.is_some_and(overdue));
         for stream in failed.map(|(id, _)| *id).collect::<Vec<_>>() {
-            self.fail(stream, streams, now);
+            // What was missing may have come late, under a cancelled piece.
+            if !self.cover(stream, now) {
+                self.fail(stream, streams, now);
+            }
         }
         self.schedule(streams, now);
     }
@@ -85,10 +96,11 @@ impl Scheduler {
         let recv = lock(&fill.recv);
         let live = recv.piece(owner, piece).filter(|piece| !piece.cancelled);
         let Some(cursor) = live.map(|piece| piece.cursor) else { return false };
-        fill.leases.iter().filter_map(|id| self.leases.get(id)).any(|lease| {
+        fill.leases().filter_map(|id| self.leases.get(&id)).any(|lease| {
             let path = self.paths.get(&lease.path);
-            let healthy = path.is_some_and(|path| !path.suspect && !path.draining);
-            lease.path != owner && healthy && !lease.closing && lease.range.contains(&cursor)
+            let healthy = path.is_some_and(super::Path::is_healthy);
+            let open = !lease.closing && lease.budget > 0;
+            lease.path != owner && healthy && open && lease.range.contains(&cursor)
         })
     }
 }

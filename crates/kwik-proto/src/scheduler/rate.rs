@@ -14,6 +14,8 @@ const SLACK: Duration = Duration::from_millis(50);
 const PIECE_TIME: Duration = Duration::from_millis(20);
 /// Rounds without growth of a quarter that end the start-up.
 const FLAT_ROUNDS: u8 = 3;
+/// Bounds how long a path rests: 50 ms * 2^6.
+const MAX_STRIKES: u32 = 6;
 
 /// One path's measured rate, and what it has been asked for.
 #[derive(Debug)]
@@ -30,6 +32,10 @@ pub struct PathSchedule {
     dry: bool,
     flat_rounds: u8,
     last_progress: Instant,
+    last_heard: Instant,
+    /// How often in a row it fell silent, and until when it gets nothing new for that.
+    strikes: u32,
+    rest_until: Option<Instant>,
 }
 
 impl PathSchedule {
@@ -46,6 +52,9 @@ impl PathSchedule {
             dry: true,
             flat_rounds: 0,
             last_progress: now,
+            last_heard: now,
+            strikes: 0,
+            rest_until: None,
         }
     }
 
@@ -59,6 +68,7 @@ impl PathSchedule {
     pub fn on_activated(&mut self, bytes: u64, now: Instant) {
         if self.outstanding == 0 {
             self.last_progress = now;
+            self.last_heard = now;
             self.round = (0, now);
         }
         self.outstanding += bytes;
@@ -70,14 +80,39 @@ impl PathSchedule {
         self.dry |= self.outstanding == 0;
     }
 
-    /// Notes a sign of life.
+    /// Notes a sign of life, which need not be progress.
     pub fn on_alive(&mut self, now: Instant) {
+        self.last_heard = now;
+    }
+
+    /// It fell silent: it rests, twice as long each time, lest a server that answers but sends nothing
+    /// gets what the reader needs next over and over.
+    pub fn on_suspect(&mut self, now: Instant) {
+        self.strikes = (self.strikes + 1).min(MAX_STRIKES);
+        self.rest_until = Some(now + limits::SUSPECT_AFTER * (1 << self.strikes));
+    }
+
+    /// It spoke again: what is still outstanding gets another chance.
+    pub fn on_recovered(&mut self, now: Instant) {
         self.last_progress = now;
+    }
+
+    /// Until when it gets nothing new.
+    #[must_use]
+    pub fn rest_until(&self) -> Option<Instant> {
+        self.rest_until
+    }
+
+    /// It has rested enough.
+    pub fn end_rest(&mut self) {
+        self.rest_until = None;
     }
 
     /// Notes bytes that came, `asked` of them outstanding until now.
     pub fn on_received(&mut self, bytes: u64, asked: u64, now: Instant) {
         self.last_progress = now;
+        self.last_heard = now;
+        (self.strikes, self.rest_until) = (0, None);
         self.received += bytes;
         self.round.0 += bytes;
         self.outstanding = self.outstanding.saturating_sub(asked);
@@ -138,7 +173,7 @@ impl PathSchedule {
     /// When it counts as dead unless it speaks.
     #[must_use]
     pub fn dead_at(&self) -> Instant {
-        self.last_progress + limits::DEAD_AFTER.max(self.rtt * 3)
+        self.last_heard + limits::DEAD_AFTER.max(self.rtt * 3)
     }
 
     /// How long the path needs for what it has been asked.

@@ -11,12 +11,12 @@ use crate::control::ControlQueue;
 use crate::path::{PathInfo, PathStatus, PathTable};
 use crate::scheduler::{Scheduler, SchedulerEvent};
 use crate::stats::{PathStats, SessionStats};
-use crate::stream::{SharedRecv, StreamConfig, StreamTable};
+use crate::stream::{StreamConfig, StreamTable};
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, LeaseId, PathId, SessionId, Side, StreamId, limits};
 
-use super::{Action, Dial, Machine, Outputs, Wake, heartbeat_reply, wrong_role};
+use super::{Action, Dial, Machine, Outputs, Wake, heartbeat_reply, session_close, wrong_role};
 
 /// How a client behaves.
 #[derive(Debug, Clone)]
@@ -149,6 +149,8 @@ impl ClientSession {
         SessionStats {
             paths: paths.collect(),
             streams: self.streams.iter().count(),
+            leases: self.scheduler.leases(),
+            pieces: self.scheduler.pieces(),
             window: window.size(),
             granted: window.lent(),
         }
@@ -170,27 +172,6 @@ impl ClientSession {
         };
         link.stage = Stage::Authenticating;
         link.control.push(&ControlMessage::AuthenticationRequest(request), now);
-    }
-
-    /// The receiving half that a data frame of `path` names; none when what comes is to be drained. Only
-    /// the primary's frames open streams (7.1).
-    ///
-    /// # Errors
-    /// The path may not write there.
-    pub fn receiving(
-        &mut self,
-        path: PathId,
-        id: StreamId,
-        now: Instant,
-    ) -> Result<Option<SharedRecv>, CodedError> {
-        if path.is_primary() {
-            return self.streams.receiving(id, now);
-        }
-        let recv = self.streams.halves(id).and_then(|halves| halves.recv.clone());
-        recv.map(Some).ok_or_else(|| {
-            let context = format!("{id} is none that path {path} was asked for");
-            CodedError::new(Code::SecondaryStreamIsolation, context)
-        })
     }
 
     /// Payload of a stream came over a path and was put into its receiving half: `bytes` in all, `asked` of
@@ -215,11 +196,13 @@ impl ClientSession {
     pub fn on_consumed(&mut self, stream: StreamId, now: Instant) {
         let rtt = self.scheduler.path(PathId::PRIMARY).map_or(Duration::ZERO, |path| path.rtt());
         self.streams.on_consumed(stream, now, rtt);
-        self.scheduler.schedule(&mut self.streams, now);
+        self.scheduler.on_consumed(stream, &mut self.streams, now);
     }
 
     /// The application reads a stream no more.
     pub fn stop(&mut self, stream: StreamId, code: u64, now: Instant) {
+        // What has come already ends leases as done: afterwards nobody knows.
+        self.scheduler.settle_ended(stream, &mut self.streams, now);
         self.streams.stop(stream, code);
         self.scheduler.on_stream_ended(stream, &mut self.streams, now);
     }
@@ -289,7 +272,7 @@ impl ClientSession {
     ) -> Result<(), CodedError> {
         let Some(link) = self.links.get(&path) else { return Ok(()) };
         self.paths.on_active(path, now);
-        self.scheduler.on_alive(path, now);
+        self.scheduler.on_alive(path, &mut self.streams, now);
         match (&link.stage, message) {
             (Stage::Authenticating, ControlMessage::AuthenticationResponse(m)) => {
                 self.on_authenticated(path, &m, now)
@@ -417,12 +400,15 @@ impl ClientSession {
 
     fn on_remove_path(&mut self, m: &pb::RemovePathRequest, now: Instant) {
         let path = m.path_id.parse().map_or(PathId(u32::MAX), PathId);
-        let open = matches!(self.links.get(&path), Some(Link { stage: Stage::Open, .. }));
-        if path.is_primary() || !open {
+        let link = self.links.get(&path).filter(|_| !path.is_primary());
+        let Some(link) = link else {
             let status = self.paths.status(path);
             let why = status.err().map_or("it cannot be removed".into(), |e| e.to_string());
-            self.answer_remove_path(path, Err(&why), now);
-            return;
+            return self.answer_remove_path(path, Err(&why), now);
+        };
+        if !matches!(link.stage, Stage::Open) {
+            self.end_path(path, &CodedError::new(Code::PathDead, "removed while connecting"), now);
+            return self.answer_remove_path(path, Ok(()), now);
         }
         self.set_status(path, PathStatus::Disconnecting, "removed by the primary", now);
         self.scheduler.drain_path(path);
@@ -469,13 +455,14 @@ impl ClientSession {
 
     /// Takes what the planes have queued.
     fn flush(&mut self, now: Instant) {
-        for message in self.streams.take_messages() {
-            self.send(PathId::PRIMARY, &message, now);
-        }
         loop {
+            let messages = self.streams.take_messages();
             let events = self.scheduler.take_events();
-            if events.is_empty() {
+            if messages.is_empty() && events.is_empty() {
                 break;
+            }
+            for message in messages {
+                self.send(PathId::PRIMARY, &message, now);
             }
             events.into_iter().for_each(|event| self.on_scheduler_event(event, now));
         }
@@ -488,7 +475,10 @@ impl ClientSession {
         match event {
             SchedulerEvent::Send(path, message) => self.send(path, &message, now),
             SchedulerEvent::Suspect(path) => {
-                self.set_status(path, PathStatus::Degraded, "silent with bytes outstanding", now);
+                if self.paths.status(path) == Ok(PathStatus::Active) {
+                    let reason = "silent with bytes outstanding";
+                    self.set_status(path, PathStatus::Degraded, reason, now);
+                }
             }
             SchedulerEvent::Recovered(path) => {
                 if self.paths.status(path) == Ok(PathStatus::Degraded) {
@@ -552,9 +542,9 @@ impl Machine for ClientSession {
         if self.outputs.closed {
             return;
         }
-        let close = pb::SessionClose { code, reason: reason.clone() };
+        let close = session_close(code, &reason);
         for link in self.links.values_mut() {
-            link.control.push(&ControlMessage::SessionClose(close.clone()), now);
+            link.control.push(&close, now);
         }
         self.outputs.close(code, reason);
     }

@@ -19,7 +19,7 @@ use crate::auth::Fingerprint;
 use crate::stream::StreamWake;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
-use crate::{Code, CodedError, LeaseId, PathId};
+use crate::{Code, CodedError, LeaseId, PathId, limits};
 
 pub use accept::{AcceptContext, Accepted, Refusal, accept};
 pub use client::{ClientConfig, ClientSession};
@@ -128,6 +128,12 @@ impl Outputs {
 fn wrong_role(message: &ControlMessage) -> CodedError {
     let context = format!("{} from this role", message.name());
     CodedError::new(Code::InvalidStreamRole, context)
+}
+
+/// The end of a session, with as much of the reason as a message may carry.
+fn session_close(code: u64, reason: &Bytes) -> ControlMessage {
+    let reason = reason.slice(..reason.len().min(limits::MAX_TEXT));
+    ControlMessage::SessionClose(pb::SessionClose { code: code.min(limits::MAX_OFFSET), reason })
 }
 
 /// The answer to a heartbeat that asks for one.

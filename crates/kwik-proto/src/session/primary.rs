@@ -11,8 +11,9 @@ use crate::auth::{
     Fingerprint, Grant, GrantClaims, Identity, LeaseFields, PublicKey, sign_lease, sign_raw,
 };
 use crate::control::ControlQueue;
-use crate::lease::{IssuedLease, LeaseIssuer, LeaseOutcome, SharedWriter, WriterTable};
+use crate::lease::{IssuedLease, LeaseIssuer, SharedWriter, WriterTable};
 use crate::path::{PathStatus, PathTable};
+use crate::range::RangeSet;
 use crate::stats::{PathStats, SessionStats};
 use crate::stream::{StreamConfig, StreamTable};
 use crate::sync::lock;
@@ -20,7 +21,7 @@ use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, LeaseId, PathId, SessionId, Side, StreamId, limits};
 
-use super::{Action, Machine, Outputs, Wake, heartbeat_reply, wrong_role};
+use super::{Action, Machine, Outputs, Wake, heartbeat_reply, session_close, wrong_role};
 
 /// What became of a raw packet, as the client reports it (6.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +125,8 @@ impl PrimarySession {
             streams: self.streams.iter().count(),
             window: window.size(),
             granted: window.lent(),
+            leases: self.issuer.iter().count(),
+            pieces: 0,
         }
     }
 
@@ -144,6 +147,9 @@ impl PrimarySession {
         now: Instant,
         wall: SystemTime,
     ) -> Result<PathId, CodedError> {
+        if address.len() > limits::MAX_TEXT {
+            return Err(CodedError::new(Code::PathNotFound, "an address is IP:port"));
+        }
         let path = self.paths.add(address.to_owned(), now)?;
         let claims =
             GrantClaims { session: self.id, path, audience: edge, client_key: self.client_key };
@@ -264,6 +270,17 @@ impl PrimarySession {
     #[must_use]
     pub fn issued(&self, lease: LeaseId) -> Option<&IssuedLease> {
         self.issuer.lease(lease)
+    }
+
+    /// Live leases of all paths.
+    pub fn leases(&self) -> impl Iterator<Item = (LeaseId, &IssuedLease)> {
+        self.issuer.iter()
+    }
+
+    /// Live writers of the primary's own path.
+    #[must_use]
+    pub fn writers(&self) -> usize {
+        self.writers.len()
     }
 
     /// The application gives up writing a lease of its own path.
@@ -402,6 +419,8 @@ impl PrimarySession {
             PathStatus::Dead => {
                 self.paths.end(path, &m.reason, now);
             }
+            // A path that was removed meanwhile stays so.
+            _ if self.paths.status(path) == Ok(PathStatus::Disconnecting) => {}
             _ => {
                 self.paths.set(path, status, &m.reason, now);
             }
@@ -414,10 +433,14 @@ impl PrimarySession {
         let id = LeaseId(m.lease_id);
         let Some(lease) = self.issuer.handle_report(m)? else { return Ok(()) };
         let stream = lease.stream;
-        let done = (lease.outcome == Some(LeaseOutcome::Done)).then(|| lease.range.clone());
+        // However it ended, what is not missing has been delivered.
+        let mut delivered: RangeSet = std::iter::once(lease.range).collect();
+        for missing in &m.ranges {
+            delivered.remove(missing.start..missing.end);
+        }
         let halves = self.streams.halves(stream);
-        if let (Some(done), Some(send)) = (done, halves.and_then(|h| h.send.as_ref())) {
-            lock(send).on_delivered(done);
+        if let Some(send) = halves.and_then(|halves| halves.send.as_ref()) {
+            delivered.iter().for_each(|range| lock(send).on_delivered(range));
         }
         self.streams.retire(stream);
         for answer in self.writers.handle_revoke(id).unwrap_or_default() {
@@ -471,8 +494,7 @@ impl Machine for PrimarySession {
         if self.outputs.closed {
             return;
         }
-        let close = pb::SessionClose { code, reason: reason.clone() };
-        self.control.push(&ControlMessage::SessionClose(close), now);
+        self.control.push(&session_close(code, &reason), now);
         self.end(code, reason);
     }
 

@@ -8,11 +8,12 @@ use bytes::Bytes;
 use crate::auth::{Admitted, LeaseFields, RelayVerifier};
 use crate::control::ControlQueue;
 use crate::lease::{SharedWriter, WriterTable};
+use crate::sync::lock;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, LeaseId, PathId, SessionId, StreamId, limits};
 
-use super::{Action, Machine, Outputs, Wake, heartbeat_reply, wrong_role};
+use super::{Action, Machine, Outputs, Wake, heartbeat_reply, session_close, wrong_role};
 
 /// The state machine of a secondary, for one client.
 #[derive(Debug)]
@@ -70,6 +71,12 @@ impl SecondarySession {
     /// The next lease offered by the primary ([`Wake::LeaseOffered`]).
     pub fn accept_lease(&mut self) -> Option<SharedWriter> {
         self.offered.pop_front()
+    }
+
+    /// Live leases.
+    #[must_use]
+    pub fn leases(&self) -> usize {
+        self.writers.len()
     }
 
     /// The next raw packet of the primary ([`Wake::Raw`]).
@@ -153,6 +160,10 @@ impl SecondarySession {
         let verified = self.verifier.verify_lease(m.sequence, &fields, &m.signature);
         verified.map_err(|error| CodedError::new(error.code(), error.to_string()))?;
         let writer = self.writers.insert(m)?;
+        if self.offered.len() >= limits::MAX_LEASES {
+            // Live ones are fewer: the rest has ended while nobody took it.
+            self.offered.retain(|writer| !lock(writer).is_ended());
+        }
         self.offered.push_back(writer);
         self.outputs.wake(Wake::LeaseOffered);
         Ok(())
@@ -190,8 +201,10 @@ impl Machine for SecondarySession {
     fn handle_timeout(&mut self, _: Instant) {}
 
     fn close(&mut self, code: u64, reason: Bytes, now: Instant) {
-        let close = pb::SessionClose { code, reason: reason.clone() };
-        self.control.push(&ControlMessage::SessionClose(close), now);
+        if self.outputs.closed {
+            return;
+        }
+        self.control.push(&session_close(code, &reason), now);
         self.end(code, reason);
     }
 

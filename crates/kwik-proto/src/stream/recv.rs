@@ -90,6 +90,8 @@ pub struct RecvHalf {
     error: Option<ReadError>,
     /// The end or the error was handed to the reader.
     seen_end: bool,
+    /// The session was told of that.
+    end_reported: bool,
     pieces: BTreeMap<(PathId, PieceId), Piece>,
     ended: Vec<PieceEnd>,
     /// Union of the leases seen on this stream.
@@ -110,6 +112,7 @@ impl RecvHalf {
             final_size: None,
             error: None,
             seen_end: false,
+            end_reported: false,
             pieces: BTreeMap::new(),
             ended: Vec::new(),
             leased: RangeSet::new(),
@@ -131,14 +134,22 @@ impl RecvHalf {
         offset: u64,
         data: Bytes,
     ) -> Result<Received, CodedError> {
+        if data.is_empty() {
+            return Ok(Received::default());
+        }
         let range = offset..offset.saturating_add(data.len() as u64);
-        let mut received = self.admit(path, &range)?;
+        let piece = self.admit(path, &range)?;
         if self.final_size.is_some_and(|size| range.end > size) {
             return Err(self.mismatch("data beyond the final size", range.end));
         }
-        if self.error.is_some() || data.is_empty() {
-            return Ok(received);
-        }
+        // Only bytes that are kept move the cursor: what is not must be asked of another path.
+        let readable = self.error.is_none() && self.store(offset, data)?;
+        let (asked, piece_ended) = piece.map_or((0, false), |id| self.advance(path, id, &range));
+        Ok(Received { readable, piece_ended, asked })
+    }
+
+    /// Buffers data; true when the reader has something to do.
+    fn store(&mut self, offset: u64, data: Bytes) -> Result<bool, CodedError> {
         let before = self.buffer.contiguous_end();
         match self.buffer.write(offset, data) {
             Ok(written) => {
@@ -151,8 +162,20 @@ impl RecvHalf {
                 return Err(CodedError::new(Code::SecondaryStreamOverflow, context));
             }
         }
-        received.readable = self.buffer.contiguous_end() > before;
-        Ok(received)
+        Ok(self.buffer.contiguous_end() > before)
+    }
+
+    /// Moves a piece's cursor: bytes that were waited for, and whether the piece is over.
+    fn advance(&mut self, path: PathId, id: PieceId, range: &Range<u64>) -> (u64, bool) {
+        let Some(piece) = self.pieces.get_mut(&(path, id)) else { return (0, false) };
+        piece.cursor = range.end;
+        let asked = if piece.cancelled { 0 } else { range.end - range.start };
+        let over = piece.cursor == piece.end;
+        if over {
+            self.pieces.remove(&(path, id));
+            self.ended.push(PieceEnd { path, piece: id, at: range.end });
+        }
+        (asked, over)
     }
 
     /// Notes the end of a frame that carried `fin`, at `end`. Path 0's is the stream's end; another
@@ -170,7 +193,8 @@ impl RecvHalf {
 
     fn set_final_size(&mut self, size: u64) -> Result<(), CodedError> {
         let moved = self.final_size.is_some_and(|known| known != size);
-        if moved || size < self.buffer.write_end() || size > limits::MAX_OFFSET {
+        let least = self.leased.max().map_or(0, |last| last + 1).max(self.buffer.write_end());
+        if moved || size < least || size > limits::MAX_OFFSET {
             return Err(self.mismatch("the final size moved or lies before data", size));
         }
         self.final_size = Some(size);
@@ -181,21 +205,14 @@ impl RecvHalf {
         CodedError::new(Code::OffsetMismatch, format!("{}: {what} (offset {at})", self.id))
     }
 
-    /// Checks that `path` may bring `range`, and moves its piece's cursor.
-    fn admit(&mut self, path: PathId, range: &Range<u64>) -> Result<Received, CodedError> {
-        let mut pieces = self.pieces.range_mut((path, PieceId(0))..=(path, PieceId(u64::MAX)));
+    /// Checks that `path` may bring `range`; the piece that it continues, none for plain data.
+    fn admit(&self, path: PathId, range: &Range<u64>) -> Result<Option<PieceId>, CodedError> {
+        let mut pieces = self.pieces_of(path);
         let found = pieces.find(|(_, piece)| {
             piece.cursor == range.start && range.end <= piece.end && piece.cursor < piece.end
         });
-        if let Some((&(path, id), piece)) = found {
-            piece.cursor = range.end;
-            let asked = if piece.cancelled { 0 } else { range.end - range.start };
-            let piece_ended = piece.cursor == piece.end;
-            if piece_ended {
-                self.pieces.remove(&(path, id));
-                self.ended.push(PieceEnd { path, piece: id, at: range.end });
-            }
-            return Ok(Received { readable: false, piece_ended, asked });
+        if let Some((id, _)) = found {
+            return Ok(Some(id));
         }
         if !path.is_primary() {
             let context = format!("{}: path {path} wrote {range:?} unasked", self.id);
@@ -204,7 +221,12 @@ impl RecvHalf {
         if range.end > self.max_data {
             return Err(self.mismatch("data beyond the granted credit", range.end));
         }
-        Ok(Received::default())
+        Ok(None)
+    }
+
+    fn pieces_of(&self, path: PathId) -> impl Iterator<Item = (PieceId, &Piece)> {
+        let pieces = self.pieces.range((path, PieceId(0))..=(path, PieceId(u64::MAX)));
+        pieces.map(|((_, id), piece)| (*id, piece))
     }
 
     /// The next contiguous bytes, at most `max`. A chunk is a slice of what was received: no copy.
@@ -269,12 +291,13 @@ impl RecvHalf {
     }
 
     /// Whether the session should hear of what was read ([`StreamTable::on_consumed`]): a step was read,
-    /// or all there is. True once for each.
+    /// or all there is, or the end or the error was seen. True once for each.
     ///
     /// [`StreamTable::on_consumed`]: super::StreamTable::on_consumed
     pub fn is_update_due(&mut self) -> bool {
         let read = self.read_position() - self.reported;
-        let due = read >= self.credit_step || (read > 0 && self.unread() == 0);
+        let ended = self.seen_end && !std::mem::replace(&mut self.end_reported, self.seen_end);
+        let due = ended || read >= self.credit_step || (read > 0 && self.unread() == 0);
         if due {
             self.reported += read;
         }
@@ -287,16 +310,29 @@ impl RecvHalf {
     }
 
     pub(crate) fn on_reset(&mut self, code: u64, final_size: u64) -> Result<(), CodedError> {
+        // Its end is known to be whole: the reset came too late to matter.
+        let whole = self.is_complete();
         self.set_final_size(final_size)?;
-        self.fail(ReadError::Reset(code));
+        if !whole {
+            self.end_with(ReadError::Reset(code));
+        }
         Ok(())
     }
 
     /// Ends reading with an error; what is buffered is dropped unless it can still be read.
     pub(crate) fn fail(&mut self, error: ReadError) {
-        if self.error.is_some() || self.is_read_to_end() {
-            return;
+        if self.error.is_none() && !self.is_read_to_end() {
+            self.end_with(error);
         }
+    }
+
+    /// Nobody reads any more, whatever has come or will.
+    pub(crate) fn stop(&mut self) {
+        self.fail(ReadError::Stopped);
+        self.seen_end = true;
+    }
+
+    fn end_with(&mut self, error: ReadError) {
         if !matches!(error, ReadError::Failed(_)) {
             self.buffer.close();
         }
@@ -314,12 +350,16 @@ impl RecvHalf {
 
     /// The reader needs nothing more: it saw the end or the error, or stopped the stream.
     pub(crate) fn is_done(&self) -> bool {
-        matches!(self.error, Some(ReadError::Stopped)) || self.seen_end || self.is_read_to_end()
+        self.seen_end || self.is_read_to_end()
     }
 
-    /// No piece is under way on any path.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.error.is_some()
+    }
+
+    /// No piece is under way on any path, and the session knows of all that ended.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.pieces.is_empty()
+        self.pieces.is_empty() && self.ended.is_empty()
     }
 
     pub(crate) fn has_live_pieces(&self) -> bool {
@@ -345,6 +385,20 @@ impl RecvHalf {
 
     pub(crate) fn piece(&self, path: PathId, id: PieceId) -> Option<&Piece> {
         self.pieces.get(&(path, id))
+    }
+
+    /// How far a piece has come, whether it is under way or has ended and the session was not told yet.
+    pub(crate) fn progress(&self, path: PathId, id: PieceId) -> Option<u64> {
+        let ended = || self.ended.iter().find(|end| end.path == path && end.piece == id);
+        self.piece(path, id).map(|piece| piece.cursor).or_else(|| ended().map(|end| end.at))
+    }
+
+    /// The lowest part of `range` that `path` may still bring under a cancelled piece. It cannot be
+    /// asked for it anew: nobody could tell which piece the bytes belong to.
+    pub(crate) fn leftover(&self, path: PathId, range: &Range<u64>) -> Option<Range<u64>> {
+        let cancelled = self.pieces_of(path).filter(|(_, piece)| piece.cancelled);
+        let rests = cancelled.map(|(_, piece)| piece.cursor..piece.end);
+        rests.filter(|r| r.start < range.end && range.start < r.end).min_by_key(|r| r.start)
     }
 
     pub(crate) fn cancel_piece(&mut self, path: PathId, id: PieceId) {

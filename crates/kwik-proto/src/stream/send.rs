@@ -131,7 +131,8 @@ impl SendHalf {
     /// Whether `range` lies within reserved extents, so that a lease may fill it.
     #[must_use]
     pub fn is_reserved(&self, range: &Range<u64>) -> bool {
-        self.reserved.contains_range(range)
+        let writable = matches!(self.state, State::Open | State::Finished);
+        writable && self.reserved.contains_range(range)
     }
 
     pub(crate) fn on_max_data(&mut self, maximum: u64) -> bool {

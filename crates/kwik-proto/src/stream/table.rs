@@ -12,9 +12,9 @@ use crate::presentation::ReceiveWindow;
 use crate::sync::lock;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
-use crate::{Code, CodedError, Dir, Side, StreamId, limits};
+use crate::{Code, CodedError, Dir, PathId, Side, StreamId, limits};
 
-use super::{ReadError, RecvHalf, SendHalf, SharedRecv, SharedSend};
+use super::{RecvHalf, SendHalf, SharedRecv, SharedSend};
 
 /// Limits and windows of a session's streams.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -276,17 +276,25 @@ impl StreamTable {
         Ok(self.streams.get(&id).map(|entry| entry.halves.clone()))
     }
 
-    /// The receiving half that a data frame of the peer names; opens the stream when unseen. None when
-    /// it is over: what comes is drained.
+    /// The receiving half that data of `path` is for; none when the stream is over: drain it. Only the
+    /// primary's path opens streams.
     ///
     /// # Errors
-    /// The peer does not send on it, or may not open it.
+    /// The path may not write there, and is to be closed.
     pub fn receiving(
         &mut self,
+        path: PathId,
         id: StreamId,
         now: Instant,
     ) -> Result<Option<SharedRecv>, CodedError> {
         self.check_role(id, !self.side)?;
+        let kind = &self.kinds[id.dir() as usize];
+        let local = id.initiator() == self.side;
+        let next = if local { kind.next_local } else { kind.next_remote };
+        if !path.is_primary() && id.index() >= next {
+            let context = format!("path {path} wrote into {id}, which is not open");
+            return Err(CodedError::new(Code::SecondaryStreamIsolation, context));
+        }
         Ok(self.touch(id, now)?.and_then(|halves| halves.recv))
     }
 
@@ -407,7 +415,7 @@ impl StreamTable {
         let tell = {
             let mut recv = lock(&recv);
             let tell = !recv.is_complete();
-            recv.fail(ReadError::Stopped);
+            recv.stop();
             tell
         };
         if tell {

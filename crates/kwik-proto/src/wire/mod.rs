@@ -16,6 +16,15 @@ mod error;
 mod validate;
 mod varint;
 
+/// As much of `text` as a message may carry.
+pub(crate) fn clip(text: &str) -> &str {
+    let mut end = text.len().min(crate::limits::MAX_TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
 #[cfg(test)]
 mod testing;
 

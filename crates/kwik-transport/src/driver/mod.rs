@@ -89,7 +89,8 @@ pub(crate) struct Shared<M: ?Sized> {
     /// Dials further paths; servers have none.
     endpoint: Option<Endpoint>,
     pub(crate) waiters: SessionWaiters,
-    streams: Mutex<BTreeMap<StreamId, Arc<StreamWaiters>>>,
+    /// With how many handles each stream has.
+    streams: Mutex<BTreeMap<StreamId, (Arc<StreamWaiters>, u8)>>,
     writers: Mutex<BTreeMap<LeaseId, Weak<Notify>>>,
     paths: Mutex<BTreeMap<PathId, PathLink>>,
     closed: Mutex<Option<ConnectionError>>,
@@ -150,20 +151,24 @@ impl<M: Role + ?Sized> Shared<M> {
 
     /// Who waits for a stream; for its handles alone.
     pub(crate) fn register_stream(&self, id: StreamId) -> Arc<StreamWaiters> {
-        lock(&self.streams).entry(id).or_default().clone()
+        let mut streams = lock(&self.streams);
+        let (waiters, handles) = streams.entry(id).or_default();
+        *handles += 1;
+        waiters.clone()
     }
 
     /// A handle of a stream is gone.
-    pub(crate) fn release_stream(&self, id: StreamId, waiters: &Arc<StreamWaiters>) {
+    pub(crate) fn release_stream(&self, id: StreamId) {
         let mut streams = lock(&self.streams);
-        // The map, and the handle that is being dropped.
-        if Arc::strong_count(waiters) <= 2 {
+        let Some((_, handles)) = streams.get_mut(&id) else { return };
+        *handles -= 1;
+        if *handles == 0 {
             streams.remove(&id);
         }
     }
 
     fn stream_waiters(&self, id: StreamId) -> Option<Arc<StreamWaiters>> {
-        lock(&self.streams).get(&id).cloned()
+        lock(&self.streams).get(&id).map(|(waiters, _)| waiters.clone())
     }
 
     /// What a lease's writer waits on.
@@ -213,7 +218,7 @@ impl<M: Role + ?Sized> Shared<M> {
     /// Wakes everybody, once the session is over.
     fn wake_everybody(&self) {
         self.waiters.wake_all();
-        for waiters in lock(&self.streams).values() {
+        for (waiters, _) in lock(&self.streams).values() {
             waiters.wake_reader();
             waiters.wake_writer();
         }

@@ -13,7 +13,8 @@ use kwik_proto::{Code, CodedError, PathId, limits};
 use tokio::sync::{Notify, mpsc};
 
 use crate::quic::{
-    ClientTls, Connection, ConnectionError, Endpoint, RecvStream, SendStream, ServerTrust,
+    ClientTls, Connection, ConnectionError, Endpoint, ReadError, RecvStream, SendStream,
+    ServerTrust,
 };
 
 use super::{AnyShared, reader};
@@ -187,13 +188,13 @@ async fn read_control(
         }
         match stream.read_chunk(limits::MAX_CONTROL_FRAME, true).await {
             Ok(Some(chunk)) => decoder.handle_input(chunk.bytes),
+            // The one that accepts streams says why.
+            Err(ReadError::ConnectionLost(_)) => return,
             Ok(None) | Err(_) => break,
         }
     }
-    let Some(connection) = shared.connection(path) else { return };
-    // A peer that ends its control stream has nothing more to say; the connection says why.
-    connection.close(0, b"");
-    on_lost(&shared, path, connection.closed().await);
+    let error = CodedError::new(Code::InvalidFrame, "the control stream ended");
+    shared.drive(|machine, now| machine.handle_violation(path, &error, now));
 }
 
 fn on_lost(shared: &AnyShared, path: PathId, error: ConnectionError) {

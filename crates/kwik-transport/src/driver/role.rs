@@ -61,7 +61,7 @@ impl Role for ClientSession {
         id: StreamId,
         now: Instant,
     ) -> Result<Option<SharedRecv>, CodedError> {
-        self.receiving(path, id, now)
+        self.streams().receiving(path, id, now)
     }
 
     fn on_received(&mut self, path: PathId, id: StreamId, bytes: (u64, u64), now: Instant) {
@@ -102,7 +102,7 @@ impl Role for PrimarySession {
         id: StreamId,
         now: Instant,
     ) -> Result<Option<SharedRecv>, CodedError> {
-        self.streams().receiving(id, now)
+        self.streams().receiving(PathId::PRIMARY, id, now)
     }
 
     fn on_rtt(&mut self, _: PathId, rtt: Duration) {

@@ -91,6 +91,7 @@ impl Connection {
     }
 
     /// Waits for the end and tells why. Cancel safe.
+    #[cfg(test)]
     pub(crate) async fn closed(&self) -> ConnectionError {
         ConnectionError::from_quic(self.0.closed().await)
     }

@@ -1,6 +1,7 @@
 //! A primary, its edges and a client on loopback.
 #![allow(dead_code, unreachable_pub, reason = "each test target uses a part")]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]
+#![allow(clippy::disallowed_methods, reason = "tests run on tokio itself")]
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -26,7 +27,7 @@ pub fn object(range: std::ops::Range<u64>) -> Bytes {
 }
 
 pub fn identity(seed: u8) -> Arc<Identity> {
-    Arc::new(Identity::from_seed([seed; 32]))
+    Arc::new(Identity::from_seed([seed + 100; 32]))
 }
 
 pub fn server(config: ServerConfig) -> Endpoint {

@@ -1,0 +1,140 @@
+//! How leases and streams end, and what the primary is told of it.
+
+use std::ops::Range;
+use std::time::Instant;
+
+use crate::stream::StreamTable;
+use crate::sync::lock;
+use crate::wire::control::ControlMessage;
+use crate::wire::pb::control as pb;
+use crate::{LeaseId, PathId, StreamId, limits};
+
+use super::{ClientLease, Scheduler, SchedulerEvent};
+
+impl Scheduler {
+    /// Ends the leases of a stream that have nothing left to bring, those that overlap `within` alone.
+    pub(super) fn end_done_leases(
+        &mut self,
+        stream: StreamId,
+        within: Option<&Range<u64>>,
+        now: Instant,
+    ) {
+        let Some(fill) = self.fills.get(&stream) else { return };
+        let touched = |range: &Range<u64>| {
+            within.is_none_or(|within| range.start < within.end && within.start < range.end)
+        };
+        let done: Vec<_> = {
+            let recv = lock(&fill.recv);
+            let is_done = |id: &LeaseId| {
+                let range = self.leases.get(id).map(|lease| lease.range.clone());
+                range.is_some_and(|r| touched(&r) && recv.missing(r).next().is_none())
+            };
+            fill.leases().filter(is_done).collect()
+        };
+        for id in done {
+            self.end_lease(id, pb::LeaseOutcome::LeaseDone, now);
+        }
+    }
+
+    pub(super) fn end_if_closed(&mut self, id: LeaseId, now: Instant) {
+        let over = |lease: &&ClientLease| lease.closing || lease.budget == 0;
+        let Some(lease) = self.leases.get(&id).filter(over) else { return };
+        let owner = self.paths.get(&lease.path);
+        if !owner.is_some_and(|path| path.pieces.values().any(|piece| piece.lease == id)) {
+            self.end_lease(id, pb::LeaseOutcome::LeaseLost, now);
+        }
+    }
+
+    /// Nobody reads the stream any more, or it was reset: its leases end.
+    pub fn on_stream_ended(&mut self, stream: StreamId, streams: &mut StreamTable, now: Instant) {
+        let Some(fill) = self.fills.get(&stream) else { return };
+        for id in fill.leases().collect::<Vec<_>>() {
+            self.end_lease(id, pb::LeaseOutcome::LeaseStopped, now);
+        }
+        self.forget_if_idle(stream, streams);
+        self.stir();
+        self.schedule(streams, now);
+    }
+
+    /// Ends a lease: its pieces are cancelled, the primary and the writer are told.
+    pub(super) fn end_lease(&mut self, id: LeaseId, outcome: pb::LeaseOutcome, now: Instant) {
+        let Some(mut lease) = self.leases.remove(&id) else { return };
+        if let Some(owner) = self.paths.get_mut(&lease.path) {
+            for (piece, activation) in owner.pieces.iter().filter(|(_, a)| a.lease == id) {
+                if let Some(fill) = self.fills.get_mut(&activation.stream) {
+                    let came = lock(&fill.recv).progress(lease.path, *piece);
+                    lease.delivered += came.map_or(0, |at| at - activation.range.start);
+                    fill.cancel(lease.path, *piece, &mut owner.schedule);
+                }
+            }
+            if !lease.path.is_primary() {
+                let revoke = ControlMessage::Revoke(pb::Revoke { lease_id: id.0 });
+                self.events.push(SchedulerEvent::Send(lease.path, revoke));
+            }
+        }
+        let mut missing = Vec::new();
+        if let Some(fill) = self.fills.get_mut(&lease.stream) {
+            fill.remove_lease(lease.path, lease.range.start, id);
+            missing = lock(&fill.recv).missing(lease.range).collect();
+        }
+        let lost = outcome == pb::LeaseOutcome::LeaseLost;
+        let outcome =
+            if lost && missing.is_empty() { pb::LeaseOutcome::LeaseDone } else { outcome };
+        self.report(id, outcome, missing, lease.delivered);
+        self.cover(lease.stream, now);
+    }
+
+    pub(super) fn report(
+        &mut self,
+        id: LeaseId,
+        outcome: pb::LeaseOutcome,
+        missing: Vec<Range<u64>>,
+        delivered: u64,
+    ) {
+        let report = ControlMessage::LeaseReport(pb::LeaseReport {
+            lease_id: id.0,
+            outcome: outcome.into(),
+            ranges: to_wire(missing),
+            delivered,
+        });
+        self.events.push(SchedulerEvent::Send(PathId::PRIMARY, report));
+    }
+
+    /// Looks whether every missing byte that leases promised is still under a live lease; if not, tells
+    /// the primary, and fails the reader when no lease comes in time. True when all is covered.
+    pub(super) fn cover(&mut self, stream: StreamId, now: Instant) -> bool {
+        let Some(fill) = self.fills.get_mut(&stream) else { return true };
+        let live = fill.leases().filter_map(|id| self.leases.get(&id));
+        let uncovered = fill.uncovered(live.map(|lease| lease.range.clone()));
+        if uncovered.is_empty() {
+            fill.uncovered_since = None;
+            return true;
+        }
+        if fill.uncovered_since.is_none() {
+            fill.uncovered_since = Some(now);
+            let message = pb::Uncovered { stream_id: stream.as_u64(), ranges: to_wire(uncovered) };
+            let message = ControlMessage::Uncovered(message);
+            self.events.push(SchedulerEvent::Send(PathId::PRIMARY, message));
+        }
+        false
+    }
+
+    pub(super) fn forget_if_idle(&mut self, stream: StreamId, streams: &mut StreamTable) {
+        if self.fills.get(&stream).is_some_and(super::Fill::is_idle) {
+            self.fills.remove(&stream);
+            streams.retire(stream);
+        }
+    }
+}
+
+/// As many ranges as a message may have; the last one then reaches to the end of all.
+pub(super) fn to_wire(ranges: Vec<Range<u64>>) -> Vec<pb::ByteRange> {
+    let end = ranges.last().map_or(0, |range| range.end);
+    let ranges = ranges.into_iter().take(limits::MAX_GAPS);
+    let mut wire: Vec<_> =
+        ranges.map(|range| pb::ByteRange { start: range.start, end: range.end }).collect();
+    if let Some(last) = wire.last_mut() {
+        last.end = end;
+    }
+    wire
+}

@@ -1,0 +1,120 @@
+//! What must hold all along, when a stream ends, and when all is over.
+
+use kwik_proto::path::PathStatus;
+use kwik_proto::stream::ReadError;
+use kwik_proto::{Code, CodedError, PathId, StreamId};
+
+use crate::world::World;
+
+impl World {
+    /// Nobody is granted more than the window has, or than its own allowance.
+    pub(crate) fn check_credit(&mut self) {
+        let mut broken = None;
+        let streams = self.client.session.streams();
+        let window = streams.window();
+        let mut sum = 0;
+        for halves in streams.iter() {
+            let Some(recv) = &halves.recv else { continue };
+            let recv = recv.lock().unwrap();
+            let allowance = window.allowance(halves.id);
+            sum += allowance;
+            let granted = recv.max_data() - recv.read_position();
+            if allowance > 0 && granted > allowance {
+                broken = Some((halves.id, granted, allowance));
+            }
+        }
+        let size = window.size();
+        if let Some((id, granted, allowance)) = broken {
+            self.fail(&format!("{id} was granted {granted} of an allowance of {allowance}"));
+        }
+        if sum > size {
+            self.fail(&format!("allowances of {sum} in a window of {size}"));
+        }
+    }
+
+    /// A stream ended for its reader: once, with its bytes or an error that the plan permits.
+    pub(crate) fn check_end(&mut self, id: StreamId) {
+        let reader = &self.client.readers[&id];
+        let plan = &self.plan.expected[&id];
+        let total = plan.total();
+        self.log(|| format!("{id} ended: {:?} at {} of {total}", reader.ended, reader.at));
+        let fine = match reader.ended.as_ref().unwrap() {
+            Ok(()) => reader.at == total && !plan.may_reset(),
+            Err(ReadError::Reset(code)) => *code == 8 && plan.may_reset() && reader.at <= total,
+            Err(ReadError::Failed(error)) => {
+                error.code == Code::AggregationTimeout && plan.may_starve
+            }
+            Err(_) => false,
+        };
+        if !fine {
+            let (ended, at) = (reader.ended.clone(), reader.at);
+            self.fail(&format!("{id} ended with {ended:?} at {at} of {total}"));
+        }
+    }
+
+    /// The client's request came whole, unless it was reset.
+    pub(crate) fn check_request(&mut self, id: StreamId, at: u64) {
+        let plan = &self.plan.expected[&id];
+        if at != plan.size && plan.client_reset_at.is_none() {
+            self.fail(&format!("{id}: {at} of {} bytes reached the primary", plan.size));
+        }
+    }
+
+    /// Paths are closed for a reason: honest ones never for a violation, hostile ones with its code.
+    pub(crate) fn check_path_close(&mut self, path: PathId, error: &CodedError) {
+        let harmless = matches!(error.code, Code::PathDead | Code::NoError);
+        let late = error.context.contains("in time");
+        let guilty = self.edges.get(&path).filter(|edge| edge.guilty);
+        let deserved = guilty.and_then(|edge| edge.hostility).map(|h| h.code());
+        if !harmless && !late && deserved != Some(error.code) {
+            self.fail(&format!("path {path} was closed: {error}"));
+        }
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        let all = self.client.readers.len() == self.plan.streams.len();
+        all && self.client.readers.values().all(|reader| reader.ended.is_some())
+    }
+
+    pub(crate) fn fail_stuck(&mut self) -> ! {
+        let stats = self.client.session.stats();
+        let streams: Vec<_> = self.client.session.streams().iter().cloned().collect();
+        self.fail(&format!("stuck: {stats:#?}\n{streams:#?}"));
+    }
+
+    /// Nothing is left of streams that are over.
+    pub(crate) fn check_clean(&mut self) {
+        let stats = self.client.session.stats();
+        if (stats.streams, stats.leases, stats.pieces) != (0, 0, 0) {
+            let streams: Vec<_> = self.client.session.streams().iter().cloned().collect();
+            self.fail(&format!("the client keeps {stats:#?}\n{streams:#?}"));
+        }
+        let window = self.client.session.streams().window();
+        if (window.available(), window.lent()) != (window.size(), 0) {
+            let status = window.status();
+            self.fail(&format!("the client's window leaks: {status:?}"));
+        }
+        let server = self.primary.session.as_mut().unwrap();
+        let (leases, writers) = (server.leases().count(), server.writers());
+        let live = server.streams().iter().count();
+        let window = server.streams().window();
+        let leak = window.size() - window.available();
+        if (leases, writers, live, leak) != (0, 0, 0, 0) {
+            let streams: Vec<_> = server.streams().iter().cloned().collect();
+            self.fail(&format!(
+                "the primary keeps {leases} leases, {writers} writers, {leak} bytes; {streams:#?}"
+            ));
+        }
+        for (path, edge) in &self.edges {
+            let cut = self.links.get(path).is_none_or(|link| link.cut);
+            let left = edge.session.as_ref().map_or(0, |session| session.leases());
+            if left > 0 && !cut {
+                self.fail(&format!("the edge of path {path} keeps {left} writers"));
+            }
+        }
+        let primary = self.server().paths().status(PathId::PRIMARY);
+        if !matches!(primary, Ok(PathStatus::Active | PathStatus::Degraded)) {
+            self.fail(&format!("the primary's own path is {primary:?}"));
+        }
+    }
+}

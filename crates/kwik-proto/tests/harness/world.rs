@@ -1,0 +1,484 @@
+//! The three roles joined by pipes, in virtual time.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use kwik_proto::session::{Action, ClientSession, Machine, Wake};
+use kwik_proto::stream::StreamWake;
+use kwik_proto::wire::control::ControlMessage;
+use kwik_proto::wire::data::encode_packet_header;
+use kwik_proto::wire::{DataEvent, FrameHeader};
+use kwik_proto::{Code, CodedError, Dir, PathId, Side, StreamId};
+
+use crate::client::ClientApp;
+use crate::edge::Edge;
+use crate::pipe::{Chunk, Link, Pipe, Sink, Toward};
+use crate::rng::Rng;
+use crate::scenario::{Fault, Plan};
+use crate::server::Primary;
+
+/// What happens at a time.
+#[derive(Debug, Clone)]
+pub(crate) enum Event {
+    /// The next chunk of a pipe arrives.
+    Deliver(u32),
+    /// The writer of a pipe may go on.
+    Pump(u32),
+    /// A dialed connection stands.
+    Connected(PathId),
+    /// A connection's end reaches the edge.
+    Hangup(PathId),
+    /// The client's byte path tells its session what came.
+    Heard(PathId, StreamId, u64, u64),
+    /// A reader looks.
+    Read(Side, StreamId),
+    /// The application opens the n-th stream of the plan.
+    Open(usize),
+    /// The primary's application leases a range.
+    Lease(StreamId, std::ops::Range<u64>),
+    /// Something goes wrong.
+    Fault(Fault),
+}
+
+pub(crate) struct World {
+    pub(crate) seed: u64,
+    pub(crate) trace: bool,
+    pub(crate) started: Instant,
+    pub(crate) now: Instant,
+    pub(crate) rng: Rng,
+    events: BTreeMap<(Instant, u64), Event>,
+    sequence: u64,
+    pub(crate) client: ClientApp,
+    pub(crate) primary: Primary,
+    pub(crate) edges: BTreeMap<PathId, Edge>,
+    pub(crate) links: BTreeMap<PathId, Link>,
+    pub(crate) pipes: BTreeMap<u32, Pipe>,
+    next_pipe: u32,
+    control: BTreeMap<(PathId, Toward), u32>,
+    raw: BTreeMap<PathId, u32>,
+    pumping: BTreeSet<u32>,
+    pub(crate) plan: Plan,
+    /// The session is over.
+    pub(crate) closed: bool,
+}
+
+/// One instant to count from: time itself never passes here.
+pub(crate) fn epoch() -> Instant {
+    static EPOCH: OnceLock<Instant> = OnceLock::new();
+    #[allow(clippy::disallowed_methods, reason = "an instant to count from")]
+    let now = || Instant::now() + Duration::from_secs(1);
+    *EPOCH.get_or_init(now)
+}
+
+/// What a stream carries from `side` at `range`.
+pub(crate) fn content(id: StreamId, side: Side, range: std::ops::Range<u64>) -> Bytes {
+    static PATTERN: OnceLock<Bytes> = OnceLock::new();
+    let pattern = PATTERN.get_or_init(|| {
+        let mut rng = Rng::new(1);
+        (0..1 << 17).flat_map(|_| rng.next().to_le_bytes()).collect::<Vec<_>>().into()
+    });
+    let salt = (id.as_u64() * 7919 + side as u64 * 104_729) % 65_536;
+    let at = |offset| usize::try_from(salt + offset).unwrap();
+    pattern.slice(at(range.start)..at(range.end))
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, trace: bool) -> Self {
+        let now = epoch();
+        let mut rng = Rng::new(seed);
+        let client = ClientApp::new(&mut rng, now);
+        let primary = Primary::new(&mut rng);
+        let link = Link::random(&mut rng, now);
+        let mut world = Self {
+            seed,
+            trace,
+            started: now,
+            now,
+            rng,
+            events: BTreeMap::new(),
+            sequence: 0,
+            client,
+            primary,
+            edges: BTreeMap::new(),
+            links: BTreeMap::new(),
+            pipes: BTreeMap::new(),
+            next_pipe: 0,
+            control: BTreeMap::new(),
+            raw: BTreeMap::new(),
+            pumping: BTreeSet::new(),
+            plan: Plan::default(),
+            closed: false,
+        };
+        world.add_link(PathId::PRIMARY, link);
+        world.settle();
+        world
+    }
+
+    pub(crate) fn wall(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000) + (self.now - self.started)
+    }
+
+    pub(crate) fn log(&self, what: impl FnOnce() -> String) {
+        if self.trace {
+            println!("{:>12.6} {}", (self.now - self.started).as_secs_f64(), what());
+        }
+    }
+
+    pub(crate) fn fail(&self, why: &str) -> ! {
+        panic!("seed {} at {:?}: {why}", self.seed, self.now - self.started);
+    }
+
+    pub(crate) fn schedule(&mut self, due: Instant, event: Event) {
+        self.sequence += 1;
+        self.events.insert((due.max(self.now), self.sequence), event);
+    }
+
+    pub(crate) fn after(&mut self, delay: Duration, event: Event) {
+        self.schedule(self.now + delay, event);
+    }
+
+    pub(crate) fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    pub(crate) fn add_link(&mut self, path: PathId, link: Link) {
+        self.links.insert(path, link);
+        for toward in [Toward::Client, Toward::Server] {
+            let pipe = self.add_pipe(path, toward, Sink::control());
+            self.control.insert((path, toward), pipe);
+        }
+        let raw = self.add_pipe(path, Toward::Server, Sink::Raw(VecDeque::new()));
+        self.raw.insert(path, raw);
+    }
+
+    pub(crate) fn add_pipe(&mut self, path: PathId, toward: Toward, sink: Sink) -> u32 {
+        self.next_pipe += 1;
+        self.pipes.insert(self.next_pipe, Pipe::new(path, toward, sink, self.now));
+        self.next_pipe
+    }
+
+    pub(crate) fn remove_link(&mut self, path: PathId) {
+        self.links.remove(&path);
+        self.pipes.retain(|_, pipe| pipe.path != path);
+        self.control.retain(|(owner, _), _| *owner != path);
+    }
+
+    /// Writes to a pipe; nothing happens when its connection is gone.
+    pub(crate) fn send(&mut self, id: u32, head: Bytes, body: Bytes) {
+        let Some(pipe) = self.pipes.get_mut(&id) else { return };
+        let Some(link) = self.links.get_mut(&pipe.path) else { return };
+        let len = head.len() + body.len();
+        let due = link.send(len, pipe.toward, &mut self.rng, self.now).max(pipe.last_due);
+        pipe.last_due = due;
+        pipe.chunks.push_back(Chunk { head, body });
+        self.schedule(due, Event::Deliver(id));
+    }
+
+    pub(crate) fn send_control(&mut self, path: PathId, toward: Toward, bytes: Bytes) {
+        if let Some(pipe) = self.control.get(&(path, toward)) {
+            self.send(*pipe, bytes, Bytes::new());
+        }
+    }
+
+    /// Writes one frame of a stream.
+    pub(crate) fn send_frame(&mut self, pipe: u32, id: StreamId, at: u64, body: Bytes, fin: bool) {
+        let mut head = BytesMut::new();
+        let header = FrameHeader { stream_id: id.as_u64(), offset: at, len: body.len() };
+        encode_packet_header(&mut head, &header, fin);
+        self.log(|| format!("frame {id} {at}+{} fin {fin} on pipe {pipe}", body.len()));
+        self.send(pipe, head.freeze(), body);
+    }
+
+    pub(crate) fn pump(&mut self, pipe: u32, delay: Duration) {
+        if self.pumping.insert(pipe) {
+            self.after(delay, Event::Pump(pipe));
+        }
+    }
+
+    /// Does the next thing that is due before `deadline`. False when there is none.
+    pub(crate) fn step(&mut self, deadline: Instant) -> bool {
+        let event = self.events.first_key_value().map(|((due, _), _)| *due);
+        let timeout = self.client.session.poll_timeout();
+        let next = event.into_iter().chain(timeout).min();
+        let Some(next) = next.filter(|next| *next <= deadline) else { return false };
+        self.now = self.now.max(next);
+        if event.is_some_and(|due| due <= self.now) {
+            let (_, event) = self.events.pop_first().unwrap();
+            self.handle(event);
+        } else {
+            self.client.session.handle_timeout(self.now);
+        }
+        self.settle();
+        self.check_credit();
+        true
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Deliver(pipe) => self.deliver(pipe),
+            Event::Pump(pipe) => {
+                self.pumping.remove(&pipe);
+                self.on_pump(pipe);
+            }
+            Event::Connected(path) => self.on_connected(path),
+            Event::Hangup(path) => {
+                if let Some(mut edge) = self.edges.remove(&path) {
+                    edge.hang_up(self.now);
+                }
+            }
+            Event::Heard(path, stream, bytes, asked) => {
+                self.client.session.on_received(path, stream, (bytes, asked), self.now);
+            }
+            Event::Read(Side::Client, stream) => self.client_reads(stream),
+            Event::Read(Side::Server, stream) => self.server_reads(stream),
+            Event::Open(index) => self.open(index),
+            Event::Lease(stream, range) => self.lease_somewhere(stream, range),
+            Event::Fault(fault) => self.on_fault(fault),
+        }
+    }
+
+    fn on_pump(&mut self, id: u32) {
+        let Some(pipe) = self.pipes.get(&id) else { return };
+        let (path, toward) = (pipe.path, pipe.toward);
+        let Some(link) = self.links.get(&path) else { return };
+        let ready = link.ready(toward);
+        if ready > self.now {
+            self.pump(id, ready - self.now);
+        } else if toward == Toward::Server {
+            self.client_writes(id);
+        } else if path.is_primary() {
+            self.server_writes(id);
+        } else {
+            self.edge_writes(path, id);
+        }
+    }
+
+    fn deliver(&mut self, id: u32) {
+        let Some(pipe) = self.pipes.get_mut(&id) else { return };
+        let Some(link) = self.links.get(&pipe.path) else { return };
+        if link.cut {
+            pipe.chunks.pop_front();
+            return;
+        }
+        if link.paused_until > self.now {
+            let due = link.paused_until;
+            self.schedule(due, Event::Deliver(id));
+            return;
+        }
+        let Some(chunk) = pipe.chunks.pop_front() else { return };
+        let Some(mut pipe) = self.pipes.remove(&id) else { return };
+        for mut rest in [chunk.head, chunk.body] {
+            while !rest.is_empty() {
+                let all = rest.len();
+                let len = if self.rng.chance(80) { all } else { self.rng.index(all) + 1 };
+                self.feed(&mut pipe, rest.split_to(len));
+            }
+        }
+        if let Sink::Raw(packets) = &mut pipe.sink
+            && let Some(packet) = packets.pop_front()
+        {
+            self.on_raw(pipe.path, &packet);
+        }
+        if self.links.contains_key(&pipe.path) {
+            self.pipes.insert(id, pipe);
+        }
+    }
+
+    fn feed(&mut self, pipe: &mut Pipe, bytes: Bytes) {
+        let path = pipe.path;
+        match &mut pipe.sink {
+            Sink::Raw(_) => {}
+            Sink::Control(decoder) => {
+                decoder.handle_input(bytes);
+                loop {
+                    match decoder.poll_frame() {
+                        Ok(None) => break,
+                        Ok(Some(message)) => self.on_control(path, pipe.toward, message),
+                        Err(error) => {
+                            let error = CodedError::new(error.code(), error.to_string());
+                            self.violation(path, pipe.toward, &error);
+                            break;
+                        }
+                    }
+                }
+            }
+            Sink::Data { decoder, stream, at } => {
+                decoder.handle_input(bytes);
+                let (mut bytes, mut asked) = (0, 0);
+                let mut named = None;
+                loop {
+                    let event = decoder.poll();
+                    let result = match event {
+                        Ok(None) => break,
+                        Ok(Some(event)) => {
+                            self.on_data(path, pipe.toward, event, (stream, at), &mut named)
+                        }
+                        Err(error) => Err(CodedError::new(error.code(), error.to_string())),
+                    };
+                    match result {
+                        Ok((more, wanted)) => (bytes, asked) = (bytes + more, asked + wanted),
+                        Err(error) => {
+                            self.violation(path, pipe.toward, &error);
+                            break;
+                        }
+                    }
+                }
+                self.heard(path, pipe.toward, *stream, bytes, asked);
+            }
+        }
+    }
+
+    fn heard(&mut self, path: PathId, toward: Toward, id: StreamId, bytes: u64, asked: u64) {
+        if bytes == 0 || toward == Toward::Server {
+            return;
+        }
+        if self.rng.chance(75) {
+            self.client.session.on_received(path, id, (bytes, asked), self.now);
+        } else {
+            let delay = self.rng.micros(1..=3000);
+            self.after(delay, Event::Heard(path, id, bytes, asked));
+        }
+    }
+
+    fn violation(&mut self, path: PathId, toward: Toward, error: &CodedError) {
+        self.log(|| format!("violation on path {path}: {error}"));
+        match (toward, path.is_primary()) {
+            (Toward::Client, _) => {
+                self.client.session.handle_violation(path, error, self.now);
+            }
+            (Toward::Server, true) => self.fail(&format!("the client broke the protocol: {error}")),
+            (Toward::Server, false) => self.fail(&format!("the client wronged an edge: {error}")),
+        }
+    }
+
+    fn on_control(&mut self, path: PathId, toward: Toward, message: ControlMessage) {
+        self.log(|| format!("path {path} {toward:?} {message:?}"));
+        match (toward, path.is_primary()) {
+            (Toward::Client, _) => {
+                self.client.session.handle_control(path, message, self.now);
+            }
+            (Toward::Server, true) => self.on_primary_control(message),
+            (Toward::Server, false) => self.on_edge_control(path, message),
+        }
+    }
+
+    /// Feeds one event of a data stream to whoever reads it; bytes, and those that were asked for.
+    fn on_data(
+        &mut self,
+        path: PathId,
+        toward: Toward,
+        event: DataEvent,
+        (stream, at): (&mut StreamId, &mut u64),
+        named: &mut Option<StreamId>,
+    ) -> Result<(u64, u64), CodedError> {
+        let now = self.now;
+        let side = if toward == Toward::Client { Side::Client } else { Side::Server };
+        if let DataEvent::Frame(header) = &event {
+            (*stream, *at) = (StreamId::from_u64(header.stream_id), header.offset);
+        }
+        let streams = match side {
+            Side::Client => self.client.session.streams(),
+            Side::Server => match &mut self.primary.session {
+                Some(session) => session.streams(),
+                None => return Err(CodedError::new(Code::AuthFailed, "data too early")),
+            },
+        };
+        *named = Some(*stream);
+        let Some(recv) = streams.receiving(path, *stream, now)? else { return Ok((0, 0)) };
+        let received = match event {
+            DataEvent::Frame(_) => return Ok((0, 0)),
+            DataEvent::Payload(data) => {
+                let (start, len) = (*at, data.len() as u64);
+                *at += len;
+                let poisoned = self.edges.get(&path).is_some_and(|e| e.poison == Some(start));
+                let received = recv.lock().unwrap().receive(path, start, data);
+                if poisoned && received.is_ok() {
+                    self.fail("a hostile write was let in");
+                }
+                received.map(|received| (received, len))?
+            }
+            DataEvent::FrameEnd { fin: false } => return Ok((0, 0)),
+            DataEvent::FrameEnd { fin: true } => (recv.lock().unwrap().receive_fin(path, *at)?, 0),
+        };
+        let (received, len) = received;
+        if received.readable {
+            let delay = self.rng.micros(0..=500);
+            self.after(delay, Event::Read(side, *stream));
+        }
+        Ok((len, received.asked))
+    }
+
+    /// Takes all outputs of all machines.
+    pub(crate) fn settle(&mut self) {
+        loop {
+            let mut quiet = true;
+            while let Some((path, bytes)) = self.client.session.poll_transmit(self.now) {
+                quiet = false;
+                self.send_control(path, Toward::Server, bytes);
+            }
+            while let Some(action) = self.client.session.poll_action() {
+                quiet = false;
+                self.on_client_action(action);
+            }
+            quiet &= !self.settle_primary();
+            quiet &= !self.settle_edges();
+            if quiet {
+                return;
+            }
+        }
+    }
+
+    fn on_client_action(&mut self, action: Action) {
+        match action {
+            Action::Dial(dial) => self.dial(&dial),
+            Action::ForwardRaw(path, packet) => {
+                let Some(id) = self.raw.get(&path).copied() else { return };
+                if let Some(Pipe { sink: Sink::Raw(packets), .. }) = self.pipes.get_mut(&id) {
+                    packets.push_back(packet);
+                }
+                self.send(id, Bytes::new(), Bytes::new());
+            }
+            Action::ClosePath(path, error) => {
+                self.log(|| format!("the client closes path {path}: {error}"));
+                self.check_path_close(path, &error);
+                self.remove_link(path);
+                let delay = self.rng.millis(0..=50);
+                self.after(delay, Event::Hangup(path));
+            }
+            Action::Close(code, reason) | Action::ClosedByPeer(code, reason) => {
+                self.closed = true;
+                if !self.plan.session_may_end {
+                    let reason = String::from_utf8_lossy(&reason).into_owned();
+                    self.fail(&format!("the client ended the session: {code:#x} {reason}"));
+                }
+            }
+            Action::Wake(Wake::Stream(wake)) => self.wake_client(wake),
+            Action::Wake(_) => {}
+        }
+    }
+
+    fn wake_client(&mut self, wake: StreamWake) {
+        match wake {
+            StreamWake::Readable(id) => self.after(Duration::ZERO, Event::Read(Side::Client, id)),
+            StreamWake::Writable(id) => {
+                if let Some(pipe) = self.client.pipes.get(&id) {
+                    self.pump(*pipe, Duration::ZERO);
+                }
+            }
+            StreamWake::Acceptable(dir) => self.client_accepts(dir),
+            StreamWake::Openable(_) => {}
+        }
+    }
+
+    fn client_accepts(&mut self, dir: Dir) {
+        while let Some(halves) = self.client.session.streams().accept(dir) {
+            self.start_client_reader(&halves);
+        }
+    }
+
+    pub(crate) fn session(&mut self) -> &mut ClientSession {
+        &mut self.client.session
+    }
+}
