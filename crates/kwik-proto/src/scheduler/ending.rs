@@ -7,7 +7,7 @@ use crate::stream::StreamTable;
 use crate::sync::lock;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
-use crate::{LeaseId, PathId, StreamId, limits};
+use crate::{Code, LeaseId, PathId, StreamId, limits};
 
 use super::{ClientLease, Scheduler, SchedulerEvent};
 
@@ -76,6 +76,7 @@ impl Scheduler {
         if let Some(fill) = self.fills.get_mut(&lease.stream) {
             fill.remove_lease(lease.path, lease.range.start, id);
             missing = lock(&fill.recv).missing(lease.range).collect();
+            fill.owed |= !missing.is_empty();
         }
         let lost = outcome == pb::LeaseOutcome::LeaseLost;
         let outcome =
@@ -120,10 +121,15 @@ impl Scheduler {
     }
 
     pub(super) fn forget_if_idle(&mut self, stream: StreamId, streams: &mut StreamTable) {
-        if self.fills.get(&stream).is_some_and(super::Fill::is_idle) {
-            self.fills.remove(&stream);
-            streams.retire(stream);
+        let Some(fill) = self.fills.get(&stream).filter(|fill| fill.is_idle()) else { return };
+        // What a lease left missing came late, outside every lease: the primary has to hear of it.
+        if fill.owed && !lock(&fill.recv).has_failed() {
+            let (stream_id, code) = (stream.as_u64(), Code::NoError.as_u64());
+            let stop = ControlMessage::StopSending(pb::StopSending { stream_id, code });
+            self.events.push(SchedulerEvent::Send(PathId::PRIMARY, stop));
         }
+        self.fills.remove(&stream);
+        streams.retire(stream);
     }
 }
 

@@ -20,11 +20,19 @@ pub(super) struct Fill {
     taken: RangeSet,
     /// Since when missing bytes are under no live lease.
     pub(super) uncovered_since: Option<Instant>,
+    /// Some lease ended before all of it had come.
+    pub(super) owed: bool,
 }
 
 impl Fill {
     pub(super) fn new(recv: SharedRecv) -> Self {
-        Self { recv, leases: BTreeMap::new(), taken: RangeSet::new(), uncovered_since: None }
+        Self {
+            recv,
+            leases: BTreeMap::new(),
+            taken: RangeSet::new(),
+            uncovered_since: None,
+            owed: false,
+        }
     }
 
     pub(super) fn add_lease(&mut self, path: PathId, start: u64, id: LeaseId) {

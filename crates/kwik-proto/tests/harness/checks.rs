@@ -1,10 +1,51 @@
 //! What must hold all along, when a stream ends, and when all is over.
 
+use std::collections::BTreeMap;
+
 use kwik_proto::path::PathStatus;
 use kwik_proto::stream::ReadError;
 use kwik_proto::{Code, CodedError, PathId, StreamId};
 
 use crate::world::World;
+
+/// How often what happened: a harness in which something never happens proves nothing of it.
+#[derive(Debug, Default)]
+pub(crate) struct Coverage(pub(crate) BTreeMap<String, u64>);
+
+impl Coverage {
+    pub(crate) fn count(&mut self, what: impl Into<String>) {
+        *self.0.entry(what.into()).or_default() += 1;
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (what, times) in &other.0 {
+            *self.0.entry(what.clone()).or_default() += times;
+        }
+    }
+
+    /// Everything that the scenarios are there for has happened.
+    pub(crate) fn check(&self) {
+        let expected = [
+            "read whole",
+            "reset",
+            "starved",
+            "stopped",
+            "session lost",
+            "closed KWIK_SECONDARY_STREAM_ISOLATION",
+            "closed KWIK_OFFSET_SYNC_FAILURE",
+            "closed KWIK_INVALID_STREAM_ROLE",
+            "closed KWIK_INVALID_FRAME",
+            "closed KWIK_PATH_DEAD",
+            "closed KWIK_NO_ERROR",
+            "lease Done",
+            "lease Stopped",
+            "lease Lost",
+        ];
+        for what in expected {
+            assert!(self.0.contains_key(what), "{what} never happened: {:#?}", self.0);
+        }
+    }
+}
 
 impl World {
     /// Nobody is granted more than the window has, or than its own allowance.
@@ -38,7 +79,13 @@ impl World {
         let plan = &self.plan.expected[&id];
         let total = plan.total();
         self.log(|| format!("{id} ended: {:?} at {} of {total}", reader.ended, reader.at));
-        let fine = match reader.ended.as_ref().unwrap() {
+        let ended = reader.ended.as_ref().unwrap();
+        self.covered.count(match ended {
+            Ok(()) => "read whole",
+            Err(ReadError::Reset(_)) => "reset",
+            Err(_) => "starved",
+        });
+        let fine = match ended {
             Ok(()) => reader.at == total && !plan.may_reset(),
             Err(ReadError::Reset(code)) => *code == 8 && plan.may_reset() && reader.at <= total,
             Err(ReadError::Failed(error)) => {
@@ -62,6 +109,7 @@ impl World {
 
     /// Paths are closed for a reason: honest ones never for a violation, hostile ones with its code.
     pub(crate) fn check_path_close(&mut self, path: PathId, error: &CodedError) {
+        self.covered.count(format!("closed {}", error.code));
         let harmless = matches!(error.code, Code::PathDead | Code::NoError);
         let late = error.context.contains("in time");
         let guilty = self.edges.get(&path).filter(|edge| edge.guilty);

@@ -62,8 +62,8 @@ pub(crate) fn stream_config(rng: &mut Rng) -> StreamConfig {
 }
 
 impl ClientApp {
-    pub(crate) fn new(rng: &mut Rng, now: Instant) -> Self {
-        let config = ClientConfig { streams: stream_config(rng), ..ClientConfig::default() };
+    pub(crate) fn new(streams: StreamConfig, now: Instant) -> Self {
+        let config = ClientConfig { streams, ..ClientConfig::default() };
         let primary = SocketAddr::from(([127, 0, 0, 1], 4433));
         let session = ClientSession::new(config, Identity::from_seed([1; 32]), primary, now);
         Self { session, readers: BTreeMap::new(), writers: BTreeMap::new(), pipes: BTreeMap::new() }
@@ -92,6 +92,19 @@ impl World {
         self.session().on_rtt(path, rtt);
     }
 
+    /// The connections measure their round trips now and then.
+    pub(crate) fn measure_rtt(&mut self) {
+        let measured: Vec<_> =
+            self.links.iter().map(|(path, link)| (*path, link.delay * 2)).collect();
+        for (path, rtt) in measured {
+            let rtt = rtt + self.rng.micros(0..=2000);
+            self.session().on_rtt(path, rtt);
+            if let (true, Some(server)) = (path.is_primary(), &mut self.primary.session) {
+                server.on_rtt(rtt);
+            }
+        }
+    }
+
     pub(crate) fn start_client_reader(&mut self, halves: &Halves) {
         let Some(recv) = halves.recv.clone() else { return };
         let id = halves.id;
@@ -117,6 +130,7 @@ impl World {
         }
         if reader.stop_at.is_some_and(|at| reader.at >= at) {
             reader.ended = Some(Err(ReadError::Stopped));
+            self.covered.count("stopped");
             self.log(|| format!("the reader stops {id}"));
             return self.client.session.stop(id, 7, self.now);
         }

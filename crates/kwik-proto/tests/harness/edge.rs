@@ -207,14 +207,11 @@ impl World {
     }
 
     fn sin(&mut self, path: PathId, pipe: u32, hostility: Hostility, writer: &SharedWriter) {
-        let (stream, end) = {
-            let writer = writer.lock().unwrap();
-            (writer.stream(), writer.range().end)
-        };
+        let stream = writer.lock().unwrap().stream();
         let Some(edge) = self.edges.get_mut(&path) else { return };
         match hostility {
             Hostility::Unasked | Hostility::UnknownStream => {
-                let at = end + 777;
+                let at = 1 << 40;
                 edge.poison = Some(at);
                 let unknown = hostility == Hostility::UnknownStream;
                 let fresh = StreamId::new(Side::Server, Dir::Uni, 1 << 20);
@@ -240,6 +237,7 @@ impl World {
             }
         }
         self.log(|| format!("path {path} turns hostile: {hostility:?}"));
+        self.covered.count(format!("{hostility:?}"));
         if let Some(edge) = self.edges.get_mut(&path) {
             edge.guilty = true;
         }

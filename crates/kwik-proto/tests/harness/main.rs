@@ -5,6 +5,7 @@
 
 mod checks;
 mod client;
+mod directed;
 mod edge;
 mod pipe;
 mod rng;
@@ -12,6 +13,7 @@ mod scenario;
 mod server;
 mod world;
 
+use checks::Coverage;
 use scenario::ROUNDS;
 use world::World;
 
@@ -34,9 +36,9 @@ impl Drop for Replay {
     }
 }
 
-fn run(seed: u64, trace: bool) {
+fn run(seed: u64, trace: bool) -> Coverage {
     let _replay = Replay(seed);
-    World::run(seed, trace);
+    World::run(seed, trace)
 }
 
 /// Runs the `part`-th of `parts` of all seeds.
@@ -45,7 +47,14 @@ fn run_part(part: u64, parts: u64) {
         return;
     }
     let worlds = from_env("KWIK_SCENARIOS").unwrap_or(SCENARIOS).div_ceil(ROUNDS);
-    (0..worlds).filter(|seed| seed % parts == part).for_each(|seed| run(seed, false));
+    let mut covered = Coverage::default();
+    for seed in (0..worlds).filter(|seed| seed % parts == part) {
+        covered.add(&run(seed, false));
+    }
+    println!("{covered:#?}");
+    if worlds * ROUNDS >= SCENARIOS {
+        covered.check();
+    }
 }
 
 #[test]

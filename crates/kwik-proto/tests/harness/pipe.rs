@@ -32,6 +32,12 @@ pub(crate) struct Link {
 }
 
 impl Link {
+    /// A steady one.
+    pub(crate) fn steady(delay: Duration, rate: u64, now: Instant) -> Self {
+        let jitter = 0;
+        Self { delay, jitter, rate, busy_until: [now; 2], paused_until: now, cut: false }
+    }
+
     pub(crate) fn random(rng: &mut Rng, now: Instant) -> Self {
         Self {
             delay: rng.micros(200..=60_000),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use kwik_proto::session::Machine;
 use kwik_proto::{Code, CodedError, PathId, StreamId};
 
+use crate::checks::Coverage;
 use crate::rng::Rng;
 use crate::world::{Event, World};
 
@@ -121,6 +122,8 @@ pub(crate) struct Plan {
     pub(crate) session_may_end: bool,
     /// Percent of edges that are hostile.
     pub(crate) hostility: u64,
+    /// Every extent is leased whole to every edge.
+    pub(crate) everyone: bool,
 }
 
 impl Plan {
@@ -160,7 +163,7 @@ impl World {
         }
         let expected = BTreeMap::new();
         let hostility = if hard { 20 } else { 0 };
-        self.plan = Plan { streams, expected, session_may_end, hostility };
+        self.plan = Plan { streams, expected, session_may_end, hostility, everyone: false };
         self.client.readers.clear();
         self.client.writers.clear();
         self.client.pipes.clear();
@@ -235,7 +238,7 @@ impl World {
     }
 
     /// Runs the scenarios of a seed.
-    pub(crate) fn run(seed: u64, trace: bool) {
+    pub(crate) fn run(seed: u64, trace: bool) -> Coverage {
         let mut world = Self::new(seed, trace);
         world.until(Duration::from_secs(2), |world| world.session().id().is_some());
         let edges = world.rng.below(4);
@@ -249,24 +252,26 @@ impl World {
         world.now = start;
         for round in 0..ROUNDS {
             world.log(|| format!("round {round}"));
+            world.measure_rtt();
             world.plan();
             world.settle();
             world.until(Duration::from_secs(300), World::has_ended);
-            if world.closed {
-                return;
+            if !world.closed {
+                world.drain();
             }
-            world.drain();
             if world.closed {
-                return;
+                world.covered.count("session lost");
+                break;
             }
             world.check_clean();
             if world.edges.len() < 2 && world.rng.chance(70) {
                 world.add_edge();
             }
         }
+        world.covered
     }
 
-    fn until(&mut self, patience: Duration, done: impl Fn(&mut Self) -> bool) {
+    pub(crate) fn until(&mut self, patience: Duration, done: impl Fn(&mut Self) -> bool) {
         let deadline = self.now + patience;
         while !done(self) && !self.closed {
             if !self.step(deadline) {

@@ -13,10 +13,9 @@ use kwik_proto::stream::{Read, SharedRecv, SharedSend, StreamConfig, StreamWake}
 use kwik_proto::wire::control::ControlMessage;
 use kwik_proto::{Code, Dir, LeaseId, PathId, SessionId, Side, StreamId};
 
-use crate::client::{exporter, stream_config};
+use crate::client::exporter;
 use crate::edge::{Edge, identity};
 use crate::pipe::{Sink, Toward};
-use crate::rng::Rng;
 use crate::scenario::Segment;
 use crate::world::{Event, World, content};
 
@@ -51,11 +50,11 @@ pub(crate) struct Primary {
 }
 
 impl Primary {
-    pub(crate) fn new(rng: &mut Rng) -> Self {
+    pub(crate) fn new(config: StreamConfig) -> Self {
         Self {
             session: None,
             identity: identity(0),
-            config: stream_config(rng),
+            config,
             writers: BTreeMap::new(),
             readers: BTreeMap::new(),
             leases: BTreeMap::new(),
@@ -292,6 +291,12 @@ impl World {
         if len == 0 {
             return;
         }
+        if self.plan.everyone {
+            for path in self.primary.usable.clone().into_iter().filter(|p| !p.is_primary()) {
+                self.lease_to(path, id, extent.clone());
+            }
+            return;
+        }
         match self.rng.below(3) {
             0 => {
                 for _ in 0..=self.rng.below(3) {
@@ -317,10 +322,14 @@ impl World {
     }
 
     pub(crate) fn lease_somewhere(&mut self, id: StreamId, range: Range<u64>) {
-        let now = self.now;
         let usable: Vec<_> = self.primary.usable.iter().copied().collect();
         let edges = &usable[1.min(usable.len() - 1)..];
         let path = if self.rng.chance(85) { self.rng.pick(edges) } else { PathId::PRIMARY };
+        self.lease_to(path, id, range);
+    }
+
+    fn lease_to(&mut self, path: PathId, id: StreamId, range: Range<u64>) {
+        let now = self.now;
         let result = self.server().lease(id, range.clone(), path, Bytes::from_static(b"x"), now);
         self.log(|| format!("lease {id} {range:?} on path {path}: {result:?}"));
         match result {
@@ -348,6 +357,11 @@ impl World {
         if let Some(pipe) = self.primary.lease_pipes.remove(&lease) {
             self.primary.leases.remove(&pipe);
         }
+        self.covered.count(match ended.outcome {
+            Some(LeaseOutcome::Lost(_)) => "lease Lost",
+            Some(LeaseOutcome::Stopped) => "lease Stopped",
+            Some(LeaseOutcome::Done) | None => "lease Done",
+        });
         let again = self.plan.expected.get(&ended.stream).is_some_and(|e| !e.may_starve);
         if let (Some(LeaseOutcome::Lost(ranges)), true) = (ended.outcome, again) {
             for range in ranges {

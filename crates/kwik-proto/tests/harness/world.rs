@@ -6,13 +6,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use kwik_proto::session::{Action, ClientSession, Machine, Wake};
-use kwik_proto::stream::StreamWake;
+use kwik_proto::stream::{StreamConfig, StreamWake};
 use kwik_proto::wire::control::ControlMessage;
 use kwik_proto::wire::data::encode_packet_header;
 use kwik_proto::wire::{DataEvent, FrameHeader};
 use kwik_proto::{Code, CodedError, Dir, PathId, Side, StreamId};
 
-use crate::client::ClientApp;
+use crate::checks::Coverage;
+use crate::client::{ClientApp, stream_config};
 use crate::edge::Edge;
 use crate::pipe::{Chunk, Link, Pipe, Sink, Toward};
 use crate::rng::Rng;
@@ -62,6 +63,7 @@ pub(crate) struct World {
     pub(crate) plan: Plan,
     /// The session is over.
     pub(crate) closed: bool,
+    pub(crate) covered: Coverage,
 }
 
 /// One instant to count from: time itself never passes here.
@@ -85,12 +87,25 @@ pub(crate) fn content(id: StreamId, side: Side, range: std::ops::Range<u64>) -> 
 }
 
 impl World {
+    /// Random windows and links.
     pub(crate) fn new(seed: u64, trace: bool) -> Self {
-        let now = epoch();
         let mut rng = Rng::new(seed);
-        let client = ClientApp::new(&mut rng, now);
-        let primary = Primary::new(&mut rng);
-        let link = Link::random(&mut rng, now);
+        let configs = [stream_config(&mut rng), stream_config(&mut rng)];
+        let link = Link::random(&mut rng, epoch());
+        Self::with(seed, trace, rng, configs, link)
+    }
+
+    /// The default windows, and a primary at hand.
+    pub(crate) fn steady() -> Self {
+        let link = Link::steady(Duration::from_millis(10), 10_000_000, epoch());
+        Self::with(0, false, Rng::new(0), [StreamConfig::default(), StreamConfig::default()], link)
+    }
+
+    fn with(seed: u64, trace: bool, rng: Rng, configs: [StreamConfig; 2], link: Link) -> Self {
+        let now = epoch();
+        let [ours, theirs] = configs;
+        let client = ClientApp::new(ours, now);
+        let primary = Primary::new(theirs);
         let mut world = Self {
             seed,
             trace,
@@ -110,6 +125,7 @@ impl World {
             pumping: BTreeSet::new(),
             plan: Plan::default(),
             closed: false,
+            covered: Coverage::default(),
         };
         world.add_link(PathId::PRIMARY, link);
         world.settle();
