@@ -402,6 +402,13 @@ impl Scheduler {
         }
     }
 
+    /// What a path's connection has received in all, in bytes.
+    pub fn on_arrived(&mut self, path: PathId, total: u64, now: Instant) {
+        if let Some(owner) = self.paths.get_mut(&path) {
+            owner.schedule.on_arrived(total, now);
+        }
+    }
+
     /// What the session must act on since the last call.
     pub fn take_events(&mut self) -> Vec<SchedulerEvent> {
         std::mem::take(&mut self.events)

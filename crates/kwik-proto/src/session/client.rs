@@ -192,6 +192,11 @@ impl ClientSession {
         self.scheduler.on_rtt(path, rtt);
     }
 
+    /// What a path's connection has received in all, in bytes; measures its rate.
+    pub fn on_arrived(&mut self, path: PathId, total: u64, now: Instant) {
+        self.scheduler.on_arrived(path, total, now);
+    }
+
     /// The application read from a stream ([`crate::stream::RecvHalf::is_update_due`]).
     pub fn on_consumed(&mut self, stream: StreamId, now: Instant) {
         let rtt = self.scheduler.path(PathId::PRIMARY).map_or(Duration::ZERO, |path| path.rtt());
