@@ -14,88 +14,7 @@ use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, Dir, PathId, Side, StreamId, limits};
 
-use super::{RecvHalf, SendHalf, SharedRecv, SharedSend};
-
-/// Limits and windows of a session's streams.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StreamConfig {
-    /// Bidirectional streams that the peer may have open at once; at most [`limits::MAX_STREAMS`].
-    pub max_streams_bidi: u64,
-    /// Unidirectional streams that the peer may have open at once; at most [`limits::MAX_STREAMS`].
-    pub max_streams_uni: u64,
-    /// Session receive window at the start, in bytes (8.2).
-    pub initial_window: u64,
-    /// Session receive window at the most, in bytes.
-    pub max_window: u64,
-}
-
-impl Default for StreamConfig {
-    fn default() -> Self {
-        Self {
-            max_streams_bidi: limits::MAX_STREAMS,
-            max_streams_uni: limits::MAX_STREAMS,
-            initial_window: limits::INITIAL_WINDOW,
-            max_window: limits::MAX_WINDOW,
-        }
-    }
-}
-
-impl StreamConfig {
-    /// Checks the relations between the figures.
-    ///
-    /// # Errors
-    /// What to change.
-    pub fn validate(&self) -> Result<(), InvalidStreamConfig> {
-        let counts = limits::FIRST_FLIGHT_STREAMS..=limits::MAX_STREAMS;
-        if !counts.contains(&self.max_streams_bidi) || !counts.contains(&self.max_streams_uni) {
-            return Err(InvalidStreamConfig::Streams);
-        }
-        if self.floor() < limits::FIRST_FLIGHT_DATA || self.max_window < self.initial_window {
-            let least = limits::FIRST_FLIGHT_DATA * 2 * self.max_receiving();
-            return Err(InvalidStreamConfig::Window { least });
-        }
-        Ok(())
-    }
-
-    /// Receiving halves that can exist at once: the peer's streams, and our own bidirectional ones.
-    fn max_receiving(&self) -> u64 {
-        2 * self.max_streams_bidi + self.max_streams_uni
-    }
-
-    /// What each stream is granted before anything is said: its floor.
-    fn floor(&self) -> u64 {
-        self.initial_window / (2 * self.max_receiving())
-    }
-
-    /// The limits to tell the peer in the first flight.
-    #[must_use]
-    pub fn to_wire(&self) -> pb::StreamLimits {
-        pb::StreamLimits {
-            max_streams_bidi: self.max_streams_bidi,
-            max_streams_uni: self.max_streams_uni,
-            initial_max_stream_data: self.floor(),
-        }
-    }
-}
-
-/// Figures that contradict each other.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum InvalidStreamConfig {
-    /// See [`StreamConfig::max_streams_bidi`].
-    #[error(
-        "a session has between {} and {} streams of each direction",
-        limits::FIRST_FLIGHT_STREAMS,
-        limits::MAX_STREAMS
-    )]
-    Streams,
-    /// See [`StreamConfig::initial_window`].
-    #[error("for so many streams the window needs at least {least} bytes, and at most its maximum")]
-    Window {
-        /// The least initial window.
-        least: u64,
-    },
-}
+use super::{RecvHalf, SendHalf, SharedRecv, SharedSend, StreamConfig};
 
 /// The halves of one stream; which exist follows from its id.
 #[derive(Debug, Clone)]
@@ -115,6 +34,9 @@ struct Entry {
     granted_at: (u64, Instant),
     /// Its allowance was given back: only late pieces keep it here.
     released: bool,
+    /// The peer opened it, and nobody has accepted it yet: it counts against the peer's limit whatever
+    /// has become of it, which bounds the queue.
+    unaccepted: bool,
 }
 
 /// Both directions' counters of one kind of stream.
@@ -222,7 +144,12 @@ impl StreamTable {
 
     /// The next stream that the peer opened.
     pub fn accept(&mut self, dir: Dir) -> Option<Halves> {
-        self.kinds[dir as usize].accept.pop_front()
+        let halves = self.kinds[dir as usize].accept.pop_front()?;
+        if let Some(entry) = self.streams.get_mut(&halves.id) {
+            entry.unaccepted = false;
+        }
+        self.retire(halves.id);
+        Some(halves)
     }
 
     fn insert(&mut self, id: StreamId, now: Instant) -> Halves {
@@ -234,7 +161,9 @@ impl StreamTable {
             SharedRecv::new(RecvHalf::new(id, self.floor).into())
         });
         let halves = Halves { id, send, recv };
-        let entry = Entry { halves: halves.clone(), granted_at: (0, now), released: false };
+        let unaccepted = id.initiator() != self.side;
+        let entry =
+            Entry { halves: halves.clone(), granted_at: (0, now), released: false, unaccepted };
         self.streams.insert(id, entry);
         if halves.recv.is_some() {
             self.grow_allowance(id, 4 * limits::SLIDE_STEP);
@@ -379,7 +308,8 @@ impl StreamTable {
 
     /// Removes a stream whose halves are both over, and makes room for the peer's next one.
     pub fn retire(&mut self, id: StreamId) {
-        let Some(entry) = self.streams.get_mut(&id) else { return };
+        let entry = self.streams.get_mut(&id).filter(|entry| !entry.unaccepted);
+        let Some(entry) = entry else { return };
         let sent = entry.halves.send.as_ref().is_none_or(|send| lock(send).is_done());
         let (read, quiet) = entry.halves.recv.as_ref().map_or((true, true), |recv| {
             let recv = lock(recv);

@@ -15,6 +15,7 @@ const ID: StreamId = StreamId::new(Side::Server, Dir::Uni, 0);
 fn table() -> (StreamTable, SharedRecv) {
     let mut table = StreamTable::new(Side::Client, &StreamConfig::default());
     let recv = table.receiving(PathId::PRIMARY, ID, crate::test_now()).unwrap().unwrap();
+    assert_eq!(table.accept(Dir::Uni).map(|halves| halves.id), Some(ID));
     (table, recv)
 }
 
@@ -67,7 +68,7 @@ fn a_reset_after_all_has_come_changes_nothing() {
 #[test]
 fn a_reader_may_stop_a_stream_that_was_reset() {
     let (mut table, _) = table();
-    reset(&mut table, 0);
+    reset(&mut table, 3);
     table.stop(ID, 1);
     assert_clean(&table);
 }
@@ -84,4 +85,22 @@ fn only_the_primary_opens_streams() {
     assert_eq!(error.code, Code::InvalidStreamRole);
     table.stop(ID, 1);
     assert!(matches!(table.receiving(PathId(1), ID, now), Ok(None)), "drained");
+}
+
+#[test]
+fn streams_that_nobody_accepted_count_against_the_limit_although_they_are_over() {
+    let config = StreamConfig { max_streams_bidi: 8, ..StreamConfig::default() };
+    let mut table = StreamTable::new(Side::Server, &config);
+    let now = crate::test_now();
+    for index in 0..8 {
+        let id = StreamId::new(Side::Client, Dir::Bi, index);
+        let recv = table.receiving(PathId::PRIMARY, id, now).unwrap().unwrap();
+        lock(&recv).receive_fin(PathId::PRIMARY, 0).unwrap();
+        let stop = pb::StopSending { stream_id: id.as_u64(), code: 0 };
+        table.handle_control(&ControlMessage::StopSending(stop), now).unwrap();
+    }
+    let ninth = StreamId::new(Side::Client, Dir::Bi, 8);
+    assert!(table.receiving(PathId::PRIMARY, ninth, now).is_err());
+    assert_eq!(std::iter::from_fn(|| table.accept(Dir::Bi)).count(), 8);
+    assert!(table.receiving(PathId::PRIMARY, ninth, now).is_ok());
 }
