@@ -16,6 +16,9 @@ use crate::{Code, CodedError, Dir, PathId, Side, StreamId, limits};
 
 use super::{RecvHalf, SendHalf, SharedRecv, SharedSend, StreamConfig};
 
+/// One in this many bytes of what the window lends is left for streams that have less than an even part.
+const SPARE: u64 = 8;
+
 /// The halves of one stream; which exist follows from its id.
 #[derive(Debug, Clone)]
 pub struct Halves {
@@ -246,7 +249,7 @@ impl StreamTable {
 
     /// Asks for `more` allowance from the shared half, and tells the peer of what came.
     fn grow_allowance(&mut self, id: StreamId, more: u64) {
-        self.window.borrow(id, more);
+        self.window.borrow(id, more.min(self.borrowable(id)));
         self.grant(id);
     }
 
@@ -302,8 +305,42 @@ impl StreamTable {
                 self.grow_allowance(id, allowance);
             }
         }
+        self.give_back(id);
         self.grant(id);
         self.retire(id);
+    }
+
+    /// A stream that has more than its even part returns what was read before it is granted again, until
+    /// others find the spare part of the window.
+    fn give_back(&mut self, id: StreamId) {
+        let Some(recv) = self.streams.get(&id).and_then(|entry| entry.halves.recv.as_ref()) else {
+            return;
+        };
+        let (even, spare) = self.shares();
+        let allowance = self.window.allowance(id);
+        let short = spare.saturating_sub(self.window.lendable());
+        let more = allowance.saturating_sub(even).min(short);
+        if more > 0 {
+            let recv = lock(recv);
+            let granted = recv.max_data() - recv.read_position();
+            self.window.release(id, more.min(allowance.saturating_sub(granted)));
+        }
+    }
+
+    /// How much a stream may borrow: all there is up to its even part, beyond it all but the spare part.
+    fn borrowable(&self, id: StreamId) -> u64 {
+        let (even, spare) = self.shares();
+        let fair = even.saturating_sub(self.window.allowance(id));
+        fair.max(self.window.lendable().saturating_sub(spare))
+    }
+
+    /// A stream's even part of the window, and the part that is left for those that have less; a stream
+    /// that is alone has all.
+    fn shares(&self) -> (u64, u64) {
+        let status = self.window.status();
+        let shared = status.lendable + status.lent;
+        let spare = if status.streams > 1 { shared / SPARE } else { 0 };
+        (status.floor + shared / status.streams.max(1), spare)
     }
 
     /// Removes a stream whose halves are both over, and makes room for the peer's next one.
