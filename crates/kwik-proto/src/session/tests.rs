@@ -175,7 +175,10 @@ fn a_lost_lease_counts_for_what_it_brought() {
     pair.client.handle_path_lost(EDGE, "broken", pair.now);
     pair.exchange();
     let lost = pair.primary.take_ended(LeaseId(0)).unwrap();
-    assert_eq!(lost.outcome, Some(crate::lease::LeaseOutcome::Lost(Vec::from([60..100]))));
+    assert_eq!(
+        lost.outcome,
+        Some(crate::lease::LeaseOutcome::Lost(std::iter::once(60..100).collect()))
+    );
     assert_eq!(lost.delivered, 60);
     pair.primary.lease(halves.id, 60..100, PathId::PRIMARY, Bytes::new(), pair.now).unwrap();
     pair.exchange();

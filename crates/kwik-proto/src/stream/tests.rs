@@ -8,7 +8,7 @@ use super::{Read, ReadError, SharedRecv, StreamConfig, StreamTable};
 use crate::sync::lock;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
-use crate::{Code, Dir, PathId, Side, StreamId};
+use crate::{Code, Dir, LeaseId, PathId, PieceId, Side, StreamId, limits};
 
 const ID: StreamId = StreamId::new(Side::Server, Dir::Uni, 0);
 
@@ -103,4 +103,20 @@ fn streams_that_nobody_accepted_count_against_the_limit_although_they_are_over()
     assert!(table.receiving(PathId::PRIMARY, ninth, now).is_err());
     assert_eq!(std::iter::from_fn(|| table.accept(Dir::Bi)).count(), 8);
     assert!(table.receiving(PathId::PRIMARY, ninth, now).is_ok());
+}
+
+#[test]
+fn bytes_that_are_refused_move_no_cursor() {
+    let (_, recv) = table();
+    let mut recv = lock(&recv);
+    let path = PathId(1);
+    let most = limits::MAX_GAPS as u64;
+    for index in 0..=most {
+        let at = 2 * index + 1;
+        recv.add_piece(path, PieceId(index), LeaseId(0), at..at + 1);
+        let result = recv.receive(path, at, Bytes::from_static(b"x"));
+        assert_eq!(result.is_ok(), index < most, "{result:?}");
+    }
+    let piece = recv.piece(path, PieceId(most)).unwrap();
+    assert_eq!(piece.cursor, 2 * most + 1, "it is still owed");
 }
