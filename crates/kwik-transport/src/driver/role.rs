@@ -30,8 +30,10 @@ pub(crate) trait Role: Machine + 'static {
     /// A path's round-trip time.
     fn on_rtt(&mut self, _: PathId, _: Duration) {}
 
-    /// A dialed path is connected.
-    fn handle_connected(&mut self, _: PathId, _: &[u8; 32], _: Instant) {}
+    /// A dialed path is connected; false when nobody wants it any more.
+    fn handle_connected(&mut self, _: PathId, _: &[u8; 32], _: Instant) -> bool {
+        false
+    }
 
     /// A raw packet came on a path's raw stream.
     fn handle_raw(&mut self, _: &RawPacketTransmission) -> Result<(), CodedError> {
@@ -72,8 +74,8 @@ impl Role for ClientSession {
         self.on_rtt(path, rtt);
     }
 
-    fn handle_connected(&mut self, path: PathId, exporter: &[u8; 32], now: Instant) {
-        self.handle_connected(path, exporter, now);
+    fn handle_connected(&mut self, path: PathId, exporter: &[u8; 32], now: Instant) -> bool {
+        self.handle_connected(path, exporter, now)
     }
 }
 
