@@ -258,7 +258,9 @@ async fn a_stream_is_whole_when_an_edge_is_killed_in_the_middle() {
                 }
             }
             assert!(read == object(0..size), "round {round}: {} of {size}", read.len());
-            assert!(gone(&primary, one).await.contains("killed"));
+            let reason = gone(&primary, one).await;
+            // Its last words may be lost, as any packet.
+            assert!(reason.contains("KWIK_PATH_DEAD"), "{reason}");
             lost.outcome().await.unwrap();
         }
     })
