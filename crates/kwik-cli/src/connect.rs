@@ -24,8 +24,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const STAGGER: Duration = Duration::from_millis(250);
 /// Addresses of a name that are tried.
 const MAX_ADDRESSES: usize = 4;
-/// How long the goodbye may take.
-const GOODBYE: Duration = Duration::from_millis(250);
+/// How long the goodbye may take: it leaves at once, and nobody answers it.
+const GOODBYE: Duration = Duration::from_millis(20);
 
 /// A session and the socket under it.
 #[derive(Debug)]

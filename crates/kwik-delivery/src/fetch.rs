@@ -47,7 +47,11 @@ impl Client {
     /// When the primary refuses, answers nonsense, or the session ends.
     pub async fn fetch(&self, name: &ObjectName) -> Result<Fetch, FetchError> {
         let (mut send, mut recv) = self.session.open_bi().await?;
-        send.write_all(&Request { name: name.clone() }.encode()).await?;
+        match send.write_all(&Request { name: name.clone() }.encode()).await {
+            // A server that has read enough: its answer says more.
+            Ok(()) | Err(WriteError::Stopped(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
         send.finish()?;
         let mut buffer = BytesMut::new();
         let found = match read_response(&mut recv, &mut buffer).await? {

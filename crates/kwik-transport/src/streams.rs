@@ -230,7 +230,13 @@ impl SendStream {
     /// The stream has ended already.
     pub fn finish(&mut self) -> Result<(), ClosedStream> {
         let Some(mut writer) = self.writer.take() else { return Err(ClosedStream) };
-        let Ok(final_size) = lock(&self.half).finish() else { return Err(ClosedStream) };
+        let finished = lock(&self.half).finish();
+        let final_size = match finished {
+            Ok(size) => size,
+            // As in quinn: harmless to who has nothing more to say.
+            Err(stream::WriteError::Stopped(_)) => return Ok(()),
+            Err(_) => return Err(ClosedStream),
+        };
         let (id, runtime) = (self.handle.id, &self.handle.shared.runtime);
         if writer.flush_now().is_ready() {
             writer.push(id, final_size, Bytes::new(), true);

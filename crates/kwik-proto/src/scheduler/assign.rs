@@ -1,12 +1,13 @@
 //! Which path is asked for what.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use crate::stream::StreamTable;
 use crate::sync::lock;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
-use crate::{PathId, PieceId, StreamId, limits};
+use crate::{LeaseId, PathId, PieceId, StreamId, limits};
 
 use super::{Activation, Path, Scheduler, SchedulerEvent};
 
@@ -17,9 +18,9 @@ impl Path {
     }
 
     /// It may be asked for more, as far as it is concerned.
-    fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         let few = self.pieces.len() < limits::MAX_PIECES;
-        !self.idle && few && self.is_healthy() && self.schedule.room() > 0
+        few && self.is_healthy() && self.schedule.room() > 0
     }
 }
 
@@ -36,9 +37,16 @@ impl Scheduler {
         if std::mem::take(&mut self.moves_due) {
             self.reassign_suspects();
         }
+        self.activate_all(streams, now);
+        while self.steal(now) {
+            self.activate_all(streams, now);
+        }
+    }
+
+    fn activate_all(&mut self, streams: &mut StreamTable, now: Instant) {
         loop {
-            let ready = self.paths.iter().filter(|(_, path)| path.has_room());
-            let first = ready.min_by_key(|(_, path)| path.schedule.backlog());
+            let ready = self.paths.iter().filter(|(_, path)| !path.idle && path.has_room());
+            let first = ready.min_by_key(|(_, path)| path.schedule.backlog(0));
             let Some(id) = first.map(|(id, _)| *id) else { break };
             if !self.activate_next(id, streams, now)
                 && let Some(path) = self.paths.get_mut(&id)
@@ -66,26 +74,41 @@ impl Scheduler {
         streams: &mut StreamTable,
         now: Instant,
     ) -> bool {
-        let Some(path) = self.paths.get_mut(&id) else { return false };
+        let Some(path) = self.paths.get(&id) else { return false };
         let Some(fill) = self.fills.get_mut(&stream) else { return false };
         let mut last = None;
-        let (lease_id, range) = loop {
+        loop {
             last = fill.next_lease(id, last);
             let Some((_, lease_id)) = last else { return false };
-            let Some(lease) = self.leases.get_mut(&lease_id) else { continue };
+            let Some(lease) = self.leases.get(&lease_id) else { continue };
             if lease.closing || lease.budget == 0 {
                 continue;
             }
             let len = path.schedule.piece_len().min(lease.budget);
             if let Some(range) = fill.take_next(id, &lease.range, len, streams, stream) {
-                lease.budget -= range.end - range.start;
-                break (lease_id, range);
+                self.activate(id, lease_id, range, now);
+                return true;
             }
-        };
+        }
+    }
+
+    /// Asks a path for a range that was taken for it, under a lease that covers it.
+    pub(super) fn activate(
+        &mut self,
+        id: PathId,
+        lease_id: LeaseId,
+        range: Range<u64>,
+        now: Instant,
+    ) {
+        let Some(path) = self.paths.get_mut(&id) else { return };
+        let Some(lease) = self.leases.get_mut(&lease_id) else { return };
+        let Some(fill) = self.fills.get(&lease.stream) else { return };
+        let (stream, len) = (lease.stream, range.end - range.start);
+        lease.budget -= len;
         let piece = PieceId(path.next_piece);
         path.next_piece += 1;
         path.last_stream = stream;
-        path.schedule.on_activated(range.end - range.start, now);
+        path.schedule.on_activated(len, now);
         lock(&fill.recv).add_piece(id, piece, lease_id, range.clone());
         let activate = ControlMessage::Activate(pb::Activate {
             lease_id: lease_id.0,
@@ -93,8 +116,7 @@ impl Scheduler {
             start: range.start,
             end: range.end,
         });
-        path.pieces.insert(piece, Activation { stream, lease: lease_id, range });
+        path.pieces.insert(piece, Activation { stream, lease: lease_id, range, stolen: false });
         self.events.push(SchedulerEvent::Send(id, activate));
-        true
     }
 }

@@ -53,6 +53,11 @@ impl Fill {
         self.leases.values().flatten().map(|(_, id)| *id)
     }
 
+    /// Its live leases of one path.
+    pub(super) fn leases_of(&self, path: PathId) -> impl Iterator<Item = LeaseId> + '_ {
+        self.leases.get(&path).into_iter().flatten().map(|(_, id)| *id)
+    }
+
     /// The lease of a path that follows `after`, in order of their starts.
     pub(super) fn next_lease(
         &self,
@@ -74,6 +79,13 @@ impl Fill {
         for missing in lock(&self.recv).missing(range) {
             self.taken.remove(missing);
         }
+    }
+
+    /// Takes the lowest missing part of `range`.
+    pub(super) fn take(&mut self, range: Range<u64>) -> Option<Range<u64>> {
+        let missing = lock(&self.recv).missing(range).next()?;
+        self.taken.insert(missing.clone());
+        Some(missing)
     }
 
     /// Cancels a live piece: what it owes is free again at once. True when it was live.

@@ -11,6 +11,9 @@ mod ending;
 mod fill;
 mod patience;
 mod rate;
+mod steal;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -45,6 +48,8 @@ struct Activation {
     lease: LeaseId,
     /// What was asked for, less what its writer left.
     range: Range<u64>,
+    /// It was given to another path, which would have it sooner.
+    stolen: bool,
 }
 
 #[derive(Debug)]
@@ -87,6 +92,10 @@ pub struct Scheduler {
     events: Vec<SchedulerEvent>,
     /// Pieces of suspects may have found another path.
     moves_due: bool,
+    /// Bytes that came when they were asked for.
+    delivered: u64,
+    /// Bytes of stolen pieces that may come twice.
+    doubled: u64,
 }
 
 impl Scheduler {
@@ -279,6 +288,9 @@ impl Scheduler {
             lease.budget += before.end - sent_until;
         }
         activation.range.end = sent_until;
+        if activation.stolen {
+            self.doubled -= before.end - sent_until;
+        }
         if !before.cancelled {
             owner.schedule.on_released(before.end - sent_until);
             fill.release(sent_until..before.end);
@@ -304,6 +316,7 @@ impl Scheduler {
         self.hear(path, now);
         if let Some(owner) = self.paths.get_mut(&path) {
             owner.schedule.on_received(bytes, asked, now);
+            self.delivered += asked;
         }
         self.settle_ended(stream, streams, now);
         self.schedule(streams, now);
@@ -386,6 +399,13 @@ impl Scheduler {
     pub fn on_rtt(&mut self, path: PathId, rtt: Duration) {
         if let Some(owner) = self.paths.get_mut(&path) {
             owner.schedule.on_rtt(rtt);
+        }
+    }
+
+    /// What a path's connection has received in all, in bytes.
+    pub fn on_arrived(&mut self, path: PathId, total: u64, now: Instant) {
+        if let Some(owner) = self.paths.get_mut(&path) {
+            owner.schedule.on_arrived(total, now);
         }
     }
 

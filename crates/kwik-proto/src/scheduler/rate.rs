@@ -12,6 +12,8 @@ use crate::limits;
 const SLACK: Duration = Duration::from_millis(50);
 /// A piece lasts about this long, so that a stall moves little.
 const PIECE_TIME: Duration = Duration::from_millis(20);
+/// Arrived bytes that are progress, and not just acknowledgements and heartbeats.
+const PROGRESS: u64 = 8 * 1024;
 /// Rounds without growth of a quarter that end the start-up.
 const FLAT_ROUNDS: u8 = 3;
 /// Bounds how long a path rests: 50 ms * 2^6.
@@ -26,8 +28,15 @@ pub struct PathSchedule {
     rate: Option<u64>,
     outstanding: u64,
     received: u64,
+    /// What the path's connection has received in all, where the driver says.
+    arrived: Option<u64>,
+    /// What it had received when it last showed progress.
+    arrived_before: u64,
     /// Bytes since the current round began, and when that was.
     round: (u64, Instant),
+    /// Nothing has come since it was asked after a pause: the round begins with the first bytes, lest it
+    /// measure the round trip.
+    waiting: bool,
     /// The path ran dry during this round, so the round measures us and not the path.
     dry: bool,
     flat_rounds: u8,
@@ -48,7 +57,10 @@ impl PathSchedule {
             rate: None,
             outstanding: 0,
             received: 0,
+            arrived: None,
+            arrived_before: 0,
             round: (0, now),
+            waiting: true,
             dry: true,
             flat_rounds: 0,
             last_progress: now,
@@ -69,7 +81,7 @@ impl PathSchedule {
         if self.outstanding == 0 {
             self.last_progress = now;
             self.last_heard = now;
-            self.round = (0, now);
+            self.waiting = true;
         }
         self.outstanding += bytes;
     }
@@ -114,9 +126,34 @@ impl PathSchedule {
         self.last_heard = now;
         (self.strikes, self.rest_until) = (0, None);
         self.received += bytes;
-        self.round.0 += bytes;
+        self.arrived_before = self.arrived.unwrap_or(0);
         self.outstanding = self.outstanding.saturating_sub(asked);
         self.dry |= self.outstanding == 0;
+        if std::mem::take(&mut self.waiting) {
+            self.round = (0, now);
+        } else if self.arrived.is_none() {
+            self.measure(bytes, now);
+        }
+    }
+
+    /// Notes how many bytes the path's connection has received in all. Streams hold back what came behind
+    /// a lost packet and then give it up at once; what arrives measures the path without such bursts, and shows
+    /// progress while a lost packet is repeated.
+    pub fn on_arrived(&mut self, total: u64, now: Instant) {
+        if total.saturating_sub(self.arrived_before) >= PROGRESS {
+            self.arrived_before = total;
+            self.last_progress = now;
+            self.last_heard = now;
+        }
+        if let Some(before) = self.arrived.replace(total)
+            && !self.waiting
+        {
+            self.measure(total.saturating_sub(before), now);
+        }
+    }
+
+    fn measure(&mut self, bytes: u64, now: Instant) {
+        self.round.0 += bytes;
         let lasted = now.saturating_duration_since(self.round.1);
         if lasted >= self.rtt.max(Duration::from_millis(20)) {
             self.end_round(lasted);
@@ -134,18 +171,26 @@ impl PathSchedule {
         };
         let grew = sample > rate + rate / 4;
         self.flat_rounds = if grew { 0 } else { self.flat_rounds.saturating_add(1) };
-        if sample >= rate {
+        if grew && self.is_starting() {
+            // Slow start doubles in a round trip: an average would hold it back.
+            self.rate = Some(sample);
+        } else if sample >= rate {
             self.rate = Some(rate / 2 + sample / 2);
         } else if !self.dry {
             self.rate = Some(rate - rate / 8 + sample / 8);
         }
     }
 
+    /// Its congestion window may still be opening.
+    fn is_starting(&self) -> bool {
+        self.flat_rounds < FLAT_ROUNDS
+    }
+
     /// How many bytes may be outstanding.
     fn target(&self) -> u64 {
         let Some(rate) = self.rate else { return 4 * limits::MIN_PIECE };
         let base = if self.min_rtt == Duration::MAX { self.rtt } else { self.min_rtt };
-        let round_trips = if self.flat_rounds < FLAT_ROUNDS { base * 2 } else { base * 5 / 4 };
+        let round_trips = if self.is_starting() { base * 2 } else { base * 5 / 4 };
         bytes_in(rate, round_trips + SLACK).max(4 * limits::MIN_PIECE)
     }
 
@@ -176,11 +221,11 @@ impl PathSchedule {
         self.last_heard + limits::DEAD_AFTER.max(self.rtt * 3)
     }
 
-    /// How long the path needs for what it has been asked.
+    /// How long the path needs for what it has been asked, and `more` bytes.
     #[must_use]
-    pub fn backlog(&self) -> Duration {
-        let rate = self.rate.unwrap_or(0).max(1);
-        self.rtt + Duration::from_micros(self.outstanding.saturating_mul(1_000_000) / rate)
+    pub fn backlog(&self, more: u64) -> Duration {
+        let (rate, bytes) = (self.rate.unwrap_or(0).max(1), self.outstanding.saturating_add(more));
+        self.rtt + Duration::from_micros(bytes.saturating_mul(1_000_000) / rate)
     }
 
     /// Smoothed round-trip time.
@@ -230,6 +275,18 @@ mod tests {
         let rate = path.rate().unwrap();
         assert!((45 << 20..=55 << 20).contains(&rate), "{rate}");
         assert_eq!(path.piece_len(), limits::MAX_PIECE);
+    }
+
+    #[test]
+    fn bytes_behind_a_lost_packet_are_progress_and_heartbeats_are_not() {
+        let now = crate::test_now();
+        let mut path = PathSchedule::new(now);
+        path.on_activated(1 << 20, now);
+        let later = now + limits::SUSPECT_AFTER / 2;
+        path.on_arrived(100, later);
+        assert_eq!(path.suspect_at(), Some(now + limits::SUSPECT_AFTER));
+        path.on_arrived(PROGRESS, later);
+        assert_eq!(path.suspect_at(), Some(later + limits::SUSPECT_AFTER));
     }
 
     #[test]

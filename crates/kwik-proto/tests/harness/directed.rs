@@ -38,7 +38,7 @@ fn world(rates: &[u64], len: u64) -> World {
         sloth: 0,
         may_starve: false,
     };
-    world.plan = Plan { streams: vec![stream], everyone: true, ..Plan::default() };
+    world.plan = Plan { streams: vec![stream], everyone: true, frame: 4096, ..Plan::default() };
     world.after(Duration::ZERO, Event::Open(0));
     world
 }
@@ -69,4 +69,34 @@ fn an_edge_that_answers_but_sends_nothing_holds_nobody_up() {
     world.edges.get_mut(&PathId(1)).unwrap().stalled_until = Some(until);
     let took = finish(&mut world);
     assert!(took < Duration::from_millis(1500), "{took:?}");
+}
+
+#[test]
+fn what_a_slow_edge_has_not_begun_is_stolen_within_the_budget() {
+    let len = 2_000_000;
+    let mut world = world(&[5_000_000, 100_000], len);
+    let took = finish(&mut world);
+    // Alone, the fast edge takes 400 ms; the slow one was asked for 256 KiB at first, which take 2.6 s.
+    assert!(took < Duration::from_millis(1300), "{took:?}");
+    let doubled: u64 =
+        world.client.readers.values().map(|r| r.recv.lock().unwrap().duplicates().0).sum();
+    assert!(doubled <= 256 * 1024 + len / 50, "{doubled} bytes came twice");
+}
+
+#[test]
+fn a_small_stream_is_not_starved_by_a_large_one() {
+    let mut world = world(&[1_000_000, 1_000_000], 3_500_000);
+    let mut small = world.plan.streams[0].clone();
+    small.segments = VecDeque::from([Segment::Extent(200_000)]);
+    world.plan.streams.push(small);
+    let start = world.now + Duration::from_millis(150);
+    world.schedule(start, Event::Open(1));
+    while world.step(start) {}
+    let ended = |world: &mut World| {
+        world.client.readers.values().any(|r| r.at == 200_000 && r.ended.is_some())
+    };
+    world.until(Duration::from_secs(60), ended);
+    let took = world.now - start;
+    // Alone it would take 130 ms; without a share of the window, until the large one ends: 1.8 s.
+    assert!(took < Duration::from_millis(400), "{took:?}");
 }

@@ -3,6 +3,8 @@
 //! A failure names its seed; `KWIK_SEED=n cargo test -p kwik-proto --test harness replay -- --nocapture`
 //! replays it with a trace. `KWIK_SCENARIOS=n` sets how many scenarios run in all.
 
+#![allow(clippy::unwrap_used, reason = "a harness fails by panicking")]
+
 mod checks;
 mod client;
 mod directed;

@@ -124,6 +124,8 @@ pub(crate) struct Plan {
     pub(crate) hostility: u64,
     /// Every extent is leased whole to every edge.
     pub(crate) everyone: bool,
+    /// Largest frame of a lease's writer; 0 for random ones.
+    pub(crate) frame: u64,
 }
 
 impl Plan {
@@ -163,7 +165,8 @@ impl World {
         }
         let expected = BTreeMap::new();
         let hostility = if hard { 20 } else { 0 };
-        self.plan = Plan { streams, expected, session_may_end, hostility, everyone: false };
+        self.plan =
+            Plan { streams, expected, session_may_end, hostility, everyone: false, frame: 0 };
         self.client.readers.clear();
         self.client.writers.clear();
         self.client.pipes.clear();

@@ -274,7 +274,8 @@ impl World {
 
     /// Writes some of what is activated of a lease. False when nothing is.
     pub(crate) fn write_piece(&mut self, writer: &SharedWriter, pipe: u32) -> bool {
-        let max = self.rng.pick(&[64 * 1024, 64 * 1024, 64 * 1024, 10_000, 1]);
+        let random = self.rng.pick(&[64 * 1024, 64 * 1024, 64 * 1024, 10_000, 1]);
+        let max = if self.plan.frame > 0 { self.plan.frame } else { random };
         let (range, id) = {
             let mut writer = writer.lock().unwrap();
             let Some((range, _)) = writer.commit(max) else { return false };

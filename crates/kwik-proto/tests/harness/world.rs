@@ -79,7 +79,7 @@ pub(crate) fn content(id: StreamId, side: Side, range: std::ops::Range<u64>) -> 
     static PATTERN: OnceLock<Bytes> = OnceLock::new();
     let pattern = PATTERN.get_or_init(|| {
         let mut rng = Rng::new(1);
-        (0..1 << 17).flat_map(|_| rng.next().to_le_bytes()).collect::<Vec<_>>().into()
+        (0..1 << 19).flat_map(|_| rng.next().to_le_bytes()).collect::<Vec<_>>().into()
     });
     let salt = (id.as_u64() * 7919 + side as u64 * 104_729) % 65_536;
     let at = |offset| usize::try_from(salt + offset).unwrap();

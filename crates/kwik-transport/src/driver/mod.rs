@@ -14,7 +14,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kwik_proto::session::{Action, Wake};
 use kwik_proto::stream::StreamWake;
@@ -147,6 +147,12 @@ impl<M: Role + ?Sized> Shared<M> {
     /// The connection of a path.
     pub(crate) fn connection(&self, path: PathId) -> Option<Connection> {
         lock(&self.paths).get(&path).map(|link| link.connection.clone())
+    }
+
+    /// Round-trip time and received bytes of each path's connection.
+    fn figures(&self) -> Vec<(PathId, (Duration, u64))> {
+        let paths = lock(&self.paths);
+        paths.iter().map(|(path, link)| (*path, link.connection.figures())).collect()
     }
 
     /// Who waits for a stream; for its handles alone.
@@ -367,7 +373,14 @@ async fn run_timer<M: Role>(shared: Arc<Shared<M>>) {
             std::pin::Pin::new(&mut sleep).poll(cx).map(|()| true)
         });
         if fired.await {
-            shared.drive(|machine, now| machine.handle_timeout(now));
+            let figures = shared.figures();
+            shared.drive(|machine, now| {
+                // A path may look silent only since a lost packet is being repeated.
+                for (path, (rtt, arrived)) in figures {
+                    machine.on_figures(path, rtt, arrived, now);
+                }
+                machine.handle_timeout(now);
+            });
         }
     }
 }

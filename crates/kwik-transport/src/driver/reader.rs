@@ -15,8 +15,8 @@ use super::{AnyShared, StreamWaiters};
 
 /// Chunks that are read at once: one lock and one wake a batch.
 const BATCH: usize = 64;
-/// The path's round-trip time is looked up at most this often.
-const RTT_INTERVAL: Duration = Duration::from_millis(10);
+/// The connection's figures are looked up at most this often.
+const FIGURES_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Reads `stream` to its end. A violation closes the path.
 pub(super) async fn run(
@@ -118,7 +118,7 @@ async fn read_data(
         target: None,
         offset: 0,
         batch: Batch::default(),
-        rtt_at: None,
+        figures_at: None,
     };
     for chunk in first {
         reader.handle_chunk(chunk)?;
@@ -161,7 +161,7 @@ struct DataReader {
     target: Option<Target>,
     offset: u64,
     batch: Batch,
-    rtt_at: Option<Instant>,
+    figures_at: Option<Instant>,
 }
 
 impl DataReader {
@@ -227,10 +227,10 @@ impl DataReader {
 
     fn end_batch(&mut self, connection: &Connection) {
         let now = self.shared.runtime.now();
-        if self.rtt_at.is_none_or(|at| now >= at + RTT_INTERVAL) {
-            self.rtt_at = Some(now);
-            let rtt = connection.rtt();
-            self.shared.look(|machine| machine.on_rtt(self.path, rtt));
+        if self.figures_at.is_none_or(|at| now >= at + FIGURES_INTERVAL) {
+            self.figures_at = Some(now);
+            let (rtt, arrived) = connection.figures();
+            self.shared.look(|machine| machine.on_figures(self.path, rtt, arrived, now));
         }
         self.flush();
     }

@@ -27,8 +27,8 @@ pub(crate) trait Role: Machine + 'static {
     /// A batch was put into a receiving half.
     fn on_received(&mut self, _: PathId, _: StreamId, _: (u64, u64), _: Instant) {}
 
-    /// A path's round-trip time.
-    fn on_rtt(&mut self, _: PathId, _: Duration) {}
+    /// A path's smoothed round-trip time, and the bytes that its connection has received in all.
+    fn on_figures(&mut self, _: PathId, _rtt: Duration, _arrived: u64, _: Instant) {}
 
     /// A dialed path is connected; false when nobody wants it any more.
     fn handle_connected(&mut self, _: PathId, _: &[u8; 32], _: Instant) -> bool {
@@ -70,8 +70,9 @@ impl Role for ClientSession {
         self.on_received(path, id, bytes, now);
     }
 
-    fn on_rtt(&mut self, path: PathId, rtt: Duration) {
+    fn on_figures(&mut self, path: PathId, rtt: Duration, arrived: u64, now: Instant) {
         self.on_rtt(path, rtt);
+        self.on_arrived(path, arrived, now);
     }
 
     fn handle_connected(&mut self, path: PathId, exporter: &[u8; 32], now: Instant) -> bool {
@@ -107,7 +108,7 @@ impl Role for PrimarySession {
         self.streams().receiving(PathId::PRIMARY, id, now)
     }
 
-    fn on_rtt(&mut self, _: PathId, rtt: Duration) {
+    fn on_figures(&mut self, _: PathId, rtt: Duration, _: u64, _: Instant) {
         self.on_rtt(rtt);
     }
 }

@@ -106,6 +106,12 @@ impl Connection {
         self.0.rtt()
     }
 
+    /// Smoothed round-trip time, and UDP payload received since it began, in bytes.
+    pub(crate) fn figures(&self) -> (Duration, u64) {
+        let stats = self.0.stats();
+        (stats.path.rtt, stats.udp_rx.bytes)
+    }
+
     /// Figures since it began.
     #[cfg(test)]
     pub(crate) fn stats(&self) -> QuicStats {

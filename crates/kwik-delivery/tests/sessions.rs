@@ -1,0 +1,270 @@
+//! Delivery over real sessions on loopback: a primary, its edges and a client.
+
+#![allow(clippy::unwrap_used, reason = "tests and their fixtures may panic")]
+
+use std::{fs, io, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use kwik::{ClientConfig, Endpoint, Identity, RecvStream, SendStream, ServerConfig};
+use kwik_delivery::{
+    Catalogue, Client, Edge, FailureCode, FetchError, ObjectName, Progress, Request, Response,
+    Server, Source,
+};
+use tempfile::{TempDir, tempdir};
+use tokio::{
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+
+const MIB: usize = 1024 * 1024;
+
+fn name(name: &str) -> ObjectName {
+    ObjectName::new(name).unwrap()
+}
+
+fn content(size: usize) -> Bytes {
+    let mut data = vec![0; size];
+    blake3::Hasher::new().finalize_xof().fill(&mut data);
+    data.into()
+}
+
+async fn source(objects: &[(&str, Bytes)]) -> Source {
+    let objects = objects.iter().map(|(text, data)| (name(text), data.clone()));
+    Source::memory(objects).await.unwrap()
+}
+
+/// A running server.
+struct Running {
+    edge: Edge,
+    endpoint: Endpoint,
+    task: JoinHandle<()>,
+    _state: TempDir,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn identity(seed: u8) -> Arc<Identity> {
+    Arc::new(Identity::from_seed([100 + seed; 32]))
+}
+
+/// Number 0 is the primary, which the others trust.
+fn start(number: u8, source: Source, edges: Vec<Edge>) -> Running {
+    let mut config = ServerConfig::new(identity(number));
+    let fingerprint = config.identity.fingerprint();
+    config.trusted.insert(identity(0).fingerprint());
+    let endpoint = Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
+    let state = tempdir().unwrap();
+    let server = Arc::new(Server::new(source, Catalogue::open(&state).unwrap(), edges));
+    let listening = endpoint.clone();
+    let task = tokio::spawn(async move { server.run(&listening).await });
+    let edge = Edge { address: endpoint.local_addr().unwrap(), fingerprint };
+    Running { edge, endpoint, task, _state: state }
+}
+
+/// A primary that holds `objects`, with an edge for each of `edges`.
+async fn start_all(objects: &[(&str, Bytes)], edges: Vec<Source>) -> Vec<Running> {
+    let mut servers: Vec<_> =
+        (1..).zip(edges).map(|(number, source)| start(number, source, Vec::new())).collect();
+    let edges = servers.iter().map(|server| server.edge).collect();
+    servers.insert(0, start(0, source(objects).await, edges));
+    servers
+}
+
+/// A client whose session has all its paths.
+async fn connect(servers: &[Running]) -> Client {
+    let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let Edge { address, fingerprint } = servers[0].edge;
+    let config = ClientConfig::pinned(fingerprint);
+    let session = endpoint.connect_with(config, address, "").unwrap().await.unwrap();
+    while session.stats().paths.len() < servers.len() {
+        sleep(Duration::from_millis(1)).await;
+    }
+    Client::new(session)
+}
+
+async fn save(client: &Client, object: &str, folder: &TempDir) -> Result<(), FetchError> {
+    let progress = Progress::default();
+    let target = folder.path().join("target");
+    let fetch = client.fetch(&name(object)).await?;
+    let size = fetch.manifest().size;
+    timeout(Duration::from_secs(20), fetch.save(&target, &progress)).await.unwrap()?;
+    assert_eq!(progress.verified(), size);
+    Ok(())
+}
+
+fn is_empty(folder: &TempDir) -> bool {
+    fs::read_dir(folder.path()).unwrap().next().is_none()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_of_all_sizes_come_from_three_servers() {
+    let sizes = [0, 1, 65_535, 65_536, 65_537, 5 * MIB];
+    let names = sizes.map(|size| format!("folder/{size}"));
+    let objects: Vec<_> = names.iter().map(String::as_str).zip(sizes.map(content)).collect();
+    let edges = vec![source(&objects).await, source(&objects).await];
+    let servers = start_all(&objects, edges).await;
+    let client = connect(&servers).await;
+    for (object, data) in &objects {
+        let folder = tempdir().unwrap();
+        save(&client, object, &folder).await.unwrap();
+        assert!(fs::read(folder.path().join("target")).unwrap() == *data, "{object}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+    let paths = client.session().stats().paths;
+    assert!(paths.iter().all(|path| path.received > 0), "{paths:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_at_once_do_not_mix() {
+    let sizes: Vec<_> = (1..20).map(|number| number * 300_000).collect();
+    let names: Vec<_> = sizes.iter().map(ToString::to_string).collect();
+    let objects: Vec<_> =
+        names.iter().map(String::as_str).zip(sizes.iter().map(|size| content(*size))).collect();
+    let servers = start_all(&objects, vec![source(&objects).await]).await;
+    let client = connect(&servers).await;
+    join_all(objects.iter().map(async |(object, data)| {
+        let folder = tempdir().unwrap();
+        save(&client, object, &folder).await.unwrap();
+        assert!(fs::read(folder.path().join("target")).unwrap() == *data, "{object}");
+    }))
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_there_is_refused() {
+    let servers = start_all(&[("x", content(1))], Vec::new()).await;
+    let client = connect(&servers).await;
+    let error = client.fetch(&name("y")).await.unwrap_err();
+    assert!(
+        matches!(&error, FetchError::Refused(failure) if failure.code == FailureCode::NotFound),
+        "{error}"
+    );
+
+    // By hand, since no client of ours can even say it.
+    let mut message = vec![0x0a, 4];
+    message.extend_from_slice(b"../x");
+    message.extend_from_slice(&[0x10, 1]);
+    message.insert(0, u8::try_from(message.len()).unwrap());
+    for request in [&message[..], b"\xff\xff\xff\xff", b"\x03abc", b""] {
+        let (send, recv) = client.session().open_bi().await.unwrap();
+        assert_eq!(answer(send, recv, request).await, FailureCode::InvalidRequest);
+    }
+    // The session is unharmed.
+    assert!(client.fetch(&name("x")).await.is_ok());
+}
+
+async fn answer(mut send: SendStream, mut recv: RecvStream, request: &[u8]) -> FailureCode {
+    send.write_all(request).await.unwrap();
+    send.finish().unwrap();
+    let answer = recv.read_to_end(MIB).await.unwrap();
+    match Response::decode(&mut answer.as_slice().into()).unwrap() {
+        Some(Response::Failed(failure)) => failure.code,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_without_the_object_is_done_without() {
+    let objects = [("x", content(5 * MIB))];
+    let shorter = [("x", content(5 * MIB - 1))];
+    let edges = vec![source(&[]).await, source(&shorter).await];
+    let servers = start_all(&objects, edges).await;
+    let (client, folder) = (connect(&servers).await, tempdir().unwrap());
+    save(&client, "x", &folder).await.unwrap();
+    assert!(fs::read(folder.path().join("target")).unwrap() == objects[0].1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_object_of_the_same_size_is_not_written() {
+    let objects = [("x", content(20 * MIB))];
+    let other = [("x", Bytes::from(vec![7; 20 * MIB]))];
+    let servers = start_all(&objects, vec![source(&other).await]).await;
+    let (client, folder) = (connect(&servers).await, tempdir().unwrap());
+    let error = save(&client, "x", &folder).await.unwrap_err();
+    assert!(matches!(&error, FetchError::Corrupt(corrupt) if corrupt.range.end > 0), "{error}");
+    assert!(is_empty(&folder));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_that_dies_costs_nothing() {
+    let objects = [("x", content(60 * MIB))];
+    let edges = vec![source(&objects).await, source(&objects).await];
+    let servers = start_all(&objects, edges).await;
+    let (client, folder) = (connect(&servers).await, tempdir().unwrap());
+    let progress = Progress::default();
+    let fetch = client.fetch(&name("x")).await.unwrap();
+    let dying = async {
+        while progress.verified() < 10 * MIB as u64 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        servers[1].endpoint.close(0, b"");
+    };
+    let target = folder.path().join("target");
+    let (saved, ()) = tokio::join!(fetch.save(&target, &progress), dying);
+    saved.unwrap();
+    assert!(fs::read(target).unwrap() == objects[0].1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_changes_is_not_half_delivered() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("x");
+    fs::write(&path, content(50 * MIB)).unwrap();
+    let server = start(0, Source::folder(folder.path()).unwrap(), Vec::new());
+    let servers = [server];
+    let (client, output) = (connect(&servers).await, tempdir().unwrap());
+    let fetch = client.fetch(&name("x")).await.unwrap();
+    fs::write(&path, b"changed").unwrap();
+    let progress = Progress::default();
+    let target = output.path().join("target");
+    let saving = fetch.save(&target, &progress);
+    let error = timeout(Duration::from_secs(20), saving).await.unwrap().unwrap_err();
+    assert!(matches!(error, FetchError::Read(_)), "{error}");
+    assert!(is_empty(&output));
+    // The session goes on.
+    save(&client, "x", &output).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_that_fails_ends_the_fetch() {
+    struct Full(usize);
+    impl io::Write for Full {
+        fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+            self.0 = self.0.checked_sub(data.len()).ok_or(io::ErrorKind::StorageFull)?;
+            Ok(data.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let servers = start_all(&[("x", content(20 * MIB))], Vec::new()).await;
+    let client = connect(&servers).await;
+    let progress = Progress::default();
+    let fetch = client.fetch(&name("x")).await.unwrap();
+    let error = fetch.write_to(Box::new(Full(3 * MIB)), &progress).await.unwrap_err();
+    assert!(matches!(error, FetchError::Output(_)), "{error}");
+    assert_eq!(progress.verified(), 3 * MIB as u64);
+    let fetch = client.fetch(&name("x")).await.unwrap();
+    fetch.write_to(Box::new(io::sink()), &progress).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_may_come_in_pieces() {
+    let servers = start_all(&[("x", content(100))], Vec::new()).await;
+    let client = connect(&servers).await;
+    let (mut send, mut recv) = client.session().open_bi().await.unwrap();
+    let request = Request { name: name("x") };
+    for byte in request.encode() {
+        send.write_all(&[byte]).await.unwrap();
+        sleep(Duration::from_millis(2)).await;
+    }
+    let chunk = recv.read_chunk(MIB, true).await.unwrap().unwrap();
+    let found = Response::decode(&mut chunk.bytes[..].into()).unwrap().unwrap();
+    assert!(matches!(found, Response::Found(found) if found.size == 100));
+}

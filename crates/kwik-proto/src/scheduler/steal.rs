@@ -1,0 +1,96 @@
+//! Stolen pieces: what a slow path has not begun goes to one that would have it sooner (design §6).
+
+use std::time::Instant;
+
+use crate::sync::lock;
+use crate::wire::control::ControlMessage;
+use crate::wire::pb::control as pb;
+use crate::{LeaseId, PathId, PieceId, limits};
+
+use super::{Activation, Path, Scheduler, SchedulerEvent};
+
+/// A piece that is to change its path.
+struct Theft {
+    thief: PathId,
+    owner: PathId,
+    piece: PieceId,
+    /// The thief's lease of it.
+    lease: LeaseId,
+}
+
+impl Scheduler {
+    /// Moves one piece to a path that has nothing else to bring. False when none is worth it.
+    ///
+    /// The writer may have sent some of the piece when it hears of it: what may come twice is charged,
+    /// and given back as far as it stopped before.
+    pub(super) fn steal(&mut self, now: Instant) -> bool {
+        let Some(Theft { thief, owner, piece, lease }) = self.find_theft() else { return false };
+        let Some(path) = self.paths.get_mut(&owner) else { return false };
+        let Some(activation) = path.pieces.get_mut(&piece) else { return false };
+        let Some(fill) = self.fills.get_mut(&activation.stream) else { return false };
+        let range = activation.range.clone();
+        fill.cancel(owner, piece, &mut path.schedule);
+        activation.stolen = true;
+        self.doubled += range.end - range.start;
+        let (lease_id, piece_id) = (activation.lease.0, piece.0);
+        let cancel = ControlMessage::Cancel(pb::Cancel { lease_id, piece_id });
+        self.events.push(SchedulerEvent::Send(owner, cancel));
+        // Parts of it may have come under an older piece; what lies behind them is free again.
+        if let Some(range) = fill.take(range) {
+            self.activate(thief, lease, range, now);
+        }
+        self.stir();
+        true
+    }
+
+    fn find_theft(&self) -> Option<Theft> {
+        let measured = |path: &Path| path.schedule.rate().is_some();
+        let thieves = self.paths.iter().filter(|(_, p)| p.idle && p.has_room() && measured(p));
+        for (thief, path) in thieves {
+            let owners = self.paths.iter().filter(|(id, owner)| *id != thief && measured(owner));
+            for (owner, from) in owners {
+                let Some((piece, activation)) = self.last_unbegun(*owner, from) else { continue };
+                if let Some(lease) = self.worth_it((*thief, path), from, activation) {
+                    return Some(Theft { thief: *thief, owner: *owner, piece, lease });
+                }
+            }
+        }
+        None
+    }
+
+    /// The last piece of a path, if nothing of it has come.
+    fn last_unbegun<'a>(&self, id: PathId, path: &'a Path) -> Option<(PieceId, &'a Activation)> {
+        let (piece, activation) = path.pieces.last_key_value()?;
+        let recv = lock(&self.fills.get(&activation.stream)?.recv);
+        let live = recv.piece(id, *piece)?;
+        let unbegun = !live.cancelled && live.cursor == activation.range.start;
+        unbegun.then_some((*piece, activation))
+    }
+
+    /// The thief's lease of a piece, if the thief has the piece so much sooner that it pays, and the
+    /// budget allows that it comes twice.
+    fn worth_it(
+        &self,
+        (id, thief): (PathId, &Path),
+        owner: &Path,
+        piece: &Activation,
+    ) -> Option<LeaseId> {
+        let range = &piece.range;
+        let len = range.end - range.start;
+        let budget = limits::DOUBLED_BYTES + self.delivered / limits::DOUBLED_SHARE;
+        let sooner = owner.schedule.backlog(0) > thief.schedule.backlog(len) * 3 / 2;
+        if !sooner || self.doubled + len > budget {
+            return None;
+        }
+        let fill = self.fills.get(&piece.stream)?;
+        if lock(&fill.recv).leftover(id, range).is_some() {
+            return None;
+        }
+        fill.leases_of(id).find(|id| {
+            self.leases.get(id).is_some_and(|lease| {
+                let covers = lease.range.start <= range.start && range.end <= lease.range.end;
+                covers && !lease.closing && lease.budget >= len
+            })
+        })
+    }
+}

@@ -1,0 +1,259 @@
+//! Situations that once went wrong, one by one; the harness in `tests/` finds such at random.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::{Scheduler, SchedulerEvent};
+use crate::stream::{Read, ReadError, SharedRecv, StreamConfig, StreamTable};
+use crate::sync::lock;
+use crate::wire::control::ControlMessage as M;
+use crate::wire::pb::control as pb;
+use crate::{Code, Dir, LeaseId, PathId, Side, StreamId, limits};
+
+const A: PathId = PathId(1);
+const B: PathId = PathId(2);
+const KIB: u64 = 1024;
+
+/// A client's scheduler with two edges and one stream.
+struct Fixture {
+    scheduler: Scheduler,
+    streams: StreamTable,
+    id: StreamId,
+    recv: SharedRecv,
+    now: Instant,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let now = crate::test_now();
+        let mut streams = StreamTable::new(Side::Client, &StreamConfig::default());
+        let id = StreamId::new(Side::Server, Dir::Uni, 0);
+        let recv = streams.touch(id, now).unwrap().unwrap().recv.unwrap();
+        streams.accept(Dir::Uni).unwrap();
+        let mut scheduler = Scheduler::default();
+        [PathId::PRIMARY, A, B].into_iter().for_each(|path| scheduler.add_path(path, now));
+        Self { scheduler, streams, id, recv, now }
+    }
+
+    fn lease(&mut self, lease_id: u64, path: PathId, range: Range<u64>) {
+        let lease = pb::Lease {
+            lease_id,
+            stream_id: self.id.as_u64(),
+            start: range.start,
+            end: range.end,
+            path_id: path.0,
+            max_bytes: u64::MAX,
+            ..pb::Lease::default()
+        };
+        let halves = self.streams.touch(self.id, self.now).unwrap();
+        self.scheduler.handle_lease(lease, halves, &mut self.streams, self.now).unwrap();
+    }
+
+    /// Bytes come, and the session hears of it.
+    fn receive(&mut self, path: PathId, range: Range<u64>) {
+        let asked = self.receive_untold(path, range.clone());
+        let bytes = (range.end - range.start, asked);
+        self.scheduler.on_received(path, self.id, bytes, &mut self.streams, self.now);
+    }
+
+    fn receive_untold(&mut self, path: PathId, range: Range<u64>) -> u64 {
+        let data = vec![0; usize::try_from(range.end - range.start).unwrap()];
+        lock(&self.recv).receive(path, range.start, data.into()).unwrap().asked
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.scheduler.handle_timeout(&mut self.streams, self.now);
+    }
+
+    fn sent(&mut self) -> Vec<(PathId, M)> {
+        let events = self.scheduler.take_events().into_iter();
+        events
+            .filter_map(|event| match event {
+                SchedulerEvent::Send(path, message) => Some((path, message)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn activated(&mut self) -> Vec<(PathId, Range<u64>)> {
+        let sent = self.sent().into_iter();
+        sent.filter_map(|(path, message)| match message {
+            M::Activate(m) => Some((path, m.start..m.end)),
+            _ => None,
+        })
+        .collect()
+    }
+
+    fn reports(&mut self) -> Vec<(u64, pb::LeaseOutcome)> {
+        let sent = self.sent().into_iter();
+        sent.filter_map(|(_, message)| match message {
+            M::LeaseReport(m) => Some((m.lease_id, m.outcome())),
+            _ => None,
+        })
+        .collect()
+    }
+
+    fn stopped(&mut self, path: PathId, lease_id: u64, piece_id: u64, sent_until: u64) {
+        let m = pb::Stopped { lease_id, piece_id, sent_until, ..pb::Stopped::default() };
+        self.scheduler.handle_stopped(path, &m, &mut self.streams, self.now).unwrap();
+    }
+}
+
+#[test]
+fn leases_are_relayed_in_the_order_of_their_signatures() {
+    let mut f = Fixture::new();
+    f.lease(1, A, 64 * KIB..128 * KIB);
+    f.lease(2, A, 0..64 * KIB);
+    let relayed: Vec<_> = f
+        .sent()
+        .into_iter()
+        .filter_map(|(_, m)| if let M::Lease(m) = m { Some(m.lease_id) } else { None })
+        .collect();
+    assert_eq!(relayed, [1, 2]);
+}
+
+#[test]
+fn a_lease_of_what_has_come_is_done_at_once() {
+    let mut f = Fixture::new();
+    f.lease(1, A, 0..KIB);
+    f.receive(A, 0..KIB);
+    assert_eq!(f.reports(), [(1, pb::LeaseOutcome::LeaseDone)]);
+    f.lease(2, B, 0..KIB);
+    assert_eq!(f.reports(), [(2, pb::LeaseOutcome::LeaseDone)]);
+    assert_eq!(f.scheduler.leases(), 0);
+}
+
+#[test]
+fn a_lease_of_a_stopped_stream_is_not_reported_done() {
+    let mut f = Fixture::new();
+    f.lease(1, A, 0..KIB);
+    f.streams.stop(f.id, 1);
+    f.lease(2, B, 0..KIB);
+    assert!(f.reports().contains(&(2, pb::LeaseOutcome::LeaseStopped)));
+}
+
+#[test]
+fn a_refused_write_is_asked_of_another_path() {
+    let mut f = Fixture::new();
+    f.lease(1, A, 0..KIB);
+    f.lease(2, B, 0..KIB);
+    assert_eq!(f.activated(), [(A, 0..KIB)]);
+    let bytes = Bytes::from(vec![0; 2048]);
+    let error = lock(&f.recv).receive(A, 0, bytes).unwrap_err();
+    assert_eq!(error.code, Code::SecondaryStreamIsolation);
+    f.scheduler.remove_path(A, &mut f.streams, f.now);
+    assert_eq!(f.activated(), [(B, 0..KIB)]);
+}
+
+#[test]
+fn data_beyond_the_end_moves_no_cursor() {
+    let mut f = Fixture::new();
+    f.lease(1, A, 0..KIB);
+    let size = lock(&f.recv).receive_fin(PathId::PRIMARY, 512).unwrap_err();
+    assert_eq!(size.code, Code::OffsetMismatch, "a lease promises more");
+}
+
+#[test]
+fn a_path_is_not_asked_again_for_what_its_cancelled_piece_may_bring() {
+    let mut f = Fixture::new();
+    f.lease(1, A, 0..KIB);
+    f.lease(2, B, 0..KIB);
+    assert_eq!(f.activated(), [(A, 0..KIB)]);
+    f.pass(limits::SUSPECT_AFTER);
+    assert_eq!(f.activated(), [(B, 0..KIB)]);
+    f.scheduler.remove_path(B, &mut f.streams, f.now);
+    f.scheduler.on_alive(A, &mut f.streams, f.now);
+    f.pass(Duration::from_secs(1));
+    assert_eq!(f.activated(), [], "its own piece has not stopped yet");
+    f.stopped(A, 1, 0, 0);
+    assert_eq!(f.activated(), [(A, 0..KIB)]);
+}
+
+#[test]
+fn bytes_that_came_late_fail_no_stream() {
+    let mut f = Fixture::new();
+    f.lease(1, A, 0..KIB);
+    f.scheduler.handle_revoke(LeaseId(1), &mut f.streams, f.now);
+    f.pass(Duration::from_secs(1));
+    f.receive(A, 0..KIB);
+    f.pass(limits::AGGREGATION_TIMEOUT);
+    assert!(matches!(lock(&f.recv).read(1 << 20), Ok(Read::Data(_))));
+    assert_eq!(lock(&f.recv).read(1), Ok(Read::Blocked));
+    // Nothing failed, and once it is whole the primary hears that it is.
+    lock(&f.recv).receive_fin(PathId::PRIMARY, KIB).unwrap();
+    f.sent();
+    f.scheduler.on_consumed(f.id, &mut f.streams, f.now);
+    let code = Code::NoError.as_u64();
+    let stop = M::StopSending(pb::StopSending { stream_id: f.id.as_u64(), code });
+    assert_eq!(f.sent(), [(PathId::PRIMARY, stop)]);
+}
+
+#[test]
+fn missing_bytes_that_nobody_may_bring_fail_their_reader() {
+    let mut f = Fixture::new();
+    f.lease(1, A, 0..KIB);
+    f.scheduler.handle_revoke(LeaseId(1), &mut f.streams, f.now);
+    f.pass(limits::AGGREGATION_TIMEOUT);
+    let error = lock(&f.recv).read(1).unwrap_err();
+    assert!(matches!(error, ReadError::Failed(e) if e.code == Code::AggregationTimeout));
+}
+
+#[test]
+fn what_a_dead_path_brought_ends_the_leases_of_others() {
+    let mut f = Fixture::new();
+    f.lease(1, A, 0..2 * KIB);
+    f.lease(2, B, 0..KIB);
+    f.receive(A, 0..KIB);
+    f.sent();
+    f.scheduler.remove_path(A, &mut f.streams, f.now);
+    let reports = f.reports();
+    assert!(reports.contains(&(2, pb::LeaseOutcome::LeaseDone)), "{reports:?}");
+    assert!(reports.contains(&(1, pb::LeaseOutcome::LeaseLost)), "{reports:?}");
+}
+
+#[test]
+fn a_piece_that_ended_untold_is_not_forgotten_with_its_stream() {
+    let mut f = Fixture::new();
+    f.lease(1, A, 0..KIB);
+    let asked = f.receive_untold(A, 0..KIB);
+    f.streams.stop(f.id, 1);
+    f.scheduler.on_stream_ended(f.id, &mut f.streams, f.now);
+    f.scheduler.on_received(A, f.id, (KIB, asked), &mut f.streams, f.now);
+    assert_eq!((f.scheduler.pieces(), f.streams.iter().count()), (0, 0));
+}
+
+#[test]
+fn a_path_that_answers_but_brings_nothing_is_suspected_all_the_same() {
+    let mut f = Fixture::new();
+    f.lease(1, A, 0..KIB);
+    f.lease(2, B, 0..KIB);
+    f.activated();
+    f.now += limits::SUSPECT_AFTER / 2;
+    f.scheduler.on_alive(A, &mut f.streams, f.now);
+    f.pass(limits::SUSPECT_AFTER / 2);
+    assert_eq!(f.activated(), [(B, 0..KIB)]);
+}
+
+#[test]
+fn an_abandoned_lease_is_not_asked_again_for_what_it_gave_back() {
+    let mut f = Fixture::new();
+    f.lease(1, A, 0..KIB);
+    f.activated();
+    let abandoned = pb::Stopped { lease_id: 1, abandoned: true, ..pb::Stopped::default() };
+    f.scheduler.handle_stopped(A, &abandoned, &mut f.streams, f.now).unwrap();
+    f.stopped(A, 1, 0, 0);
+    let sent = f.sent();
+    assert!(!sent.iter().any(|(_, m)| matches!(m, M::Activate(_))), "{sent:?}");
+    assert_eq!(f.scheduler.leases(), 0);
+}
+
+#[test]
+fn a_lost_lease_names_all_that_is_missing_however_many_gaps() {
+    let gaps = (0..2 * limits::MAX_GAPS as u64).map(|i| 2 * i..2 * i + 1).collect();
+    let wire = super::ending::to_wire(gaps);
+    let last = wire.last().unwrap();
+    assert_eq!((wire.len(), last.end), (limits::MAX_GAPS, 4 * limits::MAX_GAPS as u64 - 1));
+}

@@ -1,0 +1,122 @@
+//! Ends of streams: each is seen once, and leaves nothing behind.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Read, ReadError, SharedRecv, StreamConfig, StreamTable};
+use crate::sync::lock;
+use crate::wire::control::ControlMessage;
+use crate::wire::pb::control as pb;
+use crate::{Code, Dir, LeaseId, PathId, PieceId, Side, StreamId, limits};
+
+const ID: StreamId = StreamId::new(Side::Server, Dir::Uni, 0);
+
+fn table() -> (StreamTable, SharedRecv) {
+    let mut table = StreamTable::new(Side::Client, &StreamConfig::default());
+    let recv = table.receiving(PathId::PRIMARY, ID, crate::test_now()).unwrap().unwrap();
+    assert_eq!(table.accept(Dir::Uni).map(|halves| halves.id), Some(ID));
+    (table, recv)
+}
+
+fn reset(table: &mut StreamTable, final_size: u64) {
+    let reset = pb::StreamReset { stream_id: ID.as_u64(), code: 5, final_size };
+    let now = crate::test_now();
+    assert_eq!(table.handle_control(&ControlMessage::StreamReset(reset), now), Ok(true));
+}
+
+fn assert_clean(table: &StreamTable) {
+    assert_eq!(table.iter().count(), 0);
+    assert_eq!((table.window().available(), table.window().lent()), (table.window().size(), 0));
+}
+
+#[test]
+fn an_end_behind_the_last_byte_is_told_although_nothing_more_was_read() {
+    let (mut table, recv) = table();
+    lock(&recv).receive(PathId::PRIMARY, 0, Bytes::from_static(b"ab")).unwrap();
+    assert!(matches!(lock(&recv).read(10), Ok(Read::Data(_))));
+    assert!(lock(&recv).is_update_due());
+    table.on_consumed(ID, crate::test_now(), Duration::ZERO);
+    assert!(lock(&recv).receive_fin(PathId::PRIMARY, 2).unwrap().readable);
+    assert_eq!(lock(&recv).read(10), Ok(Read::Finished));
+    assert!(lock(&recv).is_update_due());
+    assert!(!lock(&recv).is_update_due());
+    table.on_consumed(ID, crate::test_now(), Duration::ZERO);
+    assert_clean(&table);
+}
+
+#[test]
+fn a_reset_before_the_first_byte_is_no_empty_stream() {
+    let (mut table, recv) = table();
+    reset(&mut table, 0);
+    assert_eq!(lock(&recv).read(10), Err(ReadError::Reset(5)));
+    assert!(lock(&recv).is_update_due());
+    table.on_consumed(ID, crate::test_now(), Duration::ZERO);
+    assert_clean(&table);
+}
+
+#[test]
+fn a_reset_after_all_has_come_changes_nothing() {
+    let (mut table, recv) = table();
+    lock(&recv).receive(PathId::PRIMARY, 0, Bytes::from_static(b"ab")).unwrap();
+    lock(&recv).receive_fin(PathId::PRIMARY, 2).unwrap();
+    reset(&mut table, 2);
+    assert_eq!(lock(&recv).read(10), Ok(Read::Data(Bytes::from_static(b"ab"))));
+    assert_eq!(lock(&recv).read(10), Ok(Read::Finished));
+}
+
+#[test]
+fn a_reader_may_stop_a_stream_that_was_reset() {
+    let (mut table, _) = table();
+    reset(&mut table, 3);
+    table.stop(ID, 1);
+    assert_clean(&table);
+}
+
+#[test]
+fn only_the_primary_opens_streams() {
+    let (mut table, _) = table();
+    let now = crate::test_now();
+    let next = StreamId::new(Side::Server, Dir::Uni, 1);
+    let error = table.receiving(PathId(1), next, now).unwrap_err();
+    assert_eq!(error.code, Code::SecondaryStreamIsolation);
+    let own = table.open(Dir::Uni, now).unwrap().id;
+    let error = table.receiving(PathId::PRIMARY, own, now).unwrap_err();
+    assert_eq!(error.code, Code::InvalidStreamRole);
+    table.stop(ID, 1);
+    assert!(matches!(table.receiving(PathId(1), ID, now), Ok(None)), "drained");
+}
+
+#[test]
+fn streams_that_nobody_accepted_count_against_the_limit_although_they_are_over() {
+    let config = StreamConfig { max_streams_bidi: 8, ..StreamConfig::default() };
+    let mut table = StreamTable::new(Side::Server, &config);
+    let now = crate::test_now();
+    for index in 0..8 {
+        let id = StreamId::new(Side::Client, Dir::Bi, index);
+        let recv = table.receiving(PathId::PRIMARY, id, now).unwrap().unwrap();
+        lock(&recv).receive_fin(PathId::PRIMARY, 0).unwrap();
+        let stop = pb::StopSending { stream_id: id.as_u64(), code: 0 };
+        table.handle_control(&ControlMessage::StopSending(stop), now).unwrap();
+    }
+    let ninth = StreamId::new(Side::Client, Dir::Bi, 8);
+    assert!(table.receiving(PathId::PRIMARY, ninth, now).is_err());
+    assert_eq!(std::iter::from_fn(|| table.accept(Dir::Bi)).count(), 8);
+    assert!(table.receiving(PathId::PRIMARY, ninth, now).is_ok());
+}
+
+#[test]
+fn bytes_that_are_refused_move_no_cursor() {
+    let (_, recv) = table();
+    let mut recv = lock(&recv);
+    let path = PathId(1);
+    let most = limits::MAX_GAPS as u64;
+    for index in 0..=most {
+        let at = 2 * index + 1;
+        recv.add_piece(path, PieceId(index), LeaseId(0), at..at + 1);
+        let result = recv.receive(path, at, Bytes::from_static(b"x"));
+        assert_eq!(result.is_ok(), index < most, "{result:?}");
+    }
+    let piece = recv.piece(path, PieceId(most)).unwrap();
+    assert_eq!(piece.cursor, 2 * most + 1, "it is still owed");
+}
