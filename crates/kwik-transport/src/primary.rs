@@ -73,7 +73,8 @@ impl PrimarySession {
         let settled = || {
             let info = self.path(path)?;
             match info.status {
-                PathStatus::Connecting => None,
+                // Leaving already: it ends as dead.
+                PathStatus::Connecting | PathStatus::Disconnecting => None,
                 PathStatus::Dead => Some(Err(PathError::Failed(info.reason))),
                 _ => Some(Ok(path)),
             }

@@ -92,9 +92,10 @@ impl PathTable {
     /// Adds a path that the primary named.
     ///
     /// # Errors
-    /// The id was used before, or [`limits::MAX_PATHS`] are live.
+    /// The id was used before or is the largest number, or [`limits::MAX_PATHS`] are live.
     pub fn insert(&mut self, id: PathId, address: String, now: Instant) -> Result<(), CodedError> {
-        if id.0 < self.next {
+        // After the largest number none would be left that is known to be new.
+        if id.0 < self.next || id.0 == u32::MAX {
             let context = format!("path {id} existed already");
             return Err(CodedError::new(Code::InvalidFrame, context));
         }
@@ -102,7 +103,7 @@ impl PathTable {
             let context = format!("a session has at most {} paths", limits::MAX_PATHS);
             return Err(CodedError::new(Code::LimitExceeded, context));
         }
-        self.next = id.0.saturating_add(1);
+        self.next = id.0 + 1;
         let path = PathInfo {
             id,
             address,

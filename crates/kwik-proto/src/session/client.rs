@@ -159,10 +159,14 @@ impl ClientSession {
     }
 
     /// The connection of a path that [`Action::Dial`] asked for stands: authenticate on it.
-    /// `exporter` is its exported keying material ([`crate::auth::EXPORTER_LABEL`]).
-    pub fn handle_connected(&mut self, path: PathId, exporter: &[u8; 32], now: Instant) {
-        let (Some(id), Some(link)) = (self.id, self.links.get_mut(&path)) else { return };
-        let Stage::Dialing { grant } = &link.stage else { return };
+    /// `exporter` is its exported keying material ([`crate::auth::EXPORTER_LABEL`]). False when nobody wants the
+    /// path any more: the connection is to be closed.
+    pub fn handle_connected(&mut self, path: PathId, exporter: &[u8; 32], now: Instant) -> bool {
+        let (Some(id), Some(link)) = (self.id, self.links.get_mut(&path)) else { return false };
+        let Stage::Dialing { grant } = &link.stage else { return false };
+        if self.outputs.closed {
+            return false;
+        }
         let request = pb::AuthenticationRequest {
             session_id: id.to_string(),
             credentials: grant.clone(),
@@ -174,6 +178,7 @@ impl ClientSession {
         };
         link.stage = Stage::Authenticating;
         link.control.push(&ControlMessage::AuthenticationRequest(request), now);
+        true
     }
 
     /// Payload of a stream came over a path and was put into its receiving half: `bytes` in all, `asked` of

@@ -116,7 +116,10 @@ pub(super) async fn dial(shared: AnyShared, endpoint: Endpoint, dial: Dial) {
         Ok((connection, control)) => {
             let exporter = connection.export_keying_material(EXPORTER_LABEL, b"");
             start(&shared, path, &connection, control);
-            shared.drive(|machine, now| machine.handle_connected(path, &exporter, now));
+            if !shared.drive(|machine, now| machine.handle_connected(path, &exporter, now)) {
+                lock(&shared.paths).remove(&path);
+                connection.close(Code::PathDead.as_u64(), b"not wanted any more");
+            }
         }
         Err(reason) => {
             tracing::info!(%path, address = %dial.address, %reason, "path not made");

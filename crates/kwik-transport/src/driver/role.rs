@@ -30,8 +30,10 @@ pub(crate) trait Role: Machine + 'static {
     /// A path's smoothed round-trip time, and the bytes that its connection has received in all.
     fn on_figures(&mut self, _: PathId, _rtt: Duration, _arrived: u64, _: Instant) {}
 
-    /// A dialed path is connected.
-    fn handle_connected(&mut self, _: PathId, _: &[u8; 32], _: Instant) {}
+    /// A dialed path is connected; false when nobody wants it any more.
+    fn handle_connected(&mut self, _: PathId, _: &[u8; 32], _: Instant) -> bool {
+        false
+    }
 
     /// A raw packet came on a path's raw stream.
     fn handle_raw(&mut self, _: &RawPacketTransmission) -> Result<(), CodedError> {
@@ -73,8 +75,8 @@ impl Role for ClientSession {
         self.on_arrived(path, arrived, now);
     }
 
-    fn handle_connected(&mut self, path: PathId, exporter: &[u8; 32], now: Instant) {
-        self.handle_connected(path, exporter, now);
+    fn handle_connected(&mut self, path: PathId, exporter: &[u8; 32], now: Instant) -> bool {
+        self.handle_connected(path, exporter, now)
     }
 }
 
