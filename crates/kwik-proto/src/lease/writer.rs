@@ -243,3 +243,27 @@ fn stopped(lease: LeaseId, piece: PieceId, sent_until: u64) -> ControlMessage {
     let (lease_id, piece_id) = (lease.0, piece.0);
     ControlMessage::Stopped(pb::Stopped { lease_id, piece_id, sent_until, ..Default::default() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_abandoned_lease_says_so_before_it_gives_its_pieces_back() {
+        let mut table = WriterTable::default();
+        let lease = pb::Lease { end: 100, max_bytes: 100, ..pb::Lease::default() };
+        let writer = table.insert(&lease).unwrap();
+        for piece_id in 0..2 {
+            let activate = pb::Activate { piece_id, start: 0, end: 50, ..pb::Activate::default() };
+            assert_eq!(table.handle_activate(&activate), Ok(None));
+        }
+        assert_eq!(lock(&writer).commit(10), Some((0..10, false)));
+        let answers = table.abandon(LeaseId(0), &"ä".repeat(limits::MAX_TEXT));
+        let stopped = answers.into_iter().map(|message| match message {
+            ControlMessage::Stopped(m) => (m.abandoned, m.sent_until),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(stopped.collect::<Vec<_>>(), [(true, 0), (false, 10), (false, 0)]);
+        assert!(table.is_empty() && lock(&writer).is_ended());
+    }
+}

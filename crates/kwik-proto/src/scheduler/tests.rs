@@ -31,6 +31,7 @@ impl Fixture {
         let mut streams = StreamTable::new(Side::Client, &StreamConfig::default());
         let id = StreamId::new(Side::Server, Dir::Uni, 0);
         let recv = streams.touch(id, now).unwrap().unwrap().recv.unwrap();
+        streams.accept(Dir::Uni).unwrap();
         let mut scheduler = Scheduler::default();
         [PathId::PRIMARY, A, B].into_iter().for_each(|path| scheduler.add_path(path, now));
         Self { scheduler, streams, id, recv, now }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::auth::{DialLimiter, DialPolicy, Fingerprint, Identity, prove};
+use crate::auth::{DialLimiter, DialPolicy, Identity, prove};
 use crate::control::ControlQueue;
 use crate::path::{PathInfo, PathStatus, PathTable};
 use crate::scheduler::{Scheduler, SchedulerEvent};
@@ -16,7 +16,9 @@ use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, LeaseId, PathId, SessionId, Side, StreamId, limits};
 
-use super::{Action, Dial, Machine, Outputs, Wake, heartbeat_reply, session_close, wrong_role};
+mod paths;
+
+use super::{Action, Machine, Outputs, Wake, heartbeat_reply, session_close, wrong_role};
 
 /// How a client behaves.
 #[derive(Debug, Clone)]
@@ -240,35 +242,6 @@ impl ClientSession {
         }
     }
 
-    /// Ends a secondary path; `answer` is for a handshake that failed.
-    fn end_path(&mut self, path: PathId, error: &CodedError, now: Instant) {
-        let Some(link) = self.links.remove(&path) else { return };
-        self.outputs.actions.push_back(Action::ClosePath(path, error.clone()));
-        let reason = error.to_string();
-        self.paths.end(path, &reason, now);
-        if matches!(link.stage, Stage::Open) {
-            self.scheduler.remove_path(path, &mut self.streams, now);
-            self.notify(path, PathStatus::Dead, &reason, now);
-        } else {
-            self.answer_add_path(path, Err(&reason), now);
-        }
-    }
-
-    fn answer_add_path(&mut self, path: PathId, result: Result<(), &str>, now: Instant) {
-        let message = ControlMessage::AddPathResponse(pb::AddPathResponse {
-            success: result.is_ok(),
-            path_id: path.to_string(),
-            error_message: result
-                .err()
-                .unwrap_or_default()
-                .chars()
-                .take(limits::MAX_TEXT / 4)
-                .collect(),
-        });
-        self.send(PathId::PRIMARY, &message, now);
-        self.outputs.wake(Wake::Path(path));
-    }
-
     fn on_control(
         &mut self,
         path: PathId,
@@ -367,95 +340,6 @@ impl ClientSession {
             }
         }
         Ok(())
-    }
-
-    fn on_add_path(&mut self, m: pb::AddPathRequest, now: Instant) -> Result<(), CodedError> {
-        let path = PathId(m.path_id);
-        let pin = <[u8; 32]>::try_from(&m.server_key_hash[..]).map(Fingerprint);
-        let pin = pin.map_err(|_| CodedError::new(Code::InvalidFrame, "a path without a pin"))?;
-        let allowed = self.allow_dial(&m.target_address, now);
-        let added = self.paths.insert(path, m.target_address, now);
-        match added.and(allowed) {
-            Ok(address) => {
-                let deadline = now + limits::HANDSHAKE_TIMEOUT;
-                let stage = Stage::Dialing { grant: m.grant };
-                let link = Link { stage, control: ControlQueue::new(now), deadline };
-                self.links.insert(path, link);
-                self.outputs.actions.push_back(Action::Dial(Dial { path, address, pin }));
-            }
-            Err(error) if error.code == Code::InvalidFrame => return Err(error),
-            Err(error) => {
-                self.paths.end(path, &error.to_string(), now);
-                self.answer_add_path(path, Err(&error.to_string()), now);
-            }
-        }
-        Ok(())
-    }
-
-    fn allow_dial(&mut self, address: &str, now: Instant) -> Result<SocketAddr, CodedError> {
-        let refused = |why: String| CodedError::new(Code::PathNotFound, why);
-        let address: SocketAddr =
-            address.parse().map_err(|_| refused(format!("'{address}' is not IP:port")))?;
-        let address = self.config.dial.check(address, self.primary);
-        let address = address.map_err(|error| refused(error.to_string()))?;
-        let limited = self.limiter.try_dial(now);
-        limited.map_err(|_| refused("too many dials in a short time".into()))?;
-        Ok(address)
-    }
-
-    fn on_remove_path(&mut self, m: &pb::RemovePathRequest, now: Instant) {
-        let path = m.path_id.parse().map_or(PathId(u32::MAX), PathId);
-        let link = self.links.get(&path).filter(|_| !path.is_primary());
-        let Some(link) = link else {
-            let status = self.paths.status(path);
-            let why = status.err().map_or("it cannot be removed".into(), |e| e.to_string());
-            return self.answer_remove_path(path, Err(&why), now);
-        };
-        if !matches!(link.stage, Stage::Open) {
-            self.end_path(path, &CodedError::new(Code::PathDead, "removed while connecting"), now);
-            return self.answer_remove_path(path, Ok(()), now);
-        }
-        self.set_status(path, PathStatus::Disconnecting, "removed by the primary", now);
-        self.scheduler.drain_path(path);
-    }
-
-    fn answer_remove_path(&mut self, path: PathId, result: Result<(), &str>, now: Instant) {
-        let message = ControlMessage::RemovePathResponse(pb::RemovePathResponse {
-            success: result.is_ok(),
-            path_id: path.to_string(),
-            error_message: result.err().unwrap_or_default().to_owned(),
-        });
-        self.send(PathId::PRIMARY, &message, now);
-    }
-
-    /// The primary gave a path up.
-    fn on_marked_dead(&mut self, m: &pb::PathStatusNotification, now: Instant) {
-        let path = m.path_id.parse().map_or(PathId::PRIMARY, PathId);
-        if m.status() == pb::PathStatus::Dead && !path.is_primary() {
-            self.end_path(path, &CodedError::new(Code::PathDead, m.reason.clone()), now);
-        }
-    }
-
-    fn on_raw(&mut self, m: pb::RawPacketTransmission, now: Instant) {
-        let path = m.target_path_id.parse().map_or(PathId::PRIMARY, PathId);
-        let report = |code: u64| {
-            ControlMessage::RelayReport(pb::RelayReport {
-                sequence: m.sequence,
-                path_id: path.0,
-                code,
-            })
-        };
-        let allowed = match self.paths.status(path) {
-            Err(error) => Err(error.code),
-            Ok(_) if path.is_primary() || !self.config.relay_raw => Err(Code::InvalidStreamRole),
-            Ok(status) if !status.is_usable() => Err(Code::PathDead),
-            Ok(_) if m.data.len() > limits::MAX_RAW_PACKET => Err(Code::PacketTooLarge),
-            Ok(_) => Ok(()),
-        };
-        self.send(PathId::PRIMARY, &report(allowed.err().map_or(0, Code::as_u64)), now);
-        if allowed.is_ok() {
-            self.outputs.actions.push_back(Action::ForwardRaw(path, m));
-        }
     }
 
     /// Takes what the planes have queued.

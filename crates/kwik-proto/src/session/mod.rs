@@ -8,6 +8,8 @@ mod accept;
 mod client;
 mod primary;
 mod secondary;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

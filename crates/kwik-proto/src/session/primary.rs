@@ -254,7 +254,7 @@ impl PrimarySession {
         Ok(())
     }
 
-    /// Takes a lease back; its outcome will be [`LeaseOutcome::Stopped`].
+    /// Takes a lease back; its outcome will be [`Stopped`](crate::lease::LeaseOutcome::Stopped).
     pub fn revoke(&mut self, lease: LeaseId, now: Instant) {
         if self.issuer.lease(lease).is_some_and(|lease| lease.outcome.is_none()) {
             self.send(&ControlMessage::Revoke(pb::Revoke { lease_id: lease.0 }), now);

@@ -14,88 +14,10 @@ use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, Dir, PathId, Side, StreamId, limits};
 
-use super::{RecvHalf, SendHalf, SharedRecv, SharedSend};
+use super::{RecvHalf, SendHalf, SharedRecv, SharedSend, StreamConfig};
 
-/// Limits and windows of a session's streams.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StreamConfig {
-    /// Bidirectional streams that the peer may have open at once; at most [`limits::MAX_STREAMS`].
-    pub max_streams_bidi: u64,
-    /// Unidirectional streams that the peer may have open at once; at most [`limits::MAX_STREAMS`].
-    pub max_streams_uni: u64,
-    /// Session receive window at the start, in bytes (8.2).
-    pub initial_window: u64,
-    /// Session receive window at the most, in bytes.
-    pub max_window: u64,
-}
-
-impl Default for StreamConfig {
-    fn default() -> Self {
-        Self {
-            max_streams_bidi: limits::MAX_STREAMS,
-            max_streams_uni: limits::MAX_STREAMS,
-            initial_window: limits::INITIAL_WINDOW,
-            max_window: limits::MAX_WINDOW,
-        }
-    }
-}
-
-impl StreamConfig {
-    /// Checks the relations between the figures.
-    ///
-    /// # Errors
-    /// What to change.
-    pub fn validate(&self) -> Result<(), InvalidStreamConfig> {
-        let counts = limits::FIRST_FLIGHT_STREAMS..=limits::MAX_STREAMS;
-        if !counts.contains(&self.max_streams_bidi) || !counts.contains(&self.max_streams_uni) {
-            return Err(InvalidStreamConfig::Streams);
-        }
-        if self.floor() < limits::FIRST_FLIGHT_DATA || self.max_window < self.initial_window {
-            let least = limits::FIRST_FLIGHT_DATA * 2 * self.max_receiving();
-            return Err(InvalidStreamConfig::Window { least });
-        }
-        Ok(())
-    }
-
-    /// Receiving halves that can exist at once: the peer's streams, and our own bidirectional ones.
-    fn max_receiving(&self) -> u64 {
-        2 * self.max_streams_bidi + self.max_streams_uni
-    }
-
-    /// What each stream is granted before anything is said: its floor.
-    fn floor(&self) -> u64 {
-        self.initial_window / (2 * self.max_receiving())
-    }
-
-    /// The limits to tell the peer in the first flight.
-    #[must_use]
-    pub fn to_wire(&self) -> pb::StreamLimits {
-        pb::StreamLimits {
-            max_streams_bidi: self.max_streams_bidi,
-            max_streams_uni: self.max_streams_uni,
-            initial_max_stream_data: self.floor(),
-        }
-    }
-}
-
-/// Figures that contradict each other.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum InvalidStreamConfig {
-    /// See [`StreamConfig::max_streams_bidi`].
-    #[error(
-        "a session has between {} and {} streams of each direction",
-        limits::FIRST_FLIGHT_STREAMS,
-        limits::MAX_STREAMS
-    )]
-    Streams,
-    /// See [`StreamConfig::initial_window`].
-    #[error("for so many streams the window needs at least {least} bytes, and at most its maximum")]
-    Window {
-        /// The least initial window.
-        least: u64,
-    },
-}
+/// One in this many bytes of what the window lends is left for streams that have less than an even part.
+const SPARE: u64 = 8;
 
 /// The halves of one stream; which exist follows from its id.
 #[derive(Debug, Clone)]
@@ -115,6 +37,9 @@ struct Entry {
     granted_at: (u64, Instant),
     /// Its allowance was given back: only late pieces keep it here.
     released: bool,
+    /// The peer opened it, and nobody has accepted it yet: it counts against the peer's limit whatever
+    /// has become of it, which bounds the queue.
+    unaccepted: bool,
 }
 
 /// Both directions' counters of one kind of stream.
@@ -222,7 +147,12 @@ impl StreamTable {
 
     /// The next stream that the peer opened.
     pub fn accept(&mut self, dir: Dir) -> Option<Halves> {
-        self.kinds[dir as usize].accept.pop_front()
+        let halves = self.kinds[dir as usize].accept.pop_front()?;
+        if let Some(entry) = self.streams.get_mut(&halves.id) {
+            entry.unaccepted = false;
+        }
+        self.retire(halves.id);
+        Some(halves)
     }
 
     fn insert(&mut self, id: StreamId, now: Instant) -> Halves {
@@ -234,7 +164,9 @@ impl StreamTable {
             SharedRecv::new(RecvHalf::new(id, self.floor).into())
         });
         let halves = Halves { id, send, recv };
-        let entry = Entry { halves: halves.clone(), granted_at: (0, now), released: false };
+        let unaccepted = id.initiator() != self.side;
+        let entry =
+            Entry { halves: halves.clone(), granted_at: (0, now), released: false, unaccepted };
         self.streams.insert(id, entry);
         if halves.recv.is_some() {
             self.grow_allowance(id, 4 * limits::SLIDE_STEP);
@@ -317,7 +249,7 @@ impl StreamTable {
 
     /// Asks for `more` allowance from the shared half, and tells the peer of what came.
     fn grow_allowance(&mut self, id: StreamId, more: u64) {
-        self.window.borrow(id, more);
+        self.window.borrow(id, more.min(self.borrowable(id)));
         self.grant(id);
     }
 
@@ -373,13 +305,48 @@ impl StreamTable {
                 self.grow_allowance(id, allowance);
             }
         }
+        self.give_back(id);
         self.grant(id);
         self.retire(id);
     }
 
+    /// A stream that has more than its even part returns what was read before it is granted again, until
+    /// others find the spare part of the window.
+    fn give_back(&mut self, id: StreamId) {
+        let Some(recv) = self.streams.get(&id).and_then(|entry| entry.halves.recv.as_ref()) else {
+            return;
+        };
+        let (even, spare) = self.shares();
+        let allowance = self.window.allowance(id);
+        let short = spare.saturating_sub(self.window.lendable());
+        let more = allowance.saturating_sub(even).min(short);
+        if more > 0 {
+            let recv = lock(recv);
+            let granted = recv.max_data() - recv.read_position();
+            self.window.release(id, more.min(allowance.saturating_sub(granted)));
+        }
+    }
+
+    /// How much a stream may borrow: all there is up to its even part, beyond it all but the spare part.
+    fn borrowable(&self, id: StreamId) -> u64 {
+        let (even, spare) = self.shares();
+        let fair = even.saturating_sub(self.window.allowance(id));
+        fair.max(self.window.lendable().saturating_sub(spare))
+    }
+
+    /// A stream's even part of the window, and the part that is left for those that have less; a stream
+    /// that is alone has all.
+    fn shares(&self) -> (u64, u64) {
+        let status = self.window.status();
+        let shared = status.lendable + status.lent;
+        let spare = if status.streams > 1 { shared / SPARE } else { 0 };
+        (status.floor + shared / status.streams.max(1), spare)
+    }
+
     /// Removes a stream whose halves are both over, and makes room for the peer's next one.
     pub fn retire(&mut self, id: StreamId) {
-        let Some(entry) = self.streams.get_mut(&id) else { return };
+        let entry = self.streams.get_mut(&id).filter(|entry| !entry.unaccepted);
+        let Some(entry) = entry else { return };
         let sent = entry.halves.send.as_ref().is_none_or(|send| lock(send).is_done());
         let (read, quiet) = entry.halves.recv.as_ref().map_or((true, true), |recv| {
             let recv = lock(recv);

@@ -8,13 +8,14 @@ use super::{Read, ReadError, SharedRecv, StreamConfig, StreamTable};
 use crate::sync::lock;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
-use crate::{Code, Dir, PathId, Side, StreamId};
+use crate::{Code, Dir, LeaseId, PathId, PieceId, Side, StreamId, limits};
 
 const ID: StreamId = StreamId::new(Side::Server, Dir::Uni, 0);
 
 fn table() -> (StreamTable, SharedRecv) {
     let mut table = StreamTable::new(Side::Client, &StreamConfig::default());
     let recv = table.receiving(PathId::PRIMARY, ID, crate::test_now()).unwrap().unwrap();
+    assert_eq!(table.accept(Dir::Uni).map(|halves| halves.id), Some(ID));
     (table, recv)
 }
 
@@ -67,7 +68,7 @@ fn a_reset_after_all_has_come_changes_nothing() {
 #[test]
 fn a_reader_may_stop_a_stream_that_was_reset() {
     let (mut table, _) = table();
-    reset(&mut table, 0);
+    reset(&mut table, 3);
     table.stop(ID, 1);
     assert_clean(&table);
 }
@@ -84,4 +85,38 @@ fn only_the_primary_opens_streams() {
     assert_eq!(error.code, Code::InvalidStreamRole);
     table.stop(ID, 1);
     assert!(matches!(table.receiving(PathId(1), ID, now), Ok(None)), "drained");
+}
+
+#[test]
+fn streams_that_nobody_accepted_count_against_the_limit_although_they_are_over() {
+    let config = StreamConfig { max_streams_bidi: 8, ..StreamConfig::default() };
+    let mut table = StreamTable::new(Side::Server, &config);
+    let now = crate::test_now();
+    for index in 0..8 {
+        let id = StreamId::new(Side::Client, Dir::Bi, index);
+        let recv = table.receiving(PathId::PRIMARY, id, now).unwrap().unwrap();
+        lock(&recv).receive_fin(PathId::PRIMARY, 0).unwrap();
+        let stop = pb::StopSending { stream_id: id.as_u64(), code: 0 };
+        table.handle_control(&ControlMessage::StopSending(stop), now).unwrap();
+    }
+    let ninth = StreamId::new(Side::Client, Dir::Bi, 8);
+    assert!(table.receiving(PathId::PRIMARY, ninth, now).is_err());
+    assert_eq!(std::iter::from_fn(|| table.accept(Dir::Bi)).count(), 8);
+    assert!(table.receiving(PathId::PRIMARY, ninth, now).is_ok());
+}
+
+#[test]
+fn bytes_that_are_refused_move_no_cursor() {
+    let (_, recv) = table();
+    let mut recv = lock(&recv);
+    let path = PathId(1);
+    let most = limits::MAX_GAPS as u64;
+    for index in 0..=most {
+        let at = 2 * index + 1;
+        recv.add_piece(path, PieceId(index), LeaseId(0), at..at + 1);
+        let result = recv.receive(path, at, Bytes::from_static(b"x"));
+        assert_eq!(result.is_ok(), index < most, "{result:?}");
+    }
+    let piece = recv.piece(path, PieceId(most)).unwrap();
+    assert_eq!(piece.cursor, 2 * most + 1, "it is still owed");
 }

@@ -82,3 +82,21 @@ fn what_a_slow_edge_has_not_begun_is_stolen_within_the_budget() {
         world.client.readers.values().map(|r| r.recv.lock().unwrap().duplicates().0).sum();
     assert!(doubled <= 256 * 1024 + len / 50, "{doubled} bytes came twice");
 }
+
+#[test]
+fn a_small_stream_is_not_starved_by_a_large_one() {
+    let mut world = world(&[1_000_000, 1_000_000], 3_500_000);
+    let mut small = world.plan.streams[0].clone();
+    small.segments = VecDeque::from([Segment::Extent(200_000)]);
+    world.plan.streams.push(small);
+    let start = world.now + Duration::from_millis(150);
+    world.schedule(start, Event::Open(1));
+    while world.step(start) {}
+    let ended = |world: &mut World| {
+        world.client.readers.values().any(|r| r.at == 200_000 && r.ended.is_some())
+    };
+    world.until(Duration::from_secs(60), ended);
+    let took = world.now - start;
+    // Alone it would take 130 ms; without a share of the window, until the large one ends: 1.8 s.
+    assert!(took < Duration::from_millis(400), "{took:?}");
+}

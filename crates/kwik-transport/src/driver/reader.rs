@@ -46,6 +46,9 @@ async fn read_kind(
     let mut kind = KindDecoder::new();
     loop {
         let Some(filled) = next_batch(stream, &mut chunks).await else { return Ok(()) };
+        if filled == 0 {
+            return Ok(());
+        }
         let mut rest = chunks[..filled].iter_mut().map(std::mem::take);
         while let Some(mut chunk) = rest.next() {
             let Some(kind) = kind.poll(&mut chunk).map_err(|error| violation(&error))? else {
@@ -65,11 +68,11 @@ async fn read_kind(
     }
 }
 
-/// The next chunks; none at the stream's end, or when its connection is lost or it was reset: what that
-/// means is told on the control stream.
+/// The next chunks: how many, 0 at the stream's end. None when its connection is lost or it was reset: what
+/// that means is told on the control stream.
 async fn next_batch(stream: &mut RecvStream, chunks: &mut [Bytes]) -> Option<usize> {
     match stream.read_chunks(chunks).await {
-        Ok(filled) => filled,
+        Ok(filled) => Some(filled.unwrap_or(0)),
         Err(ReadError::Reset(_) | ReadError::ConnectionLost(_)) => None,
         Err(error) => {
             tracing::debug!(%error, "a data stream cannot be read");
@@ -94,6 +97,9 @@ async fn read_raw(
             }
         }
         let Some(filled) = next_batch(stream, &mut chunks).await else { return Ok(()) };
+        if filled == 0 {
+            return decoder.handle_fin().map_err(|error| violation(&error));
+        }
         batch.extend(chunks[..filled].iter_mut().map(std::mem::take));
     }
 }
@@ -120,6 +126,9 @@ async fn read_data(
     reader.end_batch(connection);
     let mut chunks = [const { Bytes::new() }; BATCH];
     while let Some(filled) = next_batch(stream, &mut chunks).await {
+        if filled == 0 {
+            return reader.decoder.handle_fin().map_err(|error| violation(&error));
+        }
         for chunk in &mut chunks[..filled] {
             reader.handle_chunk(std::mem::take(chunk))?;
         }

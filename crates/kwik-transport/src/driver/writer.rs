@@ -124,3 +124,14 @@ impl FrameWriter {
         }
     }
 }
+
+impl Drop for FrameWriter {
+    fn drop(&mut self) {
+        // QUIC would finish the stream inside the frame, which breaks the protocol.
+        if let State::Open(stream) = &mut self.state
+            && !self.pending.iter().all(Bytes::is_empty)
+        {
+            stream.reset(0).ok();
+        }
+    }
+}

@@ -4,14 +4,23 @@
 #![allow(clippy::disallowed_methods, reason = "tests run on tokio itself")]
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use kwik::{
     Accepted, ClientConfig, Endpoint, Identity, LeaseWriter, PathId, PrimarySession,
     SecondarySession, ServerConfig, Session,
 };
+
+pub mod hostile;
+
+/// Whatever `test` does, it does not hang for ever.
+pub async fn within<T>(test: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), test).await.expect("the test hangs")
+}
 
 pub const LOOPBACK: &str = "127.0.0.1:0";
 
@@ -58,8 +67,16 @@ impl Servers {
 
     /// A session, as its client and as its primary have it.
     pub async fn connect(&self, client: &Endpoint) -> (Session, PrimarySession) {
+        self.connect_with(client, ClientConfig::pinned(identity(0).fingerprint())).await
+    }
+
+    /// The same with a configuration of the client's own.
+    pub async fn connect_with(
+        &self,
+        client: &Endpoint,
+        config: ClientConfig,
+    ) -> (Session, PrimarySession) {
         let address = self.primary.local_addr().unwrap();
-        let config = ClientConfig::pinned(identity(0).fingerprint());
         let dial = async { client.connect_with(config, address, "").unwrap().await.unwrap() };
         let accept = async {
             match self.primary.accept().await.unwrap().accept_any().await.unwrap() {
@@ -111,6 +128,60 @@ pub fn serve_leases(session: SecondarySession) {
             tokio::spawn(fill(writer));
         }
     });
+}
+
+/// Opens a stream to a peer that answers with what it gets, and checks that it does.
+pub async fn echo(session: &Session) {
+    let (mut send, mut recv) = session.open_bi().await.unwrap();
+    send.write_all(b"still here?").await.unwrap();
+    send.finish().unwrap();
+    assert_eq!(recv.read_to_end(100).await.unwrap(), b"still here?");
+}
+
+/// Answers every bidirectional stream with what it carries.
+pub fn serve_echo(session: Session) {
+    tokio::spawn(async move {
+        while let Ok((mut send, mut recv)) = session.accept_bi().await {
+            tokio::spawn(async move {
+                while let Ok(Some(chunk)) = recv.read_chunk(usize::MAX, true).await {
+                    if send.write_chunk(chunk.bytes).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// Accepts every client of an endpoint, and answers its streams.
+pub fn serve_clients(endpoint: Endpoint) {
+    tokio::spawn(async move {
+        while let Some(incoming) = endpoint.accept().await {
+            tokio::spawn(async move {
+                if let Ok(Accepted::Primary(primary)) = incoming.accept_any().await {
+                    serve_echo(primary.session().clone());
+                    primary.session().closed().await;
+                }
+            });
+        }
+    });
+}
+
+/// Numbers from a seed, for tests that want variety and no surprise.
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn next(&mut self) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let mixed = (self.0 ^ (self.0 >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        mixed ^ (mixed >> 29)
+    }
+
+    /// Below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
 }
 
 pub fn address(endpoint: &Endpoint) -> SocketAddr {

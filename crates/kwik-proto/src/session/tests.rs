@@ -1,0 +1,256 @@
+//! The roles against each other, message by message; the harness in `tests/` does so at random.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use bytes::Bytes;
+
+use super::{
+    AcceptContext, Accepted, Action, ClientConfig, ClientSession, Machine, PrimarySession,
+    SecondarySession, accept,
+};
+use crate::auth::{AcceptAny, Identity};
+use crate::path::PathStatus;
+use crate::stream::{StreamConfig, StreamWake};
+use crate::sync::lock;
+use crate::wire::ControlDecoder;
+use crate::wire::control::ControlMessage as M;
+use crate::wire::pb::control as pb;
+use crate::{Code, Dir, LeaseId, PathId, SessionId, limits};
+
+const EDGE: PathId = PathId(1);
+const EXPORTER: [u8; 32] = [0; 32];
+
+/// A client and its primary, joined by function calls.
+struct Pair {
+    client: ClientSession,
+    primary: PrimarySession,
+    to_primary: ControlDecoder,
+    to_client: ControlDecoder,
+    /// What the client sent on its edge's path, not delivered.
+    to_edge: Vec<Bytes>,
+    now: Instant,
+}
+
+fn context<'a>(
+    identity: &'a Arc<Identity>,
+    trusted: &'a BTreeSet<crate::auth::Fingerprint>,
+    streams: &'a StreamConfig,
+    now: Instant,
+) -> AcceptContext<'a> {
+    AcceptContext {
+        identity,
+        trusted,
+        authenticator: &AcceptAny,
+        streams,
+        exporter: &EXPORTER,
+        session_id: SessionId([1; 16]),
+        now,
+        wall: SystemTime::UNIX_EPOCH,
+    }
+}
+
+fn identity(seed: u8) -> Arc<Identity> {
+    Arc::new(Identity::from_seed([seed; 32]))
+}
+
+fn poll(machine: &mut dyn Machine, now: Instant) -> Vec<(PathId, Bytes)> {
+    std::iter::from_fn(|| machine.poll_transmit(now)).collect()
+}
+
+fn decode(decoder: &mut ControlDecoder, bytes: Bytes) -> Vec<M> {
+    decoder.handle_input(bytes);
+    std::iter::from_fn(|| decoder.poll_frame().unwrap()).collect()
+}
+
+impl Pair {
+    fn new() -> Self {
+        let now = crate::test_now();
+        let config = ClientConfig::default();
+        let address = ([127, 0, 0, 1], 1).into();
+        let mut client = ClientSession::new(config, Identity::from_seed([9; 32]), address, now);
+        let mut to_primary = ControlDecoder::new();
+        let (_, first) = client.poll_transmit(now).unwrap();
+        let first = decode(&mut to_primary, first);
+        let (trusted, streams) = (BTreeSet::new(), StreamConfig::default());
+        let accepted = accept(&first[0], &context(&identity(1), &trusted, &streams, now));
+        let Ok(Accepted::Primary(primary)) = accepted else { panic!("{accepted:?}") };
+        let to_client = ControlDecoder::new();
+        let to_edge = Vec::new();
+        let mut pair = Self { client, primary: *primary, to_primary, to_client, to_edge, now };
+        pair.exchange();
+        pair
+    }
+
+    /// Delivers between client and primary until both are silent.
+    fn exchange(&mut self) {
+        loop {
+            let down = poll(&mut self.primary, self.now);
+            let up = poll(&mut self.client, self.now);
+            if down.is_empty() && up.is_empty() {
+                return;
+            }
+            for (_, bytes) in down {
+                for message in decode(&mut self.to_client, bytes) {
+                    self.client.handle_control(PathId::PRIMARY, message, self.now);
+                }
+            }
+            for (path, bytes) in up {
+                if !path.is_primary() {
+                    self.to_edge.push(bytes);
+                    continue;
+                }
+                for message in decode(&mut self.to_primary, bytes) {
+                    self.primary.handle_control(PathId::PRIMARY, message, self.now);
+                }
+            }
+        }
+    }
+
+    fn add_edge(&mut self) -> SecondarySession {
+        let print = identity(2).fingerprint();
+        let path =
+            self.primary.add_path("127.0.0.1:2", print, self.now, SystemTime::UNIX_EPOCH).unwrap();
+        assert_eq!(path, EDGE);
+        self.exchange();
+        self.client.handle_connected(EDGE, &EXPORTER, self.now);
+        self.exchange();
+        let first = decode(&mut ControlDecoder::new(), self.to_edge.remove(0));
+        let trusted = BTreeSet::from([identity(1).fingerprint()]);
+        let streams = StreamConfig::default();
+        let accepted = accept(&first[0], &context(&identity(2), &trusted, &streams, self.now));
+        let Ok(Accepted::Secondary(mut edge)) = accepted else { panic!("{accepted:?}") };
+        let (_, answer) = edge.poll_transmit(self.now).unwrap();
+        for message in decode(&mut ControlDecoder::new(), answer) {
+            self.client.handle_control(EDGE, message, self.now);
+        }
+        self.exchange();
+        assert_eq!(self.primary.paths().status(EDGE), Ok(PathStatus::Active));
+        *edge
+    }
+}
+
+#[test]
+fn a_path_that_is_removed_while_it_connects_ends_at_both_ends() {
+    let mut pair = Pair::new();
+    let print = identity(2).fingerprint();
+    pair.primary.add_path("127.0.0.1:2", print, pair.now, SystemTime::UNIX_EPOCH).unwrap();
+    pair.exchange();
+    pair.primary.remove_path(EDGE, pair.now).unwrap();
+    pair.exchange();
+    assert_eq!(pair.primary.paths().status(EDGE).unwrap_err().code, Code::PathDead);
+    let closed = std::iter::from_fn(|| pair.client.poll_action())
+        .any(|action| matches!(action, Action::ClosePath(EDGE, _)));
+    assert!(closed);
+}
+
+#[test]
+fn a_path_that_is_leaving_does_not_come_back_by_a_late_notification() {
+    let mut pair = Pair::new();
+    let _edge = pair.add_edge();
+    pair.primary.remove_path(EDGE, pair.now).unwrap();
+    let late = pb::PathStatusNotification {
+        path_id: EDGE.to_string(),
+        status: pb::PathStatus::Degraded.into(),
+        reason: String::new(),
+    };
+    pair.primary.handle_control(PathId::PRIMARY, M::PathStatusNotification(late), pair.now);
+    assert_eq!(pair.primary.paths().status(EDGE), Ok(PathStatus::Disconnecting));
+}
+
+#[test]
+fn a_lost_lease_counts_for_what_it_brought() {
+    let mut pair = Pair::new();
+    let _edge = pair.add_edge();
+    let halves = pair.primary.streams().open(Dir::Uni, pair.now).unwrap();
+    let send = halves.send.unwrap();
+    let extent = lock(&send).reserve(100).unwrap();
+    lock(&send).finish().unwrap();
+    pair.primary.lease(halves.id, extent, EDGE, Bytes::new(), pair.now).unwrap();
+    pair.exchange();
+    let recv = pair.client.streams().receiving(EDGE, halves.id, pair.now).unwrap().unwrap();
+    let received = lock(&recv).receive(EDGE, 0, vec![0; 60].into()).unwrap();
+    pair.client.on_received(EDGE, halves.id, (60, received.asked), pair.now);
+    pair.client.handle_path_lost(EDGE, "broken", pair.now);
+    pair.exchange();
+    let lost = pair.primary.take_ended(LeaseId(0)).unwrap();
+    assert_eq!(
+        lost.outcome,
+        Some(crate::lease::LeaseOutcome::Lost(std::iter::once(60..100).collect()))
+    );
+    assert_eq!(lost.delivered, 60);
+    pair.primary.lease(halves.id, 60..100, PathId::PRIMARY, Bytes::new(), pair.now).unwrap();
+    pair.exchange();
+    let received = lock(&recv).receive(PathId::PRIMARY, 60, vec![0; 40].into()).unwrap();
+    pair.client.on_received(PathId::PRIMARY, halves.id, (40, received.asked), pair.now);
+    pair.exchange();
+    assert_eq!(pair.primary.streams().iter().count(), 0, "all of it was delivered");
+    assert_eq!(pair.primary.writers(), 0);
+}
+
+#[test]
+fn a_stream_that_has_come_whole_leaves_no_lease_when_its_reader_stops() {
+    let mut pair = Pair::new();
+    let halves = pair.primary.streams().open(Dir::Uni, pair.now).unwrap();
+    let send = halves.send.unwrap();
+    let extent = lock(&send).reserve(10).unwrap();
+    lock(&send).finish().unwrap();
+    pair.primary.lease(halves.id, extent, PathId::PRIMARY, Bytes::new(), pair.now).unwrap();
+    pair.exchange();
+    let streams = pair.client.streams();
+    let recv = streams.receiving(PathId::PRIMARY, halves.id, pair.now).unwrap().unwrap();
+    streams.accept(Dir::Uni).unwrap();
+    lock(&recv).receive(PathId::PRIMARY, 0, vec![0; 10].into()).unwrap();
+    lock(&recv).receive_fin(PathId::PRIMARY, 10).unwrap();
+    pair.client.stop(halves.id, 1, pair.now);
+    pair.exchange();
+    assert_eq!(pair.primary.streams().iter().count(), 0);
+    assert_eq!(pair.client.stats().streams, 0);
+}
+
+#[test]
+fn a_second_introduction_ends_the_session() {
+    let mut pair = Pair::new();
+    let request = pb::AuthenticationRequest::default();
+    pair.primary.handle_control(PathId::PRIMARY, M::AuthenticationRequest(request), pair.now);
+    let end = std::iter::from_fn(|| pair.primary.poll_action()).last();
+    let code = Code::InvalidStreamRole.as_u64();
+    assert!(matches!(end, Some(Action::Close(c, _)) if c == code), "{end:?}");
+}
+
+#[test]
+fn reasons_of_any_length_fit_their_messages() {
+    let mut pair = Pair::new();
+    let mut edge = pair.add_edge();
+    let long = "ä".repeat(limits::MAX_TEXT);
+    edge.close(u64::MAX, long.clone().into(), pair.now);
+    edge.close(u64::MAX, long.clone().into(), pair.now);
+    assert_eq!(poll(&mut edge, pair.now).len(), 1);
+    pair.primary.close(u64::MAX, long.clone().into(), pair.now);
+    pair.client.close(u64::MAX, long.clone().into(), pair.now);
+    let refused = Pair::new().primary.add_path(
+        &long,
+        identity(2).fingerprint(),
+        pair.now,
+        SystemTime::UNIX_EPOCH,
+    );
+    assert!(refused.is_err());
+}
+
+#[test]
+fn nothing_is_leased_of_a_stream_that_was_reset() {
+    let mut pair = Pair::new();
+    let sent = pair.client.streams().open(Dir::Bi, pair.now).unwrap();
+    pair.exchange();
+    let halves = pair.primary.streams().accept(Dir::Bi).unwrap();
+    assert_eq!(halves.id, sent.id);
+    let extent = lock(halves.send.as_ref().unwrap()).reserve(10).unwrap();
+    pair.primary.streams().reset(halves.id, 3);
+    let result = pair.primary.lease(halves.id, extent, PathId::PRIMARY, Bytes::new(), pair.now);
+    assert_eq!(result.unwrap_err().code, Code::OffsetMismatch);
+    pair.exchange();
+    let woken = std::iter::from_fn(|| pair.client.poll_action())
+        .any(|a| a == Action::Wake(super::Wake::Stream(StreamWake::Readable(sent.id))));
+    assert!(woken);
+}

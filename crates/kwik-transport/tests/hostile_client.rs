@@ -1,0 +1,438 @@
+//! What a client that breaks the rules gets from a primary: its session closed with the right code,
+//! and nobody else harmed (3.3).
+
+#![allow(clippy::disallowed_methods, reason = "tests run on tokio itself")]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]
+
+mod common;
+
+use bytes::{Bytes, BytesMut};
+use common::hostile::{self, Peer, frame, introduction, packet};
+use common::{Rng, Servers, address, client, echo, serve_clients, within};
+use kwik::{Code, ConnectionError, Identity};
+use kwik_proto::wire::pb::control as pb;
+use kwik_proto::wire::pb::data::{DataFrame, DataPacket};
+use kwik_proto::wire::{ControlMessage, StreamKind};
+use kwik_proto::{Dir, Side, StreamId, limits};
+use prost::Message as _;
+
+const HEARTBEAT: i32 = 29;
+
+fn client_bi(index: u64) -> u64 {
+    StreamId::new(Side::Client, Dir::Bi, index).as_u64()
+}
+
+fn client_uni(index: u64) -> u64 {
+    StreamId::new(Side::Client, Dir::Uni, index).as_u64()
+}
+
+fn server_uni(index: u64) -> u64 {
+    StreamId::new(Side::Server, Dir::Uni, index).as_u64()
+}
+
+/// A server that answers, and an honest session with it.
+struct Scene {
+    servers: Servers,
+    honest: kwik::Session,
+    dialer: quinn::Endpoint,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let servers = Servers::new(0);
+        let config = kwik::ClientConfig::pinned(servers.primary.fingerprint().unwrap());
+        serve_clients(servers.primary.clone());
+        let dialing = client().connect_with(config, address(&servers.primary), "").unwrap();
+        let honest = dialing.await.unwrap();
+        echo(&honest).await;
+        Self { servers, honest, dialer: hostile::dialer() }
+    }
+
+    async fn join(&self) -> Peer {
+        Peer::join(&self.dialer, address(&self.servers.primary)).await
+    }
+
+    async fn dial(&self) -> Peer {
+        Peer::dial(&self.dialer, address(&self.servers.primary)).await
+    }
+}
+
+#[tokio::test]
+async fn malformed_control_bytes_end_the_session_as_invalid_frames() {
+    within(async {
+        let scene = Scene::new().await;
+        let beat = pb::Heartbeat { sequence: 1, reply: false }.encode_to_vec();
+        let oversized = {
+            let mut out = BytesMut::new();
+            prost::encoding::encode_varint(limits::MAX_CONTROL_FRAME as u64 + 1, &mut out);
+            out.to_vec()
+        };
+        let some = scene.dial().await;
+        let cases: Vec<(&str, Vec<u8>)> = vec![
+            ("oversized", oversized),
+            ("no varint", vec![0xff; 11]),
+            ("no protobuf", vec![4, 0xff, 0xff, 0xff, 0xff]),
+            ("an empty frame", vec![0]),
+            ("a frame id ahead", some.frame(2, HEARTBEAT, beat.clone())),
+            ("a frame id again", some.frame(0, HEARTBEAT, beat.clone())),
+            ("no payload", some.frame(1, HEARTBEAT, Vec::new())),
+            ("a payload that is no message", some.frame(1, HEARTBEAT, vec![0xff, 0xff])),
+        ];
+        for (what, bytes) in cases {
+            let mut peer = scene.join().await;
+            assert_eq!(peer.due(), 1);
+            peer.say_bytes(&bytes).await;
+            peer.expect(Code::InvalidFrame, what).await;
+        }
+        for truncated in [false, true] {
+            let mut peer = scene.join().await;
+            let part = peer.frame(1, HEARTBEAT, beat.clone());
+            if truncated {
+                peer.say_bytes(&part[..part.len() - 1]).await;
+            }
+            peer.send.finish().unwrap();
+            peer.expect(Code::InvalidFrame, "the control stream ends").await;
+        }
+        let mut peer = scene.join().await;
+        peer.send.reset(3u32.into()).unwrap();
+        peer.expect(Code::InvalidFrame, "the control stream is reset").await;
+        echo(&scene.honest).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn frames_of_another_role_and_impossible_values_end_the_session() {
+    within(async {
+        use ControlMessage as M;
+        let scene = Scene::new().await;
+        let range = |start, end| pb::ByteRange { start, end };
+        let reset = |stream_id, final_size| {
+            M::StreamReset(pb::StreamReset { stream_id, code: 1, final_size })
+        };
+        let credit = |stream_id| M::MaxStreamData(pb::MaxStreamData { stream_id, maximum: 10 });
+        let create = |logical_stream_id| {
+            M::StreamCreateNotification(pb::StreamCreateNotification {
+                logical_stream_id,
+                path_id: String::new(),
+            })
+        };
+        let answer = pb::AuthenticationResponse { success: true, ..<_>::default() };
+        let add = pb::AddPathRequest { path_id: 1, ..<_>::default() };
+        let raw = pb::RawPacketTransmission { sequence: 1, ..<_>::default() };
+        let cases: Vec<(Code, M)> = vec![
+            (Code::InvalidStreamRole, introduction(&Identity::from_seed([1; 32]))),
+            (Code::InvalidStreamRole, M::AuthenticationResponse(answer)),
+            (Code::InvalidStreamRole, M::AddPathRequest(add)),
+            (
+                Code::InvalidStreamRole,
+                M::RemovePathRequest(pb::RemovePathRequest { path_id: "1".into() }),
+            ),
+            (Code::InvalidStreamRole, M::Lease(pb::Lease { lease_id: 1, ..<_>::default() })),
+            (Code::InvalidStreamRole, M::Revoke(pb::Revoke { lease_id: 1 })),
+            (Code::InvalidStreamRole, M::Stopped(pb::Stopped { lease_id: 1, ..<_>::default() })),
+            (Code::InvalidStreamRole, M::RawPacketTransmission(raw)),
+            (Code::InvalidStreamRole, M::Resume(pb::Resume { frame_id: 1, streams: vec![] })),
+            (Code::InvalidStreamRole, reset(server_uni(0), 0)),
+            (Code::InvalidStreamRole, credit(client_uni(0))),
+            (Code::InvalidStreamRole, credit(server_uni(0))),
+            (Code::InvalidStreamRole, create(server_uni(7))),
+            (Code::StreamCreateFailed, create(client_bi(limits::MAX_STREAMS))),
+            (Code::StreamCreateFailed, create(client_uni(1 << 50))),
+            (Code::OffsetMismatch, reset(client_bi(0), 0)),
+        ];
+        for (code, message) in cases {
+            let what = format!("{message:?}");
+            let mut peer = scene.join().await;
+            if code == Code::OffsetMismatch {
+                // Once the bytes were echoed, the final size lies before them.
+                peer.throw(packet(vec![frame(client_bi(0), 0, &b"ten bytes!"[..], false)])).await;
+                peer.connection.accept_uni().await.unwrap();
+            }
+            peer.say(message).await;
+            peer.expect(code, &what).await;
+        }
+        let raw: Vec<(&str, i32, Vec<u8>)> = vec![
+            (
+                "a code over 62 bits",
+                24,
+                pb::StopSending { stream_id: 0, code: 1 << 62 }.encode_to_vec(),
+            ),
+            (
+                "a stream over 62 bits",
+                26,
+                pb::MaxStreamData { stream_id: 1 << 63, maximum: 1 }.encode_to_vec(),
+            ),
+            (
+                "a reversed range",
+                19,
+                pb::Activate { start: 2, end: 1, ..<_>::default() }.encode_to_vec(),
+            ),
+            (
+                "an unknown outcome",
+                18,
+                pb::LeaseReport { outcome: 9, ..<_>::default() }.encode_to_vec(),
+            ),
+            (
+                "too many ranges",
+                18,
+                pb::LeaseReport { ranges: vec![range(0, 1); 1025], ..<_>::default() }
+                    .encode_to_vec(),
+            ),
+            (
+                "a path that is no number",
+                1,
+                pb::AddPathResponse { path_id: "one".into(), ..<_>::default() }.encode_to_vec(),
+            ),
+            (
+                "a long text",
+                4,
+                pb::PathStatusNotification { reason: "x".repeat(513), ..<_>::default() }
+                    .encode_to_vec(),
+            ),
+        ];
+        for (what, number, payload) in raw {
+            let mut peer = scene.join().await;
+            let bytes = peer.frame(peer.due(), number, payload);
+            peer.say_bytes(&bytes).await;
+            peer.expect(Code::InvalidFrame, what).await;
+        }
+        echo(&scene.honest).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn frames_and_streams_of_a_later_version_are_skipped() {
+    within(async {
+        let scene = Scene::new().await;
+        let mut peer = scene.join().await;
+        let unknown = peer.frame(1, 1000, b"whatever".to_vec());
+        peer.say_bytes(&unknown).await;
+        let mut bytes = BytesMut::new();
+        StreamKind::Unknown(77).encode(&mut bytes);
+        let stream = peer.throw(bytes.freeze()).await;
+        assert!(stream.stopped().await.is_ok());
+        // The frame id that was used up by the unknown one.
+        let beat = pb::Heartbeat { sequence: 1, reply: false }.encode_to_vec();
+        let beat = peer.frame(2, HEARTBEAT, beat);
+        peer.say_bytes(&beat).await;
+        peer.hear_until(|m| matches!(m, ControlMessage::Heartbeat(m) if m.reply).then_some(()))
+            .await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_introduction_that_is_none_is_refused() {
+    within(async {
+        let scene = Scene::new().await;
+        let key = Identity::from_seed([1; 32]);
+        let mut peer = scene.dial().await;
+        peer.say(ControlMessage::Heartbeat(pb::Heartbeat { sequence: 1, reply: false })).await;
+        peer.expect(Code::InvalidFrame, "a heartbeat first").await;
+        let mut peer = scene.dial().await;
+        peer.say_bytes(&[0xff; 12]).await;
+        peer.expect(Code::InvalidFrame, "garbage first").await;
+        let mut peer = scene.dial().await;
+        peer.send.finish().unwrap();
+        peer.expect(Code::InvalidFrame, "nothing at all").await;
+        let ControlMessage::AuthenticationRequest(good) = introduction(&key) else {
+            unreachable!()
+        };
+        let other = pb::AuthenticationRequest { protocol_version: 2, ..good.clone() };
+        let nameless = pb::AuthenticationRequest { client_key: Bytes::new(), ..good.clone() };
+        let nowhere = pb::AuthenticationRequest { session_id: "zz".into(), ..good };
+        for (request, words) in [(other, "version 2"), (nameless, "key"), (nowhere, "session id")] {
+            let mut peer = scene.dial().await;
+            peer.say(ControlMessage::AuthenticationRequest(request)).await;
+            let (code, reason) = peer.closed().await;
+            assert_eq!(code, Some(Code::AuthFailed), "{reason}");
+            assert!(reason.contains(words), "{reason}");
+        }
+        echo(&scene.honest).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn data_frames_that_break_the_rules_end_the_session() {
+    within(async {
+        let scene = Scene::new().await;
+        let bytes = |n: usize| Bytes::from(vec![7; n]);
+        let kind = |rest: &[u8]| [&[0u8], rest].concat();
+        let delimited = |frames: Vec<u8>| {
+            let mut message = vec![0x1a, u8::try_from(frames.len()).unwrap()];
+            message.extend(frames);
+            kind(&[&[u8::try_from(message.len()).unwrap()], &message[..]].concat())
+        };
+        let huge = {
+            let mut out = BytesMut::new();
+            StreamKind::Data.encode(&mut out);
+            prost::encoding::encode_varint(1 << 40, &mut out);
+            out.to_vec()
+        };
+        let oversized =
+            packet(vec![frame(client_uni(0), 0, bytes(limits::MAX_PACKET_PAYLOAD + 1), false)]);
+        let crowded =
+            packet((0..300).map(|at| frame(client_uni(0), at, bytes(1), false)).collect());
+        let far = frame(client_uni(0), (1 << 62) - 1, bytes(2), false);
+        let whole = packet(vec![frame(client_uni(0), 0, bytes(1000), false)]);
+        let wordy = DataPacket {
+            frames: vec![DataFrame {
+                path_id: "x".repeat(300),
+                ..frame(client_uni(0), 0, bytes(1), false)
+            }],
+            ..Default::default()
+        };
+        let wordy = kind(&wordy.encode_length_delimited_to_vec());
+        let cases: Vec<(&str, Code, Vec<u8>)> = vec![
+            ("no kind", Code::InvalidFrame, vec![0xff; 11]),
+            ("no varint", Code::InvalidFrame, kind(&[0xff; 11])),
+            ("a huge packet", Code::InvalidFrame, huge),
+            ("an oversized payload", Code::InvalidFrame, oversized),
+            ("too many frames", Code::InvalidFrame, crowded),
+            ("a long path id", Code::InvalidFrame, wordy),
+            ("garbage", Code::InvalidFrame, kind(&[3, 0xff, 0xff, 0xff])),
+            ("data before its offset", Code::InvalidFrame, delimited(vec![0x22, 1, 7, 0x18, 5])),
+            ("data twice", Code::InvalidFrame, delimited(vec![0x22, 1, 7, 0x22, 1, 7])),
+            ("an offset over 62 bits", Code::InvalidFrame, packet(vec![far])),
+            ("a truncated packet", Code::InvalidFrame, whole[..whole.len() - 1].to_vec()),
+            ("a truncated header", Code::InvalidFrame, whole[..4].to_vec()),
+            (
+                "beyond credit",
+                Code::OffsetMismatch,
+                packet(vec![frame(client_uni(0), 100 << 20, bytes(1), false)]),
+            ),
+            (
+                "beyond the final size",
+                Code::OffsetMismatch,
+                packet(vec![
+                    frame(client_uni(0), 0, bytes(3), true),
+                    frame(client_uni(0), 3, bytes(1), false),
+                ]),
+            ),
+            (
+                "a final size that moves",
+                Code::OffsetMismatch,
+                packet(vec![
+                    frame(client_uni(0), 0, bytes(3), true),
+                    frame(client_uni(0), 2, Bytes::new(), true),
+                ]),
+            ),
+            (
+                "into a stream that only the server writes",
+                Code::InvalidStreamRole,
+                packet(vec![frame(server_uni(0), 0, bytes(1), false)]),
+            ),
+            (
+                "into a stream that the server did not open",
+                Code::InvalidStreamRole,
+                packet(vec![frame(
+                    StreamId::new(Side::Server, Dir::Bi, 3).as_u64(),
+                    0,
+                    bytes(1),
+                    false,
+                )]),
+            ),
+            (
+                "beyond the limit of streams",
+                Code::StreamCreateFailed,
+                packet(vec![frame(client_uni(limits::MAX_STREAMS), 0, bytes(1), false)]),
+            ),
+            ("a raw packet", Code::InvalidStreamRole, {
+                let packet = pb::RawPacketTransmission { sequence: 1, ..Default::default() };
+                [vec![1u8], packet.encode_length_delimited_to_vec()].concat()
+            }),
+            ("a raw packet that is too large", Code::InvalidFrame, vec![1, 0xff, 0xff, 0x7f]),
+        ];
+        for (what, code, bytes) in cases {
+            let peer = scene.join().await;
+            peer.throw(bytes).await;
+            peer.expect(code, what).await;
+        }
+        echo(&scene.honest).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn too_many_gaps_end_the_session() {
+    within(async {
+        let scene = Scene::new().await;
+        let peer = scene.join().await;
+        let mut stream = peer.connection.open_uni().await.unwrap();
+        stream.write_all(&[0]).await.unwrap();
+        for at in 0..3000u64 {
+            let one = frame(client_uni(0), 1 + 2 * at, &b"x"[..], false);
+            let one = DataPacket { frames: vec![one], ..Default::default() };
+            if stream.write_all(&one.encode_length_delimited_to_vec()).await.is_err() {
+                break;
+            }
+        }
+        peer.expect(Code::SecondaryStreamOverflow, "gaps").await;
+        echo(&scene.honest).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn random_bytes_never_hang_nor_kill_a_server() {
+    within(async {
+        let scene = Scene::new().await;
+        let mut rng = Rng(42);
+        for round in 0..60 {
+            let mut peer = scene.join().await;
+            for _ in 0..1 + rng.below(4) {
+                let len = rng.below(200);
+                let mut bytes: Vec<u8> = (0..len).map(|_| rng.next() as u8).collect();
+                if rng.below(2) == 0 {
+                    bytes.insert(0, rng.below(2) as u8);
+                }
+                match rng.below(3) {
+                    0 => peer.say_bytes(&bytes).await,
+                    1 => {
+                        let number = rng.below(37) as i32;
+                        let frame = peer.frame(peer.due(), number, bytes);
+                        peer.say_bytes(&frame).await;
+                    }
+                    _ => {
+                        peer.throw(bytes).await;
+                    }
+                }
+            }
+            drop(peer);
+            if round % 10 == 9 {
+                echo(&scene.honest).await;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_reads_no_control_frames_loses_its_session() {
+    within(async {
+        let servers = Servers::new(0);
+        let dialer = hostile::dialer();
+        let accept = async { servers.primary.accept().await.unwrap().await.unwrap() };
+        let (mut peer, session) =
+            tokio::join!(Peer::join(&dialer, address(&servers.primary)), accept);
+        // Each beat asks for an answer that nobody takes.
+        let mut beats = Vec::new();
+        for id in 1..=400_000u64 {
+            let beat = pb::Heartbeat { sequence: id, reply: false }.encode_to_vec();
+            beats.extend(peer.frame(id, HEARTBEAT, beat));
+            if beats.len() > 60_000 {
+                if peer.send.write_all(&beats).await.is_err() {
+                    break;
+                }
+                beats.clear();
+            }
+        }
+        peer.expect(Code::LimitExceeded, "answers pile up").await;
+        let closed = session.closed().await;
+        assert!(!matches!(closed, ConnectionError::TimedOut), "{closed:?}");
+    })
+    .await;
+}

@@ -1,0 +1,374 @@
+//! What a primary that breaks the rules gets from a client: its session closed with the right code,
+//! and other sessions of the same endpoint unharmed (3.3).
+
+#![allow(clippy::disallowed_methods, reason = "tests run on tokio itself")]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]
+
+mod common;
+
+use bytes::Bytes;
+use common::hostile::{self, Peer, frame, packet};
+use common::{Rng, Servers, client, echo, identity, serve_echo, within};
+use kwik::{
+    ClientConfig, Code, ConnectionError, Dir, Endpoint, ReadError, Session, Side, StreamId,
+};
+use kwik_proto::limits;
+use kwik_proto::wire::ControlMessage;
+use kwik_proto::wire::pb::control as pb;
+use prost::Message as _;
+
+const OWN: u8 = 50;
+
+fn server_uni(index: u64) -> u64 {
+    StreamId::new(Side::Server, Dir::Uni, index).as_u64()
+}
+
+fn client_uni(index: u64) -> u64 {
+    StreamId::new(Side::Client, Dir::Uni, index).as_u64()
+}
+
+/// A client with an honest session, and a hostile server for its others.
+struct Scene {
+    client: Endpoint,
+    honest: Session,
+    listener: quinn::Endpoint,
+    _servers: Servers,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let (servers, client) = (Servers::new(0), client());
+        let (honest, primary) = servers.connect(&client).await;
+        serve_echo(primary.session().clone());
+        echo(&honest).await;
+        Self { client, honest, listener: hostile::listener(&identity(OWN)), _servers: servers }
+    }
+
+    async fn dial(&self) -> Session {
+        let config = ClientConfig::pinned(identity(OWN).fingerprint());
+        let address = self.listener.local_addr().unwrap();
+        self.client.connect_with(config, address, "").unwrap().await.unwrap()
+    }
+
+    /// A session, at both ends; the client was let in.
+    async fn session(&self) -> (Session, Peer) {
+        tokio::join!(self.dial(), Peer::welcome(&self.listener))
+    }
+
+    /// The same before the server has said anything.
+    async fn fresh(&self) -> (Session, Peer) {
+        let (session, mut peer) = tokio::join!(self.dial(), Peer::accept(&self.listener));
+        let first = peer.hear().await;
+        assert!(matches!(first, ControlMessage::AuthenticationRequest(_)), "{first:?}");
+        (session, peer)
+    }
+}
+
+async fn expect(session: &Session, peer: &Peer, code: Code, what: &str) {
+    peer.expect(code, what).await;
+    let closed = session.closed().await;
+    let ConnectionError::TransportError { code: found, reason } = closed else {
+        panic!("{what}: {closed:?}")
+    };
+    assert_eq!(found, code.as_u64(), "{what}: {reason}");
+    assert_eq!(session.open_bi().await.err(), session.close_reason(), "{what}");
+}
+
+fn lease(lease_id: u64, stream_id: u64, path_id: u32, range: std::ops::Range<u64>) -> pb::Lease {
+    let (start, end) = (range.start, range.end);
+    let max_bytes = limits::lease_budget(end - start);
+    pb::Lease { lease_id, stream_id, start, end, path_id, max_bytes, sequence: 1, ..<_>::default() }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_none_ends_the_session() {
+    within(async {
+        let scene = Scene::new().await;
+        let (session, mut peer) = scene.fresh().await;
+        peer.say(ControlMessage::Heartbeat(pb::Heartbeat { sequence: 1, reply: false })).await;
+        expect(&session, &peer, Code::InvalidFrame, "a heartbeat first").await;
+        let (session, mut peer) = scene.fresh().await;
+        let nameless = pb::AuthenticationResponse { success: true, ..<_>::default() };
+        peer.say(ControlMessage::AuthenticationResponse(nameless)).await;
+        expect(&session, &peer, Code::InvalidFrame, "no session id").await;
+        let (session, mut peer) = scene.fresh().await;
+        let error_message = "not you".to_owned();
+        let refusal = pb::AuthenticationResponse { error_message, ..<_>::default() };
+        peer.say(ControlMessage::AuthenticationResponse(refusal)).await;
+        expect(&session, &peer, Code::AuthFailed, "refused").await;
+        assert!(session.close_reason().unwrap().to_string().contains("not you"));
+        let (session, mut peer) = scene.fresh().await;
+        peer.say_bytes(&[0xff; 12]).await;
+        expect(&session, &peer, Code::InvalidFrame, "garbage").await;
+        let (session, mut peer) = scene.fresh().await;
+        peer.send.finish().unwrap();
+        expect(&session, &peer, Code::InvalidFrame, "the end").await;
+        echo(&scene.honest).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn frames_that_no_primary_sends_end_the_session() {
+    within(async {
+        use ControlMessage as M;
+        let scene = Scene::new().await;
+        let pin = Bytes::from(vec![1; 32]);
+        let add = |path_id, pin: &Bytes| {
+            M::AddPathRequest(pb::AddPathRequest {
+                target_address: "169.254.0.1:1".into(),
+                path_id,
+                server_key_hash: pin.clone(),
+                ..<_>::default()
+            })
+        };
+        let own = StreamId::new(Side::Client, Dir::Bi, 0).as_u64();
+        let far = limits::MAX_STREAMS;
+        let cases: Vec<(Code, Vec<M>)> = vec![
+            (Code::InvalidFrame, vec![add(1, &Bytes::new())]),
+            (Code::InvalidFrame, vec![add(0, &pin)]),
+            (Code::InvalidFrame, vec![add(3, &pin), add(2, &pin)]),
+            (Code::InvalidFrame, vec![add(u32::MAX, &pin), add(u32::MAX, &pin)]),
+            (Code::InvalidStreamRole, vec![M::Lease(lease(1, client_uni(0), 0, 0..10))]),
+            (Code::InvalidStreamRole, vec![M::Lease(lease(1, own, 0, 0..10))]),
+            (Code::StreamCreateFailed, vec![M::Lease(lease(1, server_uni(far), 0, 0..10))]),
+            (Code::OffsetMismatch, vec![M::Lease(lease(1, server_uni(0), 0, 10..10))]),
+            (
+                Code::StreamMappingConflict,
+                vec![
+                    M::Lease(lease(1, server_uni(0), 0, 0..10)),
+                    M::Lease(lease(1, server_uni(0), 0, 10..20)),
+                ],
+            ),
+            (
+                Code::InvalidStreamRole,
+                vec![M::LeaseReport(pb::LeaseReport { lease_id: 1, ..<_>::default() })],
+            ),
+            (
+                Code::InvalidStreamRole,
+                vec![M::Activate(pb::Activate { lease_id: 1, ..<_>::default() })],
+            ),
+            (Code::InvalidStreamRole, vec![M::Cancel(pb::Cancel { lease_id: 1, piece_id: 1 })]),
+            (
+                Code::InvalidStreamRole,
+                vec![M::AuthenticationResponse(pb::AuthenticationResponse {
+                    success: true,
+                    ..<_>::default()
+                })],
+            ),
+            (
+                Code::OffsetMismatch,
+                vec![
+                    M::Lease(lease(1, server_uni(0), 0, 0..10)),
+                    M::StreamReset(pb::StreamReset {
+                        stream_id: server_uni(0),
+                        code: 1,
+                        final_size: 5,
+                    }),
+                ],
+            ),
+            (
+                Code::InvalidStreamRole,
+                vec![M::StopSending(pb::StopSending { stream_id: client_uni(9), code: 1 })],
+            ),
+        ];
+        for (code, messages) in cases {
+            let (session, mut peer) = scene.session().await;
+            let what = format!("{messages:?}");
+            for message in messages {
+                peer.say(message).await;
+            }
+            expect(&session, &peer, code, &what).await;
+        }
+        echo(&scene.honest).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_primary_writes_beyond_what_it_may_and_loses_the_session() {
+    within(async {
+        let scene = Scene::new().await;
+        let cases: Vec<(&str, Code, Vec<u8>)> = vec![
+            (
+                "credit",
+                Code::OffsetMismatch,
+                packet(vec![frame(server_uni(0), 64 << 20, &b"x"[..], false)]),
+            ),
+            (
+                "the final size",
+                Code::OffsetMismatch,
+                packet(vec![
+                    frame(server_uni(0), 0, &b"abc"[..], true),
+                    frame(server_uni(0), 3, &b"d"[..], false),
+                ]),
+            ),
+            (
+                "its role",
+                Code::InvalidStreamRole,
+                packet(vec![frame(client_uni(0), 0, &b"x"[..], false)]),
+            ),
+            (
+                "the limit of streams",
+                Code::StreamCreateFailed,
+                packet(vec![frame(server_uni(limits::MAX_STREAMS), 0, &b"x"[..], false)]),
+            ),
+            (
+                "a truncated frame",
+                Code::InvalidFrame,
+                packet(vec![frame(server_uni(0), 0, vec![1; 50], false)])[..30].to_vec(),
+            ),
+            ("a raw packet", Code::InvalidStreamRole, {
+                let raw = pb::RawPacketTransmission { sequence: 1, ..<_>::default() };
+                [vec![1], raw.encode_length_delimited_to_vec()].concat()
+            }),
+        ];
+        for (what, code, bytes) in cases {
+            let (session, peer) = scene.session().await;
+            peer.throw(bytes).await;
+            expect(&session, &peer, code, what).await;
+        }
+        echo(&scene.honest).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_lease_beyond_the_end_is_refused_and_what_was_read_stays() {
+    within(async {
+        let scene = Scene::new().await;
+        let (session, mut peer) = scene.session().await;
+        peer.throw(packet(vec![frame(server_uni(0), 0, &b"whole"[..], true)])).await;
+        let mut stream = session.accept_uni().await.unwrap();
+        peer.say(ControlMessage::Lease(lease(1, server_uni(0), 0, 5..6))).await;
+        expect(&session, &peer, Code::OffsetMismatch, "a lease beyond the end").await;
+        // What came before may be read or be lost with the session, but is never something else.
+        match stream.read_to_end(10).await {
+            Ok(bytes) => assert_eq!(bytes, b"whole"),
+            Err(error) => {
+                assert!(matches!(error, kwik::ReadToEndError::Read(ReadError::ConnectionLost(_))))
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_writer_that_stops_where_it_cannot_have_is_cut_off() {
+    within(async {
+        let scene = Scene::new().await;
+        for (sent_until, code) in [(11, Code::OffsetSyncFailure), (2, Code::OffsetSyncFailure)] {
+            let (session, mut peer) = scene.session().await;
+            peer.say(ControlMessage::Lease(lease(1, server_uni(0), 0, 0..10))).await;
+            let activate = |m: &ControlMessage| match m {
+                ControlMessage::Activate(m) => Some(m.clone()),
+                _ => None,
+            };
+            let piece = peer.hear_until(activate).await;
+            assert_eq!((piece.start, piece.end), (0, 10));
+            peer.throw(packet(vec![frame(server_uni(0), 0, &b"12345"[..], false)])).await;
+            let mut stream = session.accept_uni().await.unwrap();
+            assert_eq!(stream.read_chunk(10, true).await.unwrap().unwrap().bytes.len(), 5);
+            let (lease_id, piece_id) = (1, piece.piece_id);
+            let stopped = pb::Stopped { lease_id, piece_id, sent_until, ..<_>::default() };
+            peer.say(ControlMessage::Stopped(stopped)).await;
+            expect(&session, &peer, code, "a piece that stopped elsewhere").await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn unknown_frames_and_paths_are_no_harm_to_a_client() {
+    within(async {
+        let scene = Scene::new().await;
+        let (session, mut peer) = scene.session().await;
+        let revoke = pb::Revoke { lease_id: 99 };
+        peer.say(ControlMessage::Revoke(revoke)).await;
+        let stopped = pb::Stopped { lease_id: 9, piece_id: 9, sent_until: 9, ..<_>::default() };
+        peer.say(ControlMessage::Stopped(stopped)).await;
+        for path_id in ["7", "0", "seven"] {
+            let remove = pb::RemovePathRequest { path_id: path_id.into() };
+            peer.say(ControlMessage::RemovePathRequest(remove)).await;
+            let answer = |m: &ControlMessage| match m {
+                ControlMessage::RemovePathResponse(m) => Some(m.success),
+                _ => None,
+            };
+            assert!(!peer.hear_until(answer).await);
+        }
+        let dead = pb::PathStatus::Dead.into();
+        let notice = |path_id: &str| pb::PathStatusNotification {
+            path_id: path_id.into(),
+            status: dead,
+            ..<_>::default()
+        };
+        peer.say(ControlMessage::PathStatusNotification(notice("0"))).await;
+        peer.say(ControlMessage::PathStatusNotification(notice("9"))).await;
+        for (target, code) in [("9", Code::PathNotFound), ("0", Code::InvalidStreamRole)] {
+            let target_path_id = target.into();
+            let raw = pb::RawPacketTransmission { target_path_id, sequence: 3, ..<_>::default() };
+            peer.say(ControlMessage::RawPacketTransmission(raw)).await;
+            let report = |m: &ControlMessage| match m {
+                ControlMessage::RelayReport(m) => Some(m.code),
+                _ => None,
+            };
+            assert_eq!(peer.hear_until(report).await, code.as_u64());
+        }
+        peer.ping().await;
+        assert_eq!(session.close_reason(), None);
+        // A lease for a path that is not there is lost at once, and told to be uncovered.
+        peer.say(ControlMessage::Lease(lease(1, server_uni(0), 5, 0..10))).await;
+        let report = |m: &ControlMessage| match m {
+            ControlMessage::LeaseReport(m) => Some(m.clone()),
+            _ => None,
+        };
+        let report = peer.hear_until(report).await;
+        assert_eq!(report.outcome(), pb::LeaseOutcome::LeaseLost);
+        assert_eq!(report.ranges, [pb::ByteRange { start: 0, end: 10 }]);
+        let uncovered = |m: &ControlMessage| matches!(m, ControlMessage::Uncovered(_));
+        peer.hear_until(|m| uncovered(m).then_some(())).await;
+        // No lease follows: the reader is told instead of waiting for ever.
+        let mut stream = session.accept_uni().await.unwrap();
+        let Err(ReadError::Failed(error)) = stream.read_chunk(10, true).await else {
+            panic!("nobody could have brought it")
+        };
+        assert_eq!(error.code, Code::AggregationTimeout);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn random_bytes_never_hang_nor_kill_a_client() {
+    within(async {
+        let scene = Scene::new().await;
+        let mut rng = Rng(7);
+        for round in 0..60 {
+            let (session, mut peer) = scene.session().await;
+            for _ in 0..1 + rng.below(4) {
+                let len = rng.below(200);
+                let mut bytes: Vec<u8> = (0..len).map(|_| rng.next() as u8).collect();
+                if rng.below(2) == 0 {
+                    bytes.insert(0, rng.below(2) as u8);
+                }
+                match rng.below(3) {
+                    0 => peer.say_bytes(&bytes).await,
+                    1 => {
+                        let frame = peer.frame(peer.due(), rng.below(37) as i32, bytes);
+                        peer.say_bytes(&frame).await;
+                    }
+                    _ => {
+                        peer.throw(bytes).await;
+                    }
+                }
+            }
+            if rng.below(2) == 0 {
+                peer.connection.close(9u32.into(), b"gone");
+            }
+            session.close(0, b"");
+            if round % 10 == 9 {
+                echo(&scene.honest).await;
+            }
+        }
+    })
+    .await;
+}
