@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::auth::Fingerprint;
 use crate::control::ControlQueue;
 use crate::path::PathStatus;
+use crate::wire::clip;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, PathId, limits};
@@ -32,12 +33,7 @@ impl ClientSession {
         let message = ControlMessage::AddPathResponse(pb::AddPathResponse {
             success: result.is_ok(),
             path_id: path.to_string(),
-            error_message: result
-                .err()
-                .unwrap_or_default()
-                .chars()
-                .take(limits::MAX_TEXT / 4)
-                .collect(),
+            error_message: clip(result.err().unwrap_or_default()).to_owned(),
         });
         self.send(PathId::PRIMARY, &message, now);
         self.outputs.wake(Wake::Path(path));
