@@ -66,7 +66,7 @@ impl SecondarySession {
     pub(crate) fn hand_over(&self, verifier: &mut RelayVerifier) {
         self.shared.look(|machine| {
             if machine.verifier().primary() == verifier.primary() {
-                verifier.clone_from(machine.verifier());
+                verifier.take_over(machine.verifier());
             }
         });
         self.close(Code::PathDead.as_u64(), b"replaced by a newer connection");

@@ -174,7 +174,7 @@ fn a_lost_lease_counts_for_what_it_brought() {
     pair.client.on_received(EDGE, halves.id, (60, received.asked), pair.now);
     pair.client.handle_path_lost(EDGE, "broken", pair.now);
     pair.exchange();
-    let lost = pair.primary.take_ended(LeaseId(0)).unwrap();
+    let lost = pair.primary.issued(LeaseId(0)).unwrap();
     assert_eq!(
         lost.outcome,
         Some(crate::lease::LeaseOutcome::Lost(std::iter::once(60..100).collect()))

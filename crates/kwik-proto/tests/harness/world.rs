@@ -95,10 +95,10 @@ impl World {
         Self::with(seed, trace, rng, configs, link)
     }
 
-    /// The default windows, and a primary at hand.
-    pub(crate) fn steady() -> Self {
+    /// A primary at hand, and a client with this window.
+    pub(crate) fn steady(streams: StreamConfig) -> Self {
         let link = Link::steady(Duration::from_millis(10), 10_000_000, epoch());
-        Self::with(0, false, Rng::new(0), [StreamConfig::default(), StreamConfig::default()], link)
+        Self::with(0, false, Rng::new(0), [streams, StreamConfig::default()], link)
     }
 
     fn with(seed: u64, trace: bool, rng: Rng, configs: [StreamConfig; 2], link: Link) -> Self {
