@@ -510,3 +510,23 @@ async fn a_writer_sees_a_session_that_ends_under_it() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_streams_as_are_allowed_write_at_once() {
+    within(async {
+        let (one, two, _kept) = pair().await;
+        serve_echo(two.clone());
+        // Every one of them stays open with something written.
+        let mut held = Vec::new();
+        for _ in 0..90 {
+            let mut send = one.open_uni().await.unwrap();
+            send.write_all(b"x").await.unwrap();
+            held.push(send);
+            let (mut send, mut recv) = one.open_bi().await.unwrap();
+            send.write_all(b"y").await.unwrap();
+            recv.read_exact(&mut [0; 1]).await.unwrap();
+            held.push(send);
+        }
+    })
+    .await;
+}
