@@ -116,6 +116,8 @@ async fn resets_and_stops_carry_their_codes() {
         assert_eq!(recv.read_chunk(10, true).await, Err(ReadError::ClosedStream));
         assert_eq!(far_send.stopped().await.unwrap(), 43);
         assert_eq!(far_send.write(b"more").await, Err(WriteError::Stopped(43)));
+        // As in quinn, only a second end is an error.
+        assert!(far_send.finish().is_ok() && far_send.finish().is_err());
         // A writer that waits for credit hears of the stop.
         let mut send = one.open_uni().await.unwrap();
         let writing = tokio::spawn(async move {
