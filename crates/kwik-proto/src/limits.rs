@@ -52,7 +52,7 @@ pub const MAX_STREAMS: u64 = 100;
 /// Unidirectional QUIC streams of one side on one connection (memory and handshake cost grow with them). A
 /// logical stream that is being written holds one: a side's own of both directions, the peer's bidirectional
 /// ones, and the rest is for leases and raw packets. With fewer, idle streams would keep others from writing.
-pub const MAX_QUIC_STREAMS: u32 = 4 * MAX_STREAMS as u32;
+pub const MAX_QUIC_STREAMS: u32 = 400;
 /// Streams of each direction that a client may open before the server has answered.
 pub const FIRST_FLIGHT_STREAMS: u64 = 8;
 /// Bytes that each of them may carry until then: every stream's floor is at least this.
@@ -118,6 +118,7 @@ const _: () = {
     assert!(INITIAL_WINDOW <= MAX_WINDOW);
     assert!(INITIAL_WINDOW / (2 * 3 * MAX_STREAMS) >= FIRST_FLIGHT_DATA);
     assert!(FIRST_FLIGHT_STREAMS <= MAX_STREAMS);
+    assert!(MAX_QUIC_STREAMS as u64 > 3 * MAX_STREAMS);
     assert!(SUSPECT_AFTER.as_millis() < DEAD_AFTER.as_millis());
     assert!(DEAD_AFTER.as_millis() < AGGREGATION_TIMEOUT.as_millis());
 };
