@@ -23,9 +23,6 @@ mod summary;
 use args::{Arguments, Command};
 use failure::{Failure, Kind};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// What a write that cannot be interrupted may take, so that no partial file stays.
 const SHUTDOWN: Duration = Duration::from_secs(3);
 

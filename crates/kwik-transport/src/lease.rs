@@ -190,11 +190,9 @@ impl LeaseWriter {
             // On the primary's own path a fin would end the stream.
             let fin = ends && matches!(self.session, WriterSession::Secondary(_));
             frames.push(stream, range.start, chunk.split_to(len), fin);
-            if let std::task::Poll::Ready(result) = frames.flush_now() {
-                result?;
-            }
         }
-        Ok(())
+        // Nobody else would: the client may wait for this very frame before it activates more.
+        Ok(std::future::poll_fn(|cx| frames.poll_flush(cx)).await?)
     }
 
     /// Gives the lease up, and says why.

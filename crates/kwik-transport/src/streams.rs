@@ -175,7 +175,7 @@ impl SendStream {
             let written = self.write(buf).await?;
             buf = &buf[written..];
         }
-        Ok(())
+        self.hand_over().await
     }
 
     /// Writes all of `chunk` without copying it. Not cancel safe.
@@ -212,7 +212,13 @@ impl SendStream {
                 std::future::poll_fn(|cx| self.poll_write_chunk(cx, chunk)).await?;
             }
         }
-        Ok(())
+        self.hand_over().await
+    }
+
+    /// Until QUIC has taken the last frame: the application may now wait for an answer to it.
+    async fn hand_over(&mut self) -> Result<(), WriteError> {
+        let Some(writer) = &mut self.writer else { return Ok(()) };
+        Ok(std::future::poll_fn(|cx| writer.poll_flush(cx)).await?)
     }
 
     /// Moves the cursor past an extent that leases fill, and no write; the extent. On a primary, see

@@ -148,6 +148,41 @@ impl Visit {
     }
 }
 
+/// Visits that are refused, and words of why.
+fn bad_visits() -> Vec<(&'static str, Visit)> {
+    let (now, none) = (SystemTime::now(), |_: &mut GrantClaims| {});
+    let minutes = |count: u64| Duration::from_secs(60 * count);
+    let stranger = identity(9);
+    let mut forged = Visit::good();
+    let mut token = forged.grant.to_vec();
+    let at = token.len() / 3;
+    token[at] = if token[at] == b'A' { b'B' } else { b'A' };
+    forged.grant = token.into();
+    let primary = &*identity(0);
+    vec![
+        ("expired", Visit::granted(primary, none, now - minutes(10))),
+        ("in the future", Visit::granted(primary, none, now + minutes(10))),
+        ("not trusted here", Visit::granted(&stranger, none, now)),
+        ("signature does not match", forged),
+        ("for server", Visit::granted(primary, |claims| claims.audience = strangers(), now)),
+        (
+            "another client key",
+            Visit::granted(primary, |claims| claims.client_key = strangers(), now),
+        ),
+        (
+            "another session",
+            Visit::granted(primary, |claims| claims.session = SessionId([8; 16]), now),
+        ),
+        ("another path", Visit::granted(primary, |claims| claims.path = PathId(2), now)),
+        ("primary path", Visit::granted(primary, |claims| claims.path = PathId::PRIMARY, now)),
+        ("another session", Visit { session: SessionId([9; 16]), ..Visit::good() }),
+        ("another path", Visit { path: PathId(7), ..Visit::good() }),
+        ("another client key", Visit { key: Identity::from_seed([5; 32]), ..Visit::good() }),
+        ("not a PASETO", Visit { grant: Bytes::from_static(b"let me in"), ..Visit::good() }),
+        ("not a PASETO", Visit { grant: Bytes::new(), ..Visit::good() }),
+    ]
+}
+
 #[tokio::test]
 async fn bad_grants_are_refused_and_named() {
     within(async {
@@ -159,39 +194,8 @@ async fn bad_grants_are_refused_and_named() {
                 tokio::spawn(incoming.accept_any());
             }
         });
-        let (now, none) = (SystemTime::now(), |_: &mut GrantClaims| {});
-        let minutes = |count: u64| Duration::from_secs(60 * count);
-        let stranger = identity(9);
-        let mut forged = Visit::good();
-        let mut token = forged.grant.to_vec();
-        let at = token.len() / 3;
-        token[at] = if token[at] == b'A' { b'B' } else { b'A' };
-        forged.grant = token.into();
-        let primary = &*identity(0);
-        let cases: Vec<(&str, Visit)> = vec![
-            ("expired", Visit::granted(primary, none, now - minutes(10))),
-            ("in the future", Visit::granted(primary, none, now + minutes(10))),
-            ("not trusted here", Visit::granted(&stranger, none, now)),
-            ("signature does not match", forged),
-            ("for server", Visit::granted(primary, |claims| claims.audience = strangers(), now)),
-            (
-                "another client key",
-                Visit::granted(primary, |claims| claims.client_key = strangers(), now),
-            ),
-            (
-                "another session",
-                Visit::granted(primary, |claims| claims.session = SessionId([8; 16]), now),
-            ),
-            ("another path", Visit::granted(primary, |claims| claims.path = PathId(2), now)),
-            ("primary path", Visit::granted(primary, |claims| claims.path = PathId::PRIMARY, now)),
-            ("another session", Visit { session: SessionId([9; 16]), ..Visit::good() }),
-            ("another path", Visit { path: PathId(7), ..Visit::good() }),
-            ("another client key", Visit { key: Identity::from_seed([5; 32]), ..Visit::good() }),
-            ("not a PASETO", Visit { grant: Bytes::from_static(b"let me in"), ..Visit::good() }),
-            ("not a PASETO", Visit { grant: Bytes::new(), ..Visit::good() }),
-        ];
         let dialer = hostile::dialer();
-        for (words, case) in cases {
+        for (words, case) in bad_visits() {
             let mut peer = Peer::dial(&dialer, address(edge)).await;
             let exporter = peer.exporter();
             peer.say(visit(&case.key, &exporter, case.session, case.path, case.grant)).await;

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use kwik_proto::session::{Action, Wake};
 use kwik_proto::stream::StreamWake;
 use kwik_proto::sync::lock;
-use kwik_proto::{Dir, LeaseId, PathId, StreamId};
+use kwik_proto::{Code, Dir, LeaseId, PathId, StreamId};
 use tokio::sync::Notify;
 
 use crate::quic::{Connection, ConnectionError, Endpoint, Runtime};
@@ -304,9 +304,10 @@ impl<M: Role + ?Sized> Shared<M> {
         match action {
             Action::Wake(wake) => self.wake(wake),
             Action::ForwardRaw(path, packet) => {
-                if let Some(link) = lock(&self.paths).get(&path) {
-                    link.forward_raw(packet);
-                }
+                let sequence = packet.sequence;
+                let forward = |link: &PathLink| link.forward_raw(packet);
+                let result = lock(&self.paths).get(&path).map_or(Err(Code::PathDead), forward);
+                self.drive(|machine, now| machine.on_raw_forwarded(path, sequence, result, now));
             }
             Action::ClosePath(path, error) => {
                 let link = lock(&self.paths).remove(&path);

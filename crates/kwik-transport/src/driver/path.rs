@@ -1,6 +1,7 @@
 //! One path: its connection, its control stream, and the tasks that serve them.
 
 use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
@@ -40,6 +41,7 @@ pub(crate) struct PathLink {
     pub(super) connection: Connection,
     control: Arc<ControlOut>,
     raw: mpsc::Sender<RawPacketTransmission>,
+    raw_bytes: Arc<AtomicUsize>,
 }
 
 impl PathLink {
@@ -56,11 +58,16 @@ impl PathLink {
         self.control.queued.notify_one();
     }
 
-    /// Queues a raw packet; one too many is dropped, as its sender was told of the bound.
-    pub(super) fn forward_raw(&self, packet: RawPacketTransmission) {
-        if self.raw.try_send(packet).is_err() {
-            tracing::warn!("raw packets come faster than the path takes them; one was dropped");
+    /// Queues a raw packet, unless as many wait as may.
+    pub(super) fn forward_raw(&self, packet: RawPacketTransmission) -> Result<(), Code> {
+        let len = packet.data.len();
+        let waiting = self.raw_bytes.fetch_add(len, Relaxed);
+        let fits = waiting + len <= limits::MAX_RAW_QUEUED_BYTES;
+        if !fits || self.raw.try_send(packet).is_err() {
+            self.raw_bytes.fetch_sub(len, Relaxed);
+            return Err(Code::LimitExceeded);
         }
+        Ok(())
     }
 }
 
@@ -87,14 +94,16 @@ pub(crate) fn start(
 ) {
     let (raw, packets) = mpsc::channel(limits::MAX_RAW_QUEUED);
     let out = Arc::new(ControlOut::default());
-    let link = PathLink { connection: connection.clone(), control: out.clone(), raw };
+    let raw_bytes = Arc::<AtomicUsize>::default();
+    let queued = raw_bytes.clone();
+    let link = PathLink { connection: connection.clone(), control: out.clone(), raw, raw_bytes };
     lock(&shared.paths).insert(path, link);
     let ControlStream { send, recv, decoder } = control;
     let runtime = &shared.runtime;
     runtime.spawn(write_control(send, out));
     runtime.spawn(read_control(shared.clone(), path, recv, decoder));
     runtime.spawn(accept_streams(shared.clone(), path, connection.clone()));
-    runtime.spawn(write_raw(connection.clone(), packets));
+    runtime.spawn(write_raw(connection.clone(), packets, queued));
     // What the machine had ready before its path stood.
     shared.drive(|_, _| {});
 }
@@ -226,9 +235,14 @@ async fn accept_streams(shared: AnyShared, path: PathId, connection: Connection)
 }
 
 /// Writes raw packets in order on a stream of their own, opened with the first.
-async fn write_raw(connection: Connection, mut packets: mpsc::Receiver<RawPacketTransmission>) {
+async fn write_raw(
+    connection: Connection,
+    mut packets: mpsc::Receiver<RawPacketTransmission>,
+    queued: Arc<AtomicUsize>,
+) {
     let mut stream: Option<SendStream> = None;
     while let Some(packet) = packets.recv().await {
+        queued.fetch_sub(packet.data.len(), Relaxed);
         let mut encoded = BytesMut::new();
         if stream.is_none() {
             let Ok(opened) = connection.open_uni().await else { return };

@@ -93,6 +93,10 @@ async fn read_raw(
         for chunk in batch.drain(..) {
             decoder.handle_input(chunk);
             while let Some(packet) = decoder.poll().map_err(|error| violation(&error))? {
+                let room = || shared.look(|machine| machine.takes_raw().then_some(()));
+                if shared.wait_for(&shared.waiters.raw, room).await.is_err() {
+                    return Ok(());
+                }
                 shared.drive(|machine, _| machine.handle_raw(&packet))?;
             }
         }

@@ -35,6 +35,14 @@ pub(crate) trait Role: Machine + 'static {
         false
     }
 
+    /// What became of a raw packet that was to be forwarded.
+    fn on_raw_forwarded(&mut self, _: PathId, _: u64, _: Result<(), Code>, _: Instant) {}
+
+    /// Whether one more raw packet finds room; else it waits to be read.
+    fn takes_raw(&self) -> bool {
+        true
+    }
+
     /// A raw packet came on a path's raw stream.
     fn handle_raw(&mut self, _: &RawPacketTransmission) -> Result<(), CodedError> {
         Err(refused("a raw packet"))
@@ -77,6 +85,16 @@ impl Role for ClientSession {
 
     fn handle_connected(&mut self, path: PathId, exporter: &[u8; 32], now: Instant) -> bool {
         self.handle_connected(path, exporter, now)
+    }
+
+    fn on_raw_forwarded(
+        &mut self,
+        path: PathId,
+        sequence: u64,
+        result: Result<(), Code>,
+        now: Instant,
+    ) {
+        self.on_raw_forwarded(path, sequence, result, now);
     }
 }
 
@@ -132,6 +150,10 @@ impl StreamRole for PrimarySession {
 }
 
 impl Role for SecondarySession {
+    fn takes_raw(&self) -> bool {
+        self.takes_raw()
+    }
+
     fn handle_raw(&mut self, packet: &RawPacketTransmission) -> Result<(), CodedError> {
         self.handle_raw(packet)
     }

@@ -41,7 +41,8 @@ impl Default for QuicConfig {
             receive_window: 16 * 1024 * 1024,
             send_window: 8 * 1024 * 1024,
             max_uni_streams: MAX_QUIC_STREAMS,
-            max_bi_streams: MAX_QUIC_STREAMS,
+            // The control stream alone is bidirectional.
+            max_bi_streams: 1,
             idle_timeout: Duration::from_secs(30),
             datagram_receive_buffer: 256 * 1024,
             datagram_send_buffer: 256 * 1024,

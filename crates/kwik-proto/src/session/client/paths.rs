@@ -117,13 +117,6 @@ impl ClientSession {
 
     pub(super) fn on_raw(&mut self, m: pb::RawPacketTransmission, now: Instant) {
         let path = m.target_path_id.parse().map_or(PathId::PRIMARY, PathId);
-        let report = |code: u64| {
-            ControlMessage::RelayReport(pb::RelayReport {
-                sequence: m.sequence,
-                path_id: path.0,
-                code,
-            })
-        };
         let allowed = match self.paths.status(path) {
             Err(error) => Err(error.code),
             Ok(_) if path.is_primary() || !self.config.relay_raw => Err(Code::InvalidStreamRole),
@@ -131,9 +124,22 @@ impl ClientSession {
             Ok(_) if m.data.len() > limits::MAX_RAW_PACKET => Err(Code::PacketTooLarge),
             Ok(_) => Ok(()),
         };
-        self.send(PathId::PRIMARY, &report(allowed.err().map_or(0, Code::as_u64)), now);
-        if allowed.is_ok() {
-            self.outputs.actions.push_back(Action::ForwardRaw(path, m));
+        match allowed {
+            Ok(()) => self.outputs.actions.push_back(Action::ForwardRaw(path, m)),
+            refused => self.on_raw_forwarded(path, m.sequence, refused, now),
         }
+    }
+
+    /// What became of [`Action::ForwardRaw`]: the primary is told (6.2).
+    pub fn on_raw_forwarded(
+        &mut self,
+        path: PathId,
+        sequence: u64,
+        result: Result<(), Code>,
+        now: Instant,
+    ) {
+        let (path_id, code) = (path.0, result.err().map_or(0, Code::as_u64));
+        let report = pb::RelayReport { sequence, path_id, code };
+        self.send(PathId::PRIMARY, &ControlMessage::RelayReport(report), now);
     }
 }
