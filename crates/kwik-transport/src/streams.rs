@@ -163,7 +163,9 @@ impl SendStream {
     /// # Errors
     /// See [`WriteError`].
     pub async fn write(&mut self, buf: &[u8]) -> Result<usize, WriteError> {
-        std::future::poll_fn(|cx| self.poll_write_slice(cx, buf)).await
+        let written = std::future::poll_fn(|cx| self.poll_write_slice(cx, buf)).await?;
+        self.let_go();
+        Ok(written)
     }
 
     /// Writes all of `buf`. Not cancel safe: a part may have been written.
@@ -172,7 +174,7 @@ impl SendStream {
     /// See [`WriteError`].
     pub async fn write_all(&mut self, mut buf: &[u8]) -> Result<(), WriteError> {
         while !buf.is_empty() {
-            let written = self.write(buf).await?;
+            let written = std::future::poll_fn(|cx| self.poll_write_slice(cx, buf)).await?;
             buf = &buf[written..];
         }
         self.hand_over().await
@@ -199,6 +201,7 @@ impl SendStream {
         let chunk = &mut chunks[at];
         written.bytes = std::future::poll_fn(|cx| self.poll_write_chunk(cx, chunk)).await?;
         written.chunks = at + usize::from(chunk.is_empty());
+        self.let_go();
         Ok(written)
     }
 
@@ -219,6 +222,13 @@ impl SendStream {
     async fn hand_over(&mut self) -> Result<(), WriteError> {
         let Some(writer) = &mut self.writer else { return Ok(()) };
         Ok(std::future::poll_fn(|cx| writer.poll_flush(cx)).await?)
+    }
+
+    /// The same for who may be cancelled and so cannot wait.
+    fn let_go(&mut self) {
+        if let Some(writer) = &mut self.writer {
+            writer.flush_in_background(&self.handle.shared.runtime);
+        }
     }
 
     /// Moves the cursor past an extent that leases fill, and no write; the extent. On a primary, see
@@ -368,7 +378,10 @@ impl AsyncWrite for SendStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.get_mut().poll_write_slice(cx, buf).map_err(Into::into)
+        let this = self.get_mut();
+        let written = ready!(this.poll_write_slice(cx, buf))?;
+        this.let_go();
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -123,3 +123,26 @@ async fn paths_that_cannot_be_made_fail_with_a_reason() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_session_closed_while_it_dials_leaves_no_connection() {
+    within(async {
+        let servers = Servers::new(0);
+        let listener = hostile::listener(&identity(EDGE));
+        let (session, primary) = servers.connect(&client()).await;
+        let key = identity(EDGE).fingerprint();
+        let close = async {
+            let incoming = listener.accept().await.unwrap();
+            session.close(1, b"enough");
+            incoming.await
+        };
+        let (added, connection) =
+            tokio::join!(primary.add_path(listener.local_addr().unwrap(), key), close);
+        assert!(matches!(added, Err(PathError::ConnectionLost(_))), "{added:?}");
+        if let Ok(connection) = connection {
+            let closed = timeout(Duration::from_secs(5), connection.closed()).await;
+            assert!(closed.is_ok(), "the client kept a connection that nobody uses");
+        }
+    })
+    .await;
+}

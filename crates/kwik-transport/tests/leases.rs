@@ -10,10 +10,10 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use common::hostile::{self, Peer, visit};
-use common::{Servers, accept_secondary, address, fill, identity, object, within};
+use common::{Servers, accept_secondary, address, fill, identity, object, server, within};
 use kwik::{
-    Accepted, Code, CodedError, ConnectionError, Identity, LeaseId, PathId, SecondarySession,
-    SessionId, StreamId,
+    Accepted, Code, CodedError, ConnectionError, Identity, LeaseId, PathId, QuicConfig,
+    SecondarySession, ServerConfig, SessionId, StreamId,
 };
 use kwik_proto::auth::{Grant, GrantClaims, LeaseFields, sign_lease, sign_raw};
 use kwik_proto::limits;
@@ -388,6 +388,30 @@ async fn reports_outside_their_lease_end_the_session_and_unknown_ones_are_ignore
         assert_eq!((stopped.lease_id, stopped.sent_until), (99, 5));
         peer.say(report(0, 50, 101)).await;
         peer.expect(Code::OffsetMismatch, "a report outside").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pieces_last_bytes_leave_though_nothing_follows_them() {
+    within(async {
+        let trusted = [identity(0).fingerprint()].into();
+        // QUIC takes less than a frame at once.
+        let quic = QuicConfig { send_window: 5_000, ..QuicConfig::default() };
+        let edge = server(ServerConfig { trusted, quic, ..ServerConfig::new(identity(1)) });
+        let servers = Servers { edges: vec![edge], ..Servers::new(0) };
+        let (session, primary) = servers.connect(&common::client()).await;
+        let (path, edge) = servers.add_edge(&primary, 0).await;
+        common::serve_leases(edge);
+        let mut stream = primary.session().open_uni().await.unwrap();
+        let extent = stream.reserve(400_000).unwrap();
+        let _lease = primary.lease(stream.id(), extent, path, Bytes::new()).unwrap();
+        let mut recv = session.accept_uni().await.unwrap();
+        // The stream goes on, so nothing ends that could push them out.
+        let mut read = 0;
+        while read < 400_000 {
+            read += recv.read_chunk(usize::MAX, true).await.unwrap().unwrap().bytes.len();
+        }
     })
     .await;
 }

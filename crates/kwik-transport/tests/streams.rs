@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::{
-    Rng, Servers, client, echo, fill, identity, object, pair, serve_echo, settled, within,
+    LOOPBACK, Rng, Servers, client, echo, fill, identity, object, pair, serve_echo, settled, within,
 };
-use kwik::{ClientConfig, ReadError, ReadToEndError, StreamConfig, WriteError};
+use kwik::{
+    ClientConfig, Endpoint, QuicConfig, ReadError, ReadToEndError, StreamConfig, WriteError,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 
@@ -369,6 +371,54 @@ async fn as_many_streams_as_are_allowed_write_at_once() {
             recv.read_exact(&mut [0; 1]).await.unwrap();
             held.push(send);
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_written_leaves_while_its_writer_waits_for_an_answer() {
+    within(async {
+        let servers = Servers::new(0);
+        // QUIC takes less than a frame at once.
+        let quic = QuicConfig { send_window: 5_000, ..QuicConfig::default() };
+        let client = Endpoint::bind(LOOPBACK.parse().unwrap(), None, &quic).unwrap();
+        let (session, primary) = servers.connect(&client).await;
+        serve_echo(primary.session().clone());
+        echo(&session).await;
+        for size in [40_000, 50_000, 60_000] {
+            let (mut send, mut recv) = session.open_bi().await.unwrap();
+            let data = object(0..size);
+            let mut at = 0;
+            while at < data.len() {
+                at += send.write(&data[at..]).await.unwrap();
+            }
+            let mut answer = vec![0; data.len()];
+            recv.read_exact(&mut answer).await.unwrap();
+            assert!(answer == data);
+            let mut chunks = [data.clone()];
+            while !chunks[0].is_empty() {
+                send.write_chunks(&mut chunks).await.unwrap();
+            }
+            recv.read_exact(&mut answer).await.unwrap();
+            assert!(answer == data);
+            // Nor does an end of any kind hang on it.
+            let mut at = 0;
+            while at < data.len() {
+                at += send.write(&data[at..]).await.unwrap();
+            }
+            match size {
+                40_000 => send.reset(4).unwrap(),
+                50_000 => drop(send),
+                _ => send.finish().unwrap(),
+            }
+            if size == 40_000 {
+                // The answers so far were all; how much of the rest comes is open.
+                recv.stop(4).unwrap();
+            } else {
+                assert!(recv.read_to_end(100_000).await.unwrap() == data);
+            }
+        }
+        settled(&session, primary.session()).await;
     })
     .await;
 }

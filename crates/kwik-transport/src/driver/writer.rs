@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::{Bytes, BytesMut};
 use kwik_proto::StreamId;
 use kwik_proto::wire::{FrameHeader, StreamKind, data};
+use tokio::sync::oneshot;
 
 use crate::quic::{self, Connection, ConnectionError, Runtime};
 
@@ -19,6 +20,8 @@ enum State {
     /// Waiting for the peer to allow a QUIC stream.
     Opening(Opening),
     Open(quic::SendStream),
+    /// A task hands the pending frame over and then gives the writer back.
+    Away(oneshot::Receiver<Box<FrameWriter>>),
     /// Finished, reset or lost.
     Closed,
 }
@@ -84,6 +87,15 @@ impl FrameWriter {
                         return Poll::Ready(Err(error));
                     }
                 }
+                State::Away(back) => match ready!(Pin::new(back).poll(cx)) {
+                    Ok(writer) => {
+                        let finish = self.finish;
+                        *self = *writer;
+                        self.finish = finish;
+                    }
+                    // The runtime has ended.
+                    Err(_) => self.state = State::Closed,
+                },
                 State::Unopened => return Poll::Ready(Ok(())),
                 State::Closed if self.pending.iter().all(Bytes::is_empty) => {
                     return Poll::Ready(Ok(()));
@@ -102,6 +114,29 @@ impl FrameWriter {
     /// Hands over what QUIC takes at once.
     pub(crate) fn flush_now(&mut self) -> Poll<Result<(), quic::WriteError>> {
         self.poll_flush(&mut Context::from_waker(Waker::noop()))
+    }
+
+    /// Has everything pending handed to QUIC though nobody polls, in a task if it does not go at once.
+    pub(crate) fn flush_in_background(&mut self, runtime: &Runtime) {
+        if self.flush_now().is_ready() || matches!(self.state, State::Away(_)) {
+            return;
+        }
+        let (mut give_back, back) = oneshot::channel();
+        let mut absent = Self::new(self.connection.clone());
+        absent.state = State::Away(back);
+        let mut writer = Box::new(std::mem::replace(self, absent));
+        runtime.spawn(async move {
+            let flushed = std::future::poll_fn(|cx| {
+                if give_back.poll_closed(cx).is_ready() {
+                    return Poll::Ready(false);
+                }
+                // An error repeats for whoever writes next.
+                writer.poll_flush(cx).map(|_| true)
+            });
+            if flushed.await {
+                give_back.send(writer).ok();
+            }
+        });
     }
 
     /// Ends the QUIC stream once everything pending is written, in a task if it does not go at once.
