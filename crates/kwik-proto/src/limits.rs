@@ -49,8 +49,9 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Streams of one direction that a peer may have open at once.
 pub const MAX_STREAMS: u64 = 100;
-/// QUIC streams of one direction on one connection (memory and handshake cost grow with them).
-pub const MAX_QUIC_STREAMS: u32 = 100;
+/// Unidirectional QUIC streams of each side on one connection (memory and handshake cost grow with them): one for
+/// each logical stream that it may write, and some for leases and raw packets.
+pub const MAX_QUIC_STREAMS: u32 = 320;
 /// Streams of each direction that a client may open before the server has answered.
 pub const FIRST_FLIGHT_STREAMS: u64 = 8;
 /// Bytes that each of them may carry until then: every stream's floor is at least this.
@@ -116,6 +117,7 @@ const _: () = {
     assert!(INITIAL_WINDOW <= MAX_WINDOW);
     assert!(INITIAL_WINDOW / (2 * 3 * MAX_STREAMS) >= FIRST_FLIGHT_DATA);
     assert!(FIRST_FLIGHT_STREAMS <= MAX_STREAMS);
+    assert!(MAX_QUIC_STREAMS as u64 > 3 * MAX_STREAMS);
     assert!(SUSPECT_AFTER.as_millis() < DEAD_AFTER.as_millis());
     assert!(DEAD_AFTER.as_millis() < AGGREGATION_TIMEOUT.as_millis());
 };

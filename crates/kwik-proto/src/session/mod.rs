@@ -33,7 +33,7 @@ pub use secondary::SecondarySession;
 pub enum Action {
     /// Make a QUIC connection, then call [`ClientSession::handle_connected`].
     Dial(Dial),
-    /// Write this on the path's raw stream.
+    /// Write this on the path's raw stream, then call [`ClientSession::on_raw_forwarded`].
     ForwardRaw(PathId, pb::RawPacketTransmission),
     /// Close the path's connection once what was transmitted is on its way.
     ClosePath(PathId, CodedError),

@@ -121,13 +121,6 @@ impl ClientSession {
 
     pub(super) fn on_raw(&mut self, m: pb::RawPacketTransmission, now: Instant) {
         let path = m.target_path_id.parse().map_or(PathId::PRIMARY, PathId);
-        let report = |code: u64| {
-            ControlMessage::RelayReport(pb::RelayReport {
-                sequence: m.sequence,
-                path_id: path.0,
-                code,
-            })
-        };
         let allowed = match self.paths.status(path) {
             Err(error) => Err(error.code),
             Ok(_) if path.is_primary() || !self.config.relay_raw => Err(Code::InvalidStreamRole),
@@ -135,9 +128,20 @@ impl ClientSession {
             Ok(_) if m.data.len() > limits::MAX_RAW_PACKET => Err(Code::PacketTooLarge),
             Ok(_) => Ok(()),
         };
-        self.send(PathId::PRIMARY, &report(allowed.err().map_or(0, Code::as_u64)), now);
-        if allowed.is_ok() {
-            self.outputs.actions.push_back(Action::ForwardRaw(path, m));
+        match allowed {
+            Ok(()) => self.outputs.actions.push_back(Action::ForwardRaw(path, m)),
+            Err(code) => self.report_raw(path, m.sequence, code.as_u64(), now),
         }
+    }
+
+    /// What [`Action::ForwardRaw`] asked for is done; not when the path's queue is full.
+    pub fn on_raw_forwarded(&mut self, path: PathId, sequence: u64, taken: bool, now: Instant) {
+        let code = if taken { 0 } else { Code::LimitExceeded.as_u64() };
+        self.report_raw(path, sequence, code, now);
+    }
+
+    fn report_raw(&mut self, path: PathId, sequence: u64, code: u64, now: Instant) {
+        let report = pb::RelayReport { sequence, path_id: path.0, code };
+        self.send(PathId::PRIMARY, &ControlMessage::RelayReport(report), now);
     }
 }
