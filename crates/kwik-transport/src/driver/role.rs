@@ -35,6 +35,9 @@ pub(crate) trait Role: Machine + 'static {
         false
     }
 
+    /// A raw packet was put into a path's queue; false when that is full.
+    fn on_raw_forwarded(&mut self, _: PathId, _sequence: u64, _taken: bool, _: Instant) {}
+
     /// A raw packet came on a path's raw stream.
     fn handle_raw(&mut self, _: &RawPacketTransmission) -> Result<(), CodedError> {
         Err(refused("a raw packet"))
@@ -77,6 +80,10 @@ impl Role for ClientSession {
 
     fn handle_connected(&mut self, path: PathId, exporter: &[u8; 32], now: Instant) -> bool {
         self.handle_connected(path, exporter, now)
+    }
+
+    fn on_raw_forwarded(&mut self, path: PathId, sequence: u64, taken: bool, now: Instant) {
+        self.on_raw_forwarded(path, sequence, taken, now);
     }
 }
 

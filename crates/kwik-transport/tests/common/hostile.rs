@@ -175,7 +175,7 @@ impl Peer {
             })
             .await;
         let activate = |m: &ControlMessage| match m {
-            ControlMessage::Activate(activate) => Some(activate.clone()),
+            ControlMessage::Activate(activate) => Some(*activate),
             _ => None,
         };
         (lease, self.hear_until(activate).await)
