@@ -255,7 +255,8 @@ impl SendStream {
         Ok(())
     }
 
-    /// Waits until the peer stops the stream: its code. Cancel safe.
+    /// Waits until the peer stops the stream: its code. Unlike quinn's it does not tell when everything was
+    /// delivered. Cancel safe.
     ///
     /// # Errors
     /// The session is over.

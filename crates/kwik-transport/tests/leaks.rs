@@ -5,11 +5,17 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{Servers, client, fill, object, serve_leases};
-use kwik::{PathId, PrimarySession, Session};
+use common::{
+    Servers, client, echo, fill, identity, object, serve_echo, serve_leases, server, within,
+};
+use kwik::{
+    AcceptAny, Authenticator, ConnectionError, PathId, PrimarySession, ServerConfig, Session,
+};
+use tokio::time::sleep;
 
 const LIFETIMES: u64 = 20_000;
 
@@ -55,7 +61,7 @@ async fn settle(client: &Session, server: &Session) {
         if ours.streams + theirs.streams + ours.leases + theirs.leases + ours.pieces == 0 {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        sleep(Duration::from_millis(20)).await;
     }
     panic!("left: {:?}, {:?}", client.stats(), server.stats());
 }
@@ -115,4 +121,64 @@ async fn leased_streams_leave_nothing() {
         leased(&session, &primary, path).await;
     }
     settle(&session, primary.session()).await;
+}
+
+/// A resource of a server that its sessions and tasks may hold.
+#[derive(Debug)]
+struct Resource;
+
+impl Authenticator for Resource {
+    fn authenticate(&self, credentials: &[u8]) -> Result<(), String> {
+        AcceptAny.authenticate(credentials)
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_gone_leaves_no_resource_and_no_task() {
+    within(async {
+        let authenticator = Arc::new(Resource);
+        let weak = Arc::downgrade(&authenticator);
+        let own = client();
+        {
+            let config = ServerConfig { authenticator, ..ServerConfig::new(identity(0)) };
+            let servers = Servers { primary: server(config), edges: Vec::new() };
+            let (session, primary) = servers.connect(&own).await;
+            serve_echo(primary.session().clone());
+            echo(&session).await;
+            servers.primary.close(0, b"");
+            session.closed().await;
+            servers.primary.wait_idle().await;
+        }
+        sleep(Duration::from_millis(200)).await;
+        assert!(weak.upgrade().is_none());
+        let metrics = tokio::runtime::Handle::current().metrics();
+        drop(own);
+        for _ in 0..100 {
+            if metrics.num_alive_tasks() == 0 {
+                return;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        panic!("{} tasks are left", metrics.num_alive_tasks());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn closing_an_endpoint_ends_its_sessions_and_it_becomes_idle() {
+    within(async {
+        let servers = Servers::new(0);
+        let own = client();
+        let (session, primary) = servers.connect(&own).await;
+        let accepting = tokio::spawn(async move { primary.session().accept_bi().await.err() });
+        own.close(9, b"");
+        assert_eq!(session.closed().await, ConnectionError::LocallyClosed);
+        assert_eq!(
+            accepting.await.unwrap(),
+            Some(ConnectionError::ApplicationClosed { code: 9, reason: Bytes::new() })
+        );
+        own.wait_idle().await;
+        servers.primary.wait_idle().await;
+    })
+    .await;
 }

@@ -5,17 +5,14 @@
 
 mod common;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use common::hostile::{self, Peer, frame, packet};
-use common::{
-    LOOPBACK, Servers, address, client, echo, identity, object, serve_echo, server, within,
-};
+use common::{Servers, address, client, echo, identity, object, serve_echo, server, within};
 use kwik::{
-    AcceptAny, Authenticator, ClientConfig, Code, ConnectionError, Endpoint, PathId,
-    PrimarySession, QuicConfig, ServerConfig, Session, WriteError,
+    ClientConfig, Code, ConnectionError, PathId, PrimarySession, QuicConfig, ServerConfig, Session,
+    WriteError,
 };
 use kwik_proto::limits;
 use tokio::time::{sleep, timeout};
@@ -218,47 +215,6 @@ async fn a_session_outlived_its_last_handle() {
     .await;
 }
 
-/// A resource of a server that its sessions and tasks may hold.
-#[derive(Debug)]
-struct Resource;
-
-impl Authenticator for Resource {
-    fn authenticate(&self, credentials: &[u8]) -> Result<(), String> {
-        AcceptAny.authenticate(credentials)
-    }
-}
-
-#[tokio::test]
-async fn what_a_server_held_outlived_it() {
-    within(async {
-        let authenticator = Arc::new(Resource);
-        let weak = Arc::downgrade(&authenticator);
-        let own = client();
-        {
-            let config = ServerConfig { authenticator, ..ServerConfig::new(identity(0)) };
-            let servers = Servers { primary: server(config), edges: Vec::new() };
-            let (session, primary) = servers.connect(&own).await;
-            serve_echo(primary.session().clone());
-            echo(&session).await;
-            servers.primary.close(0, b"");
-            session.closed().await;
-            servers.primary.wait_idle().await;
-        }
-        sleep(SETTLED).await;
-        assert!(weak.upgrade().is_none());
-        let metrics = tokio::runtime::Handle::current().metrics();
-        drop(own);
-        for _ in 0..100 {
-            if metrics.num_alive_tasks() == 0 {
-                return;
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
-        panic!("{} tasks are left", metrics.num_alive_tasks());
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn writers_were_told_another_end_than_the_session() {
     within(async {
@@ -338,22 +294,6 @@ async fn who_waited_for_a_path_to_change_slept_through_it() {
         let changed = primary.path_changed();
         let _added = servers.add_edge(&primary, 0).await;
         timeout(SETTLED, changed).await.expect("the change came after the future was made");
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn an_endpoint_that_closed_left_sessions_and_tasks() {
-    within(async {
-        let servers = Servers::new(0);
-        let own = Endpoint::client(LOOPBACK.parse().unwrap()).unwrap();
-        let (session, primary) = servers.connect(&own).await;
-        let accepting = tokio::spawn(async move { primary.session().accept_bi().await.err() });
-        own.close(9, b"");
-        assert_eq!(session.closed().await, ConnectionError::LocallyClosed);
-        assert_eq!(accepting.await.unwrap(), Some(closed_by_peer(9)));
-        own.wait_idle().await;
-        servers.primary.wait_idle().await;
     })
     .await;
 }
