@@ -20,7 +20,7 @@ use kwik_proto::wire::{ControlDecoder, ControlMessage};
 use kwik_proto::{Code, PathId, SessionId, limits};
 use ring::rand::{SecureRandom, SystemRandom};
 
-use crate::driver::{ControlStream, SERVER_NAME, Shared, open_control, start};
+use crate::driver::{ControlStream, Held, SERVER_NAME, Shared, open_control, start};
 use crate::primary::PrimarySession;
 use crate::quic::{
     self, ClientTls, ConnectError, Connection, ConnectionError, QuicConfig, Runtime, ServerTls,
@@ -129,8 +129,14 @@ struct PathRegistry {
 
 #[derive(Debug)]
 struct RegisteredPath {
-    session: SecondarySession,
+    state: PathState,
     used: Instant,
+}
+
+#[derive(Debug)]
+enum PathState {
+    Open(Arc<Shared<session::SecondarySession>>),
+    Ended(RelayVerifier),
 }
 
 /// What an endpoint could not be made for.
@@ -247,12 +253,13 @@ impl Endpoint {
             let machine = ClientSession::new(session, key, addr, endpoint.runtime.now());
             let shared = Shared::new(
                 machine,
-                PathId::PRIMARY,
+                (PathId::PRIMARY, &connection),
                 &endpoint.runtime,
                 Some(endpoint.quic.clone()),
             );
-            start(&(shared.clone() as _), PathId::PRIMARY, &connection, control);
-            Ok(Session::new(shared))
+            let session = Session::new(Held::new(shared.clone()).streams());
+            start(&(shared as _), PathId::PRIMARY, &connection, control);
+            Ok(session)
         })))
     }
 
@@ -400,18 +407,20 @@ impl Incoming {
                 Err(ConnectError::Refused(error.to_string()))
             }
             Ok(session::Accepted::Primary(machine)) => {
-                let shared = Shared::new(*machine, PathId::PRIMARY, &runtime, None);
-                start(&(shared.clone() as _), PathId::PRIMARY, &connection, control);
-                Ok(Accepted::Primary(PrimarySession::new(shared)))
+                let home = (PathId::PRIMARY, &connection);
+                let shared = Shared::new(*machine, home, &runtime, None);
+                let session = PrimarySession::new(Held::new(shared.clone()));
+                start(&(shared as _), PathId::PRIMARY, &connection, control);
+                Ok(Accepted::Primary(session))
             }
             Ok(session::Accepted::Secondary(mut machine)) => {
                 let key = (machine.id(), machine.path());
                 let mut registry = lock(&self.server.paths);
                 registry.replace(key, machine.verifier(), runtime.now());
-                let shared = Shared::new(*machine, key.1, &runtime, None);
-                let session = SecondarySession::new(shared.clone());
-                registry.insert(key, session.clone(), runtime.now());
+                let shared = Shared::new(*machine, (key.1, &connection), &runtime, None);
+                registry.insert(key, shared.clone(), runtime.now());
                 drop(registry);
+                let session = SecondarySession::new(Held::new(shared.clone()));
                 start(&(shared as _), key.1, &connection, control);
                 Ok(Accepted::Secondary(session))
             }
@@ -466,9 +475,17 @@ impl PathRegistry {
     /// Ends the connection that a path had; its relay sequence goes on in `verifier`.
     fn replace(&mut self, key: (SessionId, PathId), verifier: &mut RelayVerifier, now: Instant) {
         let kept = limits::GRANT_LIFETIME + 2 * limits::CLOCK_SKEW;
-        self.paths.retain(|_, path| path.session.is_open() || path.used + kept > now);
-        if let Some(old) = self.paths.remove(&key) {
-            old.session.hand_over(verifier);
+        for path in self.paths.values_mut() {
+            path.state.forget_ended();
+        }
+        self.paths.retain(|_, path| path.state.is_open() || path.used + kept > now);
+        match self.paths.remove(&key).map(|path| path.state) {
+            Some(PathState::Open(session)) => {
+                session.close(Code::PathDead.as_u64(), b"replaced by a newer connection");
+                session.look(|machine| verifier.take_over(machine.verifier()));
+            }
+            Some(PathState::Ended(earlier)) => verifier.take_over(&earlier),
+            None => {}
         }
         // Grants end before what is dropped here could be replayed, unless someone makes this many.
         while self.paths.len() >= limits::MAX_REGISTERED_PATHS {
@@ -476,7 +493,28 @@ impl PathRegistry {
         }
     }
 
-    fn insert(&mut self, key: (SessionId, PathId), session: SecondarySession, now: Instant) {
-        self.paths.insert(key, RegisteredPath { session, used: now });
+    fn insert(
+        &mut self,
+        key: (SessionId, PathId),
+        session: Arc<Shared<session::SecondarySession>>,
+        now: Instant,
+    ) {
+        self.paths.insert(key, RegisteredPath { state: PathState::Open(session), used: now });
+    }
+}
+
+impl PathState {
+    fn is_open(&self) -> bool {
+        matches!(self, Self::Open(_))
+    }
+
+    /// Keeps of a session that is over what a newer one needs.
+    fn forget_ended(&mut self) {
+        if let Self::Open(session) = self
+            && session.close_reason().is_some()
+        {
+            let verifier = session.look(|machine| machine.verifier().clone());
+            *self = Self::Ended(verifier);
+        }
     }
 }

@@ -11,14 +11,14 @@ use kwik_proto::sync::lock;
 use kwik_proto::{LeaseId, StreamId, limits};
 use tokio::sync::Notify;
 
-use crate::driver::{FrameWriter, Shared};
-use crate::quic::{Connection, ConnectionError};
+use crate::driver::{FrameWriter, Held};
+use crate::quic::{self, Connection, ConnectionError, Runtime};
 use crate::streams::WriteError;
 
 /// A lease that a primary gave. Dropping it does not end it.
 #[derive(Debug)]
 pub struct Lease {
-    pub(crate) shared: Arc<Shared<Primary>>,
+    pub(crate) shared: Held<Primary>,
     pub(crate) id: LeaseId,
 }
 
@@ -54,8 +54,8 @@ impl Drop for Lease {
 /// Which session a writer belongs to.
 #[derive(Clone)]
 pub(crate) enum WriterSession {
-    Primary(Arc<Shared<Primary>>),
-    Secondary(Arc<Shared<Secondary>>),
+    Primary(Held<Primary>),
+    Secondary(Held<Secondary>),
 }
 
 impl WriterSession {
@@ -63,6 +63,13 @@ impl WriterSession {
         match self {
             Self::Primary(shared) => shared.close_reason(),
             Self::Secondary(shared) => shared.close_reason(),
+        }
+    }
+
+    fn connection(&self) -> (&Connection, &Runtime) {
+        match self {
+            Self::Primary(shared) => (&shared.connection, &shared.runtime),
+            Self::Secondary(shared) => (&shared.connection, &shared.runtime),
         }
     }
 
@@ -110,10 +117,11 @@ pub struct LeaseWriter {
 }
 
 impl LeaseWriter {
-    pub(crate) fn new(session: WriterSession, half: SharedWriter, connection: Connection) -> Self {
+    pub(crate) fn new(session: WriterSession, half: SharedWriter) -> Self {
         let lease = lock(&half).lease();
         let activated = session.register(lease);
-        let frames = Some(FrameWriter::new(connection));
+        let (connection, runtime) = session.connection();
+        let frames = Some(FrameWriter::new(connection.clone(), runtime));
         Self { session, half, lease, activated, frames, cursor: None, abandoned: None }
     }
 
@@ -174,8 +182,10 @@ impl LeaseWriter {
     pub async fn write_chunk(&mut self, mut chunk: Bytes) -> Result<(), WriteError> {
         let Some(frames) = &mut self.frames else { return Err(WriteError::ClosedStream) };
         let Some(mut at) = self.cursor else { return Ok(()) };
+        let session = &self.session;
+        let lost = |error: quic::WriteError| WriteError::from_quic(error, session.close_reason());
         while !chunk.is_empty() {
-            std::future::poll_fn(|cx| frames.poll_flush(cx)).await?;
+            std::future::poll_fn(|cx| frames.poll_flush(cx)).await.map_err(lost)?;
             let want = chunk.len().min(limits::MAX_PACKET_PAYLOAD) as u64;
             let (stream, committed) = {
                 let mut half = lock(&self.half);
@@ -188,11 +198,10 @@ impl LeaseWriter {
             self.cursor = Some(at);
             let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
             // On the primary's own path a fin would end the stream.
-            let fin = ends && matches!(self.session, WriterSession::Secondary(_));
-            frames.push(stream, range.start, chunk.split_to(len), fin);
+            let fin = ends && matches!(session, WriterSession::Secondary(_));
+            frames.push(stream, range.start, chunk.split_to(len), fin).map_err(lost)?;
         }
-        // Nobody else would: the client may wait for this very frame before it activates more.
-        Ok(std::future::poll_fn(|cx| frames.poll_flush(cx)).await?)
+        Ok(())
     }
 
     /// Gives the lease up, and says why.
@@ -203,12 +212,8 @@ impl LeaseWriter {
 
 impl Drop for LeaseWriter {
     fn drop(&mut self) {
-        let runtime = match &self.session {
-            WriterSession::Primary(shared) => &shared.runtime,
-            WriterSession::Secondary(shared) => &shared.runtime,
-        };
         if let Some(frames) = self.frames.take() {
-            frames.finish(runtime);
+            frames.finish();
         }
         self.session.release(self.lease, self.abandoned.as_deref().unwrap_or("writer dropped"));
     }

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -11,7 +10,7 @@ use kwik_proto::path::{PathInfo, PathStatus};
 use kwik_proto::session::{PrimarySession as Machine, RelayReport};
 use kwik_proto::{CodedError, PathId, SessionId, StreamId};
 
-use crate::driver::Shared;
+use crate::driver::Held;
 use crate::lease::{Lease, LeaseWriter, WriterSession};
 use crate::quic::ConnectionError;
 use crate::session::Session;
@@ -34,13 +33,13 @@ pub enum PathError {
 /// A session of which this server is the primary. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct PrimarySession {
-    shared: Arc<Shared<Machine>>,
+    shared: Held<Machine>,
     session: Session,
 }
 
 impl PrimarySession {
-    pub(crate) fn new(shared: Arc<Shared<Machine>>) -> Self {
-        Self { session: Session::new(shared.clone()), shared }
+    pub(crate) fn new(shared: Held<Machine>) -> Self {
+        Self { session: Session::new(shared.streams()), shared }
     }
 
     /// Its streams.
@@ -89,7 +88,8 @@ impl PrimarySession {
     pub async fn remove_path(&self, path: PathId) -> Result<(), PathError> {
         let asked = self.shared.drive(|machine, now| machine.remove_path(path, now));
         asked.map_err(PathError::Refused)?;
-        let gone = || (self.path(path)?.status == PathStatus::Dead).then_some(());
+        let lives = |info: PathInfo| info.status != PathStatus::Dead;
+        let gone = || (!self.path(path).is_some_and(lives)).then_some(());
         Ok(self.shared.wait_for(&self.shared.waiters.paths, gone).await?)
     }
 
@@ -124,10 +124,10 @@ impl PrimarySession {
         self.shared.look(|machine| machine.paths().all())
     }
 
-    /// Waits until a path is added or changes its status. Changes while nobody waits are not kept: look at
-    /// [`Self::all_paths`]. Cancel safe.
-    pub async fn path_changed(&self) {
-        self.shared.waiters.paths.notified().await;
+    /// Waits until a path is added or changes its status after this was called; for ever once the session is over.
+    /// So make it, look at [`Self::all_paths`], then await it. Cancel safe.
+    pub fn path_changed(&self) -> impl Future<Output = ()> + Send {
+        self.shared.waiters.paths.notified()
     }
 
     /// Leases a reserved range of a stream to a path; `command` is for the application there.
@@ -151,6 +151,7 @@ impl PrimarySession {
     ///
     /// # Errors
     /// As [`Self::lease`].
+    #[expect(clippy::missing_panics_doc, reason = "never, by the invariant")]
     pub fn lease_own(
         &self,
         stream: StreamId,
@@ -161,13 +162,9 @@ impl PrimarySession {
             self.shared.drive(|machine, now| machine.lease(stream, range, path, Bytes::new(), now));
         let (id, writer) = leased?;
         let lease = Lease { shared: self.shared.clone(), id };
-        let lost = || {
-            let context = "the session is over";
-            CodedError::new(kwik_proto::Code::PathDead, context)
-        };
-        let connection = self.shared.connection(path).ok_or_else(lost)?;
+        let writer = writer.expect("invariant: a lease of the primary's own path has a writer");
         let session = WriterSession::Primary(self.shared.clone());
-        Ok((lease, LeaseWriter::new(session, writer.ok_or_else(lost)?, connection)))
+        Ok((lease, LeaseWriter::new(session, writer)))
     }
 
     /// Sends an uninterpreted packet to the server at the end of a path, through the client (6.1). Its number, which

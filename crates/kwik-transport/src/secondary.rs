@@ -1,24 +1,22 @@
 //! A server's part in a session whose primary is another server (1.4): it writes for leases, and opens nothing.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use kwik_proto::auth::RelayVerifier;
-use kwik_proto::session::{Machine as _, SecondarySession as Machine};
-use kwik_proto::{Code, PathId, SessionId};
+use kwik_proto::session::SecondarySession as Machine;
+use kwik_proto::{PathId, SessionId};
 
-use crate::driver::Shared;
+use crate::driver::Held;
 use crate::lease::{LeaseWriter, WriterSession};
 use crate::quic::ConnectionError;
 
-/// One path of somebody's session, at the secondary it leads to. Cheap to clone.
+/// One path of somebody's session, at the secondary it leads to. Cheap to clone; the path is closed with code 0
+/// when its last handle is dropped, where lease writers are handles too.
 #[derive(Debug, Clone)]
 pub struct SecondarySession {
-    shared: Arc<Shared<Machine>>,
+    shared: Held<Machine>,
 }
 
 impl SecondarySession {
-    pub(crate) fn new(shared: Arc<Shared<Machine>>) -> Self {
+    pub(crate) fn new(shared: Held<Machine>) -> Self {
         Self { shared }
     }
 
@@ -41,9 +39,7 @@ impl SecondarySession {
     pub async fn accept_lease(&self) -> Result<LeaseWriter, ConnectionError> {
         let next = || self.shared.look(|machine| machine.accept_lease());
         let writer = self.shared.wait_for(&self.shared.waiters.leases, next).await?;
-        let lost = || self.shared.close_reason().unwrap_or(ConnectionError::LocallyClosed);
-        let connection = self.shared.connection(self.path()).ok_or_else(lost)?;
-        Ok(LeaseWriter::new(WriterSession::Secondary(self.shared.clone()), writer, connection))
+        Ok(LeaseWriter::new(WriterSession::Secondary(self.shared.clone()), writer))
     }
 
     /// The next raw packet of the primary (6.1). Cancel safe.
@@ -58,31 +54,13 @@ impl SecondarySession {
         Ok(packet)
     }
 
-    pub(crate) fn is_open(&self) -> bool {
-        self.shared.close_reason().is_none()
-    }
-
-    /// Gives way to a newer connection of the same path, which goes on with the relay sequence.
-    pub(crate) fn hand_over(&self, verifier: &mut RelayVerifier) {
-        self.shared.look(|machine| {
-            if machine.verifier().primary() == verifier.primary() {
-                verifier.take_over(machine.verifier());
-            }
-        });
-        self.close(Code::PathDead.as_u64(), b"replaced by a newer connection");
-    }
-
     /// Leaves the session; the client asks others for what is missing.
     pub fn close(&self, error_code: u64, reason: &[u8]) {
-        self.shared.on_connection_lost(ConnectionError::LocallyClosed);
-        let reason = Bytes::copy_from_slice(reason);
-        self.shared.drive(|machine, now| machine.close(error_code, reason, now));
+        self.shared.close(error_code, reason);
     }
 
     /// Waits until the path is over: why. Cancel safe.
     pub async fn closed(&self) -> ConnectionError {
-        let closed = &self.shared.waiters.closed;
-        let ended = self.shared.wait_for::<ConnectionError>(closed, || None).await;
-        ended.unwrap_or_else(|error| error)
+        self.shared.closed().await
     }
 }

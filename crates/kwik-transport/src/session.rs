@@ -5,25 +5,26 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use kwik_proto::Dir;
 use kwik_proto::auth::Fingerprint;
 use kwik_proto::stats::SessionStats;
-use kwik_proto::{Dir, PathId};
 
 use crate::quic::{ConnectionError, SendDatagramError};
-use crate::streams::{RecvStream, SendStream, StreamShared, handles};
+use crate::streams::{RecvStream, SendStream, StreamSession, handles};
 
-/// One session with a primary server, on either side. Cheap to clone; the session ends when it is closed, not
-/// when its handles are dropped.
+/// One session with a primary server, on either side. Cheap to clone. It is closed with code 0 when its last
+/// handle is dropped, where streams, leases and their writers are handles too: as in quinn, what was not delivered
+/// then may be lost.
 ///
 /// Names, arguments and errors are those of quinn's `Connection`. What a session has more (paths, leases) shows
 /// on a server's [`PrimarySession`](crate::PrimarySession) alone (1.3).
 #[derive(Clone)]
 pub struct Session {
-    shared: StreamShared,
+    shared: StreamSession,
 }
 
 impl Session {
-    pub(crate) fn new(shared: StreamShared) -> Self {
+    pub(crate) fn new(shared: StreamSession) -> Self {
         Self { shared }
     }
 
@@ -80,7 +81,7 @@ impl Session {
             return Err(error);
         }
         let halves = self.shared.drive(|machine, now| machine.streams().open(dir, now));
-        halves.map(|halves| handles(&self.shared, halves)).transpose()
+        Ok(halves.map(|halves| handles(&self.shared, halves)))
     }
 
     async fn open(&self, dir: Dir) -> Result<Handles, ConnectionError> {
@@ -90,9 +91,10 @@ impl Session {
     }
 
     async fn accept(&self, dir: Dir) -> Result<Handles, ConnectionError> {
-        let next = || self.shared.look(|machine| machine.streams().accept(dir));
+        // Accepting may make room for the peer's next stream.
+        let next = || self.shared.drive(|machine, _| machine.streams().accept(dir));
         let halves = self.shared.wait_for(self.shared.acceptable(dir), next).await?;
-        handles(&self.shared, halves)
+        Ok(handles(&self.shared, halves))
     }
 
     /// Sends an unreliable datagram to the peer.
@@ -100,10 +102,10 @@ impl Session {
     /// # Errors
     /// See [`SendDatagramError`].
     pub fn send_datagram(&self, data: Bytes) -> Result<(), SendDatagramError> {
-        match self.shared.connection(PathId::PRIMARY) {
-            Some(connection) => connection.send_datagram(data),
-            None => Err(SendDatagramError::ConnectionLost(self.reason())),
-        }
+        self.shared.connection.send_datagram(data).map_err(|error| match error {
+            SendDatagramError::ConnectionLost(lost) => self.reason(lost).into(),
+            error => error,
+        })
     }
 
     /// The next unreliable datagram of the peer. Cancel safe.
@@ -111,30 +113,23 @@ impl Session {
     /// # Errors
     /// The session is over.
     pub async fn read_datagram(&self) -> Result<Bytes, ConnectionError> {
-        match self.shared.connection(PathId::PRIMARY) {
-            Some(connection) => connection.read_datagram().await,
-            None => Err(self.reason()),
-        }
+        self.shared.connection.read_datagram().await.map_err(|lost| self.reason(lost))
     }
 
     /// The largest datagram that fits now; none when the peer takes none.
     #[must_use]
     pub fn max_datagram_size(&self) -> Option<usize> {
-        self.shared.connection(PathId::PRIMARY)?.max_datagram_size()
+        self.shared.connection.max_datagram_size()
     }
 
     /// Closes the session and every path of it at once; what was not delivered may be lost.
     pub fn close(&self, error_code: u64, reason: &[u8]) {
-        self.shared.on_connection_lost(ConnectionError::LocallyClosed);
-        let reason = Bytes::copy_from_slice(reason);
-        self.shared.drive(|machine, now| machine.close(error_code, reason, now));
+        self.shared.close(error_code, reason);
     }
 
     /// Waits until the session is over: why. Cancel safe.
     pub async fn closed(&self) -> ConnectionError {
-        let closed = &self.shared.waiters.closed;
-        let ended = self.shared.wait_for::<ConnectionError>(closed, || None).await;
-        ended.unwrap_or_else(|error| error)
+        self.shared.closed().await
     }
 
     /// Why the session is over, if it is.
@@ -143,15 +138,15 @@ impl Session {
         self.shared.close_reason()
     }
 
-    fn reason(&self) -> ConnectionError {
-        self.shared.close_reason().unwrap_or(ConnectionError::LocallyClosed)
+    /// The session's end, of which the loss of its connection is a part.
+    fn reason(&self, lost: ConnectionError) -> ConnectionError {
+        self.shared.close_reason().unwrap_or(lost)
     }
 
     /// Smoothed round-trip time to the primary.
     #[must_use]
     pub fn rtt(&self) -> Duration {
-        let connection = self.shared.connection(PathId::PRIMARY);
-        connection.map_or(Duration::ZERO, |connection| connection.rtt())
+        self.shared.connection.rtt()
     }
 
     /// Figures of the session and its paths.
@@ -160,16 +155,16 @@ impl Session {
         self.shared.look(|machine| machine.stats())
     }
 
-    /// The peer's address; none once the session is over.
+    /// The peer's address.
     #[must_use]
-    pub fn remote_address(&self) -> Option<SocketAddr> {
-        Some(self.shared.connection(PathId::PRIMARY)?.remote_address())
+    pub fn remote_address(&self) -> SocketAddr {
+        self.shared.connection.remote_address()
     }
 
     /// The server's key, at a client.
     #[must_use]
     pub fn peer_fingerprint(&self) -> Option<Fingerprint> {
-        self.shared.connection(PathId::PRIMARY)?.peer_key()
+        self.shared.connection.peer_key()
     }
 }
 

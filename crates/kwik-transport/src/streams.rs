@@ -10,15 +10,15 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use kwik_proto::stream::{self, Halves, Read, SharedRecv, SharedSend};
 use kwik_proto::sync::lock;
-use kwik_proto::{CodedError, PathId, StreamId, limits};
+use kwik_proto::{CodedError, StreamId, limits};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::driver::{FrameWriter, Shared, StreamRole, StreamWaiters};
+use crate::driver::{FrameWriter, Held, StreamRole, StreamWaiters};
 use crate::quic::{self, ConnectionError};
 
 use crate::quic::ClosedStream;
 
-pub(crate) type StreamShared = Arc<Shared<dyn StreamRole>>;
+pub(crate) type StreamSession = Held<dyn StreamRole>;
 
 /// Why a write failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,11 +48,12 @@ impl From<stream::WriteError> for WriteError {
     }
 }
 
-impl From<quic::WriteError> for WriteError {
-    fn from(error: quic::WriteError) -> Self {
+impl WriteError {
+    /// An error of a QUIC stream, in a session that ended for this reason, if it did.
+    pub(crate) fn from_quic(error: quic::WriteError, closed: Option<ConnectionError>) -> Self {
         match error {
             quic::WriteError::Stopped(code) => Self::Stopped(code),
-            quic::WriteError::ConnectionLost(error) => Self::ConnectionLost(error),
+            quic::WriteError::ConnectionLost(lost) => Self::ConnectionLost(closed.unwrap_or(lost)),
             quic::WriteError::ClosedStream => Self::ClosedStream,
         }
     }
@@ -110,7 +111,7 @@ impl From<ReadError> for io::Error {
 
 /// What both handles of a stream hold.
 struct Handle {
-    shared: StreamShared,
+    shared: StreamSession,
     id: StreamId,
     waiters: Arc<StreamWaiters>,
 }
@@ -123,12 +124,9 @@ impl Drop for Handle {
 
 /// The handles of a stream that was opened or accepted.
 pub(crate) fn handles(
-    shared: &StreamShared,
+    shared: &StreamSession,
     halves: Halves,
-) -> Result<(Option<SendStream>, Option<RecvStream>), ConnectionError> {
-    let connection = shared
-        .connection(PathId::PRIMARY)
-        .ok_or_else(|| shared.close_reason().unwrap_or(ConnectionError::LocallyClosed))?;
+) -> (Option<SendStream>, Option<RecvStream>) {
     let handle = || Handle {
         shared: shared.clone(),
         id: halves.id,
@@ -137,10 +135,10 @@ pub(crate) fn handles(
     let send = halves.send.map(|half| SendStream {
         handle: handle(),
         half,
-        writer: Some(FrameWriter::new(connection)),
+        writer: Some(FrameWriter::new(shared.connection.clone(), &shared.runtime)),
     });
     let recv = halves.recv.map(|half| RecvStream { handle: handle(), half, ended: false });
-    Ok((send, recv))
+    (send, recv)
 }
 
 /// Writes a logical stream. Dropping it finishes the stream, as in quinn.
@@ -163,9 +161,7 @@ impl SendStream {
     /// # Errors
     /// See [`WriteError`].
     pub async fn write(&mut self, buf: &[u8]) -> Result<usize, WriteError> {
-        let written = std::future::poll_fn(|cx| self.poll_write_slice(cx, buf)).await?;
-        self.let_go();
-        Ok(written)
+        std::future::poll_fn(|cx| self.poll_write_slice(cx, buf)).await
     }
 
     /// Writes all of `buf`. Not cancel safe: a part may have been written.
@@ -177,7 +173,7 @@ impl SendStream {
             let written = std::future::poll_fn(|cx| self.poll_write_slice(cx, buf)).await?;
             buf = &buf[written..];
         }
-        self.hand_over().await
+        Ok(())
     }
 
     /// Writes all of `chunk` without copying it. Not cancel safe.
@@ -201,7 +197,6 @@ impl SendStream {
         let chunk = &mut chunks[at];
         written.bytes = std::future::poll_fn(|cx| self.poll_write_chunk(cx, chunk)).await?;
         written.chunks = at + usize::from(chunk.is_empty());
-        self.let_go();
         Ok(written)
     }
 
@@ -215,20 +210,7 @@ impl SendStream {
                 std::future::poll_fn(|cx| self.poll_write_chunk(cx, chunk)).await?;
             }
         }
-        self.hand_over().await
-    }
-
-    /// Until QUIC has taken the last frame: the application may now wait for an answer to it.
-    async fn hand_over(&mut self) -> Result<(), WriteError> {
-        let Some(writer) = &mut self.writer else { return Ok(()) };
-        Ok(std::future::poll_fn(|cx| writer.poll_flush(cx)).await?)
-    }
-
-    /// The same for who may be cancelled and so cannot wait.
-    fn let_go(&mut self) {
-        if let Some(writer) = &mut self.writer {
-            writer.flush_in_background(&self.handle.shared.runtime);
-        }
+        Ok(())
     }
 
     /// Moves the cursor past an extent that leases fill, and no write; the extent. On a primary, see
@@ -253,19 +235,10 @@ impl SendStream {
             Err(stream::WriteError::Stopped(_)) => return Ok(()),
             Err(_) => return Err(ClosedStream),
         };
-        let (id, runtime) = (self.handle.id, &self.handle.shared.runtime);
-        if writer.flush_now().is_ready() {
-            writer.push(id, final_size, Bytes::new(), true);
-            writer.finish(runtime);
-        } else {
-            let own = runtime.clone();
-            runtime.spawn(async move {
-                if std::future::poll_fn(|cx| writer.poll_flush(cx)).await.is_ok() {
-                    writer.push(id, final_size, Bytes::new(), true);
-                    writer.finish(&own);
-                }
-            });
-        }
+        let id = self.handle.id;
+        // A connection that is lost is told to who reads or writes, and to who waits for the session's end.
+        writer.push(id, final_size, Bytes::new(), true).ok();
+        writer.finish();
         self.handle.shared.drive(|machine, _| machine.streams().retire(id));
         Ok(())
     }
@@ -282,7 +255,8 @@ impl SendStream {
         Ok(())
     }
 
-    /// Waits until the peer stops the stream: its code. Cancel safe.
+    /// Waits until the peer stops the stream: its code. Unlike quinn's it does not tell when everything was
+    /// delivered. Cancel safe.
     ///
     /// # Errors
     /// The session is over.
@@ -331,7 +305,9 @@ impl SendStream {
         let Some(writer) = &mut self.writer else {
             return Poll::Ready(Err(WriteError::ClosedStream));
         };
-        ready!(writer.poll_flush(cx))?;
+        if let Err(error) = ready!(writer.poll_flush(cx)) {
+            return Poll::Ready(Err(self.lost(error)));
+        }
         let want = want.min(limits::MAX_PACKET_PAYLOAD) as u64;
         let mut range = lock(&self.half).commit(want)?;
         if range.is_empty() && want > 0 {
@@ -349,13 +325,15 @@ impl SendStream {
     }
 
     fn push(&mut self, offset: u64, payload: Bytes) -> Result<(), WriteError> {
-        if let Some(writer) = self.writer.as_mut().filter(|_| !payload.is_empty()) {
-            writer.push(self.handle.id, offset, payload, false);
-            if let Poll::Ready(result) = writer.flush_now() {
-                result?;
-            }
-        }
-        Ok(())
+        let Some(writer) = self.writer.as_mut().filter(|_| !payload.is_empty()) else {
+            return Ok(());
+        };
+        let pushed = writer.push(self.handle.id, offset, payload, false);
+        pushed.map_err(|error| self.lost(error))
+    }
+
+    fn lost(&self, error: quic::WriteError) -> WriteError {
+        WriteError::from_quic(error, self.handle.shared.close_reason())
     }
 }
 
@@ -378,17 +356,13 @@ impl AsyncWrite for SendStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = ready!(this.poll_write_slice(cx, buf))?;
-        this.let_go();
-        Poll::Ready(Ok(written))
+        self.get_mut().poll_write_slice(cx, buf).map_err(Into::into)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.writer {
-            Some(writer) => writer.poll_flush(cx).map_err(|error| WriteError::from(error).into()),
-            None => Poll::Ready(Ok(())),
-        }
+        let Some(writer) = &mut self.writer else { return Poll::Ready(Ok(())) };
+        let flushed = ready!(writer.poll_flush(cx));
+        Poll::Ready(flushed.map_err(|error| self.lost(error).into()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -170,7 +170,7 @@ async fn a_relay_is_honoured_once_even_over_a_new_connection() {
         peer.say(ControlMessage::Lease(lease(1, 7))).await;
         peer.expect(Code::AuthFailed, "the same lease again").await;
         // A reconnection does not make it new, whether the old connection has ended or not.
-        let (mut second, _) = scene.visit().await;
+        let (mut second, _second_edge) = scene.visit().await;
         second.say(ControlMessage::Lease(lease(2, 7))).await;
         second.expect(Code::AuthFailed, "the same sequence on a second connection").await;
         let (mut third, third_edge) = scene.visit().await;
@@ -235,12 +235,12 @@ async fn an_edge_takes_no_streams_and_no_frames_of_a_primary() {
             M::AddPathResponse(pb::AddPathResponse { success: true, ..<_>::default() }),
             M::StopSending(pb::StopSending { stream_id: 3, code: 1 }),
         ] {
-            let (mut peer, _) = scene.visit().await;
+            let (mut peer, _edge) = scene.visit().await;
             let what = format!("{message:?}");
             peer.say(message).await;
             peer.expect(Code::InvalidStreamRole, &what).await;
         }
-        let (peer, _) = scene.visit().await;
+        let (peer, _edge) = scene.visit().await;
         peer.throw(hostile::packet(vec![hostile::frame(0, 0, &b"data"[..], false)])).await;
         peer.expect(Code::InvalidStreamRole, "stream data").await;
     })
@@ -270,11 +270,11 @@ async fn raw_packets_are_taken_from_the_primary_alone_and_once() {
         assert_eq!(edge.recv_raw().await.unwrap(), &b"five"[..]);
         peer.throw(stream(&[raw(5, b"five")])).await;
         peer.expect(Code::AuthFailed, "replayed").await;
-        let (peer, _) = scene.visit().await;
+        let (peer, _edge) = scene.visit().await;
         let forged = pb::RawPacketTransmission { data: Bytes::from_static(b"x"), ..raw(9, b"y") };
         peer.throw(stream(&[forged])).await;
         peer.expect(Code::AuthFailed, "forged").await;
-        let (peer, _) = scene.visit().await;
+        let (peer, _edge) = scene.visit().await;
         let whole = stream(&[raw(10, b"ten")]);
         peer.throw(whole[..whole.len() - 1].to_vec()).await;
         peer.expect(Code::InvalidFrame, "truncated").await;

@@ -52,6 +52,11 @@ impl LeaseIssuer {
         *sequence
     }
 
+    /// Nothing more is relayed to a path: its id will not be used again.
+    pub fn forget_path(&mut self, path: PathId) {
+        self.sequences.remove(&path);
+    }
+
     /// Makes an unsigned lease.
     ///
     /// # Errors

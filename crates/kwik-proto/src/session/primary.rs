@@ -1,6 +1,6 @@
 //! A primary's session: it owns the streams, adds paths and leases ranges to them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -46,7 +46,6 @@ pub struct PrimarySession {
     issuer: LeaseIssuer,
     writers: WriterTable,
     relay_reports: VecDeque<RelayReport>,
-    edges: BTreeMap<PathId, Fingerprint>,
     rtt: Duration,
     outputs: Outputs,
 }
@@ -84,7 +83,6 @@ impl PrimarySession {
             issuer: LeaseIssuer::default(),
             writers: WriterTable::default(),
             relay_reports: VecDeque::new(),
-            edges: BTreeMap::new(),
             rtt: Duration::ZERO,
             outputs: Outputs::default(),
         }
@@ -130,12 +128,6 @@ impl PrimarySession {
         }
     }
 
-    /// The secondary that a path leads to; none for the primary's own.
-    #[must_use]
-    pub fn edge(&self, path: PathId) -> Option<Fingerprint> {
-        self.edges.get(&path).copied()
-    }
-
     /// Has the client make a path to the secondary `edge` at `address` (IP:port), with a fresh grant (2.2).
     ///
     /// # Errors
@@ -153,7 +145,6 @@ impl PrimarySession {
         let path = self.paths.add(address.to_owned(), now)?;
         let claims =
             GrantClaims { session: self.id, path, audience: edge, client_key: self.client_key };
-        self.edges.insert(path, edge);
         self.send(
             &ControlMessage::AddPathRequest(pb::AddPathRequest {
                 target_address: address.to_owned(),
@@ -191,9 +182,14 @@ impl PrimarySession {
             reason: "marked dead".into(),
         };
         self.send(&ControlMessage::PathStatusNotification(status), now);
-        self.paths.end(path, "marked dead", now);
+        self.end_path(path, "marked dead", now);
         self.outputs.wake(Wake::Path(path));
         Ok(())
+    }
+
+    fn end_path(&mut self, path: PathId, reason: &str, now: Instant) {
+        self.paths.end(path, reason, now);
+        self.issuer.forget_path(path);
     }
 
     fn check_secondary(&self, path: PathId) -> Result<(), CodedError> {
@@ -353,14 +349,14 @@ impl PrimarySession {
                 if m.success && self.paths.status(path) == Ok(PathStatus::Connecting) {
                     self.paths.set(path, PathStatus::Active, "", now);
                 } else if !m.success && !path.is_primary() {
-                    self.paths.end(path, &m.error_message, now);
+                    self.end_path(path, &m.error_message, now);
                 }
                 self.outputs.wake(Wake::Path(path));
             }
             ControlMessage::RemovePathResponse(m) => {
                 let path = parse_path(&m.path_id)?;
                 if m.success && !path.is_primary() {
-                    self.paths.end(path, "removed", now);
+                    self.end_path(path, "removed", now);
                 }
                 self.outputs.wake(Wake::Path(path));
             }
@@ -417,7 +413,7 @@ impl PrimarySession {
         match status {
             PathStatus::Dead if path.is_primary() => {}
             PathStatus::Dead => {
-                self.paths.end(path, &m.reason, now);
+                self.end_path(path, &m.reason, now);
             }
             // A path that was removed meanwhile stays so.
             _ if self.paths.status(path) == Ok(PathStatus::Disconnecting) => {}

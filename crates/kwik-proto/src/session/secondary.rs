@@ -105,6 +105,9 @@ impl SecondarySession {
     /// # Errors
     /// It is forged or replayed, or there is no room: the path is to be closed.
     pub fn handle_raw(&mut self, m: &pb::RawPacketTransmission) -> Result<(), CodedError> {
+        if self.outputs.closed {
+            return Ok(());
+        }
         let verified = self.verifier.verify_raw(m.sequence, &m.data, &m.signature);
         verified.map_err(|error| CodedError::new(error.code(), error.to_string()))?;
         let bytes = self.raw_bytes + m.data.len();

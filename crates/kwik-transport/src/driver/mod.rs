@@ -10,12 +10,15 @@ mod role;
 mod writer;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
+use std::ops::Deref;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use kwik_proto::session::{Action, Wake};
 use kwik_proto::stream::StreamWake;
 use kwik_proto::sync::lock;
@@ -86,6 +89,8 @@ pub(crate) struct Shared<M: ?Sized> {
     pub(crate) runtime: Runtime,
     /// The path without which there is no session.
     home: PathId,
+    /// Its connection.
+    pub(crate) connection: Connection,
     /// Dials further paths; servers have none.
     endpoint: Option<Endpoint>,
     pub(crate) waiters: SessionWaiters,
@@ -105,7 +110,7 @@ impl<M: Role> Shared<M> {
     /// A session whose first path is about to be added.
     pub(crate) fn new(
         machine: M,
-        home: PathId,
+        (home, connection): (PathId, &Connection),
         runtime: &Runtime,
         endpoint: Option<Endpoint>,
     ) -> Arc<Self> {
@@ -113,6 +118,7 @@ impl<M: Role> Shared<M> {
             this: this.clone(),
             runtime: runtime.clone(),
             home,
+            connection: connection.clone(),
             endpoint,
             waiters: SessionWaiters::default(),
             streams: Mutex::default(),
@@ -144,9 +150,17 @@ impl<M: Role + ?Sized> Shared<M> {
         lock(&self.closed).clone()
     }
 
-    /// The connection of a path.
-    pub(crate) fn connection(&self, path: PathId) -> Option<Connection> {
-        lock(&self.paths).get(&path).map(|link| link.connection.clone())
+    /// Ends the session at once.
+    pub(crate) fn close(&self, code: u64, reason: &[u8]) {
+        self.on_connection_lost(ConnectionError::LocallyClosed);
+        let reason = Bytes::copy_from_slice(reason);
+        self.drive(|machine, now| machine.close(code, reason, now));
+    }
+
+    /// Waits until the session is over: why.
+    pub(crate) async fn closed(&self) -> ConnectionError {
+        let ended = self.wait_for::<ConnectionError>(&self.waiters.closed, || None).await;
+        ended.unwrap_or_else(|error| error)
     }
 
     /// Round-trip time and received bytes of each path's connection.
@@ -255,6 +269,54 @@ impl<M: Role + ?Sized> Shared<M> {
     }
 }
 
+/// A session as its application holds it. When the last is dropped the session is closed, as in quinn.
+pub(crate) struct Held<M: ?Sized> {
+    shared: Arc<Shared<M>>,
+    last: Arc<CloseOnDrop>,
+}
+
+struct CloseOnDrop(AnyShared);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close(0, b"");
+    }
+}
+
+impl<M: Role> Held<M> {
+    pub(crate) fn new(shared: Arc<Shared<M>>) -> Self {
+        let last = Arc::new(CloseOnDrop(shared.clone()));
+        Self { shared, last }
+    }
+}
+
+impl<M: StreamRole> Held<M> {
+    /// The same session, whatever its role.
+    pub(crate) fn streams(&self) -> Held<dyn StreamRole> {
+        Held { shared: self.shared.clone(), last: self.last.clone() }
+    }
+}
+
+impl<M: ?Sized> Clone for Held<M> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone(), last: self.last.clone() }
+    }
+}
+
+impl<M: ?Sized> Deref for Held<M> {
+    type Target = Shared<M>;
+
+    fn deref(&self) -> &Shared<M> {
+        &self.shared
+    }
+}
+
+impl<M: ?Sized> fmt::Debug for Held<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Held").field("home", &self.shared.home).finish_non_exhaustive()
+    }
+}
+
 /// What a machine left to do after an input.
 struct Outputs {
     actions: Vec<Action>,
@@ -272,7 +334,7 @@ impl<M: Role + ?Sized> Shared<M> {
             while let Some((path, bytes)) = machine.poll_transmit(now) {
                 queued = true;
                 if let Some(link) = lock(&self.paths).get(&path) {
-                    link.queue_control(bytes);
+                    link.queue_control(&bytes);
                 }
             }
             while let Some(action) = machine.poll_action() {
@@ -359,8 +421,12 @@ async fn run_timer<M: Role>(shared: Arc<Shared<M>>) {
         if shared.close_reason().is_some() {
             return;
         }
-        let due = shared.look(|machine| machine.poll_timeout());
-        *lock(&shared.armed) = due;
+        let due = shared.look(|machine| {
+            let due = machine.poll_timeout();
+            // Under the machine's lock: what falls due earlier through a later input is less than this.
+            *lock(&shared.armed) = due;
+            due
+        });
         let mut rearmed = pin!(shared.rearm.notified());
         let Some(due) = due else {
             rearmed.await;

@@ -1,10 +1,11 @@
 //! One path: its connection, its control stream, and the tasks that serve them.
 
+use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use kwik_proto::auth::EXPORTER_LABEL;
 use kwik_proto::session::Dial;
 use kwik_proto::sync::lock;
@@ -15,7 +16,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::quic::{
     ClientTls, Connection, ConnectionError, Endpoint, ReadError, RecvStream, SendStream,
-    ServerTrust,
+    ServerTrust, WriteError,
 };
 
 use super::{AnyShared, reader};
@@ -29,8 +30,8 @@ struct ControlOut {
 
 #[derive(Debug, Default)]
 struct ControlBytes {
-    frames: Vec<Bytes>,
-    bytes: usize,
+    /// One buffer, so that many small frames cost no more than their bytes.
+    frames: BytesMut,
     /// The path is gone.
     closed: bool,
 }
@@ -41,20 +42,21 @@ pub(crate) struct PathLink {
     pub(super) connection: Connection,
     control: Arc<ControlOut>,
     raw: mpsc::Sender<RawPacketTransmission>,
+    /// Bytes of raw packets that are queued.
     raw_bytes: Arc<AtomicUsize>,
 }
 
 impl PathLink {
     /// Queues control bytes; called under the machine's lock, so that they keep their order. A peer that reads
     /// so slowly that the bound is passed loses the path.
-    pub(super) fn queue_control(&self, bytes: Bytes) {
+    pub(super) fn queue_control(&self, bytes: &[u8]) {
         let mut queue = lock(&self.control.queue);
-        queue.bytes += bytes.len();
-        queue.frames.push(bytes);
-        if queue.bytes > limits::MAX_CONTROL_QUEUED {
+        if queue.frames.len() + bytes.len() > limits::MAX_CONTROL_QUEUED {
             let code = Code::LimitExceeded;
             self.connection.close(code.as_u64(), code.name().as_bytes());
+            return;
         }
+        queue.frames.extend_from_slice(bytes);
         self.control.queued.notify_one();
     }
 
@@ -95,15 +97,21 @@ pub(crate) fn start(
     let (raw, packets) = mpsc::channel(limits::MAX_RAW_QUEUED);
     let out = Arc::new(ControlOut::default());
     let raw_bytes = Arc::<AtomicUsize>::default();
-    let queued = raw_bytes.clone();
-    let link = PathLink { connection: connection.clone(), control: out.clone(), raw, raw_bytes };
+    let link = PathLink {
+        connection: connection.clone(),
+        control: out.clone(),
+        raw,
+        raw_bytes: raw_bytes.clone(),
+    };
     lock(&shared.paths).insert(path, link);
     let ControlStream { send, recv, decoder } = control;
     let runtime = &shared.runtime;
-    runtime.spawn(write_control(send, out));
-    runtime.spawn(read_control(shared.clone(), path, recv, decoder));
-    runtime.spawn(accept_streams(shared.clone(), path, connection.clone()));
-    runtime.spawn(write_raw(connection.clone(), packets, queued));
+    let (reading, read) = mpsc::channel(1);
+    let control = read_control(shared.clone(), path, recv, decoder);
+    runtime.spawn(write_control(shared.clone(), path, send, out));
+    runtime.spawn(while_reading(reading.clone(), control));
+    runtime.spawn(accept_streams(shared.clone(), path, connection.clone(), (reading, read)));
+    runtime.spawn(write_raw(connection.clone(), packets, raw_bytes));
     // What the machine had ready before its path stood.
     shared.drive(|_, _| {});
 }
@@ -159,20 +167,32 @@ pub(crate) async fn open_control(
     Ok(ControlStream { send, recv, decoder: ControlDecoder::new() })
 }
 
-async fn write_control(mut stream: SendStream, out: Arc<ControlOut>) {
+async fn write_control(
+    shared: AnyShared,
+    path: PathId,
+    mut stream: SendStream,
+    out: Arc<ControlOut>,
+) {
     loop {
-        let (mut frames, closed) = {
+        let (frames, closed) = {
             let mut queue = lock(&out.queue);
-            queue.bytes = 0;
-            (std::mem::take(&mut queue.frames), queue.closed)
+            (queue.frames.split().freeze(), queue.closed)
         };
-        if frames.is_empty() {
-            if closed {
-                return;
+        if !frames.is_empty() {
+            match stream.write_chunk(frames).await {
+                Ok(()) => {}
+                Err(WriteError::ConnectionLost(_)) => return,
+                Err(error) => {
+                    let context = format!("the control stream cannot be written: {error}");
+                    let error = CodedError::new(Code::InvalidFrame, context);
+                    shared.drive(|machine, now| machine.handle_violation(path, &error, now));
+                    return;
+                }
             }
-            out.queued.notified().await;
-        } else if stream.write_all_chunks(&mut frames).await.is_err() {
+        } else if closed {
             return;
+        } else {
+            out.queued.notified().await;
         }
     }
 }
@@ -218,20 +238,34 @@ fn on_lost(shared: &AnyShared, path: PathId, error: ConnectionError) {
     shared.drive(|machine, now| machine.handle_path_lost(path, &reason, now));
 }
 
+/// Who still reads from a connection: each reader holds a sender.
+type Reading = mpsc::Sender<()>;
+
+async fn while_reading(reading: Reading, reader: impl Future<Output = ()>) {
+    reader.await;
+    drop(reading);
+}
+
 /// Starts a reader for each unidirectional QUIC stream of the peer; QUIC's stream limit bounds them.
-async fn accept_streams(shared: AnyShared, path: PathId, connection: Connection) {
-    loop {
+async fn accept_streams(
+    shared: AnyShared,
+    path: PathId,
+    connection: Connection,
+    (reading, mut read): (Reading, mpsc::Receiver<()>),
+) {
+    let lost = loop {
         match connection.accept_uni().await {
             Ok(stream) => {
-                let task = reader::run(shared.clone(), path, connection.clone(), stream);
-                shared.runtime.spawn(task);
+                let reader = reader::run(shared.clone(), path, connection.clone(), stream);
+                shared.runtime.spawn(while_reading(reading.clone(), reader));
             }
-            Err(error) => {
-                on_lost(&shared, path, error);
-                return;
-            }
+            Err(error) => break error,
         }
-    }
+    };
+    // What came before the end is read before the end is told, as in quinn.
+    drop(reading);
+    read.recv().await;
+    on_lost(&shared, path, lost);
 }
 
 /// Writes raw packets in order on a stream of their own, opened with the first.
@@ -254,5 +288,6 @@ async fn write_raw(
         if stream.write_chunk(encoded.freeze()).await.is_err() {
             return;
         }
+        queued.fetch_sub(packet.data.len(), Relaxed);
     }
 }

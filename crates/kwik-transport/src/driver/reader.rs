@@ -124,19 +124,13 @@ async fn read_data(
         batch: Batch::default(),
         figures_at: None,
     };
-    for chunk in first {
-        reader.handle_chunk(chunk)?;
-    }
-    reader.end_batch(connection);
+    reader.handle_batch(connection, first)?;
     let mut chunks = [const { Bytes::new() }; BATCH];
     while let Some(filled) = next_batch(stream, &mut chunks).await {
         if filled == 0 {
             return reader.decoder.handle_fin().map_err(|error| violation(&error));
         }
-        for chunk in &mut chunks[..filled] {
-            reader.handle_chunk(std::mem::take(chunk))?;
-        }
-        reader.end_batch(connection);
+        reader.handle_batch(connection, chunks[..filled].iter_mut().map(std::mem::take))?;
     }
     Ok(())
 }
@@ -169,6 +163,17 @@ struct DataReader {
 }
 
 impl DataReader {
+    fn handle_batch(
+        &mut self,
+        connection: &Connection,
+        batch: impl IntoIterator<Item = Bytes>,
+    ) -> Result<(), CodedError> {
+        let handled = batch.into_iter().try_for_each(|chunk| self.handle_chunk(chunk));
+        // What came before a violation counts.
+        self.end_batch(connection);
+        handled
+    }
+
     fn handle_chunk(&mut self, chunk: Bytes) -> Result<(), CodedError> {
         self.decoder.handle_input(chunk);
         while let Some(event) = self.decoder.poll().map_err(|error| violation(&error))? {

@@ -2,14 +2,15 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use kwik_proto::StreamId;
+use kwik_proto::sync::lock;
 use kwik_proto::wire::{FrameHeader, StreamKind, data};
-use tokio::sync::oneshot;
 
-use crate::quic::{self, Connection, ConnectionError, Runtime};
+use crate::quic::{self, Connection, ConnectionError, Runtime, WriteError};
 
 type Opening =
     Pin<Box<dyn Future<Output = Result<quic::SendStream, ConnectionError>> + Send + Sync>>;
@@ -20,153 +21,188 @@ enum State {
     /// Waiting for the peer to allow a QUIC stream.
     Opening(Opening),
     Open(quic::SendStream),
-    /// A task hands the pending frame over and then gives the writer back.
-    Away(oneshot::Receiver<Box<FrameWriter>>),
-    /// Finished, reset or lost.
-    Closed,
+    /// Finished or reset here.
+    Ended,
+    Failed(WriteError),
 }
 
-/// Frames of one logical stream or lease on one QUIC stream, which is opened with the first of them. Holds
-/// at most one frame that QUIC has not taken yet.
+/// Frames of one logical stream or lease on one QUIC stream, which is opened with the first of them.
+///
+/// A frame goes to QUIC at once as far as QUIC takes it. A task writes the rest, so that it leaves even if nobody
+/// calls the writer again.
 pub(crate) struct FrameWriter {
     connection: Connection,
-    state: State,
-    /// Header and payload that are still to be written.
-    pending: [Bytes; 2],
+    runtime: Runtime,
     headers: BytesMut,
+    /// The task runs.
+    flushing: bool,
+    frames: Arc<Mutex<Frames>>,
+}
+
+/// What the writer and its task share.
+struct Frames {
+    state: State,
+    /// Header and payload of a frame, and the header of the one that ends the stream.
+    pending: Vec<Bytes>,
+    /// The QUIC stream ends after what is pending.
     finish: bool,
+    /// The task, asleep until there is something for it.
+    flusher: Option<Waker>,
+    /// Who waits until nothing is pending.
+    writer: Option<Waker>,
 }
 
 impl FrameWriter {
-    pub(crate) fn new(connection: Connection) -> Self {
+    pub(crate) fn new(connection: Connection, runtime: &Runtime) -> Self {
+        let frames = Frames {
+            state: State::Unopened,
+            pending: Vec::new(),
+            finish: false,
+            flusher: None,
+            writer: None,
+        };
         Self {
             connection,
-            state: State::Unopened,
-            pending: [Bytes::new(), Bytes::new()],
+            runtime: runtime.clone(),
             headers: BytesMut::new(),
-            finish: false,
+            flushing: false,
+            frames: Arc::new(frames.into()),
         }
     }
 
-    /// Appends a frame. The one before must have been flushed.
-    pub(crate) fn push(&mut self, stream: StreamId, offset: u64, payload: Bytes, fin: bool) {
-        debug_assert!(self.pending.iter().all(Bytes::is_empty), "invariant: flushed before");
-        if matches!(self.state, State::Unopened) {
+    /// Appends a frame. The one before must have been flushed, but for an empty one that ends the stream.
+    pub(crate) fn push(
+        &mut self,
+        stream: StreamId,
+        offset: u64,
+        payload: Bytes,
+        fin: bool,
+    ) -> Result<(), WriteError> {
+        let mut frames = lock(&self.frames);
+        if matches!(frames.state, State::Unopened) {
             StreamKind::Data.encode(&mut self.headers);
             let connection = self.connection.clone();
-            self.state = State::Opening(Box::pin(async move { connection.open_uni().await }));
+            frames.state = State::Opening(Box::pin(async move { connection.open_uni().await }));
         }
         let header = FrameHeader { stream_id: stream.as_u64(), offset, len: payload.len() };
         data::encode_packet_header(&mut self.headers, &header, fin);
-        self.pending = [self.headers.split().freeze(), payload];
-    }
-
-    /// Hands everything pending to QUIC. The task is woken when it can go on.
-    pub(crate) fn poll_flush(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), quic::WriteError>> {
-        loop {
-            match &mut self.state {
-                State::Opening(opening) => {
-                    let opened = ready!(opening.as_mut().poll(cx));
-                    self.state = opened.map_or(State::Closed, State::Open);
-                }
-                State::Open(stream) => {
-                    if self.pending.iter().all(Bytes::is_empty) {
-                        if std::mem::take(&mut self.finish) {
-                            // An error means that the peer stopped it: there is no one to tell.
-                            stream.finish().ok();
-                            self.state = State::Closed;
-                        }
-                        return Poll::Ready(Ok(()));
-                    }
-                    let written = ready!(stream.poll_write_chunks(cx, &mut self.pending));
-                    if let Err(error) = written {
-                        self.state = State::Closed;
-                        return Poll::Ready(Err(error));
-                    }
-                }
-                State::Away(back) => match ready!(Pin::new(back).poll(cx)) {
-                    Ok(writer) => {
-                        let finish = self.finish;
-                        *self = *writer;
-                        self.finish = finish;
-                    }
-                    // The runtime has ended.
-                    Err(_) => self.state = State::Closed,
-                },
-                State::Unopened => return Poll::Ready(Ok(())),
-                State::Closed if self.pending.iter().all(Bytes::is_empty) => {
-                    return Poll::Ready(Ok(()));
-                }
-                State::Closed => {
-                    let lost = self.connection.close_reason();
-                    return Poll::Ready(Err(lost.map_or(
-                        quic::WriteError::ClosedStream,
-                        quic::WriteError::ConnectionLost,
-                    )));
-                }
+        frames.pending.push(self.headers.split().freeze());
+        frames.pending.extend(Some(payload).filter(|payload| !payload.is_empty()));
+        if frames.poll_flush(&mut Context::from_waker(Waker::noop())).is_pending() {
+            if let Some(flusher) = &frames.flusher {
+                flusher.wake_by_ref();
+            }
+            if !std::mem::replace(&mut self.flushing, true) {
+                let frames = self.frames.clone();
+                self.runtime.spawn(std::future::poll_fn(move |cx| lock(&frames).poll_task(cx)));
             }
         }
+        frames.result()
     }
 
-    /// Hands over what QUIC takes at once.
-    pub(crate) fn flush_now(&mut self) -> Poll<Result<(), quic::WriteError>> {
-        self.poll_flush(&mut Context::from_waker(Waker::noop()))
-    }
-
-    /// Has everything pending handed to QUIC though nobody polls, in a task if it does not go at once.
-    pub(crate) fn flush_in_background(&mut self, runtime: &Runtime) {
-        if self.flush_now().is_ready() || matches!(self.state, State::Away(_)) {
-            return;
+    /// Waits until everything pending is with QUIC.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WriteError>> {
+        let mut frames = lock(&self.frames);
+        if !frames.pending.is_empty() {
+            frames.writer = Some(cx.waker().clone());
+            return Poll::Pending;
         }
-        let (mut give_back, back) = oneshot::channel();
-        let mut absent = Self::new(self.connection.clone());
-        absent.state = State::Away(back);
-        let mut writer = Box::new(std::mem::replace(self, absent));
-        runtime.spawn(async move {
-            let flushed = std::future::poll_fn(|cx| {
-                if give_back.poll_closed(cx).is_ready() {
-                    return Poll::Ready(false);
-                }
-                // An error repeats for whoever writes next.
-                writer.poll_flush(cx).map(|_| true)
-            });
-            if flushed.await {
-                give_back.send(writer).ok();
-            }
-        });
+        Poll::Ready(frames.result())
     }
 
-    /// Ends the QUIC stream once everything pending is written, in a task if it does not go at once.
-    pub(crate) fn finish(mut self, runtime: &Runtime) {
-        self.finish = true;
-        if self.flush_now().is_pending() {
-            runtime.spawn(async move {
-                let flushed = std::future::poll_fn(|cx| self.poll_flush(cx)).await;
-                if let Err(error) = flushed {
-                    tracing::debug!(%error, "a stream's last bytes were not written");
-                }
-            });
+    /// Ends the QUIC stream once everything pending is written.
+    pub(crate) fn finish(self) {
+        let mut frames = lock(&self.frames);
+        frames.finish = true;
+        if frames.pending.is_empty() {
+            frames.end();
         }
     }
 
     /// Gives the QUIC stream up; what was not delivered is not sent any more.
-    pub(crate) fn reset(mut self, code: u64) {
-        if let State::Open(stream) = &mut self.state {
+    pub(crate) fn reset(self, code: u64) {
+        let mut frames = lock(&self.frames);
+        if let State::Open(stream) = &mut frames.state {
             stream.reset(code).ok();
         }
+        frames.end();
     }
 }
 
 impl Drop for FrameWriter {
     fn drop(&mut self) {
-        // QUIC would finish the stream inside the frame, which breaks the protocol.
-        if let State::Open(stream) = &mut self.state
-            && !self.pending.iter().all(Bytes::is_empty)
-        {
-            stream.reset(0).ok();
+        let mut frames = lock(&self.frames);
+        if !frames.finish {
+            frames.end();
+        }
+    }
+}
+
+impl Frames {
+    /// Writes everything pending, and the end of the stream if that is due.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match &mut self.state {
+                State::Opening(opening) => match ready!(opening.as_mut().poll(cx)) {
+                    Ok(stream) => self.state = State::Open(stream),
+                    Err(error) => self.fail(error.into()),
+                },
+                State::Open(_) if self.pending.is_empty() => {
+                    if self.finish {
+                        self.end();
+                    }
+                    return Poll::Ready(());
+                }
+                State::Open(stream) => {
+                    let written = ready!(stream.poll_write_chunks(cx, &mut self.pending));
+                    match written {
+                        Ok(_) => self.pending.retain(|chunk| !chunk.is_empty()),
+                        Err(error) => self.fail(error),
+                    }
+                }
+                State::Unopened | State::Ended | State::Failed(_) => {
+                    self.pending.clear();
+                    return Poll::Ready(());
+                }
+            }
+        }
+    }
+
+    /// The task: flushes whatever comes, until no more can.
+    fn poll_task(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.flusher = Some(cx.waker().clone());
+        ready!(self.poll_flush(cx));
+        if let Some(writer) = self.writer.take() {
+            writer.wake();
+        }
+        match self.state {
+            State::Ended | State::Failed(_) => Poll::Ready(()),
+            State::Unopened | State::Opening(_) | State::Open(_) => Poll::Pending,
+        }
+    }
+
+    fn result(&self) -> Result<(), WriteError> {
+        match &self.state {
+            State::Failed(error) => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    fn fail(&mut self, error: WriteError) {
+        self.state = State::Failed(error);
+    }
+
+    /// Ends the QUIC stream where it is.
+    fn end(&mut self) {
+        if let State::Open(stream) = &mut self.state {
+            // An end inside a frame would break the protocol. An error means that it has ended already.
+            let ended = if self.pending.is_empty() { stream.finish() } else { stream.reset(0) };
+            ended.ok();
+        }
+        self.state = State::Ended;
+        self.pending.clear();
+        if let Some(flusher) = self.flusher.take() {
+            flusher.wake();
         }
     }
 }

@@ -22,8 +22,6 @@ pub struct QuicConfig {
     pub send_window: u64,
     /// Unidirectional QUIC streams that a peer may have open at once.
     pub max_uni_streams: u32,
-    /// Bidirectional QUIC streams that a peer may have open at once.
-    pub max_bi_streams: u32,
     /// A connection that heard nothing for this long is over.
     pub idle_timeout: Duration,
     /// Bytes of received datagrams that wait for the application; older ones go first.
@@ -41,8 +39,6 @@ impl Default for QuicConfig {
             receive_window: 16 * 1024 * 1024,
             send_window: 8 * 1024 * 1024,
             max_uni_streams: MAX_QUIC_STREAMS,
-            // The control stream alone is bidirectional.
-            max_bi_streams: 1,
             idle_timeout: Duration::from_secs(30),
             datagram_receive_buffer: 256 * 1024,
             datagram_send_buffer: 256 * 1024,
@@ -62,7 +58,8 @@ impl QuicConfig {
             .receive_window(varint(self.receive_window))
             .send_window(self.send_window)
             .max_concurrent_uni_streams(self.max_uni_streams.into())
-            .max_concurrent_bidi_streams(self.max_bi_streams.into())
+            // The control stream; nobody would read another.
+            .max_concurrent_bidi_streams(1u32.into())
             .max_idle_timeout(Some(varint(idle).into()))
             .keep_alive_interval(None)
             .datagram_receive_buffer_size(Some(self.datagram_receive_buffer))

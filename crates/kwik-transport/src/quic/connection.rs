@@ -97,6 +97,7 @@ impl Connection {
     }
 
     /// Why it ended, if it did.
+    #[cfg(test)]
     pub(crate) fn close_reason(&self) -> Option<ConnectionError> {
         self.0.close_reason().map(ConnectionError::from_quic)
     }

@@ -2,6 +2,8 @@
 
 use std::{
     future::Future,
+    io,
+    net::UdpSocket,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -13,9 +15,9 @@ use std::{
 pub(crate) struct Runtime(Arc<dyn quinn::Runtime>);
 
 impl Runtime {
-    /// tokio's; its methods want to be called inside a tokio runtime.
+    /// The tokio runtime in which this is called; used from anywhere.
     pub(crate) fn tokio() -> Self {
-        Self(Arc::new(quinn::TokioRuntime))
+        Self(Arc::new(Tokio(tokio::runtime::Handle::current())))
     }
 
     /// What the QUIC library is given.
@@ -36,6 +38,30 @@ impl Runtime {
     /// Drives `future` to its end in a task of its own.
     pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
         self.0.spawn(Box::pin(future));
+    }
+}
+
+/// The QUIC library's own needs to be called inside a runtime, but handles may be dropped anywhere.
+#[derive(Debug)]
+struct Tokio(tokio::runtime::Handle);
+
+impl quinn::Runtime for Tokio {
+    fn new_timer(&self, deadline: Instant) -> Pin<Box<dyn quinn::AsyncTimer>> {
+        let _inside = self.0.enter();
+        quinn::TokioRuntime.new_timer(deadline)
+    }
+
+    fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        self.0.spawn(future);
+    }
+
+    fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn quinn::AsyncUdpSocket>> {
+        let _inside = self.0.enter();
+        quinn::TokioRuntime.wrap_udp_socket(socket)
+    }
+
+    fn now(&self) -> Instant {
+        quinn::TokioRuntime.now()
     }
 }
 

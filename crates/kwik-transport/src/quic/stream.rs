@@ -67,6 +67,7 @@ impl SendStream {
     /// Writes all of `bufs`, which become empty.
     ///
     /// Not cancel safe, but what is left in `bufs` was not written.
+    #[cfg(test)]
     pub(crate) async fn write_all_chunks(&mut self, bufs: &mut [Bytes]) -> Result<(), WriteError> {
         self.0.write_all_chunks(bufs).await.map_err(WriteError::from_quic)
     }
