@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kwik_proto::auth::RelayVerifier;
+use kwik_proto::mapping::Mapping;
 use kwik_proto::session::{Machine as _, SecondarySession as Machine};
-use kwik_proto::{Code, PathId, SessionId};
+use kwik_proto::{Code, PathId, SessionId, StreamId};
 
 use crate::driver::Shared;
 use crate::lease::{LeaseWriter, WriterSession};
+use crate::mapped::{OpenStreamError, SecondaryStream};
 use crate::quic::ConnectionError;
 
 /// One path of somebody's session, at the secondary it leads to. Cheap to clone.
@@ -44,6 +46,32 @@ impl SecondarySession {
         let lost = || self.shared.close_reason().unwrap_or(ConnectionError::LocallyClosed);
         let connection = self.shared.connection(self.path()).ok_or_else(lost)?;
         Ok(LeaseWriter::new(WriterSession::Secondary(self.shared.clone()), writer, connection))
+    }
+
+    /// Opens a stream that writes into `stream` of the client from `offset` on (7.2). Waits until the primary has
+    /// leased this path a range that covers it, and that neither [`Self::accept_lease`] nor another stream has
+    /// taken. Cancel safe.
+    ///
+    /// # Errors
+    /// See [`OpenStreamError`].
+    pub async fn open_stream(
+        &self,
+        stream: StreamId,
+        offset: u64,
+    ) -> Result<SecondaryStream, OpenStreamError> {
+        let shared = &self.shared;
+        let open = || shared.look(|m| m.open_stream(stream, offset, shared.runtime.now()));
+        let opened = shared.wait_for(&shared.waiters.leases, || open().transpose()).await?;
+        let mapped = opened.map_err(|_| OpenStreamError::TooMany)?;
+        let lost = || shared.close_reason().unwrap_or(ConnectionError::LocallyClosed);
+        let connection = shared.connection(self.path()).ok_or_else(lost)?;
+        Ok(SecondaryStream::new(shared.clone(), mapped, offset, connection))
+    }
+
+    /// The open secondary streams and where they write (7.3).
+    #[must_use]
+    pub fn mappings(&self) -> Vec<Mapping> {
+        self.shared.look(|machine| machine.mappings().cloned().collect())
     }
 
     /// The next raw packet of the primary (6.1). Cancel safe.

@@ -1,4 +1,4 @@
-//! Writes data frames to a QUIC stream of their own, without copying payload.
+//! Writes frames to a QUIC stream of their own, without copying payload.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -28,34 +28,51 @@ enum State {
 pub(crate) struct FrameWriter {
     connection: Connection,
     state: State,
-    /// Header and payload that are still to be written.
-    pending: [Bytes; 2],
+    kind: StreamKind,
+    /// Header, payload and what follows it that are still to be written.
+    pending: [Bytes; 3],
     headers: BytesMut,
     finish: bool,
 }
 
 impl FrameWriter {
-    pub(crate) fn new(connection: Connection) -> Self {
+    pub(crate) fn new(connection: Connection, kind: StreamKind) -> Self {
         Self {
             connection,
             state: State::Unopened,
-            pending: [Bytes::new(), Bytes::new()],
+            kind,
+            pending: [const { Bytes::new() }; 3],
             headers: BytesMut::new(),
             finish: false,
         }
     }
 
-    /// Appends a frame. The one before must have been flushed.
+    /// Nothing was written yet, or is to be.
+    pub(crate) fn is_unopened(&self) -> bool {
+        matches!(self.state, State::Unopened)
+    }
+
+    /// Appends a data frame. The one before must have been flushed.
     pub(crate) fn push(&mut self, stream: StreamId, offset: u64, payload: Bytes, fin: bool) {
+        let header = FrameHeader { stream_id: stream.as_u64(), offset, len: payload.len() };
+        self.push_with(payload, |out| data::encode_packet_header(out, &header, fin));
+    }
+
+    /// Appends what `header` encodes and the payload behind it. What was pushed before must have been flushed.
+    pub(crate) fn push_with(&mut self, payload: Bytes, header: impl FnOnce(&mut BytesMut)) {
         debug_assert!(self.pending.iter().all(Bytes::is_empty), "invariant: flushed before");
         if matches!(self.state, State::Unopened) {
-            StreamKind::Data.encode(&mut self.headers);
+            self.kind.encode(&mut self.headers);
             let connection = self.connection.clone();
             self.state = State::Opening(Box::pin(async move { connection.open_uni().await }));
         }
-        let header = FrameHeader { stream_id: stream.as_u64(), offset, len: payload.len() };
-        data::encode_packet_header(&mut self.headers, &header, fin);
-        self.pending = [self.headers.split().freeze(), payload];
+        header(&mut self.headers);
+        self.pending = [self.headers.split().freeze(), payload, Bytes::new()];
+    }
+
+    /// Appends the last bytes of all behind what is pending.
+    pub(crate) fn push_last(&mut self, bytes: Bytes) {
+        self.pending[2] = bytes;
     }
 
     /// Hands everything pending to QUIC. The task is woken when it can go on.
