@@ -177,6 +177,7 @@ impl LeaseWriter {
     ///
     /// # Errors
     /// See above; nothing has changed.
+    #[allow(clippy::result_large_err, reason = "the writer comes back as it was")]
     pub fn into_stream(mut self, offset: u64) -> Result<SecondaryStream, Self> {
         let WriterSession::Secondary(shared) = &self.session else { return Err(self) };
         let shared = shared.clone();
