@@ -7,6 +7,7 @@ pub mod auth;
 pub mod control;
 pub mod lease;
 pub mod limits;
+pub mod mapping;
 pub mod path;
 pub mod presentation;
 pub mod range;

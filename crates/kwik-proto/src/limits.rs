@@ -62,6 +62,9 @@ pub const MAX_LEASES: usize = 4096;
 /// Pieces of one path that are activated and not finished.
 pub const MAX_PIECES: usize = 256;
 
+/// Secondary streams that one path's server has open at once: leaves QUIC streams for plain leases.
+pub const MAX_SECONDARY_STREAMS: usize = 64;
+
 /// Gaps in one stream's buffer.
 pub const MAX_GAPS: usize = 1024;
 /// Runs of one session's buffers.
@@ -113,6 +116,7 @@ const _: () = {
     assert!(MAX_COMMAND + 1024 <= MAX_CONTROL_FRAME);
     assert!(MAX_RAW_PACKET + 1024 <= MAX_CONTROL_FRAME);
     assert!(MAX_CREDENTIALS + MAX_GRANT + 1024 <= MAX_CONTROL_FRAME);
+    assert!(MAX_SECONDARY_STREAMS < MAX_QUIC_STREAMS as usize);
     assert!(MIN_SLICE <= COPY_BLOCK);
     assert!(MIN_PIECE <= MAX_PIECE && MAX_PIECE < INITIAL_WINDOW);
     assert!(INITIAL_WINDOW <= MAX_WINDOW);

@@ -21,6 +21,21 @@ pub struct PathStats {
     pub rate: Option<u64>,
     /// Bytes activated on it that have not come yet.
     pub outstanding: u64,
+    /// Its secondary streams, at the client.
+    pub secondary: SecondaryStats,
+}
+
+/// The explicitly mapped secondary streams of one path (7.6).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SecondaryStats {
+    /// Open under a live lease.
+    pub active: usize,
+    /// Opened under a lease so far.
+    pub mapped: u64,
+    /// Opened or moved to where no lease of the path was.
+    pub unmapped: u64,
+    /// Payload bytes that came on them.
+    pub bytes: u64,
 }
 
 /// What a session has done.

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kwik_proto::lease::{IssuedLease, SharedWriter};
-use kwik_proto::session::{PrimarySession as Primary, SecondarySession as Secondary};
+use kwik_proto::session::{Mapped, PrimarySession as Primary, SecondarySession as Secondary};
 use kwik_proto::sync::lock;
+use kwik_proto::wire::StreamKind;
 use kwik_proto::{LeaseId, StreamId, limits};
 use tokio::sync::Notify;
 
 use crate::driver::{FrameWriter, Held};
+use crate::mapped::SecondaryStream;
 use crate::quic::{self, Connection, ConnectionError, Runtime};
 use crate::streams::WriteError;
 
@@ -114,6 +116,8 @@ pub struct LeaseWriter {
     /// Where the application writes next: what it was told last, and how far it came since.
     cursor: Option<u64>,
     abandoned: Option<String>,
+    /// A secondary stream writes for the lease now.
+    given_away: bool,
 }
 
 impl LeaseWriter {
@@ -121,8 +125,17 @@ impl LeaseWriter {
         let lease = lock(&half).lease();
         let activated = session.register(lease);
         let (connection, runtime) = session.connection();
-        let frames = Some(FrameWriter::new(connection.clone(), runtime));
-        Self { session, half, lease, activated, frames, cursor: None, abandoned: None }
+        let frames = Some(FrameWriter::new(connection.clone(), StreamKind::Data, runtime));
+        Self {
+            session,
+            half,
+            lease,
+            activated,
+            frames,
+            cursor: None,
+            abandoned: None,
+            given_away: false,
+        }
     }
 
     /// The stream it writes into.
@@ -165,6 +178,27 @@ impl LeaseWriter {
             }
             self.activated.notified().await;
         }
+    }
+
+    /// Goes on as a secondary stream from `offset` on (7.2). Gives the writer back when something was written already,
+    /// the lease does not cover the offset, the path has too many, or this is a primary.
+    ///
+    /// # Errors
+    /// See above; nothing has changed.
+    #[allow(clippy::result_large_err, reason = "the writer comes back as it was")]
+    pub fn into_stream(mut self, offset: u64) -> Result<SecondaryStream, Self> {
+        let WriterSession::Secondary(shared) = &self.session else { return Err(self) };
+        let shared = shared.clone();
+        if self.abandoned.is_some() || !self.frames.as_ref().is_some_and(FrameWriter::is_unopened) {
+            return Err(self);
+        }
+        let mapped = shared.drive(|machine, now| machine.map_writer(&self.half, offset, now));
+        let Ok(id) = mapped else {
+            return Err(self);
+        };
+        self.given_away = true;
+        let mapped = Mapped { id, writer: self.half.clone() };
+        Ok(SecondaryStream::new(shared, mapped, offset))
     }
 
     /// Everything that is activated now, in order: what to read ahead.
@@ -214,6 +248,9 @@ impl Drop for LeaseWriter {
     fn drop(&mut self) {
         if let Some(frames) = self.frames.take() {
             frames.finish();
+        }
+        if self.given_away {
+            return;
         }
         self.session.release(self.lease, self.abandoned.as_deref().unwrap_or("writer dropped"));
     }

@@ -37,6 +37,7 @@
 mod driver;
 mod endpoint;
 mod lease;
+mod mapped;
 mod primary;
 mod quic;
 mod secondary;
@@ -51,12 +52,14 @@ pub use kwik_proto::auth::{
     AcceptAny, Authenticator, DialPolicy, Fingerprint, Identity, PrivateRanges,
 };
 pub use kwik_proto::lease::{IssuedLease, LeaseOutcome};
+pub use kwik_proto::mapping::{Mapping, MappingState, Place};
 pub use kwik_proto::path::{PathInfo, PathStatus};
 pub use kwik_proto::session::{ClientConfig as SessionConfig, RelayReport};
-pub use kwik_proto::stats::{PathStats, SessionStats};
+pub use kwik_proto::stats::{PathStats, SecondaryStats, SessionStats};
 pub use kwik_proto::stream::StreamConfig;
 pub use kwik_proto::{Code, CodedError, Dir, LeaseId, PathId, SessionId, Side, StreamId};
 pub use lease::{Lease, LeaseWriter};
+pub use mapped::{OpenStreamError, SecondaryStream};
 pub use primary::{PathError, PrimarySession};
 pub use quic::{
     ClosedStream, ConnectError, ConnectionError, QuicConfig, SendDatagramError, ServerTrust,

@@ -1,11 +1,13 @@
 //! A server's part in a session whose primary is another server (1.4): it writes for leases, and opens nothing.
 
 use bytes::Bytes;
+use kwik_proto::mapping::Mapping;
 use kwik_proto::session::SecondarySession as Machine;
-use kwik_proto::{PathId, SessionId};
+use kwik_proto::{PathId, SessionId, StreamId};
 
 use crate::driver::Held;
 use crate::lease::{LeaseWriter, WriterSession};
+use crate::mapped::{OpenStreamError, SecondaryStream};
 use crate::quic::ConnectionError;
 
 /// One path of somebody's session, at the secondary it leads to. Cheap to clone; the path is closed with code 0
@@ -40,6 +42,30 @@ impl SecondarySession {
         let next = || self.shared.look(|machine| machine.accept_lease());
         let writer = self.shared.wait_for(&self.shared.waiters.leases, next).await?;
         Ok(LeaseWriter::new(WriterSession::Secondary(self.shared.clone()), writer))
+    }
+
+    /// Opens a stream that writes into `stream` of the client from `offset` on (7.2). Waits until the primary has
+    /// leased this path a range that covers it, and that neither [`Self::accept_lease`] nor another stream has
+    /// taken. Cancel safe.
+    ///
+    /// # Errors
+    /// See [`OpenStreamError`].
+    pub async fn open_stream(
+        &self,
+        stream: StreamId,
+        offset: u64,
+    ) -> Result<SecondaryStream, OpenStreamError> {
+        let shared = &self.shared;
+        let open = || shared.look(|m| m.open_stream(stream, offset, shared.runtime.now()));
+        let opened = shared.wait_for(&shared.waiters.leases, || open().transpose()).await?;
+        let mapped = opened.map_err(|_| OpenStreamError::TooMany)?;
+        Ok(SecondaryStream::new(shared.clone(), mapped, offset))
+    }
+
+    /// The open secondary streams and where they write (7.3).
+    #[must_use]
+    pub fn mappings(&self) -> Vec<Mapping> {
+        self.shared.look(|machine| machine.mappings().cloned().collect())
     }
 
     /// The next raw packet of the primary (6.1). Cancel safe.

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use kwik_proto::stream::{self, Halves, Read, SharedRecv, SharedSend};
 use kwik_proto::sync::lock;
+use kwik_proto::wire::StreamKind;
 use kwik_proto::{CodedError, StreamId, limits};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -135,7 +136,11 @@ pub(crate) fn handles(
     let send = halves.send.map(|half| SendStream {
         handle: handle(),
         half,
-        writer: Some(FrameWriter::new(shared.connection.clone(), &shared.runtime)),
+        writer: Some(FrameWriter::new(
+            shared.connection.clone(),
+            StreamKind::Data,
+            &shared.runtime,
+        )),
     });
     let recv = halves.recv.map(|half| RecvStream { handle: handle(), half, ended: false });
     (send, recv)

@@ -3,10 +3,10 @@
 use kwik::{
     Accepted, Certificate, Chunk, ClientConfig, ClosedStream, Code, CodedError, ConnectError,
     Connecting, ConnectionError, Endpoint, EndpointError, Identity, Incoming, IssuedLease, Lease,
-    LeaseOutcome, LeaseWriter, PathError, PathInfo, PathStats, PrimarySession, QuicConfig,
-    ReadError, ReadToEndError, RecvStream, RelayReport, SecondarySession, SendDatagramError,
-    SendStream, ServerConfig, ServerTrust, Session, SessionConfig, SessionStats, StreamConfig,
-    TlsError, WriteError, Written,
+    LeaseOutcome, LeaseWriter, Mapping, OpenStreamError, PathError, PathInfo, PathStats,
+    PrimarySession, QuicConfig, ReadError, ReadToEndError, RecvStream, RelayReport,
+    SecondarySession, SecondaryStream, SendDatagramError, SendStream, ServerConfig, ServerTrust,
+    Session, SessionConfig, SessionStats, StreamConfig, TlsError, WriteError, Written,
 };
 
 const fn shared<T: Send + Sync + 'static>() {}
@@ -34,6 +34,8 @@ assert_shared!(
     Lease,
     LeaseOutcome,
     LeaseWriter,
+    Mapping,
+    OpenStreamError,
     PathError,
     PathInfo,
     PathStats,
@@ -44,6 +46,7 @@ assert_shared!(
     RecvStream,
     RelayReport,
     SecondarySession,
+    SecondaryStream,
     SendDatagramError,
     SendStream,
     ServerConfig,
@@ -69,7 +72,7 @@ const _: () = {
 fn futures(
     (endpoint, session, primary): (&Endpoint, &Session, &PrimarySession),
     (edge, send, recv): (&SecondarySession, &mut SendStream, &mut RecvStream),
-    (lease, writer): (&mut Lease, &mut LeaseWriter),
+    (lease, writer, mapped): (&mut Lease, &mut LeaseWriter, &mut SecondaryStream),
 ) {
     sent(&endpoint.accept());
     sent(&endpoint.wait_idle());
@@ -87,6 +90,9 @@ fn futures(
     sent(&recv.read_chunk(0, true));
     sent(&lease.outcome());
     sent(&writer.activated());
+    sent(&edge.open_stream(writer.stream(), 0));
+    sent(&mapped.write_all(b""));
+    sent(&mapped.set_mapping(writer.stream(), 0));
 }
 
 const fn sent_type<T: Send>() {}
@@ -98,6 +104,7 @@ fn errors_are_errors() {
     error::<ConnectError>();
     error::<ConnectionError>();
     error::<EndpointError>();
+    error::<OpenStreamError>();
     error::<PathError>();
     error::<ReadError>();
     error::<ReadToEndError>();

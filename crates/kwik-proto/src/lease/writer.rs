@@ -32,6 +32,8 @@ pub struct Writer {
     budget: u64,
     /// The client, the primary or this side ended it.
     ended: bool,
+    /// The client knows where a secondary stream goes on: what it does not ask for now, others bring.
+    settled: bool,
 }
 
 impl Writer {
@@ -79,16 +81,45 @@ impl Writer {
     /// Takes the next bytes to write, at most `max`: from then on they count as sent, and the caller
     /// owes them to the wire. True with the range when it ends a piece.
     pub fn commit(&mut self, max: u64) -> Option<(Range<u64>, bool)> {
-        let piece = self.queue.front_mut()?;
+        self.commit_piece(0, max)
+    }
+
+    fn commit_piece(&mut self, at: usize, max: u64) -> Option<(Range<u64>, bool)> {
+        let piece = self.queue.get_mut(at)?;
         let len = max.min(piece.end - piece.next).min(self.budget);
         let range = piece.next..piece.next + len;
         piece.next = range.end;
         self.budget -= len;
         let ends = piece.next == piece.end;
         if ends {
-            self.queue.pop_front();
+            self.queue.remove(at);
         }
         (len > 0).then_some((range, ends))
+    }
+
+    /// The lowest activated range that begins at or after `offset`: what a writer that never goes back
+    /// sends next. While the client does not know yet where that is, only one that begins there.
+    #[must_use]
+    pub fn next_from(&self, offset: u64) -> Option<Range<u64>> {
+        let wanted = |at: u64| at == offset || (self.settled && at > offset);
+        let ahead = self.queue.iter().filter(|piece| wanted(piece.next));
+        ahead.min_by_key(|piece| piece.next).map(|piece| piece.next..piece.end)
+    }
+
+    /// [`Writer::commit`] of the piece that goes on exactly at `offset`.
+    pub fn commit_at(&mut self, offset: u64, max: u64) -> Option<Range<u64>> {
+        let at = self.queue.iter().position(|piece| piece.next == offset)?;
+        self.commit_piece(at, max).map(|(range, _)| range)
+    }
+
+    pub(crate) fn set_settled(&mut self, settled: bool) {
+        self.settled = settled;
+    }
+
+    /// The client knows where this writer goes on.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.settled
     }
 
     fn activate(&mut self, id: PieceId, range: Range<u64>) -> Result<(), CodedError> {
@@ -153,6 +184,7 @@ impl WriterTable {
             queue: VecDeque::new(),
             budget,
             ended: false,
+            settled: true,
         }));
         self.writers.insert(id, writer.clone());
         Ok(writer)

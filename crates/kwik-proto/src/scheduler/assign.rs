@@ -84,8 +84,11 @@ impl Scheduler {
             if lease.closing || lease.budget == 0 {
                 continue;
             }
+            if lease.mapped && fill.is_settling(id, lease) {
+                continue;
+            }
             let len = path.schedule.piece_len().min(lease.budget);
-            if let Some(range) = fill.take_next(id, &lease.range, len, streams, stream) {
+            if let Some(range) = fill.take_next(id, &lease.open(), len, streams, stream) {
                 self.activate(id, lease_id, range, now);
                 return true;
             }

@@ -26,7 +26,7 @@ impl Scheduler {
         let done: Vec<_> = {
             let recv = lock(&fill.recv);
             let is_done = |id: &LeaseId| {
-                let range = self.leases.get(id).map(|lease| lease.range.clone());
+                let range = self.leases.get(id).map(ClientLease::open);
                 range.is_some_and(|r| touched(&r) && recv.missing(r).next().is_none())
             };
             fill.leases().filter(is_done).collect()
@@ -78,10 +78,14 @@ impl Scheduler {
             missing = lock(&fill.recv).missing(lease.range).collect();
             fill.owed |= !missing.is_empty();
         }
-        let lost = outcome == pb::LeaseOutcome::LeaseLost;
-        let outcome =
-            if lost && missing.is_empty() { pb::LeaseOutcome::LeaseDone } else { outcome };
+        // A mapped lease is over when what lies behind its writer has come, whatever lies before.
+        let outcome = match outcome {
+            pb::LeaseOutcome::LeaseStopped => outcome,
+            _ if missing.is_empty() => pb::LeaseOutcome::LeaseDone,
+            _ => pb::LeaseOutcome::LeaseLost,
+        };
         self.report(id, outcome, missing, lease.delivered);
+        self.events.push(SchedulerEvent::LeaseEnded(lease.path, lease.stream, id));
         self.cover(lease.stream, now);
     }
 
@@ -106,7 +110,7 @@ impl Scheduler {
     pub(super) fn cover(&mut self, stream: StreamId, now: Instant) -> bool {
         let Some(fill) = self.fills.get_mut(&stream) else { return true };
         let live = fill.leases().filter_map(|id| self.leases.get(&id));
-        let uncovered = fill.uncovered(live.map(|lease| lease.range.clone()));
+        let uncovered = fill.uncovered(live.map(ClientLease::open));
         if uncovered.is_empty() {
             fill.uncovered_since = None;
             return true;

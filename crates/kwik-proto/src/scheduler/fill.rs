@@ -9,7 +9,7 @@ use crate::stream::{SharedRecv, StreamTable};
 use crate::sync::lock;
 use crate::{LeaseId, PathId, PieceId, StreamId, limits};
 
-use super::PathSchedule;
+use super::{ClientLease, PathSchedule};
 
 #[derive(Debug)]
 pub(super) struct Fill {
@@ -142,6 +142,11 @@ impl Fill {
             self.taken.insert(missing.start..end);
             return Some(missing.start..end);
         }
+    }
+
+    /// Pieces of a mapped lease that were cancelled are still to be answered.
+    pub(super) fn is_settling(&self, path: PathId, lease: &ClientLease) -> bool {
+        lock(&self.recv).leftover(path, &lease.open()).is_some()
     }
 
     /// The lowest part of `range` that nobody was asked for and that `path` may be asked for.

@@ -9,6 +9,7 @@
 mod assign;
 mod ending;
 mod fill;
+mod mapped;
 mod patience;
 mod rate;
 mod steal;
@@ -34,11 +35,22 @@ struct ClientLease {
     stream: StreamId,
     path: PathId,
     range: Range<u64>,
+    /// Its writer brings nothing before this offset ([`Scheduler::map_lease`]).
+    from: u64,
+    /// Its writer is a secondary stream: what it is not asked for in order it passes over.
+    mapped: bool,
     /// What its writer may still be asked for.
     budget: u64,
     delivered: u64,
     /// Its writer gave it up: over once its pieces are.
     closing: bool,
+}
+
+impl ClientLease {
+    /// What its writer may be asked for.
+    fn open(&self) -> Range<u64> {
+        self.from..self.range.end
+    }
 }
 
 /// An activation under way.
@@ -81,6 +93,8 @@ pub enum SchedulerEvent {
     Drained(PathId),
     /// A stream failed: wake its reader.
     Failed(StreamId),
+    /// A lease of a stream is over.
+    LeaseEnded(PathId, StreamId, LeaseId),
 }
 
 /// All leases, pieces and paths of one client session.
@@ -220,7 +234,9 @@ impl Scheduler {
         if usable && !path.is_primary() {
             self.events.push(SchedulerEvent::Send(path, ControlMessage::Lease(lease)));
         }
-        let lease = ClientLease { stream, path, range, budget, delivered: 0, closing: false };
+        let from = range.start;
+        let (mapped, delivered, closing) = (false, 0, false);
+        let lease = ClientLease { stream, path, range, from, mapped, budget, delivered, closing };
         self.leases.insert(id, lease);
         if usable {
             self.end_done_leases(stream, None, now);

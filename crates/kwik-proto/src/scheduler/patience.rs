@@ -100,7 +100,7 @@ impl Scheduler {
             let path = self.paths.get(&lease.path);
             let healthy = path.is_some_and(super::Path::is_healthy);
             let open = !lease.closing && lease.budget > 0;
-            lease.path != owner && healthy && open && lease.range.contains(&cursor)
+            lease.path != owner && healthy && open && lease.open().contains(&cursor)
         })
     }
 }

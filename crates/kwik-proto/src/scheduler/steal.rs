@@ -88,7 +88,8 @@ impl Scheduler {
         }
         fill.leases_of(id).find(|id| {
             self.leases.get(id).is_some_and(|lease| {
-                let covers = lease.range.start <= range.start && range.end <= lease.range.end;
+                let open = lease.open();
+                let covers = open.start <= range.start && range.end <= open.end;
                 covers && !lease.closing && lease.budget >= len
             })
         })

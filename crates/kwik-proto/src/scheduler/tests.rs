@@ -257,3 +257,34 @@ fn a_lost_lease_names_all_that_is_missing_however_many_gaps() {
     let last = wire.last().unwrap();
     assert_eq!((wire.len(), last.end), (limits::MAX_GAPS, 4 * limits::MAX_GAPS as u64 - 1));
 }
+
+#[test]
+fn a_mapped_lease_is_asked_for_what_lies_ahead_in_order() {
+    let mut fixture = Fixture::new();
+    fixture.lease(1, A, 0..256 * KIB);
+    let before = fixture.activated();
+    assert_eq!(before[0], (A, 0..64 * KIB));
+    let (streams, now) = (&mut fixture.streams, fixture.now);
+    let key = (A, fixture.id, LeaseId(1));
+    assert!(!fixture.scheduler.map_lease((B, fixture.id, LeaseId(1)), 0, streams, now));
+    assert!(!fixture.scheduler.map_lease(key, 256 * KIB, streams, now));
+    assert!(fixture.scheduler.map_lease(key, 100 * KIB, streams, now));
+    let sent = fixture.sent();
+    let cancelled = sent.iter().filter(|(_, m)| matches!(m, M::Cancel(_))).count();
+    assert_eq!(cancelled, before.len());
+    // Nobody may bring the beginning any more: the primary hears of it.
+    let uncovered = |m: &M| matches!(m, M::Uncovered(m) if m.ranges[0].end == 100 * KIB);
+    assert!(sent.iter().any(|(_, m)| uncovered(m)));
+    // Nothing further ahead is asked for before the writer has answered for what is.
+    for (piece_id, (_, range)) in before.iter().enumerate() {
+        let sent_until = range.start;
+        let stopped = pb::Stopped { piece_id: piece_id as u64, sent_until, ..Default::default() };
+        fixture.scheduler.handle_stopped(A, &stopped, &mut fixture.streams, now).unwrap();
+    }
+    let asked = fixture.activated();
+    assert_eq!(asked[0].1.start, 100 * KIB);
+    assert!(asked.windows(2).all(|pair| pair[0].1.end == pair[1].1.start), "{asked:?}");
+    // It passed over the rest: the lease is over, and the beginning is lost.
+    fixture.scheduler.on_mapped(LeaseId(1), 256 * KIB, &mut fixture.streams, now);
+    assert_eq!(fixture.reports(), [(1, pb::LeaseOutcome::LeaseLost)]);
+}

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::auth::{DialLimiter, DialPolicy, Identity, prove};
 use crate::control::ControlQueue;
+use crate::mapping::MappingTable;
 use crate::path::{PathInfo, PathStatus, PathTable};
 use crate::scheduler::{Scheduler, SchedulerEvent};
 use crate::stats::{PathStats, SessionStats};
@@ -17,6 +18,7 @@ use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, LeaseId, PathId, SessionId, Side, StreamId, limits};
 
+mod mapped;
 mod paths;
 
 use super::{Action, Machine, Outputs, Wake, heartbeat_reply, session_close, wrong_role};
@@ -76,6 +78,7 @@ pub struct ClientSession {
     limiter: DialLimiter,
     streams: StreamTable,
     scheduler: Scheduler,
+    mappings: MappingTable,
     outputs: Outputs,
 }
 
@@ -112,6 +115,7 @@ impl ClientSession {
             links: BTreeMap::from([(PathId::PRIMARY, link)]),
             limiter: DialLimiter::default(),
             scheduler,
+            mappings: MappingTable::default(),
             outputs: Outputs::default(),
         }
     }
@@ -146,6 +150,7 @@ impl ClientSession {
                 received: schedule.received(),
                 rate: schedule.rate(),
                 outstanding: schedule.outstanding(),
+                secondary: self.mappings.stats(info.id),
             })
         });
         let window = self.streams.window();
@@ -387,6 +392,9 @@ impl ClientSession {
             SchedulerEvent::Drained(path) => {
                 self.answer_remove_path(path, Ok(()), now);
                 self.end_path(path, &CodedError::new(Code::NoError, "removed"), now);
+            }
+            SchedulerEvent::LeaseEnded(path, stream, lease) => {
+                self.on_lease_ended(path, stream, lease, now);
             }
             SchedulerEvent::Failed(stream) => {
                 let wake = crate::stream::StreamWake::Readable(stream);

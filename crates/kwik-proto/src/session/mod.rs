@@ -26,7 +26,7 @@ use crate::{Code, CodedError, LeaseId, PathId, limits};
 pub use accept::{AcceptContext, Accepted, Refusal, accept};
 pub use client::{ClientConfig, ClientSession};
 pub use primary::{PrimarySession, RelayReport};
-pub use secondary::SecondarySession;
+pub use secondary::{Mapped, SecondarySession};
 
 /// What a machine asks of its driver.
 #[derive(Debug, Clone, PartialEq)]

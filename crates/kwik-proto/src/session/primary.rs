@@ -116,6 +116,7 @@ impl PrimarySession {
             received: 0,
             rate: None,
             outstanding: 0,
+            secondary: Default::default(),
         });
         let window = self.streams.window();
         SessionStats {

@@ -8,10 +8,15 @@ use bytes::Bytes;
 use crate::auth::{Admitted, LeaseFields, RelayVerifier};
 use crate::control::ControlQueue;
 use crate::lease::{SharedWriter, WriterTable};
+use crate::mapping::MappingTable;
 use crate::sync::lock;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, LeaseId, PathId, SessionId, StreamId, limits};
+
+mod mapped;
+
+pub use mapped::Mapped;
 
 use super::{Action, Machine, Outputs, Wake, heartbeat_reply, session_close, wrong_role};
 
@@ -24,6 +29,8 @@ pub struct SecondarySession {
     verifier: RelayVerifier,
     writers: WriterTable,
     offered: VecDeque<SharedWriter>,
+    mappings: MappingTable,
+    next_mapping: u64,
     raw: VecDeque<Bytes>,
     raw_bytes: usize,
     outputs: Outputs,
@@ -45,6 +52,8 @@ impl SecondarySession {
             verifier: RelayVerifier::new(admitted.primary, admitted.session, admitted.path),
             writers: WriterTable::default(),
             offered: VecDeque::new(),
+            mappings: MappingTable::default(),
+            next_mapping: 0,
             raw: VecDeque::new(),
             raw_bytes: 0,
             outputs: Outputs::default(),
@@ -139,6 +148,7 @@ impl SecondarySession {
                 }
                 self.outputs.wake(Wake::Writer(id));
             }
+            ControlMessage::StreamMappingUpdate(m) => self.on_mapping_update(&m),
             ControlMessage::Heartbeat(m) => {
                 if let Some(reply) = heartbeat_reply(&m) {
                     self.control.push(&reply, now);

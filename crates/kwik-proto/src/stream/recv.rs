@@ -366,6 +366,11 @@ impl RecvHalf {
         self.pieces.values().any(|piece| !piece.cancelled)
     }
 
+    /// Something of `path` may still come.
+    pub(crate) fn has_pieces_of(&self, path: PathId) -> bool {
+        self.pieces_of(path).next().is_some()
+    }
+
     pub(crate) fn add_lease(&mut self, range: Range<u64>) {
         self.leased.insert(range);
     }

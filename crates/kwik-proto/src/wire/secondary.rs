@@ -1,12 +1,13 @@
 //! Explicitly mapped secondary streams: length-delimited `StreamMetadataFrame`s.
 
 use super::delimited::{self, DelimitedReader};
-use super::pb::metadata::{MetadataFrameType, StreamMetadataFrame};
+use super::pb::metadata::{MetadataFrameType, StreamMappingUpdate, StreamMetadataFrame};
 use super::pb::secondary::{SecondaryStreamClose, SecondaryStreamData, SecondaryStreamOpen};
 use super::{WireError, validate};
 use crate::limits::{MAX_CONTROL_FRAME, MAX_PACKET_OVERHEAD, MAX_PACKET_PAYLOAD};
 use bytes::{Bytes, BytesMut};
 use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 /// A whole frame: data and everything around it.
 const MAX_SECONDARY_FRAME: usize = MAX_PACKET_PAYLOAD + MAX_PACKET_OVERHEAD;
@@ -18,6 +19,8 @@ pub enum SecondaryEvent {
     Open(SecondaryStreamOpen),
     /// Bytes at an offset of the logical stream.
     Data(SecondaryStreamData),
+    /// What follows maps to another place.
+    Update(StreamMappingUpdate),
     /// The mapping's end.
     Close(SecondaryStreamClose),
     /// A type of a later version, or one that belongs to the control stream: to be skipped (3.3).
@@ -31,11 +34,36 @@ pub fn encode_secondary(event: &SecondaryEvent, out: &mut BytesMut) {
     let (frame_type, payload) = match event {
         SecondaryEvent::Open(open) => (Type::SecondaryStreamOpen as i32, delimited::payload(open)),
         SecondaryEvent::Data(data) => (Type::SecondaryStreamData as i32, delimited::payload(data)),
+        SecondaryEvent::Update(m) => (Type::StreamMappingUpdate as i32, delimited::payload(m)),
         SecondaryEvent::Close(m) => (Type::SecondaryStreamClose as i32, delimited::payload(m)),
         SecondaryEvent::Unknown(number) => (*number, delimited::payload(&())),
     };
     let frame = StreamMetadataFrame { r#type: frame_type, payload, ..Default::default() };
     delimited::encode(&frame, out);
+}
+
+/// Appends all of a data frame but its payload: the `len` bytes that are to follow, at most
+/// [`MAX_PACKET_PAYLOAD`]. The payload goes to QUIC uncopied (4.5).
+pub fn encode_secondary_data(out: &mut BytesMut, id: u64, stream: u64, offset: u64, len: usize) {
+    let fields = [(1, id), (2, stream), (3, offset)];
+    let field = |(tag, value): &(u32, u64)| key_len(*tag) + encoded_len_varint(*value);
+    let inner = fields.iter().map(field).sum::<usize>() + delimited_len(4, len);
+    let frame_type = MetadataFrameType::SecondaryStreamData as u64;
+    encode_varint((field(&(2, frame_type)) + delimited_len(3, inner)) as u64, out);
+    encode_key(2, WireType::Varint, out);
+    encode_varint(frame_type, out);
+    encode_key(3, WireType::LengthDelimited, out);
+    encode_varint(inner as u64, out);
+    for (tag, value) in fields {
+        encode_key(tag, WireType::Varint, out);
+        encode_varint(value, out);
+    }
+    encode_key(4, WireType::LengthDelimited, out);
+    encode_varint(len as u64, out);
+}
+
+fn delimited_len(tag: u32, len: usize) -> usize {
+    key_len(tag) + encoded_len_varint(len as u64) + len
 }
 
 /// Decodes a secondary stream. Holds at most one frame and one chunk.
@@ -101,6 +129,9 @@ fn decode(number: i32, payload: Bytes) -> Result<SecondaryEvent, WireError> {
         Ok(MetadataFrameType::SecondaryStreamOpen) => {
             SecondaryEvent::Open(Message::decode(payload)?)
         }
+        Ok(MetadataFrameType::StreamMappingUpdate) => {
+            SecondaryEvent::Update(Message::decode(payload)?)
+        }
         Ok(MetadataFrameType::SecondaryStreamClose) => {
             SecondaryEvent::Close(Message::decode(payload)?)
         }
@@ -142,7 +173,11 @@ mod tests {
             let events = vec![
                 SecondaryEvent::Open(SecondaryStreamOpen {
                     secondary_stream_id: id, target_kwik_stream_id: id, initial_offset: offset,
-                    source_path_id: text.clone(), timestamp: id,
+                    source_path_id: text.clone(), timestamp: id, lease_id: id,
+                }),
+                SecondaryEvent::Update(StreamMappingUpdate {
+                    secondary_stream_id: id, kwik_stream_id: id, operation: 1, lease_id: id,
+                    offset, ..Default::default()
                 }),
                 SecondaryEvent::Data(SecondaryStreamData {
                     secondary_stream_id: id, kwik_stream_id: id, offset,
@@ -159,6 +194,22 @@ mod tests {
             let mut out = BytesMut::new();
             events.iter().for_each(|event| encode_secondary(event, &mut out));
             prop_assert_eq!(decode(&out, &sizes), Ok(events));
+        }
+
+        #[test]
+        fn a_header_by_hand_is_what_prost_reads(
+            id in 0..=MAX_OFFSET, stream in 0..=MAX_OFFSET, offset in 0..MAX_OFFSET - 70_000,
+            len in 0usize..70_000,
+        ) {
+            let len = len.min(MAX_PACKET_PAYLOAD);
+            let mut out = BytesMut::new();
+            encode_secondary_data(&mut out, id, stream, offset, len);
+            out.extend_from_slice(&vec![5; len]);
+            let data = SecondaryStreamData {
+                secondary_stream_id: id, kwik_stream_id: stream, offset,
+                data: vec![5; len].into(), ..Default::default()
+            };
+            prop_assert_eq!(decode(&out, &[9999]), Ok(vec![SecondaryEvent::Data(data)]));
         }
 
         #[test]

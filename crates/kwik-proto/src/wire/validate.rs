@@ -125,6 +125,7 @@ pub(super) fn secondary(event: &SecondaryEvent) -> Result {
             numbers(&[*secondary_stream_id, *kwik_stream_id, *final_offset])?;
             text(reason)
         }
+        SecondaryEvent::Update(update) => mapping(update),
         SecondaryEvent::Unknown(_) => Ok(()),
     }
 }
@@ -168,7 +169,7 @@ fn path_status(m: &PathStatusNotification) -> Result {
 
 fn mapping(m: &StreamMappingUpdate) -> Result {
     known(MappingOperation::try_from(m.operation), "an operation")?;
-    numbers(&[m.secondary_stream_id, m.kwik_stream_id])?;
+    numbers(&[m.secondary_stream_id, m.kwik_stream_id, m.offset])?;
     text(&m.path_id)
 }
 

@@ -7,6 +7,7 @@
 mod path;
 mod reader;
 mod role;
+mod secondary;
 mod writer;
 
 use std::collections::BTreeMap;

@@ -11,10 +11,10 @@ use kwik_proto::{CodedError, PathId, StreamId};
 
 use crate::quic::{Connection, ReadError, RecvStream};
 
-use super::{AnyShared, StreamWaiters};
+use super::{AnyShared, StreamWaiters, secondary};
 
 /// Chunks that are read at once: one lock and one wake a batch.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 /// The connection's figures are looked up at most this often.
 const FIGURES_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -58,8 +58,11 @@ async fn read_kind(
             return match kind {
                 StreamKind::Data => read_data(shared, path, connection, stream, first).await,
                 StreamKind::Raw => read_raw(shared, stream, first).await,
+                StreamKind::Secondary if shared.look(|machine| machine.takes_secondary(path)) => {
+                    secondary::read(shared, path, connection, stream, first).await
+                }
                 StreamKind::Secondary | StreamKind::Unknown(_) => {
-                    // Of a later version: nothing of it is wanted.
+                    // Of a later version, or not for this role: nothing of it is wanted.
                     stream.stop(0).ok();
                     Ok(())
                 }
@@ -70,7 +73,7 @@ async fn read_kind(
 
 /// The next chunks: how many, 0 at the stream's end. None when its connection is lost or it was reset: what
 /// that means is told on the control stream.
-async fn next_batch(stream: &mut RecvStream, chunks: &mut [Bytes]) -> Option<usize> {
+pub(super) async fn next_batch(stream: &mut RecvStream, chunks: &mut [Bytes]) -> Option<usize> {
     match stream.read_chunks(chunks).await {
         Ok(filled) => Some(filled.unwrap_or(0)),
         Err(ReadError::Reset(_) | ReadError::ConnectionLost(_)) => None,
@@ -115,15 +118,8 @@ async fn read_data(
     stream: &mut RecvStream,
     first: Vec<Bytes>,
 ) -> Result<(), CodedError> {
-    let mut reader = DataReader {
-        shared: shared.clone(),
-        path,
-        decoder: DataDecoder::new(),
-        target: None,
-        offset: 0,
-        batch: Batch::default(),
-        figures_at: None,
-    };
+    let sink = Sink::new(shared.clone(), path);
+    let mut reader = DataReader { sink, decoder: DataDecoder::new() };
     reader.handle_batch(connection, first)?;
     let mut chunks = [const { Bytes::new() }; BATCH];
     while let Some(filled) = next_batch(stream, &mut chunks).await {
@@ -153,13 +149,8 @@ struct Batch {
 }
 
 struct DataReader {
-    shared: AnyShared,
-    path: PathId,
+    sink: Sink,
     decoder: DataDecoder,
-    target: Option<Target>,
-    offset: u64,
-    batch: Batch,
-    figures_at: Option<Instant>,
 }
 
 impl DataReader {
@@ -170,7 +161,7 @@ impl DataReader {
     ) -> Result<(), CodedError> {
         let handled = batch.into_iter().try_for_each(|chunk| self.handle_chunk(chunk));
         // What came before a violation counts.
-        self.end_batch(connection);
+        self.sink.end_batch(connection);
         handled
     }
 
@@ -179,33 +170,55 @@ impl DataReader {
         while let Some(event) = self.decoder.poll().map_err(|error| violation(&error))? {
             match event {
                 DataEvent::Frame(header) => {
-                    self.aim(StreamId::from_u64(header.stream_id))?;
-                    self.offset = header.offset;
+                    self.sink.aim(StreamId::from_u64(header.stream_id), header.offset)?;
                 }
-                DataEvent::Payload(data) => {
-                    let len = data.len() as u64;
-                    if let Some(recv) = self.target.as_ref().and_then(|target| target.recv.as_ref())
-                    {
-                        let received = lock(recv).receive(self.path, self.offset, data)?;
-                        self.batch.add(len, received);
-                    }
-                    self.offset += len;
-                }
-                DataEvent::FrameEnd { fin: true } => {
-                    if let Some(recv) = self.target.as_ref().and_then(|target| target.recv.as_ref())
-                    {
-                        let received = lock(recv).receive_fin(self.path, self.offset)?;
-                        self.batch.add(0, received);
-                    }
-                }
+                DataEvent::Payload(data) => self.sink.put(data)?,
+                DataEvent::FrameEnd { fin: true } => self.sink.put_fin()?,
                 DataEvent::FrameEnd { fin: false } => {}
             }
         }
         Ok(())
     }
+}
 
-    /// Makes `id` the stream that payload goes to.
-    fn aim(&mut self, id: StreamId) -> Result<(), CodedError> {
+/// Puts payload into the streams it is for, and tells their sessions and readers once a batch.
+pub(super) struct Sink {
+    shared: AnyShared,
+    path: PathId,
+    target: Option<Target>,
+    offset: u64,
+    batch: Batch,
+    figures_at: Option<Instant>,
+}
+
+impl Sink {
+    pub(super) fn new(shared: AnyShared, path: PathId) -> Self {
+        let batch = Batch::default();
+        Self { shared, path, target: None, offset: 0, batch, figures_at: None }
+    }
+
+    /// Takes payload for where the last went, or [`Self::aim`] said.
+    pub(super) fn put(&mut self, data: Bytes) -> Result<(), CodedError> {
+        let len = data.len() as u64;
+        if let Some(recv) = self.target.as_ref().and_then(|target| target.recv.as_ref()) {
+            let received = lock(recv).receive(self.path, self.offset, data)?;
+            self.batch.add(len, received);
+        }
+        self.offset += len;
+        Ok(())
+    }
+
+    fn put_fin(&mut self) -> Result<(), CodedError> {
+        if let Some(recv) = self.target.as_ref().and_then(|target| target.recv.as_ref()) {
+            let received = lock(recv).receive_fin(self.path, self.offset)?;
+            self.batch.add(0, received);
+        }
+        Ok(())
+    }
+
+    /// Makes `offset` of `id` the place that payload goes to.
+    pub(super) fn aim(&mut self, id: StreamId, offset: u64) -> Result<(), CodedError> {
+        self.offset = offset;
         if self.target.as_ref().is_some_and(|target| target.id == id && target.recv.is_some()) {
             return Ok(());
         }
@@ -216,7 +229,7 @@ impl DataReader {
     }
 
     /// Tells the session and the reader of what was put into the target.
-    fn flush(&mut self) {
+    pub(super) fn flush(&mut self) {
         let batch = std::mem::take(&mut self.batch);
         let Some(target) = &mut self.target else { return };
         if batch.readable {
@@ -234,7 +247,7 @@ impl DataReader {
         }
     }
 
-    fn end_batch(&mut self, connection: &Connection) {
+    pub(super) fn end_batch(&mut self, connection: &Connection) {
         let now = self.shared.runtime.now();
         if self.figures_at.is_none_or(|at| now >= at + FIGURES_INTERVAL) {
             self.figures_at = Some(now);

@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use kwik_proto::mapping::MappingKey;
 use kwik_proto::session::{ClientSession, Machine, PrimarySession, SecondarySession};
 use kwik_proto::stats::SessionStats;
 use kwik_proto::stream::{SharedRecv, StreamTable};
+use kwik_proto::wire::SecondaryEvent;
 use kwik_proto::wire::pb::control::RawPacketTransmission;
 use kwik_proto::{Code, CodedError, PathId, StreamId};
 
@@ -42,6 +44,27 @@ pub(crate) trait Role: Machine + 'static {
     fn takes_raw(&self) -> bool {
         true
     }
+
+    /// Whether a path may open secondary streams (7.1).
+    fn takes_secondary(&self, _: PathId) -> bool {
+        false
+    }
+
+    /// A frame of a secondary stream other than data; false when nothing it brings is wanted.
+    fn handle_secondary(
+        &mut self,
+        _: PathId,
+        _: &SecondaryEvent,
+        _: Instant,
+    ) -> Result<bool, CodedError> {
+        Err(refused("a secondary stream"))
+    }
+
+    /// Data of a secondary stream came: how much, and where it goes on.
+    fn on_mapped(&mut self, _: MappingKey, _bytes: u64, _offset: u64, _: Instant) {}
+
+    /// A secondary stream's QUIC stream has ended.
+    fn on_secondary_ended(&mut self, _: MappingKey) {}
 
     /// A raw packet came on a path's raw stream.
     fn handle_raw(&mut self, _: &RawPacketTransmission) -> Result<(), CodedError> {
@@ -95,6 +118,27 @@ impl Role for ClientSession {
         now: Instant,
     ) {
         self.on_raw_forwarded(path, sequence, result, now);
+    }
+
+    fn takes_secondary(&self, path: PathId) -> bool {
+        !path.is_primary()
+    }
+
+    fn handle_secondary(
+        &mut self,
+        path: PathId,
+        event: &SecondaryEvent,
+        now: Instant,
+    ) -> Result<bool, CodedError> {
+        self.handle_secondary(path, event, now)
+    }
+
+    fn on_mapped(&mut self, key: MappingKey, bytes: u64, offset: u64, now: Instant) {
+        self.on_mapped(key, bytes, offset, now);
+    }
+
+    fn on_secondary_ended(&mut self, key: MappingKey) {
+        self.on_secondary_ended(key);
     }
 }
 

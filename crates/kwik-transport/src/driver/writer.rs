@@ -1,4 +1,4 @@
-//! Writes data frames to a QUIC stream of their own, without copying payload.
+//! Writes frames to a QUIC stream of their own, without copying payload.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -32,6 +32,7 @@ enum State {
 /// calls the writer again.
 pub(crate) struct FrameWriter {
     connection: Connection,
+    kind: StreamKind,
     runtime: Runtime,
     headers: BytesMut,
     /// The task runs.
@@ -53,7 +54,7 @@ struct Frames {
 }
 
 impl FrameWriter {
-    pub(crate) fn new(connection: Connection, runtime: &Runtime) -> Self {
+    pub(crate) fn new(connection: Connection, kind: StreamKind, runtime: &Runtime) -> Self {
         let frames = Frames {
             state: State::Unopened,
             pending: Vec::new(),
@@ -63,6 +64,7 @@ impl FrameWriter {
         };
         Self {
             connection,
+            kind,
             runtime: runtime.clone(),
             headers: BytesMut::new(),
             flushing: false,
@@ -70,7 +72,12 @@ impl FrameWriter {
         }
     }
 
-    /// Appends a frame. The one before must have been flushed, but for an empty one that ends the stream.
+    /// Nothing was written yet, or is to be.
+    pub(crate) fn is_unopened(&self) -> bool {
+        matches!(lock(&self.frames).state, State::Unopened)
+    }
+
+    /// Appends a data frame.
     pub(crate) fn push(
         &mut self,
         stream: StreamId,
@@ -78,14 +85,24 @@ impl FrameWriter {
         payload: Bytes,
         fin: bool,
     ) -> Result<(), WriteError> {
+        let header = FrameHeader { stream_id: stream.as_u64(), offset, len: payload.len() };
+        self.push_with(payload, |out| data::encode_packet_header(out, &header, fin))
+    }
+
+    /// Appends what `header` encodes, and the payload behind it. What was pushed before should have been flushed, but
+    /// for what ends the stream.
+    pub(crate) fn push_with(
+        &mut self,
+        payload: Bytes,
+        header: impl FnOnce(&mut BytesMut),
+    ) -> Result<(), WriteError> {
         let mut frames = lock(&self.frames);
         if matches!(frames.state, State::Unopened) {
-            StreamKind::Data.encode(&mut self.headers);
+            self.kind.encode(&mut self.headers);
             let connection = self.connection.clone();
             frames.state = State::Opening(Box::pin(async move { connection.open_uni().await }));
         }
-        let header = FrameHeader { stream_id: stream.as_u64(), offset, len: payload.len() };
-        data::encode_packet_header(&mut self.headers, &header, fin);
+        header(&mut self.headers);
         frames.pending.push(self.headers.split().freeze());
         frames.pending.extend(Some(payload).filter(|payload| !payload.is_empty()));
         if frames.poll_flush(&mut Context::from_waker(Waker::noop())).is_pending() {

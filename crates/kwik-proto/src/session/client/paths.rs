@@ -21,6 +21,7 @@ impl ClientSession {
         self.outputs.actions.push_back(Action::ClosePath(path, error.clone()));
         let reason = error.to_string();
         self.paths.end(path, &reason, now);
+        self.mappings.end_path(path);
         if matches!(link.stage, Stage::Open) {
             self.scheduler.remove_path(path, &mut self.streams, now);
             self.notify(path, PathStatus::Dead, &reason, now);

@@ -194,6 +194,8 @@ fn of_streams(v: &Values) -> Vec<ControlMessage> {
             path_id: text(),
             operation: v.choice,
             timestamp: v.n,
+            lease_id: v.n,
+            offset: v.n,
         }),
         M::Ack(pb::data::AckFrame {
             ack_id: v.n,

@@ -1,0 +1,112 @@
+//! Reads one secondary stream (7.2): its data goes where data frames go, under the same admission.
+
+use bytes::Bytes;
+use kwik_proto::mapping::Inbound;
+use kwik_proto::wire::{SecondaryDecoder, SecondaryEvent, WireError};
+use kwik_proto::{Code, CodedError, PathId, StreamId};
+
+use crate::quic::{Connection, RecvStream};
+
+use super::AnyShared;
+use super::reader::{BATCH, Sink, next_batch};
+
+/// Reads what follows the kind of the stream. A violation closes the path (7.7).
+pub(super) async fn read(
+    shared: &AnyShared,
+    path: PathId,
+    connection: &Connection,
+    stream: &mut RecvStream,
+    first: Vec<Bytes>,
+) -> Result<(), CodedError> {
+    let mut reader = Reader {
+        shared: shared.clone(),
+        path,
+        decoder: SecondaryDecoder::new(),
+        inbound: Inbound::default(),
+        sink: Sink::new(shared.clone(), path),
+        progress: None,
+        wanted: true,
+    };
+    let mut chunks = [const { Bytes::new() }; BATCH];
+    let mut batch = first;
+    loop {
+        for chunk in batch.drain(..) {
+            reader.handle_chunk(chunk)?;
+        }
+        reader.end_batch(connection);
+        if !reader.wanted {
+            stream.stop(Code::SecondaryStreamIsolation.as_u64()).ok();
+            return Ok(());
+        }
+        let Some(filled) = next_batch(stream, &mut chunks).await else { return Ok(()) };
+        if filled == 0 {
+            return reader.decoder.handle_fin().map_err(|error| violation(&error));
+        }
+        batch.extend(chunks[..filled].iter_mut().map(std::mem::take));
+    }
+}
+
+fn violation(error: &WireError) -> CodedError {
+    CodedError::new(Code::MetadataProtocolViolation, error.to_string())
+}
+
+struct Reader {
+    shared: AnyShared,
+    path: PathId,
+    decoder: SecondaryDecoder,
+    inbound: Inbound,
+    sink: Sink,
+    /// What came since the session was told: how much, and where it goes on.
+    progress: Option<(u64, u64)>,
+    wanted: bool,
+}
+
+impl Reader {
+    fn handle_chunk(&mut self, chunk: Bytes) -> Result<(), CodedError> {
+        self.decoder.handle_input(chunk);
+        while let Some(event) = self.decoder.poll().map_err(|error| violation(&error))? {
+            self.inbound.handle(&event)?;
+            match event {
+                SecondaryEvent::Data(m) => {
+                    self.sink.aim(StreamId::from_u64(m.kwik_stream_id), m.offset)?;
+                    let (bytes, _) = self.progress.unwrap_or_default();
+                    let len = m.data.len() as u64;
+                    self.sink.put(m.data)?;
+                    self.progress = Some((bytes + len, m.offset + len));
+                }
+                SecondaryEvent::Unknown(_) => {}
+                event => {
+                    self.tell();
+                    let wanted = self
+                        .shared
+                        .drive(|machine, now| machine.handle_secondary(self.path, &event, now))?;
+                    self.wanted &= wanted;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the session what came: first that it came, then how far the stream is.
+    fn tell(&mut self) {
+        self.sink.flush();
+        let (Some((bytes, offset)), Some(id)) = (self.progress.take(), self.inbound.id()) else {
+            return;
+        };
+        let key = (self.path, id);
+        self.shared.drive(|machine, now| machine.on_mapped(key, bytes, offset, now));
+    }
+
+    fn end_batch(&mut self, connection: &Connection) {
+        self.sink.end_batch(connection);
+        self.tell();
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if let Some(id) = self.inbound.id() {
+            self.shared.look(|machine| machine.on_secondary_ended((self.path, id)));
+        }
+    }
+}

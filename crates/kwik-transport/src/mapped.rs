@@ -1,0 +1,264 @@
+//! Secondary streams: what a secondary opens to write into a stream of the client, explicitly mapped (7.2).
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+
+use bytes::{Buf as _, Bytes};
+use kwik_proto::lease::SharedWriter;
+use kwik_proto::session::{Mapped, SecondarySession as Machine};
+use kwik_proto::sync::lock;
+use kwik_proto::wire::pb::metadata::{MappingOperation, StreamMappingUpdate};
+use kwik_proto::wire::pb::secondary::{SecondaryStreamClose, SecondaryStreamOpen};
+use kwik_proto::wire::secondary::{encode_secondary, encode_secondary_data};
+use kwik_proto::wire::{SecondaryEvent, StreamKind};
+use kwik_proto::{Code, StreamId, limits};
+use tokio::sync::Notify;
+
+use crate::driver::{FrameWriter, Held};
+use crate::quic::ConnectionError;
+use crate::streams::WriteError;
+
+/// A stream that a secondary opened, which writes into a stream of the client from an offset on, one byte after
+/// the other (7.2). It writes under a lease, as far as the client has activated it; bytes that the client has from
+/// others, or asked others for, are passed over. Dropping it closes it and says that it was not finished; either
+/// way the client asks others for what its lease leaves.
+pub struct SecondaryStream {
+    shared: Held<Machine>,
+    id: u64,
+    half: SharedWriter,
+    activated: Arc<Notify>,
+    frames: Option<FrameWriter>,
+    offset: u64,
+}
+
+impl SecondaryStream {
+    pub(crate) fn new(shared: Held<Machine>, mapped: Mapped, offset: u64) -> Self {
+        let Mapped { id, writer: half } = mapped;
+        let (stream, lease) = {
+            let half = lock(&half);
+            (half.stream(), half.lease())
+        };
+        let activated = shared.register_writer(lease);
+        let mut frames =
+            FrameWriter::new(shared.connection.clone(), StreamKind::Secondary, &shared.runtime);
+        let open = SecondaryEvent::Open(SecondaryStreamOpen {
+            secondary_stream_id: id,
+            target_kwik_stream_id: stream.as_u64(),
+            initial_offset: offset,
+            lease_id: lease.0,
+            ..Default::default()
+        });
+        // An error shows at the first write.
+        frames.push_with(Bytes::new(), |out| encode_secondary(&open, out)).ok();
+        Self { shared, id, half, activated, frames: Some(frames), offset }
+    }
+
+    /// Its number among the streams of this path.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The stream of the client that it writes into.
+    #[must_use]
+    pub fn kwik_stream_id(&self) -> StreamId {
+        lock(&self.half).stream()
+    }
+
+    /// The offset in that stream of the next byte.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Writes the next bytes without a copy; waits until the client wants them. Not cancel safe: a part may have been
+    /// written, see [`Self::offset`].
+    ///
+    /// # Errors
+    /// [`WriteError::Stopped`] when the client needs no more here: the lease is over. The session is over.
+    pub async fn write_chunk(&mut self, mut chunk: Bytes) -> Result<(), WriteError> {
+        while !chunk.is_empty() {
+            self.flush().await?;
+            let next = self.activated().await?;
+            let len = chunk.len() as u64;
+            let passed = (next - self.offset).min(len);
+            chunk.advance(usize::try_from(passed).unwrap_or(usize::MAX));
+            self.offset += passed;
+            let want = len.min(limits::MAX_PACKET_PAYLOAD as u64);
+            let (stream, committed) = {
+                let mut half = lock(&self.half);
+                let want = want.min(chunk.len() as u64);
+                let committed = (want > 0).then(|| half.commit_at(self.offset, want)).flatten();
+                (half.stream().as_u64(), committed)
+            };
+            let range = match committed {
+                Some(range) => range,
+                // All was passed over: the client has to know that it cannot be asked for.
+                None if chunk.is_empty() => self.offset..self.offset,
+                // The piece was cancelled meanwhile.
+                None => continue,
+            };
+            let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+            self.push(stream, range.start, chunk.split_to(len))?;
+            self.offset = range.end;
+            let (id, bytes, offset) = (self.id, len as u64, self.offset);
+            self.shared.look(|machine| {
+                machine.on_stream_written(id, bytes, offset, self.shared.runtime.now());
+            });
+        }
+        Ok(())
+    }
+
+    /// [`Self::write_chunk`] of a copy. Not cancel safe.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn write_all(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        self.write_chunk(Bytes::copy_from_slice(bytes)).await
+    }
+
+    /// Goes on elsewhere: at another offset, or in another stream of the client. Waits until a lease of this path
+    /// that nobody writes for covers the place; a lease that is left is given up. Cancel safe until it is mapped, which
+    /// [`Self::kwik_stream_id`] and [`Self::offset`] then say.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub async fn set_mapping(&mut self, stream: StreamId, offset: u64) -> Result<(), WriteError> {
+        self.flush().await?;
+        self.settled().await?;
+        let shared = self.shared.clone();
+        let find =
+            || shared.drive(|machine, now| machine.move_stream(self.id, stream, offset, now));
+        let writer = shared.wait_for(&shared.waiters.leases, find).await?;
+        // One after the other: they may be the same.
+        let former = lock(&self.half).lease();
+        let lease = lock(&writer).lease();
+        if former != lease {
+            shared.release_writer(former);
+            self.activated = shared.register_writer(lease);
+        }
+        self.half = writer;
+        self.offset = offset;
+        let update = SecondaryEvent::Update(StreamMappingUpdate {
+            secondary_stream_id: self.id,
+            kwik_stream_id: stream.as_u64(),
+            operation: MappingOperation::MappingUpdate.into(),
+            lease_id: lease.0,
+            offset,
+            ..Default::default()
+        });
+        let frames = self.frames.as_mut().ok_or(WriteError::ClosedStream)?;
+        frames
+            .push_with(Bytes::new(), |out| encode_secondary(&update, out))
+            .map_err(|error| WriteError::from_quic(error, self.shared.close_reason()))?;
+        self.flush().await
+    }
+
+    /// Closes it where it is: that offset.
+    pub fn finish(mut self) -> u64 {
+        self.close("finished");
+        self.offset
+    }
+
+    /// Waits until the client knows where the stream is.
+    async fn settled(&mut self) -> Result<(), WriteError> {
+        loop {
+            let mut notified = pin!(self.activated.notified());
+            notified.as_mut().enable();
+            let (settled, ended) = {
+                let half = lock(&self.half);
+                (half.is_settled(), half.is_ended())
+            };
+            if settled || ended {
+                return Ok(());
+            }
+            if let Some(error) = self.shared.close_reason() {
+                return Err(error.into());
+            }
+            notified.await;
+        }
+    }
+
+    /// Where the next byte that the client wants is; waits until there is one.
+    async fn activated(&mut self) -> Result<u64, WriteError> {
+        loop {
+            let mut notified = pin!(self.activated.notified());
+            notified.as_mut().enable();
+            let (next, ended) = {
+                let half = lock(&self.half);
+                (half.next_from(self.offset), half.is_ended())
+            };
+            if let Some(range) = next {
+                return Ok(range.start);
+            }
+            if let Some(error) = self.shared.close_reason() {
+                return Err(error.into());
+            }
+            if ended {
+                return Err(WriteError::Stopped(Code::NoError.as_u64()));
+            }
+            notified.await;
+        }
+    }
+
+    fn push(&mut self, stream: u64, offset: u64, payload: Bytes) -> Result<(), WriteError> {
+        let frames = self.frames.as_mut().ok_or(WriteError::ClosedStream)?;
+        let (id, len) = (self.id, payload.len());
+        frames
+            .push_with(payload, |out| encode_secondary_data(out, id, stream, offset, len))
+            .map_err(|error| WriteError::from_quic(error, self.shared.close_reason()))
+    }
+
+    async fn flush(&mut self) -> Result<(), WriteError> {
+        let frames = self.frames.as_mut().ok_or(WriteError::ClosedStream)?;
+        poll_fn(|cx| frames.poll_flush(cx))
+            .await
+            .map_err(|error| WriteError::from_quic(error, self.shared.close_reason()))
+    }
+
+    fn close(&mut self, reason: &str) {
+        let Some(mut frames) = self.frames.take() else { return };
+        let lease = lock(&self.half).lease();
+        let close = SecondaryEvent::Close(SecondaryStreamClose {
+            secondary_stream_id: self.id,
+            kwik_stream_id: self.kwik_stream_id().as_u64(),
+            reason: reason.to_owned(),
+            final_offset: self.offset,
+            ..Default::default()
+        });
+        // An error means that nobody reads it.
+        frames.push_with(Bytes::new(), |out| encode_secondary(&close, out)).ok();
+        frames.finish();
+        self.shared.release_writer(lease);
+        self.shared.drive(|machine, now| machine.close_stream(self.id, reason, now));
+    }
+}
+
+impl Drop for SecondaryStream {
+    fn drop(&mut self) {
+        self.close("dropped before it was finished");
+    }
+}
+
+impl fmt::Debug for SecondaryStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecondaryStream")
+            .field("stream", &self.kwik_stream_id())
+            .field("offset", &self.offset)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a secondary stream was not opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenStreamError {
+    /// [`limits::MAX_SECONDARY_STREAMS`] of the path are open: finish one first.
+    #[error("too many secondary streams are open on this path: finish one first")]
+    TooMany,
+    /// The path is over.
+    #[error("path lost: {0}")]
+    ConnectionLost(#[from] ConnectionError),
+}
