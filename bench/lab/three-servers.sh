@@ -5,8 +5,8 @@
 # delay, runs this script on the host `client`, and sets
 #   LAB_S1, LAB_S2, LAB_S3   the addresses of the hosts s1, s2, s3
 #   LAB_IN                   a command: `$LAB_IN s1 PROGRAM...` runs PROGRAM on host s1
-# The figures in our notes are for s1 50 Mbit/s and 20 ms one way, s2 100 Mbit/s and 30 ms,
-# s3 200 Mbit/s and 10 ms, `client` without a limit. s1 and s2 are edges, s3 is the primary.
+# Links: s1 50 Mbit/s and 20 ms one way, s2 100 Mbit/s and 30 ms, s3 200 Mbit/s and 10 ms, `client`
+# without a limit. s1 and s2 are edges, s3 is the primary.
 #
 #   cargo build --release --bin kwik
 #   LAB... bench/lab/three-servers.sh [RUNS]

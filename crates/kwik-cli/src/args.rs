@@ -5,9 +5,13 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 use clap::{Args, Parser, Subcommand};
 use kwik_delivery::{Fingerprint, Link, ObjectName};
 
+const NOTES: &str = "\
+Exit codes: 0 done, 1 the transfer failed, 2 wrong usage, 3 not found, 4 trust, 5 network, 6 disk,
+130 interrupted. KWIK_LOG=off, error, warn, info, debug or trace says how much is logged.";
+
 /// Fetch one file from several servers at once, verified.
 #[derive(Debug, Parser)]
-#[command(name = "kwik", version, disable_help_subcommand = true)]
+#[command(name = "kwik", version, disable_help_subcommand = true, after_help = NOTES)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,

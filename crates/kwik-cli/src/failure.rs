@@ -2,6 +2,7 @@
 
 use std::{fmt, process::ExitCode};
 
+use kwik::{Code, ConnectionError, ReadError, WriteError};
 use kwik_delivery::{CatalogueError, FailureCode, FetchError, PartError, SourceError};
 
 /// What an exit code says; the README lists them. Wrong usage (2) is clap's.
@@ -33,6 +34,18 @@ pub(crate) struct Failure {
 impl Failure {
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
+    }
+
+    /// The session ended before the transfer did.
+    fn lost(error: &ConnectionError) -> Self {
+        let refused = Code::AuthFailed.as_u64();
+        match error {
+            ConnectionError::ApplicationClosed { code, reason } if *code == refused => {
+                let reason = String::from_utf8_lossy(reason);
+                Self::new(Kind::Trust, format!("the server does not let this client in: {reason}"))
+            }
+            _ => Self::new(Kind::Network, format!("the transfer broke off: {error}: try again")),
+        }
     }
 
     pub(crate) fn exit_code(&self) -> ExitCode {
@@ -78,9 +91,9 @@ impl From<FetchError> for Failure {
                 Self::new(Kind::NotFound, message)
             }
             FetchError::File(_) | FetchError::Output(_) => Self::new(Kind::Disk, message),
-            FetchError::Session(_) | FetchError::Read(_) | FetchError::Write(_) => {
-                Self::new(Kind::Network, format!("the transfer broke off: {message}: try again"))
-            }
+            FetchError::Session(lost)
+            | FetchError::Read(ReadError::ConnectionLost(lost))
+            | FetchError::Write(WriteError::ConnectionLost(lost)) => Self::lost(&lost),
             _ => Self::new(Kind::Transfer, message),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{env, io::Write, process::ExitCode, time::Duration};
 
-use clap::Parser;
+use clap::{Parser, error::ErrorKind};
 use tokio::{
     runtime::Runtime,
     signal::unix::{SignalKind, signal},
@@ -23,22 +23,35 @@ mod summary;
 use args::{Arguments, Command};
 use failure::{Failure, Kind};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// What a write that cannot be interrupted may take, so that no partial file stays.
 const SHUTDOWN: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
     start_log();
-    match run(arguments.command) {
+    match parse().and_then(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("kwik: {failure}");
             failure.exit_code()
         }
     }
+}
+
+/// The command, or what is wrong with it on one line.
+fn parse() -> Result<Command, Failure> {
+    let error = match Arguments::try_parse() {
+        Ok(arguments) => return Ok(arguments.command),
+        Err(error) => error,
+    };
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        error.exit();
+    }
+    let text = error.to_string();
+    let ends = ["\n\nUsage:", "\n\nFor more information"];
+    let end = ends.iter().filter_map(|end| text.find(end)).min().unwrap_or(text.len());
+    let text = text[..end].trim_start_matches("error: ").replace("\n\n", ": ");
+    let words: Vec<_> = text.split_whitespace().collect();
+    Err(Failure::new(Kind::Usage, format!("{}: see kwik --help", words.join(" "))))
 }
 
 fn run(command: Command) -> Result<(), Failure> {

@@ -8,7 +8,7 @@ use std::{
     process,
 };
 
-use kwik_proto::auth::Identity;
+use kwik::Identity;
 
 use crate::failure::{Failure, Kind};
 

@@ -100,11 +100,22 @@ fn what_is_not_there_is_not_found() {
     let server = place.serve("state", &[]);
     assert_failed(&place.run(&["get", &server.link("nothing")]), 3, "nothing");
     for name in ["../secret", "%2e%2e/secret", "a/../../secret", "", "/etc/passwd"] {
-        let output = place.run(&["get", &server.link(name)]);
-        assert_eq!(output.status.code(), Some(2), "{name}");
+        assert_failed(&place.run(&["get", &server.link(name)]), 2, "name");
     }
     assert_failed(&place.run(&["serve", "/no/such", "--listen", "127.0.0.1:0"]), 6, "/no/such");
     assert!(place.outputs().is_empty());
+}
+
+#[test]
+fn wrong_usage_is_one_line() {
+    let place = Place::new();
+    assert_failed(&place.run(&["serve"]), 2, "--listen");
+    assert_failed(&place.run(&["get", "http://x/y"]), 2, "kwik://FINGERPRINT@HOST:PORT/NAME");
+    assert_failed(&place.run(&["get", "kwik://h:1/x", "--jsno"]), 2, "--json");
+    assert_failed(&place.run(&["serve", ".", "--listen", "1.2.3.4"]), 2, "1.2.3.4");
+    let help = place.run(&["--help"]);
+    assert_done(&help);
+    assert!(String::from_utf8(help.stdout).unwrap().contains("Exit codes"));
 }
 
 #[test]

@@ -49,9 +49,10 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Streams of one direction that a peer may have open at once.
 pub const MAX_STREAMS: u64 = 100;
-/// Unidirectional QUIC streams of each side on one connection (memory and handshake cost grow with them): one for
-/// each logical stream that it may write, and some for leases and raw packets.
-pub const MAX_QUIC_STREAMS: u32 = 320;
+/// Unidirectional QUIC streams of one side on one connection (memory and handshake cost grow with them). A
+/// logical stream that is being written holds one: a side's own of both directions, the peer's bidirectional
+/// ones, and the rest is for leases and raw packets. With fewer, idle streams would keep others from writing.
+pub const MAX_QUIC_STREAMS: u32 = 400;
 /// Streams of each direction that a client may open before the server has answered.
 pub const FIRST_FLIGHT_STREAMS: u64 = 8;
 /// Bytes that each of them may carry until then: every stream's floor is at least this.

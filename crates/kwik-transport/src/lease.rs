@@ -206,7 +206,7 @@ impl LeaseWriter {
 
     /// Gives the lease up, and says why.
     pub fn abandon(mut self, reason: &str) {
-        self.abandoned = Some(reason.chars().take(limits::MAX_TEXT / 4).collect());
+        self.abandoned = Some(reason.to_owned());
     }
 }
 

@@ -65,3 +65,8 @@ pub use quic::{
 pub use secondary::SecondarySession;
 pub use session::{Session, Session as Connection};
 pub use streams::{Chunk, ReadError, ReadToEndError, RecvStream, SendStream, WriteError, Written};
+
+/// Keeps the README's examples compiling.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

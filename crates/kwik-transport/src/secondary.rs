@@ -48,7 +48,10 @@ impl SecondarySession {
     /// The path is over.
     pub async fn recv_raw(&self) -> Result<Bytes, ConnectionError> {
         let next = || self.shared.look(|machine| machine.recv_raw());
-        self.shared.wait_for(&self.shared.waiters.raw, next).await
+        let packet = self.shared.wait_for(&self.shared.waiters.raw, next).await?;
+        // There is room for one more.
+        self.shared.waiters.raw.notify_waiters();
+        Ok(packet)
     }
 
     /// Leaves the session; the client asks others for what is missing.

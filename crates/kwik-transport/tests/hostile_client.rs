@@ -101,47 +101,90 @@ async fn malformed_control_bytes_end_the_session_as_invalid_frames() {
     .await;
 }
 
+fn wrong_roles() -> Vec<(Code, ControlMessage)> {
+    use ControlMessage as M;
+    let reset =
+        |stream_id, final_size| M::StreamReset(pb::StreamReset { stream_id, code: 1, final_size });
+    let credit = |stream_id| M::MaxStreamData(pb::MaxStreamData { stream_id, maximum: 10 });
+    let create = |logical_stream_id| {
+        M::StreamCreateNotification(pb::StreamCreateNotification {
+            logical_stream_id,
+            path_id: String::new(),
+        })
+    };
+    let answer = pb::AuthenticationResponse { success: true, ..<_>::default() };
+    let add = pb::AddPathRequest { path_id: 1, ..<_>::default() };
+    let raw = pb::RawPacketTransmission { sequence: 1, ..<_>::default() };
+    vec![
+        (Code::InvalidStreamRole, introduction(&Identity::from_seed([1; 32]))),
+        (Code::InvalidStreamRole, M::AuthenticationResponse(answer)),
+        (Code::InvalidStreamRole, M::AddPathRequest(add)),
+        (
+            Code::InvalidStreamRole,
+            M::RemovePathRequest(pb::RemovePathRequest { path_id: "1".into() }),
+        ),
+        (Code::InvalidStreamRole, M::Lease(pb::Lease { lease_id: 1, ..<_>::default() })),
+        (Code::InvalidStreamRole, M::Revoke(pb::Revoke { lease_id: 1 })),
+        (Code::InvalidStreamRole, M::Stopped(pb::Stopped { lease_id: 1, ..<_>::default() })),
+        (Code::InvalidStreamRole, M::RawPacketTransmission(raw)),
+        (Code::InvalidStreamRole, M::Resume(pb::Resume { frame_id: 1, streams: vec![] })),
+        (Code::InvalidStreamRole, reset(server_uni(0), 0)),
+        (Code::InvalidStreamRole, credit(client_uni(0))),
+        (Code::InvalidStreamRole, credit(server_uni(0))),
+        (Code::InvalidStreamRole, create(server_uni(7))),
+        (Code::StreamCreateFailed, create(client_bi(limits::MAX_STREAMS))),
+        (Code::StreamCreateFailed, create(client_uni(1 << 50))),
+        (Code::OffsetMismatch, reset(client_bi(0), 0)),
+    ]
+}
+
+fn impossible_values() -> Vec<(&'static str, i32, Vec<u8>)> {
+    let range = |start, end| pb::ByteRange { start, end };
+    vec![
+        (
+            "a code over 62 bits",
+            24,
+            pb::StopSending { stream_id: 0, code: 1 << 62 }.encode_to_vec(),
+        ),
+        (
+            "a stream over 62 bits",
+            26,
+            pb::MaxStreamData { stream_id: 1 << 63, maximum: 1 }.encode_to_vec(),
+        ),
+        (
+            "a reversed range",
+            19,
+            pb::Activate { start: 2, end: 1, ..<_>::default() }.encode_to_vec(),
+        ),
+        (
+            "an unknown outcome",
+            18,
+            pb::LeaseReport { outcome: 9, ..<_>::default() }.encode_to_vec(),
+        ),
+        (
+            "too many ranges",
+            18,
+            pb::LeaseReport { ranges: vec![range(0, 1); 1025], ..<_>::default() }.encode_to_vec(),
+        ),
+        (
+            "a path that is no number",
+            1,
+            pb::AddPathResponse { path_id: "one".into(), ..<_>::default() }.encode_to_vec(),
+        ),
+        (
+            "a long text",
+            4,
+            pb::PathStatusNotification { reason: "x".repeat(513), ..<_>::default() }
+                .encode_to_vec(),
+        ),
+    ]
+}
+
 #[tokio::test]
 async fn frames_of_another_role_and_impossible_values_end_the_session() {
     within(async {
-        use ControlMessage as M;
         let scene = Scene::new().await;
-        let range = |start, end| pb::ByteRange { start, end };
-        let reset = |stream_id, final_size| {
-            M::StreamReset(pb::StreamReset { stream_id, code: 1, final_size })
-        };
-        let credit = |stream_id| M::MaxStreamData(pb::MaxStreamData { stream_id, maximum: 10 });
-        let create = |logical_stream_id| {
-            M::StreamCreateNotification(pb::StreamCreateNotification {
-                logical_stream_id,
-                path_id: String::new(),
-            })
-        };
-        let answer = pb::AuthenticationResponse { success: true, ..<_>::default() };
-        let add = pb::AddPathRequest { path_id: 1, ..<_>::default() };
-        let raw = pb::RawPacketTransmission { sequence: 1, ..<_>::default() };
-        let cases: Vec<(Code, M)> = vec![
-            (Code::InvalidStreamRole, introduction(&Identity::from_seed([1; 32]))),
-            (Code::InvalidStreamRole, M::AuthenticationResponse(answer)),
-            (Code::InvalidStreamRole, M::AddPathRequest(add)),
-            (
-                Code::InvalidStreamRole,
-                M::RemovePathRequest(pb::RemovePathRequest { path_id: "1".into() }),
-            ),
-            (Code::InvalidStreamRole, M::Lease(pb::Lease { lease_id: 1, ..<_>::default() })),
-            (Code::InvalidStreamRole, M::Revoke(pb::Revoke { lease_id: 1 })),
-            (Code::InvalidStreamRole, M::Stopped(pb::Stopped { lease_id: 1, ..<_>::default() })),
-            (Code::InvalidStreamRole, M::RawPacketTransmission(raw)),
-            (Code::InvalidStreamRole, M::Resume(pb::Resume { frame_id: 1, streams: vec![] })),
-            (Code::InvalidStreamRole, reset(server_uni(0), 0)),
-            (Code::InvalidStreamRole, credit(client_uni(0))),
-            (Code::InvalidStreamRole, credit(server_uni(0))),
-            (Code::InvalidStreamRole, create(server_uni(7))),
-            (Code::StreamCreateFailed, create(client_bi(limits::MAX_STREAMS))),
-            (Code::StreamCreateFailed, create(client_uni(1 << 50))),
-            (Code::OffsetMismatch, reset(client_bi(0), 0)),
-        ];
-        for (code, message) in cases {
+        for (code, message) in wrong_roles() {
             let what = format!("{message:?}");
             let mut peer = scene.join().await;
             if code == Code::OffsetMismatch {
@@ -152,46 +195,7 @@ async fn frames_of_another_role_and_impossible_values_end_the_session() {
             peer.say(message).await;
             peer.expect(code, &what).await;
         }
-        let raw: Vec<(&str, i32, Vec<u8>)> = vec![
-            (
-                "a code over 62 bits",
-                24,
-                pb::StopSending { stream_id: 0, code: 1 << 62 }.encode_to_vec(),
-            ),
-            (
-                "a stream over 62 bits",
-                26,
-                pb::MaxStreamData { stream_id: 1 << 63, maximum: 1 }.encode_to_vec(),
-            ),
-            (
-                "a reversed range",
-                19,
-                pb::Activate { start: 2, end: 1, ..<_>::default() }.encode_to_vec(),
-            ),
-            (
-                "an unknown outcome",
-                18,
-                pb::LeaseReport { outcome: 9, ..<_>::default() }.encode_to_vec(),
-            ),
-            (
-                "too many ranges",
-                18,
-                pb::LeaseReport { ranges: vec![range(0, 1); 1025], ..<_>::default() }
-                    .encode_to_vec(),
-            ),
-            (
-                "a path that is no number",
-                1,
-                pb::AddPathResponse { path_id: "one".into(), ..<_>::default() }.encode_to_vec(),
-            ),
-            (
-                "a long text",
-                4,
-                pb::PathStatusNotification { reason: "x".repeat(513), ..<_>::default() }
-                    .encode_to_vec(),
-            ),
-        ];
-        for (what, number, payload) in raw {
+        for (what, number, payload) in impossible_values() {
             let mut peer = scene.join().await;
             let bytes = peer.frame(peer.due(), number, payload);
             peer.say_bytes(&bytes).await;
@@ -255,98 +259,106 @@ async fn an_introduction_that_is_none_is_refused() {
     .await;
 }
 
+fn malformed_data() -> Vec<(&'static str, Code, Vec<u8>)> {
+    let bytes = |n: usize| Bytes::from(vec![7; n]);
+    let kind = |rest: &[u8]| [&[0u8], rest].concat();
+    let delimited = |frames: Vec<u8>| {
+        let mut message = vec![0x1a, u8::try_from(frames.len()).unwrap()];
+        message.extend(frames);
+        kind(&[&[u8::try_from(message.len()).unwrap()], &message[..]].concat())
+    };
+    let huge = {
+        let mut out = BytesMut::new();
+        StreamKind::Data.encode(&mut out);
+        prost::encoding::encode_varint(1 << 40, &mut out);
+        out.to_vec()
+    };
+    let oversized =
+        packet(vec![frame(client_uni(0), 0, bytes(limits::MAX_PACKET_PAYLOAD + 1), false)]);
+    let crowded = packet((0..300).map(|at| frame(client_uni(0), at, bytes(1), false)).collect());
+    let far = frame(client_uni(0), (1 << 62) - 1, bytes(2), false);
+    let whole = packet(vec![frame(client_uni(0), 0, bytes(1000), false)]);
+    let wordy = DataPacket {
+        frames: vec![DataFrame {
+            path_id: "x".repeat(300),
+            ..frame(client_uni(0), 0, bytes(1), false)
+        }],
+        ..Default::default()
+    };
+    let wordy = kind(&wordy.encode_length_delimited_to_vec());
+    vec![
+        ("no kind", Code::InvalidFrame, vec![0xff; 11]),
+        ("no varint", Code::InvalidFrame, kind(&[0xff; 11])),
+        ("a huge packet", Code::InvalidFrame, huge),
+        ("an oversized payload", Code::InvalidFrame, oversized),
+        ("too many frames", Code::InvalidFrame, crowded),
+        ("a long path id", Code::InvalidFrame, wordy),
+        ("garbage", Code::InvalidFrame, kind(&[3, 0xff, 0xff, 0xff])),
+        ("data before its offset", Code::InvalidFrame, delimited(vec![0x22, 1, 7, 0x18, 5])),
+        ("data twice", Code::InvalidFrame, delimited(vec![0x22, 1, 7, 0x22, 1, 7])),
+        ("an offset over 62 bits", Code::InvalidFrame, packet(vec![far])),
+        ("a truncated packet", Code::InvalidFrame, whole[..whole.len() - 1].to_vec()),
+        ("a truncated header", Code::InvalidFrame, whole[..4].to_vec()),
+    ]
+}
+
+fn misplaced_data() -> Vec<(&'static str, Code, Vec<u8>)> {
+    let bytes = |n: usize| Bytes::from(vec![7; n]);
+    vec![
+        (
+            "beyond credit",
+            Code::OffsetMismatch,
+            packet(vec![frame(client_uni(0), 100 << 20, bytes(1), false)]),
+        ),
+        (
+            "beyond the final size",
+            Code::OffsetMismatch,
+            packet(vec![
+                frame(client_uni(0), 0, bytes(3), true),
+                frame(client_uni(0), 3, bytes(1), false),
+            ]),
+        ),
+        (
+            "a final size that moves",
+            Code::OffsetMismatch,
+            packet(vec![
+                frame(client_uni(0), 0, bytes(3), true),
+                frame(client_uni(0), 2, Bytes::new(), true),
+            ]),
+        ),
+        (
+            "into a stream that only the server writes",
+            Code::InvalidStreamRole,
+            packet(vec![frame(server_uni(0), 0, bytes(1), false)]),
+        ),
+        (
+            "into a stream that the server did not open",
+            Code::InvalidStreamRole,
+            packet(vec![frame(
+                StreamId::new(Side::Server, Dir::Bi, 3).as_u64(),
+                0,
+                bytes(1),
+                false,
+            )]),
+        ),
+        (
+            "beyond the limit of streams",
+            Code::StreamCreateFailed,
+            packet(vec![frame(client_uni(limits::MAX_STREAMS), 0, bytes(1), false)]),
+        ),
+        ("a raw packet", Code::InvalidStreamRole, {
+            let packet = pb::RawPacketTransmission { sequence: 1, ..Default::default() };
+            [vec![1u8], packet.encode_length_delimited_to_vec()].concat()
+        }),
+        ("a raw packet that is too large", Code::InvalidFrame, vec![1, 0xff, 0xff, 0x7f]),
+    ]
+}
+
 #[tokio::test]
 async fn data_frames_that_break_the_rules_end_the_session() {
     within(async {
         let scene = Scene::new().await;
-        let bytes = |n: usize| Bytes::from(vec![7; n]);
-        let kind = |rest: &[u8]| [&[0u8], rest].concat();
-        let delimited = |frames: Vec<u8>| {
-            let mut message = vec![0x1a, u8::try_from(frames.len()).unwrap()];
-            message.extend(frames);
-            kind(&[&[u8::try_from(message.len()).unwrap()], &message[..]].concat())
-        };
-        let huge = {
-            let mut out = BytesMut::new();
-            StreamKind::Data.encode(&mut out);
-            prost::encoding::encode_varint(1 << 40, &mut out);
-            out.to_vec()
-        };
-        let oversized =
-            packet(vec![frame(client_uni(0), 0, bytes(limits::MAX_PACKET_PAYLOAD + 1), false)]);
-        let crowded =
-            packet((0..300).map(|at| frame(client_uni(0), at, bytes(1), false)).collect());
-        let far = frame(client_uni(0), (1 << 62) - 1, bytes(2), false);
-        let whole = packet(vec![frame(client_uni(0), 0, bytes(1000), false)]);
-        let wordy = DataPacket {
-            frames: vec![DataFrame {
-                path_id: "x".repeat(300),
-                ..frame(client_uni(0), 0, bytes(1), false)
-            }],
-            ..Default::default()
-        };
-        let wordy = kind(&wordy.encode_length_delimited_to_vec());
-        let cases: Vec<(&str, Code, Vec<u8>)> = vec![
-            ("no kind", Code::InvalidFrame, vec![0xff; 11]),
-            ("no varint", Code::InvalidFrame, kind(&[0xff; 11])),
-            ("a huge packet", Code::InvalidFrame, huge),
-            ("an oversized payload", Code::InvalidFrame, oversized),
-            ("too many frames", Code::InvalidFrame, crowded),
-            ("a long path id", Code::InvalidFrame, wordy),
-            ("garbage", Code::InvalidFrame, kind(&[3, 0xff, 0xff, 0xff])),
-            ("data before its offset", Code::InvalidFrame, delimited(vec![0x22, 1, 7, 0x18, 5])),
-            ("data twice", Code::InvalidFrame, delimited(vec![0x22, 1, 7, 0x22, 1, 7])),
-            ("an offset over 62 bits", Code::InvalidFrame, packet(vec![far])),
-            ("a truncated packet", Code::InvalidFrame, whole[..whole.len() - 1].to_vec()),
-            ("a truncated header", Code::InvalidFrame, whole[..4].to_vec()),
-            (
-                "beyond credit",
-                Code::OffsetMismatch,
-                packet(vec![frame(client_uni(0), 100 << 20, bytes(1), false)]),
-            ),
-            (
-                "beyond the final size",
-                Code::OffsetMismatch,
-                packet(vec![
-                    frame(client_uni(0), 0, bytes(3), true),
-                    frame(client_uni(0), 3, bytes(1), false),
-                ]),
-            ),
-            (
-                "a final size that moves",
-                Code::OffsetMismatch,
-                packet(vec![
-                    frame(client_uni(0), 0, bytes(3), true),
-                    frame(client_uni(0), 2, Bytes::new(), true),
-                ]),
-            ),
-            (
-                "into a stream that only the server writes",
-                Code::InvalidStreamRole,
-                packet(vec![frame(server_uni(0), 0, bytes(1), false)]),
-            ),
-            (
-                "into a stream that the server did not open",
-                Code::InvalidStreamRole,
-                packet(vec![frame(
-                    StreamId::new(Side::Server, Dir::Bi, 3).as_u64(),
-                    0,
-                    bytes(1),
-                    false,
-                )]),
-            ),
-            (
-                "beyond the limit of streams",
-                Code::StreamCreateFailed,
-                packet(vec![frame(client_uni(limits::MAX_STREAMS), 0, bytes(1), false)]),
-            ),
-            ("a raw packet", Code::InvalidStreamRole, {
-                let packet = pb::RawPacketTransmission { sequence: 1, ..Default::default() };
-                [vec![1u8], packet.encode_length_delimited_to_vec()].concat()
-            }),
-            ("a raw packet that is too large", Code::InvalidFrame, vec![1, 0xff, 0xff, 0x7f]),
-        ];
-        for (what, code, bytes) in cases {
+        for (what, code, bytes) in malformed_data().into_iter().chain(misplaced_data()) {
             let peer = scene.join().await;
             peer.throw(bytes).await;
             peer.expect(code, what).await;

@@ -108,70 +108,75 @@ async fn an_answer_that_is_none_ends_the_session() {
     .await;
 }
 
+/// What a client is told, and why it ends the session for it.
+fn crimes() -> Vec<(Code, Vec<ControlMessage>)> {
+    use ControlMessage as M;
+    let pin = Bytes::from(vec![1; 32]);
+    let add = |path_id, pin: &Bytes| {
+        M::AddPathRequest(pb::AddPathRequest {
+            target_address: "169.254.0.1:1".into(),
+            path_id,
+            server_key_hash: pin.clone(),
+            ..<_>::default()
+        })
+    };
+    let own = StreamId::new(Side::Client, Dir::Bi, 0).as_u64();
+    let far = limits::MAX_STREAMS;
+    vec![
+        (Code::InvalidFrame, vec![add(1, &Bytes::new())]),
+        (Code::InvalidFrame, vec![add(0, &pin)]),
+        (Code::InvalidFrame, vec![add(3, &pin), add(2, &pin)]),
+        (Code::InvalidFrame, vec![add(u32::MAX, &pin), add(u32::MAX, &pin)]),
+        (Code::InvalidStreamRole, vec![M::Lease(lease(1, client_uni(0), 0, 0..10))]),
+        (Code::InvalidStreamRole, vec![M::Lease(lease(1, own, 0, 0..10))]),
+        (Code::StreamCreateFailed, vec![M::Lease(lease(1, server_uni(far), 0, 0..10))]),
+        (Code::OffsetMismatch, vec![M::Lease(lease(1, server_uni(0), 0, 10..10))]),
+        (
+            Code::StreamMappingConflict,
+            vec![
+                M::Lease(lease(1, server_uni(0), 0, 0..10)),
+                M::Lease(lease(1, server_uni(0), 0, 10..20)),
+            ],
+        ),
+        (
+            Code::InvalidStreamRole,
+            vec![M::LeaseReport(pb::LeaseReport { lease_id: 1, ..<_>::default() })],
+        ),
+        (
+            Code::InvalidStreamRole,
+            vec![M::Activate(pb::Activate { lease_id: 1, ..<_>::default() })],
+        ),
+        (Code::InvalidStreamRole, vec![M::Cancel(pb::Cancel { lease_id: 1, piece_id: 1 })]),
+        (
+            Code::InvalidStreamRole,
+            vec![M::AuthenticationResponse(pb::AuthenticationResponse {
+                success: true,
+                ..<_>::default()
+            })],
+        ),
+        (
+            Code::OffsetMismatch,
+            vec![
+                M::Lease(lease(1, server_uni(0), 0, 0..10)),
+                M::StreamReset(pb::StreamReset {
+                    stream_id: server_uni(0),
+                    code: 1,
+                    final_size: 5,
+                }),
+            ],
+        ),
+        (
+            Code::InvalidStreamRole,
+            vec![M::StopSending(pb::StopSending { stream_id: client_uni(9), code: 1 })],
+        ),
+    ]
+}
+
 #[tokio::test]
 async fn frames_that_no_primary_sends_end_the_session() {
     within(async {
-        use ControlMessage as M;
         let scene = Scene::new().await;
-        let pin = Bytes::from(vec![1; 32]);
-        let add = |path_id, pin: &Bytes| {
-            M::AddPathRequest(pb::AddPathRequest {
-                target_address: "169.254.0.1:1".into(),
-                path_id,
-                server_key_hash: pin.clone(),
-                ..<_>::default()
-            })
-        };
-        let own = StreamId::new(Side::Client, Dir::Bi, 0).as_u64();
-        let far = limits::MAX_STREAMS;
-        let cases: Vec<(Code, Vec<M>)> = vec![
-            (Code::InvalidFrame, vec![add(1, &Bytes::new())]),
-            (Code::InvalidFrame, vec![add(0, &pin)]),
-            (Code::InvalidFrame, vec![add(3, &pin), add(2, &pin)]),
-            (Code::InvalidFrame, vec![add(u32::MAX, &pin), add(u32::MAX, &pin)]),
-            (Code::InvalidStreamRole, vec![M::Lease(lease(1, client_uni(0), 0, 0..10))]),
-            (Code::InvalidStreamRole, vec![M::Lease(lease(1, own, 0, 0..10))]),
-            (Code::StreamCreateFailed, vec![M::Lease(lease(1, server_uni(far), 0, 0..10))]),
-            (Code::OffsetMismatch, vec![M::Lease(lease(1, server_uni(0), 0, 10..10))]),
-            (
-                Code::StreamMappingConflict,
-                vec![
-                    M::Lease(lease(1, server_uni(0), 0, 0..10)),
-                    M::Lease(lease(1, server_uni(0), 0, 10..20)),
-                ],
-            ),
-            (
-                Code::InvalidStreamRole,
-                vec![M::LeaseReport(pb::LeaseReport { lease_id: 1, ..<_>::default() })],
-            ),
-            (
-                Code::InvalidStreamRole,
-                vec![M::Activate(pb::Activate { lease_id: 1, ..<_>::default() })],
-            ),
-            (Code::InvalidStreamRole, vec![M::Cancel(pb::Cancel { lease_id: 1, piece_id: 1 })]),
-            (
-                Code::InvalidStreamRole,
-                vec![M::AuthenticationResponse(pb::AuthenticationResponse {
-                    success: true,
-                    ..<_>::default()
-                })],
-            ),
-            (
-                Code::OffsetMismatch,
-                vec![
-                    M::Lease(lease(1, server_uni(0), 0, 0..10)),
-                    M::StreamReset(pb::StreamReset {
-                        stream_id: server_uni(0),
-                        code: 1,
-                        final_size: 5,
-                    }),
-                ],
-            ),
-            (
-                Code::InvalidStreamRole,
-                vec![M::StopSending(pb::StopSending { stream_id: client_uni(9), code: 1 })],
-            ),
-        ];
+        let cases = crimes();
         for (code, messages) in cases {
             let (session, mut peer) = scene.session().await;
             let what = format!("{messages:?}");
@@ -246,7 +251,7 @@ async fn a_lease_beyond_the_end_is_refused_and_what_was_read_stays() {
         match stream.read_to_end(10).await {
             Ok(bytes) => assert_eq!(bytes, b"whole"),
             Err(error) => {
-                assert!(matches!(error, kwik::ReadToEndError::Read(ReadError::ConnectionLost(_))))
+                assert!(matches!(error, kwik::ReadToEndError::Read(ReadError::ConnectionLost(_))));
             }
         }
     })
@@ -261,7 +266,7 @@ async fn a_writer_that_stops_where_it_cannot_have_is_cut_off() {
             let (session, mut peer) = scene.session().await;
             peer.say(ControlMessage::Lease(lease(1, server_uni(0), 0, 0..10))).await;
             let activate = |m: &ControlMessage| match m {
-                ControlMessage::Activate(m) => Some(m.clone()),
+                ControlMessage::Activate(m) => Some(*m),
                 _ => None,
             };
             let piece = peer.hear_until(activate).await;

@@ -10,10 +10,10 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use common::hostile::{self, Peer, visit};
-use common::{Servers, accept_secondary, address, fill, identity, object, within};
+use common::{Servers, accept_secondary, address, fill, identity, object, server, within};
 use kwik::{
-    Accepted, Code, CodedError, ConnectionError, Identity, LeaseId, PathId, SecondarySession,
-    SessionId, StreamId,
+    Accepted, Code, CodedError, ConnectionError, Identity, LeaseId, PathId, QuicConfig,
+    SecondarySession, ServerConfig, SessionId, StreamId,
 };
 use kwik_proto::auth::{Grant, GrantClaims, LeaseFields, sign_lease, sign_raw};
 use kwik_proto::limits;
@@ -247,23 +247,43 @@ async fn an_edge_takes_no_streams_and_no_frames_of_a_primary() {
     .await;
 }
 
+/// A raw packet as the primary would sign it.
+fn raw(sequence: u64, data: &'static [u8]) -> pb::RawPacketTransmission {
+    let signature = sign_raw(&identity(0), SESSION, PATH, sequence, data);
+    pb::RawPacketTransmission {
+        data: Bytes::from_static(data),
+        sequence,
+        signature: Bytes::copy_from_slice(signature.as_ref()),
+        ..<_>::default()
+    }
+}
+
+/// The bytes of a raw stream.
+fn stream(packets: &[pb::RawPacketTransmission]) -> Vec<u8> {
+    let encoded = packets.iter().flat_map(|m| m.encode_length_delimited_to_vec());
+    std::iter::once(1).chain(encoded).collect()
+}
+
+#[tokio::test]
+async fn raw_packets_that_nobody_takes_do_not_hide_the_end() {
+    within(async {
+        let scene = Scene::new();
+        let (peer, edge) = scene.visit().await;
+        let packets: Vec<_> = (1..200).map(|sequence| raw(sequence, b"unread")).collect();
+        peer.throw(stream(&packets)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        peer.connection.close(7u32.into(), b"");
+        let closed = edge.closed().await;
+        assert!(matches!(closed, ConnectionError::ApplicationClosed { code: 7, .. }), "{closed:?}");
+        assert_eq!(edge.recv_raw().await.unwrap(), &b"unread"[..]);
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn raw_packets_are_taken_from_the_primary_alone_and_once() {
     within(async {
         let scene = Scene::new();
-        let raw = |sequence: u64, data: &'static [u8]| {
-            let signature = sign_raw(&identity(0), SESSION, PATH, sequence, data);
-            pb::RawPacketTransmission {
-                data: Bytes::from_static(data),
-                sequence,
-                signature: Bytes::copy_from_slice(signature.as_ref()),
-                ..<_>::default()
-            }
-        };
-        let stream = |packets: &[pb::RawPacketTransmission]| {
-            let encoded = packets.iter().flat_map(|m| m.encode_length_delimited_to_vec());
-            std::iter::once(1).chain(encoded).collect::<Vec<u8>>()
-        };
         let (peer, edge) = scene.visit().await;
         peer.throw(stream(&[raw(1, b"one"), raw(5, b"five")])).await;
         assert_eq!(edge.recv_raw().await.unwrap(), &b"one"[..]);
@@ -388,6 +408,30 @@ async fn reports_outside_their_lease_end_the_session_and_unknown_ones_are_ignore
         assert_eq!((stopped.lease_id, stopped.sent_until), (99, 5));
         peer.say(report(0, 50, 101)).await;
         peer.expect(Code::OffsetMismatch, "a report outside").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pieces_last_bytes_leave_though_nothing_follows_them() {
+    within(async {
+        let trusted = [identity(0).fingerprint()].into();
+        // QUIC takes less than a frame at once.
+        let quic = QuicConfig { send_window: 5_000, ..QuicConfig::default() };
+        let edge = server(ServerConfig { trusted, quic, ..ServerConfig::new(identity(1)) });
+        let servers = Servers { edges: vec![edge], ..Servers::new(0) };
+        let (session, primary) = servers.connect(&common::client()).await;
+        let (path, edge) = servers.add_edge(&primary, 0).await;
+        common::serve_leases(edge);
+        let mut stream = primary.session().open_uni().await.unwrap();
+        let extent = stream.reserve(400_000).unwrap();
+        let _lease = primary.lease(stream.id(), extent, path, Bytes::new()).unwrap();
+        let mut recv = session.accept_uni().await.unwrap();
+        // The stream goes on, so nothing ends that could push them out.
+        let mut read = 0;
+        while read < 400_000 {
+            read += recv.read_chunk(usize::MAX, true).await.unwrap().unwrap().bytes.len();
+        }
     })
     .await;
 }

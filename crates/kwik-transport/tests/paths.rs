@@ -10,14 +10,11 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use common::hostile::{self, Peer, frame, packet};
-use common::{
-    Rng, Servers, accept_secondary, address, client, fill, identity, object, serve_leases, within,
-};
+use common::{Rng, Servers, client, fill, identity, object, serve_leases, within};
 use kwik::{
     Code, LeaseOutcome, PathError, PathId, PathStatus, PrimarySession, RecvStream, SendStream,
     Session, StreamId,
 };
-use kwik_proto::limits;
 use kwik_proto::wire::pb::control as pb;
 use kwik_proto::wire::pb::secondary::SecondaryStreamOpen;
 use kwik_proto::wire::{ControlMessage, StreamKind};
@@ -58,8 +55,59 @@ async fn gone(primary: &PrimarySession, path: PathId) -> String {
     }
 }
 
+/// Whether a lease ended with just this missing.
+fn is_lost(outcome: &Option<LeaseOutcome>, missing: std::ops::Range<u64>) -> bool {
+    matches!(outcome, Some(LeaseOutcome::Lost(ranges)) if ranges[..] == [missing])
+}
+
 /// What a hostile edge does with its first lease: bytes of a data stream, or control frames.
 type Crime = fn(&pb::Lease, &pb::Activate) -> Vec<u8>;
+
+fn crimes() -> Vec<(&'static str, Code, Crime)> {
+    vec![
+        ("beyond its activation", Code::SecondaryStreamIsolation, |lease, piece| {
+            let last = piece.end - 1;
+            let most = frame(lease.stream_id, piece.start, object(piece.start..last), false);
+            let more = frame(lease.stream_id, last, object(last..piece.end + 1), false);
+            [packet(vec![most]), packet(vec![more])[1..].to_vec()].concat()
+        }),
+        ("out of order in it", Code::SecondaryStreamIsolation, |lease, piece| {
+            packet(vec![frame(lease.stream_id, piece.start + 1, vec![1; 5], false)])
+        }),
+        ("outside its lease", Code::SecondaryStreamIsolation, |lease, _| {
+            packet(vec![frame(lease.stream_id, lease.end, vec![1; 5], false)])
+        }),
+        ("beyond the final size", Code::SecondaryStreamIsolation, |lease, _| {
+            packet(vec![frame(lease.stream_id, 1 << 40, vec![1; 5], false)])
+        }),
+        ("into a stream without its lease", Code::SecondaryStreamIsolation, |_, _| {
+            packet(vec![frame(StreamId::from_u64(3).as_u64(), 0, vec![1; 5], false)])
+        }),
+        ("into a new stream", Code::SecondaryStreamIsolation, |lease, _| {
+            packet(vec![frame(lease.stream_id + 4, 0, vec![1; 5], false)])
+        }),
+        ("into a new bidirectional stream", Code::SecondaryStreamIsolation, |_, _| {
+            packet(vec![frame(1, 0, vec![1; 5], true)])
+        }),
+        ("into what the client writes", Code::InvalidStreamRole, |_, _| {
+            packet(vec![frame(2, 0, vec![1; 5], false)])
+        }),
+        ("a truncated frame", Code::InvalidFrame, |lease, piece| {
+            packet(vec![frame(
+                lease.stream_id,
+                piece.start,
+                object(piece.start..piece.start + 99),
+                false,
+            )])[..50]
+                .to_vec()
+        }),
+        ("a packet without end", Code::InvalidFrame, |_, _| vec![0, 0xff, 0xff, 0xff, 0xff, 0xf]),
+        ("a raw packet", Code::InvalidStreamRole, |_, _| {
+            let raw = pb::RawPacketTransmission { sequence: 1, ..<_>::default() };
+            [vec![1], raw.encode_length_delimited_to_vec()].concat()
+        }),
+    ]
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edge_that_writes_where_it_may_not_is_cut_off_and_the_stream_is_whole() {
@@ -69,51 +117,7 @@ async fn an_edge_that_writes_where_it_may_not_is_cut_off_and_the_stream_is_whole
         let (session, primary) = servers.connect(&client()).await;
         let (good, edge) = servers.add_edge(&primary, 0).await;
         serve_leases(edge);
-        let cases: Vec<(&str, Code, Crime)> = vec![
-            ("beyond its activation", Code::SecondaryStreamIsolation, |lease, piece| {
-                let last = piece.end - 1;
-                let most = frame(lease.stream_id, piece.start, object(piece.start..last), false);
-                let more = frame(lease.stream_id, last, object(last..piece.end + 1), false);
-                [packet(vec![most]), packet(vec![more])[1..].to_vec()].concat()
-            }),
-            ("out of order in it", Code::SecondaryStreamIsolation, |lease, piece| {
-                packet(vec![frame(lease.stream_id, piece.start + 1, vec![1; 5], false)])
-            }),
-            ("outside its lease", Code::SecondaryStreamIsolation, |lease, _| {
-                packet(vec![frame(lease.stream_id, lease.end, vec![1; 5], false)])
-            }),
-            ("beyond the final size", Code::SecondaryStreamIsolation, |lease, _| {
-                packet(vec![frame(lease.stream_id, 1 << 40, vec![1; 5], false)])
-            }),
-            ("into a stream without its lease", Code::SecondaryStreamIsolation, |_, _| {
-                packet(vec![frame(StreamId::from_u64(3).as_u64(), 0, vec![1; 5], false)])
-            }),
-            ("into a new stream", Code::SecondaryStreamIsolation, |lease, _| {
-                packet(vec![frame(lease.stream_id + 4, 0, vec![1; 5], false)])
-            }),
-            ("into a new bidirectional stream", Code::SecondaryStreamIsolation, |_, _| {
-                packet(vec![frame(1, 0, vec![1; 5], true)])
-            }),
-            ("into what the client writes", Code::InvalidStreamRole, |_, _| {
-                packet(vec![frame(2, 0, vec![1; 5], false)])
-            }),
-            ("a truncated frame", Code::InvalidFrame, |lease, piece| {
-                packet(vec![frame(
-                    lease.stream_id,
-                    piece.start,
-                    object(piece.start..piece.start + 99),
-                    false,
-                )])[..50]
-                    .to_vec()
-            }),
-            ("a packet without end", Code::InvalidFrame, |_, _| {
-                vec![0, 0xff, 0xff, 0xff, 0xff, 0xf]
-            }),
-            ("a raw packet", Code::InvalidStreamRole, |_, _| {
-                let raw = pb::RawPacketTransmission { sequence: 1, ..<_>::default() };
-                [vec![1], raw.encode_length_delimited_to_vec()].concat()
-            }),
-        ];
+        let cases = crimes();
         // So that stream 0 of the server is open and has no lease of the hostile edge.
         let (_plain, _reader) = extent((&session, &primary), 10).await;
         let mut rng = Rng(1);
@@ -338,125 +342,13 @@ async fn a_path_marked_dead_is_closed_and_its_lease_lost() {
         let _idle = first.accept_lease().await.unwrap();
         primary.mark_dead(one).unwrap();
         assert_eq!(primary.mark_dead(one).unwrap_err().code, Code::PathDead);
-        assert_eq!(
-            lost.outcome().await.unwrap().outcome,
-            Some(LeaseOutcome::Lost(vec![0..500_000]))
-        );
+        assert!(is_lost(&lost.outcome().await.unwrap().outcome, 0..500_000));
         first.closed().await;
         let _done = primary.lease(id, 0..500_000, two, Bytes::new()).unwrap();
         stream.finish().unwrap();
         assert!(recv.read_to_end(1 << 20).await.unwrap() == object(0..500_000));
         assert_eq!(primary.dead_paths().len(), 1);
         assert_eq!(primary.active_paths().len(), 2);
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_path_removed_while_it_is_dialed_leaves_nothing_behind() {
-    within(async {
-        let servers = Servers::new(0);
-        let listener = hostile::listener(&identity(EDGE));
-        let (_session, primary) = servers.connect(&client()).await;
-        let key = identity(EDGE).fingerprint();
-        let path = PathId(1);
-        let remove = async {
-            while primary.all_paths().len() < 2 {
-                tokio::task::yield_now().await;
-            }
-            // The handshake waits until the client has let the path go.
-            let incoming = listener.accept().await.unwrap();
-            primary.remove_path(path).await.unwrap();
-            incoming.await.unwrap()
-        };
-        let (added, connection) =
-            tokio::join!(primary.add_path(listener.local_addr().unwrap(), key), remove);
-        assert!(matches!(added, Err(PathError::Failed(_))), "{added:?}");
-        let closed = timeout(Duration::from_secs(5), connection.closed()).await;
-        assert!(closed.is_ok(), "the client kept a connection that nobody uses");
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn paths_beyond_the_limits_are_refused() {
-    within(async {
-        let servers = Servers::new(1);
-        let (session, primary) = servers.connect(&client()).await;
-        let key = identity(1).fingerprint();
-        let edge = address(&servers.edges[0]);
-        let mut adding = Vec::new();
-        for _ in 1..limits::MAX_PATHS {
-            let primary = primary.clone();
-            adding.push(tokio::spawn(async move { primary.add_path(edge, key).await }));
-        }
-        while primary.all_paths().len() < limits::MAX_PATHS {
-            tokio::task::yield_now().await;
-        }
-        let Err(PathError::Refused(error)) = primary.add_path(edge, key).await else {
-            panic!("one path too many")
-        };
-        assert_eq!(error.code, Code::LimitExceeded);
-        let mut edges = Vec::new();
-        for _ in 0..limits::MAX_DIALS {
-            edges.push(accept_secondary(&servers.edges[0]).await);
-        }
-        let mut made = 0;
-        for add in adding {
-            match add.await.unwrap() {
-                Ok(_) => made += 1,
-                Err(PathError::Failed(reason)) => {
-                    assert!(reason.contains("too many dials"), "{reason}")
-                }
-                Err(error) => panic!("{error}"),
-            }
-        }
-        assert_eq!(made, limits::MAX_DIALS);
-        assert_eq!(primary.active_paths().len(), 1 + limits::MAX_DIALS);
-        assert_eq!(session.close_reason(), None);
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn paths_that_cannot_be_made_fail_with_a_reason() {
-    within(async {
-        let servers = Servers::new(0);
-        let key = identity(1).fingerprint();
-        let (_session, primary) = servers.connect(&client()).await;
-        let reason = |result: Result<PathId, PathError>| match result {
-            Err(PathError::Failed(reason)) => reason,
-            other => panic!("{other:?}"),
-        };
-        for (target, word) in [
-            ("169.254.1.1:9", "link-local"),
-            ("[fe80::1]:9", "link-local"),
-            ("224.0.0.1:9", "multicast"),
-            ("[ff02::1]:9", "multicast"),
-            ("0.0.0.0:9", "names no host"),
-            ("[::]:9", "names no host"),
-            ("255.255.255.255:9", "broadcast"),
-            ("127.0.0.1:0", "port 0"),
-        ] {
-            let failed = reason(primary.add_path(target.parse().unwrap(), key).await);
-            assert!(failed.contains(word), "{target}: {failed}");
-        }
-        // Nobody listens there any more.
-        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let dead = socket.local_addr().unwrap();
-        let began = std::time::Instant::now();
-        let failed = reason(primary.add_path(dead, key).await);
-        assert!(failed.contains("in time"), "{failed}");
-        assert!(began.elapsed() < limits::HANDSHAKE_TIMEOUT * 3);
-        // Somebody answers QUIC and nothing else.
-        let listener = hostile::listener(&identity(EDGE));
-        let silent = async { Peer::accept(&listener).await };
-        let key = identity(EDGE).fingerprint();
-        let add = primary.add_path(listener.local_addr().unwrap(), key);
-        let (failed, _peer) = tokio::join!(add, silent);
-        let failed = reason(failed);
-        assert!(failed.contains("in time"), "{failed}");
-        assert_eq!(primary.dead_paths().len(), 10);
     })
     .await;
 }
@@ -475,7 +367,7 @@ async fn an_edge_that_gives_a_lease_up_is_asked_no_more() {
         let writer = first.accept_lease().await.unwrap();
         assert_eq!(writer.command(), &b"no"[..]);
         writer.abandon("no such file");
-        assert_eq!(lost.outcome().await.unwrap().outcome, Some(LeaseOutcome::Lost(vec![0..size])));
+        assert!(is_lost(&lost.outcome().await.unwrap().outcome, 0..size));
         let mut taken_back = primary.lease(id, 0..size, one, Bytes::new()).unwrap();
         let mut writer = first.accept_lease().await.unwrap();
         taken_back.revoke();

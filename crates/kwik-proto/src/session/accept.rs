@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::auth::{self, AdmissionRequest, Authenticator, Fingerprint, Identity, PublicKey};
 use crate::stream::StreamConfig;
+use crate::wire::clip;
 use crate::wire::control::{self, ControlMessage};
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, PathId, SessionId, limits};
@@ -60,7 +61,7 @@ pub fn accept(first: &ControlMessage, context: &AcceptContext<'_>) -> Result<Acc
     let refuse = |error: CodedError| {
         let response = ControlMessage::AuthenticationResponse(pb::AuthenticationResponse {
             success: false,
-            error_message: error.context.chars().take(limits::MAX_TEXT / 4).collect(),
+            error_message: clip(&error.context).to_owned(),
             ..Default::default()
         });
         let mut encoded = BytesMut::new();

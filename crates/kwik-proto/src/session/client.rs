@@ -12,6 +12,7 @@ use crate::path::{PathInfo, PathStatus, PathTable};
 use crate::scheduler::{Scheduler, SchedulerEvent};
 use crate::stats::{PathStats, SessionStats};
 use crate::stream::{StreamConfig, StreamTable};
+use crate::wire::clip;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, LeaseId, PathId, SessionId, Side, StreamId, limits};
@@ -235,7 +236,7 @@ impl ClientSession {
         let message = ControlMessage::PathStatusNotification(pb::PathStatusNotification {
             path_id: path.to_string(),
             status: status.to_wire().into(),
-            reason: reason.chars().take(limits::MAX_TEXT / 4).collect(),
+            reason: clip(reason).to_owned(),
         });
         self.send(PathId::PRIMARY, &message, now);
         self.outputs.wake(Wake::Path(path));

@@ -86,6 +86,13 @@ impl SecondarySession {
         Some(packet)
     }
 
+    /// Whether one more raw packet finds room, whatever its size.
+    #[must_use]
+    pub fn takes_raw(&self) -> bool {
+        let bytes = self.raw_bytes + limits::MAX_RAW_PACKET;
+        self.raw.len() < limits::MAX_RAW_QUEUED && bytes <= limits::MAX_RAW_QUEUED_BYTES
+    }
+
     /// The application gives a lease up: others will be asked for what is missing.
     pub fn abandon(&mut self, lease: LeaseId, reason: &str, now: Instant) {
         for message in self.writers.abandon(lease, reason) {
@@ -93,10 +100,10 @@ impl SecondarySession {
         }
     }
 
-    /// A raw packet came on the path's raw stream.
+    /// A raw packet came on the path's raw stream, and [`Self::takes_raw`] holds.
     ///
     /// # Errors
-    /// It is forged or replayed, or the application does not take packets: the path is to be closed.
+    /// It is forged or replayed, or there is no room: the path is to be closed.
     pub fn handle_raw(&mut self, m: &pb::RawPacketTransmission) -> Result<(), CodedError> {
         if self.outputs.closed {
             return Ok(());

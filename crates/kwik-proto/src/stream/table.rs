@@ -374,7 +374,7 @@ impl StreamTable {
         }
     }
 
-    /// Stops reading a stream: its buffer is dropped, the peer is told.
+    /// Stops reading a stream: its buffer is dropped, the peer is told; of `code` 62 bits at most.
     pub fn stop(&mut self, id: StreamId, code: u64) {
         let Some(recv) = self.streams.get(&id).and_then(|entry| entry.halves.recv.clone()) else {
             return;
@@ -388,13 +388,13 @@ impl StreamTable {
         if tell {
             self.outbox.push(ControlMessage::StopSending(pb::StopSending {
                 stream_id: id.as_u64(),
-                code,
+                code: code.min(limits::MAX_OFFSET),
             }));
         }
         self.retire(id);
     }
 
-    /// Gives up writing a stream; the peer is told the final size.
+    /// Gives up writing a stream; the peer is told the final size, and of `code` 62 bits at most.
     pub fn reset(&mut self, id: StreamId, code: u64) {
         let Some(send) = self.streams.get(&id).and_then(|entry| entry.halves.send.clone()) else {
             return;
@@ -402,7 +402,7 @@ impl StreamTable {
         if let Some(final_size) = lock(&send).reset() {
             self.outbox.push(ControlMessage::StreamReset(pb::StreamReset {
                 stream_id: id.as_u64(),
-                code,
+                code: code.min(limits::MAX_OFFSET),
                 final_size,
             }));
         }

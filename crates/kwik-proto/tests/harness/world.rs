@@ -450,7 +450,7 @@ impl World {
         match action {
             Action::Dial(dial) => self.dial(&dial),
             Action::ForwardRaw(path, packet) => {
-                self.client.session.on_raw_forwarded(path, packet.sequence, true, self.now);
+                self.client.session.on_raw_forwarded(path, packet.sequence, Ok(()), self.now);
                 let Some(id) = self.raw.get(&path).copied() else { return };
                 if let Some(Pipe { sink: Sink::Raw(packets), .. }) = self.pipes.get_mut(&id) {
                     packets.push_back(packet);

@@ -22,7 +22,7 @@ use bytes::Bytes;
 use kwik_proto::session::{Action, Wake};
 use kwik_proto::stream::StreamWake;
 use kwik_proto::sync::lock;
-use kwik_proto::{Dir, LeaseId, PathId, StreamId};
+use kwik_proto::{Code, Dir, LeaseId, PathId, StreamId};
 use tokio::sync::Notify;
 
 use crate::quic::{Connection, ConnectionError, Endpoint, Runtime};
@@ -367,9 +367,9 @@ impl<M: Role + ?Sized> Shared<M> {
             Action::Wake(wake) => self.wake(wake),
             Action::ForwardRaw(path, packet) => {
                 let sequence = packet.sequence;
-                let link = |link: &PathLink| link.forward_raw(packet);
-                let taken = lock(&self.paths).get(&path).is_some_and(link);
-                self.drive(|machine, now| machine.on_raw_forwarded(path, sequence, taken, now));
+                let forward = |link: &PathLink| link.forward_raw(packet);
+                let result = lock(&self.paths).get(&path).map_or(Err(Code::PathDead), forward);
+                self.drive(|machine, now| machine.on_raw_forwarded(path, sequence, result, now));
             }
             Action::ClosePath(path, error) => {
                 let link = lock(&self.paths).remove(&path);

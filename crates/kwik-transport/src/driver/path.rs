@@ -1,8 +1,7 @@
 //! One path: its connection, its control stream, and the tasks that serve them.
 
-use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use bytes::BytesMut;
@@ -42,7 +41,6 @@ pub(crate) struct PathLink {
     pub(super) connection: Connection,
     control: Arc<ControlOut>,
     raw: mpsc::Sender<RawPacketTransmission>,
-    /// Bytes of raw packets that are queued.
     raw_bytes: Arc<AtomicUsize>,
 }
 
@@ -60,15 +58,16 @@ impl PathLink {
         self.control.queued.notify_one();
     }
 
-    /// Queues a raw packet; false when there are too many.
-    pub(super) fn forward_raw(&self, packet: RawPacketTransmission) -> bool {
+    /// Queues a raw packet, unless as many wait as may.
+    pub(super) fn forward_raw(&self, packet: RawPacketTransmission) -> Result<(), Code> {
         let len = packet.data.len();
-        let bytes = self.raw_bytes.fetch_add(len, Ordering::Relaxed) + len;
-        let taken = bytes <= limits::MAX_RAW_QUEUED_BYTES && self.raw.try_send(packet).is_ok();
-        if !taken {
-            self.raw_bytes.fetch_sub(len, Ordering::Relaxed);
+        let waiting = self.raw_bytes.fetch_add(len, Relaxed);
+        let fits = waiting + len <= limits::MAX_RAW_QUEUED_BYTES;
+        if !fits || self.raw.try_send(packet).is_err() {
+            self.raw_bytes.fetch_sub(len, Relaxed);
+            return Err(Code::LimitExceeded);
         }
-        taken
+        Ok(())
     }
 }
 
@@ -96,21 +95,16 @@ pub(crate) fn start(
     let (raw, packets) = mpsc::channel(limits::MAX_RAW_QUEUED);
     let out = Arc::new(ControlOut::default());
     let raw_bytes = Arc::<AtomicUsize>::default();
-    let link = PathLink {
-        connection: connection.clone(),
-        control: out.clone(),
-        raw,
-        raw_bytes: raw_bytes.clone(),
-    };
+    let queued = raw_bytes.clone();
+    let link = PathLink { connection: connection.clone(), control: out.clone(), raw, raw_bytes };
     lock(&shared.paths).insert(path, link);
     let ControlStream { send, recv, decoder } = control;
     let runtime = &shared.runtime;
     let (reading, read) = mpsc::channel(1);
-    let control = read_control(shared.clone(), path, recv, decoder);
     runtime.spawn(write_control(shared.clone(), path, send, out));
-    runtime.spawn(while_reading(reading.clone(), control));
+    runtime.spawn(read_control(shared.clone(), path, recv, decoder, reading.clone()));
     runtime.spawn(accept_streams(shared.clone(), path, connection.clone(), (reading, read)));
-    runtime.spawn(write_raw(connection.clone(), packets, raw_bytes));
+    runtime.spawn(write_raw(connection.clone(), packets, queued));
     // What the machine had ready before its path stood.
     shared.drive(|_, _| {});
 }
@@ -202,6 +196,7 @@ async fn read_control(
     path: PathId,
     mut stream: RecvStream,
     mut decoder: ControlDecoder,
+    _reading: Reading,
 ) {
     loop {
         loop {
@@ -237,13 +232,8 @@ fn on_lost(shared: &AnyShared, path: PathId, error: ConnectionError) {
     shared.drive(|machine, now| machine.handle_path_lost(path, &reason, now));
 }
 
-/// Who still reads from a connection: each reader holds a sender.
-type Reading = mpsc::Sender<()>;
-
-async fn while_reading(reading: Reading, reader: impl Future<Output = ()>) {
-    reader.await;
-    drop(reading);
-}
+/// Held by who still reads from a connection: its loss is told when all is read.
+pub(super) type Reading = mpsc::Sender<()>;
 
 /// Starts a reader for each unidirectional QUIC stream of the peer; QUIC's stream limit bounds them.
 async fn accept_streams(
@@ -255,8 +245,9 @@ async fn accept_streams(
     let lost = loop {
         match connection.accept_uni().await {
             Ok(stream) => {
-                let reader = reader::run(shared.clone(), path, connection.clone(), stream);
-                shared.runtime.spawn(while_reading(reading.clone(), reader));
+                let reading = reading.clone();
+                let task = reader::run(shared.clone(), path, connection.clone(), stream, reading);
+                shared.runtime.spawn(task);
             }
             Err(error) => break error,
         }
@@ -275,6 +266,7 @@ async fn write_raw(
 ) {
     let mut stream: Option<SendStream> = None;
     while let Some(packet) = packets.recv().await {
+        queued.fetch_sub(packet.data.len(), Relaxed);
         let mut encoded = BytesMut::new();
         if stream.is_none() {
             let Ok(opened) = connection.open_uni().await else { return };
@@ -286,6 +278,5 @@ async fn write_raw(
         if stream.write_chunk(encoded.freeze()).await.is_err() {
             return;
         }
-        queued.fetch_sub(packet.data.len(), Ordering::Relaxed);
     }
 }

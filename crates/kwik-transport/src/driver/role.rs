@@ -35,8 +35,13 @@ pub(crate) trait Role: Machine + 'static {
         false
     }
 
-    /// A raw packet was put into a path's queue; false when that is full.
-    fn on_raw_forwarded(&mut self, _: PathId, _sequence: u64, _taken: bool, _: Instant) {}
+    /// What became of a raw packet that was to be forwarded.
+    fn on_raw_forwarded(&mut self, _: PathId, _: u64, _: Result<(), Code>, _: Instant) {}
+
+    /// Whether one more raw packet finds room; else it waits to be read.
+    fn takes_raw(&self) -> bool {
+        true
+    }
 
     /// A raw packet came on a path's raw stream.
     fn handle_raw(&mut self, _: &RawPacketTransmission) -> Result<(), CodedError> {
@@ -82,8 +87,14 @@ impl Role for ClientSession {
         self.handle_connected(path, exporter, now)
     }
 
-    fn on_raw_forwarded(&mut self, path: PathId, sequence: u64, taken: bool, now: Instant) {
-        self.on_raw_forwarded(path, sequence, taken, now);
+    fn on_raw_forwarded(
+        &mut self,
+        path: PathId,
+        sequence: u64,
+        result: Result<(), Code>,
+        now: Instant,
+    ) {
+        self.on_raw_forwarded(path, sequence, result, now);
     }
 }
 
@@ -139,6 +150,10 @@ impl StreamRole for PrimarySession {
 }
 
 impl Role for SecondarySession {
+    fn takes_raw(&self) -> bool {
+        self.takes_raw()
+    }
+
     fn handle_raw(&mut self, packet: &RawPacketTransmission) -> Result<(), CodedError> {
         self.handle_raw(packet)
     }

@@ -167,6 +167,28 @@ pub fn serve_clients(endpoint: Endpoint) {
     });
 }
 
+/// A session at both ends.
+pub async fn pair() -> (Session, Session, (Servers, PrimarySession)) {
+    let servers = Servers::new(0);
+    let (session, primary) = servers.connect(&client()).await;
+    (session, primary.session().clone(), (servers, primary))
+}
+
+/// Waits until neither end has a stream left.
+pub async fn settled(one: &Session, two: &Session) {
+    let all_gone = async {
+        while one.stats().streams + two.stats().streams > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let left = || (one.stats().streams, two.stats().streams);
+    assert!(
+        tokio::time::timeout(Duration::from_secs(10), all_gone).await.is_ok(),
+        "streams leak: {:?}",
+        left()
+    );
+}
+
 /// Numbers from a seed, for tests that want variety and no surprise.
 pub struct Rng(pub u64);
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::auth::Fingerprint;
 use crate::control::ControlQueue;
 use crate::path::PathStatus;
+use crate::wire::clip;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, PathId, limits};
@@ -32,12 +33,7 @@ impl ClientSession {
         let message = ControlMessage::AddPathResponse(pb::AddPathResponse {
             success: result.is_ok(),
             path_id: path.to_string(),
-            error_message: result
-                .err()
-                .unwrap_or_default()
-                .chars()
-                .take(limits::MAX_TEXT / 4)
-                .collect(),
+            error_message: clip(result.err().unwrap_or_default()).to_owned(),
         });
         self.send(PathId::PRIMARY, &message, now);
         self.outputs.wake(Wake::Path(path));
@@ -130,18 +126,20 @@ impl ClientSession {
         };
         match allowed {
             Ok(()) => self.outputs.actions.push_back(Action::ForwardRaw(path, m)),
-            Err(code) => self.report_raw(path, m.sequence, code.as_u64(), now),
+            refused => self.on_raw_forwarded(path, m.sequence, refused, now),
         }
     }
 
-    /// What [`Action::ForwardRaw`] asked for is done; not when the path's queue is full.
-    pub fn on_raw_forwarded(&mut self, path: PathId, sequence: u64, taken: bool, now: Instant) {
-        let code = if taken { 0 } else { Code::LimitExceeded.as_u64() };
-        self.report_raw(path, sequence, code, now);
-    }
-
-    fn report_raw(&mut self, path: PathId, sequence: u64, code: u64, now: Instant) {
-        let report = pb::RelayReport { sequence, path_id: path.0, code };
+    /// What became of [`Action::ForwardRaw`]: the primary is told (6.2).
+    pub fn on_raw_forwarded(
+        &mut self,
+        path: PathId,
+        sequence: u64,
+        result: Result<(), Code>,
+        now: Instant,
+    ) {
+        let (path_id, code) = (path.0, result.err().map_or(0, Code::as_u64));
+        let report = pb::RelayReport { sequence, path_id, code };
         self.send(PathId::PRIMARY, &ControlMessage::RelayReport(report), now);
     }
 }
