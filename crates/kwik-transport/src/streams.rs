@@ -170,7 +170,7 @@ impl SendStream {
     /// See [`WriteError`].
     pub async fn write_all(&mut self, mut buf: &[u8]) -> Result<(), WriteError> {
         while !buf.is_empty() {
-            let written = self.write(buf).await?;
+            let written = std::future::poll_fn(|cx| self.poll_write_slice(cx, buf)).await?;
             buf = &buf[written..];
         }
         Ok(())

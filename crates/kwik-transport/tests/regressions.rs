@@ -287,6 +287,23 @@ async fn a_raw_packet_that_was_dropped_was_reported_as_relayed() {
 }
 
 #[tokio::test]
+async fn a_second_raw_packet_found_the_room_of_the_first_freed_twice() {
+    within(async {
+        let servers = Servers::new(1);
+        let (_session, primary) = servers.connect(&client()).await;
+        let (path, edge) = servers.add_edge(&primary, 0).await;
+        for _ in 0..3 {
+            primary.send_raw(path, Bytes::from_static(b"again")).unwrap();
+            assert_eq!(primary.relay_report().await.unwrap().error, None);
+            assert_eq!(edge.recv_raw().await.unwrap(), &b"again"[..]);
+            // Long enough for the client to be done with it.
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn who_waited_for_a_path_to_change_slept_through_it() {
     within(async {
         let servers = Servers::new(1);

@@ -14,6 +14,8 @@ const SLACK: Duration = Duration::from_millis(50);
 const PIECE_TIME: Duration = Duration::from_millis(20);
 /// Arrived bytes that are progress, and not just acknowledgements and heartbeats.
 const PROGRESS: u64 = 8 * 1024;
+/// The least time that bytes are measured over.
+const SHORTEST: Duration = Duration::from_millis(5);
 /// Rounds without growth of a quarter that end the start-up.
 const FLAT_ROUNDS: u8 = 3;
 /// Bounds how long a path rests: 50 ms * 2^6.
@@ -37,6 +39,8 @@ pub struct PathSchedule {
     /// Nothing has come since it was asked after a pause: the round begins with the first bytes, lest it
     /// measure the round trip.
     waiting: bool,
+    /// Bytes that came since the path last had nothing to do, and when it got something.
+    busy: (u64, Instant),
     /// The path ran dry during this round, so the round measures us and not the path.
     dry: bool,
     flat_rounds: u8,
@@ -61,6 +65,7 @@ impl PathSchedule {
             arrived_before: 0,
             round: (0, now),
             waiting: true,
+            busy: (0, now),
             dry: true,
             flat_rounds: 0,
             last_progress: now,
@@ -82,6 +87,7 @@ impl PathSchedule {
             self.last_progress = now;
             self.last_heard = now;
             self.waiting = true;
+            self.busy = (0, now);
         }
         self.outstanding += bytes;
     }
@@ -129,6 +135,10 @@ impl PathSchedule {
         self.arrived_before = self.arrived.unwrap_or(0);
         self.outstanding = self.outstanding.saturating_sub(asked);
         self.dry |= self.outstanding == 0;
+        self.busy.0 += asked;
+        if self.outstanding == 0 {
+            self.end_busy(now);
+        }
         if std::mem::take(&mut self.waiting) {
             self.round = (0, now);
         } else if self.arrived.is_none() {
@@ -162,9 +172,19 @@ impl PathSchedule {
         }
     }
 
+    /// The path brought all it was asked for: it is at least as fast as that took, round trip and all. Else one
+    /// that was measured too low, and so gets little at a time, would stay there.
+    fn end_busy(&mut self, now: Instant) {
+        // A burst out of a buffer may come in no time: it shall not read as a rate.
+        let lasted = now.saturating_duration_since(self.busy.1).max(SHORTEST);
+        let least = rate_of(self.busy.0, lasted);
+        if self.rate.is_some_and(|rate| least > rate) {
+            self.rate = Some(least);
+        }
+    }
+
     fn end_round(&mut self, lasted: Duration) {
-        let micros = u64::try_from(lasted.as_micros()).unwrap_or(u64::MAX).max(1);
-        let sample = self.round.0.saturating_mul(1_000_000) / micros;
+        let sample = rate_of(self.round.0, lasted);
         let Some(rate) = self.rate else {
             self.rate = Some(sample);
             return;
@@ -177,7 +197,7 @@ impl PathSchedule {
         } else if sample >= rate {
             self.rate = Some(rate / 2 + sample / 2);
         } else if !self.dry {
-            self.rate = Some(rate - rate / 8 + sample / 8);
+            self.rate = Some(rate - rate / 4 + sample / 4);
         }
     }
 
@@ -221,11 +241,13 @@ impl PathSchedule {
         self.last_heard + limits::DEAD_AFTER.max(self.rtt * 3)
     }
 
-    /// How long the path needs for what it has been asked, and `more` bytes.
+    /// How long the path needs for what it has been asked, and `more` bytes. One that was never measured is
+    /// taken to be fast, so that it is tried.
     #[must_use]
     pub fn backlog(&self, more: u64) -> Duration {
-        let (rate, bytes) = (self.rate.unwrap_or(0).max(1), self.outstanding.saturating_add(more));
-        self.rtt + Duration::from_micros(bytes.saturating_mul(1_000_000) / rate)
+        let Some(rate) = self.rate else { return self.rtt };
+        let bytes = self.outstanding.saturating_add(more);
+        self.rtt + Duration::from_micros(bytes.saturating_mul(1_000_000) / rate.max(1))
     }
 
     /// Smoothed round-trip time.
@@ -253,6 +275,12 @@ impl PathSchedule {
     }
 }
 
+/// Bytes a second.
+fn rate_of(bytes: u64, time: Duration) -> u64 {
+    let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
+    bytes.saturating_mul(1_000_000) / micros
+}
+
 fn bytes_in(rate: u64, time: Duration) -> u64 {
     let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     u64::try_from(u128::from(rate) * u128::from(micros) / 1_000_000).unwrap_or(u64::MAX)
@@ -275,6 +303,23 @@ mod tests {
         let rate = path.rate().unwrap();
         assert!((45 << 20..=55 << 20).contains(&rate), "{rate}");
         assert_eq!(path.piece_len(), limits::MAX_PIECE);
+    }
+
+    #[test]
+    fn a_path_that_was_measured_too_low_recovers_though_it_runs_dry_each_time() {
+        let mut now = crate::test_now();
+        let mut path = PathSchedule::new(now);
+        path.on_activated(1 << 20, now);
+        path.on_received(1000, 1000, now);
+        now += Duration::from_millis(100);
+        path.on_received(1000, 1000, now);
+        assert!(path.rate().unwrap() < 100_000);
+        path.on_released(path.outstanding());
+        let asked = path.room();
+        path.on_activated(asked, now);
+        now += Duration::from_millis(1);
+        path.on_received(asked, asked, now);
+        assert!(path.rate().unwrap() >= 50 << 20, "{:?}", path.rate());
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub(crate) struct PathLink {
     pub(super) connection: Connection,
     control: Arc<ControlOut>,
     raw: mpsc::Sender<RawPacketTransmission>,
+    /// Bytes of raw packets that are queued.
     raw_bytes: Arc<AtomicUsize>,
 }
 
