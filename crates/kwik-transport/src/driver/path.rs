@@ -267,7 +267,6 @@ async fn write_raw(
 ) {
     let mut stream: Option<SendStream> = None;
     while let Some(packet) = packets.recv().await {
-        queued.fetch_sub(packet.data.len(), Relaxed);
         let mut encoded = BytesMut::new();
         if stream.is_none() {
             let Ok(opened) = connection.open_uni().await else { return };
