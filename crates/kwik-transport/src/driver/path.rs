@@ -278,5 +278,6 @@ async fn write_raw(
         if stream.write_chunk(encoded.freeze()).await.is_err() {
             return;
         }
+        queued.fetch_sub(packet.data.len(), Relaxed);
     }
 }
