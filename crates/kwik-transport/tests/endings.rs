@@ -70,6 +70,7 @@ async fn a_close_reaches_both_ends_and_everybody_who_waits() {
         assert_eq!(two.close_reason(), Some(told.clone()));
         assert_eq!(two.open_uni().await.err(), Some(told));
         assert!(one.try_open_bi().is_err());
+        assert!(one.remote_address().ip().is_loopback());
         one.close(1, b"again");
         two.close(1, b"again");
         drop((ours, theirs));

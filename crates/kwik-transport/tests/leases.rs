@@ -247,23 +247,43 @@ async fn an_edge_takes_no_streams_and_no_frames_of_a_primary() {
     .await;
 }
 
+/// A raw packet as the primary would sign it.
+fn raw(sequence: u64, data: &'static [u8]) -> pb::RawPacketTransmission {
+    let signature = sign_raw(&identity(0), SESSION, PATH, sequence, data);
+    pb::RawPacketTransmission {
+        data: Bytes::from_static(data),
+        sequence,
+        signature: Bytes::copy_from_slice(signature.as_ref()),
+        ..<_>::default()
+    }
+}
+
+/// The bytes of a raw stream.
+fn stream(packets: &[pb::RawPacketTransmission]) -> Vec<u8> {
+    let encoded = packets.iter().flat_map(|m| m.encode_length_delimited_to_vec());
+    std::iter::once(1).chain(encoded).collect()
+}
+
+#[tokio::test]
+async fn raw_packets_that_nobody_takes_do_not_hide_the_end() {
+    within(async {
+        let scene = Scene::new();
+        let (peer, edge) = scene.visit().await;
+        let packets: Vec<_> = (1..200).map(|sequence| raw(sequence, b"unread")).collect();
+        peer.throw(stream(&packets)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        peer.connection.close(7u32.into(), b"");
+        let closed = edge.closed().await;
+        assert!(matches!(closed, ConnectionError::ApplicationClosed { code: 7, .. }), "{closed:?}");
+        assert_eq!(edge.recv_raw().await.unwrap(), &b"unread"[..]);
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn raw_packets_are_taken_from_the_primary_alone_and_once() {
     within(async {
         let scene = Scene::new();
-        let raw = |sequence: u64, data: &'static [u8]| {
-            let signature = sign_raw(&identity(0), SESSION, PATH, sequence, data);
-            pb::RawPacketTransmission {
-                data: Bytes::from_static(data),
-                sequence,
-                signature: Bytes::copy_from_slice(signature.as_ref()),
-                ..<_>::default()
-            }
-        };
-        let stream = |packets: &[pb::RawPacketTransmission]| {
-            let encoded = packets.iter().flat_map(|m| m.encode_length_delimited_to_vec());
-            std::iter::once(1).chain(encoded).collect::<Vec<u8>>()
-        };
         let (peer, edge) = scene.visit().await;
         peer.throw(stream(&[raw(1, b"one"), raw(5, b"five")])).await;
         assert_eq!(edge.recv_raw().await.unwrap(), &b"one"[..]);

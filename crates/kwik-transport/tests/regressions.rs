@@ -287,6 +287,23 @@ async fn a_raw_packet_that_was_dropped_was_reported_as_relayed() {
 }
 
 #[tokio::test]
+async fn the_room_of_a_raw_packet_was_freed_twice() {
+    within(async {
+        let servers = Servers::new(1);
+        let (_session, primary) = servers.connect(&client()).await;
+        let (path, edge) = servers.add_edge(&primary, 0).await;
+        let packet = Bytes::from(vec![7; limits::MAX_RAW_PACKET]);
+        // More than may wait at once, so that a room never freed shows too.
+        for _ in 0..3 * limits::MAX_RAW_QUEUED_BYTES / packet.len() {
+            primary.send_raw(path, packet.clone()).unwrap();
+            assert_eq!(primary.relay_report().await.unwrap().error, None);
+            assert!(edge.recv_raw().await.unwrap() == packet);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn who_waited_for_a_path_to_change_slept_through_it() {
     within(async {
         let servers = Servers::new(1);

@@ -1,6 +1,5 @@
 //! One path: its connection, its control stream, and the tasks that serve them.
 
-use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -97,21 +96,16 @@ pub(crate) fn start(
     let (raw, packets) = mpsc::channel(limits::MAX_RAW_QUEUED);
     let out = Arc::new(ControlOut::default());
     let raw_bytes = Arc::<AtomicUsize>::default();
-    let link = PathLink {
-        connection: connection.clone(),
-        control: out.clone(),
-        raw,
-        raw_bytes: raw_bytes.clone(),
-    };
+    let queued = raw_bytes.clone();
+    let link = PathLink { connection: connection.clone(), control: out.clone(), raw, raw_bytes };
     lock(&shared.paths).insert(path, link);
     let ControlStream { send, recv, decoder } = control;
     let runtime = &shared.runtime;
     let (reading, read) = mpsc::channel(1);
-    let control = read_control(shared.clone(), path, recv, decoder);
     runtime.spawn(write_control(shared.clone(), path, send, out));
-    runtime.spawn(while_reading(reading.clone(), control));
+    runtime.spawn(read_control(shared.clone(), path, recv, decoder, reading.clone()));
     runtime.spawn(accept_streams(shared.clone(), path, connection.clone(), (reading, read)));
-    runtime.spawn(write_raw(connection.clone(), packets, raw_bytes));
+    runtime.spawn(write_raw(connection.clone(), packets, queued));
     // What the machine had ready before its path stood.
     shared.drive(|_, _| {});
 }
@@ -203,6 +197,7 @@ async fn read_control(
     path: PathId,
     mut stream: RecvStream,
     mut decoder: ControlDecoder,
+    _reading: Reading,
 ) {
     loop {
         loop {
@@ -238,13 +233,8 @@ fn on_lost(shared: &AnyShared, path: PathId, error: ConnectionError) {
     shared.drive(|machine, now| machine.handle_path_lost(path, &reason, now));
 }
 
-/// Who still reads from a connection: each reader holds a sender.
-type Reading = mpsc::Sender<()>;
-
-async fn while_reading(reading: Reading, reader: impl Future<Output = ()>) {
-    reader.await;
-    drop(reading);
-}
+/// Held by who still reads from a connection: its loss is told when all is read.
+pub(super) type Reading = mpsc::Sender<()>;
 
 /// Starts a reader for each unidirectional QUIC stream of the peer; QUIC's stream limit bounds them.
 async fn accept_streams(
@@ -256,8 +246,9 @@ async fn accept_streams(
     let lost = loop {
         match connection.accept_uni().await {
             Ok(stream) => {
-                let reader = reader::run(shared.clone(), path, connection.clone(), stream);
-                shared.runtime.spawn(while_reading(reading.clone(), reader));
+                let reading = reading.clone();
+                let task = reader::run(shared.clone(), path, connection.clone(), stream, reading);
+                shared.runtime.spawn(task);
             }
             Err(error) => break error,
         }

@@ -11,6 +11,7 @@ use kwik_proto::{CodedError, PathId, StreamId};
 
 use crate::quic::{Connection, ReadError, RecvStream};
 
+use super::path::Reading;
 use super::{AnyShared, StreamWaiters, secondary};
 
 /// Chunks that are read at once: one lock and one wake a batch.
@@ -24,8 +25,9 @@ pub(super) async fn run(
     path: PathId,
     connection: Connection,
     mut stream: RecvStream,
+    reading: Reading,
 ) {
-    let result = read_kind(&shared, path, &connection, &mut stream).await;
+    let result = read_kind(&shared, path, &connection, &mut stream, reading).await;
     if let Err(error) = result {
         tracing::debug!(%path, %error, "violation on a data stream");
         shared.drive(|machine, now| machine.handle_violation(path, &error, now));
@@ -41,6 +43,7 @@ async fn read_kind(
     path: PathId,
     connection: &Connection,
     stream: &mut RecvStream,
+    reading: Reading,
 ) -> Result<(), CodedError> {
     let mut chunks = [const { Bytes::new() }; BATCH];
     let mut kind = KindDecoder::new();
@@ -57,7 +60,7 @@ async fn read_kind(
             let first = [chunk].into_iter().chain(rest).collect::<Vec<_>>();
             return match kind {
                 StreamKind::Data => read_data(shared, path, connection, stream, first).await,
-                StreamKind::Raw => read_raw(shared, stream, first).await,
+                StreamKind::Raw => read_raw(shared, stream, first, reading).await,
                 StreamKind::Secondary if shared.look(|machine| machine.takes_secondary(path)) => {
                     secondary::read(shared, path, connection, stream, first).await
                 }
@@ -88,7 +91,9 @@ async fn read_raw(
     shared: &AnyShared,
     stream: &mut RecvStream,
     first: Vec<Bytes>,
+    reading: Reading,
 ) -> Result<(), CodedError> {
+    let mut reading = Some(reading);
     let mut decoder = RawDecoder::new();
     let mut chunks = [const { Bytes::new() }; BATCH];
     let mut batch = first;
@@ -97,6 +102,10 @@ async fn read_raw(
             decoder.handle_input(chunk);
             while let Some(packet) = decoder.poll().map_err(|error| violation(&error))? {
                 let room = || shared.look(|machine| machine.takes_raw().then_some(()));
+                if room().is_none() {
+                    // The application may never make any: that does not keep the end from it.
+                    reading.take();
+                }
                 if shared.wait_for(&shared.waiters.raw, room).await.is_err() {
                     return Ok(());
                 }
