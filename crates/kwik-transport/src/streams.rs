@@ -11,10 +11,10 @@ use bytes::Bytes;
 use kwik_proto::stream::{self, Halves, Read, SharedRecv, SharedSend};
 use kwik_proto::sync::lock;
 use kwik_proto::wire::StreamKind;
-use kwik_proto::{CodedError, StreamId, limits};
+use kwik_proto::{Code, CodedError, StreamId, limits};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::driver::{FrameWriter, Held, StreamRole, StreamWaiters};
+use crate::driver::{Delivery, FrameWriter, Held, StreamRole, StreamWaiters};
 use crate::quic::{self, ConnectionError};
 
 use crate::quic::ClosedStream;
@@ -141,6 +141,7 @@ pub(crate) fn handles(
             StreamKind::Data,
             &shared.runtime,
         )),
+        delivery: None,
     });
     let recv = halves.recv.map(|half| RecvStream { handle: handle(), half, ended: false });
     (send, recv)
@@ -152,6 +153,8 @@ pub struct SendStream {
     half: SharedSend,
     /// None once the stream has ended.
     writer: Option<FrameWriter>,
+    /// Once it was finished.
+    delivery: Option<Delivery>,
 }
 
 impl SendStream {
@@ -243,7 +246,7 @@ impl SendStream {
         let id = self.handle.id;
         // A connection that is lost is told to who reads or writes, and to who waits for the session's end.
         writer.push(id, final_size, Bytes::new(), true).ok();
-        writer.finish();
+        self.delivery = Some(writer.finish());
         self.handle.shared.drive(|machine, _| machine.streams().retire(id));
         Ok(())
     }
@@ -260,23 +263,30 @@ impl SendStream {
         Ok(())
     }
 
-    /// Waits until the peer stops the stream: its code. Unlike quinn's it does not tell when everything was
-    /// delivered. Cancel safe.
+    /// Waits until the peer stops the stream: its code; or, of a finished stream, until the peer has everything that was
+    /// written here: none. Cancel safe.
     ///
     /// # Errors
     /// The session is over.
-    pub async fn stopped(&mut self) -> Result<u64, ConnectionError> {
-        std::future::poll_fn(|cx| {
-            self.handle.waiters.wait_writable(cx.waker());
-            if let Some(code) = lock(&self.half).stopped() {
-                return Poll::Ready(Ok(code));
-            }
-            match self.handle.shared.close_reason() {
-                Some(error) => Poll::Ready(Err(error)),
-                None => Poll::Pending,
-            }
-        })
-        .await
+    pub async fn stopped(&mut self) -> Result<Option<u64>, ConnectionError> {
+        std::future::poll_fn(|cx| self.poll_stopped(cx)).await
+    }
+
+    fn poll_stopped(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<u64>, ConnectionError>> {
+        self.handle.waiters.wait_writable(cx.waker());
+        if let Some(code) = lock(&self.half).stopped() {
+            // A client says so of a stream that servers brought whole.
+            return Poll::Ready(Ok(Some(code).filter(|code| *code != Code::NoError.as_u64())));
+        }
+        if let Some(delivery) = &mut self.delivery
+            && let Poll::Ready(Ok(outcome)) = delivery.poll(cx)
+        {
+            return Poll::Ready(Ok(outcome));
+        }
+        match self.handle.shared.close_reason() {
+            Some(error) => Poll::Ready(Err(error)),
+            None => Poll::Pending,
+        }
     }
 
     fn poll_write_slice(
@@ -426,7 +436,7 @@ impl RecvStream {
         }))
     }
 
-    /// The next bytes without a copy, at most `max_length`; none at the end. With `ordered` off any order
+    /// The next bytes without a copy, at most `max_length` and at least one; none at the end. With `ordered` off any order
     /// is permitted; this version keeps to the right one. Cancel safe.
     ///
     /// # Errors
@@ -436,7 +446,7 @@ impl RecvStream {
         max_length: usize,
         _ordered: bool,
     ) -> Result<Option<Chunk>, ReadError> {
-        std::future::poll_fn(|cx| self.poll_next(cx, max_length)).await
+        std::future::poll_fn(|cx| self.poll_next(cx, max_length.max(1))).await
     }
 
     /// Fills `bufs` with the next bytes without a copy: how many were filled, none at the end. Cancel safe.

@@ -97,7 +97,7 @@ async fn resets_and_stops_carry_their_codes() {
         recv.stop(43).unwrap();
         assert!(recv.stop(43).is_err());
         assert_eq!(recv.read_chunk(10, true).await, Err(ReadError::ClosedStream));
-        assert_eq!(far_send.stopped().await.unwrap(), 43);
+        assert_eq!(far_send.stopped().await.unwrap(), Some(43));
         assert_eq!(far_send.write(b"more").await, Err(WriteError::Stopped(43)));
         // As in quinn, only a second end is an error.
         assert!(far_send.finish().is_ok() && far_send.finish().is_err());
@@ -419,6 +419,22 @@ async fn what_was_written_leaves_while_its_writer_waits_for_an_answer() {
             }
         }
         settled(&session, primary.session()).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_finished_stream_tells_when_the_peer_has_it_all() {
+    within(async {
+        let servers = Servers::new(0);
+        let (session, primary) = servers.connect(&client()).await;
+        let mut send = session.open_uni().await.unwrap();
+        send.write_chunk(object(0..300_000)).await.unwrap();
+        send.finish().unwrap();
+        let mut recv = primary.session().accept_uni().await.unwrap();
+        let (all, stopped) = tokio::join!(recv.read_to_end(1 << 20), send.stopped());
+        assert_eq!((all.unwrap().len(), stopped.unwrap()), (300_000, None));
+        assert_eq!(send.stopped().await.unwrap(), None, "it can be asked again");
     })
     .await;
 }

@@ -30,7 +30,7 @@ use crate::quic::{Connection, ConnectionError, Endpoint, Runtime};
 
 pub(crate) use path::{ControlStream, PathLink, SERVER_NAME, open_control, start};
 pub(crate) use role::{Role, StreamRole};
-pub(crate) use writer::FrameWriter;
+pub(crate) use writer::{Delivery, FrameWriter};
 
 /// Who waits for one stream: its reader and its writer.
 #[derive(Debug, Default)]

@@ -15,6 +15,8 @@ use crate::quic::{self, Connection, ConnectionError, Runtime, WriteError};
 type Opening =
     Pin<Box<dyn Future<Output = Result<quic::SendStream, ConnectionError>> + Send + Sync>>;
 
+type Delivered = Pin<Box<dyn Future<Output = Result<Option<u64>, ConnectionError>> + Send + Sync>>;
+
 enum State {
     /// No frame was written yet.
     Unopened,
@@ -51,6 +53,33 @@ struct Frames {
     flusher: Option<Waker>,
     /// Who waits until nothing is pending.
     writer: Option<Waker>,
+    /// After a finish, until it completes: the peer has it all, or stopped the stream.
+    delivered: Option<Delivered>,
+}
+
+/// What became of a stream that was finished.
+pub(crate) struct Delivery(Arc<Mutex<Frames>>);
+
+impl Delivery {
+    /// Waits until the peer has acknowledged everything, or stopped the stream: its code.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<u64>, WriteError>> {
+        let mut frames = lock(&self.0);
+        match &frames.state {
+            State::Failed(WriteError::Stopped(code)) => return Poll::Ready(Ok(Some(*code))),
+            State::Failed(error) => return Poll::Ready(Err(error.clone())),
+            State::Ended => {}
+            State::Unopened | State::Opening(_) | State::Open(_) => {
+                frames.writer = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+        }
+        let Some(delivered) = &mut frames.delivered else { return Poll::Ready(Ok(None)) };
+        let outcome = ready!(delivered.as_mut().poll(cx));
+        if outcome == Ok(None) {
+            frames.delivered = None;
+        }
+        Poll::Ready(outcome.map_err(WriteError::ConnectionLost))
+    }
 }
 
 impl FrameWriter {
@@ -61,6 +90,7 @@ impl FrameWriter {
             finish: false,
             flusher: None,
             writer: None,
+            delivered: None,
         };
         Self {
             connection,
@@ -128,12 +158,14 @@ impl FrameWriter {
     }
 
     /// Ends the QUIC stream once everything pending is written.
-    pub(crate) fn finish(self) {
+    pub(crate) fn finish(self) -> Delivery {
         let mut frames = lock(&self.frames);
         frames.finish = true;
         if frames.pending.is_empty() {
             frames.end();
         }
+        drop(frames);
+        Delivery(self.frames.clone())
     }
 
     /// Gives the QUIC stream up; what was not delivered is not sent any more.
@@ -213,8 +245,12 @@ impl Frames {
     fn end(&mut self) {
         if let State::Open(stream) = &mut self.state {
             // An end inside a frame would break the protocol. An error means that it has ended already.
-            let ended = if self.pending.is_empty() { stream.finish() } else { stream.reset(0) };
-            ended.ok();
+            if self.pending.is_empty() {
+                stream.finish().ok();
+                self.delivered = Some(Box::pin(stream.stopped()));
+            } else {
+                stream.reset(0).ok();
+            }
         }
         self.state = State::Ended;
         self.pending.clear();
