@@ -400,8 +400,7 @@ impl Incoming {
             connection.set_receive_window(config.quic.receive_window);
         }
         match accepted {
-            Err(refusal) => {
-                let error = refusal.error;
+            Err(error) => {
                 tracing::info!(remote = %connection.remote_address(), %error, "client refused");
                 connection.close(error.code.as_u64(), error.to_string().as_bytes());
                 Err(ConnectError::Refused(error.to_string()))

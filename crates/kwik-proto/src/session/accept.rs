@@ -4,12 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use bytes::{Bytes, BytesMut};
-
 use crate::auth::{self, AdmissionRequest, Authenticator, Fingerprint, Identity, PublicKey};
 use crate::stream::StreamConfig;
-use crate::wire::clip;
-use crate::wire::control::{self, ControlMessage};
+use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, PathId, SessionId, limits};
 
@@ -44,44 +41,25 @@ pub enum Accepted {
     Secondary(Box<SecondarySession>),
 }
 
-/// A refusal, and the answer to write before the connection is closed with the error's code.
-#[derive(Debug)]
-pub struct Refusal {
-    /// Why.
-    pub error: CodedError,
-    /// Encoded AuthenticationResponse.
-    pub response: Bytes,
-}
-
 /// Decides on the first control frame of a connection.
 ///
 /// # Errors
-/// The frame is no valid introduction.
-pub fn accept(first: &ControlMessage, context: &AcceptContext<'_>) -> Result<Accepted, Refusal> {
-    let refuse = |error: CodedError| {
-        let response = ControlMessage::AuthenticationResponse(pb::AuthenticationResponse {
-            success: false,
-            error_message: clip(&error.context).to_owned(),
-            ..Default::default()
-        });
-        let mut encoded = BytesMut::new();
-        control::encode(0, &response, &mut encoded);
-        Refusal { error, response: encoded.freeze() }
-    };
+/// The frame is no valid introduction: close the connection with the error's code and text.
+pub fn accept(first: &ControlMessage, context: &AcceptContext<'_>) -> Result<Accepted, CodedError> {
     let ControlMessage::AuthenticationRequest(request) = first else {
         let context = format!("{} before authentication", first.name());
-        return Err(refuse(CodedError::new(Code::InvalidFrame, context)));
+        return Err(CodedError::new(Code::InvalidFrame, context));
     };
-    let accepted = if request.protocol_version != limits::PROTOCOL_VERSION {
+    if request.protocol_version != limits::PROTOCOL_VERSION {
         let (theirs, ours) = (request.protocol_version, limits::PROTOCOL_VERSION);
         let context = format!("the peer speaks version {theirs}, this server version {ours}");
-        Err(CodedError::new(Code::AuthFailed, context))
-    } else if request.session_id.is_empty() {
+        return Err(CodedError::new(Code::AuthFailed, context));
+    }
+    if request.session_id.is_empty() {
         accept_primary(request, context)
     } else {
         accept_secondary(request, context)
-    };
-    accepted.map_err(refuse)
+    }
 }
 
 fn accept_primary(

@@ -23,7 +23,7 @@ use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, LeaseId, PathId, limits};
 
-pub use accept::{AcceptContext, Accepted, Refusal, accept};
+pub use accept::{AcceptContext, Accepted, accept};
 pub use client::{ClientConfig, ClientSession};
 pub use primary::{PrimarySession, RelayReport};
 pub use secondary::{Mapped, SecondarySession};

@@ -1,0 +1,109 @@
+//! Why reading and writing fail.
+
+use std::io;
+
+use kwik_proto::CodedError;
+use kwik_proto::stream;
+
+use crate::quic::{self, ConnectionError};
+
+/// Why a write failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// The peer reads no more of the stream.
+    #[error("the peer stopped the stream with code {0}")]
+    Stopped(u64),
+    /// The session is over.
+    #[error("session lost: {0}")]
+    ConnectionLost(#[from] ConnectionError),
+    /// The stream was finished or reset already.
+    #[error("the stream was finished or reset already")]
+    ClosedStream,
+    /// The stream would grow past 2^62 - 1 bytes.
+    #[error("the stream would grow past the largest offset")]
+    TooLong,
+}
+
+impl From<stream::WriteError> for WriteError {
+    fn from(error: stream::WriteError) -> Self {
+        match error {
+            stream::WriteError::Stopped(code) => Self::Stopped(code),
+            stream::WriteError::TooLong => Self::TooLong,
+            _ => Self::ClosedStream,
+        }
+    }
+}
+
+impl WriteError {
+    /// An error of a QUIC stream, in a session that ended for this reason, if it did.
+    pub(crate) fn from_quic(error: quic::WriteError, closed: Option<ConnectionError>) -> Self {
+        match error {
+            quic::WriteError::Stopped(code) => Self::Stopped(code),
+            quic::WriteError::ConnectionLost(lost) => Self::ConnectionLost(closed.unwrap_or(lost)),
+            quic::WriteError::ClosedStream => Self::ClosedStream,
+        }
+    }
+}
+
+impl From<WriteError> for io::Error {
+    fn from(error: WriteError) -> Self {
+        let kind = match error {
+            WriteError::Stopped(_) => io::ErrorKind::ConnectionReset,
+            WriteError::ConnectionLost(_) | WriteError::ClosedStream => io::ErrorKind::NotConnected,
+            WriteError::TooLong => io::ErrorKind::FileTooLarge,
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// Why a read failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The peer gave the stream up.
+    #[error("the peer reset the stream with code {0}")]
+    Reset(u64),
+    /// The session is over.
+    #[error("session lost: {0}")]
+    ConnectionLost(#[from] ConnectionError),
+    /// The stream was stopped here.
+    #[error("the stream was stopped already")]
+    ClosedStream,
+    /// The stream cannot be completed, for instance since no server is left that could bring the rest.
+    #[error("{0}")]
+    Failed(CodedError),
+}
+
+impl From<stream::ReadError> for ReadError {
+    fn from(error: stream::ReadError) -> Self {
+        match error {
+            stream::ReadError::Reset(code) => Self::Reset(code),
+            stream::ReadError::Failed(error) => Self::Failed(error),
+            _ => Self::ClosedStream,
+        }
+    }
+}
+
+impl From<ReadError> for io::Error {
+    fn from(error: ReadError) -> Self {
+        let kind = match error {
+            ReadError::Reset(_) => io::ErrorKind::ConnectionReset,
+            ReadError::ConnectionLost(_) | ReadError::ClosedStream => io::ErrorKind::NotConnected,
+            ReadError::Failed(_) => io::ErrorKind::TimedOut,
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// Why [`RecvStream::read_to_end`] failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadToEndError {
+    /// Reading failed.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// There is more than the limit.
+    #[error("the stream is longer than the limit")]
+    TooLong,
+}
