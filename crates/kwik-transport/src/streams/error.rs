@@ -96,7 +96,7 @@ impl From<ReadError> for io::Error {
     }
 }
 
-/// Why [`RecvStream::read_to_end`] failed.
+/// Why [`RecvStream::read_to_end`](super::RecvStream::read_to_end) failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadToEndError {
