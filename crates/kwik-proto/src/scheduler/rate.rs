@@ -206,10 +206,15 @@ impl PathSchedule {
         self.flat_rounds < FLAT_ROUNDS
     }
 
+    /// The round trip without what waits in queues: what is outstanding says that already.
+    fn base_rtt(&self) -> Duration {
+        if self.min_rtt == Duration::MAX { self.rtt } else { self.min_rtt }
+    }
+
     /// How many bytes may be outstanding.
     fn target(&self) -> u64 {
         let Some(rate) = self.rate else { return 4 * limits::MIN_PIECE };
-        let base = if self.min_rtt == Duration::MAX { self.rtt } else { self.min_rtt };
+        let base = self.base_rtt();
         let round_trips = if self.is_starting() { base * 2 } else { base * 5 / 4 };
         bytes_in(rate, round_trips + SLACK).max(4 * limits::MIN_PIECE)
     }
@@ -245,9 +250,9 @@ impl PathSchedule {
     /// taken to be fast, so that it is tried.
     #[must_use]
     pub fn backlog(&self, more: u64) -> Duration {
-        let Some(rate) = self.rate else { return self.rtt };
+        let Some(rate) = self.rate else { return self.base_rtt() };
         let bytes = self.outstanding.saturating_add(more);
-        self.rtt + Duration::from_micros(bytes.saturating_mul(1_000_000) / rate.max(1))
+        self.base_rtt() + Duration::from_micros(bytes.saturating_mul(1_000_000) / rate.max(1))
     }
 
     /// Smoothed round-trip time.
