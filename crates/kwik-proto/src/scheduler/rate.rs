@@ -178,7 +178,7 @@ impl PathSchedule {
         // A burst out of a buffer may come in no time: it shall not read as a rate.
         let lasted = now.saturating_duration_since(self.busy.1).max(SHORTEST);
         let least = rate_of(self.busy.0, lasted);
-        if self.rate.is_some_and(|rate| least > rate) {
+        if self.rate.is_none_or(|rate| least > rate) {
             self.rate = Some(least);
         }
     }
@@ -325,6 +325,17 @@ mod tests {
         now += Duration::from_millis(1);
         path.on_received(asked, asked, now);
         assert!(path.rate().unwrap() >= 50 << 20, "{:?}", path.rate());
+    }
+
+    #[test]
+    fn a_path_that_always_runs_dry_within_a_round_is_measured_nevertheless() {
+        let mut now = crate::test_now();
+        let mut path = PathSchedule::new(now);
+        let asked = path.room();
+        path.on_activated(asked, now);
+        now += Duration::from_millis(8);
+        path.on_received(asked, asked, now);
+        assert_eq!(path.rate(), Some(asked * 125));
     }
 
     #[test]
