@@ -59,13 +59,22 @@ async fn three_servers_write_one_stream() {
             let mut stream = primary.session().open_uni().await.unwrap();
             let extent = stream.reserve(size).unwrap();
             let (id, command) = (stream.id(), Bytes::from_static(b"fill"));
-            let mut leases = vec![
-                primary.lease(id, extent.clone(), one, command.clone()).unwrap(),
-                primary.lease(id, extent.clone(), two, command).unwrap(),
-            ];
-            let (own, writer) = primary.lease_own(id, extent).unwrap();
-            leases.push(own);
-            tokio::spawn(fill(writer));
+            // Who is leased first may be fast enough to bring all before the others are asked.
+            let mut leases = Vec::new();
+            for turn in 0..3 {
+                match (round + turn) % 3 {
+                    0 => {
+                        let (own, writer) = primary.lease_own(id, extent.clone()).unwrap();
+                        leases.push(own);
+                        tokio::spawn(fill(writer));
+                    }
+                    edge => {
+                        let path = [one, two][usize::from(edge == 2)];
+                        let lease = primary.lease(id, extent.clone(), path, command.clone());
+                        leases.push(lease.unwrap());
+                    }
+                }
+            }
             stream.finish().unwrap();
             let mut recv = session.accept_uni().await.unwrap();
             let read = recv.read_to_end(1 << 30).await.unwrap();
