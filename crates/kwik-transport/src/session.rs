@@ -152,7 +152,11 @@ impl Session {
     /// Figures of the session and its paths.
     #[must_use]
     pub fn stats(&self) -> SessionStats {
-        self.shared.look(|machine| machine.stats())
+        let mut stats = self.shared.look(|machine| machine.stats());
+        for path in &mut stats.paths {
+            (path.udp_sent, path.udp_received) = self.shared.udp_bytes(path.id).unwrap_or_default();
+        }
+        stats
     }
 
     /// The peer's address.
