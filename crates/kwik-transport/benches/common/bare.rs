@@ -60,6 +60,10 @@ impl Stack for Bare {
         server.endpoint.local_addr().unwrap()
     }
 
+    fn close(server: &Server) {
+        server.endpoint.close(VarInt::from_u32(0), b"");
+    }
+
     async fn accept(server: &Server) -> Option<Incoming> {
         server.endpoint.accept().await
     }

@@ -33,6 +33,10 @@ impl Stack for Kwik {
         server.local_addr().unwrap()
     }
 
+    fn close(server: &Endpoint) {
+        server.close(0, b"");
+    }
+
     async fn accept(server: &Endpoint) -> Option<Incoming> {
         server.accept().await
     }

@@ -6,6 +6,7 @@ pub mod report;
 pub mod stack;
 
 use std::future::Future;
+use std::ops::Deref;
 use std::time::{Duration, Instant};
 
 use ::kwik::QuicConfig;
@@ -63,7 +64,7 @@ impl Bed {
     pub fn serve<S: Stack, F>(
         &self,
         serve: impl Fn(S::Session) -> F + Clone + std::marker::Send + 'static,
-    ) -> S::Server
+    ) -> Served<S>
     where
         F: Future<Output = ()> + std::marker::Send + 'static,
     {
@@ -75,7 +76,7 @@ impl Bed {
         &self,
         runtime: &Runtime,
         serve: impl Fn(S::Session) -> F + Clone + std::marker::Send + 'static,
-    ) -> S::Server
+    ) -> Served<S>
     where
         F: Future<Output = ()> + std::marker::Send + 'static,
     {
@@ -92,7 +93,24 @@ impl Bed {
                 });
             }
         });
-        server
+        Served(server)
+    }
+}
+
+/// A server's endpoint, which closes when it is dropped.
+pub struct Served<S: Stack>(S::Server);
+
+impl<S: Stack> Deref for Served<S> {
+    type Target = S::Server;
+
+    fn deref(&self) -> &S::Server {
+        &self.0
+    }
+}
+
+impl<S: Stack> Drop for Served<S> {
+    fn drop(&mut self) {
+        S::close(&self.0);
     }
 }
 

@@ -6,19 +6,22 @@ use serde_json::{Value, json};
 
 use super::median;
 
-/// `[--json FILE] [--rounds N] [--mib N] [NAMES...]`.
+/// `[--json FILE] [--rounds N] [--mib N] [--profile kwik|quinn] [NAMES...]`.
 #[derive(Debug)]
 pub struct Options {
     json: Option<PathBuf>,
     rounds: usize,
     /// Payload of a bulk transfer, in MiB.
     pub mib: usize,
+    /// The one that runs alone, for a profiler.
+    profile: Option<String>,
     names: Vec<String>,
 }
 
 impl Options {
     pub fn parse() -> Self {
-        let mut options = Self { json: None, rounds: 5, mib: 512, names: Vec::new() };
+        let mut options =
+            Self { json: None, rounds: 5, mib: 512, profile: None, names: Vec::new() };
         let mut args = std::env::args().skip(1);
         while let Some(arg) = args.next() {
             let mut value = || args.next().unwrap_or_else(|| panic!("{arg} needs a value"));
@@ -26,6 +29,7 @@ impl Options {
                 "--json" => options.json = Some(value().into()),
                 "--rounds" => options.rounds = value().parse().unwrap(),
                 "--mib" => options.mib = value().parse().unwrap(),
+                "--profile" => options.profile = Some(value()),
                 // A flag of cargo's own.
                 "--bench" => {}
                 _ => options.names.push(arg),
@@ -119,8 +123,10 @@ impl Row {
     /// The median of the rounds' own comparisons, so that what disturbs a round does not count.
     fn compared(&self) -> f64 {
         let pairs = self.kwik.iter().enumerate();
-        let quinn = |round: usize| self.quinn.get(round).copied().unwrap_or(f64::NAN);
-        let each: Vec<_> = pairs.map(|(i, kwik)| self.metric.compare(*kwik, quinn(i))).collect();
+        let each: Vec<_> = match self.quinn.is_empty() {
+            true => self.kwik.clone(),
+            false => pairs.map(|(i, kwik)| self.metric.compare(*kwik, self.quinn[i])).collect(),
+        };
         median(&each)
     }
 
@@ -210,6 +216,11 @@ impl Report {
         mut kwik: impl FnMut() -> [f64; N],
         mut quinn: impl FnMut() -> [f64; N],
     ) {
+        match self.options.profile.as_deref() {
+            Some("quinn") => return self.measure(case, metrics, quinn),
+            Some(_) => return self.measure(case, metrics, kwik),
+            None => {}
+        }
         let mut rows = metrics.map(|metric| Row::new(case, metric));
         for round in 0..=self.options.rounds {
             let (ours, theirs) = (kwik(), quinn());

@@ -20,6 +20,8 @@ pub trait Stack: 'static {
     /// In the runtime in which it shall run.
     fn client(settings: &Settings, server: &Self::Server) -> Self::Client;
     fn address(server: &Self::Server) -> SocketAddr;
+    /// Ends all sessions, and accepts no more.
+    fn close(server: &Self::Server);
     fn accept(server: &Self::Server) -> impl Future<Output = Option<Self::Incoming>> + Sendable;
     fn establish(
         incoming: Self::Incoming,

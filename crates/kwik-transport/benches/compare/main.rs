@@ -3,6 +3,7 @@
 //! `cargo bench -p kwik-transport --bench compare -- [--json FILE] [--rounds N] [--mib N] [NAMES...]`
 //! prints each round, then a table for each bench: medians, and the median of the rounds' ratios.
 #![allow(
+    dead_code,
     missing_docs,
     unreachable_pub,
     clippy::unwrap_used,
@@ -15,6 +16,7 @@
     reason = "figures are rounded anyway"
 )]
 
+mod backpressure;
 #[path = "../common/mod.rs"]
 mod common;
 mod first_byte;
@@ -33,5 +35,6 @@ fn main() {
     report.bench("latency", |report| latency::run(report, &bed));
     report.bench("first_byte", |report| first_byte::run(report, &bed));
     report.bench("streams", |report| streams::run(report, &bed));
+    report.bench("backpressure", |report| backpressure::run(report, &bed));
     report.finish();
 }
