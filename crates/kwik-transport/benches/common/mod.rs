@@ -7,6 +7,7 @@ pub mod stack;
 
 use std::future::Future;
 use std::ops::Deref;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use ::kwik::QuicConfig;
@@ -151,9 +152,16 @@ pub fn median(values: &[f64]) -> f64 {
     percentile(&mut values.to_vec(), 0.5)
 }
 
+/// What is written, over and over: one memory for all streams, or those that send many at once
+/// would read from more of it, and so from further away, than those that send one after the other.
+pub fn frame() -> Bytes {
+    static DATA: OnceLock<Bytes> = OnceLock::new();
+    DATA.get_or_init(|| vec![7; FRAME].into()).clone()
+}
+
 /// Writes this many bytes, and the end.
 pub async fn write_all(stream: &mut impl Send, bytes: usize) {
-    let frame = Bytes::from(vec![7; FRAME]);
+    let frame = frame();
     let mut left = bytes;
     while left > 0 {
         let len = left.min(FRAME);

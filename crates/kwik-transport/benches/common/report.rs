@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::median;
 
-/// `[--json FILE] [--rounds N] [--mib N] [--profile kwik|quinn] [NAMES...]`.
+/// `[--json FILE] [--rounds N] [--mib N] [--profile kwik|quinn] [--case TEXT] [NAMES...]`.
 #[derive(Debug)]
 pub struct Options {
     json: Option<PathBuf>,
@@ -15,13 +15,21 @@ pub struct Options {
     pub mib: usize,
     /// The one that runs alone, for a profiler.
     profile: Option<String>,
+    /// Part of the names of the cases to run.
+    case: String,
     names: Vec<String>,
 }
 
 impl Options {
     pub fn parse() -> Self {
-        let mut options =
-            Self { json: None, rounds: 5, mib: 512, profile: None, names: Vec::new() };
+        let mut options = Self {
+            json: None,
+            rounds: 5,
+            mib: 512,
+            profile: None,
+            case: String::new(),
+            names: Vec::new(),
+        };
         let mut args = std::env::args().skip(1);
         while let Some(arg) = args.next() {
             let mut value = || args.next().unwrap_or_else(|| panic!("{arg} needs a value"));
@@ -30,6 +38,7 @@ impl Options {
                 "--rounds" => options.rounds = value().parse().unwrap(),
                 "--mib" => options.mib = value().parse().unwrap(),
                 "--profile" => options.profile = Some(value()),
+                "--case" => options.case = value(),
                 // A flag of cargo's own.
                 "--bench" => {}
                 _ => options.names.push(arg),
@@ -216,6 +225,9 @@ impl Report {
         mut kwik: impl FnMut() -> [f64; N],
         mut quinn: impl FnMut() -> [f64; N],
     ) {
+        if !case.contains(&self.options.case) {
+            return;
+        }
         match self.options.profile.as_deref() {
             Some("quinn") => return self.measure(case, metrics, quinn),
             Some(_) => return self.measure(case, metrics, kwik),
@@ -243,6 +255,9 @@ impl Report {
         metrics: [Metric; N],
         mut kwik: impl FnMut() -> [f64; N],
     ) {
+        if !case.contains(&self.options.case) {
+            return;
+        }
         let mut rows = metrics.map(|metric| Row::new(case, metric));
         for round in 0..=self.options.rounds {
             let ours = kwik();

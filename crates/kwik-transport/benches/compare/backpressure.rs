@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::common::{
-    Bare, Bed, FRAME, Kwik, Meter, Metric, Recv, Report, Send, Session, Stack, read_all,
+    Bare, Bed, Kwik, Meter, Metric, Recv, Report, Send, Session, Stack, frame, read_all,
     read_exact, write_all,
 };
 
@@ -69,7 +68,7 @@ fn pause<S: Stack>(bed: &Bed) -> [f64; 2] {
         let tell = tell.lock().unwrap().take();
         async move {
             let mut stream = session.open_uni().await.unwrap();
-            let frame = Bytes::from(vec![7; FRAME]);
+            let frame = frame();
             let held_up = loop {
                 let start = Instant::now();
                 if !stream.write_chunk(frame.clone()).await {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use kwik::{Accepted, LeaseWriter};
 
 use super::common::{
-    Bare, Bed, FRAME, Kwik, Meter, Metric, Report, Session, Stack, kwik as stack, read_all,
+    Bare, Bed, FRAME, Kwik, Meter, Metric, Report, Session, Stack, frame, kwik as stack, read_all,
     write_all,
 };
 use super::throughput::figures;
@@ -121,7 +121,7 @@ fn leased(bed: &Bed, servers: usize, bytes: usize) -> [f64; 3] {
 
 /// Writes what is activated, until the lease is over.
 async fn fill(mut writer: LeaseWriter) {
-    let frame = Bytes::from(vec![7; FRAME]);
+    let frame = frame();
     while let Ok(Some(piece)) = writer.activated().await {
         let len = (piece.end - piece.start).min(FRAME as u64) as usize;
         if writer.write_chunk(frame.slice(..len)).await.is_err() {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use bytes::Bytes;
 
 use super::common::{
-    Bare, Bed, Kwik, Meter, Metric, Report, Send, Session, Stack, read_all, serve_echo,
+    Bare, Bed, Kwik, Meter, Metric, Recv, Report, Send, Session, Stack, read_exact, serve_echo,
 };
 
 const STREAMS: usize = 10_000;
@@ -36,7 +36,8 @@ fn echo<S: Stack>(bed: &Bed) -> [f64; 3] {
                     let (mut send, mut recv) = session.open_bi().await;
                     assert!(send.write_chunk(Bytes::from_static(&[7; SIZE])).await);
                     send.finish();
-                    assert_eq!(read_all(&mut recv).await, SIZE);
+                    assert!(read_exact(&mut recv, SIZE).await);
+                    assert!(recv.read_chunk(usize::MAX).await.is_none());
                 }
             })
         });

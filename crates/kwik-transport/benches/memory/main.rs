@@ -30,7 +30,7 @@ static HEAP: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const SESSIONS: usize = 1000;
 const PATHS: usize = 100;
-const OPEN_STREAMS: usize = 100;
+const OPEN_STREAMS: usize = 64;
 const CLOSED_STREAMS: usize = 100_000;
 const KIB: f64 = 1024.0;
 /// Until what a handshake or a closed connection needed is gone.
@@ -46,7 +46,7 @@ fn main() {
         let path = [Metric::alone("live heap", "KiB a path")];
         report.measure("100 sessions get a second path", path, || [second_paths(&bed)]);
         let stream = [Metric::ratio("live heap", "KiB a stream")];
-        let case = "100 open streams, used both ways";
+        let case = "64 open streams, used both ways";
         report.compare(case, stream, || [open::<Kwik>(&bed)], || [open::<Bare>(&bed)]);
         let closed = [Metric::alone("growth", "KiB").at_most(64.0)];
         report.measure("100,000 streams used and closed", closed, || [growth::<Kwik>(&bed)]);
