@@ -14,10 +14,9 @@ use kwik_proto::auth::{
     AcceptAny, Authenticator, EXPORTER_LABEL, Fingerprint, Identity, RelayVerifier,
 };
 use kwik_proto::session::{self, AcceptContext, ClientSession};
-use kwik_proto::stream::StreamConfig;
 use kwik_proto::sync::lock;
 use kwik_proto::wire::{ControlDecoder, ControlMessage};
-use kwik_proto::{Code, PathId, SessionId, limits};
+use kwik_proto::{Code, Config, ConfigError, PathId, SessionId, limits};
 
 use crate::driver::{ControlStream, Held, SERVER_NAME, Shared, open_control, start};
 use crate::primary::PrimarySession;
@@ -40,8 +39,8 @@ pub struct ServerConfig {
     pub trusted: BTreeSet<Fingerprint>,
     /// Who may be a client at all.
     pub authenticator: Arc<dyn Authenticator>,
-    /// Streams and windows of its sessions.
-    pub streams: StreamConfig,
+    /// Settings of its sessions.
+    pub settings: Config,
     /// QUIC's settings.
     pub quic: QuicConfig,
 }
@@ -55,7 +54,7 @@ impl ServerConfig {
             certificate: None,
             trusted: BTreeSet::new(),
             authenticator: Arc::new(AcceptAny),
-            streams: StreamConfig::default(),
+            settings: Config::default(),
             quic: QuicConfig::default(),
         }
     }
@@ -81,7 +80,7 @@ pub struct Certificate {
 pub struct ClientConfig {
     /// Whom to believe to be the server.
     pub trust: ServerTrust,
-    /// Streams, windows, credentials, dial policy.
+    /// Settings, credentials, dial policy.
     pub session: session::ClientConfig,
 }
 
@@ -147,9 +146,9 @@ pub enum EndpointError {
     /// The server's key or certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The stream limits.
+    /// The settings of its sessions.
     #[error(transparent)]
-    Streams(#[from] kwik_proto::stream::InvalidStreamConfig),
+    Config(#[from] ConfigError),
 }
 
 impl From<EndpointError> for io::Error {
@@ -217,7 +216,7 @@ impl Endpoint {
     ) -> Result<Self, EndpointError> {
         let tls = match &server {
             Some(config) => {
-                config.streams.validate()?;
+                config.settings.validate()?;
                 Some(match &config.certificate {
                     Some(own) => ServerTls::from_chain(own.chain.clone(), own.key.clone())?,
                     None => ServerTls::self_signed(&config.identity.pkcs8_der())?,
@@ -260,7 +259,7 @@ impl Endpoint {
         server_name: &str,
     ) -> Result<Connecting, ConnectError> {
         let invalid = |error: &dyn fmt::Display| ConnectError::InvalidConfig(error.to_string());
-        config.session.streams.validate().map_err(|error| invalid(&error))?;
+        config.session.settings.validate().map_err(|error| invalid(&error))?;
         if config.session.credentials.len() > limits::MAX_CREDENTIALS {
             return Err(invalid(&"credentials are too long"));
         }
@@ -406,7 +405,7 @@ impl Incoming {
                 identity: &config.identity,
                 trusted: &config.trusted,
                 authenticator: &*config.authenticator,
-                streams: &config.streams,
+                settings: &config.settings,
                 exporter: &exporter,
                 session_id: SessionId(self.endpoint.runtime.random_bytes()),
                 now: runtime.now(),
