@@ -255,16 +255,16 @@ impl Sim {
     ///
     /// # Panics
     /// Nothing is left to happen, and `work` is not done.
-    pub fn block_on<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = T> + Send + 'static,
-    ) -> T {
+    pub fn block_on<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
         let output = Arc::new(Mutex::new(None));
         let slot = output.clone();
-        self.spawn(OBSERVER, Box::pin(async move {
-            let done = work.await;
-            lock(&slot).replace(done);
-        }));
+        self.spawn(
+            OBSERVER,
+            Box::pin(async move {
+                let done = work.await;
+                lock(&slot).replace(done);
+            }),
+        );
         loop {
             self.0.executor.run();
             if let Some(output) = lock(&output).take() {
