@@ -10,6 +10,8 @@ use std::{
     time::Instant,
 };
 
+use super::socket::PlainSocket;
+
 /// Time, timers and tasks. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Runtime(Arc<dyn quinn::Runtime>);
@@ -57,7 +59,7 @@ impl quinn::Runtime for Tokio {
 
     fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn quinn::AsyncUdpSocket>> {
         let _inside = self.0.enter();
-        quinn::TokioRuntime.wrap_udp_socket(socket)
+        Ok(Arc::new(PlainSocket::new(socket)?))
     }
 
     fn now(&self) -> Instant {
