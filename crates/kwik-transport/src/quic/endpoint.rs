@@ -31,7 +31,7 @@ impl Endpoint {
         config: &QuicConfig,
         runtime: &Runtime,
     ) -> io::Result<Self> {
-        let socket = UdpSocket::bind(address, config.socket_buffer, runtime)?;
+        let socket = UdpSocket::bind(address, config, runtime)?;
         Self::new(socket, server, config, runtime)
     }
 
