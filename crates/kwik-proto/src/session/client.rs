@@ -185,6 +185,7 @@ impl ClientSession {
             pieces: self.scheduler.pieces(),
             window: window.size(),
             granted: window.lent(),
+            unacknowledged: lock(&self.sent).outstanding(),
         }
     }
 

@@ -154,6 +154,7 @@ impl PrimarySession {
             streams: self.streams.iter().count(),
             window: window.size(),
             granted: window.lent(),
+            unacknowledged: lock(&self.sent).outstanding(),
             leases: self.issuer.iter().count(),
             pieces: 0,
         }

@@ -115,6 +115,8 @@ mod frame {
 }
 
 #[cfg(test)]
+mod option_tests;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod tests;
