@@ -6,13 +6,13 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use kwik_proto::lease::LeaseIssuer;
 use kwik_proto::limits::{MAX_LEASES, MAX_PATHS, MAX_SECONDARY_STREAMS};
 use kwik_proto::mapping::{MappingTable, Place};
 use kwik_proto::presentation::StreamBuffer;
-use kwik_proto::wire::data::{DataDecoder, FrameHeader, encode_packet_header};
+use kwik_proto::wire::data::{DataDecoder, DataOptions, PacketEncoder, PacketFrame};
 use kwik_proto::{Dir, LeaseId, PathId, Side, StreamId};
 
 /// A datagram's worth.
@@ -25,13 +25,16 @@ fn stream(index: u64) -> StreamId {
 /// The header of a frame of 64 KiB, out and in again.
 fn header(c: &mut Criterion) {
     let payload = Bytes::from(vec![7; 64 * 1024]);
-    let header = FrameHeader { stream_id: 4003, offset: 5_000_000_000, len: payload.len() };
-    let mut out = BytesMut::new();
-    let mut decoder = DataDecoder::new();
+    let mut encoder = PacketEncoder::new();
+    let (mut out, mut packet_id) = (Vec::new(), 0);
+    let mut decoder = DataDecoder::new(DataOptions::default());
     c.bench_function("data frame/encode and decode", |b| {
         b.iter(|| {
-            encode_packet_header(&mut out, black_box(&header), false);
-            for input in [out.split().freeze(), payload.clone()] {
+            packet_id += 1;
+            let payload = payload.clone();
+            let frame = PacketFrame { stream_id: 4003, offset: 5_000_000_000, payload, fin: false };
+            encoder.encode(packet_id, &[black_box(frame)], DataOptions::default(), &mut out);
+            for input in out.drain(..) {
                 decoder.handle_input(input);
                 while let Some(event) = decoder.poll().unwrap() {
                     black_box(event);

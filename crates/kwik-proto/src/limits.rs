@@ -17,6 +17,17 @@ pub const MAX_PACKET_FRAMES: usize = 256;
 pub const MAX_PACKET_OVERHEAD: usize = MAX_PACKET_FRAMES * 64;
 /// Largest field other than `data` that a data frame may carry (path ids, unknown fields).
 pub const MAX_FRAME_FIELD: usize = 256;
+/// A frame shorter than this is not worth compressing.
+pub const MIN_COMPRESSED: usize = 256;
+/// How far the ids of unacknowledged packets of a path and direction may reach: bounds what both
+/// ends keep of them. A gigabyte of full packets; many small frames share one.
+pub const MAX_UNACKED_PACKETS: u64 = 16 * 1024;
+/// Ranges in one AckFrame: a few KiB.
+pub const MAX_ACK_RANGES: usize = 256;
+/// Packets are acknowledged once they brought this much ...
+pub const ACK_BYTES: u64 = 256 * 1024;
+/// ... or after this long.
+pub const ACK_DELAY: Duration = Duration::from_millis(50);
 /// Largest opaque command of a lease.
 pub const MAX_COMMAND: usize = 16 * 1024;
 /// Largest raw packet.
@@ -81,8 +92,17 @@ pub const COPY_BLOCK: usize = 4096;
 pub const INITIAL_WINDOW: u64 = 4 * 1024 * 1024;
 /// Session receive window at the most, unless configured.
 pub const MAX_WINDOW: u64 = 32 * 1024 * 1024;
-/// A stream is told of credit in steps of this size (8.2).
+/// A stream is told of credit in steps of this size, unless configured (8.2).
 pub const SLIDE_STEP: u64 = 64 * 1024;
+/// What a stream may have granted and not read until its reader proves fast, unless configured (8.3).
+pub const STREAM_BUFFER: u64 = 1024 * 1024;
+/// A gap that keeps a reader waiting for this long is reported, unless configured (8.4).
+pub const GAP_TIMEOUT: Duration = Duration::from_millis(100);
+/// Logical streams that share a QUIC stream, unless configured (5.2).
+pub const STREAMS_PER_QUIC_STREAM: u64 = 4;
+/// Bytes unacknowledged on a path beyond which bulk waits, unless configured: a little less than QUIC's
+/// send window, so that urgent frames find room in it.
+pub const MAX_UNACKED: u64 = 7 * 1024 * 1024;
 
 /// A piece for a path that was not measured yet, and the least piece.
 pub const MIN_PIECE: u64 = 64 * 1024;
@@ -120,6 +140,8 @@ const _: () = {
     assert!(MIN_SLICE <= COPY_BLOCK);
     assert!(MIN_PIECE <= MAX_PIECE && MAX_PIECE < INITIAL_WINDOW);
     assert!(INITIAL_WINDOW <= MAX_WINDOW);
+    assert!(SLIDE_STEP <= STREAM_BUFFER && STREAM_BUFFER <= INITIAL_WINDOW);
+    assert!(GAP_TIMEOUT.as_millis() < AGGREGATION_TIMEOUT.as_millis());
     assert!(INITIAL_WINDOW / (2 * 3 * MAX_STREAMS) >= FIRST_FLIGHT_DATA);
     assert!(FIRST_FLIGHT_STREAMS <= MAX_STREAMS);
     assert!(MAX_QUIC_STREAMS as u64 > 3 * MAX_STREAMS);

@@ -1,13 +1,11 @@
 //! Logical streams: their ids and limits, their sending and their receiving halves.
 
-mod config;
 mod recv;
 mod send;
 mod table;
 #[cfg(test)]
 mod tests;
 
-pub use config::{InvalidStreamConfig, StreamConfig};
 pub use recv::{Piece, PieceEnd, Read, ReadError, Received, RecvHalf, SharedRecv};
 pub use send::{SendHalf, SharedSend, WriteError};
 pub use table::{Halves, StreamTable, StreamWake};

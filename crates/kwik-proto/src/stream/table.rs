@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use crate::presentation::ReceiveWindow;
 use crate::sync::lock;
+use crate::wire::PacketFrame;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
-use crate::{Code, CodedError, Dir, PathId, Side, StreamId, limits};
+use crate::{Code, CodedError, Config, Dir, PathId, Side, StreamId, limits};
 
-use super::{RecvHalf, SendHalf, SharedRecv, SharedSend, StreamConfig};
+use super::{RecvHalf, SendHalf, SharedRecv, SharedSend};
 
 /// One in this many bytes of what the window lends is left for streams that have less than an even part.
 const SPARE: u64 = 8;
@@ -84,15 +85,18 @@ pub enum StreamWake {
 impl StreamTable {
     /// No streams yet. A client may open a few before [`StreamTable::handle_limits`] allows more.
     #[must_use]
-    pub fn new(side: Side, config: &StreamConfig) -> Self {
+    pub fn new(side: Side, config: &Config) -> Self {
         let mut kinds = [Counter::default(), Counter::default()];
         if side == Side::Client {
             kinds.iter_mut().for_each(|kind| kind.max_local = limits::FIRST_FLIGHT_STREAMS);
         }
-        kinds[Dir::Bi as usize].max_remote = config.max_streams_bidi;
-        kinds[Dir::Uni as usize].max_remote = config.max_streams_uni;
-        let window =
-            ReceiveWindow::new(config.initial_window, config.max_window, config.max_receiving());
+        kinds[Dir::Bi as usize].max_remote = config.max_streams_bidi();
+        kinds[Dir::Uni as usize].max_remote = config.max_streams_uni();
+        let window = ReceiveWindow::new(
+            config.initial_window(),
+            config.max_window(),
+            config.max_receiving(),
+        );
         Self {
             side,
             streams: BTreeMap::new(),
@@ -101,7 +105,7 @@ impl StreamTable {
             floor: config.floor(),
             peer_initial_max_data: limits::FIRST_FLIGHT_DATA,
             local_receiving: 0,
-            max_local_receiving: config.max_streams_bidi,
+            max_local_receiving: config.max_streams_bidi(),
             outbox: Vec::new(),
             wakes: Vec::new(),
         }
@@ -407,6 +411,27 @@ impl StreamTable {
             }));
         }
         self.retire(id);
+    }
+
+    /// The peer has what these frames carried. Of a stream that is delivered by it
+    /// ([`SendHalf::is_delivered`]), the writer is woken.
+    pub fn on_acknowledged(&mut self, frames: &[PacketFrame]) {
+        for frame in frames {
+            let id = StreamId::from_u64(frame.stream_id);
+            let Some(send) = self.streams.get(&id).and_then(|entry| entry.halves.send.as_ref())
+            else {
+                continue;
+            };
+            let delivered = {
+                let mut send = lock(send);
+                send.on_acknowledged(frame.offset..frame.end(), frame.fin);
+                send.is_delivered()
+            };
+            if delivered {
+                self.wakes.push(StreamWake::Writable(id));
+                self.retire(id);
+            }
+        }
     }
 
     /// Handles what the peer says of streams. True when `message` was of that kind.

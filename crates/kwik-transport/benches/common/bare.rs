@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use kwik::{QuicConfig, StreamConfig};
+use kwik::QuicConfig;
 use quinn::{Connection, Endpoint, Incoming, VarInt};
 use rustls::pki_types::CertificateDer;
 
@@ -42,7 +42,7 @@ impl Stack for Bare {
         let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
         let chain = vec![certificate.clone()];
         let mut config = quinn::ServerConfig::with_single_cert(chain, key).unwrap();
-        config.transport_config(transport(&settings.quic));
+        config.transport_config(transport(settings));
         Server { endpoint: endpoint(&settings.quic, Some(config)), certificate }
     }
 
@@ -50,7 +50,7 @@ impl Stack for Bare {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(server.certificate.clone()).unwrap();
         let mut config = quinn::ClientConfig::with_root_certificates(Arc::new(roots)).unwrap();
-        config.transport_config(transport(&settings.quic));
+        config.transport_config(transport(settings));
         let mut endpoint = endpoint(&settings.quic, None);
         endpoint.set_default_client_config(config);
         endpoint
@@ -82,16 +82,15 @@ impl Stack for Bare {
 }
 
 /// What KWIK tells QUIC, but for the number of streams: that which KWIK's applications have.
-fn transport(config: &QuicConfig) -> Arc<quinn::TransportConfig> {
+fn transport(Settings { quic: config, session }: &Settings) -> Arc<quinn::TransportConfig> {
     let varint = |value: u64| VarInt::from_u64(value).unwrap();
-    let streams = StreamConfig::default();
     let mut transport = quinn::TransportConfig::default();
     transport
         .stream_receive_window(varint(config.stream_receive_window))
         .receive_window(varint(config.receive_window))
         .send_window(config.send_window)
-        .max_concurrent_uni_streams(varint(streams.max_streams_uni))
-        .max_concurrent_bidi_streams(varint(streams.max_streams_bidi))
+        .max_concurrent_uni_streams(varint(session.max_streams_uni()))
+        .max_concurrent_bidi_streams(varint(session.max_streams_bidi()))
         .max_idle_timeout(Some(config.idle_timeout.try_into().unwrap()))
         .datagram_receive_buffer_size(Some(config.datagram_receive_buffer))
         .datagram_send_buffer_size(config.datagram_send_buffer);

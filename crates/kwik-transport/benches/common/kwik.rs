@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use kwik::{ClientConfig, Endpoint, Fingerprint, Identity, Incoming, ServerConfig, Session};
+use kwik::{ClientConfig, Endpoint, Identity, Incoming, ServerConfig, Session};
 
 use super::{Settings, Stack, stack::implement};
 
@@ -16,7 +16,7 @@ implement!(Session, kwik::SendStream, kwik::RecvStream, 0, |session: &Session| {
 
 impl Stack for Kwik {
     type Server = Endpoint;
-    type Client = (Endpoint, Fingerprint);
+    type Client = (Endpoint, ClientConfig);
     type Incoming = Incoming;
     type Session = Session;
 
@@ -24,9 +24,10 @@ impl Stack for Kwik {
         server(settings, 0)
     }
 
-    fn client(settings: &Settings, server: &Endpoint) -> (Endpoint, Fingerprint) {
-        let endpoint = Endpoint::bind(loopback(), None, &settings.quic).unwrap();
-        (endpoint, server.fingerprint().unwrap())
+    fn client(settings: &Settings, server: &Endpoint) -> (Endpoint, ClientConfig) {
+        let mut config = ClientConfig::pinned(server.fingerprint().unwrap());
+        config.session.settings = settings.session.clone();
+        (Endpoint::bind(loopback(), None, &settings.quic).unwrap(), config)
     }
 
     fn address(server: &Endpoint) -> SocketAddr {
@@ -45,11 +46,11 @@ impl Stack for Kwik {
         incoming.await.ok()
     }
 
-    async fn connect((endpoint, key): &(Endpoint, Fingerprint), address: SocketAddr) -> Session {
-        endpoint.connect_with(ClientConfig::pinned(*key), address, "").unwrap().await.unwrap()
+    async fn connect((endpoint, config): &(Endpoint, ClientConfig), to: SocketAddr) -> Session {
+        endpoint.connect_with(config.clone(), to, "").unwrap().await.unwrap()
     }
 
-    async fn wait_idle((endpoint, _): &(Endpoint, Fingerprint)) {
+    async fn wait_idle((endpoint, _): &(Endpoint, ClientConfig)) {
         endpoint.wait_idle().await;
     }
 }
@@ -59,6 +60,7 @@ pub fn server(settings: &Settings, number: u8) -> Endpoint {
     let identity = |number| Arc::new(Identity::from_seed([100 + number; 32]));
     let config = ServerConfig {
         trusted: BTreeSet::from([identity(0).fingerprint()]),
+        settings: settings.session.clone(),
         quic: settings.quic.clone(),
         ..ServerConfig::new(identity(number))
     };

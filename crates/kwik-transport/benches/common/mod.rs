@@ -10,7 +10,7 @@ use std::ops::Deref;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use ::kwik::QuicConfig;
+use ::kwik::{Config, QuicConfig};
 use bytes::Bytes;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::Runtime;
@@ -32,6 +32,7 @@ const HANGS: Duration = Duration::from_secs(120);
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
     pub quic: QuicConfig,
+    pub session: Config,
 }
 
 /// The runtimes: one for the client and one for each server, of one worker each.

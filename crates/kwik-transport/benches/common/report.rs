@@ -4,15 +4,21 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::median;
+use super::{Settings, median};
 
-/// `[--json FILE] [--rounds N] [--mib N] [--profile kwik|quinn] [--case TEXT] [NAMES...]`.
+/// `[--json FILE] [--rounds N] [--mib N] [--ratio N] [--plain] [--profile kwik|quinn] [--case TEXT]
+/// [NAMES...]`.
 #[derive(Debug)]
 pub struct Options {
+    /// As they were given.
+    given: Vec<String>,
     json: Option<PathBuf>,
     rounds: usize,
     /// Payload of a bulk transfer, in MiB.
     pub mib: usize,
+    /// What KWIK is told, and quinn as far as it knows it: `--ratio` streams share a QUIC stream,
+    /// `--plain` has KWIK use QUIC's own socket.
+    pub settings: Settings,
     /// The one that runs alone, for a profiler.
     profile: Option<String>,
     /// Part of the names of the cases to run.
@@ -22,25 +28,31 @@ pub struct Options {
 
 impl Options {
     pub fn parse() -> Self {
+        let given: Vec<_> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
         let mut options = Self {
+            given: given.clone(),
             json: None,
             rounds: 5,
             mib: 512,
+            settings: Settings::default(),
             profile: None,
             case: String::new(),
             names: Vec::new(),
         };
-        let mut args = std::env::args().skip(1);
+        let mut args = given.into_iter();
         while let Some(arg) = args.next() {
             let mut value = || args.next().unwrap_or_else(|| panic!("{arg} needs a value"));
             match arg.as_str() {
                 "--json" => options.json = Some(value().into()),
                 "--rounds" => options.rounds = value().parse().unwrap(),
                 "--mib" => options.mib = value().parse().unwrap(),
+                "--ratio" => {
+                    let ratio = value().parse().unwrap();
+                    options.settings.session.set_streams_per_quic_stream(ratio).unwrap();
+                }
+                "--plain" => options.settings.quic.merge_sends = false,
                 "--profile" => options.profile = Some(value()),
                 "--case" => options.case = value(),
-                // A flag of cargo's own.
-                "--bench" => {}
                 _ => options.names.push(arg),
             }
         }
@@ -271,8 +283,11 @@ impl Report {
 
     /// Writes the JSON if that was asked for.
     pub fn finish(self) {
-        if let Some(path) = self.options.json {
-            let text = serde_json::to_string_pretty(&json!({ "rows": self.values })).unwrap();
+        if let Some(path) = &self.options.json {
+            let text = serde_json::to_string_pretty(
+                &json!({ "options": self.options.given, "rows": self.values }),
+            )
+            .unwrap();
             std::fs::write(path, text + "\n").unwrap();
         }
     }

@@ -25,11 +25,11 @@ mod servers;
 mod streams;
 mod throughput;
 
-use common::{Bed, Options, Report, Settings};
+use common::{Bed, Options, Report};
 
 fn main() {
     let mut report = Report::new(Options::parse());
-    let bed = Bed::new(Settings::default());
+    let bed = Bed::new(report.options.settings.clone());
     report.bench("throughput", |report| throughput::run(report, &bed));
     report.bench("servers", |report| servers::run(report, &bed));
     report.bench("latency", |report| latency::run(report, &bed));

@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::{
-    Bare, Bed, Kwik, Metric, Options, Recv, Report, Send, Session, Settings, Stack, read_all,
-    serve_echo, write_all,
+    Bare, Bed, Kwik, Metric, Options, Recv, Report, Send, Session, Stack, read_all, serve_echo,
+    write_all,
 };
 use kwik::Accepted;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
@@ -38,7 +38,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 
 fn main() {
     let mut report = Report::new(Options::parse());
-    let bed = Bed::new(Settings::default());
+    let bed = Bed::new(report.options.settings.clone());
     report.bench("memory", |report| {
         let session = [Metric::ratio("live heap", "KiB a session").at_most(1.2)];
         let sessions = "1,000 idle sessions of one path";
