@@ -3,6 +3,7 @@
 
 mod budget;
 mod buffer;
+mod memory;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -10,4 +11,5 @@ mod window;
 
 pub use budget::MemoryBudget;
 pub use buffer::{BufferError, BufferUsage, StreamBuffer, Written};
+pub use memory::ReceiveMemory;
 pub use window::{ReceiveWindow, WindowError, WindowStatus};

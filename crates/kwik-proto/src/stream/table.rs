@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::presentation::{MemoryBudget, ReceiveWindow};
+use crate::presentation::{MemoryBudget, ReceiveMemory, ReceiveWindow};
 use crate::sync::lock;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
@@ -66,6 +66,7 @@ pub struct StreamTable {
     streams: BTreeMap<StreamId, Entry>,
     kinds: [Counter; 2],
     window: ReceiveWindow,
+    memory: Arc<ReceiveMemory>,
     floor: u64,
     /// A stream's buffer at the start and at the most.
     buffers: (u64, u64),
@@ -111,6 +112,7 @@ impl StreamTable {
             streams: BTreeMap::new(),
             kinds,
             window,
+            memory: Arc::default(),
             floor: config.floor(),
             buffers: (config.stream_buffer(), config.max_stream_buffer()),
             slide_step: config.slide_step(),
@@ -191,7 +193,7 @@ impl StreamTable {
             .then(|| SharedSend::new(SendHalf::new(self.peer_initial_max_data).into()));
         let recv = id.is_sender(!self.side).then(|| {
             self.window.open(id).expect("max_receiving bounds the receiving halves");
-            SharedRecv::new(RecvHalf::new(id, self.floor).into())
+            SharedRecv::new(RecvHalf::new(id, self.floor, self.memory.clone()).into())
         });
         let halves = Halves { id, send, recv };
         let unaccepted = id.initiator() != self.side;
@@ -274,6 +276,12 @@ impl StreamTable {
     /// Live streams, oldest of each kind first.
     pub fn iter(&self) -> impl Iterator<Item = &Halves> {
         self.streams.values().map(|entry| &entry.halves)
+    }
+
+    /// What the buffers of all receiving halves cost beyond their payload.
+    #[must_use]
+    pub fn memory(&self) -> &ReceiveMemory {
+        &self.memory
     }
 
     /// The window over all receiving halves.
