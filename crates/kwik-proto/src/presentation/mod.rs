@@ -1,11 +1,15 @@
 //! The presentation plane: what arrived, in order for its reader, and the credit for what may
 //! arrive (8.1, 8.2). It carries every byte, so it is locked per stream, never by the session.
 
+mod budget;
 mod buffer;
+mod memory;
 mod run;
 #[cfg(test)]
 mod tests;
 mod window;
 
+pub use budget::MemoryBudget;
 pub use buffer::{BufferError, BufferUsage, StreamBuffer, Written};
+pub use memory::ReceiveMemory;
 pub use window::{ReceiveWindow, WindowError, WindowStatus};
