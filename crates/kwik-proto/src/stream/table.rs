@@ -1,14 +1,19 @@
 //! The streams of a session: opening, accepting, limits and credit in both directions.
 //!
-//! Credit: a receiving half is granted `read position + allowance`, and the window keeps the sum of all
-//! allowances within its size (design §5). An allowance starts at the floor that nobody else can
-//! borrow, so every stream moves whatever the others do, and grows from the shared half as its reader
-//! consumes.
+//! Credit (design §5). A receiving half is granted what its reader has consumed plus the stream's
+//! allowance, and the window keeps the sum of all allowances within its size. So the invariant is: for
+//! every stream, `max_data - consumed <= allowance`, and over all streams, `sum(allowance) <= size`;
+//! what all peers together may make us hold is never more than the window, in whatever order it comes
+//! and is read. An allowance starts at the floor that nobody else can borrow, so every stream moves
+//! whatever the others do; it grows from the shared half as its reader consumes, up to the stream's
+//! buffer, which doubles for readers that keep up. Credit that was told to a peer is never taken
+//! back: an allowance shrinks only by what was read and not granted again.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::presentation::ReceiveWindow;
+use crate::presentation::{MemoryBudget, ReceiveMemory, ReceiveWindow};
 use crate::sync::lock;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
@@ -35,6 +40,8 @@ struct Entry {
     halves: Halves,
     /// What the reader has consumed at the last grant, and when that was.
     granted_at: (u64, Instant),
+    /// What its allowance may grow to.
+    buffer: u64,
     /// Its allowance was given back: only late pieces keep it here.
     released: bool,
     /// The peer opened it, and nobody has accepted it yet: it counts against the peer's limit whatever
@@ -59,7 +66,11 @@ pub struct StreamTable {
     streams: BTreeMap<StreamId, Entry>,
     kinds: [Counter; 2],
     window: ReceiveWindow,
+    memory: Arc<ReceiveMemory>,
     floor: u64,
+    /// A stream's buffer at the start and at the most.
+    buffers: (u64, u64),
+    slide_step: u64,
     peer_initial_max_data: u64,
     /// Our own bidirectional streams whose allowance is still held, and how many there may be.
     local_receiving: u64,
@@ -101,13 +112,31 @@ impl StreamTable {
             streams: BTreeMap::new(),
             kinds,
             window,
+            memory: Arc::default(),
             floor: config.floor(),
+            buffers: (config.stream_buffer(), config.max_stream_buffer()),
+            slide_step: config.slide_step(),
             peer_initial_max_data: limits::FIRST_FLIGHT_DATA,
             local_receiving: 0,
             max_local_receiving: config.max_streams_bidi(),
             outbox: Vec::new(),
             wakes: Vec::new(),
         }
+    }
+
+    /// Takes the settings that change while the session runs; what was granted stays so.
+    pub fn set_config(&mut self, config: &Config) {
+        self.window.set_bounds(config.initial_window(), config.max_window());
+        self.buffers = (config.stream_buffer(), config.max_stream_buffer());
+        self.slide_step = config.slide_step();
+        for entry in self.streams.values_mut() {
+            entry.buffer = entry.buffer.clamp(self.buffers.0, self.buffers.1);
+        }
+    }
+
+    /// Counts what is granted against the budget of all sessions of an endpoint.
+    pub fn set_budget(&mut self, budget: Arc<MemoryBudget>) {
+        self.window.set_budget(budget);
     }
 
     /// The peer's limits, as its first frame states them.
@@ -164,15 +193,20 @@ impl StreamTable {
             .then(|| SharedSend::new(SendHalf::new(self.peer_initial_max_data).into()));
         let recv = id.is_sender(!self.side).then(|| {
             self.window.open(id).expect("max_receiving bounds the receiving halves");
-            SharedRecv::new(RecvHalf::new(id, self.floor).into())
+            SharedRecv::new(RecvHalf::new(id, self.floor, self.memory.clone()).into())
         });
         let halves = Halves { id, send, recv };
         let unaccepted = id.initiator() != self.side;
-        let entry =
-            Entry { halves: halves.clone(), granted_at: (0, now), released: false, unaccepted };
+        let entry = Entry {
+            halves: halves.clone(),
+            granted_at: (0, now),
+            buffer: self.buffers.0,
+            released: false,
+            unaccepted,
+        };
         self.streams.insert(id, entry);
         if halves.recv.is_some() {
-            self.grow_allowance(id, 4 * limits::SLIDE_STEP);
+            self.grow_allowance(id, 4 * self.slide_step);
         }
         halves
     }
@@ -244,6 +278,12 @@ impl StreamTable {
         self.streams.values().map(|entry| &entry.halves)
     }
 
+    /// What the buffers of all receiving halves cost beyond their payload.
+    #[must_use]
+    pub fn memory(&self) -> &ReceiveMemory {
+        &self.memory
+    }
+
     /// The window over all receiving halves.
     #[must_use]
     pub fn window(&self) -> &ReceiveWindow {
@@ -256,32 +296,43 @@ impl StreamTable {
         self.grant(id);
     }
 
-    /// Lets a stream that could use more have all that is free, growing the window when its reader
-    /// keeps up. True when its limit rose.
+    /// Lets a stream that could use more have all that is free, growing its buffer and the window when
+    /// its reader keeps up. True when its limit rose.
     pub fn widen(&mut self, id: StreamId) -> bool {
         let Some(recv) = self.streams.get(&id).and_then(|entry| entry.halves.recv.clone()) else {
             return false;
         };
+        let allowance = self.window.allowance(id);
         let (before, keeps_up) = {
             let recv = lock(&recv);
-            (recv.max_data(), recv.unread() * 4 <= self.window.allowance(id))
+            (recv.max_data(), recv.unread() * 4 <= allowance)
         };
-        if self.window.lendable() < limits::SLIDE_STEP && keeps_up {
-            self.window.grow();
+        if keeps_up {
+            self.make_room(id, allowance);
         }
         self.grow_allowance(id, u64::MAX);
         lock(&recv).max_data() > before
     }
 
-    /// Grants what the read position and the allowance permit, in steps.
+    /// Doubles what keeps a stream from more than its `allowance`: its buffer, or the window.
+    fn make_room(&mut self, id: StreamId, allowance: u64) {
+        if let Some(entry) = self.streams.get_mut(&id).filter(|entry| allowance >= entry.buffer) {
+            entry.buffer = entry.buffer.saturating_mul(2).min(self.buffers.1).max(entry.buffer);
+        }
+        if self.window.lendable() < self.slide_step {
+            self.window.grow();
+        }
+    }
+
+    /// Grants what was consumed and the allowance permit, in steps.
     fn grant(&mut self, id: StreamId) {
         let Some(recv) = self.streams.get(&id).and_then(|entry| entry.halves.recv.as_ref()) else {
             return;
         };
         let allowance = self.window.allowance(id);
         let mut recv = lock(recv);
-        let limit = (recv.read_position() + allowance).min(limits::MAX_OFFSET);
-        let step = limits::SLIDE_STEP.min(allowance / 4).max(1);
+        let limit = (recv.consumed() + allowance).min(limits::MAX_OFFSET);
+        let step = self.slide_step.min(allowance / 4).max(1);
         if recv.is_complete() || limit < recv.max_data() + step {
             return;
         }
@@ -297,14 +348,15 @@ impl StreamTable {
     pub fn on_consumed(&mut self, id: StreamId, now: Instant, rtt: Duration) {
         let Some(entry) = self.streams.get_mut(&id) else { return };
         let Some(recv) = &entry.halves.recv else { return };
-        let position = lock(recv).read_position();
+        let consumed = lock(recv).consumed();
         let allowance = self.window.allowance(id);
         let (since, at) = entry.granted_at;
-        if position - since >= allowance {
-            entry.granted_at = (position, now);
+        if consumed.saturating_sub(since) >= allowance {
+            entry.granted_at = (consumed, now);
             let fast = now.saturating_duration_since(at) < 4 * rtt.max(Duration::from_millis(1));
             self.grow_allowance(id, allowance);
-            if fast && self.window.allowance(id) == allowance && self.window.grow() {
+            if fast && self.window.allowance(id) == allowance {
+                self.make_room(id, allowance);
                 self.grow_allowance(id, allowance);
             }
         }
@@ -314,7 +366,7 @@ impl StreamTable {
     }
 
     /// A stream that has more than its even part returns what was read before it is granted again, until
-    /// others find the spare part of the window.
+    /// others find the spare part of the window. Under memory pressure all that it borrowed is returned.
     fn give_back(&mut self, id: StreamId) {
         let Some(recv) = self.streams.get(&id).and_then(|entry| entry.halves.recv.as_ref()) else {
             return;
@@ -322,19 +374,27 @@ impl StreamTable {
         let (even, spare) = self.shares();
         let allowance = self.window.allowance(id);
         let short = spare.saturating_sub(self.window.lendable());
-        let more = allowance.saturating_sub(even).min(short);
+        let more = if self.window.is_pressed() {
+            allowance.saturating_sub(self.floor)
+        } else {
+            allowance.saturating_sub(even).min(short)
+        };
         if more > 0 {
             let recv = lock(recv);
-            let granted = recv.max_data() - recv.read_position();
+            let granted = recv.max_data() - recv.consumed();
             self.window.release(id, more.min(allowance.saturating_sub(granted)));
         }
     }
 
-    /// How much a stream may borrow: all there is up to its even part, beyond it all but the spare part.
+    /// How much a stream may borrow within its buffer: all there is up to its even part, beyond it all
+    /// but the spare part.
     fn borrowable(&self, id: StreamId) -> u64 {
         let (even, spare) = self.shares();
-        let fair = even.saturating_sub(self.window.allowance(id));
-        fair.max(self.window.lendable().saturating_sub(spare))
+        let allowance = self.window.allowance(id);
+        let fair = even.saturating_sub(allowance);
+        let buffer = self.streams.get(&id).map_or(0, |entry| entry.buffer);
+        let room = buffer.saturating_sub(allowance);
+        room.min(fair.max(self.window.lendable().saturating_sub(spare)))
     }
 
     /// A stream's even part of the window, and the part that is left for those that have less; a stream

@@ -59,7 +59,7 @@ impl World {
             let recv = recv.lock().unwrap();
             let allowance = window.allowance(halves.id);
             sum += allowance;
-            let granted = recv.max_data() - recv.read_position();
+            let granted = recv.max_data() - recv.consumed();
             if allowance > 0 && granted > allowance {
                 broken = Some((halves.id, granted, allowance));
             }
