@@ -184,6 +184,12 @@ impl Backpressure {
         Some(BackpressureChange { stream: Some(id), reason })
     }
 
+    /// A stream is over: nobody is told.
+    pub fn on_closed(&mut self, id: StreamId, now: Instant) {
+        let former = self.streams.remove(&id);
+        self.stats.turn(former, None, now);
+    }
+
     /// Looks at the session as a whole, after its streams. What changed, if anything.
     pub fn on_session(
         &mut self,

@@ -19,7 +19,9 @@ use crate::stream::StreamTable;
 use crate::sync::lock;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
-use crate::{Code, CodedError, Config, LeaseId, PathId, SessionId, Side, StreamId, limits};
+use crate::{
+    Code, CodedError, Config, ConfigError, LeaseId, PathId, SessionId, Side, StreamId, limits,
+};
 
 use super::{Action, Machine, Outputs, Wake, heartbeat_reply, session_close, wrong_role};
 
@@ -107,7 +109,7 @@ impl PrimarySession {
 
     /// Figures of the session; of its paths only what the primary sees of its own.
     #[must_use]
-    pub fn stats(&self) -> SessionStats {
+    pub fn stats(&self, now: Instant) -> SessionStats {
         let paths = self.paths.active().into_iter().map(|info| PathStats {
             id: info.id,
             address: info.address,
@@ -118,15 +120,8 @@ impl PrimarySession {
             outstanding: 0,
             secondary: Default::default(),
         });
-        let window = self.streams.window();
-        SessionStats {
-            paths: paths.collect(),
-            streams: self.streams.iter().count(),
-            window: window.size(),
-            granted: window.lent(),
-            leases: self.issuer.iter().count(),
-            pieces: 0,
-        }
+        let leases = self.issuer.iter().count();
+        SessionStats { paths: paths.collect(), leases, ..self.streams.stats(now) }
     }
 
     /// Has the client make a path to the secondary `edge` at `address` (IP:port), with a fresh grant (2.2).
@@ -320,6 +315,19 @@ impl PrimarySession {
         self.relay_reports.pop_front()
     }
 
+    /// Payload of a stream came and was put into its receiving half.
+    pub fn on_received(&mut self, stream: StreamId, now: Instant) {
+        self.streams.on_received(stream, now);
+    }
+
+    /// Goes on with other settings (8.8).
+    ///
+    /// # Errors
+    /// See [`StreamTable::set_config`].
+    pub fn set_config(&mut self, config: Config) -> Result<(), ConfigError> {
+        self.streams.set_config(config)
+    }
+
     /// The application read from a stream ([`crate::stream::RecvHalf::is_update_due`]).
     pub fn on_consumed(&mut self, stream: StreamId, now: Instant) {
         self.streams.on_consumed(stream, now, self.rtt);
@@ -393,7 +401,6 @@ impl PrimarySession {
             // A lost lease's report says the same; both reach the application as its outcome.
             ControlMessage::Uncovered(_)
             | ControlMessage::PathReport(_)
-            | ControlMessage::Backpressure(_)
             | ControlMessage::Unknown(_) => {}
             message => {
                 if !self.streams.handle_control(&message, now)? {
@@ -484,8 +491,12 @@ impl Machine for PrimarySession {
         self.handle_violation(path, &CodedError::new(Code::PathDead, reason), now);
     }
 
-    // The client's heartbeats keep the path alive; there is nothing to time here.
-    fn handle_timeout(&mut self, _: Instant) {}
+    // The client's heartbeats keep the path alive.
+    fn handle_timeout(&mut self, now: Instant) {
+        while let Some(gap) = self.streams.take_gap(now) {
+            self.outputs.actions.push_back(Action::Gap(gap));
+        }
+    }
 
     fn close(&mut self, code: u64, reason: Bytes, now: Instant) {
         if self.outputs.closed {
@@ -510,6 +521,6 @@ impl Machine for PrimarySession {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        None
+        self.streams.poll_timeout().filter(|_| !self.outputs.closed)
     }
 }

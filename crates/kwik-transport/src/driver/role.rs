@@ -8,7 +8,7 @@ use kwik_proto::stats::SessionStats;
 use kwik_proto::stream::{SharedRecv, StreamTable};
 use kwik_proto::wire::SecondaryEvent;
 use kwik_proto::wire::pb::control::RawPacketTransmission;
-use kwik_proto::{Code, CodedError, PathId, StreamId};
+use kwik_proto::{Code, CodedError, Config, ConfigError, PathId, StreamId};
 
 fn refused(what: &str) -> CodedError {
     CodedError::new(Code::InvalidStreamRole, format!("{what} for this role"))
@@ -84,7 +84,10 @@ pub(crate) trait StreamRole: Role {
     fn stop(&mut self, id: StreamId, code: u64, now: Instant);
 
     /// Figures.
-    fn stats(&self) -> SessionStats;
+    fn stats(&self, now: Instant) -> SessionStats;
+
+    /// Goes on with other settings.
+    fn set_config(&mut self, config: Config, now: Instant) -> Result<(), ConfigError>;
 }
 
 impl Role for ClientSession {
@@ -155,8 +158,12 @@ impl StreamRole for ClientSession {
         self.stop(id, code, now);
     }
 
-    fn stats(&self) -> SessionStats {
-        self.stats()
+    fn stats(&self, now: Instant) -> SessionStats {
+        self.stats(now)
+    }
+
+    fn set_config(&mut self, config: Config, now: Instant) -> Result<(), ConfigError> {
+        self.set_config(config, now)
     }
 }
 
@@ -168,6 +175,10 @@ impl Role for PrimarySession {
         now: Instant,
     ) -> Result<Option<SharedRecv>, CodedError> {
         self.streams().receiving(PathId::PRIMARY, id, now)
+    }
+
+    fn on_received(&mut self, _: PathId, id: StreamId, _: (u64, u64), now: Instant) {
+        self.on_received(id, now);
     }
 
     fn on_figures(&mut self, _: PathId, rtt: Duration, _: u64, _: Instant) {
@@ -188,8 +199,12 @@ impl StreamRole for PrimarySession {
         self.stop(id, code);
     }
 
-    fn stats(&self) -> SessionStats {
-        self.stats()
+    fn stats(&self, now: Instant) -> SessionStats {
+        self.stats(now)
+    }
+
+    fn set_config(&mut self, config: Config, _: Instant) -> Result<(), ConfigError> {
+        self.set_config(config)
     }
 }
 
