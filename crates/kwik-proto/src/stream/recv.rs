@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
-use crate::presentation::{BufferError, BufferUsage, ReceiveMemory, StreamBuffer};
+use crate::presentation::{BufferError, BufferUsage, StreamBuffer};
 use crate::range::RangeSet;
 use crate::{Code, CodedError, LeaseId, PathId, PieceId, StreamId, limits};
 
@@ -112,10 +112,10 @@ pub struct RecvHalf {
 }
 
 impl RecvHalf {
-    pub(crate) fn new(id: StreamId, max_data: u64, memory: Arc<ReceiveMemory>) -> Self {
+    pub(crate) fn new(id: StreamId, max_data: u64) -> Self {
         Self {
             id,
-            buffer: StreamBuffer::new(memory),
+            buffer: StreamBuffer::new(),
             max_data,
             final_size: None,
             error: None,
@@ -330,13 +330,26 @@ impl RecvHalf {
         if self.unordered { self.buffer.held() } else { self.buffer.contiguous() }
     }
 
-    /// To be asked after each batch of reads: whether the session should hear of what was read
-    /// ([`StreamTable::on_consumed`]): a step was read, or all there is, or the end or the error was seen.
-    /// True once for each.
+    /// Bytes received and not yet read.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.buffer.held()
+    }
+
+    /// What the reader waits for while bytes behind it are here.
+    #[must_use]
+    pub fn blocking_gap(&self) -> Option<Range<u64>> {
+        if self.error.is_some() || self.unread() > 0 {
+            return None;
+        }
+        self.buffer.next_gap()
+    }
+
+    /// Whether the session should hear of what was read ([`StreamTable::on_consumed`]): a step was read,
+    /// or all there is, or the end or the error was seen. True once for each.
     ///
     /// [`StreamTable::on_consumed`]: super::StreamTable::on_consumed
     pub fn is_update_due(&mut self) -> bool {
-        self.buffer.settle();
         let read = self.consumed().saturating_sub(self.reported);
         let ended = self.seen_end && !std::mem::replace(&mut self.end_reported, self.seen_end);
         let due = ended || read >= self.credit_step || (read > 0 && self.unread() == 0);
