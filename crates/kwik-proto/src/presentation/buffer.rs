@@ -91,7 +91,8 @@ pub struct StreamBuffer {
     slices: VecDeque<u64>,
     pinned: Pinned,
     share: Share,
-    closed: bool,
+    /// It was closed: how much had been received by then, all of which counts as taken.
+    closed: Option<u64>,
 }
 
 impl Default for StreamBuffer {
@@ -113,7 +114,7 @@ impl StreamBuffer {
             slices: VecDeque::new(),
             pinned: Pinned::default(),
             share: Share::new(memory),
-            closed: false,
+            closed: None,
         }
     }
 
@@ -123,7 +124,7 @@ impl StreamBuffer {
     ///
     /// See [`BufferError`]; nothing is stored then, unless said there.
     pub fn write(&mut self, offset: u64, data: Bytes) -> Result<Written, BufferError> {
-        if self.closed {
+        if self.is_closed() {
             return Err(BufferError::Closed);
         }
         let len = data.len() as u64;
@@ -329,10 +330,14 @@ impl StreamBuffer {
         self.held
     }
 
-    /// Bytes that were read, in order or not. Reading in order alone, it is the read position.
+    /// Bytes that were read, in order or not, or dropped on closing. Reading in order alone, it is the
+    /// read position.
     #[must_use]
     pub const fn taken(&self) -> u64 {
-        self.contiguous + self.ahead.bytes() - self.held
+        match self.closed {
+            Some(received) => received,
+            None => self.contiguous + self.ahead.bytes() - self.held,
+        }
     }
 
     /// Bytes that can be read in order now.
@@ -411,20 +416,19 @@ impl StreamBuffer {
     /// stays.
     pub fn close(&mut self) {
         let position = self.read_position();
-        let share = std::mem::take(&mut self.share);
+        let received = self.taken() + self.held;
         *self = Self {
             front: Run::new(position),
             contiguous: position,
-            closed: true,
+            closed: Some(received),
             ..Self::default()
         };
-        drop(share);
     }
 
     /// Whether it was closed.
     #[must_use]
     pub const fn is_closed(&self) -> bool {
-        self.closed
+        self.closed.is_some()
     }
 
     #[cfg(test)]

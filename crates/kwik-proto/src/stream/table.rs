@@ -346,6 +346,7 @@ impl StreamTable {
     /// The application read from a stream: slide its window, and widen it when the reader is faster than
     /// two round trips (`rtt`) per allowance.
     pub fn on_consumed(&mut self, id: StreamId, now: Instant, rtt: Duration) {
+        self.give_back(id);
         let Some(entry) = self.streams.get_mut(&id) else { return };
         let Some(recv) = &entry.halves.recv else { return };
         let consumed = lock(recv).consumed();
@@ -360,7 +361,6 @@ impl StreamTable {
                 self.grow_allowance(id, allowance);
             }
         }
-        self.give_back(id);
         self.grant(id);
         self.retire(id);
     }
