@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use kwik_proto::auth::{
     AcceptAny, Authenticator, EXPORTER_LABEL, Fingerprint, Identity, RelayVerifier,
@@ -18,14 +18,14 @@ use kwik_proto::session::{self, AcceptContext, ClientSession};
 use kwik_proto::sync::lock;
 use kwik_proto::wire::{ControlDecoder, ControlMessage};
 use kwik_proto::{Code, Config, ConfigError, PathId, SessionId, limits};
-use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::driver::{ControlStream, Held, SERVER_NAME, Shared, open_control, start};
 use crate::primary::PrimarySession;
 use crate::quic::{
     self, ClientTls, ConnectError, Connection, ConnectionError, QuicConfig, Runtime, ServerTls,
-    ServerTrust, TlsError,
+    ServerTrust, TlsError, UdpSocket,
 };
+use crate::runtime;
 use crate::secondary::SecondarySession;
 use crate::session::Session;
 
@@ -111,8 +111,6 @@ pub struct Endpoint {
     default_client: Option<Arc<ClientConfig>>,
     /// What all sessions may have granted together.
     budget: Arc<MemoryBudget>,
-    /// Makes session ids and session keys.
-    random: SystemRandom,
 }
 
 /// What all sessions of a serving endpoint share.
@@ -193,6 +191,32 @@ impl Endpoint {
         quic: &QuicConfig,
     ) -> Result<Self, EndpointError> {
         let runtime = Runtime::tokio();
+        let bind = |tls: Option<&ServerTls>| quic::Endpoint::bind(addr, tls, quic, &runtime);
+        Self::new(server, &runtime, bind)
+    }
+
+    /// An endpoint on a runtime and a socket of the caller's own; both are used until its last
+    /// handle and session are gone.
+    ///
+    /// # Errors
+    /// See [`EndpointError`].
+    pub fn with_runtime(
+        runtime: Arc<dyn runtime::Runtime>,
+        socket: Arc<dyn runtime::Socket>,
+        server: Option<ServerConfig>,
+        quic: &QuicConfig,
+    ) -> Result<Self, EndpointError> {
+        let runtime = Runtime::custom(runtime);
+        let socket = UdpSocket::custom(socket);
+        let new = |tls: Option<&ServerTls>| quic::Endpoint::new(socket, tls, quic, &runtime);
+        Self::new(server, &runtime, new)
+    }
+
+    fn new(
+        server: Option<ServerConfig>,
+        runtime: &Runtime,
+        endpoint: impl FnOnce(Option<&ServerTls>) -> io::Result<quic::Endpoint>,
+    ) -> Result<Self, EndpointError> {
         let tls = match &server {
             Some(config) => {
                 config.settings.validate()?;
@@ -204,13 +228,12 @@ impl Endpoint {
             None => None,
         };
         Ok(Self {
-            quic: quic::Endpoint::bind(addr, tls.as_ref(), quic, &runtime)?,
+            quic: endpoint(tls.as_ref())?,
             fingerprint: tls.as_ref().map(ServerTls::fingerprint),
-            runtime,
+            runtime: runtime.clone(),
             server: server.map(|config| Arc::new(Server { config, paths: Mutex::default() })),
             default_client: None,
             budget: Arc::new(MemoryBudget::new(limits::MEMORY_BUDGET)),
-            random: SystemRandom::new(),
         })
     }
 
@@ -252,7 +275,7 @@ impl Endpoint {
         Ok(Connecting(Box::pin(async move {
             let connection = connecting.await?;
             let control = open_control(&connection).await?;
-            let key = Identity::from_seed(endpoint.random_bytes());
+            let key = Identity::from_seed(endpoint.runtime.random_bytes());
             let mut machine = ClientSession::new(session, key, addr, endpoint.runtime.now());
             machine.streams().set_budget(endpoint.budget.clone());
             let shared = Shared::new(
@@ -309,12 +332,6 @@ impl Endpoint {
     /// Waits until every session is gone, with its end told to the peer. Cancel safe.
     pub async fn wait_idle(&self) {
         self.quic.wait_idle().await;
-    }
-
-    fn random_bytes<const N: usize>(&self) -> [u8; N] {
-        let mut bytes = [0; N];
-        self.random.fill(&mut bytes).expect("invariant: the operating system has randomness");
-        bytes
     }
 }
 
@@ -414,9 +431,9 @@ impl Incoming {
                 authenticator: &*config.authenticator,
                 settings: &config.settings,
                 exporter: &exporter,
-                session_id: SessionId(self.endpoint.random_bytes()),
+                session_id: SessionId(self.endpoint.runtime.random_bytes()),
                 now: runtime.now(),
-                wall: SystemTime::now(),
+                wall: runtime.wall_clock(),
             },
         );
         if accepted.is_ok() {

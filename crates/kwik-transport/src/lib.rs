@@ -40,6 +40,7 @@ mod lease;
 mod mapped;
 mod primary;
 mod quic;
+pub mod runtime;
 mod secondary;
 mod session;
 mod streams;

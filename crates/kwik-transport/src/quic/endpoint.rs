@@ -32,7 +32,7 @@ impl Endpoint {
         config: &QuicConfig,
         runtime: &Runtime,
     ) -> io::Result<Self> {
-        let socket = UdpSocket::bind(address, config.socket_buffer, runtime)?;
+        let socket = UdpSocket::bind(address, config, runtime)?;
         Self::new(socket, server, config, runtime)
     }
 
@@ -51,8 +51,10 @@ impl Endpoint {
         let transport = within(limits::CONNECTION_WINDOW);
         // A client that has not authenticated may not make a server hold more than this.
         let cautious = within(limits::UNAUTHENTICATED_WINDOW);
+        let mut endpoint = quinn::EndpointConfig::default();
+        endpoint.rng_seed(runtime.seed());
         let inner = quinn::Endpoint::new_with_abstract_socket(
-            quinn::EndpointConfig::default(),
+            endpoint,
             server.map(|tls| tls.quic_config(cautious)),
             socket.into_inner(),
             Arc::clone(runtime.inner()),
