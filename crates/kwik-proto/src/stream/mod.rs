@@ -1,5 +1,7 @@
 //! Logical streams: their ids and limits, their sending and their receiving halves.
 
+#[cfg(test)]
+mod credit_tests;
 mod recv;
 mod send;
 mod table;
