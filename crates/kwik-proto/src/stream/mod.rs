@@ -1,5 +1,7 @@
 //! Logical streams: their ids and limits, their sending and their receiving halves.
 
+mod metadata;
+mod priority;
 mod recv;
 mod send;
 mod table;
@@ -7,6 +9,8 @@ mod table;
 mod tests;
 mod watch;
 
+pub use metadata::{MetadataError, StreamMetadata, StreamType};
+pub use priority::Priority;
 pub use recv::{Piece, PieceEnd, Read, ReadError, Received, RecvHalf, SharedRecv};
 pub use send::{SendHalf, SharedSend, WriteError};
 pub use table::{Halves, StreamTable, StreamWake};
