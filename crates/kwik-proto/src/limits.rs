@@ -13,10 +13,24 @@ pub const MAX_CONTROL_FRAME: usize = 64 * 1024;
 pub const MAX_PACKET_PAYLOAD: usize = 64 * 1024;
 /// Frames in one data packet: batches small frames, bounds what a header can announce.
 pub const MAX_PACKET_FRAMES: usize = 256;
+/// Data frames in a row, on one QUIC stream, with neither payload nor the end of a stream: they cost us
+/// more than their sender, and no sender needs them.
+pub const MAX_EMPTY_FRAMES: usize = 1024;
 /// Everything of a data packet that is not payload.
 pub const MAX_PACKET_OVERHEAD: usize = MAX_PACKET_FRAMES * 64;
 /// Largest field other than `data` that a data frame may carry (path ids, unknown fields).
 pub const MAX_FRAME_FIELD: usize = 256;
+/// A frame shorter than this is not worth compressing.
+pub const MIN_COMPRESSED: usize = 256;
+/// How far the ids of unacknowledged packets of a path and direction may reach: bounds what both
+/// ends keep of them. A gigabyte of full packets; many small frames share one.
+pub const MAX_UNACKED_PACKETS: u64 = 16 * 1024;
+/// Ranges in one AckFrame: a few KiB.
+pub const MAX_ACK_RANGES: usize = 256;
+/// Packets are acknowledged once they brought this much ...
+pub const ACK_BYTES: u64 = 256 * 1024;
+/// ... or after this long.
+pub const ACK_DELAY: Duration = Duration::from_millis(50);
 /// Largest opaque command of a lease.
 pub const MAX_COMMAND: usize = 16 * 1024;
 /// Largest raw packet.
@@ -27,6 +41,10 @@ pub const MAX_RAW_QUEUED: usize = 64;
 pub const MAX_RAW_QUEUED_BYTES: usize = 1024 * 1024;
 /// QUIC connection window of a server for a client that has not authenticated, in bytes.
 pub const UNAUTHENTICATED_WINDOW: u64 = 256 * 1024;
+/// QUIC connection window at the least, once authenticated, in bytes.
+pub const CONNECTION_WINDOW: u64 = 1024 * 1024;
+/// Receive credit that all sessions of an endpoint may grant together, unless configured, in bytes.
+pub const MEMORY_BUDGET: u64 = 1024 * 1024 * 1024;
 /// Opaque client credentials.
 pub const MAX_CREDENTIALS: usize = 8 * 1024;
 /// Text that a peer may make us keep: reasons, addresses.
@@ -136,6 +154,8 @@ const _: () = {
     assert!(MAX_SECONDARY_STREAMS < MAX_QUIC_STREAMS as usize);
     assert!(MAX_PROPERTY_BYTES + 1024 <= MAX_CONTROL_FRAME);
     assert!(MIN_SLICE <= COPY_BLOCK);
+    assert!(UNAUTHENTICATED_WINDOW <= CONNECTION_WINDOW);
+    assert!(MAX_GAPS <= MAX_RUNS);
     assert!(MIN_PIECE <= MAX_PIECE && MAX_PIECE < INITIAL_WINDOW);
     assert!(INITIAL_WINDOW <= MAX_WINDOW);
     assert!(SLIDE_STEP <= STREAM_BUFFER && STREAM_BUFFER <= INITIAL_WINDOW);

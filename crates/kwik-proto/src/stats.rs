@@ -109,4 +109,6 @@ pub struct SessionStats {
     pub backpressure: BackpressureStats,
     /// Gaps that kept a reader waiting for the gap timeout (8.4).
     pub gaps: u64,
+    /// Bytes sent here that the peer has not acknowledged.
+    pub unacknowledged: u64,
 }

@@ -222,7 +222,10 @@ impl Scheduler {
             self.report(id, outcome, Vec::new(), 0);
             return Ok(());
         }
-        lock(&recv).add_lease(range.clone());
+        if !lock(&recv).add_lease(range.clone()) {
+            let context = format!("leases of {stream} lie in too many places");
+            return Err(CodedError::new(Code::LimitExceeded, context));
+        }
         let fill = self.fills.entry(stream).or_insert_with(|| Fill::new(recv));
         // An answer to what was uncovered: the time for the next one starts anew.
         fill.uncovered_since = None;

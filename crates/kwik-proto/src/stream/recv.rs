@@ -104,7 +104,7 @@ pub struct RecvHalf {
     end_reported: bool,
     pieces: BTreeMap<(PathId, PieceId), Piece>,
     ended: Vec<PieceEnd>,
-    /// Union of the leases seen on this stream.
+    /// Union of the leases seen on this stream, as far as they were not delivered when the last came.
     leased: RangeSet,
     duplicates: u64,
     conflicts: u64,
@@ -443,8 +443,12 @@ impl RecvHalf {
         self.pieces_of(path).next().is_some()
     }
 
-    pub(crate) fn add_lease(&mut self, range: Range<u64>) {
+    /// Notes a lease; false when those seen lie in too many separate places.
+    pub(crate) fn add_lease(&mut self, range: Range<u64>) -> bool {
+        // What has come is promised no more.
+        self.leased.remove(0..self.buffer.contiguous_end());
         self.leased.insert(range);
+        self.leased.len() <= limits::MAX_LEASES
     }
 
     pub(crate) fn leased(&self) -> &RangeSet {

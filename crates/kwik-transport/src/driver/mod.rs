@@ -20,6 +20,7 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use kwik_proto::ack::SharedSent;
 use kwik_proto::session::{Action, Wake};
 use kwik_proto::stream::StreamWake;
 use kwik_proto::sync::lock;
@@ -73,11 +74,14 @@ pub(crate) struct SessionWaiters {
     pub(crate) lease_ends: Notify,
     pub(crate) raw: Notify,
     pub(crate) closed: Notify,
+    /// Packets were acknowledged: there is room, and less outstanding.
+    pub(crate) acknowledged: Notify,
 }
 
 impl SessionWaiters {
     fn wake_all(&self) {
         let each = [&self.paths, &self.leases, &self.lease_ends, &self.raw, &self.closed];
+        let each = each.into_iter().chain([&self.acknowledged]);
         self.acceptable.iter().chain(&self.openable).chain(each).for_each(Notify::notify_waiters);
     }
 }
@@ -92,8 +96,13 @@ pub(crate) struct Shared<M: ?Sized> {
     home: PathId,
     /// Its connection.
     pub(crate) connection: Connection,
+    /// The packets that are written to it. Locked last, and for a moment: per packet, to number it
+    /// and to ask how it is to be encoded.
+    pub(crate) sent: SharedSent,
     /// Dials further paths; servers have none.
     endpoint: Option<Endpoint>,
+    /// What the receive window of a path's connection may grow to.
+    receive_window: u64,
     pub(crate) waiters: SessionWaiters,
     /// With how many handles each stream has.
     streams: Mutex<BTreeMap<StreamId, (Arc<StreamWaiters>, u8)>>,
@@ -113,14 +122,17 @@ impl<M: Role> Shared<M> {
         machine: M,
         (home, connection): (PathId, &Connection),
         runtime: &Runtime,
-        endpoint: Option<Endpoint>,
+        (endpoint, receive_window): (Option<Endpoint>, u64),
     ) -> Arc<Self> {
+        let sent = machine.sent();
         let shared = Arc::new_cyclic(|this: &Weak<Self>| Self {
             this: this.clone(),
             runtime: runtime.clone(),
             home,
             connection: connection.clone(),
+            sent,
             endpoint,
+            receive_window,
             waiters: SessionWaiters::default(),
             streams: Mutex::default(),
             writers: Mutex::default(),
@@ -168,6 +180,13 @@ impl<M: Role + ?Sized> Shared<M> {
     fn figures(&self) -> Vec<(PathId, (Duration, u64))> {
         let paths = lock(&self.paths);
         paths.iter().map(|(path, link)| (*path, link.connection.figures())).collect()
+    }
+
+    /// Sizes the receive window of a path's connection by its figures.
+    fn size_window(&self, path: PathId, rtt: Duration, arrived: u64, now: Instant) {
+        if let Some(link) = lock(&self.paths).get_mut(&path) {
+            link.size_window(rtt, arrived, now);
+        }
     }
 
     /// Who waits for a stream; for its handles alone.
@@ -218,6 +237,7 @@ impl<M: Role + ?Sized> Shared<M> {
             Wake::Path(_) => self.waiters.paths.notify_waiters(),
             Wake::LeaseOffered => self.waiters.leases.notify_waiters(),
             Wake::LeaseEnded(_) => self.waiters.lease_ends.notify_waiters(),
+            Wake::Acknowledged => self.waiters.acknowledged.notify_waiters(),
             Wake::Raw => self.waiters.raw.notify_waiters(),
             Wake::Writer(lease) => {
                 let writer = lock(&self.writers).get(&lease).and_then(Weak::upgrade);
@@ -445,7 +465,10 @@ async fn run_timer<M: Role>(shared: Arc<Shared<M>>) {
             std::pin::Pin::new(&mut sleep).poll(cx).map(|()| true)
         });
         if fired.await {
-            let figures = shared.figures();
+            let (figures, now) = (shared.figures(), shared.runtime.now());
+            for (path, (rtt, arrived)) in &figures {
+                shared.size_window(*path, *rtt, *arrived, now);
+            }
             shared.drive(|machine, now| {
                 // A path may look silent only since a lost packet is being repeated.
                 for (path, (rtt, arrived)) in figures {
