@@ -103,12 +103,12 @@ pub struct SessionStats {
     pub window: u64,
     /// Of which granted to streams.
     pub granted: u64,
+    /// Bytes sent here that the peer has not acknowledged.
+    pub unacknowledged: u64,
     /// Bytes received and not yet read.
     pub held: u64,
     /// Backpressure that this side applies (8.3).
     pub backpressure: BackpressureStats,
     /// Gaps that kept a reader waiting for the gap timeout (8.4).
     pub gaps: u64,
-    /// Bytes sent here that the peer has not acknowledged.
-    pub unacknowledged: u64,
 }

@@ -152,8 +152,8 @@ impl PrimarySession {
         });
         SessionStats {
             paths: paths.collect(),
-            unacknowledged: lock(&self.sent).outstanding(),
             leases: self.issuer.iter().count(),
+            unacknowledged: lock(&self.sent).outstanding(),
             ..self.streams.stats(now)
         }
     }
@@ -563,7 +563,7 @@ impl Machine for PrimarySession {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        let planes = self.received.poll_timeout().into_iter().chain(self.streams.poll_timeout());
-        planes.min().filter(|_| !self.outputs.closed)
+        let timeouts = self.received.poll_timeout().into_iter().chain(self.streams.poll_timeout());
+        timeouts.min().filter(|_| !self.outputs.closed)
     }
 }
