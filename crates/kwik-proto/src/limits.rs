@@ -75,6 +75,12 @@ pub const MAX_QUIC_STREAMS: u32 = 400;
 pub const FIRST_FLIGHT_STREAMS: u64 = 8;
 /// Bytes that each of them may carry until then: every stream's floor is at least this.
 pub const FIRST_FLIGHT_DATA: u64 = 1200;
+/// Properties of one stream's metadata.
+pub const MAX_PROPERTIES: usize = 16;
+/// Key of such a property.
+pub const MAX_PROPERTY_KEY: usize = 64;
+/// Keys and values of all of a stream's properties: small beside a control frame.
+pub const MAX_PROPERTY_BYTES: usize = 4096;
 /// Live leases of a session: bounds the table on every side.
 pub const MAX_LEASES: usize = 4096;
 /// Pieces of one path that are activated and not finished.
@@ -146,6 +152,7 @@ const _: () = {
     assert!(MAX_RAW_PACKET + 1024 <= MAX_CONTROL_FRAME);
     assert!(MAX_CREDENTIALS + MAX_GRANT + 1024 <= MAX_CONTROL_FRAME);
     assert!(MAX_SECONDARY_STREAMS < MAX_QUIC_STREAMS as usize);
+    assert!(MAX_PROPERTY_BYTES + 1024 <= MAX_CONTROL_FRAME);
     assert!(MIN_SLICE <= COPY_BLOCK);
     assert!(UNAUTHENTICATED_WINDOW <= CONNECTION_WINDOW);
     assert!(MAX_GAPS <= MAX_RUNS);

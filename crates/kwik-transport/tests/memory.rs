@@ -236,7 +236,7 @@ impl Attacker {
         self.peer
             .say(ControlMessage::StreamCreateNotification(pb::StreamCreateNotification {
                 logical_stream_id: uni(index),
-                path_id: String::new(),
+                ..<_>::default()
             }))
             .await;
         let ping = pb::Heartbeat { sequence: index, reply: false };

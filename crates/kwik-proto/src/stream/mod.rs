@@ -2,6 +2,8 @@
 
 #[cfg(test)]
 mod credit_tests;
+mod metadata;
+mod priority;
 mod recv;
 mod send;
 mod table;
@@ -9,6 +11,8 @@ mod table;
 mod tests;
 mod watch;
 
+pub use metadata::{MetadataError, StreamMetadata, StreamType};
+pub use priority::Priority;
 pub use recv::{Piece, PieceEnd, Read, ReadError, Received, RecvHalf, SharedRecv};
 pub use send::{SendHalf, SharedSend, WriteError};
 pub use table::{Halves, StreamTable, StreamWake};

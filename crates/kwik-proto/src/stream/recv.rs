@@ -22,6 +22,8 @@ use crate::presentation::{BufferError, BufferUsage, ReceiveMemory, StreamBuffer}
 use crate::range::RangeSet;
 use crate::{Code, CodedError, LeaseId, PathId, PieceId, StreamId, limits};
 
+use super::StreamMetadata;
+
 /// A receiving half, shared by the session and the byte path.
 pub type SharedRecv = Arc<Mutex<RecvHalf>>;
 
@@ -91,6 +93,8 @@ pub enum ReadError {
 pub struct RecvHalf {
     id: StreamId,
     buffer: StreamBuffer,
+    /// What its opener says of it; none until that is here.
+    metadata: Option<Box<StreamMetadata>>,
     max_data: u64,
     final_size: Option<u64>,
     error: Option<ReadError>,
@@ -116,6 +120,7 @@ impl RecvHalf {
         Self {
             id,
             buffer: StreamBuffer::new(memory),
+            metadata: None,
             max_data,
             final_size: None,
             error: None,
@@ -328,6 +333,18 @@ impl RecvHalf {
     #[must_use]
     pub fn unread(&self) -> u64 {
         if self.unordered { self.buffer.held() } else { self.buffer.contiguous() }
+    }
+
+    /// What its opener says of it (8.5); none until that is here.
+    #[must_use]
+    pub fn metadata(&self) -> Option<&StreamMetadata> {
+        self.metadata.as_deref()
+    }
+
+    /// Takes what its opener says; false when that contradicts what was said before.
+    pub(crate) fn set_metadata(&mut self, metadata: &StreamMetadata) -> bool {
+        let known = self.metadata.get_or_insert_with(|| Box::new(metadata.clone()));
+        **known == *metadata
     }
 
     /// Bytes received and not yet read.
