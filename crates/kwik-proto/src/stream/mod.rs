@@ -1,6 +1,8 @@
 //! Logical streams: their ids and limits, their sending and their receiving halves.
 
 mod config;
+mod pool;
+mod priority;
 mod recv;
 mod send;
 mod table;
@@ -8,6 +10,8 @@ mod table;
 mod tests;
 
 pub use config::{InvalidStreamConfig, StreamConfig};
+pub use pool::{Slot, StreamPool, WriterKey, WriterKind};
+pub use priority::Priority;
 pub use recv::{Piece, PieceEnd, Read, ReadError, Received, RecvHalf, SharedRecv};
 pub use send::{SendHalf, SharedSend, WriteError};
 pub use table::{Halves, StreamTable, StreamWake};
