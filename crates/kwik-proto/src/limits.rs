@@ -88,8 +88,17 @@ pub const COPY_BLOCK: usize = 4096;
 pub const INITIAL_WINDOW: u64 = 4 * 1024 * 1024;
 /// Session receive window at the most, unless configured.
 pub const MAX_WINDOW: u64 = 32 * 1024 * 1024;
-/// A stream is told of credit in steps of this size (8.2).
+/// A stream is told of credit in steps of this size, unless configured (8.2).
 pub const SLIDE_STEP: u64 = 64 * 1024;
+/// What a stream may have granted and not read until its reader proves fast, unless configured (8.3).
+pub const STREAM_BUFFER: u64 = 1024 * 1024;
+/// A gap that keeps a reader waiting for this long is reported, unless configured (8.4).
+pub const GAP_TIMEOUT: Duration = Duration::from_millis(100);
+/// Logical streams that share a QUIC stream, unless configured (5.2).
+pub const STREAMS_PER_QUIC_STREAM: u64 = 4;
+/// Bytes unacknowledged on a path beyond which bulk waits, unless configured: a little less than QUIC's
+/// send window, so that urgent frames find room in it.
+pub const MAX_UNACKED: u64 = 7 * 1024 * 1024;
 
 /// A piece for a path that was not measured yet, and the least piece.
 pub const MIN_PIECE: u64 = 64 * 1024;
@@ -128,6 +137,8 @@ const _: () = {
     assert!(MIN_SLICE <= COPY_BLOCK);
     assert!(MIN_PIECE <= MAX_PIECE && MAX_PIECE < INITIAL_WINDOW);
     assert!(INITIAL_WINDOW <= MAX_WINDOW);
+    assert!(SLIDE_STEP <= STREAM_BUFFER && STREAM_BUFFER <= INITIAL_WINDOW);
+    assert!(GAP_TIMEOUT.as_millis() < AGGREGATION_TIMEOUT.as_millis());
     assert!(INITIAL_WINDOW / (2 * 3 * MAX_STREAMS) >= FIRST_FLIGHT_DATA);
     assert!(FIRST_FLIGHT_STREAMS <= MAX_STREAMS);
     assert!(SUSPECT_AFTER.as_millis() < DEAD_AFTER.as_millis());

@@ -8,24 +8,23 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use kwik_proto::auth::{
     AcceptAny, Authenticator, EXPORTER_LABEL, Fingerprint, Identity, RelayVerifier,
 };
 use kwik_proto::session::{self, AcceptContext, ClientSession};
-use kwik_proto::stream::StreamConfig;
 use kwik_proto::sync::lock;
 use kwik_proto::wire::{ControlDecoder, ControlMessage};
-use kwik_proto::{Code, PathId, SessionId, limits};
-use ring::rand::{SecureRandom, SystemRandom};
+use kwik_proto::{Code, Config, ConfigError, PathId, SessionId, limits};
 
 use crate::driver::{ControlStream, Held, SERVER_NAME, Shared, open_control, start};
 use crate::primary::PrimarySession;
 use crate::quic::{
     self, ClientTls, ConnectError, Connection, ConnectionError, QuicConfig, Runtime, ServerTls,
-    ServerTrust, TlsError,
+    ServerTrust, TlsError, UdpSocket,
 };
+use crate::runtime;
 use crate::secondary::SecondarySession;
 use crate::session::Session;
 
@@ -40,8 +39,8 @@ pub struct ServerConfig {
     pub trusted: BTreeSet<Fingerprint>,
     /// Who may be a client at all.
     pub authenticator: Arc<dyn Authenticator>,
-    /// Streams and windows of its sessions.
-    pub streams: StreamConfig,
+    /// Settings of its sessions.
+    pub settings: Config,
     /// QUIC's settings.
     pub quic: QuicConfig,
 }
@@ -55,7 +54,7 @@ impl ServerConfig {
             certificate: None,
             trusted: BTreeSet::new(),
             authenticator: Arc::new(AcceptAny),
-            streams: StreamConfig::default(),
+            settings: Config::default(),
             quic: QuicConfig::default(),
         }
     }
@@ -81,7 +80,7 @@ pub struct Certificate {
 pub struct ClientConfig {
     /// Whom to believe to be the server.
     pub trust: ServerTrust,
-    /// Streams, windows, credentials, dial policy.
+    /// Settings, credentials, dial policy.
     pub session: session::ClientConfig,
 }
 
@@ -109,8 +108,6 @@ pub struct Endpoint {
     server: Option<Arc<Server>>,
     fingerprint: Option<Fingerprint>,
     default_client: Option<Arc<ClientConfig>>,
-    /// Makes session ids and session keys.
-    random: SystemRandom,
 }
 
 /// What all sessions of a serving endpoint share.
@@ -149,9 +146,9 @@ pub enum EndpointError {
     /// The server's key or certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The stream limits.
+    /// The settings of its sessions.
     #[error(transparent)]
-    Streams(#[from] kwik_proto::stream::InvalidStreamConfig),
+    Config(#[from] ConfigError),
 }
 
 impl From<EndpointError> for io::Error {
@@ -191,9 +188,35 @@ impl Endpoint {
         quic: &QuicConfig,
     ) -> Result<Self, EndpointError> {
         let runtime = Runtime::tokio();
+        let bind = |tls: Option<&ServerTls>| quic::Endpoint::bind(addr, tls, quic, &runtime);
+        Self::new(server, &runtime, bind)
+    }
+
+    /// An endpoint on a runtime and a socket of the caller's own; both are used until its last
+    /// handle and session are gone.
+    ///
+    /// # Errors
+    /// See [`EndpointError`].
+    pub fn with_runtime(
+        runtime: Arc<dyn runtime::Runtime>,
+        socket: Arc<dyn runtime::Socket>,
+        server: Option<ServerConfig>,
+        quic: &QuicConfig,
+    ) -> Result<Self, EndpointError> {
+        let runtime = Runtime::custom(runtime);
+        let socket = UdpSocket::custom(socket);
+        let new = |tls: Option<&ServerTls>| quic::Endpoint::new(socket, tls, quic, &runtime);
+        Self::new(server, &runtime, new)
+    }
+
+    fn new(
+        server: Option<ServerConfig>,
+        runtime: &Runtime,
+        endpoint: impl FnOnce(Option<&ServerTls>) -> io::Result<quic::Endpoint>,
+    ) -> Result<Self, EndpointError> {
         let tls = match &server {
             Some(config) => {
-                config.streams.validate()?;
+                config.settings.validate()?;
                 Some(match &config.certificate {
                     Some(own) => ServerTls::from_chain(own.chain.clone(), own.key.clone())?,
                     None => ServerTls::self_signed(&config.identity.pkcs8_der())?,
@@ -202,12 +225,11 @@ impl Endpoint {
             None => None,
         };
         Ok(Self {
-            quic: quic::Endpoint::bind(addr, tls.as_ref(), quic, &runtime)?,
+            quic: endpoint(tls.as_ref())?,
             fingerprint: tls.as_ref().map(ServerTls::fingerprint),
-            runtime,
+            runtime: runtime.clone(),
             server: server.map(|config| Arc::new(Server { config, paths: Mutex::default() })),
             default_client: None,
-            random: SystemRandom::new(),
         })
     }
 
@@ -237,7 +259,7 @@ impl Endpoint {
         server_name: &str,
     ) -> Result<Connecting, ConnectError> {
         let invalid = |error: &dyn fmt::Display| ConnectError::InvalidConfig(error.to_string());
-        config.session.streams.validate().map_err(|error| invalid(&error))?;
+        config.session.settings.validate().map_err(|error| invalid(&error))?;
         if config.session.credentials.len() > limits::MAX_CREDENTIALS {
             return Err(invalid(&"credentials are too long"));
         }
@@ -249,7 +271,7 @@ impl Endpoint {
         Ok(Connecting(Box::pin(async move {
             let connection = connecting.await?;
             let control = open_control(&connection).await?;
-            let key = Identity::from_seed(endpoint.random_bytes());
+            let key = Identity::from_seed(endpoint.runtime.random_bytes());
             let machine = ClientSession::new(session, key, addr, endpoint.runtime.now());
             let shared = Shared::new(
                 machine,
@@ -292,12 +314,6 @@ impl Endpoint {
     /// Waits until every session is gone, with its end told to the peer. Cancel safe.
     pub async fn wait_idle(&self) {
         self.quic.wait_idle().await;
-    }
-
-    fn random_bytes<const N: usize>(&self) -> [u8; N] {
-        let mut bytes = [0; N];
-        self.random.fill(&mut bytes).expect("invariant: the operating system has randomness");
-        bytes
     }
 }
 
@@ -389,11 +405,11 @@ impl Incoming {
                 identity: &config.identity,
                 trusted: &config.trusted,
                 authenticator: &*config.authenticator,
-                streams: &config.streams,
+                settings: &config.settings,
                 exporter: &exporter,
-                session_id: SessionId(self.endpoint.random_bytes()),
+                session_id: SessionId(self.endpoint.runtime.random_bytes()),
                 now: runtime.now(),
-                wall: SystemTime::now(),
+                wall: runtime.wall_clock(),
             },
         );
         if accepted.is_ok() {

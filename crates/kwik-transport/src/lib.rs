@@ -40,6 +40,7 @@ mod lease;
 mod mapped;
 mod primary;
 mod quic;
+pub mod runtime;
 mod secondary;
 mod session;
 mod streams;
@@ -56,8 +57,9 @@ pub use kwik_proto::mapping::{Mapping, MappingState, Place};
 pub use kwik_proto::path::{PathInfo, PathStatus};
 pub use kwik_proto::session::{ClientConfig as SessionConfig, RelayReport};
 pub use kwik_proto::stats::{PathStats, SecondaryStats, SessionStats};
-pub use kwik_proto::stream::StreamConfig;
-pub use kwik_proto::{Code, CodedError, Dir, LeaseId, PathId, SessionId, Side, StreamId};
+pub use kwik_proto::{
+    Code, CodedError, Config, ConfigError, Dir, LeaseId, PathId, SessionId, Side, StreamId,
+};
 pub use lease::{Lease, LeaseWriter};
 pub use mapped::{OpenStreamError, SecondaryStream};
 pub use primary::{PathError, PrimarySession};

@@ -1,12 +1,12 @@
 //! Public types may be sent to other threads and shared between them, and so may their futures.
 
 use kwik::{
-    Accepted, Certificate, Chunk, ClientConfig, ClosedStream, Code, CodedError, ConnectError,
-    Connecting, ConnectionError, Endpoint, EndpointError, Identity, Incoming, IssuedLease, Lease,
-    LeaseOutcome, LeaseWriter, Mapping, OpenStreamError, PathError, PathInfo, PathStats,
-    PrimarySession, QuicConfig, ReadError, ReadToEndError, RecvStream, RelayReport,
-    SecondarySession, SecondaryStream, SendDatagramError, SendStream, ServerConfig, ServerTrust,
-    Session, SessionConfig, SessionStats, StreamConfig, TlsError, WriteError, Written,
+    Accepted, Certificate, Chunk, ClientConfig, ClosedStream, Code, CodedError, Config,
+    ConfigError, ConnectError, Connecting, ConnectionError, Endpoint, EndpointError, Identity,
+    Incoming, IssuedLease, Lease, LeaseOutcome, LeaseWriter, Mapping, OpenStreamError, PathError,
+    PathInfo, PathStats, PrimarySession, QuicConfig, ReadError, ReadToEndError, RecvStream,
+    RelayReport, SecondarySession, SecondaryStream, SendDatagramError, SendStream, ServerConfig,
+    ServerTrust, Session, SessionConfig, SessionStats, TlsError, WriteError, Written,
 };
 
 const fn shared<T: Send + Sync + 'static>() {}
@@ -24,6 +24,8 @@ assert_shared!(
     ClosedStream,
     Code,
     CodedError,
+    Config,
+    ConfigError,
     ConnectError,
     ConnectionError,
     Endpoint,
@@ -54,7 +56,6 @@ assert_shared!(
     Session,
     SessionConfig,
     SessionStats,
-    StreamConfig,
     TlsError,
     WriteError,
     Written,

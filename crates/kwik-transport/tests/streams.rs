@@ -11,9 +11,7 @@ use bytes::Bytes;
 use common::{
     LOOPBACK, Rng, Servers, client, echo, fill, identity, object, pair, serve_echo, settled, within,
 };
-use kwik::{
-    ClientConfig, Endpoint, QuicConfig, ReadError, ReadToEndError, StreamConfig, WriteError,
-};
+use kwik::{ClientConfig, Endpoint, QuicConfig, ReadError, ReadToEndError, WriteError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 
@@ -280,8 +278,8 @@ async fn an_unread_stream_blocks_no_other_even_in_the_smallest_window() {
         let servers = Servers::new(0);
         let mut config = ClientConfig::pinned(identity(0).fingerprint());
         let least = 1200 * 2 * 3 * 100;
-        config.session.streams =
-            StreamConfig { initial_window: least, max_window: least, ..StreamConfig::default() };
+        let settings = &mut config.session.settings;
+        settings.set_initial_window(least).unwrap().set_max_window(least).unwrap();
         let (session, primary) = servers.connect_with(&client(), config).await;
         let server = primary.session().clone();
         let mut unread = Vec::new();

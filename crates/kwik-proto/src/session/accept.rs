@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::auth::{self, AdmissionRequest, Authenticator, Fingerprint, Identity, PublicKey};
-use crate::stream::StreamConfig;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
-use crate::{Code, CodedError, PathId, SessionId, limits};
+use crate::{Code, CodedError, Config, PathId, SessionId, limits};
 
 use super::{PrimarySession, SecondarySession};
 
@@ -20,8 +19,8 @@ pub struct AcceptContext<'a> {
     pub trusted: &'a BTreeSet<Fingerprint>,
     /// Who may be a client at all.
     pub authenticator: &'a dyn Authenticator,
-    /// Streams and windows of new sessions.
-    pub streams: &'a StreamConfig,
+    /// Settings of new sessions.
+    pub settings: &'a Config,
     /// This connection's exported keying material ([`auth::EXPORTER_LABEL`]).
     pub exporter: &'a [u8; 32],
     /// 128 random bits for a new session.
@@ -74,7 +73,7 @@ fn accept_primary(
         context.session_id,
         context.identity.clone(),
         key,
-        context.streams,
+        context.settings,
         &request.limits.unwrap_or_default(),
         context.now,
     ))))

@@ -12,11 +12,11 @@ use crate::mapping::MappingTable;
 use crate::path::{PathInfo, PathStatus, PathTable};
 use crate::scheduler::{Scheduler, SchedulerEvent};
 use crate::stats::{PathStats, SessionStats};
-use crate::stream::{StreamConfig, StreamTable};
+use crate::stream::StreamTable;
 use crate::wire::clip;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
-use crate::{Code, CodedError, LeaseId, PathId, SessionId, Side, StreamId, limits};
+use crate::{Code, CodedError, Config, LeaseId, PathId, SessionId, Side, StreamId, limits};
 
 mod mapped;
 mod paths;
@@ -26,8 +26,8 @@ use super::{Action, Machine, Outputs, Wake, heartbeat_reply, session_close, wron
 /// How a client behaves.
 #[derive(Debug, Clone)]
 pub struct ClientConfig {
-    /// Streams and windows.
-    pub streams: StreamConfig,
+    /// Settings of the session.
+    pub settings: Config,
     /// Where a primary may send this client (design §7).
     pub dial: DialPolicy,
     /// Opaque credentials for the primary's authenticator; at most [`limits::MAX_CREDENTIALS`].
@@ -39,7 +39,7 @@ pub struct ClientConfig {
 impl Default for ClientConfig {
     fn default() -> Self {
         Self {
-            streams: StreamConfig::default(),
+            settings: Config::default(),
             dial: DialPolicy::default(),
             credentials: Bytes::new(),
             relay_raw: true,
@@ -98,7 +98,7 @@ impl ClientSession {
             client_key: Bytes::copy_from_slice(&key.public_key().0),
             path_id: 0,
             proof: Bytes::new(),
-            limits: Some(config.streams.to_wire()),
+            limits: Some(config.settings.to_wire()),
         };
         control.push(&ControlMessage::AuthenticationRequest(request), now);
         let deadline = now + limits::DEAD_AFTER * 10;
@@ -106,7 +106,7 @@ impl ClientSession {
         let mut scheduler = Scheduler::default();
         scheduler.add_path(PathId::PRIMARY, now);
         Self {
-            streams: StreamTable::new(Side::Client, &config.streams),
+            streams: StreamTable::new(Side::Client, &config.settings),
             config,
             key,
             primary: primary.ip(),

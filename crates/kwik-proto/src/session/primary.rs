@@ -15,11 +15,11 @@ use crate::lease::{IssuedLease, LeaseIssuer, SharedWriter, WriterTable};
 use crate::path::{PathStatus, PathTable};
 use crate::range::RangeSet;
 use crate::stats::{PathStats, SessionStats};
-use crate::stream::{StreamConfig, StreamTable};
+use crate::stream::StreamTable;
 use crate::sync::lock;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
-use crate::{Code, CodedError, LeaseId, PathId, SessionId, Side, StreamId, limits};
+use crate::{Code, CodedError, Config, LeaseId, PathId, SessionId, Side, StreamId, limits};
 
 use super::{Action, Machine, Outputs, Wake, heartbeat_reply, session_close, wrong_role};
 
@@ -55,7 +55,7 @@ impl PrimarySession {
         id: SessionId,
         identity: Arc<Identity>,
         client_key: PublicKey,
-        config: &StreamConfig,
+        config: &Config,
         peer: &pb::StreamLimits,
         now: Instant,
     ) -> Self {

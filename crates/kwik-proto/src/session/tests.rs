@@ -12,12 +12,12 @@ use super::{
 };
 use crate::auth::{AcceptAny, Identity};
 use crate::path::PathStatus;
-use crate::stream::{StreamConfig, StreamWake};
+use crate::stream::StreamWake;
 use crate::sync::lock;
 use crate::wire::ControlDecoder;
 use crate::wire::control::ControlMessage as M;
 use crate::wire::pb::control as pb;
-use crate::{Code, Dir, LeaseId, PathId, SessionId, limits};
+use crate::{Code, Config, Dir, LeaseId, PathId, SessionId, limits};
 
 const EDGE: PathId = PathId(1);
 const EXPORTER: [u8; 32] = [0; 32];
@@ -36,14 +36,14 @@ struct Pair {
 fn context<'a>(
     identity: &'a Arc<Identity>,
     trusted: &'a BTreeSet<crate::auth::Fingerprint>,
-    streams: &'a StreamConfig,
+    settings: &'a Config,
     now: Instant,
 ) -> AcceptContext<'a> {
     AcceptContext {
         identity,
         trusted,
         authenticator: &AcceptAny,
-        streams,
+        settings,
         exporter: &EXPORTER,
         session_id: SessionId([1; 16]),
         now,
@@ -73,8 +73,8 @@ impl Pair {
         let mut to_primary = ControlDecoder::new();
         let (_, first) = client.poll_transmit(now).unwrap();
         let first = decode(&mut to_primary, first);
-        let (trusted, streams) = (BTreeSet::new(), StreamConfig::default());
-        let accepted = accept(&first[0], &context(&identity(1), &trusted, &streams, now));
+        let (trusted, settings) = (BTreeSet::new(), Config::default());
+        let accepted = accept(&first[0], &context(&identity(1), &trusted, &settings, now));
         let Ok(Accepted::Primary(primary)) = accepted else { panic!("{accepted:?}") };
         let to_client = ControlDecoder::new();
         let to_edge = Vec::new();
@@ -118,8 +118,8 @@ impl Pair {
         self.exchange();
         let first = decode(&mut ControlDecoder::new(), self.to_edge.remove(0));
         let trusted = BTreeSet::from([identity(1).fingerprint()]);
-        let streams = StreamConfig::default();
-        let accepted = accept(&first[0], &context(&identity(2), &trusted, &streams, self.now));
+        let settings = Config::default();
+        let accepted = accept(&first[0], &context(&identity(2), &trusted, &settings, self.now));
         let Ok(Accepted::Secondary(mut edge)) = accepted else { panic!("{accepted:?}") };
         let (_, answer) = edge.poll_transmit(self.now).unwrap();
         for message in decode(&mut ControlDecoder::new(), answer) {

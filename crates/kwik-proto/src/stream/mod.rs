@@ -1,6 +1,5 @@
 //! Logical streams: their ids and limits, their sending and their receiving halves.
 
-mod config;
 mod pool;
 mod priority;
 mod recv;
@@ -9,7 +8,6 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use config::{InvalidStreamConfig, StreamConfig};
 pub use pool::{Slot, StreamPool, WriterKey, WriterKind};
 pub use priority::Priority;
 pub use recv::{Piece, PieceEnd, Read, ReadError, Received, RecvHalf, SharedRecv};

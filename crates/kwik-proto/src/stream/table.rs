@@ -12,9 +12,9 @@ use crate::presentation::ReceiveWindow;
 use crate::sync::lock;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
-use crate::{Code, CodedError, Dir, PathId, Side, StreamId, limits};
+use crate::{Code, CodedError, Config, Dir, PathId, Side, StreamId, limits};
 
-use super::{RecvHalf, SendHalf, SharedRecv, SharedSend, StreamConfig};
+use super::{RecvHalf, SendHalf, SharedRecv, SharedSend};
 
 /// One in this many bytes of what the window lends is left for streams that have less than an even part.
 const SPARE: u64 = 8;
@@ -84,15 +84,18 @@ pub enum StreamWake {
 impl StreamTable {
     /// No streams yet. A client may open a few before [`StreamTable::handle_limits`] allows more.
     #[must_use]
-    pub fn new(side: Side, config: &StreamConfig) -> Self {
+    pub fn new(side: Side, config: &Config) -> Self {
         let mut kinds = [Counter::default(), Counter::default()];
         if side == Side::Client {
             kinds.iter_mut().for_each(|kind| kind.max_local = limits::FIRST_FLIGHT_STREAMS);
         }
-        kinds[Dir::Bi as usize].max_remote = config.max_streams_bidi;
-        kinds[Dir::Uni as usize].max_remote = config.max_streams_uni;
-        let window =
-            ReceiveWindow::new(config.initial_window, config.max_window, config.max_receiving());
+        kinds[Dir::Bi as usize].max_remote = config.max_streams_bidi();
+        kinds[Dir::Uni as usize].max_remote = config.max_streams_uni();
+        let window = ReceiveWindow::new(
+            config.initial_window(),
+            config.max_window(),
+            config.max_receiving(),
+        );
         Self {
             side,
             streams: BTreeMap::new(),
@@ -101,7 +104,7 @@ impl StreamTable {
             floor: config.floor(),
             peer_initial_max_data: limits::FIRST_FLIGHT_DATA,
             local_receiving: 0,
-            max_local_receiving: config.max_streams_bidi,
+            max_local_receiving: config.max_streams_bidi(),
             outbox: Vec::new(),
             wakes: Vec::new(),
         }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use kwik_proto::auth::Identity;
 use kwik_proto::session::{ClientConfig, ClientSession, Dial};
-use kwik_proto::stream::{Halves, Read, ReadError, SharedRecv, SharedSend, StreamConfig};
-use kwik_proto::{Dir, PathId, Side, StreamId, limits};
+use kwik_proto::stream::{Halves, Read, ReadError, SharedRecv, SharedSend};
+use kwik_proto::{Config, Dir, PathId, Side, StreamId, limits};
 
 use crate::pipe::{Link, Sink, Toward};
 use crate::rng::Rng;
@@ -41,7 +41,7 @@ pub(crate) struct ClientApp {
 }
 
 /// Windows of all sizes, from hardly a datagram per stream.
-pub(crate) fn stream_config(rng: &mut Rng) -> StreamConfig {
+pub(crate) fn session_config(rng: &mut Rng) -> Config {
     let streams = rng.pick(&[limits::FIRST_FLIGHT_STREAMS, 12, limits::MAX_STREAMS]);
     let least = limits::FIRST_FLIGHT_DATA * 2 * 3 * streams;
     let initial_window = match rng.below(4) {
@@ -51,19 +51,16 @@ pub(crate) fn stream_config(rng: &mut Rng) -> StreamConfig {
         _ => limits::INITIAL_WINDOW.max(least),
     };
     let max_window = initial_window * rng.pick(&[1, 2, 8]);
-    let config = StreamConfig {
-        max_streams_bidi: streams,
-        max_streams_uni: streams,
-        initial_window,
-        max_window,
-    };
+    let mut config = Config::default();
+    config.set_max_streams_bidi(streams).unwrap().set_max_streams_uni(streams).unwrap();
+    config.set_initial_window(initial_window).unwrap().set_max_window(max_window).unwrap();
     assert_eq!(config.validate(), Ok(()));
     config
 }
 
 impl ClientApp {
-    pub(crate) fn new(streams: StreamConfig, now: Instant) -> Self {
-        let config = ClientConfig { streams, ..ClientConfig::default() };
+    pub(crate) fn new(settings: Config, now: Instant) -> Self {
+        let config = ClientConfig { settings, ..ClientConfig::default() };
         let primary = SocketAddr::from(([127, 0, 0, 1], 4433));
         let session = ClientSession::new(config, Identity::from_seed([1; 32]), primary, now);
         Self { session, readers: BTreeMap::new(), writers: BTreeMap::new(), pipes: BTreeMap::new() }

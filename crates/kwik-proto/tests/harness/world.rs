@@ -6,14 +6,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use kwik_proto::session::{Action, ClientSession, Machine, Wake};
-use kwik_proto::stream::{StreamConfig, StreamWake};
+use kwik_proto::stream::StreamWake;
 use kwik_proto::wire::control::ControlMessage;
 use kwik_proto::wire::data::encode_packet_header;
 use kwik_proto::wire::{DataEvent, FrameHeader};
-use kwik_proto::{Code, CodedError, Dir, PathId, Side, StreamId};
+use kwik_proto::{Code, CodedError, Config, Dir, PathId, Side, StreamId};
 
 use crate::checks::Coverage;
-use crate::client::{ClientApp, stream_config};
+use crate::client::{ClientApp, session_config};
 use crate::edge::Edge;
 use crate::pipe::{Chunk, Link, Pipe, Sink, Toward};
 use crate::rng::Rng;
@@ -90,18 +90,18 @@ impl World {
     /// Random windows and links.
     pub(crate) fn new(seed: u64, trace: bool) -> Self {
         let mut rng = Rng::new(seed);
-        let configs = [stream_config(&mut rng), stream_config(&mut rng)];
+        let configs = [session_config(&mut rng), session_config(&mut rng)];
         let link = Link::random(&mut rng, epoch());
         Self::with(seed, trace, rng, configs, link)
     }
 
     /// A primary at hand, and a client with this window.
-    pub(crate) fn steady(streams: StreamConfig) -> Self {
+    pub(crate) fn steady(settings: Config) -> Self {
         let link = Link::steady(Duration::from_millis(10), 10_000_000, epoch());
-        Self::with(0, false, Rng::new(0), [streams, StreamConfig::default()], link)
+        Self::with(0, false, Rng::new(0), [settings, Config::default()], link)
     }
 
-    fn with(seed: u64, trace: bool, rng: Rng, configs: [StreamConfig; 2], link: Link) -> Self {
+    fn with(seed: u64, trace: bool, rng: Rng, configs: [Config; 2], link: Link) -> Self {
         let now = epoch();
         let [ours, theirs] = configs;
         let client = ClientApp::new(ours, now);

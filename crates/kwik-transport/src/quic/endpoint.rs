@@ -46,8 +46,10 @@ impl Endpoint {
         // A client that has not authenticated may not make a server hold more than this.
         let receive_window = config.receive_window.min(limits::UNAUTHENTICATED_WINDOW);
         let cautious = QuicConfig { receive_window, ..config.clone() }.transport();
+        let mut endpoint = quinn::EndpointConfig::default();
+        endpoint.rng_seed(runtime.seed());
         let inner = quinn::Endpoint::new_with_abstract_socket(
-            quinn::EndpointConfig::default(),
+            endpoint,
             server.map(|tls| tls.quic_config(cautious)),
             socket.into_inner(),
             Arc::clone(runtime.inner()),

@@ -8,7 +8,7 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::Runtime;
+use super::{Runtime, runtime::CustomSocket};
 
 /// A bound UDP socket, driven by a runtime.
 #[derive(Debug)]
@@ -28,6 +28,11 @@ impl UdpSocket {
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         Ok(Self(runtime.inner().wrap_udp_socket(socket.into())?))
+    }
+
+    /// One of the application's own.
+    pub(crate) fn custom(socket: Arc<dyn crate::runtime::Socket>) -> Self {
+        Self(Arc::new(CustomSocket(socket)))
     }
 
     /// What the QUIC library is given.
