@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::limits;
+use crate::wire::DataOptions;
 use crate::wire::pb::control as pb;
 
 /// A setting that cannot be as asked.
@@ -195,6 +196,11 @@ impl Config {
     /// What each stream is granted before anything is said: its floor.
     pub(crate) fn floor(&self) -> u64 {
         self.initial_window / (2 * self.max_receiving())
+    }
+
+    /// What is wanted of the packets of a session's paths.
+    pub(crate) fn data_options(&self) -> DataOptions {
+        DataOptions { checksum: self.checksum, compression: self.compression }
     }
 
     /// The limits to tell the peer in the first flight.

@@ -3,6 +3,7 @@
 //! No socket, task, clock or randomness lives here: input comes through `handle_*`, output goes
 //! through `poll_*`, `now` is an argument. See `ARCHITECTURE.md` for how the planes fit together.
 
+pub mod ack;
 pub mod auth;
 pub mod control;
 pub mod lease;

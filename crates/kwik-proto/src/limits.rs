@@ -17,6 +17,17 @@ pub const MAX_PACKET_FRAMES: usize = 256;
 pub const MAX_PACKET_OVERHEAD: usize = MAX_PACKET_FRAMES * 64;
 /// Largest field other than `data` that a data frame may carry (path ids, unknown fields).
 pub const MAX_FRAME_FIELD: usize = 256;
+/// A frame shorter than this is not worth compressing.
+pub const MIN_COMPRESSED: usize = 256;
+/// How far the ids of unacknowledged packets of a path and direction may reach: bounds what both
+/// ends keep of them. A gigabyte of full packets; many small frames share one.
+pub const MAX_UNACKED_PACKETS: u64 = 16 * 1024;
+/// Ranges in one AckFrame: a few KiB.
+pub const MAX_ACK_RANGES: usize = 256;
+/// Packets are acknowledged once they brought this much ...
+pub const ACK_BYTES: u64 = 256 * 1024;
+/// ... or after this long.
+pub const ACK_DELAY: Duration = Duration::from_millis(50);
 /// Largest opaque command of a lease.
 pub const MAX_COMMAND: usize = 16 * 1024;
 /// Largest raw packet.

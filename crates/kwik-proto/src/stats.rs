@@ -53,4 +53,6 @@ pub struct SessionStats {
     pub window: u64,
     /// Of which granted to streams.
     pub granted: u64,
+    /// Bytes sent here that the peer has not acknowledged.
+    pub unacknowledged: u64,
 }

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use crate::driver::{FrameWriter, Held};
 use crate::mapped::SecondaryStream;
-use crate::quic::{self, Connection, ConnectionError, Runtime};
+use crate::quic::{self, ConnectionError};
 use crate::streams::WriteError;
 
 /// A lease that a primary gave. Dropping it does not end it.
@@ -68,10 +68,11 @@ impl WriterSession {
         }
     }
 
-    fn connection(&self) -> (&Connection, &Runtime) {
+    fn frame_writer(&self) -> FrameWriter {
+        let kind = StreamKind::Data;
         match self {
-            Self::Primary(shared) => (&shared.connection, &shared.runtime),
-            Self::Secondary(shared) => (&shared.connection, &shared.runtime),
+            Self::Primary(shared) => FrameWriter::new(shared, kind),
+            Self::Secondary(shared) => FrameWriter::new(shared, kind),
         }
     }
 
@@ -124,8 +125,7 @@ impl LeaseWriter {
     pub(crate) fn new(session: WriterSession, half: SharedWriter) -> Self {
         let lease = lock(&half).lease();
         let activated = session.register(lease);
-        let (connection, runtime) = session.connection();
-        let frames = Some(FrameWriter::new(connection.clone(), StreamKind::Data, runtime));
+        let frames = Some(session.frame_writer());
         Self {
             session,
             half,
@@ -233,7 +233,8 @@ impl LeaseWriter {
             let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
             // On the primary's own path a fin would end the stream.
             let fin = ends && matches!(session, WriterSession::Secondary(_));
-            frames.push(stream, range.start, chunk.split_to(len), fin).map_err(lost)?;
+            let pushed = frames.push(stream, range.start, chunk.split_to(len), (fin, false));
+            pushed.map_err(lost)?;
         }
         Ok(())
     }

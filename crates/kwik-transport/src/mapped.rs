@@ -41,8 +41,7 @@ impl SecondaryStream {
             (half.stream(), half.lease())
         };
         let activated = shared.register_writer(lease);
-        let mut frames =
-            FrameWriter::new(shared.connection.clone(), StreamKind::Secondary, &shared.runtime);
+        let mut frames = FrameWriter::new(&shared, StreamKind::Secondary);
         let open = SecondaryEvent::Open(SecondaryStreamOpen {
             secondary_stream_id: id,
             target_kwik_stream_id: stream.as_u64(),

@@ -110,9 +110,12 @@ async fn a_lease_that_the_primary_signed_is_written_exactly_as_activated() {
         let mut stream = peer.connection.accept_uni().await.unwrap();
         let mut expected = bytes::BytesMut::new();
         StreamKind::Data.encode(&mut expected);
-        let header = data::FrameHeader { stream_id: 3, offset: 1000, len: 2000 };
-        data::encode_packet_header(&mut expected, &header, true);
-        expected.extend_from_slice(&object(1000..3000));
+        let payload = object(1000..3000);
+        let frame = data::PacketFrame { stream_id: 3, offset: 1000, payload, fin: true };
+        let mut chunks = Vec::new();
+        let options = data::DataOptions::default();
+        data::PacketEncoder::new().encode(1, &[frame], options, &mut chunks);
+        chunks.iter().for_each(|chunk| expected.extend_from_slice(chunk));
         let mut found = vec![0; expected.len()];
         stream.read_exact(&mut found).await.unwrap();
         assert!(found == expected);

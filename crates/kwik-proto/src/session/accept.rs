@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::auth::{self, AdmissionRequest, Authenticator, Fingerprint, Identity, PublicKey};
+use crate::wire::DataOptions;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, Config, PathId, SessionId, limits};
@@ -74,7 +75,7 @@ fn accept_primary(
         context.identity.clone(),
         key,
         context.settings,
-        &request.limits.unwrap_or_default(),
+        request,
         context.now,
     ))))
 }
@@ -96,5 +97,6 @@ fn accept_secondary(
     let own = context.identity.fingerprint();
     let admitted = auth::admit(&admission, own, context.trusted, context.wall);
     let admitted = admitted.map_err(|error| CodedError::new(error.code(), error.to_string()))?;
-    Ok(Accepted::Secondary(Box::new(SecondarySession::new(&admitted, context.now))))
+    let options = context.settings.data_options().and(DataOptions::from_wire(request.data));
+    Ok(Accepted::Secondary(Box::new(SecondarySession::new(&admitted, options, context.now))))
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::ack::{ArrivedPackets, ReceivedPackets, SentPackets, SharedSent};
 use crate::auth::{DialLimiter, DialPolicy, Identity, prove};
 use crate::control::ControlQueue;
 use crate::mapping::MappingTable;
@@ -13,9 +14,10 @@ use crate::path::{PathInfo, PathStatus, PathTable};
 use crate::scheduler::{Scheduler, SchedulerEvent};
 use crate::stats::{PathStats, SessionStats};
 use crate::stream::StreamTable;
-use crate::wire::clip;
+use crate::sync::lock;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
+use crate::wire::{DataOptions, clip};
 use crate::{Code, CodedError, Config, LeaseId, PathId, SessionId, Side, StreamId, limits};
 
 mod mapped;
@@ -62,6 +64,9 @@ enum Stage {
 struct Link {
     stage: Stage,
     control: ControlQueue,
+    received: ReceivedPackets,
+    /// What the packets of its server are subject to, once that is known.
+    options: Option<DataOptions>,
     /// When a handshake that is still under way has failed.
     deadline: Instant,
 }
@@ -79,6 +84,8 @@ pub struct ClientSession {
     streams: StreamTable,
     scheduler: Scheduler,
     mappings: MappingTable,
+    /// The packets of path 0; a client sends none on others.
+    sent: SharedSent,
     outputs: Outputs,
 }
 
@@ -99,10 +106,13 @@ impl ClientSession {
             path_id: 0,
             proof: Bytes::new(),
             limits: Some(config.settings.to_wire()),
+            data: wanted(&config).to_wire(),
         };
         control.push(&ControlMessage::AuthenticationRequest(request), now);
         let deadline = now + limits::DEAD_AFTER * 10;
-        let link = Link { stage: Stage::Authenticating, control, deadline };
+        let link = Link::new(&config, Stage::Authenticating, control, deadline);
+        // A server that takes no checksums passes over them; what it has not agreed to take is not sent.
+        let options = DataOptions { compression: false, ..wanted(&config) };
         let mut scheduler = Scheduler::default();
         scheduler.add_path(PathId::PRIMARY, now);
         Self {
@@ -116,6 +126,7 @@ impl ClientSession {
             limiter: DialLimiter::default(),
             scheduler,
             mappings: MappingTable::default(),
+            sent: SharedSent::new(SentPackets::new(options).into()),
             outputs: Outputs::default(),
         }
     }
@@ -129,6 +140,19 @@ impl ClientSession {
     /// Streams: open, accept, reset. Stop with [`ClientSession::stop`].
     pub fn streams(&mut self) -> &mut StreamTable {
         &mut self.streams
+    }
+
+    /// The packets sent on path 0, for whoever writes there.
+    #[must_use]
+    pub fn sent(&self) -> SharedSent {
+        self.sent.clone()
+    }
+
+    /// What the packets that come on a path are subject to. None as long as its server has not
+    /// answered, and it matters: then read none of them ([`Wake::Path`]).
+    #[must_use]
+    pub fn data_options(&self, path: PathId) -> Option<DataOptions> {
+        self.links.get(&path).map_or(Some(DataOptions::default()), |link| link.options)
     }
 
     /// All paths since the session began.
@@ -161,6 +185,7 @@ impl ClientSession {
             pieces: self.scheduler.pieces(),
             window: window.size(),
             granted: window.lent(),
+            unacknowledged: lock(&self.sent).outstanding(),
         }
     }
 
@@ -181,6 +206,7 @@ impl ClientSession {
             path_id: path.0,
             proof: Bytes::copy_from_slice(prove(&self.key, exporter, id, path).as_ref()),
             limits: None,
+            data: wanted(&self.config).to_wire(),
         };
         link.stage = Stage::Authenticating;
         link.control.push(&ControlMessage::AuthenticationRequest(request), now);
@@ -198,6 +224,20 @@ impl ClientSession {
     ) {
         self.paths.on_active(path, now);
         self.scheduler.on_received(path, stream, (bytes, asked), &mut self.streams, now);
+    }
+
+    /// Packets came whole over a path.
+    ///
+    /// # Errors
+    /// Their ids cannot be: the path is to be closed.
+    pub fn on_packets(
+        &mut self,
+        path: PathId,
+        arrived: &ArrivedPackets,
+        now: Instant,
+    ) -> Result<(), CodedError> {
+        let Some(link) = self.links.get_mut(&path) else { return Ok(()) };
+        link.received.on_arrived(arrived, now)
     }
 
     /// A path's smoothed round-trip time, as its connection measures it.
@@ -283,13 +323,16 @@ impl ClientSession {
         if !m.success {
             return Err(CodedError::new(Code::AuthFailed, m.error_message.clone()));
         }
+        let options = wanted(&self.config).and(DataOptions::from_wire(m.data));
         if let Some(link) = self.links.get_mut(&path) {
             link.stage = Stage::Open;
+            link.options = Some(options);
         }
         if path.is_primary() {
             let id = m.session_id.parse();
             self.id = Some(id.map_err(|_| CodedError::new(Code::InvalidFrame, "no session id"))?);
             self.streams.handle_limits(&m.limits.unwrap_or_default());
+            lock(&self.sent).set_options(options);
             self.paths.set(path, PathStatus::Active, "", now);
         } else {
             self.paths.set(path, PathStatus::Active, "", now);
@@ -322,6 +365,11 @@ impl ClientSession {
             }
             message if !path.is_primary() => return Err(wrong_role(&message)),
             ControlMessage::SessionClose(m) => self.outputs.closed_by_peer(m.code, m.reason),
+            ControlMessage::Ack(m) => {
+                let frames = lock(&self.sent).handle_ack(&m)?;
+                self.streams.on_acknowledged(&frames);
+                self.outputs.wake(Wake::Acknowledged);
+            }
             ControlMessage::AddPathRequest(m) => self.on_add_path(m, now)?,
             ControlMessage::RemovePathRequest(m) => self.on_remove_path(&m, now),
             ControlMessage::PathStatusNotification(m) => self.on_marked_dead(&m, now),
@@ -454,6 +502,11 @@ impl Machine for ClientSession {
 
     fn poll_transmit(&mut self, now: Instant) -> Option<(PathId, Bytes)> {
         self.flush(now);
+        for link in self.links.values_mut() {
+            while let Some(ack) = link.received.poll_ack(now) {
+                link.control.push(&ControlMessage::Ack(ack), now);
+            }
+        }
         self.links.iter_mut().find_map(|(path, link)| Some((*path, link.control.take()?)))
     }
 
@@ -466,11 +519,24 @@ impl Machine for ClientSession {
             Stage::Open => link.control.heartbeat_due(self.scheduler.is_busy(*path)),
             Stage::Dialing { .. } | Stage::Authenticating => link.deadline,
         });
-        links.chain(self.scheduler.poll_timeout()).min().filter(|_| !self.outputs.closed)
+        let acks = self.links.values().filter_map(|link| link.received.poll_timeout());
+        let timeouts = links.chain(acks).chain(self.scheduler.poll_timeout());
+        timeouts.min().filter(|_| !self.outputs.closed)
     }
 }
 
+/// What this client would like its paths' packets to be.
+fn wanted(config: &ClientConfig) -> DataOptions {
+    config.settings.data_options()
+}
+
 impl Link {
+    fn new(config: &ClientConfig, stage: Stage, control: ControlQueue, deadline: Instant) -> Self {
+        // Who wants nothing need not wait for the answer.
+        let options = Some(DataOptions::default()).filter(|none| wanted(config) == *none);
+        Self { stage, control, received: ReceivedPackets::new(), options, deadline }
+    }
+
     fn is_late(&self, now: Instant) -> bool {
         !matches!(self.stage, Stage::Open) && self.deadline <= now
     }

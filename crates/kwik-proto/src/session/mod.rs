@@ -56,6 +56,9 @@ pub enum Wake {
     LeaseOffered,
     /// A lease's writer: more was activated, or it ended.
     Writer(LeaseId),
+    /// The peer acknowledged packets: [`SentPackets`](crate::ack::SentPackets) has room again, and
+    /// less outstanding. Whoever waits for either looks again.
+    Acknowledged,
     /// A lease's outcome is known.
     LeaseEnded(LeaseId),
     /// A raw packet came, or a report on one.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 
+use crate::ack::{ArrivedPackets, ReceivedPackets, SentPackets, SharedSent};
 use crate::auth::{
     Fingerprint, Grant, GrantClaims, Identity, LeaseFields, PublicKey, sign_lease, sign_raw,
 };
@@ -17,6 +18,7 @@ use crate::range::RangeSet;
 use crate::stats::{PathStats, SessionStats};
 use crate::stream::StreamTable;
 use crate::sync::lock;
+use crate::wire::DataOptions;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, Config, LeaseId, PathId, SessionId, Side, StreamId, limits};
@@ -46,6 +48,9 @@ pub struct PrimarySession {
     issuer: LeaseIssuer,
     writers: WriterTable,
     relay_reports: VecDeque<RelayReport>,
+    sent: SharedSent,
+    received: ReceivedPackets,
+    options: DataOptions,
     rtt: Duration,
     outputs: Outputs,
 }
@@ -56,15 +61,17 @@ impl PrimarySession {
         identity: Arc<Identity>,
         client_key: PublicKey,
         config: &Config,
-        peer: &pb::StreamLimits,
+        peer: &pb::AuthenticationRequest,
         now: Instant,
     ) -> Self {
+        let options = config.data_options().and(DataOptions::from_wire(peer.data));
         let mut control = ControlQueue::new(now);
         let response = pb::AuthenticationResponse {
             success: true,
             session_id: id.to_string(),
             error_message: String::new(),
             limits: Some(config.to_wire()),
+            data: options.to_wire(),
         };
         control.push(&ControlMessage::AuthenticationResponse(response), now);
         let mut paths = PathTable::default();
@@ -72,7 +79,7 @@ impl PrimarySession {
         debug_assert_eq!(added, Ok(PathId::PRIMARY));
         paths.set(PathId::PRIMARY, PathStatus::Active, "", now);
         let mut streams = StreamTable::new(Side::Server, config);
-        streams.handle_limits(peer);
+        streams.handle_limits(&peer.limits.unwrap_or_default());
         Self {
             id,
             identity,
@@ -83,6 +90,9 @@ impl PrimarySession {
             issuer: LeaseIssuer::default(),
             writers: WriterTable::default(),
             relay_reports: VecDeque::new(),
+            sent: SharedSent::new(SentPackets::new(options).into()),
+            received: ReceivedPackets::new(),
+            options,
             rtt: Duration::ZERO,
             outputs: Outputs::default(),
         }
@@ -97,6 +107,26 @@ impl PrimarySession {
     /// Streams: open, accept, reset. Stop with [`PrimarySession::stop`].
     pub fn streams(&mut self) -> &mut StreamTable {
         &mut self.streams
+    }
+
+    /// The packets sent to the client, for whoever writes.
+    #[must_use]
+    pub fn sent(&self) -> SharedSent {
+        self.sent.clone()
+    }
+
+    /// What the client's packets are subject to.
+    #[must_use]
+    pub fn data_options(&self) -> DataOptions {
+        self.options
+    }
+
+    /// Packets of the client came whole.
+    ///
+    /// # Errors
+    /// Their ids cannot be: the session is to be closed.
+    pub fn on_packets(&mut self, arrived: &ArrivedPackets, now: Instant) -> Result<(), CodedError> {
+        self.received.on_arrived(arrived, now)
     }
 
     /// All paths since the session began (2.4).
@@ -124,6 +154,7 @@ impl PrimarySession {
             streams: self.streams.iter().count(),
             window: window.size(),
             granted: window.lent(),
+            unacknowledged: lock(&self.sent).outstanding(),
             leases: self.issuer.iter().count(),
             pieces: 0,
         }
@@ -381,6 +412,11 @@ impl PrimarySession {
                 self.relay_reports.push_back(RelayReport { sequence, path, error });
                 self.outputs.wake(Wake::Raw);
             }
+            ControlMessage::Ack(m) => {
+                let frames = lock(&self.sent).handle_ack(&m)?;
+                self.streams.on_acknowledged(&frames);
+                self.outputs.wake(Wake::Acknowledged);
+            }
             ControlMessage::Heartbeat(m) => {
                 if let Some(reply) = heartbeat_reply(&m) {
                     self.send(&reply, now);
@@ -484,7 +520,7 @@ impl Machine for PrimarySession {
         self.handle_violation(path, &CodedError::new(Code::PathDead, reason), now);
     }
 
-    // The client's heartbeats keep the path alive; there is nothing to time here.
+    // The client's heartbeats keep the path alive; acknowledgements leave with what is transmitted next.
     fn handle_timeout(&mut self, _: Instant) {}
 
     fn close(&mut self, code: u64, reason: Bytes, now: Instant) {
@@ -502,6 +538,9 @@ impl Machine for PrimarySession {
         for wake in self.streams.take_wakes() {
             self.outputs.wake(Wake::Stream(wake));
         }
+        while let Some(ack) = self.received.poll_ack(now) {
+            self.control.push(&ControlMessage::Ack(ack), now);
+        }
         self.control.take().map(|bytes| (PathId::PRIMARY, bytes))
     }
 
@@ -510,6 +549,6 @@ impl Machine for PrimarySession {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        None
+        self.received.poll_timeout().filter(|_| !self.outputs.closed)
     }
 }

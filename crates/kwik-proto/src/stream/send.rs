@@ -42,6 +42,9 @@ pub struct SendHalf {
     undelivered: RangeSet,
     /// Everything ever reserved: where leases may lie.
     reserved: RangeSet,
+    /// Plain data that the peer has acknowledged.
+    acknowledged: RangeSet,
+    fin_acknowledged: bool,
 }
 
 impl SendHalf {
@@ -52,6 +55,8 @@ impl SendHalf {
             state: State::Open,
             undelivered: RangeSet::new(),
             reserved: RangeSet::new(),
+            acknowledged: RangeSet::new(),
+            fin_acknowledged: false,
         }
     }
 
@@ -152,9 +157,27 @@ impl SendHalf {
         self.undelivered.remove(range);
     }
 
-    /// Nothing is left to do: it has ended and every reserved byte was delivered.
+    /// A plain frame has arrived.
+    pub(crate) fn on_acknowledged(&mut self, range: Range<u64>, fin: bool) {
+        self.acknowledged.insert(range);
+        self.fin_acknowledged |= fin;
+    }
+
+    /// It was finished, and the peer has all of it: what was written and what leases brought.
+    #[must_use]
+    pub fn is_delivered(&self) -> bool {
+        let plain = self.cursor - self.reserved.bytes();
+        let written = self.fin_acknowledged && self.acknowledged.bytes() == plain;
+        self.state == State::Finished && written && self.undelivered.is_empty()
+    }
+
+    /// Nothing is left to do: it was delivered or given up.
     pub(crate) fn is_done(&self) -> bool {
-        self.state != State::Open && self.undelivered.is_empty()
+        match self.state {
+            State::Open => false,
+            State::Finished => self.is_delivered(),
+            State::Reset | State::Stopped(_) => true,
+        }
     }
 }
 
@@ -172,8 +195,12 @@ mod tests {
         assert_eq!(half.commit(5), Ok(108..110));
         assert!(half.is_reserved(&(8..108)) && !half.is_reserved(&(7..9)));
         assert_eq!(half.finish(), Ok(110));
-        assert!(!half.is_done());
         half.on_delivered(8..108);
+        half.on_acknowledged(0..8, false);
+        assert!(!half.is_done());
+        half.on_acknowledged(110..110, true);
+        assert!(!half.is_done());
+        half.on_acknowledged(108..110, false);
         assert!(half.is_done());
         assert_eq!(half.commit(1), Err(WriteError::Closed));
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::presentation::ReceiveWindow;
 use crate::sync::lock;
+use crate::wire::PacketFrame;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, Config, Dir, PathId, Side, StreamId, limits};
@@ -410,6 +411,27 @@ impl StreamTable {
             }));
         }
         self.retire(id);
+    }
+
+    /// The peer has what these frames carried. Of a stream that is delivered by it
+    /// ([`SendHalf::is_delivered`]), the writer is woken.
+    pub fn on_acknowledged(&mut self, frames: &[PacketFrame]) {
+        for frame in frames {
+            let id = StreamId::from_u64(frame.stream_id);
+            let Some(send) = self.streams.get(&id).and_then(|entry| entry.halves.send.as_ref())
+            else {
+                continue;
+            };
+            let delivered = {
+                let mut send = lock(send);
+                send.on_acknowledged(frame.offset..frame.end(), frame.fin);
+                send.is_delivered()
+            };
+            if delivered {
+                self.wakes.push(StreamWake::Writable(id));
+                self.retire(id);
+            }
+        }
     }
 
     /// Handles what the peer says of streams. True when `message` was of that kind.

@@ -6,6 +6,7 @@ use kwik_proto::path::PathStatus;
 use kwik_proto::stream::ReadError;
 use kwik_proto::{Code, CodedError, PathId, StreamId};
 
+use crate::pipe::Toward;
 use crate::world::World;
 
 /// How often what happened: a harness in which something never happens proves nothing of it.
@@ -158,6 +159,13 @@ impl World {
             let left = edge.session.as_ref().map_or(0, |session| session.leases());
             if left > 0 && !cut {
                 self.fail(&format!("the edge of path {path} keeps {left} writers"));
+            }
+        }
+        for (name, toward) in [("client", Toward::Server), ("primary", Toward::Client)] {
+            let sent = self.sent(PathId::PRIMARY, toward).unwrap();
+            let outstanding = sent.lock().unwrap().outstanding();
+            if outstanding > 0 {
+                self.fail(&format!("the {name} waits for acknowledgement of {outstanding} bytes"));
             }
         }
         let primary = self.server().paths().status(PathId::PRIMARY);

@@ -42,7 +42,7 @@ pub(crate) struct Primary {
     pub(crate) writers: BTreeMap<StreamId, Writer>,
     readers: BTreeMap<StreamId, Reader>,
     /// Leases of its own path, and the pipe of each.
-    leases: BTreeMap<u32, SharedWriter>,
+    pub(crate) leases: BTreeMap<u32, SharedWriter>,
     lease_pipes: BTreeMap<LeaseId, u32>,
     /// Paths that the application may lease to.
     pub(crate) usable: BTreeSet<PathId>,
@@ -137,7 +137,7 @@ impl World {
                 }
             }
             Action::Wake(Wake::Stream(wake)) => self.wake_primary(wake),
-            Action::Wake(Wake::LeaseOffered | Wake::Raw) => {}
+            Action::Wake(Wake::LeaseOffered | Wake::Raw | Wake::Acknowledged) => {}
             other => self.fail(&format!("a primary asks for {other:?}")),
         }
     }

@@ -20,6 +20,7 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use kwik_proto::ack::SharedSent;
 use kwik_proto::session::{Action, Wake};
 use kwik_proto::stream::StreamWake;
 use kwik_proto::sync::lock;
@@ -73,11 +74,14 @@ pub(crate) struct SessionWaiters {
     pub(crate) lease_ends: Notify,
     pub(crate) raw: Notify,
     pub(crate) closed: Notify,
+    /// Packets were acknowledged: there is room, and less outstanding.
+    pub(crate) acknowledged: Notify,
 }
 
 impl SessionWaiters {
     fn wake_all(&self) {
         let each = [&self.paths, &self.leases, &self.lease_ends, &self.raw, &self.closed];
+        let each = each.into_iter().chain([&self.acknowledged]);
         self.acceptable.iter().chain(&self.openable).chain(each).for_each(Notify::notify_waiters);
     }
 }
@@ -92,6 +96,9 @@ pub(crate) struct Shared<M: ?Sized> {
     home: PathId,
     /// Its connection.
     pub(crate) connection: Connection,
+    /// The packets that are written to it. Locked last, and for a moment: per packet, to number it
+    /// and to ask how it is to be encoded.
+    pub(crate) sent: SharedSent,
     /// Dials further paths; servers have none.
     endpoint: Option<Endpoint>,
     pub(crate) waiters: SessionWaiters,
@@ -115,11 +122,13 @@ impl<M: Role> Shared<M> {
         runtime: &Runtime,
         endpoint: Option<Endpoint>,
     ) -> Arc<Self> {
+        let sent = machine.sent();
         let shared = Arc::new_cyclic(|this: &Weak<Self>| Self {
             this: this.clone(),
             runtime: runtime.clone(),
             home,
             connection: connection.clone(),
+            sent,
             endpoint,
             waiters: SessionWaiters::default(),
             streams: Mutex::default(),
@@ -218,6 +227,7 @@ impl<M: Role + ?Sized> Shared<M> {
             Wake::Path(_) => self.waiters.paths.notify_waiters(),
             Wake::LeaseOffered => self.waiters.leases.notify_waiters(),
             Wake::LeaseEnded(_) => self.waiters.lease_ends.notify_waiters(),
+            Wake::Acknowledged => self.waiters.acknowledged.notify_waiters(),
             Wake::Raw => self.waiters.raw.notify_waiters(),
             Wake::Writer(lease) => {
                 let writer = lock(&self.writers).get(&lease).and_then(Weak::upgrade);

@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use kwik_proto::ack::{ArrivedPackets, SharedSent};
 use kwik_proto::mapping::MappingKey;
 use kwik_proto::session::{ClientSession, Machine, PrimarySession, SecondarySession};
 use kwik_proto::stats::SessionStats;
 use kwik_proto::stream::{SharedRecv, StreamTable};
-use kwik_proto::wire::SecondaryEvent;
 use kwik_proto::wire::pb::control::RawPacketTransmission;
+use kwik_proto::wire::{DataOptions, SecondaryEvent};
 use kwik_proto::{Code, CodedError, PathId, StreamId};
 
 fn refused(what: &str) -> CodedError {
@@ -16,6 +17,19 @@ fn refused(what: &str) -> CodedError {
 
 /// A machine with its data plane. What a role does not take is a violation by the peer.
 pub(crate) trait Role: Machine + 'static {
+    /// The packets of the path that is written here.
+    fn sent(&self) -> SharedSent;
+
+    /// What the packets that come on a path are subject to; none as long as that is not known.
+    fn data_options(&self, _: PathId) -> Option<DataOptions> {
+        Some(DataOptions::default())
+    }
+
+    /// Packets came whole over a path.
+    fn on_packets(&mut self, _: PathId, _: &ArrivedPackets, _: Instant) -> Result<(), CodedError> {
+        Err(refused("a data packet"))
+    }
+
     /// The receiving half that a data frame names; none when what comes is to be drained.
     fn receiving(
         &mut self,
@@ -88,6 +102,23 @@ pub(crate) trait StreamRole: Role {
 }
 
 impl Role for ClientSession {
+    fn sent(&self) -> SharedSent {
+        self.sent()
+    }
+
+    fn data_options(&self, path: PathId) -> Option<DataOptions> {
+        self.data_options(path)
+    }
+
+    fn on_packets(
+        &mut self,
+        path: PathId,
+        arrived: &ArrivedPackets,
+        now: Instant,
+    ) -> Result<(), CodedError> {
+        self.on_packets(path, arrived, now)
+    }
+
     fn receiving(
         &mut self,
         path: PathId,
@@ -161,6 +192,23 @@ impl StreamRole for ClientSession {
 }
 
 impl Role for PrimarySession {
+    fn sent(&self) -> SharedSent {
+        self.sent()
+    }
+
+    fn data_options(&self, _: PathId) -> Option<DataOptions> {
+        Some(self.data_options())
+    }
+
+    fn on_packets(
+        &mut self,
+        _: PathId,
+        arrived: &ArrivedPackets,
+        now: Instant,
+    ) -> Result<(), CodedError> {
+        self.on_packets(arrived, now)
+    }
+
     fn receiving(
         &mut self,
         _: PathId,
@@ -194,6 +242,10 @@ impl StreamRole for PrimarySession {
 }
 
 impl Role for SecondarySession {
+    fn sent(&self) -> SharedSent {
+        self.sent()
+    }
+
     fn takes_raw(&self) -> bool {
         self.takes_raw()
     }

@@ -7,9 +7,11 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use kwik_proto::StreamId;
+use kwik_proto::ack::SharedSent;
 use kwik_proto::sync::lock;
-use kwik_proto::wire::{FrameHeader, StreamKind, data};
+use kwik_proto::wire::{PacketEncoder, PacketFrame, StreamKind};
 
+use super::Shared;
 use crate::quic::{self, Connection, ConnectionError, Runtime, WriteError};
 
 type Opening =
@@ -36,6 +38,8 @@ pub(crate) struct FrameWriter {
     connection: Connection,
     kind: StreamKind,
     runtime: Runtime,
+    sent: SharedSent,
+    encoder: PacketEncoder,
     headers: BytesMut,
     /// The task runs.
     flushing: bool,
@@ -83,7 +87,7 @@ impl Delivery {
 }
 
 impl FrameWriter {
-    pub(crate) fn new(connection: Connection, kind: StreamKind, runtime: &Runtime) -> Self {
+    pub(crate) fn new<M: ?Sized>(shared: &Shared<M>, kind: StreamKind) -> Self {
         let frames = Frames {
             state: State::Unopened,
             pending: Vec::new(),
@@ -93,9 +97,11 @@ impl FrameWriter {
             delivered: None,
         };
         Self {
-            connection,
+            connection: shared.connection.clone(),
             kind,
-            runtime: runtime.clone(),
+            runtime: shared.runtime.clone(),
+            sent: shared.sent.clone(),
+            encoder: PacketEncoder::new(),
             headers: BytesMut::new(),
             flushing: false,
             frames: Arc::new(frames.into()),
@@ -107,34 +113,47 @@ impl FrameWriter {
         matches!(lock(&self.frames).state, State::Unopened)
     }
 
-    /// Appends a data frame.
+    /// Appends a data frame; a `plain` one is kept until it is acknowledged. What was pushed before should have been
+    /// flushed, but for what ends the stream.
     pub(crate) fn push(
         &mut self,
         stream: StreamId,
         offset: u64,
         payload: Bytes,
-        fin: bool,
+        (fin, plain): (bool, bool),
     ) -> Result<(), WriteError> {
-        let header = FrameHeader { stream_id: stream.as_u64(), offset, len: payload.len() };
-        self.push_with(payload, |out| data::encode_packet_header(out, &header, fin))
+        let frame = PacketFrame { stream_id: stream.as_u64(), offset, payload, fin };
+        let bytes = frame.payload.len() as u64;
+        let kept = if plain { vec![frame.clone()] } else { Vec::new() };
+        let (id, options) = {
+            let mut sent = lock(&self.sent);
+            (sent.on_sent(bytes, kept), sent.options())
+        };
+        let mut chunks = Vec::with_capacity(3);
+        self.encoder.encode(id, &[frame], options, &mut chunks);
+        self.push_chunks(chunks)
     }
 
-    /// Appends what `header` encodes, and the payload behind it. What was pushed before should have been flushed, but
-    /// for what ends the stream.
+    /// Appends what `header` encodes, and the payload behind it.
     pub(crate) fn push_with(
         &mut self,
         payload: Bytes,
         header: impl FnOnce(&mut BytesMut),
     ) -> Result<(), WriteError> {
+        header(&mut self.headers);
+        let header = self.headers.split().freeze();
+        self.push_chunks([header, payload])
+    }
+
+    fn push_chunks(&mut self, chunks: impl IntoIterator<Item = Bytes>) -> Result<(), WriteError> {
         let mut frames = lock(&self.frames);
         if matches!(frames.state, State::Unopened) {
             self.kind.encode(&mut self.headers);
+            frames.pending.push(self.headers.split().freeze());
             let connection = self.connection.clone();
             frames.state = State::Opening(Box::pin(async move { connection.open_uni().await }));
         }
-        header(&mut self.headers);
-        frames.pending.push(self.headers.split().freeze());
-        frames.pending.extend(Some(payload).filter(|payload| !payload.is_empty()));
+        frames.pending.extend(chunks.into_iter().filter(|chunk| !chunk.is_empty()));
         if frames.poll_flush(&mut Context::from_waker(Waker::noop())).is_pending() {
             if let Some(flusher) = &frames.flusher {
                 flusher.wake_by_ref();
@@ -158,32 +177,23 @@ impl FrameWriter {
     }
 
     /// Ends the QUIC stream once everything pending is written.
-    pub(crate) fn finish(self) -> Delivery {
-        let mut frames = lock(&self.frames);
-        frames.finish = true;
-        if frames.pending.is_empty() {
-            frames.end();
-        }
-        drop(frames);
+    pub(crate) fn finish(mut self) -> Delivery {
+        self.end();
         Delivery(self.frames.clone())
     }
 
-    /// Gives the QUIC stream up; what was not delivered is not sent any more.
-    pub(crate) fn reset(self, code: u64) {
+    /// Ends the QUIC stream where it is. A packet that has its number has to leave, so what is pending still does.
+    fn end(&mut self) {
         let mut frames = lock(&self.frames);
-        if let State::Open(stream) = &mut frames.state {
-            stream.reset(code).ok();
+        if !std::mem::replace(&mut frames.finish, true) && frames.pending.is_empty() {
+            frames.end();
         }
-        frames.end();
     }
 }
 
 impl Drop for FrameWriter {
     fn drop(&mut self) {
-        let mut frames = lock(&self.frames);
-        if !frames.finish {
-            frames.end();
-        }
+        self.end();
     }
 }
 
@@ -244,13 +254,9 @@ impl Frames {
     /// Ends the QUIC stream where it is.
     fn end(&mut self) {
         if let State::Open(stream) = &mut self.state {
-            // An end inside a frame would break the protocol. An error means that it has ended already.
-            if self.pending.is_empty() {
-                stream.finish().ok();
-                self.delivered = Some(Box::pin(stream.stopped()));
-            } else {
-                stream.reset(0).ok();
-            }
+            // An error means that it has ended already.
+            stream.finish().ok();
+            self.delivered = Some(Box::pin(stream.stopped()));
         }
         self.state = State::Ended;
         self.pending.clear();

@@ -81,6 +81,7 @@ impl SendStream {
     }
 
     /// Gives the stream up: nothing more is sent or repeated.
+    #[cfg(test)]
     pub(crate) fn reset(&mut self, code: u64) -> Result<(), ClosedStream> {
         self.0.reset(varint(code)).map_err(|_| ClosedStream)
     }

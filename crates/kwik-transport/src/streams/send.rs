@@ -31,8 +31,7 @@ pub struct SendStream {
 impl SendStream {
     pub(super) fn new(handle: Handle, half: SharedSend) -> Self {
         let shared = &handle.shared;
-        let connection = shared.connection.clone();
-        let writer = Some(FrameWriter::new(connection, StreamKind::Data, &shared.runtime));
+        let writer = Some(FrameWriter::new(shared, StreamKind::Data));
         Self { handle, half, writer, delivery: None }
     }
 
@@ -123,7 +122,7 @@ impl SendStream {
         };
         let id = self.handle.id;
         // A connection that is lost is told to who reads or writes, and to who waits for the session's end.
-        writer.push(id, final_size, Bytes::new(), true).ok();
+        writer.push(id, final_size, Bytes::new(), (true, true)).ok();
         self.delivery = Some(writer.finish());
         self.handle.shared.drive(|machine, _| machine.streams().retire(id));
         Ok(())
@@ -134,8 +133,9 @@ impl SendStream {
     /// # Errors
     /// The stream has ended already.
     pub fn reset(&mut self, code: u64) -> Result<(), ClosedStream> {
-        let Some(writer) = self.writer.take() else { return Err(ClosedStream) };
-        writer.reset(code);
+        if self.writer.take().is_none() {
+            return Err(ClosedStream);
+        }
         let id = self.handle.id;
         self.handle.shared.drive(|machine, _| machine.streams().reset(id, code));
         Ok(())
@@ -221,7 +221,7 @@ impl SendStream {
         let Some(writer) = self.writer.as_mut().filter(|_| !payload.is_empty()) else {
             return Ok(());
         };
-        let pushed = writer.push(self.handle.id, offset, payload, false);
+        let pushed = writer.push(self.handle.id, offset, payload, (false, true));
         pushed.map_err(|error| self.lost(error))
     }
 
