@@ -65,8 +65,6 @@ pub const MAX_QUIC_STREAMS: u32 = 100;
 /// Of those, how many logical streams and leases share (5.2): leaves room for secondary streams, raw packets, and
 /// those that were finished and are not acknowledged yet.
 pub const MAX_POOLED: usize = 24;
-/// Logical streams that share a pooled QUIC stream, unless configured (5.2).
-pub const STREAMS_PER_QUIC_STREAM: usize = 4;
 /// A stream with more than this many bytes on their way writes on a QUIC stream of its own.
 pub const SHARED_BACKLOG: u64 = 64 * 1024;
 /// A pooled QUIC stream that nobody writes on is kept this long, so that a burst does not open and close.

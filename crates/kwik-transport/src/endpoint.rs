@@ -267,7 +267,7 @@ impl Endpoint {
         let name = if server_name.is_empty() { SERVER_NAME } else { server_name };
         let connecting = self.quic.connect(addr, name, &tls)?;
         let endpoint = self.clone();
-        let session = config.session;
+        let (session, settings) = (config.session.clone(), config.session.settings);
         Ok(Connecting(Box::pin(async move {
             let connection = connecting.await?;
             let control = open_control(&connection).await?;
@@ -278,6 +278,7 @@ impl Endpoint {
                 (PathId::PRIMARY, &connection),
                 &endpoint.runtime,
                 Some(endpoint.quic.clone()),
+                &settings,
             );
             let session = Session::new(Held::new(shared.clone()).streams());
             start(&(shared as _), PathId::PRIMARY, &connection, control);
@@ -423,7 +424,7 @@ impl Incoming {
             }
             Ok(session::Accepted::Primary(machine)) => {
                 let home = (PathId::PRIMARY, &connection);
-                let shared = Shared::new(*machine, home, &runtime, None);
+                let shared = Shared::new(*machine, home, &runtime, None, &config.settings);
                 let session = PrimarySession::new(Held::new(shared.clone()));
                 start(&(shared as _), PathId::PRIMARY, &connection, control);
                 Ok(Accepted::Primary(session))
@@ -432,7 +433,8 @@ impl Incoming {
                 let key = (machine.id(), machine.path());
                 let mut registry = lock(&self.server.paths);
                 registry.replace(key, machine.verifier(), runtime.now());
-                let shared = Shared::new(*machine, (key.1, &connection), &runtime, None);
+                let home = (key.1, &connection);
+                let shared = Shared::new(*machine, home, &runtime, None, &config.settings);
                 registry.insert(key, shared.clone(), runtime.now());
                 drop(registry);
                 let session = SecondarySession::new(Held::new(shared.clone()));

@@ -57,6 +57,7 @@ pub use kwik_proto::mapping::{Mapping, MappingState, Place};
 pub use kwik_proto::path::{PathInfo, PathStatus};
 pub use kwik_proto::session::{ClientConfig as SessionConfig, RelayReport};
 pub use kwik_proto::stats::{PathStats, SecondaryStats, SessionStats};
+pub use kwik_proto::stream::Priority;
 pub use kwik_proto::{
     Code, CodedError, Config, ConfigError, Dir, LeaseId, PathId, SessionId, Side, StreamId,
 };

@@ -152,7 +152,9 @@ impl Session {
     /// Figures of the session and its paths.
     #[must_use]
     pub fn stats(&self) -> SessionStats {
-        self.shared.look(|machine| machine.stats())
+        let mut stats = self.shared.look(|machine| machine.stats());
+        (stats.quic_streams, stats.quic_streams_opened) = self.shared.pool.quic_streams();
+        stats
     }
 
     /// The peer's address.

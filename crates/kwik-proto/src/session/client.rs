@@ -183,6 +183,8 @@ impl ClientSession {
             streams: self.streams.iter().count(),
             leases: self.scheduler.leases(),
             pieces: self.scheduler.pieces(),
+            quic_streams: 0,
+            quic_streams_opened: 0,
             window: window.size(),
             granted: window.lent(),
             unacknowledged: lock(&self.sent).outstanding(),

@@ -157,6 +157,8 @@ impl PrimarySession {
             unacknowledged: lock(&self.sent).outstanding(),
             leases: self.issuer.iter().count(),
             pieces: 0,
+            quic_streams: 0,
+            quic_streams_opened: 0,
         }
     }
 

@@ -163,24 +163,25 @@ impl StreamPool {
         self.settle(now);
     }
 
-    /// The peer allows no QUIC stream for this slot now: its writers crowd others. False when there is no other, so that
-    /// it has to wait.
-    pub fn on_refused(&mut self, slot: Slot, now: Instant) -> bool {
-        if self.slots.len() < 2 {
-            return false;
+    /// The peer allows no QUIC stream for this slot now: its writers crowd others. Where what was queued for the slot
+    /// goes; none when it has to wait, since there is no other.
+    pub fn on_refused(&mut self, slot: Slot, now: Instant) -> Option<(Slot, i32)> {
+        let state = self.slots.remove(&slot)?;
+        if self.slots.is_empty() {
+            self.slots.insert(slot, state);
+            return None;
         }
-        let Some(state) = self.slots.remove(&slot) else { return true };
-        self.max = self.slots.len();
         self.retired.push_back(slot);
+        self.max = self.slots.len();
         for key in state.writers {
-            let Some(priority) = self.writers.get(&key).map(|member| member.priority) else {
-                continue;
-            };
-            let nearest = self.nearest(priority);
-            self.move_to(key, nearest);
+            if let Some(priority) = self.writers.get(&key).map(|member| member.priority) {
+                let nearest = self.nearest(priority);
+                self.move_to(key, nearest);
+            }
         }
+        let nearest = self.nearest(state.priority);
         self.retire_idle(now);
-        true
+        self.slots.get(&nearest).map(|state| (nearest, state.priority))
     }
 
     /// A slot that is used no more: finish its QUIC stream once what was queued on it is written.
@@ -277,7 +278,9 @@ impl StreamPool {
         }
     }
 
+    /// What ends here gives a QUIC stream back to a pool that the peer refused some.
     fn retire(&mut self, slot: Slot) {
+        self.max = (self.max + 1).min(limits::MAX_POOLED);
         self.slots.remove(&slot);
         self.retired.push_back(slot);
     }

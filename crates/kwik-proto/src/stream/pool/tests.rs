@@ -113,7 +113,8 @@ fn what_the_peer_refuses_is_shared() {
     let (mut pool, now) = pool(1);
     let keys = attach(&mut pool, 3, NORMAL, now);
     let refused = slot(&pool, keys[1]);
-    assert!(pool.on_refused(refused, now));
+    let other = pool.on_refused(refused, now).unwrap();
+    assert_eq!(pool.slot(keys[1]), Some(other));
     assert_eq!((pool.slots(), pool.poll_retired()), (2, Some(refused)));
     assert_ne!(slot(&pool, keys[1]), refused);
     attach(&mut pool, 5, NORMAL, now);
@@ -121,7 +122,8 @@ fn what_the_peer_refuses_is_shared() {
     let (mut pool, now) = self::pool(1);
     let only = attach(&mut pool, 1, NORMAL, now)[0];
     let slot = slot(&pool, only);
-    assert!(!pool.on_refused(slot, now), "there is nobody to share with: it waits");
+    assert_eq!(pool.on_refused(slot, now), None, "there is nobody to share with: it waits");
+    assert_eq!(pool.slots(), 1);
 }
 
 #[derive(Debug, Clone)]
