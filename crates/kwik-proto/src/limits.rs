@@ -13,6 +13,9 @@ pub const MAX_CONTROL_FRAME: usize = 64 * 1024;
 pub const MAX_PACKET_PAYLOAD: usize = 64 * 1024;
 /// Frames in one data packet: batches small frames, bounds what a header can announce.
 pub const MAX_PACKET_FRAMES: usize = 256;
+/// Data frames in a row, on one QUIC stream, with neither payload nor the end of a stream: they cost us
+/// more than their sender, and no sender needs them.
+pub const MAX_EMPTY_FRAMES: usize = 1024;
 /// Everything of a data packet that is not payload.
 pub const MAX_PACKET_OVERHEAD: usize = MAX_PACKET_FRAMES * 64;
 /// Largest field other than `data` that a data frame may carry (path ids, unknown fields).
@@ -38,6 +41,10 @@ pub const MAX_RAW_QUEUED: usize = 64;
 pub const MAX_RAW_QUEUED_BYTES: usize = 1024 * 1024;
 /// QUIC connection window of a server for a client that has not authenticated, in bytes.
 pub const UNAUTHENTICATED_WINDOW: u64 = 256 * 1024;
+/// QUIC connection window at the least, once authenticated, in bytes.
+pub const CONNECTION_WINDOW: u64 = 1024 * 1024;
+/// Receive credit that all sessions of an endpoint may grant together, unless configured, in bytes.
+pub const MEMORY_BUDGET: u64 = 1024 * 1024 * 1024;
 /// Opaque client credentials.
 pub const MAX_CREDENTIALS: usize = 8 * 1024;
 /// Text that a peer may make us keep: reasons, addresses.
@@ -101,6 +108,8 @@ pub const MAX_WINDOW: u64 = 32 * 1024 * 1024;
 pub const SLIDE_STEP: u64 = 64 * 1024;
 /// What a stream may have granted and not read until its reader proves fast, unless configured (8.3).
 pub const STREAM_BUFFER: u64 = 1024 * 1024;
+/// Streams under backpressure that put their session under it, if they are half of all (8.3).
+pub const ESCALATION_STREAMS: usize = 4;
 /// A gap that keeps a reader waiting for this long is reported, unless configured (8.4).
 pub const GAP_TIMEOUT: Duration = Duration::from_millis(100);
 /// Logical streams that share a QUIC stream, unless configured (5.2).
@@ -144,6 +153,8 @@ const _: () = {
     assert!(MAX_POOLED + MAX_SECONDARY_STREAMS < MAX_QUIC_STREAMS as usize);
     assert!(MAX_POOLED >= 8);
     assert!(MIN_SLICE <= COPY_BLOCK);
+    assert!(UNAUTHENTICATED_WINDOW <= CONNECTION_WINDOW);
+    assert!(MAX_GAPS <= MAX_RUNS);
     assert!(MIN_PIECE <= MAX_PIECE && MAX_PIECE < INITIAL_WINDOW);
     assert!(INITIAL_WINDOW <= MAX_WINDOW);
     assert!(SLIDE_STEP <= STREAM_BUFFER && STREAM_BUFFER <= INITIAL_WINDOW);

@@ -13,6 +13,7 @@ use std::time::Instant;
 use kwik_proto::auth::{
     AcceptAny, Authenticator, EXPORTER_LABEL, Fingerprint, Identity, RelayVerifier,
 };
+use kwik_proto::presentation::MemoryBudget;
 use kwik_proto::session::{self, AcceptContext, ClientSession};
 use kwik_proto::sync::lock;
 use kwik_proto::wire::{ControlDecoder, ControlMessage};
@@ -108,6 +109,8 @@ pub struct Endpoint {
     server: Option<Arc<Server>>,
     fingerprint: Option<Fingerprint>,
     default_client: Option<Arc<ClientConfig>>,
+    /// What all sessions may have granted together.
+    budget: Arc<MemoryBudget>,
 }
 
 /// What all sessions of a serving endpoint share.
@@ -230,6 +233,7 @@ impl Endpoint {
             runtime: runtime.clone(),
             server: server.map(|config| Arc::new(Server { config, paths: Mutex::default() })),
             default_client: None,
+            budget: Arc::new(MemoryBudget::new(limits::MEMORY_BUDGET)),
         })
     }
 
@@ -272,12 +276,13 @@ impl Endpoint {
             let connection = connecting.await?;
             let control = open_control(&connection).await?;
             let key = Identity::from_seed(endpoint.runtime.random_bytes());
-            let machine = ClientSession::new(session, key, addr, endpoint.runtime.now());
+            let mut machine = ClientSession::new(session, key, addr, endpoint.runtime.now());
+            machine.streams().set_budget(endpoint.budget.clone());
             let shared = Shared::new(
                 machine,
                 (PathId::PRIMARY, &connection),
                 &endpoint.runtime,
-                Some(endpoint.quic.clone()),
+                (Some(endpoint.quic.clone()), endpoint.quic.receive_window()),
                 &settings,
             );
             let session = Session::new(Held::new(shared.clone()).streams());
@@ -291,6 +296,19 @@ impl Endpoint {
         let server = self.server.clone()?;
         let incoming = self.quic.accept().await?;
         Some(Incoming { incoming, server, endpoint: self.clone() })
+    }
+
+    /// Sets how many bytes of receive credit all sessions of this endpoint may grant together; 1 GiB at
+    /// the start (8.3). From 80 % on, sessions shrink to their streams' floors until there is room again;
+    /// new sessions are refused while all of it is granted. Counts at once, for clones too.
+    pub fn set_memory_budget(&self, bytes: u64) {
+        self.budget.set_limit(bytes);
+    }
+
+    /// The receive credit that all sessions have granted, in bytes.
+    #[must_use]
+    pub fn memory_granted(&self) -> u64 {
+        self.budget.granted()
     }
 
     /// The key that clients pin, of an endpoint that serves.
@@ -393,12 +411,18 @@ impl Incoming {
         .await?;
         let exporter = connection.export_keying_material(EXPORTER_LABEL, b"");
         let config = &self.server.config;
+        let receive_window = config.quic.receive_window;
         let is_secondary = matches!(&first, ControlMessage::AuthenticationRequest(request)
             if !request.session_id.is_empty());
         if is_secondary && !secondaries {
             let code = Code::InvalidStreamRole;
             connection.close(code.as_u64(), b"KWIK_INVALID_STREAM_ROLE: no secondary here");
             return Err(ConnectError::Refused("a secondary path was not expected".into()));
+        }
+        if !is_secondary && self.endpoint.budget.is_spent() {
+            let code = Code::LimitExceeded;
+            connection.close(code.as_u64(), b"KWIK_LIMIT_EXCEEDED: no memory for another session");
+            return Err(ConnectError::Refused("the endpoint's memory budget is spent".into()));
         }
         let accepted = session::accept(
             &first,
@@ -414,7 +438,7 @@ impl Incoming {
             },
         );
         if accepted.is_ok() {
-            connection.set_receive_window(config.quic.receive_window);
+            connection.set_receive_window(limits::CONNECTION_WINDOW.min(receive_window));
         }
         match accepted {
             Err(error) => {
@@ -422,9 +446,11 @@ impl Incoming {
                 connection.close(error.code.as_u64(), error.to_string().as_bytes());
                 Err(ConnectError::Refused(error.to_string()))
             }
-            Ok(session::Accepted::Primary(machine)) => {
+            Ok(session::Accepted::Primary(mut machine)) => {
+                machine.streams().set_budget(self.endpoint.budget.clone());
                 let home = (PathId::PRIMARY, &connection);
-                let shared = Shared::new(*machine, home, &runtime, None, &config.settings);
+                let quic = (None, receive_window);
+                let shared = Shared::new(*machine, home, &runtime, quic, &config.settings);
                 let session = PrimarySession::new(Held::new(shared.clone()));
                 start(&(shared as _), PathId::PRIMARY, &connection, control);
                 Ok(Accepted::Primary(session))
@@ -433,8 +459,8 @@ impl Incoming {
                 let key = (machine.id(), machine.path());
                 let mut registry = lock(&self.server.paths);
                 registry.replace(key, machine.verifier(), runtime.now());
-                let home = (key.1, &connection);
-                let shared = Shared::new(*machine, home, &runtime, None, &config.settings);
+                let (home, quic) = ((key.1, &connection), (None, receive_window));
+                let shared = Shared::new(*machine, home, &runtime, quic, &config.settings);
                 registry.insert(key, shared.clone(), runtime.now());
                 drop(registry);
                 let session = SecondarySession::new(Held::new(shared.clone()));

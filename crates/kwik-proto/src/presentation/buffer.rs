@@ -291,6 +291,12 @@ impl StreamBuffer {
         self.held
     }
 
+    /// Bytes that were read, in order or not. Reading in order alone, it is the read position.
+    #[must_use]
+    pub const fn taken(&self) -> u64 {
+        self.contiguous + self.ahead.bytes() - self.held
+    }
+
     /// Bytes that can be read in order now.
     #[must_use]
     pub fn contiguous(&self) -> u64 {

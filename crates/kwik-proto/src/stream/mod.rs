@@ -7,9 +7,11 @@ mod send;
 mod table;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 pub use pool::{Slot, StreamPool, WriterKey, WriterKind};
 pub use priority::Priority;
 pub use recv::{Piece, PieceEnd, Read, ReadError, Received, RecvHalf, SharedRecv};
 pub use send::{SendHalf, SharedSend, WriteError};
 pub use table::{Halves, StreamTable, StreamWake};
+pub use watch::GapNotice;

@@ -98,6 +98,8 @@ pub(crate) struct Shared<M: ?Sized> {
     pub(crate) pool: Arc<DataPool>,
     /// Dials further paths; servers have none.
     endpoint: Option<Endpoint>,
+    /// What the receive window of a path's connection may grow to.
+    receive_window: u64,
     pub(crate) waiters: SessionWaiters,
     /// With how many handles each stream has.
     streams: Mutex<BTreeMap<StreamId, (Arc<StreamWaiters>, u8)>>,
@@ -117,7 +119,7 @@ impl<M: Role> Shared<M> {
         machine: M,
         (home, connection): (PathId, &Connection),
         runtime: &Runtime,
-        endpoint: Option<Endpoint>,
+        (endpoint, receive_window): (Option<Endpoint>, u64),
         settings: &Config,
     ) -> Arc<Self> {
         let pool = DataPool::new(connection, runtime, machine.sent(), settings);
@@ -128,6 +130,7 @@ impl<M: Role> Shared<M> {
             connection: connection.clone(),
             pool,
             endpoint,
+            receive_window,
             waiters: SessionWaiters::default(),
             streams: Mutex::default(),
             writers: Mutex::default(),
@@ -175,6 +178,13 @@ impl<M: Role + ?Sized> Shared<M> {
     fn figures(&self) -> Vec<(PathId, (Duration, u64))> {
         let paths = lock(&self.paths);
         paths.iter().map(|(path, link)| (*path, link.connection.figures())).collect()
+    }
+
+    /// Sizes the receive window of a path's connection by its figures.
+    fn size_window(&self, path: PathId, rtt: Duration, arrived: u64, now: Instant) {
+        if let Some(link) = lock(&self.paths).get_mut(&path) {
+            link.size_window(rtt, arrived, now);
+        }
     }
 
     /// Who waits for a stream; for its handles alone.
@@ -374,6 +384,10 @@ impl<M: Role + ?Sized> Shared<M> {
     fn act(&self, action: Action) {
         match action {
             Action::Wake(wake) => self.wake(wake),
+            Action::Gap(gap) => {
+                let (stream, missing) = (gap.stream, &gap.range);
+                tracing::info!(%stream, ?missing, "a gap keeps the reader waiting");
+            }
             Action::ForwardRaw(path, packet) => {
                 let sequence = packet.sequence;
                 let forward = |link: &PathLink| link.forward_raw(packet);
@@ -450,7 +464,10 @@ async fn run_timer<M: Role>(shared: Arc<Shared<M>>) {
             std::pin::Pin::new(&mut sleep).poll(cx).map(|()| true)
         });
         if fired.await {
-            let figures = shared.figures();
+            let (figures, now) = (shared.figures(), shared.runtime.now());
+            for (path, (rtt, arrived)) in &figures {
+                shared.size_window(*path, *rtt, *arrived, now);
+            }
             shared.drive(|machine, now| {
                 // A path may look silent only since a lost packet is being repeated.
                 for (path, (rtt, arrived)) in figures {

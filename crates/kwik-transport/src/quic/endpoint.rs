@@ -21,6 +21,7 @@ use super::{
 pub(crate) struct Endpoint {
     inner: quinn::Endpoint,
     transport: Arc<quinn::TransportConfig>,
+    receive_window: u64,
     send_window: u64,
 }
 
@@ -32,7 +33,7 @@ impl Endpoint {
         config: &QuicConfig,
         runtime: &Runtime,
     ) -> io::Result<Self> {
-        let socket = UdpSocket::bind(address, config.socket_buffer, runtime)?;
+        let socket = UdpSocket::bind(address, config, runtime)?;
         Self::new(socket, server, config, runtime)
     }
 
@@ -43,10 +44,14 @@ impl Endpoint {
         config: &QuicConfig,
         runtime: &Runtime,
     ) -> io::Result<Self> {
-        let transport = config.transport();
+        let within = |limit| {
+            let receive_window = config.receive_window.min(limit);
+            QuicConfig { receive_window, ..config.clone() }.transport()
+        };
+        // It grows with what comes.
+        let transport = within(limits::CONNECTION_WINDOW);
         // A client that has not authenticated may not make a server hold more than this.
-        let receive_window = config.receive_window.min(limits::UNAUTHENTICATED_WINDOW);
-        let cautious = QuicConfig { receive_window, ..config.clone() }.transport();
+        let cautious = within(limits::UNAUTHENTICATED_WINDOW);
         let mut endpoint = quinn::EndpointConfig::default();
         endpoint.rng_seed(runtime.seed());
         let inner = quinn::Endpoint::new_with_abstract_socket(
@@ -55,7 +60,13 @@ impl Endpoint {
             socket.into_inner(),
             Arc::clone(runtime.inner()),
         )?;
-        Ok(Self { inner, transport, send_window: config.send_window })
+        let (receive_window, send_window) = (config.receive_window, config.send_window);
+        Ok(Self { inner, transport, receive_window, send_window })
+    }
+
+    /// What the receive window of a connection may grow to, in bytes.
+    pub(crate) fn receive_window(&self) -> u64 {
+        self.receive_window
     }
 
     /// Dials `address`. `server_name` is the TLS name, which matters to [`ServerTrust::WebPki`]

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use kwik_proto::presentation::BackpressureReason;
 use kwik_proto::stream::{self, SharedSend, WriterKind};
 use kwik_proto::sync::lock;
 use kwik_proto::{Code, StreamId};
@@ -23,12 +24,14 @@ pub struct SendStream {
     half: SharedSend,
     /// None once the stream has ended.
     writer: Option<FrameWriter>,
+    /// The backpressure that [`Self::backpressure_changed`] told last.
+    told: Option<BackpressureReason>,
 }
 
 impl SendStream {
     pub(super) fn new(handle: Handle, half: SharedSend) -> Self {
         let writer = Some(FrameWriter::new(&handle.shared.pool, WriterKind::Sharing));
-        Self { handle, half, writer }
+        Self { handle, half, writer, told: None }
     }
 
     /// The stream's id.
@@ -143,6 +146,36 @@ impl SendStream {
         let id = self.handle.id;
         self.handle.shared.drive(|machine, _| machine.streams().reset(id, code));
         Ok(())
+    }
+
+    /// Why the peer asks to slow down, if it does: of this stream, or of the whole session (8.3). Writing
+    /// waits by itself once the credit that the peer granted is used up.
+    #[must_use]
+    pub fn backpressure(&self) -> Option<BackpressureReason> {
+        let own = lock(&self.half).backpressure();
+        own.or_else(|| self.handle.shared.look(|machine| machine.streams().backpressure()))
+    }
+
+    /// Waits until [`Self::backpressure`] is not what this call returned last, nothing at first. Cancel
+    /// safe.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub async fn backpressure_changed(
+        &mut self,
+    ) -> Result<Option<BackpressureReason>, ConnectionError> {
+        std::future::poll_fn(|cx| {
+            self.handle.waiters.wait_writable(cx.waker());
+            let reason = self.backpressure();
+            if reason != std::mem::replace(&mut self.told, reason) {
+                return Poll::Ready(Ok(reason));
+            }
+            match self.handle.shared.close_reason() {
+                Some(error) => Poll::Ready(Err(error)),
+                None => Poll::Pending,
+            }
+        })
+        .await
     }
 
     /// Waits until the peer stops the stream: its code; or, of a finished stream, until the peer has everything that was

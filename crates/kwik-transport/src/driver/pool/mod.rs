@@ -66,6 +66,12 @@ impl DataPool {
         })
     }
 
+    /// Takes what of the settings changes live.
+    pub(crate) fn configure(&self, config: &Config) {
+        self.gate.configure(config);
+        self.change(|policy| policy.set_ratio(ratio(config), self.runtime.now()));
+    }
+
     /// QUIC streams that are open for data, and how many were ever.
     pub(crate) fn quic_streams(&self) -> (usize, u64) {
         let streams = lock(&self.streams);
