@@ -105,6 +105,10 @@ pub struct SessionStats {
     pub granted: u64,
     /// Bytes sent here that the peer has not acknowledged.
     pub unacknowledged: u64,
+    /// Pooled QUIC streams that carry what is sent here (5.2); the driver's.
+    pub quic_streams: usize,
+    /// How many of them were ever opened.
+    pub quic_streams_opened: u64,
     /// Bytes received and not yet read.
     pub held: u64,
     /// Backpressure that this side applies (8.3).
