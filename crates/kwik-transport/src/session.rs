@@ -201,6 +201,9 @@ impl Session {
         let now = self.shared.runtime.now();
         let mut stats = self.shared.look(|machine| machine.stats(now));
         (stats.quic_streams, stats.quic_streams_opened) = self.shared.pool.quic_streams();
+        for path in &mut stats.paths {
+            (path.udp_sent, path.udp_received) = self.shared.udp_bytes(path.id).unwrap_or_default();
+        }
         stats
     }
 
