@@ -117,6 +117,8 @@ pub struct Endpoint {
 #[derive(Debug)]
 struct Server {
     config: ServerConfig,
+    /// Those of sessions to come: they may have changed since.
+    settings: Mutex<Config>,
     paths: Mutex<PathRegistry>,
 }
 
@@ -231,10 +233,32 @@ impl Endpoint {
             quic: endpoint(tls.as_ref())?,
             fingerprint: tls.as_ref().map(ServerTls::fingerprint),
             runtime: runtime.clone(),
-            server: server.map(|config| Arc::new(Server { config, paths: Mutex::default() })),
+            server: server.map(|config| {
+                let settings = Mutex::new(config.settings.clone());
+                Arc::new(Server { config, settings, paths: Mutex::default() })
+            }),
             default_client: None,
             budget: Arc::new(MemoryBudget::new(limits::MEMORY_BUDGET)),
         })
+    }
+
+    /// The settings of sessions that it will accept; none if it does not serve.
+    #[must_use]
+    pub fn config(&self) -> Option<Config> {
+        self.server.as_ref().map(|server| lock(&server.settings).clone())
+    }
+
+    /// Changes the settings of sessions that it will accept (8.8). Those that live are changed with
+    /// [`Session::set_config`], and those that it will dial with [`Self::set_default_client_config`].
+    ///
+    /// # Errors
+    /// They contradict each other; nothing has changed then.
+    pub fn set_config(&self, config: Config) -> Result<(), ConfigError> {
+        config.validate()?;
+        if let Some(server) = &self.server {
+            *lock(&server.settings) = config;
+        }
+        Ok(())
     }
 
     /// What [`Self::connect`] uses.
@@ -271,7 +295,7 @@ impl Endpoint {
         let name = if server_name.is_empty() { SERVER_NAME } else { server_name };
         let connecting = self.quic.connect(addr, name, &tls)?;
         let endpoint = self.clone();
-        let session = config.session;
+        let (session, settings) = (config.session.clone(), config.session.settings);
         Ok(Connecting(Box::pin(async move {
             let connection = connecting.await?;
             let control = open_control(&connection).await?;
@@ -283,6 +307,7 @@ impl Endpoint {
                 (PathId::PRIMARY, &connection),
                 &endpoint.runtime,
                 (Some(endpoint.quic.clone()), endpoint.quic.receive_window()),
+                &settings,
             );
             let session = Session::new(Held::new(shared.clone()).streams());
             start(&(shared as _), PathId::PRIMARY, &connection, control);
@@ -418,6 +443,7 @@ impl Incoming {
             connection.close(code.as_u64(), b"KWIK_INVALID_STREAM_ROLE: no secondary here");
             return Err(ConnectError::Refused("a secondary path was not expected".into()));
         }
+        let settings = lock(&self.server.settings).clone();
         if !is_secondary && self.endpoint.budget.is_spent() {
             let code = Code::LimitExceeded;
             connection.close(code.as_u64(), b"KWIK_LIMIT_EXCEEDED: no memory for another session");
@@ -429,7 +455,7 @@ impl Incoming {
                 identity: &config.identity,
                 trusted: &config.trusted,
                 authenticator: &*config.authenticator,
-                settings: &config.settings,
+                settings: &settings,
                 exporter: &exporter,
                 session_id: SessionId(self.endpoint.runtime.random_bytes()),
                 now: runtime.now(),
@@ -448,7 +474,8 @@ impl Incoming {
             Ok(session::Accepted::Primary(mut machine)) => {
                 machine.streams().set_budget(self.endpoint.budget.clone());
                 let home = (PathId::PRIMARY, &connection);
-                let shared = Shared::new(*machine, home, &runtime, (None, receive_window));
+                let quic = (None, receive_window);
+                let shared = Shared::new(*machine, home, &runtime, quic, &config.settings);
                 let session = PrimarySession::new(Held::new(shared.clone()));
                 start(&(shared as _), PathId::PRIMARY, &connection, control);
                 Ok(Accepted::Primary(session))
@@ -457,8 +484,8 @@ impl Incoming {
                 let key = (machine.id(), machine.path());
                 let mut registry = lock(&self.server.paths);
                 registry.replace(key, machine.verifier(), runtime.now());
-                let shared =
-                    Shared::new(*machine, (key.1, &connection), &runtime, (None, receive_window));
+                let (home, quic) = ((key.1, &connection), (None, receive_window));
+                let shared = Shared::new(*machine, home, &runtime, quic, &config.settings);
                 registry.insert(key, shared.clone(), runtime.now());
                 drop(registry);
                 let session = SecondarySession::new(Held::new(shared.clone()));

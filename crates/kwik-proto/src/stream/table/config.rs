@@ -19,7 +19,8 @@ impl StreamTable {
         self.config.check_change(&config)?;
         self.window.set_bounds(config.initial_window(), config.max_window());
         for entry in self.streams.values_mut() {
-            entry.buffer = entry.buffer.clamp(config.stream_buffer(), config.max_stream_buffer());
+            let buffer = entry.buffer.clamp(config.stream_buffer(), config.max_stream_buffer());
+            entry.buffer = buffer.min(entry.max_buffer);
         }
         self.config = config;
         let ids: Vec<_> = self.streams.keys().copied().collect();
