@@ -72,7 +72,7 @@ impl Stream {
     }
 
     fn position(&self) -> u64 {
-        (0..).find(|slot| !self.taken.contains(slot)).unwrap() * SLOT
+        (0..=self.told).find(|slot| !self.taken.contains(slot)).unwrap() * SLOT
     }
 }
 
