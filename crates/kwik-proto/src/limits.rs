@@ -103,6 +103,8 @@ pub const MAX_WINDOW: u64 = 32 * 1024 * 1024;
 pub const SLIDE_STEP: u64 = 64 * 1024;
 /// What a stream may have granted and not read until its reader proves fast, unless configured (8.3).
 pub const STREAM_BUFFER: u64 = 1024 * 1024;
+/// Streams under backpressure that put their session under it, if they are half of all (8.3).
+pub const ESCALATION_STREAMS: usize = 4;
 /// A gap that keeps a reader waiting for this long is reported, unless configured (8.4).
 pub const GAP_TIMEOUT: Duration = Duration::from_millis(100);
 /// Logical streams that share a QUIC stream, unless configured (5.2).

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kwik_proto::Dir;
 use kwik_proto::auth::Fingerprint;
-use kwik_proto::stats::SessionStats;
+use kwik_proto::stats::{SessionStats, StreamStats};
+use kwik_proto::{Config, ConfigError, Dir};
 
 use crate::quic::{ConnectionError, SendDatagramError};
 use crate::streams::{RecvStream, SendStream, StreamSession, handles};
@@ -152,7 +152,29 @@ impl Session {
     /// Figures of the session and its paths.
     #[must_use]
     pub fn stats(&self) -> SessionStats {
-        self.shared.look(|machine| machine.stats())
+        let now = self.shared.runtime.now();
+        self.shared.look(|machine| machine.stats(now))
+    }
+
+    /// Figures of every live stream: buffers, gaps, credit, backpressure (10.1).
+    #[must_use]
+    pub fn stream_stats(&self) -> Vec<StreamStats> {
+        self.shared.look(|machine| machine.streams().stream_stats())
+    }
+
+    /// The settings in force (8.8).
+    #[must_use]
+    pub fn config(&self) -> Config {
+        self.shared.look(|machine| machine.streams().config().clone())
+    }
+
+    /// Goes on with other settings: what was granted stays so, the rest takes effect at once (8.8).
+    ///
+    /// # Errors
+    /// They contradict each other, or one of them is agreed on when a session starts; nothing has changed
+    /// then.
+    pub fn set_config(&self, config: Config) -> Result<(), ConfigError> {
+        self.shared.drive(|machine, now| machine.set_config(config, now))
     }
 
     /// The peer's address.

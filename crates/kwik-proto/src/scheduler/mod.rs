@@ -348,6 +348,19 @@ impl Scheduler {
         self.schedule(streams, now);
     }
 
+    /// Streams were granted credit other than by reading.
+    pub fn on_credit(&mut self, streams: &mut StreamTable, now: Instant) {
+        self.stir();
+        self.schedule(streams, now);
+    }
+
+    /// A gap keeps a stream's reader waiting (8.4): what no lease covers is told to the primary, and
+    /// pieces of suspects are moved where another path may bring them, with the timeout that follows.
+    pub fn on_gap(&mut self, stream: StreamId, now: Instant) {
+        self.cover(stream, now);
+        self.moves_due = true;
+    }
+
     /// Takes note of the pieces of a stream that its byte path saw end.
     pub(crate) fn settle_ended(
         &mut self,

@@ -18,7 +18,9 @@ use crate::sync::lock;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::wire::{DataOptions, clip};
-use crate::{Code, CodedError, Config, LeaseId, PathId, SessionId, Side, StreamId, limits};
+use crate::{
+    Code, CodedError, Config, ConfigError, LeaseId, PathId, SessionId, Side, StreamId, limits,
+};
 
 mod mapped;
 mod paths;
@@ -163,7 +165,7 @@ impl ClientSession {
 
     /// Figures of the session and its live paths.
     #[must_use]
-    pub fn stats(&self) -> SessionStats {
+    pub fn stats(&self, now: Instant) -> SessionStats {
         let paths = self.paths.active().into_iter().filter_map(|info| {
             let schedule = self.scheduler.path(info.id)?;
             Some(PathStats {
@@ -177,15 +179,12 @@ impl ClientSession {
                 secondary: self.mappings.stats(info.id),
             })
         });
-        let window = self.streams.window();
         SessionStats {
             paths: paths.collect(),
-            streams: self.streams.iter().count(),
             leases: self.scheduler.leases(),
             pieces: self.scheduler.pieces(),
-            window: window.size(),
-            granted: window.lent(),
             unacknowledged: lock(&self.sent).outstanding(),
+            ..self.streams.stats(now)
         }
     }
 
@@ -223,6 +222,7 @@ impl ClientSession {
         now: Instant,
     ) {
         self.paths.on_active(path, now);
+        self.streams.on_received(stream, now);
         self.scheduler.on_received(path, stream, (bytes, asked), &mut self.streams, now);
     }
 
@@ -255,6 +255,16 @@ impl ClientSession {
         let rtt = self.scheduler.path(PathId::PRIMARY).map_or(Duration::ZERO, |path| path.rtt());
         self.streams.on_consumed(stream, now, rtt);
         self.scheduler.on_consumed(stream, &mut self.streams, now);
+    }
+
+    /// Goes on with other settings (8.8).
+    ///
+    /// # Errors
+    /// See [`StreamTable::set_config`].
+    pub fn set_config(&mut self, config: Config, now: Instant) -> Result<(), ConfigError> {
+        self.streams.set_config(config)?;
+        self.scheduler.on_credit(&mut self.streams, now);
+        Ok(())
     }
 
     /// The application reads a stream no more.
@@ -358,7 +368,9 @@ impl ClientSession {
                     self.send(path, &reply, now);
                 }
             }
-            ControlMessage::Unknown(_) | ControlMessage::Backpressure(_) => {}
+            ControlMessage::Unknown(_) => {}
+            // A secondary has nothing to receive.
+            ControlMessage::Backpressure(_) if !path.is_primary() => {}
             ControlMessage::SessionClose(m) if !path.is_primary() => {
                 let reason = String::from_utf8_lossy(&m.reason).into_owned();
                 self.end_path(path, &CodedError::new(Code::PathDead, reason), now);
@@ -486,6 +498,10 @@ impl Machine for ClientSession {
                 link.control.beat(self.scheduler.is_busy(*path), now);
             }
         }
+        while let Some(gap) = self.streams.take_gap(now) {
+            self.scheduler.on_gap(gap.stream, now);
+            self.outputs.actions.push_back(Action::Gap(gap));
+        }
         self.scheduler.handle_timeout(&mut self.streams, now);
     }
 
@@ -520,8 +536,8 @@ impl Machine for ClientSession {
             Stage::Dialing { .. } | Stage::Authenticating => link.deadline,
         });
         let acks = self.links.values().filter_map(|link| link.received.poll_timeout());
-        let timeouts = links.chain(acks).chain(self.scheduler.poll_timeout());
-        timeouts.min().filter(|_| !self.outputs.closed)
+        let planes = self.scheduler.poll_timeout().into_iter().chain(self.streams.poll_timeout());
+        links.chain(acks).chain(planes).min().filter(|_| !self.outputs.closed)
     }
 }
 

@@ -21,7 +21,9 @@ use crate::sync::lock;
 use crate::wire::DataOptions;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
-use crate::{Code, CodedError, Config, LeaseId, PathId, SessionId, Side, StreamId, limits};
+use crate::{
+    Code, CodedError, Config, ConfigError, LeaseId, PathId, SessionId, Side, StreamId, limits,
+};
 
 use super::{Action, Machine, Outputs, Wake, heartbeat_reply, session_close, wrong_role};
 
@@ -137,7 +139,7 @@ impl PrimarySession {
 
     /// Figures of the session; of its paths only what the primary sees of its own.
     #[must_use]
-    pub fn stats(&self) -> SessionStats {
+    pub fn stats(&self, now: Instant) -> SessionStats {
         let paths = self.paths.active().into_iter().map(|info| PathStats {
             id: info.id,
             address: info.address,
@@ -148,15 +150,11 @@ impl PrimarySession {
             outstanding: 0,
             secondary: Default::default(),
         });
-        let window = self.streams.window();
         SessionStats {
             paths: paths.collect(),
-            streams: self.streams.iter().count(),
-            window: window.size(),
-            granted: window.lent(),
-            unacknowledged: lock(&self.sent).outstanding(),
             leases: self.issuer.iter().count(),
-            pieces: 0,
+            unacknowledged: lock(&self.sent).outstanding(),
+            ..self.streams.stats(now)
         }
     }
 
@@ -351,6 +349,19 @@ impl PrimarySession {
         self.relay_reports.pop_front()
     }
 
+    /// Payload of a stream came and was put into its receiving half.
+    pub fn on_received(&mut self, stream: StreamId, now: Instant) {
+        self.streams.on_received(stream, now);
+    }
+
+    /// Goes on with other settings (8.8).
+    ///
+    /// # Errors
+    /// See [`StreamTable::set_config`].
+    pub fn set_config(&mut self, config: Config) -> Result<(), ConfigError> {
+        self.streams.set_config(config)
+    }
+
     /// The application read from a stream ([`crate::stream::RecvHalf::is_update_due`]).
     pub fn on_consumed(&mut self, stream: StreamId, now: Instant) {
         self.streams.on_consumed(stream, now, self.rtt);
@@ -429,7 +440,6 @@ impl PrimarySession {
             // A lost lease's report says the same; both reach the application as its outcome.
             ControlMessage::Uncovered(_)
             | ControlMessage::PathReport(_)
-            | ControlMessage::Backpressure(_)
             | ControlMessage::Unknown(_) => {}
             message => {
                 if !self.streams.handle_control(&message, now)? {
@@ -521,7 +531,11 @@ impl Machine for PrimarySession {
     }
 
     // The client's heartbeats keep the path alive; acknowledgements leave with what is transmitted next.
-    fn handle_timeout(&mut self, _: Instant) {}
+    fn handle_timeout(&mut self, now: Instant) {
+        while let Some(gap) = self.streams.take_gap(now) {
+            self.outputs.actions.push_back(Action::Gap(gap));
+        }
+    }
 
     fn close(&mut self, code: u64, reason: Bytes, now: Instant) {
         if self.outputs.closed {
@@ -549,6 +563,7 @@ impl Machine for PrimarySession {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.received.poll_timeout().filter(|_| !self.outputs.closed)
+        let timeouts = self.received.poll_timeout().into_iter().chain(self.streams.poll_timeout());
+        timeouts.min().filter(|_| !self.outputs.closed)
     }
 }

@@ -330,6 +330,21 @@ impl RecvHalf {
         if self.unordered { self.buffer.held() } else { self.buffer.contiguous() }
     }
 
+    /// Bytes received and not yet read.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.buffer.held()
+    }
+
+    /// What the reader waits for while bytes behind it are here.
+    #[must_use]
+    pub fn blocking_gap(&self) -> Option<Range<u64>> {
+        if self.error.is_some() || self.unread() > 0 {
+            return None;
+        }
+        self.buffer.next_gap()
+    }
+
     /// To be asked after each batch of reads: whether the session should hear of what was read
     /// ([`StreamTable::on_consumed`]): a step was read, or all there is, or the end or the error was seen.
     /// True once for each.

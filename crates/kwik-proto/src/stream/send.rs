@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use crate::limits;
+use crate::presentation::BackpressureReason;
 use crate::range::RangeSet;
 
 /// A sending half, shared by the session and the writer's byte path.
@@ -38,6 +39,8 @@ pub struct SendHalf {
     cursor: u64,
     max_data: u64,
     state: State,
+    /// Why the peer asks to slow down.
+    backpressure: Option<BackpressureReason>,
     /// Reserved extents whose delivery no lease has reported yet.
     undelivered: RangeSet,
     /// Everything ever reserved: where leases may lie.
@@ -53,6 +56,7 @@ impl SendHalf {
             cursor: 0,
             max_data,
             state: State::Open,
+            backpressure: None,
             undelivered: RangeSet::new(),
             reserved: RangeSet::new(),
             acknowledged: RangeSet::new(),
@@ -144,6 +148,16 @@ impl SendHalf {
         let raised = maximum > self.max_data;
         self.max_data = self.max_data.max(maximum);
         raised
+    }
+
+    /// Why the peer asks to slow down writing this stream, if it does (8.3).
+    #[must_use]
+    pub fn backpressure(&self) -> Option<BackpressureReason> {
+        self.backpressure
+    }
+
+    pub(crate) fn on_backpressure(&mut self, reason: Option<BackpressureReason>) {
+        self.backpressure = reason;
     }
 
     pub(crate) fn on_stopped(&mut self, code: u64) {

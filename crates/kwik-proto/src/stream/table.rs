@@ -13,17 +13,23 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::presentation::{MemoryBudget, ReceiveMemory, ReceiveWindow};
+use crate::presentation::{BackpressureReason, MemoryBudget, ReceiveMemory, ReceiveWindow};
 use crate::sync::lock;
 use crate::wire::PacketFrame;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, Config, Dir, PathId, Side, StreamId, limits};
 
+use super::watch::Watch;
 use super::{RecvHalf, SendHalf, SharedRecv, SharedSend};
+
+mod config;
+mod watched;
 
 /// One in this many bytes of what the window lends is left for streams that have less than an even part.
 const SPARE: u64 = 8;
+/// Steps that a stream borrows when it opens.
+const FIRST_LOAN: u64 = 4;
 
 /// The halves of one stream; which exist follows from its id.
 #[derive(Debug, Clone)]
@@ -69,9 +75,10 @@ pub struct StreamTable {
     window: ReceiveWindow,
     memory: Arc<ReceiveMemory>,
     floor: u64,
-    /// A stream's buffer at the start and at the most.
-    buffers: (u64, u64),
-    slide_step: u64,
+    config: Config,
+    watch: Watch,
+    /// Why the peer asks to slow down writing all streams.
+    backpressure: Option<BackpressureReason>,
     peer_initial_max_data: u64,
     /// Our own bidirectional streams whose allowance is still held, and how many there may be.
     local_receiving: u64,
@@ -115,23 +122,14 @@ impl StreamTable {
             window,
             memory: Arc::default(),
             floor: config.floor(),
-            buffers: (config.stream_buffer(), config.max_stream_buffer()),
-            slide_step: config.slide_step(),
+            config: config.clone(),
+            watch: Watch::default(),
+            backpressure: None,
             peer_initial_max_data: limits::FIRST_FLIGHT_DATA,
             local_receiving: 0,
             max_local_receiving: config.max_streams_bidi(),
             outbox: Vec::new(),
             wakes: Vec::new(),
-        }
-    }
-
-    /// Takes the settings that change while the session runs; what was granted stays so.
-    pub fn set_config(&mut self, config: &Config) {
-        self.window.set_bounds(config.initial_window(), config.max_window());
-        self.buffers = (config.stream_buffer(), config.max_stream_buffer());
-        self.slide_step = config.slide_step();
-        for entry in self.streams.values_mut() {
-            entry.buffer = entry.buffer.clamp(self.buffers.0, self.buffers.1);
         }
     }
 
@@ -201,13 +199,14 @@ impl StreamTable {
         let entry = Entry {
             halves: halves.clone(),
             granted_at: (0, now),
-            buffer: self.buffers.0,
+            buffer: self.config.stream_buffer(),
             released: false,
             unaccepted,
         };
         self.streams.insert(id, entry);
         if halves.recv.is_some() {
-            self.grow_allowance(id, 4 * self.slide_step);
+            self.watch.open(id, now);
+            self.grow_allowance(id, FIRST_LOAN * self.config.slide_step());
         }
         halves
     }
@@ -303,6 +302,9 @@ impl StreamTable {
         let Some(recv) = self.streams.get(&id).and_then(|entry| entry.halves.recv.clone()) else {
             return false;
         };
+        if self.is_slow(id) {
+            return false;
+        }
         let allowance = self.window.allowance(id);
         let (before, keeps_up) = {
             let recv = lock(&recv);
@@ -318,9 +320,13 @@ impl StreamTable {
     /// Doubles what keeps a stream from more than its `allowance`: its buffer, or the window.
     fn make_room(&mut self, id: StreamId, allowance: u64) {
         if let Some(entry) = self.streams.get_mut(&id).filter(|entry| allowance >= entry.buffer) {
-            entry.buffer = entry.buffer.saturating_mul(2).min(self.buffers.1).max(entry.buffer);
+            entry.buffer = entry
+                .buffer
+                .saturating_mul(2)
+                .min(self.config.max_stream_buffer())
+                .max(entry.buffer);
         }
-        if self.window.lendable() < self.slide_step {
+        if self.window.lendable() < self.config.slide_step() {
             self.window.grow();
         }
     }
@@ -333,8 +339,10 @@ impl StreamTable {
         let allowance = self.window.allowance(id);
         let mut recv = lock(recv);
         let limit = (recv.consumed() + allowance).min(limits::MAX_OFFSET);
-        let step = self.slide_step.min(allowance / 4).max(1);
-        if recv.is_complete() || limit < recv.max_data() + step {
+        let step = self.config.slide_step().min(allowance / 4).max(1);
+        let threshold = self.config.stream_threshold();
+        let pressed = self.watch.backpressure().withholds(id, recv.held(), allowance, threshold);
+        if pressed || recv.is_complete() || limit < recv.max_data() + step {
             return;
         }
         recv.set_max_data(limit, step);
@@ -347,6 +355,7 @@ impl StreamTable {
     /// The application read from a stream: slide its window, and widen it when the reader is faster than
     /// two round trips (`rtt`) per allowance.
     pub fn on_consumed(&mut self, id: StreamId, now: Instant, rtt: Duration) {
+        self.look(id, now);
         self.give_back(id);
         let Some(entry) = self.streams.get_mut(&id) else { return };
         let Some(recv) = &entry.halves.recv else { return };
@@ -378,7 +387,11 @@ impl StreamTable {
         let more = if self.window.is_pressed() {
             allowance.saturating_sub(self.floor)
         } else {
-            allowance.saturating_sub(even).min(short)
+            // What settings took away since.
+            let status = self.window.status();
+            let over = status.size.saturating_sub(status.maximum);
+            let over = over.max(allowance.saturating_sub(self.buffer_of(id)));
+            allowance.saturating_sub(even).min(short).max(over)
         };
         if more > 0 {
             let recv = lock(recv);
@@ -393,9 +406,15 @@ impl StreamTable {
         let (even, spare) = self.shares();
         let allowance = self.window.allowance(id);
         let fair = even.saturating_sub(allowance);
-        let buffer = self.streams.get(&id).map_or(0, |entry| entry.buffer);
-        let room = buffer.saturating_sub(allowance);
-        room.min(fair.max(self.window.lendable().saturating_sub(spare)))
+        let room = self.buffer_of(id).saturating_sub(allowance);
+        let free = self.window.lendable().saturating_sub(spare);
+        let pressed = self.watch.backpressure().session().is_some();
+        room.min(if pressed { fair } else { fair.max(free) })
+    }
+
+    /// What a stream's allowance may be.
+    fn buffer_of(&self, id: StreamId) -> u64 {
+        self.streams.get(&id).map_or(0, |entry| entry.buffer)
     }
 
     /// A stream's even part of the window, and the part that is left for those that have less; a stream
@@ -419,10 +438,12 @@ impl StreamTable {
         if read && !entry.released && entry.halves.recv.is_some() {
             entry.released = true;
             self.window.close(id);
+            self.watch.close(id);
             if id.initiator() == self.side {
                 self.local_receiving -= 1;
                 self.wakes.push(StreamWake::Openable(Dir::Bi));
             }
+            self.look_at_session();
         }
         if !(sent && read && quiet) {
             return;
@@ -512,6 +533,7 @@ impl StreamTable {
                 self.check_role(id, !self.side)?;
                 if let Some(Halves { recv: Some(recv), .. }) = self.touch(id, now)? {
                     lock(&recv).on_reset(m.code, m.final_size)?;
+                    self.look(id, now);
                     self.wakes.push(StreamWake::Readable(id));
                 }
             }
@@ -540,6 +562,7 @@ impl StreamTable {
                 kind.max_local = kind.max_local.max(m.maximum.min(live));
                 self.wakes.push(StreamWake::Openable(dir));
             }
+            ControlMessage::Backpressure(m) => self.on_backpressure(m, now)?,
             _ => return Ok(false),
         }
         Ok(true)

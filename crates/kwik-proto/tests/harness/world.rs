@@ -386,7 +386,12 @@ impl World {
     }
 
     fn heard(&mut self, path: PathId, toward: Toward, id: StreamId, bytes: u64, asked: u64) {
-        if bytes == 0 || toward == Toward::Server {
+        if bytes == 0 {
+            return;
+        }
+        if toward == Toward::Server {
+            let session = self.primary.session.as_mut();
+            session.into_iter().for_each(|session| session.on_received(id, self.now));
             return;
         }
         if self.rng.chance(75) {
@@ -521,6 +526,7 @@ impl World {
                 }
             }
             Action::Wake(Wake::Stream(wake)) => self.wake_client(wake),
+            Action::Gap(gap) => self.log(|| format!("gap {gap:?}")),
             Action::Wake(_) => {}
         }
     }

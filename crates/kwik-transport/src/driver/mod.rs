@@ -386,6 +386,10 @@ impl<M: Role + ?Sized> Shared<M> {
     fn act(&self, action: Action) {
         match action {
             Action::Wake(wake) => self.wake(wake),
+            Action::Gap(gap) => {
+                let (stream, missing) = (gap.stream, &gap.range);
+                tracing::info!(%stream, ?missing, "a gap keeps the reader waiting");
+            }
             Action::ForwardRaw(path, packet) => {
                 let sequence = packet.sequence;
                 let forward = |link: &PathLink| link.forward_raw(packet);

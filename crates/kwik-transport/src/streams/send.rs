@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use kwik_proto::presentation::BackpressureReason;
 use kwik_proto::stream::{self, SharedSend};
 use kwik_proto::sync::lock;
 use kwik_proto::wire::StreamKind;
@@ -26,13 +27,15 @@ pub struct SendStream {
     writer: Option<FrameWriter>,
     /// Once it was finished.
     delivery: Option<Delivery>,
+    /// The backpressure that [`Self::backpressure_changed`] told last.
+    told: Option<BackpressureReason>,
 }
 
 impl SendStream {
     pub(super) fn new(handle: Handle, half: SharedSend) -> Self {
         let shared = &handle.shared;
         let writer = Some(FrameWriter::new(shared, StreamKind::Data));
-        Self { handle, half, writer, delivery: None }
+        Self { handle, half, writer, delivery: None, told: None }
     }
 
     /// The stream's id.
@@ -139,6 +142,36 @@ impl SendStream {
         let id = self.handle.id;
         self.handle.shared.drive(|machine, _| machine.streams().reset(id, code));
         Ok(())
+    }
+
+    /// Why the peer asks to slow down, if it does: of this stream, or of the whole session (8.3). Writing
+    /// waits by itself once the credit that the peer granted is used up.
+    #[must_use]
+    pub fn backpressure(&self) -> Option<BackpressureReason> {
+        let own = lock(&self.half).backpressure();
+        own.or_else(|| self.handle.shared.look(|machine| machine.streams().backpressure()))
+    }
+
+    /// Waits until [`Self::backpressure`] is not what this call returned last, nothing at first. Cancel
+    /// safe.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub async fn backpressure_changed(
+        &mut self,
+    ) -> Result<Option<BackpressureReason>, ConnectionError> {
+        std::future::poll_fn(|cx| {
+            self.handle.waiters.wait_writable(cx.waker());
+            let reason = self.backpressure();
+            if reason != std::mem::replace(&mut self.told, reason) {
+                return Poll::Ready(Ok(reason));
+            }
+            match self.handle.shared.close_reason() {
+                Some(error) => Poll::Ready(Err(error)),
+                None => Poll::Pending,
+            }
+        })
+        .await
     }
 
     /// Waits until the peer stops the stream: its code; or, of a finished stream, until the peer has everything that was
