@@ -1,5 +1,5 @@
-//! Data presentation over real QUIC (8.3 to 8.5, 8.8): backpressure, gaps, timeouts, settings that change
-//! while a session runs, metadata.
+//! Data presentation over real QUIC (8.3 to 8.5, 8.8): backpressure, gaps, timeouts, settings that
+//! change while a session runs, metadata.
 #![allow(clippy::disallowed_methods, reason = "tests run on tokio itself")]
 
 mod common;
@@ -137,8 +137,8 @@ async fn the_window_full_of_unread_bytes_presses_the_session() {
     .await;
 }
 
-/// A stream of which the first bytes are leased to an edge that does not write them, and the next to the
-/// primary itself, which does.
+/// A stream of which the first bytes are leased to an edge that does not write them, and the next
+/// to the primary itself, which does.
 #[tokio::test]
 async fn a_gap_that_lasts_is_reported_and_a_reader_in_a_hurry_is_told_what_is_missing() {
     within(async {

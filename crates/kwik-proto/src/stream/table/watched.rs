@@ -1,4 +1,5 @@
-//! Backpressure told to the peer and by it (8.3), gaps that last (8.4), and figures of live streams.
+//! Backpressure told to the peer and by it (8.3), gaps that last (8.4), and figures of live
+//! streams.
 
 use std::time::Instant;
 
