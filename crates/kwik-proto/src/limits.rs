@@ -67,10 +67,15 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Streams of one direction that a peer may have open at once.
 pub const MAX_STREAMS: u64 = 100;
-/// Unidirectional QUIC streams of one side on one connection (memory and handshake cost grow with them). A
-/// logical stream that is being written holds one: a side's own of both directions, the peer's bidirectional
-/// ones, and the rest is for leases and raw packets. With fewer, idle streams would keep others from writing.
-pub const MAX_QUIC_STREAMS: u32 = 400;
+/// Unidirectional QUIC streams of one side on one connection: memory and handshake cost grow with them.
+pub const MAX_QUIC_STREAMS: u32 = 100;
+/// Of those, how many logical streams and leases share (5.2): leaves room for secondary streams, raw packets, and
+/// those that were finished and are not acknowledged yet.
+pub const MAX_POOLED: usize = 24;
+/// A stream with more than this many bytes on their way writes on a QUIC stream of its own.
+pub const SHARED_BACKLOG: u64 = 64 * 1024;
+/// A pooled QUIC stream that nobody writes on is kept this long, so that a burst does not open and close.
+pub const POOLED_IDLE: Duration = Duration::from_secs(1);
 /// Streams of each direction that a client may open before the server has answered.
 pub const FIRST_FLIGHT_STREAMS: u64 = 8;
 /// Bytes that each of them may carry until then: every stream's floor is at least this.
@@ -151,7 +156,8 @@ const _: () = {
     assert!(MAX_COMMAND + 1024 <= MAX_CONTROL_FRAME);
     assert!(MAX_RAW_PACKET + 1024 <= MAX_CONTROL_FRAME);
     assert!(MAX_CREDENTIALS + MAX_GRANT + 1024 <= MAX_CONTROL_FRAME);
-    assert!(MAX_SECONDARY_STREAMS < MAX_QUIC_STREAMS as usize);
+    assert!(MAX_POOLED + MAX_SECONDARY_STREAMS < MAX_QUIC_STREAMS as usize);
+    assert!(MAX_POOLED >= 8);
     assert!(MAX_PROPERTY_BYTES + 1024 <= MAX_CONTROL_FRAME);
     assert!(MIN_SLICE <= COPY_BLOCK);
     assert!(UNAUTHENTICATED_WINDOW <= CONNECTION_WINDOW);
@@ -162,7 +168,6 @@ const _: () = {
     assert!(GAP_TIMEOUT.as_millis() < AGGREGATION_TIMEOUT.as_millis());
     assert!(INITIAL_WINDOW / (2 * 3 * MAX_STREAMS) >= FIRST_FLIGHT_DATA);
     assert!(FIRST_FLIGHT_STREAMS <= MAX_STREAMS);
-    assert!(MAX_QUIC_STREAMS as u64 > 3 * MAX_STREAMS);
     assert!(SUSPECT_AFTER.as_millis() < DEAD_AFTER.as_millis());
     assert!(DEAD_AFTER.as_millis() < AGGREGATION_TIMEOUT.as_millis());
 };

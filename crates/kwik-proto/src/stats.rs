@@ -24,6 +24,10 @@ pub struct PathStats {
     pub rate: Option<u64>,
     /// Bytes activated on it that have not come yet.
     pub outstanding: u64,
+    /// UDP payload that its connection has sent, in bytes; 0 where this side has none.
+    pub udp_sent: u64,
+    /// UDP payload that its connection has received, in bytes; 0 where this side has none.
+    pub udp_received: u64,
     /// Its secondary streams, at the client.
     pub secondary: SecondaryStats,
 }
@@ -105,6 +109,10 @@ pub struct SessionStats {
     pub granted: u64,
     /// Bytes sent here that the peer has not acknowledged.
     pub unacknowledged: u64,
+    /// Pooled QUIC streams that carry what is sent here (5.2); the driver's.
+    pub quic_streams: usize,
+    /// How many of them were ever opened.
+    pub quic_streams_opened: u64,
     /// Bytes received and not yet read.
     pub held: u64,
     /// Backpressure that this side applies (8.3).

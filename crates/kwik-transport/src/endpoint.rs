@@ -295,7 +295,7 @@ impl Endpoint {
         let name = if server_name.is_empty() { SERVER_NAME } else { server_name };
         let connecting = self.quic.connect(addr, name, &tls)?;
         let endpoint = self.clone();
-        let session = config.session;
+        let (session, settings) = (config.session.clone(), config.session.settings);
         Ok(Connecting(Box::pin(async move {
             let connection = connecting.await?;
             let control = open_control(&connection).await?;
@@ -307,6 +307,7 @@ impl Endpoint {
                 (PathId::PRIMARY, &connection),
                 &endpoint.runtime,
                 (Some(endpoint.quic.clone()), endpoint.quic.receive_window()),
+                &settings,
             );
             let session = Session::new(Held::new(shared.clone()).streams());
             start(&(shared as _), PathId::PRIMARY, &connection, control);
@@ -473,7 +474,8 @@ impl Incoming {
             Ok(session::Accepted::Primary(mut machine)) => {
                 machine.streams().set_budget(self.endpoint.budget.clone());
                 let home = (PathId::PRIMARY, &connection);
-                let shared = Shared::new(*machine, home, &runtime, (None, receive_window));
+                let quic = (None, receive_window);
+                let shared = Shared::new(*machine, home, &runtime, quic, &config.settings);
                 let session = PrimarySession::new(Held::new(shared.clone()));
                 start(&(shared as _), PathId::PRIMARY, &connection, control);
                 Ok(Accepted::Primary(session))
@@ -482,8 +484,8 @@ impl Incoming {
                 let key = (machine.id(), machine.path());
                 let mut registry = lock(&self.server.paths);
                 registry.replace(key, machine.verifier(), runtime.now());
-                let shared =
-                    Shared::new(*machine, (key.1, &connection), &runtime, (None, receive_window));
+                let (home, quic) = ((key.1, &connection), (None, receive_window));
+                let shared = Shared::new(*machine, home, &runtime, quic, &config.settings);
                 registry.insert(key, shared.clone(), runtime.now());
                 drop(registry);
                 let session = SecondarySession::new(Held::new(shared.clone()));

@@ -199,7 +199,12 @@ impl Session {
     #[must_use]
     pub fn stats(&self) -> SessionStats {
         let now = self.shared.runtime.now();
-        self.shared.look(|machine| machine.stats(now))
+        let mut stats = self.shared.look(|machine| machine.stats(now));
+        (stats.quic_streams, stats.quic_streams_opened) = self.shared.pool.quic_streams();
+        for path in &mut stats.paths {
+            (path.udp_sent, path.udp_received) = self.shared.udp_bytes(path.id).unwrap_or_default();
+        }
+        stats
     }
 
     /// Figures of every live stream: buffers, gaps, credit, backpressure (10.1).
@@ -220,7 +225,10 @@ impl Session {
     /// They contradict each other, or one of them is agreed on when a session starts; nothing has changed
     /// then.
     pub fn set_config(&self, config: Config) -> Result<(), ConfigError> {
-        self.shared.drive(|machine, now| machine.set_config(config, now))
+        let new = config.clone();
+        self.shared.drive(|machine, now| machine.set_config(config, now))?;
+        self.shared.pool.configure(&new);
+        Ok(())
     }
 
     /// The peer's address.

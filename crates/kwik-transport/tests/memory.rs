@@ -18,11 +18,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use common::hostile::{self, Peer, frame};
+use common::hostile::{self, Peer, frame, numbered};
 use common::{address, client, echo, identity, serve_echo, server};
 use kwik::{Code, Endpoint, RecvStream, ServerConfig, Session};
 use kwik_proto::wire::pb::control as pb;
-use kwik_proto::wire::pb::data::{DataFrame, DataPacket};
+use kwik_proto::wire::pb::data::DataFrame;
 use kwik_proto::wire::{ControlMessage, StreamKind};
 use kwik_proto::{Dir, Side, StreamId, limits};
 use prost::Message as _;
@@ -214,7 +214,7 @@ impl Attacker {
 
     /// Sends a packet of these frames; false once the victim has had enough.
     async fn send(&mut self, frames: Vec<DataFrame>) -> bool {
-        let packet = DataPacket { frames, ..Default::default() };
+        let packet = numbered(frames);
         self.data.write_all(&packet.encode_length_delimited_to_vec()).await.is_ok()
     }
 

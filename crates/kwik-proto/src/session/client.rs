@@ -176,6 +176,8 @@ impl ClientSession {
                 received: schedule.received(),
                 rate: schedule.rate(),
                 outstanding: schedule.outstanding(),
+                udp_sent: 0,
+                udp_received: 0,
                 secondary: self.mappings.stats(info.id),
             })
         });

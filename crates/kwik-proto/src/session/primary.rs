@@ -148,6 +148,8 @@ impl PrimarySession {
             received: 0,
             rate: None,
             outstanding: 0,
+            udp_sent: 0,
+            udp_received: 0,
             secondary: Default::default(),
         });
         SessionStats {

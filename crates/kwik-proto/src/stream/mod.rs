@@ -1,6 +1,9 @@
 //! Logical streams: their ids and limits, their sending and their receiving halves.
 
+#[cfg(test)]
+mod credit_tests;
 mod metadata;
+mod pool;
 mod priority;
 mod recv;
 mod send;
@@ -10,6 +13,7 @@ mod tests;
 mod watch;
 
 pub use metadata::{MetadataError, StreamMetadata, StreamType};
+pub use pool::{Slot, StreamPool, WriterKey, WriterKind};
 pub use priority::Priority;
 pub use recv::{Piece, PieceEnd, Read, ReadError, Received, RecvHalf, SharedRecv};
 pub use send::{SendHalf, SharedSend, WriteError};

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
-use crate::presentation::{BufferError, BufferUsage, StreamBuffer};
+use crate::presentation::{BufferError, BufferUsage, ReceiveMemory, StreamBuffer};
 use crate::range::RangeSet;
 use crate::{Code, CodedError, LeaseId, PathId, PieceId, StreamId, limits};
 
@@ -116,10 +116,10 @@ pub struct RecvHalf {
 }
 
 impl RecvHalf {
-    pub(crate) fn new(id: StreamId, max_data: u64) -> Self {
+    pub(crate) fn new(id: StreamId, max_data: u64, memory: Arc<ReceiveMemory>) -> Self {
         Self {
             id,
-            buffer: StreamBuffer::new(),
+            buffer: StreamBuffer::new(memory),
             metadata: None,
             max_data,
             final_size: None,
@@ -362,11 +362,13 @@ impl RecvHalf {
         self.buffer.next_gap()
     }
 
-    /// Whether the session should hear of what was read ([`StreamTable::on_consumed`]): a step was read,
-    /// or all there is, or the end or the error was seen. True once for each.
+    /// To be asked after each batch of reads: whether the session should hear of what was read
+    /// ([`StreamTable::on_consumed`]): a step was read, or all there is, or the end or the error was seen.
+    /// True once for each.
     ///
     /// [`StreamTable::on_consumed`]: super::StreamTable::on_consumed
     pub fn is_update_due(&mut self) -> bool {
+        self.buffer.settle();
         let read = self.consumed().saturating_sub(self.reported);
         let ended = self.seen_end && !std::mem::replace(&mut self.end_reported, self.seen_end);
         let due = ended || read >= self.credit_step || (read > 0 && self.unread() == 0);

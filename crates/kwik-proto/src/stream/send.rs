@@ -177,11 +177,16 @@ impl SendHalf {
         self.fin_acknowledged |= fin;
     }
 
+    /// Plain bytes that the peer has not acknowledged.
+    #[must_use]
+    pub fn unacknowledged(&self) -> u64 {
+        self.cursor - self.reserved.bytes() - self.acknowledged.bytes()
+    }
+
     /// It was finished, and the peer has all of it: what was written and what leases brought.
     #[must_use]
     pub fn is_delivered(&self) -> bool {
-        let plain = self.cursor - self.reserved.bytes();
-        let written = self.fin_acknowledged && self.acknowledged.bytes() == plain;
+        let written = self.fin_acknowledged && self.unacknowledged() == 0;
         self.state == State::Finished && written && self.undelivered.is_empty()
     }
 

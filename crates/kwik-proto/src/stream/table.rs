@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::presentation::{BackpressureReason, MemoryBudget, ReceiveWindow};
+use crate::presentation::{BackpressureReason, MemoryBudget, ReceiveMemory, ReceiveWindow};
 use crate::sync::lock;
 use crate::wire::PacketFrame;
 use crate::wire::control::ControlMessage;
@@ -75,6 +75,7 @@ pub struct StreamTable {
     streams: BTreeMap<StreamId, Entry>,
     kinds: [Counter; 2],
     window: ReceiveWindow,
+    memory: Arc<ReceiveMemory>,
     floor: u64,
     config: Config,
     watch: Watch,
@@ -121,6 +122,7 @@ impl StreamTable {
             streams: BTreeMap::new(),
             kinds,
             window,
+            memory: Arc::default(),
             floor: config.floor(),
             config: config.clone(),
             watch: Watch::default(),
@@ -207,7 +209,7 @@ impl StreamTable {
             .then(|| SharedSend::new(SendHalf::new(self.peer_initial_max_data).into()));
         let recv = id.is_sender(!self.side).then(|| {
             self.window.open(id).expect("max_receiving bounds the receiving halves");
-            SharedRecv::new(RecvHalf::new(id, self.floor).into())
+            SharedRecv::new(RecvHalf::new(id, self.floor, self.memory.clone()).into())
         });
         let halves = Halves { id, send, recv };
         let unaccepted = id.initiator() != self.side;
@@ -306,6 +308,12 @@ impl StreamTable {
         self.streams.values().map(|entry| &entry.halves)
     }
 
+    /// What the buffers of all receiving halves cost beyond their payload.
+    #[must_use]
+    pub fn memory(&self) -> &ReceiveMemory {
+        &self.memory
+    }
+
     /// The window over all receiving halves.
     #[must_use]
     pub fn window(&self) -> &ReceiveWindow {
@@ -375,6 +383,7 @@ impl StreamTable {
     /// two round trips (`rtt`) per allowance.
     pub fn on_consumed(&mut self, id: StreamId, now: Instant, rtt: Duration) {
         self.look(id, now);
+        self.give_back(id);
         let Some(entry) = self.streams.get_mut(&id) else { return };
         let Some(recv) = &entry.halves.recv else { return };
         let consumed = lock(recv).consumed();
@@ -389,7 +398,6 @@ impl StreamTable {
                 self.grow_allowance(id, allowance);
             }
         }
-        self.give_back(id);
         self.grant(id);
         self.retire(id);
     }

@@ -5,6 +5,7 @@
 //! task puts chunks into a stream's receiving half, and tells the machine once a batch.
 
 mod path;
+mod pool;
 mod reader;
 mod role;
 mod secondary;
@@ -20,18 +21,18 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use kwik_proto::ack::SharedSent;
 use kwik_proto::session::{Action, Wake};
 use kwik_proto::stream::StreamWake;
 use kwik_proto::sync::lock;
-use kwik_proto::{Code, Dir, LeaseId, PathId, StreamId};
+use kwik_proto::{Code, Config, Dir, LeaseId, PathId, StreamId};
 use tokio::sync::Notify;
 
 use crate::quic::{Connection, ConnectionError, Endpoint, Runtime};
 
 pub(crate) use path::{ControlStream, PathLink, SERVER_NAME, open_control, start};
+pub(crate) use pool::{DataPool, FrameWriter};
 pub(crate) use role::{Role, StreamRole};
-pub(crate) use writer::{Delivery, FrameWriter};
+pub(crate) use writer::StreamWriter;
 
 /// Who waits for one stream: its reader and its writer.
 #[derive(Debug, Default)]
@@ -74,14 +75,11 @@ pub(crate) struct SessionWaiters {
     pub(crate) lease_ends: Notify,
     pub(crate) raw: Notify,
     pub(crate) closed: Notify,
-    /// Packets were acknowledged: there is room, and less outstanding.
-    pub(crate) acknowledged: Notify,
 }
 
 impl SessionWaiters {
     fn wake_all(&self) {
         let each = [&self.paths, &self.leases, &self.lease_ends, &self.raw, &self.closed];
-        let each = each.into_iter().chain([&self.acknowledged]);
         self.acceptable.iter().chain(&self.openable).chain(each).for_each(Notify::notify_waiters);
     }
 }
@@ -96,9 +94,8 @@ pub(crate) struct Shared<M: ?Sized> {
     home: PathId,
     /// Its connection.
     pub(crate) connection: Connection,
-    /// The packets that are written to it. Locked last, and for a moment: per packet, to number it
-    /// and to ask how it is to be encoded.
-    pub(crate) sent: SharedSent,
+    /// What is written to it.
+    pub(crate) pool: Arc<DataPool>,
     /// Dials further paths; servers have none.
     endpoint: Option<Endpoint>,
     /// What the receive window of a path's connection may grow to.
@@ -123,14 +120,15 @@ impl<M: Role> Shared<M> {
         (home, connection): (PathId, &Connection),
         runtime: &Runtime,
         (endpoint, receive_window): (Option<Endpoint>, u64),
+        settings: &Config,
     ) -> Arc<Self> {
-        let sent = machine.sent();
+        let pool = DataPool::new(connection, runtime, machine.sent(), settings);
         let shared = Arc::new_cyclic(|this: &Weak<Self>| Self {
             this: this.clone(),
             runtime: runtime.clone(),
             home,
             connection: connection.clone(),
-            sent,
+            pool,
             endpoint,
             receive_window,
             waiters: SessionWaiters::default(),
@@ -189,6 +187,11 @@ impl<M: Role + ?Sized> Shared<M> {
         }
     }
 
+    /// UDP payload that a path's connection has sent and received.
+    pub(crate) fn udp_bytes(&self, path: PathId) -> Option<(u64, u64)> {
+        lock(&self.paths).get(&path).map(|link| link.connection.udp_bytes())
+    }
+
     /// Who waits for a stream; for its handles alone.
     pub(crate) fn register_stream(&self, id: StreamId) -> Arc<StreamWaiters> {
         let mut streams = lock(&self.streams);
@@ -237,7 +240,7 @@ impl<M: Role + ?Sized> Shared<M> {
             Wake::Path(_) => self.waiters.paths.notify_waiters(),
             Wake::LeaseOffered => self.waiters.leases.notify_waiters(),
             Wake::LeaseEnded(_) => self.waiters.lease_ends.notify_waiters(),
-            Wake::Acknowledged => self.waiters.acknowledged.notify_waiters(),
+            Wake::Acknowledged => self.pool.on_acknowledged(),
             Wake::Raw => self.waiters.raw.notify_waiters(),
             Wake::Writer(lease) => {
                 let writer = lock(&self.writers).get(&lease).and_then(Weak::upgrade);
@@ -423,6 +426,7 @@ impl<M: Role + ?Sized> Shared<M> {
 
     /// Closes every connection of the session and wakes everybody.
     fn close_connections(&self, code: u64, reason: &[u8]) {
+        self.pool.close();
         let paths = std::mem::take(&mut *lock(&self.paths));
         for link in paths.values() {
             link.connection.close(code, reason);
