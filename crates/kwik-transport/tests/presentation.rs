@@ -323,6 +323,7 @@ async fn what_is_said_of_a_stream_reaches_its_reader() {
         metadata.set_max_buffer(20_000).set_property("name", "telemetry").unwrap();
         for (writer, reader) in [(&client, &server), (&server, &client)] {
             let mut send = writer.open_uni_with(metadata.clone()).await.unwrap();
+            assert_eq!(send.priority(), Ok(i32::from(Priority::High)));
             let task = tokio::spawn(async move { send.write_all(&[1; 1 << 20]).await });
             let mut recv = reader.accept_uni().await.unwrap();
             let told = recv.metadata().await.unwrap();
