@@ -111,7 +111,12 @@ impl Session {
         }
         let halves =
             self.shared.drive(|machine, now| machine.streams().open_with(dir, metadata, now));
-        Ok(halves.map(|halves| handles(&self.shared, halves)))
+        let handles = halves.map(|halves| handles(&self.shared, halves));
+        if let Some((Some(send), _)) = &handles {
+            send.set_priority(metadata.priority().into())
+                .expect("invariant: a stream that was opened just now has not ended");
+        }
+        Ok(handles)
     }
 
     async fn open(&self, dir: Dir) -> Result<Handles, ConnectionError> {

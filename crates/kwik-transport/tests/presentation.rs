@@ -1,5 +1,5 @@
-//! Data presentation over real QUIC (8.3 to 8.5, 8.8): backpressure, gaps, timeouts, settings that change
-//! while a session runs, metadata.
+//! Data presentation over real QUIC (8.3 to 8.5, 8.8): backpressure, gaps, timeouts, settings that
+//! change while a session runs, metadata.
 #![allow(clippy::disallowed_methods, reason = "tests run on tokio itself")]
 
 mod common;
@@ -7,9 +7,9 @@ mod common;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{Servers, fill, object, pair, settled, within};
+use common::{Servers, fill, identity, object, pair, settled, within};
 use kwik::{
-    BackpressureReason, ConfigError, Priority, ReadTimeoutError, RecvStats, Session,
+    BackpressureReason, ClientConfig, ConfigError, Priority, ReadTimeoutError, RecvStats, Session,
     StreamMetadata, StreamType,
 };
 use tokio::sync::oneshot;
@@ -137,14 +137,17 @@ async fn the_window_full_of_unread_bytes_presses_the_session() {
     .await;
 }
 
-/// A stream of which the first bytes are leased to an edge that does not write them, and the next to the
-/// primary itself, which does.
+/// A stream of which the first bytes are leased to an edge that does not write them, and the next
+/// to the primary itself, which does.
 #[tokio::test]
 async fn a_gap_that_lasts_is_reported_and_a_reader_in_a_hurry_is_told_what_is_missing() {
     within(async {
         let servers = Servers::new(1);
         let (client, primary) = servers.connect(&common::client()).await;
         let (path, edge) = servers.add_edge(&primary, 0).await;
+        let mut config = client.config();
+        config.set_gap_timeout(Duration::from_secs(5)).unwrap();
+        client.set_config(config.clone()).unwrap();
         let mut send = primary.session().open_uni().await.unwrap();
         let extent = send.reserve(200_000).unwrap();
         send.finish().unwrap();
@@ -154,6 +157,11 @@ async fn a_gap_that_lasts_is_reported_and_a_reader_in_a_hurry_is_told_what_is_mi
         tokio::spawn(fill(writer));
         let late = edge.accept_lease().await.unwrap();
         let mut recv = client.accept_uni().await.unwrap();
+        until(|| only(&client).is_some_and(|stats| stats.gap.is_some())).await;
+        sleep(Duration::from_millis(150)).await;
+        assert_eq!(client.stats().gaps, 0, "it was told to be patient");
+        config.set_gap_timeout(Duration::from_millis(100)).unwrap();
+        client.set_config(config).unwrap();
         until(|| client.stats().gaps == 1).await;
         let gap = only(&client).unwrap().gap.unwrap();
         assert_eq!((gap.stream, gap.range), (recv.id(), 0..100_000));
@@ -315,6 +323,7 @@ async fn what_is_said_of_a_stream_reaches_its_reader() {
         metadata.set_max_buffer(20_000).set_property("name", "telemetry").unwrap();
         for (writer, reader) in [(&client, &server), (&server, &client)] {
             let mut send = writer.open_uni_with(metadata.clone()).await.unwrap();
+            assert_eq!(send.priority(), Ok(i32::from(Priority::High)));
             let task = tokio::spawn(async move { send.write_all(&[1; 1 << 20]).await });
             let mut recv = reader.accept_uni().await.unwrap();
             let told = recv.metadata().await.unwrap();
@@ -358,6 +367,54 @@ async fn an_endpoint_gives_sessions_to_come_other_settings() {
         config.set_max_window(1 << 10).unwrap();
         assert!(servers.primary.set_config(config).is_err());
         assert_eq!(endpoint.config(), None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_buffer_full_of_bytes_behind_a_gap_is_told_as_that() {
+    within(async {
+        let servers = Servers::new(1);
+        let mut settings = ClientConfig::pinned(identity(0).fingerprint());
+        let config = &mut settings.session.settings;
+        config.set_stream_buffer(200_000).unwrap().set_max_stream_buffer(200_000).unwrap();
+        let (client, primary) = servers.connect_with(&common::client(), settings).await;
+        let (path, edge) = servers.add_edge(&primary, 0).await;
+        let mut send = primary.session().open_uni().await.unwrap();
+        let extent = send.reserve(1_000_000).unwrap();
+        send.finish().unwrap();
+        let _first = primary.lease(send.id(), 0..10_000, path, Bytes::new()).unwrap();
+        let (_second, writer) = primary.lease_own(send.id(), 10_000..extent.end).unwrap();
+        tokio::spawn(fill(writer));
+        let late = edge.accept_lease().await.unwrap();
+        let mut recv = client.accept_uni().await.unwrap();
+        let told = send.backpressure_changed().await.unwrap();
+        assert_eq!(told, Some(BackpressureReason::BufferFull));
+        assert_eq!(client.stats().backpressure.buffer_full.count, 1);
+        tokio::spawn(fill(late));
+        assert!(recv.read_to_end(1_000_000).await.unwrap() == object(extent));
+        assert_eq!(client.stats().backpressure.streams, 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_spent_memory_budget_presses_every_session_until_it_is_raised() {
+    within(async {
+        let (client, server, (servers, _primary)) = pair().await;
+        let mut send = client.open_uni().await.unwrap();
+        send.write_all(b"x").await.unwrap();
+        let mut recv = server.accept_uni().await.unwrap();
+        servers.primary.set_memory_budget(1);
+        send.write_all(b"x").await.unwrap();
+        let told = send.backpressure_changed().await.unwrap();
+        assert_eq!(told, Some(BackpressureReason::MemoryPressure));
+        servers.primary.set_memory_budget(1 << 30);
+        send.write_all(b"x").await.unwrap();
+        assert_eq!(send.backpressure_changed().await.unwrap(), None);
+        send.finish().unwrap();
+        assert_eq!(recv.read_to_end(10).await.unwrap(), b"xxx");
+        assert_eq!(server.stats().backpressure.memory_pressure.count, 1);
     })
     .await;
 }

@@ -37,8 +37,8 @@ pub enum MetadataError {
     TooLarge,
 }
 
-/// What the opener of a stream says of it (8.5); by default, nothing. It is told to the peer when the
-/// stream is opened, and never changes.
+/// What the opener of a stream says of it (8.5); by default, nothing. It is told to the peer when
+/// the stream is opened, and never changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StreamMetadata {
     stream_type: StreamType,
@@ -79,8 +79,8 @@ impl StreamMetadata {
         self
     }
 
-    /// Bytes that either side shall have granted and not read at the most; none: what its settings say.
-    /// The floor that every stream has is granted all the same.
+    /// Bytes that either side shall have granted and not read at the most; none: what its settings
+    /// say. The floor that every stream has is granted all the same.
     #[must_use]
     pub fn max_buffer(&self) -> Option<u64> {
         self.max_buffer

@@ -1,5 +1,5 @@
-//! What a session's streams hold for their readers, watched for backpressure (8.3) and for gaps that
-//! last (8.4).
+//! What a session's streams hold for their readers, watched for backpressure (8.3) and for gaps
+//! that last (8.4).
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -37,8 +37,8 @@ struct Watched {
     active_at: Instant,
 }
 
-/// What is known of the receiving streams of a session. It is looked at once a batch that came and once
-/// a step that was read, never per chunk.
+/// What is known of the receiving streams of a session. It is looked at once a batch that came and
+/// once a step that was read, never per chunk.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     streams: BTreeMap<StreamId, Watched>,
@@ -148,7 +148,8 @@ impl Watch {
         &self.backpressure
     }
 
-    /// Notes the gap that the reader waits for; the time begins anew when it waits at another place.
+    /// Notes the gap that the reader waits for; the time begins anew when it waits at another
+    /// place.
     fn look_for_gap(&mut self, id: StreamId, recv: &RecvHalf, now: Instant) {
         let Some(range) = recv.blocking_gap() else {
             self.gaps.remove(&id);

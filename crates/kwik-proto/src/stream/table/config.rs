@@ -14,7 +14,8 @@ impl StreamTable {
     /// Goes on with other settings; what was granted stays so.
     ///
     /// # Errors
-    /// They contradict each other, or one of them holds for the whole session; nothing has changed then.
+    /// They contradict each other, or one of them holds for the whole session; nothing has changed
+    /// then.
     pub fn set_config(&mut self, config: Config) -> Result<(), ConfigError> {
         self.config.check_change(&config)?;
         self.window.set_bounds(config.initial_window(), config.max_window());

@@ -1,4 +1,5 @@
-//! Backpressure told to the peer and by it (8.3), gaps that last (8.4), and figures of live streams.
+//! Backpressure told to the peer and by it (8.3), gaps that last (8.4), and figures of live
+//! streams.
 
 use std::time::Instant;
 
@@ -35,8 +36,12 @@ impl StreamTable {
 
     /// Looks at what all streams hold, and tells the peer when backpressure changed.
     pub(super) fn look_at_session(&mut self) {
-        let (status, memory) = (self.window.status(), self.window.is_pressed());
-        let change = self.watch.look_at_session(&status, memory, &self.config);
+        let session = self.watch.backpressure().session().map(|(reason, _)| reason);
+        let memory = match session {
+            Some(BackpressureReason::MemoryPressure) => !self.window.is_eased(),
+            _ => self.window.is_pressed(),
+        };
+        let change = self.watch.look_at_session(&self.window.status(), memory, &self.config);
         self.outbox.extend(change.map(|change| change.to_wire()));
     }
 
