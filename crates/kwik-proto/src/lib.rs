@@ -3,6 +3,7 @@
 //! No socket, task, clock or randomness lives here: input comes through `handle_*`, output goes
 //! through `poll_*`, `now` is an argument. See `ARCHITECTURE.md` for how the planes fit together.
 
+pub mod ack;
 pub mod auth;
 pub mod control;
 pub mod lease;
@@ -19,6 +20,7 @@ pub mod sync;
 pub mod wire;
 
 mod code;
+mod config;
 mod id;
 
 #[cfg(test)]
@@ -28,4 +30,5 @@ pub(crate) fn test_now() -> std::time::Instant {
 }
 
 pub use code::{Code, CodedError};
+pub use config::{Config, ConfigError};
 pub use id::{Dir, LeaseId, PathId, PieceId, SessionId, Side, StreamId};

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use kwik_proto::auth::Fingerprint;
@@ -65,7 +64,7 @@ impl PrimarySession {
         edge: Fingerprint,
     ) -> Result<PathId, PathError> {
         // Grants are the one thing of KWIK that needs the wall clock.
-        let wall = SystemTime::now();
+        let wall = self.shared.runtime.wall_clock();
         let address = address.to_string();
         let added = self.shared.drive(|machine, now| machine.add_path(&address, edge, now, wall));
         let path = added.map_err(PathError::Refused)?;

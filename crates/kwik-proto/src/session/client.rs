@@ -6,17 +6,21 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::ack::{ArrivedPackets, ReceivedPackets, SentPackets, SharedSent};
 use crate::auth::{DialLimiter, DialPolicy, Identity, prove};
 use crate::control::ControlQueue;
 use crate::mapping::MappingTable;
 use crate::path::{PathInfo, PathStatus, PathTable};
 use crate::scheduler::{Scheduler, SchedulerEvent};
 use crate::stats::{PathStats, SessionStats};
-use crate::stream::{StreamConfig, StreamTable};
-use crate::wire::clip;
+use crate::stream::StreamTable;
+use crate::sync::lock;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
-use crate::{Code, CodedError, LeaseId, PathId, SessionId, Side, StreamId, limits};
+use crate::wire::{DataOptions, clip};
+use crate::{
+    Code, CodedError, Config, ConfigError, LeaseId, PathId, SessionId, Side, StreamId, limits,
+};
 
 mod mapped;
 mod paths;
@@ -26,8 +30,8 @@ use super::{Action, Machine, Outputs, Wake, heartbeat_reply, session_close, wron
 /// How a client behaves.
 #[derive(Debug, Clone)]
 pub struct ClientConfig {
-    /// Streams and windows.
-    pub streams: StreamConfig,
+    /// Settings of the session.
+    pub settings: Config,
     /// Where a primary may send this client (design §7).
     pub dial: DialPolicy,
     /// Opaque credentials for the primary's authenticator; at most [`limits::MAX_CREDENTIALS`].
@@ -39,7 +43,7 @@ pub struct ClientConfig {
 impl Default for ClientConfig {
     fn default() -> Self {
         Self {
-            streams: StreamConfig::default(),
+            settings: Config::default(),
             dial: DialPolicy::default(),
             credentials: Bytes::new(),
             relay_raw: true,
@@ -62,6 +66,9 @@ enum Stage {
 struct Link {
     stage: Stage,
     control: ControlQueue,
+    received: ReceivedPackets,
+    /// What the packets of its server are subject to, once that is known.
+    options: Option<DataOptions>,
     /// When a handshake that is still under way has failed.
     deadline: Instant,
 }
@@ -79,6 +86,8 @@ pub struct ClientSession {
     streams: StreamTable,
     scheduler: Scheduler,
     mappings: MappingTable,
+    /// The packets of path 0; a client sends none on others.
+    sent: SharedSent,
     outputs: Outputs,
 }
 
@@ -98,15 +107,18 @@ impl ClientSession {
             client_key: Bytes::copy_from_slice(&key.public_key().0),
             path_id: 0,
             proof: Bytes::new(),
-            limits: Some(config.streams.to_wire()),
+            limits: Some(config.settings.to_wire()),
+            data: wanted(&config).to_wire(),
         };
         control.push(&ControlMessage::AuthenticationRequest(request), now);
         let deadline = now + limits::DEAD_AFTER * 10;
-        let link = Link { stage: Stage::Authenticating, control, deadline };
+        let link = Link::new(&config, Stage::Authenticating, control, deadline);
+        // A server that takes no checksums passes over them; what it has not agreed to take is not sent.
+        let options = DataOptions { compression: false, ..wanted(&config) };
         let mut scheduler = Scheduler::default();
         scheduler.add_path(PathId::PRIMARY, now);
         Self {
-            streams: StreamTable::new(Side::Client, &config.streams),
+            streams: StreamTable::new(Side::Client, &config.settings),
             config,
             key,
             primary: primary.ip(),
@@ -116,6 +128,7 @@ impl ClientSession {
             limiter: DialLimiter::default(),
             scheduler,
             mappings: MappingTable::default(),
+            sent: SharedSent::new(SentPackets::new(options).into()),
             outputs: Outputs::default(),
         }
     }
@@ -131,6 +144,19 @@ impl ClientSession {
         &mut self.streams
     }
 
+    /// The packets sent on path 0, for whoever writes there.
+    #[must_use]
+    pub fn sent(&self) -> SharedSent {
+        self.sent.clone()
+    }
+
+    /// What the packets that come on a path are subject to. None as long as its server has not
+    /// answered, and it matters: then read none of them ([`Wake::Path`]).
+    #[must_use]
+    pub fn data_options(&self, path: PathId) -> Option<DataOptions> {
+        self.links.get(&path).map_or(Some(DataOptions::default()), |link| link.options)
+    }
+
     /// All paths since the session began.
     #[must_use]
     pub fn paths(&self) -> Vec<PathInfo> {
@@ -139,7 +165,7 @@ impl ClientSession {
 
     /// Figures of the session and its live paths.
     #[must_use]
-    pub fn stats(&self) -> SessionStats {
+    pub fn stats(&self, now: Instant) -> SessionStats {
         let paths = self.paths.active().into_iter().filter_map(|info| {
             let schedule = self.scheduler.path(info.id)?;
             Some(PathStats {
@@ -150,17 +176,17 @@ impl ClientSession {
                 received: schedule.received(),
                 rate: schedule.rate(),
                 outstanding: schedule.outstanding(),
+                udp_sent: 0,
+                udp_received: 0,
                 secondary: self.mappings.stats(info.id),
             })
         });
-        let window = self.streams.window();
         SessionStats {
             paths: paths.collect(),
-            streams: self.streams.iter().count(),
             leases: self.scheduler.leases(),
             pieces: self.scheduler.pieces(),
-            window: window.size(),
-            granted: window.lent(),
+            unacknowledged: lock(&self.sent).outstanding(),
+            ..self.streams.stats(now)
         }
     }
 
@@ -181,6 +207,7 @@ impl ClientSession {
             path_id: path.0,
             proof: Bytes::copy_from_slice(prove(&self.key, exporter, id, path).as_ref()),
             limits: None,
+            data: wanted(&self.config).to_wire(),
         };
         link.stage = Stage::Authenticating;
         link.control.push(&ControlMessage::AuthenticationRequest(request), now);
@@ -197,7 +224,22 @@ impl ClientSession {
         now: Instant,
     ) {
         self.paths.on_active(path, now);
+        self.streams.on_received(stream, now);
         self.scheduler.on_received(path, stream, (bytes, asked), &mut self.streams, now);
+    }
+
+    /// Packets came whole over a path.
+    ///
+    /// # Errors
+    /// Their ids cannot be: the path is to be closed.
+    pub fn on_packets(
+        &mut self,
+        path: PathId,
+        arrived: &ArrivedPackets,
+        now: Instant,
+    ) -> Result<(), CodedError> {
+        let Some(link) = self.links.get_mut(&path) else { return Ok(()) };
+        link.received.on_arrived(arrived, now)
     }
 
     /// A path's smoothed round-trip time, as its connection measures it.
@@ -215,6 +257,16 @@ impl ClientSession {
         let rtt = self.scheduler.path(PathId::PRIMARY).map_or(Duration::ZERO, |path| path.rtt());
         self.streams.on_consumed(stream, now, rtt);
         self.scheduler.on_consumed(stream, &mut self.streams, now);
+    }
+
+    /// Goes on with other settings (8.8).
+    ///
+    /// # Errors
+    /// See [`StreamTable::set_config`].
+    pub fn set_config(&mut self, config: Config, now: Instant) -> Result<(), ConfigError> {
+        self.streams.set_config(config)?;
+        self.scheduler.on_credit(&mut self.streams, now);
+        Ok(())
     }
 
     /// The application reads a stream no more.
@@ -283,13 +335,16 @@ impl ClientSession {
         if !m.success {
             return Err(CodedError::new(Code::AuthFailed, m.error_message.clone()));
         }
+        let options = wanted(&self.config).and(DataOptions::from_wire(m.data));
         if let Some(link) = self.links.get_mut(&path) {
             link.stage = Stage::Open;
+            link.options = Some(options);
         }
         if path.is_primary() {
             let id = m.session_id.parse();
             self.id = Some(id.map_err(|_| CodedError::new(Code::InvalidFrame, "no session id"))?);
             self.streams.handle_limits(&m.limits.unwrap_or_default());
+            lock(&self.sent).set_options(options);
             self.paths.set(path, PathStatus::Active, "", now);
         } else {
             self.paths.set(path, PathStatus::Active, "", now);
@@ -315,13 +370,20 @@ impl ClientSession {
                     self.send(path, &reply, now);
                 }
             }
-            ControlMessage::Unknown(_) | ControlMessage::Backpressure(_) => {}
+            ControlMessage::Unknown(_) => {}
+            // A secondary has nothing to receive.
+            ControlMessage::Backpressure(_) if !path.is_primary() => {}
             ControlMessage::SessionClose(m) if !path.is_primary() => {
                 let reason = String::from_utf8_lossy(&m.reason).into_owned();
                 self.end_path(path, &CodedError::new(Code::PathDead, reason), now);
             }
             message if !path.is_primary() => return Err(wrong_role(&message)),
             ControlMessage::SessionClose(m) => self.outputs.closed_by_peer(m.code, m.reason),
+            ControlMessage::Ack(m) => {
+                let frames = lock(&self.sent).handle_ack(&m)?;
+                self.streams.on_acknowledged(&frames);
+                self.outputs.wake(Wake::Acknowledged);
+            }
             ControlMessage::AddPathRequest(m) => self.on_add_path(m, now)?,
             ControlMessage::RemovePathRequest(m) => self.on_remove_path(&m, now),
             ControlMessage::PathStatusNotification(m) => self.on_marked_dead(&m, now),
@@ -438,6 +500,10 @@ impl Machine for ClientSession {
                 link.control.beat(self.scheduler.is_busy(*path), now);
             }
         }
+        while let Some(gap) = self.streams.take_gap(now) {
+            self.scheduler.on_gap(gap.stream, now);
+            self.outputs.actions.push_back(Action::Gap(gap));
+        }
         self.scheduler.handle_timeout(&mut self.streams, now);
     }
 
@@ -454,6 +520,11 @@ impl Machine for ClientSession {
 
     fn poll_transmit(&mut self, now: Instant) -> Option<(PathId, Bytes)> {
         self.flush(now);
+        for link in self.links.values_mut() {
+            while let Some(ack) = link.received.poll_ack(now) {
+                link.control.push(&ControlMessage::Ack(ack), now);
+            }
+        }
         self.links.iter_mut().find_map(|(path, link)| Some((*path, link.control.take()?)))
     }
 
@@ -466,11 +537,24 @@ impl Machine for ClientSession {
             Stage::Open => link.control.heartbeat_due(self.scheduler.is_busy(*path)),
             Stage::Dialing { .. } | Stage::Authenticating => link.deadline,
         });
-        links.chain(self.scheduler.poll_timeout()).min().filter(|_| !self.outputs.closed)
+        let acks = self.links.values().filter_map(|link| link.received.poll_timeout());
+        let planes = self.scheduler.poll_timeout().into_iter().chain(self.streams.poll_timeout());
+        links.chain(acks).chain(planes).min().filter(|_| !self.outputs.closed)
     }
 }
 
+/// What this client would like its paths' packets to be.
+fn wanted(config: &ClientConfig) -> DataOptions {
+    config.settings.data_options()
+}
+
 impl Link {
+    fn new(config: &ClientConfig, stage: Stage, control: ControlQueue, deadline: Instant) -> Self {
+        // Who wants nothing need not wait for the answer.
+        let options = Some(DataOptions::default()).filter(|none| wanted(config) == *none);
+        Self { stage, control, received: ReceivedPackets::new(), options, deadline }
+    }
+
     fn is_late(&self, now: Instant) -> bool {
         !matches!(self.stage, Stage::Open) && self.deadline <= now
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 
+use crate::ack::{ArrivedPackets, ReceivedPackets, SentPackets, SharedSent};
 use crate::auth::{
     Fingerprint, Grant, GrantClaims, Identity, LeaseFields, PublicKey, sign_lease, sign_raw,
 };
@@ -15,11 +16,14 @@ use crate::lease::{IssuedLease, LeaseIssuer, SharedWriter, WriterTable};
 use crate::path::{PathStatus, PathTable};
 use crate::range::RangeSet;
 use crate::stats::{PathStats, SessionStats};
-use crate::stream::{StreamConfig, StreamTable};
+use crate::stream::StreamTable;
 use crate::sync::lock;
+use crate::wire::DataOptions;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
-use crate::{Code, CodedError, LeaseId, PathId, SessionId, Side, StreamId, limits};
+use crate::{
+    Code, CodedError, Config, ConfigError, LeaseId, PathId, SessionId, Side, StreamId, limits,
+};
 
 use super::{Action, Machine, Outputs, Wake, heartbeat_reply, session_close, wrong_role};
 
@@ -46,6 +50,9 @@ pub struct PrimarySession {
     issuer: LeaseIssuer,
     writers: WriterTable,
     relay_reports: VecDeque<RelayReport>,
+    sent: SharedSent,
+    received: ReceivedPackets,
+    options: DataOptions,
     rtt: Duration,
     outputs: Outputs,
 }
@@ -55,16 +62,18 @@ impl PrimarySession {
         id: SessionId,
         identity: Arc<Identity>,
         client_key: PublicKey,
-        config: &StreamConfig,
-        peer: &pb::StreamLimits,
+        config: &Config,
+        peer: &pb::AuthenticationRequest,
         now: Instant,
     ) -> Self {
+        let options = config.data_options().and(DataOptions::from_wire(peer.data));
         let mut control = ControlQueue::new(now);
         let response = pb::AuthenticationResponse {
             success: true,
             session_id: id.to_string(),
             error_message: String::new(),
             limits: Some(config.to_wire()),
+            data: options.to_wire(),
         };
         control.push(&ControlMessage::AuthenticationResponse(response), now);
         let mut paths = PathTable::default();
@@ -72,7 +81,7 @@ impl PrimarySession {
         debug_assert_eq!(added, Ok(PathId::PRIMARY));
         paths.set(PathId::PRIMARY, PathStatus::Active, "", now);
         let mut streams = StreamTable::new(Side::Server, config);
-        streams.handle_limits(peer);
+        streams.handle_limits(&peer.limits.unwrap_or_default());
         Self {
             id,
             identity,
@@ -83,6 +92,9 @@ impl PrimarySession {
             issuer: LeaseIssuer::default(),
             writers: WriterTable::default(),
             relay_reports: VecDeque::new(),
+            sent: SharedSent::new(SentPackets::new(options).into()),
+            received: ReceivedPackets::new(),
+            options,
             rtt: Duration::ZERO,
             outputs: Outputs::default(),
         }
@@ -99,6 +111,26 @@ impl PrimarySession {
         &mut self.streams
     }
 
+    /// The packets sent to the client, for whoever writes.
+    #[must_use]
+    pub fn sent(&self) -> SharedSent {
+        self.sent.clone()
+    }
+
+    /// What the client's packets are subject to.
+    #[must_use]
+    pub fn data_options(&self) -> DataOptions {
+        self.options
+    }
+
+    /// Packets of the client came whole.
+    ///
+    /// # Errors
+    /// Their ids cannot be: the session is to be closed.
+    pub fn on_packets(&mut self, arrived: &ArrivedPackets, now: Instant) -> Result<(), CodedError> {
+        self.received.on_arrived(arrived, now)
+    }
+
     /// All paths since the session began (2.4).
     #[must_use]
     pub fn paths(&self) -> &PathTable {
@@ -107,7 +139,7 @@ impl PrimarySession {
 
     /// Figures of the session; of its paths only what the primary sees of its own.
     #[must_use]
-    pub fn stats(&self) -> SessionStats {
+    pub fn stats(&self, now: Instant) -> SessionStats {
         let paths = self.paths.active().into_iter().map(|info| PathStats {
             id: info.id,
             address: info.address,
@@ -116,16 +148,15 @@ impl PrimarySession {
             received: 0,
             rate: None,
             outstanding: 0,
+            udp_sent: 0,
+            udp_received: 0,
             secondary: Default::default(),
         });
-        let window = self.streams.window();
         SessionStats {
             paths: paths.collect(),
-            streams: self.streams.iter().count(),
-            window: window.size(),
-            granted: window.lent(),
             leases: self.issuer.iter().count(),
-            pieces: 0,
+            unacknowledged: lock(&self.sent).outstanding(),
+            ..self.streams.stats(now)
         }
     }
 
@@ -320,6 +351,19 @@ impl PrimarySession {
         self.relay_reports.pop_front()
     }
 
+    /// Payload of a stream came and was put into its receiving half.
+    pub fn on_received(&mut self, stream: StreamId, now: Instant) {
+        self.streams.on_received(stream, now);
+    }
+
+    /// Goes on with other settings (8.8).
+    ///
+    /// # Errors
+    /// See [`StreamTable::set_config`].
+    pub fn set_config(&mut self, config: Config) -> Result<(), ConfigError> {
+        self.streams.set_config(config)
+    }
+
     /// The application read from a stream ([`crate::stream::RecvHalf::is_update_due`]).
     pub fn on_consumed(&mut self, stream: StreamId, now: Instant) {
         self.streams.on_consumed(stream, now, self.rtt);
@@ -381,6 +425,11 @@ impl PrimarySession {
                 self.relay_reports.push_back(RelayReport { sequence, path, error });
                 self.outputs.wake(Wake::Raw);
             }
+            ControlMessage::Ack(m) => {
+                let frames = lock(&self.sent).handle_ack(&m)?;
+                self.streams.on_acknowledged(&frames);
+                self.outputs.wake(Wake::Acknowledged);
+            }
             ControlMessage::Heartbeat(m) => {
                 if let Some(reply) = heartbeat_reply(&m) {
                     self.send(&reply, now);
@@ -393,7 +442,6 @@ impl PrimarySession {
             // A lost lease's report says the same; both reach the application as its outcome.
             ControlMessage::Uncovered(_)
             | ControlMessage::PathReport(_)
-            | ControlMessage::Backpressure(_)
             | ControlMessage::Unknown(_) => {}
             message => {
                 if !self.streams.handle_control(&message, now)? {
@@ -484,8 +532,12 @@ impl Machine for PrimarySession {
         self.handle_violation(path, &CodedError::new(Code::PathDead, reason), now);
     }
 
-    // The client's heartbeats keep the path alive; there is nothing to time here.
-    fn handle_timeout(&mut self, _: Instant) {}
+    // The client's heartbeats keep the path alive; acknowledgements leave with what is transmitted next.
+    fn handle_timeout(&mut self, now: Instant) {
+        while let Some(gap) = self.streams.take_gap(now) {
+            self.outputs.actions.push_back(Action::Gap(gap));
+        }
+    }
 
     fn close(&mut self, code: u64, reason: Bytes, now: Instant) {
         if self.outputs.closed {
@@ -502,6 +554,9 @@ impl Machine for PrimarySession {
         for wake in self.streams.take_wakes() {
             self.outputs.wake(Wake::Stream(wake));
         }
+        while let Some(ack) = self.received.poll_ack(now) {
+            self.control.push(&ControlMessage::Ack(ack), now);
+        }
         self.control.take().map(|bytes| (PathId::PRIMARY, bytes))
     }
 
@@ -510,6 +565,7 @@ impl Machine for PrimarySession {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        None
+        let timeouts = self.received.poll_timeout().into_iter().chain(self.streams.poll_timeout());
+        timeouts.min().filter(|_| !self.outputs.closed)
     }
 }

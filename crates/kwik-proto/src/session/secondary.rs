@@ -5,11 +5,13 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::ack::{SentPackets, SharedSent};
 use crate::auth::{Admitted, LeaseFields, RelayVerifier};
 use crate::control::ControlQueue;
 use crate::lease::{SharedWriter, WriterTable};
 use crate::mapping::MappingTable;
 use crate::sync::lock;
+use crate::wire::DataOptions;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, LeaseId, PathId, SessionId, StreamId, limits};
@@ -33,15 +35,18 @@ pub struct SecondarySession {
     next_mapping: u64,
     raw: VecDeque<Bytes>,
     raw_bytes: usize,
+    sent: SharedSent,
     outputs: Outputs,
 }
 
 impl SecondarySession {
-    pub(super) fn new(admitted: &Admitted, now: Instant) -> Self {
+    /// `options` is what both ends want of the path's packets.
+    pub(super) fn new(admitted: &Admitted, options: DataOptions, now: Instant) -> Self {
         let mut control = ControlQueue::new(now);
         let response = pb::AuthenticationResponse {
             success: true,
             session_id: admitted.session.to_string(),
+            data: options.to_wire(),
             ..Default::default()
         };
         control.push(&ControlMessage::AuthenticationResponse(response), now);
@@ -56,6 +61,7 @@ impl SecondarySession {
             next_mapping: 0,
             raw: VecDeque::new(),
             raw_bytes: 0,
+            sent: SharedSent::new(SentPackets::new(options).into()),
             outputs: Outputs::default(),
         }
     }
@@ -70,6 +76,12 @@ impl SecondarySession {
     #[must_use]
     pub fn path(&self) -> PathId {
         self.path
+    }
+
+    /// The packets sent to the client, for whoever writes.
+    #[must_use]
+    pub fn sent(&self) -> SharedSent {
+        self.sent.clone()
     }
 
     /// Checks signatures and sequence; outlives this connection when the path is dialed again.
@@ -149,6 +161,11 @@ impl SecondarySession {
                 self.outputs.wake(Wake::Writer(id));
             }
             ControlMessage::StreamMappingUpdate(m) => self.on_mapping_update(&m),
+            ControlMessage::Ack(m) => {
+                // What leases wrote is not kept: the client reports what of it is missing.
+                lock(&self.sent).handle_ack(&m)?;
+                self.outputs.wake(Wake::Acknowledged);
+            }
             ControlMessage::Heartbeat(m) => {
                 if let Some(reply) = heartbeat_reply(&m) {
                     self.control.push(&reply, now);

@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Read, ReadError, SharedRecv, StreamConfig, StreamTable};
+use super::{Read, ReadError, SharedRecv, StreamTable};
 use crate::sync::lock;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
-use crate::{Code, Dir, LeaseId, PathId, PieceId, Side, StreamId, limits};
+use crate::{Code, Config, Dir, LeaseId, PathId, PieceId, Side, StreamId, limits};
 
 const ID: StreamId = StreamId::new(Side::Server, Dir::Uni, 0);
 
 fn table() -> (StreamTable, SharedRecv) {
-    let mut table = StreamTable::new(Side::Client, &StreamConfig::default());
+    let mut table = StreamTable::new(Side::Client, &Config::default());
     let recv = table.receiving(PathId::PRIMARY, ID, crate::test_now()).unwrap().unwrap();
     assert_eq!(table.accept(Dir::Uni).map(|halves| halves.id), Some(ID));
     (table, recv)
@@ -89,7 +89,8 @@ fn only_the_primary_opens_streams() {
 
 #[test]
 fn streams_that_nobody_accepted_count_against_the_limit_although_they_are_over() {
-    let config = StreamConfig { max_streams_bidi: 8, ..StreamConfig::default() };
+    let mut config = Config::default();
+    config.set_max_streams_bidi(8).unwrap();
     let mut table = StreamTable::new(Side::Server, &config);
     let now = crate::test_now();
     for index in 0..8 {

@@ -6,6 +6,7 @@ use kwik_proto::path::PathStatus;
 use kwik_proto::stream::ReadError;
 use kwik_proto::{Code, CodedError, PathId, StreamId};
 
+use crate::pipe::Toward;
 use crate::world::World;
 
 /// How often what happened: a harness in which something never happens proves nothing of it.
@@ -29,6 +30,8 @@ impl Coverage {
             "read whole",
             "reset",
             "starved",
+            "never read",
+            "read out of order",
             "stopped",
             "session lost",
             "closed KWIK_SECONDARY_STREAM_ISOLATION",
@@ -59,7 +62,7 @@ impl World {
             let recv = recv.lock().unwrap();
             let allowance = window.allowance(halves.id);
             sum += allowance;
-            let granted = recv.max_data() - recv.read_position();
+            let granted = recv.max_data() - recv.consumed();
             if allowance > 0 && granted > allowance {
                 broken = Some((halves.id, granted, allowance));
             }
@@ -125,14 +128,14 @@ impl World {
     }
 
     pub(crate) fn fail_stuck(&mut self) -> ! {
-        let stats = self.client.session.stats();
+        let stats = self.client.session.stats(self.now);
         let streams: Vec<_> = self.client.session.streams().iter().cloned().collect();
         self.fail(&format!("stuck: {stats:#?}\n{streams:#?}"));
     }
 
     /// Nothing is left of streams that are over.
     pub(crate) fn check_clean(&mut self) {
-        let stats = self.client.session.stats();
+        let stats = self.client.session.stats(self.now);
         if (stats.streams, stats.leases, stats.pieces) != (0, 0, 0) {
             let streams: Vec<_> = self.client.session.streams().iter().cloned().collect();
             self.fail(&format!("the client keeps {stats:#?}\n{streams:#?}"));
@@ -158,6 +161,13 @@ impl World {
             let left = edge.session.as_ref().map_or(0, |session| session.leases());
             if left > 0 && !cut {
                 self.fail(&format!("the edge of path {path} keeps {left} writers"));
+            }
+        }
+        for (name, toward) in [("client", Toward::Server), ("primary", Toward::Client)] {
+            let sent = self.sent(PathId::PRIMARY, toward).unwrap();
+            let outstanding = sent.lock().unwrap().outstanding();
+            if outstanding > 0 {
+                self.fail(&format!("the {name} waits for acknowledgement of {outstanding} bytes"));
             }
         }
         let primary = self.server().paths().status(PathId::PRIMARY);

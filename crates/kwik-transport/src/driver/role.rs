@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use kwik_proto::ack::{ArrivedPackets, SharedSent};
 use kwik_proto::mapping::MappingKey;
 use kwik_proto::session::{ClientSession, Machine, PrimarySession, SecondarySession};
 use kwik_proto::stats::SessionStats;
 use kwik_proto::stream::{SharedRecv, StreamTable};
-use kwik_proto::wire::SecondaryEvent;
 use kwik_proto::wire::pb::control::RawPacketTransmission;
-use kwik_proto::{Code, CodedError, PathId, StreamId};
+use kwik_proto::wire::{DataOptions, SecondaryEvent};
+use kwik_proto::{Code, CodedError, Config, ConfigError, PathId, StreamId};
 
 fn refused(what: &str) -> CodedError {
     CodedError::new(Code::InvalidStreamRole, format!("{what} for this role"))
@@ -16,6 +17,19 @@ fn refused(what: &str) -> CodedError {
 
 /// A machine with its data plane. What a role does not take is a violation by the peer.
 pub(crate) trait Role: Machine + 'static {
+    /// The packets of the path that is written here.
+    fn sent(&self) -> SharedSent;
+
+    /// What the packets that come on a path are subject to; none as long as that is not known.
+    fn data_options(&self, _: PathId) -> Option<DataOptions> {
+        Some(DataOptions::default())
+    }
+
+    /// Packets came whole over a path.
+    fn on_packets(&mut self, _: PathId, _: &ArrivedPackets, _: Instant) -> Result<(), CodedError> {
+        Err(refused("a data packet"))
+    }
+
     /// The receiving half that a data frame names; none when what comes is to be drained.
     fn receiving(
         &mut self,
@@ -84,10 +98,30 @@ pub(crate) trait StreamRole: Role {
     fn stop(&mut self, id: StreamId, code: u64, now: Instant);
 
     /// Figures.
-    fn stats(&self) -> SessionStats;
+    fn stats(&self, now: Instant) -> SessionStats;
+
+    /// Goes on with other settings.
+    fn set_config(&mut self, config: Config, now: Instant) -> Result<(), ConfigError>;
 }
 
 impl Role for ClientSession {
+    fn sent(&self) -> SharedSent {
+        self.sent()
+    }
+
+    fn data_options(&self, path: PathId) -> Option<DataOptions> {
+        self.data_options(path)
+    }
+
+    fn on_packets(
+        &mut self,
+        path: PathId,
+        arrived: &ArrivedPackets,
+        now: Instant,
+    ) -> Result<(), CodedError> {
+        self.on_packets(path, arrived, now)
+    }
+
     fn receiving(
         &mut self,
         path: PathId,
@@ -155,12 +189,33 @@ impl StreamRole for ClientSession {
         self.stop(id, code, now);
     }
 
-    fn stats(&self) -> SessionStats {
-        self.stats()
+    fn stats(&self, now: Instant) -> SessionStats {
+        self.stats(now)
+    }
+
+    fn set_config(&mut self, config: Config, now: Instant) -> Result<(), ConfigError> {
+        self.set_config(config, now)
     }
 }
 
 impl Role for PrimarySession {
+    fn sent(&self) -> SharedSent {
+        self.sent()
+    }
+
+    fn data_options(&self, _: PathId) -> Option<DataOptions> {
+        Some(self.data_options())
+    }
+
+    fn on_packets(
+        &mut self,
+        _: PathId,
+        arrived: &ArrivedPackets,
+        now: Instant,
+    ) -> Result<(), CodedError> {
+        self.on_packets(arrived, now)
+    }
+
     fn receiving(
         &mut self,
         _: PathId,
@@ -168,6 +223,10 @@ impl Role for PrimarySession {
         now: Instant,
     ) -> Result<Option<SharedRecv>, CodedError> {
         self.streams().receiving(PathId::PRIMARY, id, now)
+    }
+
+    fn on_received(&mut self, _: PathId, id: StreamId, _: (u64, u64), now: Instant) {
+        self.on_received(id, now);
     }
 
     fn on_figures(&mut self, _: PathId, rtt: Duration, _: u64, _: Instant) {
@@ -188,12 +247,20 @@ impl StreamRole for PrimarySession {
         self.stop(id, code);
     }
 
-    fn stats(&self) -> SessionStats {
-        self.stats()
+    fn stats(&self, now: Instant) -> SessionStats {
+        self.stats(now)
+    }
+
+    fn set_config(&mut self, config: Config, _: Instant) -> Result<(), ConfigError> {
+        self.set_config(config)
     }
 }
 
 impl Role for SecondarySession {
+    fn sent(&self) -> SharedSent {
+        self.sent()
+    }
+
     fn takes_raw(&self) -> bool {
         self.takes_raw()
     }

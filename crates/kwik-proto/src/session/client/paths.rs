@@ -54,7 +54,7 @@ impl ClientSession {
             Ok(address) => {
                 let deadline = now + limits::HANDSHAKE_TIMEOUT;
                 let stage = Stage::Dialing { grant: m.grant };
-                let link = Link { stage, control: ControlQueue::new(now), deadline };
+                let link = Link::new(&self.config, stage, ControlQueue::new(now), deadline);
                 self.links.insert(path, link);
                 self.outputs.actions.push_back(Action::Dial(Dial { path, address, pin }));
             }

@@ -17,7 +17,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 pub(super) use plain::PlainSocket;
 
-use super::{QuicConfig, Runtime};
+use super::{QuicConfig, Runtime, runtime::CustomSocket};
 use merge::MergingSocket;
 
 /// Elsewhere one send is several calls or needs drivers of which we know too little.
@@ -50,6 +50,11 @@ impl UdpSocket {
             return Ok(Self(MergingSocket::spawn(socket, runtime)));
         }
         Ok(Self(socket))
+    }
+
+    /// One of the application's own.
+    pub(crate) fn custom(socket: Arc<dyn crate::runtime::Socket>) -> Self {
+        Self(Arc::new(CustomSocket(socket)))
     }
 
     /// What the QUIC library is given.
