@@ -55,8 +55,14 @@ pub use kwik_proto::auth::{
 pub use kwik_proto::lease::{IssuedLease, LeaseOutcome};
 pub use kwik_proto::mapping::{Mapping, MappingState, Place};
 pub use kwik_proto::path::{PathInfo, PathStatus};
+pub use kwik_proto::presentation::{
+    BackpressureReason, BackpressureStats, BufferUsage, ReasonStats,
+};
 pub use kwik_proto::session::{ClientConfig as SessionConfig, RelayReport};
-pub use kwik_proto::stats::{PathStats, SecondaryStats, SessionStats};
+pub use kwik_proto::stats::{
+    PathStats, RecvStats, SecondaryStats, SendStats, SessionStats, StreamStats,
+};
+pub use kwik_proto::stream::{GapNotice, MetadataError, Priority, StreamMetadata, StreamType};
 pub use kwik_proto::{
     Code, CodedError, Config, ConfigError, Dir, LeaseId, PathId, SessionId, Side, StreamId,
 };
@@ -69,7 +75,10 @@ pub use quic::{
 };
 pub use secondary::SecondarySession;
 pub use session::{Session, Session as Connection};
-pub use streams::{Chunk, ReadError, ReadToEndError, RecvStream, SendStream, WriteError, Written};
+pub use streams::{
+    Chunk, ReadError, ReadTimeoutError, ReadToEndError, RecvStream, SendStream, Stalled,
+    WriteError, Written,
+};
 
 /// Keeps the README's examples compiling.
 #[cfg(doctest)]

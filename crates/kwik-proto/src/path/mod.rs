@@ -1,10 +1,14 @@
 //! The paths of a session, with their whole history (2.4, 2.5).
 
+mod window;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use crate::wire::pb::control::PathStatus as WireStatus;
 use crate::{Code, CodedError, PathId, limits};
+
+pub use window::ConnectionWindow;
 
 /// What state a path is in (2.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

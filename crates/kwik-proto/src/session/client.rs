@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::ack::{ArrivedPackets, ReceivedPackets, SentPackets, SharedSent};
+use crate::ack::{ReceivedPackets, SentPackets, SharedSent};
 use crate::auth::{DialLimiter, DialPolicy, Identity, prove};
 use crate::control::ControlQueue;
 use crate::mapping::MappingTable;
@@ -18,10 +18,15 @@ use crate::sync::lock;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::wire::{DataOptions, clip};
-use crate::{Code, CodedError, Config, LeaseId, PathId, SessionId, Side, StreamId, limits};
+use crate::{
+    Code, CodedError, Config, ConfigError, LeaseId, PathId, SessionId, Side, StreamId, limits,
+};
 
 mod mapped;
+mod packets;
 mod paths;
+
+use packets::wanted;
 
 use super::{Action, Machine, Outputs, Wake, heartbeat_reply, session_close, wrong_role};
 
@@ -142,19 +147,6 @@ impl ClientSession {
         &mut self.streams
     }
 
-    /// The packets sent on path 0, for whoever writes there.
-    #[must_use]
-    pub fn sent(&self) -> SharedSent {
-        self.sent.clone()
-    }
-
-    /// What the packets that come on a path are subject to. None as long as its server has not
-    /// answered, and it matters: then read none of them ([`Wake::Path`]).
-    #[must_use]
-    pub fn data_options(&self, path: PathId) -> Option<DataOptions> {
-        self.links.get(&path).map_or(Some(DataOptions::default()), |link| link.options)
-    }
-
     /// All paths since the session began.
     #[must_use]
     pub fn paths(&self) -> Vec<PathInfo> {
@@ -163,7 +155,7 @@ impl ClientSession {
 
     /// Figures of the session and its live paths.
     #[must_use]
-    pub fn stats(&self) -> SessionStats {
+    pub fn stats(&self, now: Instant) -> SessionStats {
         let paths = self.paths.active().into_iter().filter_map(|info| {
             let schedule = self.scheduler.path(info.id)?;
             Some(PathStats {
@@ -179,15 +171,12 @@ impl ClientSession {
                 secondary: self.mappings.stats(info.id),
             })
         });
-        let window = self.streams.window();
         SessionStats {
             paths: paths.collect(),
-            streams: self.streams.iter().count(),
             leases: self.scheduler.leases(),
             pieces: self.scheduler.pieces(),
-            window: window.size(),
-            granted: window.lent(),
             unacknowledged: lock(&self.sent).outstanding(),
+            ..self.streams.stats(now)
         }
     }
 
@@ -225,21 +214,8 @@ impl ClientSession {
         now: Instant,
     ) {
         self.paths.on_active(path, now);
+        self.streams.on_received(stream, now);
         self.scheduler.on_received(path, stream, (bytes, asked), &mut self.streams, now);
-    }
-
-    /// Packets came whole over a path.
-    ///
-    /// # Errors
-    /// Their ids cannot be: the path is to be closed.
-    pub fn on_packets(
-        &mut self,
-        path: PathId,
-        arrived: &ArrivedPackets,
-        now: Instant,
-    ) -> Result<(), CodedError> {
-        let Some(link) = self.links.get_mut(&path) else { return Ok(()) };
-        link.received.on_arrived(arrived, now)
     }
 
     /// A path's smoothed round-trip time, as its connection measures it.
@@ -257,6 +233,16 @@ impl ClientSession {
         let rtt = self.scheduler.path(PathId::PRIMARY).map_or(Duration::ZERO, |path| path.rtt());
         self.streams.on_consumed(stream, now, rtt);
         self.scheduler.on_consumed(stream, &mut self.streams, now);
+    }
+
+    /// Goes on with other settings (8.8).
+    ///
+    /// # Errors
+    /// See [`StreamTable::set_config`].
+    pub fn set_config(&mut self, config: Config, now: Instant) -> Result<(), ConfigError> {
+        self.streams.set_config(config)?;
+        self.scheduler.on_credit(&mut self.streams, now);
+        Ok(())
     }
 
     /// The application reads a stream no more.
@@ -360,18 +346,16 @@ impl ClientSession {
                     self.send(path, &reply, now);
                 }
             }
-            ControlMessage::Unknown(_) | ControlMessage::Backpressure(_) => {}
+            ControlMessage::Unknown(_) => {}
+            // A secondary has nothing to receive.
+            ControlMessage::Backpressure(_) if !path.is_primary() => {}
             ControlMessage::SessionClose(m) if !path.is_primary() => {
                 let reason = String::from_utf8_lossy(&m.reason).into_owned();
                 self.end_path(path, &CodedError::new(Code::PathDead, reason), now);
             }
             message if !path.is_primary() => return Err(wrong_role(&message)),
             ControlMessage::SessionClose(m) => self.outputs.closed_by_peer(m.code, m.reason),
-            ControlMessage::Ack(m) => {
-                let frames = lock(&self.sent).handle_ack(&m)?;
-                self.streams.on_acknowledged(&frames);
-                self.outputs.wake(Wake::Acknowledged);
-            }
+            ControlMessage::Ack(m) => self.on_ack(&m)?,
             ControlMessage::AddPathRequest(m) => self.on_add_path(m, now)?,
             ControlMessage::RemovePathRequest(m) => self.on_remove_path(&m, now),
             ControlMessage::PathStatusNotification(m) => self.on_marked_dead(&m, now),
@@ -488,6 +472,10 @@ impl Machine for ClientSession {
                 link.control.beat(self.scheduler.is_busy(*path), now);
             }
         }
+        while let Some(gap) = self.streams.take_gap(now) {
+            self.scheduler.on_gap(gap.stream, now);
+            self.outputs.actions.push_back(Action::Gap(gap));
+        }
         self.scheduler.handle_timeout(&mut self.streams, now);
     }
 
@@ -504,11 +492,7 @@ impl Machine for ClientSession {
 
     fn poll_transmit(&mut self, now: Instant) -> Option<(PathId, Bytes)> {
         self.flush(now);
-        for link in self.links.values_mut() {
-            while let Some(ack) = link.received.poll_ack(now) {
-                link.control.push(&ControlMessage::Ack(ack), now);
-            }
-        }
+        self.acknowledge(now);
         self.links.iter_mut().find_map(|(path, link)| Some((*path, link.control.take()?)))
     }
 
@@ -522,14 +506,9 @@ impl Machine for ClientSession {
             Stage::Dialing { .. } | Stage::Authenticating => link.deadline,
         });
         let acks = self.links.values().filter_map(|link| link.received.poll_timeout());
-        let timeouts = links.chain(acks).chain(self.scheduler.poll_timeout());
-        timeouts.min().filter(|_| !self.outputs.closed)
+        let planes = self.scheduler.poll_timeout().into_iter().chain(self.streams.poll_timeout());
+        links.chain(acks).chain(planes).min().filter(|_| !self.outputs.closed)
     }
-}
-
-/// What this client would like its paths' packets to be.
-fn wanted(config: &ClientConfig) -> DataOptions {
-    config.settings.data_options()
 }
 
 impl Link {

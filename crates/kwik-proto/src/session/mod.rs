@@ -18,7 +18,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use crate::auth::Fingerprint;
-use crate::stream::StreamWake;
+use crate::stream::{GapNotice, StreamWake};
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, LeaseId, PathId, limits};
@@ -41,6 +41,8 @@ pub enum Action {
     Close(u64, Bytes),
     /// The peer ended the session with this code and reason: let every connection go.
     ClosedByPeer(u64, Bytes),
+    /// A gap keeps a reader waiting (8.4): say so.
+    Gap(GapNotice),
     /// Somebody has something to look at.
     Wake(Wake),
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 
-use crate::ack::{ArrivedPackets, ReceivedPackets, SentPackets, SharedSent};
+use crate::ack::{ReceivedPackets, SentPackets, SharedSent};
 use crate::auth::{
     Fingerprint, Grant, GrantClaims, Identity, LeaseFields, PublicKey, sign_lease, sign_raw,
 };
@@ -21,7 +21,11 @@ use crate::sync::lock;
 use crate::wire::DataOptions;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
-use crate::{Code, CodedError, Config, LeaseId, PathId, SessionId, Side, StreamId, limits};
+use crate::{
+    Code, CodedError, Config, ConfigError, LeaseId, PathId, SessionId, Side, StreamId, limits,
+};
+
+mod packets;
 
 use super::{Action, Machine, Outputs, Wake, heartbeat_reply, session_close, wrong_role};
 
@@ -109,26 +113,6 @@ impl PrimarySession {
         &mut self.streams
     }
 
-    /// The packets sent to the client, for whoever writes.
-    #[must_use]
-    pub fn sent(&self) -> SharedSent {
-        self.sent.clone()
-    }
-
-    /// What the client's packets are subject to.
-    #[must_use]
-    pub fn data_options(&self) -> DataOptions {
-        self.options
-    }
-
-    /// Packets of the client came whole.
-    ///
-    /// # Errors
-    /// Their ids cannot be: the session is to be closed.
-    pub fn on_packets(&mut self, arrived: &ArrivedPackets, now: Instant) -> Result<(), CodedError> {
-        self.received.on_arrived(arrived, now)
-    }
-
     /// All paths since the session began (2.4).
     #[must_use]
     pub fn paths(&self) -> &PathTable {
@@ -137,7 +121,7 @@ impl PrimarySession {
 
     /// Figures of the session; of its paths only what the primary sees of its own.
     #[must_use]
-    pub fn stats(&self) -> SessionStats {
+    pub fn stats(&self, now: Instant) -> SessionStats {
         let paths = self.paths.active().into_iter().map(|info| PathStats {
             id: info.id,
             address: info.address,
@@ -150,15 +134,11 @@ impl PrimarySession {
             udp_received: 0,
             secondary: Default::default(),
         });
-        let window = self.streams.window();
         SessionStats {
             paths: paths.collect(),
-            streams: self.streams.iter().count(),
-            window: window.size(),
-            granted: window.lent(),
-            unacknowledged: lock(&self.sent).outstanding(),
             leases: self.issuer.iter().count(),
-            pieces: 0,
+            unacknowledged: lock(&self.sent).outstanding(),
+            ..self.streams.stats(now)
         }
     }
 
@@ -353,6 +333,19 @@ impl PrimarySession {
         self.relay_reports.pop_front()
     }
 
+    /// Payload of a stream came and was put into its receiving half.
+    pub fn on_received(&mut self, stream: StreamId, now: Instant) {
+        self.streams.on_received(stream, now);
+    }
+
+    /// Goes on with other settings (8.8).
+    ///
+    /// # Errors
+    /// See [`StreamTable::set_config`].
+    pub fn set_config(&mut self, config: Config) -> Result<(), ConfigError> {
+        self.streams.set_config(config)
+    }
+
     /// The application read from a stream ([`crate::stream::RecvHalf::is_update_due`]).
     pub fn on_consumed(&mut self, stream: StreamId, now: Instant) {
         self.streams.on_consumed(stream, now, self.rtt);
@@ -414,11 +407,7 @@ impl PrimarySession {
                 self.relay_reports.push_back(RelayReport { sequence, path, error });
                 self.outputs.wake(Wake::Raw);
             }
-            ControlMessage::Ack(m) => {
-                let frames = lock(&self.sent).handle_ack(&m)?;
-                self.streams.on_acknowledged(&frames);
-                self.outputs.wake(Wake::Acknowledged);
-            }
+            ControlMessage::Ack(m) => self.on_ack(&m)?,
             ControlMessage::Heartbeat(m) => {
                 if let Some(reply) = heartbeat_reply(&m) {
                     self.send(&reply, now);
@@ -431,7 +420,6 @@ impl PrimarySession {
             // A lost lease's report says the same; both reach the application as its outcome.
             ControlMessage::Uncovered(_)
             | ControlMessage::PathReport(_)
-            | ControlMessage::Backpressure(_)
             | ControlMessage::Unknown(_) => {}
             message => {
                 if !self.streams.handle_control(&message, now)? {
@@ -523,7 +511,11 @@ impl Machine for PrimarySession {
     }
 
     // The client's heartbeats keep the path alive; acknowledgements leave with what is transmitted next.
-    fn handle_timeout(&mut self, _: Instant) {}
+    fn handle_timeout(&mut self, now: Instant) {
+        while let Some(gap) = self.streams.take_gap(now) {
+            self.outputs.actions.push_back(Action::Gap(gap));
+        }
+    }
 
     fn close(&mut self, code: u64, reason: Bytes, now: Instant) {
         if self.outputs.closed {
@@ -551,6 +543,7 @@ impl Machine for PrimarySession {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.received.poll_timeout().filter(|_| !self.outputs.closed)
+        let timeouts = self.received.poll_timeout().into_iter().chain(self.streams.poll_timeout());
+        timeouts.min().filter(|_| !self.outputs.closed)
     }
 }

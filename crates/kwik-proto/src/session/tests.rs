@@ -216,7 +216,7 @@ fn a_stream_that_has_come_whole_leaves_no_lease_when_its_reader_stops() {
     pair.client.stop(halves.id, 1, pair.now);
     pair.exchange();
     assert_eq!(pair.primary.streams().iter().count(), 0);
-    assert_eq!(pair.client.stats().streams, 0);
+    assert_eq!(pair.client.stats(pair.now).streams, 0);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use crate::limits;
+use crate::presentation::BackpressureReason;
 use crate::range::RangeSet;
 
 /// A sending half, shared by the session and the writer's byte path.
@@ -38,6 +39,8 @@ pub struct SendHalf {
     cursor: u64,
     max_data: u64,
     state: State,
+    /// Why the peer asks to slow down.
+    backpressure: Option<BackpressureReason>,
     /// Reserved extents whose delivery no lease has reported yet.
     undelivered: RangeSet,
     /// Everything ever reserved: where leases may lie.
@@ -53,6 +56,7 @@ impl SendHalf {
             cursor: 0,
             max_data,
             state: State::Open,
+            backpressure: None,
             undelivered: RangeSet::new(),
             reserved: RangeSet::new(),
             acknowledged: RangeSet::new(),
@@ -146,6 +150,16 @@ impl SendHalf {
         raised
     }
 
+    /// Why the peer asks to slow down writing this stream, if it does (8.3).
+    #[must_use]
+    pub fn backpressure(&self) -> Option<BackpressureReason> {
+        self.backpressure
+    }
+
+    pub(crate) fn on_backpressure(&mut self, reason: Option<BackpressureReason>) {
+        self.backpressure = reason;
+    }
+
     pub(crate) fn on_stopped(&mut self, code: u64) {
         if matches!(self.state, State::Open | State::Finished) {
             self.state = State::Stopped(code);
@@ -163,11 +177,16 @@ impl SendHalf {
         self.fin_acknowledged |= fin;
     }
 
+    /// Plain bytes that the peer has not acknowledged.
+    #[must_use]
+    pub fn unacknowledged(&self) -> u64 {
+        self.cursor - self.reserved.bytes() - self.acknowledged.bytes()
+    }
+
     /// It was finished, and the peer has all of it: what was written and what leases brought.
     #[must_use]
     pub fn is_delivered(&self) -> bool {
-        let plain = self.cursor - self.reserved.bytes();
-        let written = self.fin_acknowledged && self.acknowledged.bytes() == plain;
+        let written = self.fin_acknowledged && self.unacknowledged() == 0;
         self.state == State::Finished && written && self.undelivered.is_empty()
     }
 

@@ -30,6 +30,8 @@ impl Coverage {
             "read whole",
             "reset",
             "starved",
+            "never read",
+            "read out of order",
             "stopped",
             "session lost",
             "closed KWIK_SECONDARY_STREAM_ISOLATION",
@@ -60,7 +62,7 @@ impl World {
             let recv = recv.lock().unwrap();
             let allowance = window.allowance(halves.id);
             sum += allowance;
-            let granted = recv.max_data() - recv.read_position();
+            let granted = recv.max_data() - recv.consumed();
             if allowance > 0 && granted > allowance {
                 broken = Some((halves.id, granted, allowance));
             }
@@ -126,14 +128,14 @@ impl World {
     }
 
     pub(crate) fn fail_stuck(&mut self) -> ! {
-        let stats = self.client.session.stats();
+        let stats = self.client.session.stats(self.now);
         let streams: Vec<_> = self.client.session.streams().iter().cloned().collect();
         self.fail(&format!("stuck: {stats:#?}\n{streams:#?}"));
     }
 
     /// Nothing is left of streams that are over.
     pub(crate) fn check_clean(&mut self) {
-        let stats = self.client.session.stats();
+        let stats = self.client.session.stats(self.now);
         if (stats.streams, stats.leases, stats.pieces) != (0, 0, 0) {
             let streams: Vec<_> = self.client.session.streams().iter().cloned().collect();
             self.fail(&format!("the client keeps {stats:#?}\n{streams:#?}"));

@@ -8,7 +8,7 @@ use kwik_proto::ack::ArrivedPackets;
 use kwik_proto::stream::{Received, SharedRecv};
 use kwik_proto::sync::lock;
 use kwik_proto::wire::{DataDecoder, DataEvent, KindDecoder, RawDecoder, StreamKind, WireError};
-use kwik_proto::{CodedError, PathId, StreamId};
+use kwik_proto::{Code, CodedError, PathId, StreamId, limits};
 
 use crate::quic::{Connection, ReadError, RecvStream};
 
@@ -132,7 +132,7 @@ async fn read_data(
     let options = || shared.look(|machine| machine.data_options(path));
     let Ok(options) = shared.wait_for(&shared.waiters.paths, options).await else { return Ok(()) };
     let sink = Sink::new(shared.clone(), path);
-    let mut reader = DataReader { sink, decoder: DataDecoder::new(options) };
+    let mut reader = DataReader { sink, decoder: DataDecoder::new(options), empty: 0 };
     reader.handle_batch(connection, first)?;
     let mut chunks = [const { Bytes::new() }; BATCH];
     while let Some(filled) = next_batch(stream, &mut chunks).await {
@@ -164,6 +164,8 @@ struct Batch {
 struct DataReader {
     sink: Sink,
     decoder: DataDecoder,
+    /// Frames and packets since the last one that brought anything.
+    empty: usize,
 }
 
 impl DataReader {
@@ -182,15 +184,34 @@ impl DataReader {
         while let Some(event) = self.decoder.poll().map_err(|error| violation(&error))? {
             match event {
                 DataEvent::Frame(header) => {
+                    self.count_empty()?;
                     self.sink.aim(StreamId::from_u64(header.stream_id), header.offset)?;
                 }
-                DataEvent::Payload(data) => self.sink.put(data)?,
-                DataEvent::FrameEnd { fin: true } => self.sink.put_fin()?,
+                DataEvent::Payload(data) => {
+                    self.empty = 0;
+                    self.sink.put(data)?;
+                }
+                DataEvent::FrameEnd { fin: true } => {
+                    self.empty = 0;
+                    self.sink.put_fin()?;
+                }
                 DataEvent::FrameEnd { fin: false } => {}
                 DataEvent::PacketEnd { id, payload, fin } => {
+                    if payload == 0 && !fin {
+                        self.count_empty()?;
+                    }
                     self.sink.packets.note(id, payload as u64, fin);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// One more that may bring nothing; payload and ends start anew.
+    fn count_empty(&mut self) -> Result<(), CodedError> {
+        self.empty += 1;
+        if self.empty > limits::MAX_EMPTY_FRAMES {
+            return Err(CodedError::new(Code::LimitExceeded, "data frames that bring nothing"));
         }
         Ok(())
     }
@@ -275,6 +296,7 @@ impl Sink {
         if self.figures_at.is_none_or(|at| now >= at + FIGURES_INTERVAL) {
             self.figures_at = Some(now);
             let (rtt, arrived) = connection.figures();
+            self.shared.size_window(self.path, rtt, arrived, now);
             self.shared.look(|machine| machine.on_figures(self.path, rtt, arrived, now));
         }
         self.flush()

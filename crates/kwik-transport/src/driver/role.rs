@@ -9,7 +9,7 @@ use kwik_proto::stats::SessionStats;
 use kwik_proto::stream::{SharedRecv, StreamTable};
 use kwik_proto::wire::pb::control::RawPacketTransmission;
 use kwik_proto::wire::{DataOptions, SecondaryEvent};
-use kwik_proto::{Code, CodedError, PathId, StreamId};
+use kwik_proto::{Code, CodedError, Config, ConfigError, PathId, StreamId};
 
 fn refused(what: &str) -> CodedError {
     CodedError::new(Code::InvalidStreamRole, format!("{what} for this role"))
@@ -98,7 +98,10 @@ pub(crate) trait StreamRole: Role {
     fn stop(&mut self, id: StreamId, code: u64, now: Instant);
 
     /// Figures.
-    fn stats(&self) -> SessionStats;
+    fn stats(&self, now: Instant) -> SessionStats;
+
+    /// Goes on with other settings.
+    fn set_config(&mut self, config: Config, now: Instant) -> Result<(), ConfigError>;
 }
 
 impl Role for ClientSession {
@@ -186,8 +189,12 @@ impl StreamRole for ClientSession {
         self.stop(id, code, now);
     }
 
-    fn stats(&self) -> SessionStats {
-        self.stats()
+    fn stats(&self, now: Instant) -> SessionStats {
+        self.stats(now)
+    }
+
+    fn set_config(&mut self, config: Config, now: Instant) -> Result<(), ConfigError> {
+        self.set_config(config, now)
     }
 }
 
@@ -218,6 +225,10 @@ impl Role for PrimarySession {
         self.streams().receiving(PathId::PRIMARY, id, now)
     }
 
+    fn on_received(&mut self, _: PathId, id: StreamId, _: (u64, u64), now: Instant) {
+        self.on_received(id, now);
+    }
+
     fn on_figures(&mut self, _: PathId, rtt: Duration, _: u64, _: Instant) {
         self.on_rtt(rtt);
     }
@@ -236,8 +247,12 @@ impl StreamRole for PrimarySession {
         self.stop(id, code);
     }
 
-    fn stats(&self) -> SessionStats {
-        self.stats()
+    fn stats(&self, now: Instant) -> SessionStats {
+        self.stats(now)
+    }
+
+    fn set_config(&mut self, config: Config, _: Instant) -> Result<(), ConfigError> {
+        self.set_config(config)
     }
 }
 

@@ -11,9 +11,9 @@ use super::tls::certificate_key;
 use super::{ConnectionError, RecvStream, SendDatagramError, SendStream, varint};
 
 /// An established QUIC connection. Clones are handles to the same one; it is closed with code 0
-/// when the last handle and stream are dropped.
+/// when the last handle and stream are dropped. With its send window in bytes.
 #[derive(Debug, Clone)]
-pub(crate) struct Connection(quinn::Connection);
+pub(crate) struct Connection(quinn::Connection, u64);
 
 /// Figures of a connection since it began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +42,13 @@ pub(crate) struct QuicStats {
 }
 
 impl Connection {
-    pub(super) fn new(inner: quinn::Connection) -> Self {
-        Self(inner)
+    pub(super) fn new(inner: quinn::Connection, send_window: u64) -> Self {
+        Self(inner, send_window)
+    }
+
+    /// Bytes that QUIC takes before they are acknowledged.
+    pub(crate) fn send_window(&self) -> u64 {
+        self.1
     }
 
     /// Opens a stream, waiting for the peer's stream credit. The peer learns of it with its first
