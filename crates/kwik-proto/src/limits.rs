@@ -13,8 +13,8 @@ pub const MAX_CONTROL_FRAME: usize = 64 * 1024;
 pub const MAX_PACKET_PAYLOAD: usize = 64 * 1024;
 /// Frames in one data packet: batches small frames, bounds what a header can announce.
 pub const MAX_PACKET_FRAMES: usize = 256;
-/// Data frames in a row, on one QUIC stream, with neither payload nor the end of a stream: they cost us
-/// more than their sender, and no sender needs them.
+/// Data frames and packets in a row, on one QUIC stream, with neither payload nor the end of a stream:
+/// they cost us more than their sender, and no sender needs them.
 pub const MAX_EMPTY_FRAMES: usize = 1024;
 /// Everything of a data packet that is not payload.
 pub const MAX_PACKET_OVERHEAD: usize = MAX_PACKET_FRAMES * 64;

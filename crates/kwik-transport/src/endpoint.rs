@@ -438,17 +438,10 @@ impl Incoming {
         let receive_window = config.quic.receive_window;
         let is_secondary = matches!(&first, ControlMessage::AuthenticationRequest(request)
             if !request.session_id.is_empty());
-        if is_secondary && !secondaries {
-            let code = Code::InvalidStreamRole;
-            connection.close(code.as_u64(), b"KWIK_INVALID_STREAM_ROLE: no secondary here");
-            return Err(ConnectError::Refused("a secondary path was not expected".into()));
-        }
         let settings = lock(&self.server.settings).clone();
-        if !is_secondary && self.endpoint.budget.is_spent() {
-            let code = Code::LimitExceeded;
-            connection.close(code.as_u64(), b"KWIK_LIMIT_EXCEEDED: no memory for another session");
-            return Err(ConnectError::Refused("the endpoint's memory budget is spent".into()));
-        }
+        let unexpected = is_secondary && !secondaries;
+        let spent = !is_secondary && self.endpoint.budget.is_spent();
+        check_welcome(&connection, unexpected, spent)?;
         let accepted = session::accept(
             &first,
             &AcceptContext {
@@ -508,6 +501,21 @@ impl IntoFuture for Incoming {
             }
         })
     }
+}
+
+/// Sends a client away that came as a secondary path where none is expected, or finds the memory spent.
+fn check_welcome(
+    connection: &Connection,
+    unexpected: bool,
+    spent: bool,
+) -> Result<(), ConnectError> {
+    let (code, reason) = match (unexpected, spent) {
+        (true, _) => (Code::InvalidStreamRole, "a secondary path was not expected"),
+        (_, true) => (Code::LimitExceeded, "no memory is left for another session"),
+        (false, false) => return Ok(()),
+    };
+    connection.close(code.as_u64(), format!("{code}: {reason}").as_bytes());
+    Err(ConnectError::Refused(reason.into()))
 }
 
 /// Handshakes and reads the first control frame. Nothing else of the connection is read before.

@@ -17,6 +17,8 @@ use crate::{Config, Dir, LeaseId, PathId, PieceId, Side, StreamId};
 /// Everything is written in slots of this many bytes; blocks of copies end between two.
 const SLOT: u64 = 128;
 const STREAMS: u64 = 8;
+/// The least window for so many.
+const LEAST: u64 = 57_600;
 
 #[derive(Debug, Clone)]
 enum Operation {
@@ -37,13 +39,13 @@ fn operation() -> impl Strategy<Value = Operation> {
     let stream = || 0..STREAMS;
     prop_oneof![
         3 => Just(Operation::Open),
-        8 => (stream(), 0..20u64, 1..30u64).prop_map(|(s, at, n)| Operation::Write(s, at, n)),
-        2 => (stream(), 0..20u64).prop_map(|(s, at)| Operation::Steal(s, at)),
-        8 => (stream(), any::<bool>(), 1..30u64).prop_map(|(s, any, n)| Operation::Read(s, any, n)),
+        8 => (stream(), 0..100u64, 1..200u64).prop_map(|(s, at, n)| Operation::Write(s, at, n)),
+        2 => (stream(), 0..100u64).prop_map(|(s, at)| Operation::Steal(s, at)),
+        8 => (stream(), any::<bool>(), 1..200u64).prop_map(|(s, any, n)| Operation::Read(s, any, n)),
         3 => stream().prop_map(Operation::Widen),
         1 => (stream(), any::<bool>()).prop_map(|(s, stop)| Operation::End(s, stop)),
-        1 => (0..40_000u64).prop_map(Operation::Budget),
-        1 => (6144..40_000u64, 0..40_000u64).prop_map(|(l, m)| Operation::Bounds(l, m)),
+        1 => (0..4 * LEAST).prop_map(Operation::Budget),
+        1 => (LEAST..3 * LEAST, 0..2 * LEAST).prop_map(|(l, m)| Operation::Bounds(l, m)),
         1 => (0..50u64).prop_map(Operation::Wait),
     ]
 }
@@ -72,7 +74,7 @@ impl Stream {
     }
 
     fn position(&self) -> u64 {
-        (0..).find(|slot| !self.taken.contains(slot)).unwrap() * SLOT
+        (0..=self.told).find(|slot| !self.taken.contains(slot)).unwrap() * SLOT
     }
 }
 
@@ -233,8 +235,8 @@ impl World {
 proptest! {
     #[test]
     fn each_offset_is_charged_once_and_all_within_the_window(
-        (window, more) in (6144..20_000u64, 0..20_000u64),
-        buffer in 1200..20_000u64,
+        (window, more) in (LEAST..2 * LEAST, 0..2 * LEAST),
+        buffer in 1200..LEAST,
         operations in prop::collection::vec(operation(), 0..150),
     ) {
         let mut world = World::new(window, more, buffer);
@@ -267,7 +269,7 @@ fn a_window_of_64_kib_serves_a_few_streams() {
 
 #[test]
 fn memory_pressure_shrinks_streams_to_their_floors_and_is_lifted_by_itself() {
-    let mut world = World::new(48_000, 0, 20_000);
+    let mut world = World::new(LEAST, 0, 20_000);
     world.open();
     world.apply_to(0, &Operation::Widen(0));
     world.check();
