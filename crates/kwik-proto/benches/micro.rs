@@ -79,7 +79,7 @@ fn lookups(c: &mut Criterion) {
 fn buffer(c: &mut Criterion) {
     let data = Bytes::from(vec![7; CHUNK as usize]);
     c.bench_function("buffer/in order", |b| {
-        let (mut buffer, mut offset) = (StreamBuffer::new(), 0);
+        let (mut buffer, mut offset) = (StreamBuffer::default(), 0);
         b.iter(|| {
             buffer.write(offset, data.clone()).unwrap();
             offset += CHUNK;
@@ -91,7 +91,7 @@ fn buffer(c: &mut Criterion) {
         group.throughput(criterion::Throughput::Elements(2 * gaps));
         group.bench_function(BenchmarkId::from_parameter(gaps), |b| {
             b.iter_batched_ref(
-                StreamBuffer::new,
+                StreamBuffer::default,
                 |buffer| fill(buffer, gaps, &data),
                 BatchSize::SmallInput,
             );
