@@ -137,7 +137,8 @@ impl RecvHalf {
         }
     }
 
-    /// Takes bytes that `path` brought for `offset`.
+    /// Takes bytes that `path` brought for `offset`. They may go on from one piece to the next, and from plain
+    /// data to a piece.
     ///
     /// # Errors
     /// The path broke the protocol and is to be closed with the error's code: data outside a lease or
@@ -145,19 +146,35 @@ impl RecvHalf {
     pub fn receive(
         &mut self,
         path: PathId,
-        offset: u64,
-        data: Bytes,
+        mut offset: u64,
+        mut data: Bytes,
     ) -> Result<Received, CodedError> {
-        if data.is_empty() {
-            return Ok(Received::default());
+        let mut all = Received::default();
+        while !data.is_empty() {
+            let range = offset..offset.saturating_add(data.len() as u64);
+            let (piece, end) = self.admit(path, &range)?;
+            let part = data.split_to(usize::try_from(end - offset).unwrap_or(usize::MAX));
+            let received = self.receive_part(path, offset..end, part, piece)?;
+            all.readable |= received.readable;
+            all.piece_ended |= received.piece_ended;
+            all.asked += received.asked;
+            offset = end;
         }
-        let range = offset..offset.saturating_add(data.len() as u64);
-        let piece = self.admit(path, &range)?;
+        Ok(all)
+    }
+
+    fn receive_part(
+        &mut self,
+        path: PathId,
+        range: Range<u64>,
+        data: Bytes,
+        piece: Option<PieceId>,
+    ) -> Result<Received, CodedError> {
         if self.final_size.is_some_and(|size| range.end > size) {
             return Err(self.mismatch("data beyond the final size", range.end));
         }
         // Only bytes that are kept move the cursor: what is not must be asked of another path.
-        let readable = self.error.is_none() && self.store(offset, data)?;
+        let readable = self.error.is_none() && self.store(range.start, data)?;
         let (asked, piece_ended) = piece.map_or((0, false), |id| self.advance(path, id, &range));
         Ok(Received { readable, piece_ended, asked })
     }
@@ -222,23 +239,30 @@ impl RecvHalf {
         CodedError::new(Code::OffsetMismatch, format!("{}: {what} (offset {at})", self.id))
     }
 
-    /// Checks that `path` may bring `range`; the piece that it continues, none for plain data.
-    fn admit(&self, path: PathId, range: &Range<u64>) -> Result<Option<PieceId>, CodedError> {
-        let mut pieces = self.pieces_of(path);
-        let found = pieces.find(|(_, piece)| {
-            piece.cursor == range.start && range.end <= piece.end && piece.cursor < piece.end
-        });
-        if let Some((id, _)) = found {
-            return Ok(Some(id));
+    /// Checks that `path` may bring the first bytes of `range`: up to where, and the piece that they continue,
+    /// none for plain data.
+    fn admit(
+        &self,
+        path: PathId,
+        range: &Range<u64>,
+    ) -> Result<(Option<PieceId>, u64), CodedError> {
+        let mut end = range.end;
+        for (id, piece) in self.pieces_of(path).filter(|(_, piece)| piece.cursor < piece.end) {
+            if piece.cursor == range.start {
+                return Ok((Some(id), range.end.min(piece.end)));
+            }
+            if range.contains(&piece.cursor) {
+                end = end.min(piece.cursor);
+            }
         }
         if !path.is_primary() {
             let context = format!("{}: path {path} wrote {range:?} unasked", self.id);
             return Err(CodedError::new(Code::SecondaryStreamIsolation, context));
         }
-        if range.end > self.max_data {
-            return Err(self.mismatch("data beyond the granted credit", range.end));
+        if end > self.max_data {
+            return Err(self.mismatch("data beyond the granted credit", end));
         }
-        Ok(None)
+        Ok((None, end))
     }
 
     fn pieces_of(&self, path: PathId) -> impl Iterator<Item = (PieceId, &Piece)> {

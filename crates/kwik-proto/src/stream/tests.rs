@@ -174,3 +174,24 @@ fn a_peer_says_of_a_stream_what_it_is_once() {
     assert_eq!(say(ours, 20_000), Err(Code::InvalidStreamRole));
     assert!(table.window().allowance(ID) <= 20_000);
 }
+
+#[test]
+fn one_frame_may_go_on_from_plain_data_through_several_pieces() {
+    let (_, recv) = table();
+    let mut recv = lock(&recv);
+    recv.add_piece(PathId::PRIMARY, PieceId(0), LeaseId(0), 2..4);
+    recv.add_piece(PathId::PRIMARY, PieceId(1), LeaseId(0), 4..9);
+    let received = recv.receive(PathId::PRIMARY, 0, Bytes::from_static(b"abcdefg")).unwrap();
+    assert_eq!((received.asked, received.piece_ended), (5, true));
+    assert_eq!(recv.take_ended().len(), 1);
+    assert_eq!(recv.progress(PathId::PRIMARY, PieceId(1)), Some(7));
+    assert_eq!(recv.read(10), Ok(Read::Data(Bytes::from_static(b"abcdefg"))));
+
+    let edge = PathId(1);
+    recv.add_piece(edge, PieceId(0), LeaseId(1), 10..12);
+    recv.add_piece(edge, PieceId(1), LeaseId(1), 12..14);
+    assert_eq!(recv.receive(edge, 10, Bytes::from_static(b"klmn")).unwrap().asked, 4);
+    recv.add_piece(edge, PieceId(2), LeaseId(1), 14..15);
+    let beyond = recv.receive(edge, 14, Bytes::from_static(b"op"));
+    assert_eq!(beyond.unwrap_err().code, Code::SecondaryStreamIsolation);
+}
