@@ -19,6 +19,7 @@ pub mod sync;
 pub mod wire;
 
 mod code;
+mod event_log;
 mod id;
 
 #[cfg(test)]
@@ -28,4 +29,5 @@ pub(crate) fn test_now() -> std::time::Instant {
 }
 
 pub use code::{Code, CodedError};
+pub use event_log::{EventLog, LogCursor};
 pub use id::{Dir, LeaseId, PathId, PieceId, SessionId, Side, StreamId};

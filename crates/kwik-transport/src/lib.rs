@@ -54,14 +54,14 @@ pub use kwik_proto::auth::{
 };
 pub use kwik_proto::lease::{IssuedLease, LeaseOutcome};
 pub use kwik_proto::mapping::{Mapping, MappingState, Place};
-pub use kwik_proto::path::{PathInfo, PathStatus};
-pub use kwik_proto::session::{ClientConfig as SessionConfig, RelayReport};
-pub use kwik_proto::stats::{PathStats, SecondaryStats, SessionStats};
+pub use kwik_proto::path::{PathEvent, PathInfo, PathStatus};
+pub use kwik_proto::session::{ClientConfig as SessionConfig, RelayReport, Uncovered};
+pub use kwik_proto::stats::{PathFigures, PathStats, SecondaryStats, SessionStats};
 pub use kwik_proto::stream::StreamConfig;
 pub use kwik_proto::{Code, CodedError, Dir, LeaseId, PathId, SessionId, Side, StreamId};
 pub use lease::{Lease, LeaseWriter};
 pub use mapped::{OpenStreamError, SecondaryStream};
-pub use primary::{PathError, PrimarySession};
+pub use primary::{PathError, PathEvents, PrimarySession, UncoveredEvents};
 pub use quic::{
     ClosedStream, ConnectError, ConnectionError, QuicConfig, SendDatagramError, ServerTrust,
     TlsError,

@@ -152,7 +152,8 @@ impl Session {
     /// Figures of the session and its paths.
     #[must_use]
     pub fn stats(&self) -> SessionStats {
-        self.shared.look(|machine| machine.stats())
+        let now = self.shared.runtime.now();
+        self.shared.look(|machine| machine.stats(now))
     }
 
     /// The peer's address.

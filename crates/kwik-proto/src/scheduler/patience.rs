@@ -18,17 +18,25 @@ impl Scheduler {
         let suspects = suspects.filter_map(|path| path.schedule.suspect_at());
         let silent = self.paths.iter().filter(|(id, path)| is_mortal(**id, path));
         let silent = silent.map(|(_, path)| path.schedule.dead_at());
+        let stalled = self.paths.iter().filter(|(id, _)| !id.is_primary());
+        let stalled = stalled.filter_map(|(_, path)| path.schedule.stalled_at());
         let uncovered = self.fills.values().filter_map(|fill| fill.uncovered_since);
         let uncovered = uncovered.map(|since| since + limits::AGGREGATION_TIMEOUT);
         let resting = self.paths.values().filter_map(|path| path.schedule.rest_until());
-        suspects.chain(silent).chain(uncovered).chain(resting).min()
+        suspects.chain(silent).chain(stalled).chain(uncovered).chain(resting).min()
     }
 
     /// Suspects silent paths, gives up the dead, fails streams that nobody can fill.
     pub fn handle_timeout(&mut self, streams: &mut StreamTable, now: Instant) {
+        let mut lost = Vec::new();
         for (id, path) in &mut self.paths {
+            let stalled = path.schedule.stalled_at().is_some_and(|at| at <= now);
             if is_mortal(*id, path) && path.schedule.dead_at() <= now {
+                (path.dead, path.suspect) = (true, true);
                 self.events.push(SchedulerEvent::Dead(*id));
+                lost.push(*id);
+            } else if !id.is_primary() && stalled {
+                lost.push(*id);
             } else if !path.suspect && path.schedule.suspect_at().is_some_and(|at| at <= now) {
                 path.suspect = true;
                 path.schedule.on_suspect(now);
@@ -40,17 +48,53 @@ impl Scheduler {
                 self.moves_due = true;
             }
         }
+        for id in lost {
+            self.lose_leases(id, streams, now);
+        }
         self.stir();
+        self.fail_overdue(streams, now);
+        self.schedule(streams, now);
+    }
+
+    /// Ends all leases of a path that brings nothing. What it sends nevertheless is taken where it is
+    /// missing, since its pieces are cancelled and not forgotten.
+    fn lose_leases(&mut self, id: PathId, streams: &mut StreamTable, now: Instant) {
+        let concerned: Vec<_> = self.fills.keys().copied().collect();
+        for stream in &concerned {
+            self.settle_ended(*stream, streams, now);
+        }
+        let lost: Vec<_> =
+            self.leases.iter().filter(|(_, l)| l.path == id).map(|(id, _)| *id).collect();
+        for lease in lost {
+            self.end_lease(lease, pb::LeaseOutcome::LeaseLost, now);
+        }
+        for stream in concerned {
+            self.forget_if_idle(stream, streams);
+        }
+    }
+
+    /// Fails the streams whose missing ranges nobody may bring. The time that the primary is silent does
+    /// not count: it may have leased them, had it been heard.
+    fn fail_overdue(&mut self, streams: &mut StreamTable, now: Instant) {
+        let primary = self.paths.get(&PathId::PRIMARY);
+        let heard = primary.is_none_or(|path| path.schedule.dead_at() > now);
         let overdue = |since: Instant| since + limits::AGGREGATION_TIMEOUT <= now;
-        let fills = self.fills.iter();
-        let failed = fills.filter(|(_, fill)| fill.uncovered_since.is_some_and(overdue));
-        for stream in failed.map(|(id, _)| *id).collect::<Vec<_>>() {
+        let fills = self.fills.iter_mut();
+        let overdue = fills.filter(|(_, fill)| fill.uncovered_since.is_some_and(overdue));
+        let mut failed = Vec::new();
+        for (stream, fill) in overdue {
+            if heard {
+                failed.push(*stream);
+            } else {
+                fill.uncovered_since = Some(now);
+            }
+        }
+        for stream in failed {
             // What was missing may have come late, under a cancelled piece.
             if !self.cover(stream, now) {
                 self.fail(stream, streams, now);
             }
         }
-        self.schedule(streams, now);
     }
 
     fn fail(&mut self, stream: StreamId, streams: &mut StreamTable, now: Instant) {
@@ -107,5 +151,5 @@ impl Scheduler {
 
 /// Whether silence can kill the path: the primary's lives as long as its connection.
 fn is_mortal(id: PathId, path: &super::Path) -> bool {
-    !id.is_primary() && !path.pieces.is_empty()
+    !id.is_primary() && !path.dead && !path.pieces.is_empty()
 }

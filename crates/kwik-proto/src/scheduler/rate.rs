@@ -46,6 +46,8 @@ pub struct PathSchedule {
     flat_rounds: u8,
     last_progress: Instant,
     last_heard: Instant,
+    /// When it last brought something, or was asked after a pause.
+    last_brought: Instant,
     /// How often in a row it fell silent, and until when it gets nothing new for that.
     strikes: u32,
     rest_until: Option<Instant>,
@@ -70,6 +72,7 @@ impl PathSchedule {
             flat_rounds: 0,
             last_progress: now,
             last_heard: now,
+            last_brought: now,
             strikes: 0,
             rest_until: None,
         }
@@ -86,6 +89,7 @@ impl PathSchedule {
         if self.outstanding == 0 {
             self.last_progress = now;
             self.last_heard = now;
+            self.last_brought = now;
             self.waiting = true;
             self.busy = (0, now);
         }
@@ -115,6 +119,13 @@ impl PathSchedule {
         self.last_progress = now;
     }
 
+    /// It was dead and spoke: what was measured before holds no more.
+    pub fn on_revived(&mut self, now: Instant) {
+        (self.rate, self.flat_rounds) = (None, 0);
+        (self.strikes, self.rest_until) = (0, None);
+        (self.round, self.waiting, self.busy) = ((0, now), true, (0, now));
+    }
+
     /// Until when it gets nothing new.
     #[must_use]
     pub fn rest_until(&self) -> Option<Instant> {
@@ -130,6 +141,7 @@ impl PathSchedule {
     pub fn on_received(&mut self, bytes: u64, asked: u64, now: Instant) {
         self.last_progress = now;
         self.last_heard = now;
+        self.last_brought = now;
         (self.strikes, self.rest_until) = (0, None);
         self.received += bytes;
         self.arrived_before = self.arrived.unwrap_or(0);
@@ -154,6 +166,7 @@ impl PathSchedule {
             self.arrived_before = total;
             self.last_progress = now;
             self.last_heard = now;
+            self.last_brought = now;
         }
         if let Some(before) = self.arrived.replace(total)
             && !self.waiting
@@ -244,6 +257,25 @@ impl PathSchedule {
     #[must_use]
     pub fn dead_at(&self) -> Instant {
         self.last_heard + limits::DEAD_AFTER.max(self.rtt * 3)
+    }
+
+    /// When it loses its leases unless it brings something, though it may live; none while nothing is asked.
+    #[must_use]
+    pub fn stalled_at(&self) -> Option<Instant> {
+        let patience = limits::STALLED_AFTER.max(self.rtt * 3);
+        (self.outstanding > 0).then(|| self.last_brought + patience)
+    }
+
+    /// When anything was last heard of it.
+    #[must_use]
+    pub fn last_heard(&self) -> Instant {
+        self.last_heard
+    }
+
+    /// When it last brought something, or was asked after a pause.
+    #[must_use]
+    pub fn last_brought(&self) -> Instant {
+        self.last_brought
     }
 
     /// How long the path needs for what it has been asked, and `more` bytes. One that was never measured is

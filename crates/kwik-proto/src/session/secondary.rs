@@ -18,7 +18,9 @@ mod mapped;
 
 pub use mapped::Mapped;
 
-use super::{Action, Machine, Outputs, Wake, heartbeat_reply, session_close, wrong_role};
+use super::{
+    Action, Machine, Outputs, Wake, heartbeat_reply, packet_report, session_close, wrong_role,
+};
 
 /// The state machine of a secondary, for one client.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub struct SecondarySession {
     next_mapping: u64,
     raw: VecDeque<Bytes>,
     raw_bytes: usize,
+    /// QUIC packets sent, and of those lost.
+    packets: (u64, u64),
     outputs: Outputs,
 }
 
@@ -56,6 +60,7 @@ impl SecondarySession {
             next_mapping: 0,
             raw: VecDeque::new(),
             raw_bytes: 0,
+            packets: (0, 0),
             outputs: Outputs::default(),
         }
     }
@@ -80,6 +85,11 @@ impl SecondarySession {
     /// The next lease offered by the primary ([`Wake::LeaseOffered`]).
     pub fn accept_lease(&mut self) -> Option<SharedWriter> {
         self.offered.pop_front()
+    }
+
+    /// QUIC packets that the connection has sent, and of those lost; the client is told.
+    pub fn on_packets(&mut self, packets: (u64, u64)) {
+        self.packets = packets;
     }
 
     /// Live leases.
@@ -152,6 +162,7 @@ impl SecondarySession {
             ControlMessage::Heartbeat(m) => {
                 if let Some(reply) = heartbeat_reply(&m) {
                     self.control.push(&reply, now);
+                    self.control.push(&packet_report(self.path, self.packets), now);
                 }
             }
             ControlMessage::SessionClose(m) => {

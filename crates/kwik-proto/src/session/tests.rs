@@ -153,7 +153,7 @@ fn a_path_that_is_leaving_does_not_come_back_by_a_late_notification() {
     let late = pb::PathStatusNotification {
         path_id: EDGE.to_string(),
         status: pb::PathStatus::Degraded.into(),
-        reason: String::new(),
+        ..<_>::default()
     };
     pair.primary.handle_control(PathId::PRIMARY, M::PathStatusNotification(late), pair.now);
     assert_eq!(pair.primary.paths().status(EDGE), Ok(PathStatus::Disconnecting));
@@ -206,7 +206,7 @@ fn a_stream_that_has_come_whole_leaves_no_lease_when_its_reader_stops() {
     pair.client.stop(halves.id, 1, pair.now);
     pair.exchange();
     assert_eq!(pair.primary.streams().iter().count(), 0);
-    assert_eq!(pair.client.stats().streams, 0);
+    assert_eq!(pair.client.stats(pair.now).streams, 0);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //! protocol. Each offset is charged once: `max_data` bounds both, and is at most the read
 //! position plus the stream's allowance.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
@@ -98,6 +98,8 @@ pub struct RecvHalf {
     leased: RangeSet,
     duplicates: u64,
     conflicts: u64,
+    /// Paths whose bytes are thrown away: the stream is complete, and they were given up.
+    discarded: BTreeSet<PathId>,
     /// The session is told of reading in steps of `credit_step`, last at `reported`.
     credit_step: u64,
     reported: u64,
@@ -118,6 +120,7 @@ impl RecvHalf {
             leased: RangeSet::new(),
             duplicates: 0,
             conflicts: 0,
+            discarded: BTreeSet::new(),
             credit_step: 1,
             reported: 0,
         }
@@ -134,7 +137,7 @@ impl RecvHalf {
         offset: u64,
         data: Bytes,
     ) -> Result<Received, CodedError> {
-        if data.is_empty() {
+        if data.is_empty() || self.discarded.contains(&path) {
             return Ok(Received::default());
         }
         let range = offset..offset.saturating_add(data.len() as u64);
@@ -438,6 +441,12 @@ impl RecvHalf {
     /// Forgets the pieces of a path that is gone.
     pub(crate) fn drop_path(&mut self, path: PathId) {
         self.pieces.retain(|(owner, _), _| *owner != path);
+    }
+
+    /// Forgets the pieces of a path that was given up, and throws away what it still sends.
+    pub(crate) fn discard_from(&mut self, path: PathId) {
+        self.drop_path(path);
+        self.discarded.insert(path);
     }
 
     pub(crate) fn take_ended(&mut self) -> Vec<PieceEnd> {

@@ -40,6 +40,10 @@ impl Coverage {
             "lease Done",
             "lease Stopped",
             "lease Lost",
+            "path it speaks again",
+            "path connected again",
+            "path silent with bytes outstanding",
+            "path silent again and again",
         ];
         for what in expected {
             assert!(self.0.contains_key(what), "{what} never happened: {:#?}", self.0);
@@ -125,14 +129,14 @@ impl World {
     }
 
     pub(crate) fn fail_stuck(&mut self) -> ! {
-        let stats = self.client.session.stats();
+        let stats = self.client.session.stats(self.now);
         let streams: Vec<_> = self.client.session.streams().iter().cloned().collect();
         self.fail(&format!("stuck: {stats:#?}\n{streams:#?}"));
     }
 
     /// Nothing is left of streams that are over.
     pub(crate) fn check_clean(&mut self) {
-        let stats = self.client.session.stats();
+        let stats = self.client.session.stats(self.now);
         if (stats.streams, stats.leases, stats.pieces) != (0, 0, 0) {
             let streams: Vec<_> = self.client.session.streams().iter().cloned().collect();
             self.fail(&format!("the client keeps {stats:#?}\n{streams:#?}"));

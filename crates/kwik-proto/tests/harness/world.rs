@@ -31,6 +31,8 @@ pub(crate) enum Event {
     Connected(PathId),
     /// A connection's end reaches the edge.
     Hangup(PathId),
+    /// A connection that is cut times out.
+    Idle(PathId),
     /// The client's byte path tells its session what came.
     Heard(PathId, StreamId, u64, u64),
     /// A reader looks.
@@ -216,7 +218,8 @@ impl World {
     /// Does the next thing that is due before `deadline`. False when there is none.
     pub(crate) fn step(&mut self, deadline: Instant) -> bool {
         let event = self.events.first_key_value().map(|((due, _), _)| *due);
-        let timeout = self.client.session.poll_timeout();
+        let primary = self.primary.session.as_ref().and_then(Machine::poll_timeout);
+        let timeout = self.client.session.poll_timeout().into_iter().chain(primary).min();
         let next = event.into_iter().chain(timeout).min();
         let Some(next) = next.filter(|next| *next <= deadline) else { return false };
         self.now = self.now.max(next);
@@ -225,6 +228,9 @@ impl World {
             self.handle(event);
         } else {
             self.client.session.handle_timeout(self.now);
+            if let Some(primary) = &mut self.primary.session {
+                primary.handle_timeout(self.now);
+            }
         }
         self.settle();
         self.check_credit();
@@ -239,9 +245,10 @@ impl World {
                 self.on_pump(pipe);
             }
             Event::Connected(path) => self.on_connected(path),
-            Event::Hangup(path) => {
-                if let Some(mut edge) = self.edges.remove(&path) {
-                    edge.hang_up(self.now);
+            Event::Hangup(path) => self.hang_up(path),
+            Event::Idle(path) => {
+                if self.links.get(&path).is_some_and(|link| link.cut) {
+                    self.lose(path);
                 }
             }
             Event::Heard(path, stream, bytes, asked) => {
@@ -253,6 +260,25 @@ impl World {
             Event::Lease(stream, range) => self.lease_somewhere(stream, range),
             Event::Fault(fault) => self.on_fault(fault),
         }
+    }
+
+    /// A connection has ended for its edge, which is forgotten when its path has ended too.
+    fn hang_up(&mut self, path: PathId) {
+        let now = self.now;
+        if let Some(edge) = self.edges.get_mut(&path) {
+            edge.hang_up(now);
+        }
+        if self.session().paths().iter().any(|info| info.id == path && info.ended) {
+            self.edges.remove(&path);
+        }
+    }
+
+    /// A connection breaks, and both ends know.
+    pub(crate) fn lose(&mut self, path: PathId) {
+        let now = self.now;
+        self.remove_link(path);
+        self.session().handle_path_lost(path, "broken", now);
+        self.hang_up(path);
     }
 
     fn on_pump(&mut self, id: u32) {
@@ -460,9 +486,11 @@ impl World {
             Action::ClosePath(path, error) => {
                 self.log(|| format!("the client closes path {path}: {error}"));
                 self.check_path_close(path, &error);
-                self.remove_link(path);
-                let delay = self.rng.millis(0..=50);
-                self.after(delay, Event::Hangup(path));
+                if self.links.contains_key(&path) {
+                    self.remove_link(path);
+                    let delay = self.rng.millis(0..=50);
+                    self.after(delay, Event::Hangup(path));
+                }
             }
             Action::Close(code, reason) | Action::ClosedByPeer(code, reason) => {
                 self.closed = true;
@@ -473,6 +501,7 @@ impl World {
             }
             Action::Wake(Wake::Stream(wake)) => self.wake_client(wake),
             Action::Wake(_) => {}
+            Action::RenewGrant(_) => self.fail("a client grants nothing"),
         }
     }
 

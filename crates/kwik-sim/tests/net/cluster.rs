@@ -1,6 +1,6 @@
 //! A primary, its edges and a client, each on a host of its own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -97,13 +97,13 @@ impl Cluster {
         let object = self.object.clone();
         self.servers[0].spawn(fill(writer, object));
         send.finish().ok();
-        let mut leased = BTreeSet::new();
+        let mut leased = BTreeMap::new();
         let mut leases = Vec::new();
         loop {
             let changed = session.path_changed();
             for path in session.all_paths() {
                 let usable = path.status == PathStatus::Active && path.id != kwik::PathId::PRIMARY;
-                if usable && leased.insert(path.id) {
+                if usable && leased.insert(path.id, path.deaths) != Some(path.deaths) {
                     leases.extend(session.lease(stream, extent.clone(), path.id, Bytes::new()));
                 }
             }

@@ -41,7 +41,11 @@ fn run(seed: u64, at: Duration, fail: impl FnOnce(&Cluster) + Send + 'static) ->
 
 fn report(name: &str, reading: &Reading) {
     let after = reading.longest_at - reading.began;
-    println!("{name}: {:?}, longest wait {:?} until {after:?}", reading.took(), reading.longest_wait);
+    println!(
+        "{name}: {:?}, longest wait {:?} until {after:?}",
+        reading.took(),
+        reading.longest_wait
+    );
 }
 
 #[test]
@@ -49,9 +53,18 @@ fn figures() {
     for seed in 0..3 {
         report("whole", &run(seed, ms(1), |_| {}));
         for edge in [1, 2] {
-            report(&format!("crash {edge}"), &run(seed, ms(1000), move |c| c.servers[edge].crash()));
-            report(&format!("freeze {edge}"), &run(seed, ms(1000), move |c| c.servers[edge].freeze()));
-            report(&format!("tenth {edge}"), &run(seed, ms(1000), move |c| c.servers[edge].link_up(up(edge).slowed(10))));
+            report(
+                &format!("crash {edge}"),
+                &run(seed, ms(1000), move |c| c.servers[edge].crash()),
+            );
+            report(
+                &format!("freeze {edge}"),
+                &run(seed, ms(1000), move |c| c.servers[edge].freeze()),
+            );
+            report(
+                &format!("tenth {edge}"),
+                &run(seed, ms(1000), move |c| c.servers[edge].link_up(up(edge).slowed(10))),
+            );
         }
     }
 }

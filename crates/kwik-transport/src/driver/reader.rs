@@ -260,8 +260,8 @@ impl Sink {
         let now = self.shared.runtime.now();
         if self.figures_at.is_none_or(|at| now >= at + FIGURES_INTERVAL) {
             self.figures_at = Some(now);
-            let (rtt, arrived) = connection.figures();
-            self.shared.look(|machine| machine.on_figures(self.path, rtt, arrived, now));
+            let figures = connection.figures();
+            self.shared.look(|machine| machine.on_figures(self.path, figures, now));
         }
         self.flush();
     }
