@@ -37,6 +37,7 @@ impl Scheduler {
         if std::mem::take(&mut self.moves_due) {
             self.reassign_suspects();
         }
+        self.relieve();
         self.activate_all(streams, now);
         while self.steal(now) {
             self.activate_all(streams, now);

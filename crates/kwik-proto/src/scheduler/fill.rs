@@ -106,7 +106,7 @@ impl Fill {
             live
         };
         let Some(live) = live else { return false };
-        schedule.on_released(live.end - live.cursor);
+        schedule.on_cancelled(live.end - live.cursor);
         self.release(live.cursor..live.end);
         true
     }

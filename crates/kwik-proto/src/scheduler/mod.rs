@@ -312,7 +312,9 @@ impl Scheduler {
         if activation.stolen {
             self.doubled -= before.end - sent_until;
         }
-        if !before.cancelled {
+        if before.cancelled {
+            owner.schedule.on_dropped(before.end - sent_until);
+        } else {
             owner.schedule.on_released(before.end - sent_until);
             fill.release(sent_until..before.end);
         }

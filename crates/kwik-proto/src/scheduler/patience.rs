@@ -8,7 +8,7 @@ use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, PathId, PieceId, StreamId, limits};
 
-use super::{Scheduler, SchedulerEvent};
+use super::{Path, Scheduler, SchedulerEvent};
 
 impl Scheduler {
     /// When [`Scheduler::handle_timeout`] has something to do.
@@ -116,20 +116,41 @@ impl Scheduler {
         let suspects: Vec<_> =
             self.paths.iter().filter(|(_, p)| p.suspect).map(|(id, _)| *id).collect();
         for id in suspects {
-            let Some(path) = self.paths.get(&id) else { continue };
-            let pieces = path.pieces.iter();
-            let movable: Vec<_> = pieces
-                .filter(|(piece, activation)| self.can_move(id, **piece, activation.stream))
-                .map(|(piece, activation)| (*piece, activation.stream, activation.lease))
-                .collect();
-            for (piece, stream, lease) in movable {
-                let Some(path) = self.paths.get_mut(&id) else { continue };
-                let Some(fill) = self.fills.get_mut(&stream) else { continue };
-                if fill.cancel(id, piece, &mut path.schedule) {
-                    let cancel = pb::Cancel { lease_id: lease.0, piece_id: piece.0 };
-                    let cancel = ControlMessage::Cancel(cancel);
-                    self.events.push(SchedulerEvent::Send(id, cancel));
-                }
+            self.reclaim(id, u64::MAX);
+        }
+    }
+
+    /// Takes back what a path that has become slow would hold up the reader with. That may come twice, once
+    /// for each time that a path becomes slow.
+    pub(super) fn relieve(&mut self) {
+        let excess = self.paths.iter().map(|(id, path)| (*id, path.schedule.excess()));
+        let slow: Vec<_> = excess.filter(|(_, excess)| *excess > 0).collect();
+        for (id, excess) in slow {
+            self.reclaim(id, excess);
+        }
+    }
+
+    /// Cancels pieces of a path that another may bring, the last first, as long as `bytes` are left.
+    fn reclaim(&mut self, id: PathId, mut bytes: u64) {
+        let Some(path) = self.paths.get(&id) else { return };
+        let pieces = path.pieces.iter().rev();
+        let movable: Vec<_> = pieces
+            .filter(|(piece, activation)| self.can_move(id, **piece, activation.stream))
+            .map(|(piece, activation)| (*piece, activation.stream, activation.lease))
+            .collect();
+        for (piece, stream, lease) in movable {
+            if bytes == 0 {
+                return;
+            }
+            let Some(path) = self.paths.get_mut(&id) else { continue };
+            let Some(fill) = self.fills.get_mut(&stream) else { continue };
+            let before = path.schedule.outstanding();
+            if fill.cancel(id, piece, &mut path.schedule) {
+                bytes = bytes.saturating_sub(before - path.schedule.outstanding());
+                let cancel = pb::Cancel { lease_id: lease.0, piece_id: piece.0 };
+                let cancel = ControlMessage::Cancel(cancel);
+                self.events.push(SchedulerEvent::Send(id, cancel));
+                self.stir();
             }
         }
     }
@@ -142,7 +163,7 @@ impl Scheduler {
         let Some(cursor) = live.map(|piece| piece.cursor) else { return false };
         fill.leases().filter_map(|id| self.leases.get(&id)).any(|lease| {
             let path = self.paths.get(&lease.path);
-            let healthy = path.is_some_and(super::Path::is_healthy);
+            let healthy = path.is_some_and(Path::is_healthy);
             let open = !lease.closing && lease.budget > 0;
             lease.path != owner && healthy && open && lease.open().contains(&cursor)
         })
@@ -150,6 +171,6 @@ impl Scheduler {
 }
 
 /// Whether silence can kill the path: the primary's lives as long as its connection.
-fn is_mortal(id: PathId, path: &super::Path) -> bool {
+fn is_mortal(id: PathId, path: &Path) -> bool {
     !id.is_primary() && !path.dead && !path.pieces.is_empty()
 }
