@@ -103,4 +103,6 @@ pub struct SessionStats {
     pub window: u64,
     /// Of which granted to streams.
     pub granted: u64,
+    /// Bytes of live streams that came twice.
+    pub duplicates: u64,
 }

@@ -21,8 +21,9 @@ const FLAT_ROUNDS: u8 = 3;
 /// A rate below half of what was measured is believed after this, and two rounds: a lost packet's repetition
 /// makes a round or so look slow.
 const SLUMP: Duration = Duration::from_millis(100);
-/// What a path that became slow would need longer for is better brought by others.
-const LAG: Duration = Duration::from_millis(250);
+/// What a path that became slow would need longer for is better brought by others: until then the window
+/// gives those something else to do.
+const LAG: Duration = Duration::from_millis(350);
 /// Bounds how long a path rests: 50 ms * 2^6.
 const MAX_STRIKES: u32 = 6;
 
@@ -240,7 +241,9 @@ impl PathSchedule {
         } else if sample >= rate {
             self.rate = Some(rate / 2 + sample / 2);
         } else if !self.dry {
-            self.rate = Some(self.slumped(sample, now - lasted, now).unwrap_or(rate - rate / 4 + sample / 4));
+            self.rate = Some(
+                self.slumped(sample, now - lasted, now).unwrap_or(rate - rate / 4 + sample / 4),
+            );
         }
         if self.dry || sample > rate / 2 {
             self.slump = None;
@@ -285,11 +288,8 @@ impl PathSchedule {
     #[must_use]
     pub fn excess(&self) -> u64 {
         let Some(rate) = self.rate.filter(|_| !self.is_starting()) else { return 0 };
-        let target = self.target();
-        if self.outstanding <= (target * 3 / 2).max(bytes_in(rate, LAG)) {
-            return 0;
-        }
-        self.outstanding - target
+        let kept = self.target().max(bytes_in(rate, LAG));
+        if self.outstanding > kept * 3 / 2 { self.outstanding - kept } else { 0 }
     }
 
     /// Size of its next piece.
@@ -303,7 +303,9 @@ impl PathSchedule {
     /// When it becomes suspect unless it speaks; none while nothing is asked of it.
     #[must_use]
     pub fn suspect_at(&self) -> Option<Instant> {
-        let patience = limits::SUSPECT_AFTER.max(self.rtt * 5 / 4);
+        // Once bytes come, what waits in queues makes no gap between them.
+        let rtt = if self.waiting { self.rtt } else { self.base_rtt() };
+        let patience = limits::SUSPECT_AFTER.max(rtt * 5 / 4);
         (self.outstanding > 0).then(|| self.last_progress + patience)
     }
 
@@ -456,7 +458,7 @@ mod tests {
         path.on_cancelled(excess);
         assert_eq!((path.excess(), path.room()), (0, 0), "it is busy with what it has");
         path.on_dropped(excess);
-        assert!(path.backlog(0) < 2 * LAG);
+        assert!(path.backlog(0) <= LAG + round);
     }
 
     #[test]

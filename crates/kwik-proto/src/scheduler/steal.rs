@@ -86,18 +86,17 @@ impl Scheduler {
 
     /// The thief's lease of a piece, if the thief has the piece so much sooner that it pays, and the
     /// budget allows that it comes twice.
-    fn worth_it(
-        &self,
-        (id, thief): (PathId, &Path),
-        owner: &Path,
-        owed: &Owed,
-    ) -> Option<LeaseId> {
+    fn worth_it(&self, (id, thief): (PathId, &Path), owner: &Path, owed: &Owed) -> Option<LeaseId> {
         let range = &owed.range;
         let len = range.end - range.start;
         let budget = limits::DOUBLED_BYTES + self.delivered / limits::DOUBLED_SHARE;
         let owner = &owner.schedule;
-        let left = if owed.begun { owner.drain_time() } else { owner.backlog(0) };
-        let sooner = left > thief.schedule.backlog(len) * 3 / 2;
+        let takes = thief.schedule.backlog(len) * 3 / 2;
+        // What is on its way is nearly here, unless the path is very slow.
+        let sooner = match owed.begun {
+            true => owner.drain_time() > takes + limits::SUSPECT_AFTER,
+            false => owner.backlog(0) > takes,
+        };
         if !sooner || self.doubled + len > budget {
             return None;
         }

@@ -13,6 +13,7 @@ use crate::path::{Health, PathInfo, PathStatus, PathTable};
 use crate::scheduler::{Scheduler, SchedulerEvent};
 use crate::stats::{PathFigures, PathStats, SessionStats};
 use crate::stream::{StreamConfig, StreamTable};
+use crate::sync::lock;
 use crate::wire::clip;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
@@ -163,7 +164,9 @@ impl ClientSession {
             })
         });
         let window = self.streams.window();
+        let readers = self.streams.iter().filter_map(|halves| halves.recv.as_ref());
         SessionStats {
+            duplicates: readers.map(|recv| lock(recv).duplicates().0).sum(),
             paths: paths.collect(),
             streams: self.streams.iter().count(),
             leases: self.scheduler.leases(),
@@ -443,8 +446,9 @@ impl ClientSession {
                 self.set_status(path, PathStatus::Active, "it speaks again", now);
             }
             SchedulerEvent::Drained(path) => {
-                self.answer_remove_path(path, Ok(()), now);
+                // The notice of its end says what it brought in all.
                 self.end_path(path, &CodedError::new(Code::NoError, "removed"), now);
+                self.answer_remove_path(path, Ok(()), now);
             }
             SchedulerEvent::LeaseEnded(path, stream, lease) => {
                 self.on_lease_ended(path, stream, lease, now);

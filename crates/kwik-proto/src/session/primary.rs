@@ -147,6 +147,7 @@ impl PrimarySession {
             granted: window.lent(),
             leases: self.issuer.iter().count(),
             pieces: 0,
+            duplicates: 0,
         }
     }
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kwik::{
-    Accepted, ClientConfig, Endpoint, Identity, LeaseWriter, PathStatus, PrimarySession,
-    QuicConfig, ReadError, RecvStream, SecondarySession, ServerConfig, Session,
+    Accepted, ClientConfig, Endpoint, Identity, LeaseWriter, PathEvent, PathId, PathStatus,
+    PrimarySession, QuicConfig, ReadError, RecvStream, SecondarySession, ServerConfig, Session,
 };
 use kwik_sim::{Host, Sim};
 
@@ -31,6 +31,11 @@ pub(crate) struct Cluster {
     pub(crate) servers: Vec<Host>,
     pub(crate) client: Host,
     object: Bytes,
+    /// Edges beyond these are added by the scenario.
+    pub(crate) edges: usize,
+    /// The session at its primary, and what happened to its paths.
+    pub(crate) primary: Slot<PrimarySession>,
+    pub(crate) events: Arc<Mutex<Vec<PathEvent>>>,
 }
 
 impl Cluster {
@@ -41,6 +46,9 @@ impl Cluster {
             client: sim.host("client"),
             servers: (0..servers).map(|server| sim.host(&format!("server {server}"))).collect(),
             object: (0..len).map(pattern).collect::<Vec<_>>().into(),
+            edges: servers - 1,
+            primary: Slot::default(),
+            events: Arc::default(),
         }
     }
 
@@ -75,18 +83,42 @@ impl Cluster {
     /// A primary's session: each edge gets a path; each request (a stream's first byte) gets the object.
     async fn serve(&self, session: &PrimarySession) {
         let host = &self.servers[0];
-        for edge in 1..self.servers.len() {
-            let (session, cluster) = (session.clone(), self.clone());
-            host.spawn(async move {
-                let key = identity(edge).fingerprint();
-                session.add_path(cluster.address(edge), key).await.ok();
-            });
-        }
+        let (mut events, log) = (session.path_events(), self.events.clone());
+        host.spawn(async move {
+            while let Ok(event) = events.next().await {
+                log.lock().unwrap().push(event);
+            }
+        });
+        self.primary.lock().unwrap().replace(session.clone());
+        (1..=self.edges).for_each(|edge| self.add_path(edge));
         while let Ok((send, mut recv)) = session.session().accept_bi().await {
             recv.read_to_end(1).await.ok();
             let (session, cluster) = (session.clone(), self.clone());
             host.spawn(async move { cluster.deliver(&session, send).await });
         }
+    }
+
+    /// Has the primary add a path to an edge.
+    pub(crate) fn add_path(&self, edge: usize) {
+        let session = self.primary.lock().unwrap().clone().unwrap();
+        let (address, key) = (self.address(edge), identity(edge).fingerprint());
+        self.servers[0].spawn(async move {
+            session.add_path(address, key).await.ok();
+        });
+    }
+
+    /// Has the primary remove a path.
+    pub(crate) fn remove_path(&self, path: PathId) {
+        let session = self.primary.lock().unwrap().clone().unwrap();
+        self.servers[0].spawn(async move {
+            session.remove_path(path).await.unwrap();
+        });
+    }
+
+    /// The states that a path has had.
+    pub(crate) fn states(&self, path: PathId) -> Vec<PathStatus> {
+        let events = self.events.lock().unwrap();
+        events.iter().filter(|event| event.path == path).map(|event| event.status).collect()
     }
 
     /// Leases the object to every server, also to those that come later.
@@ -102,7 +134,7 @@ impl Cluster {
         loop {
             let changed = session.path_changed();
             for path in session.all_paths() {
-                let usable = path.status == PathStatus::Active && path.id != kwik::PathId::PRIMARY;
+                let usable = path.status == PathStatus::Active && path.id != PathId::PRIMARY;
                 if usable && leased.insert(path.id, path.deaths) != Some(path.deaths) {
                     leases.extend(session.lease(stream, extent.clone(), path.id, Bytes::new()));
                 }
