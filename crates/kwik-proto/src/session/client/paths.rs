@@ -20,7 +20,10 @@ impl ClientSession {
     pub(super) fn end_path(&mut self, path: PathId, error: &CodedError, now: Instant) {
         let Some(link) = self.links.get(&path) else { return };
         let was_open = link.was_open();
-        let reason = error.to_string();
+        let reason = match error.code {
+            Code::NoError => error.context.clone(),
+            _ => error.to_string(),
+        };
         self.paths.end(path, &reason, now);
         if was_open {
             self.notify(path, PathStatus::Dead, &reason, now);
