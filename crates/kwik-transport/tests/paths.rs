@@ -442,7 +442,8 @@ async fn what_nobody_may_bring_is_told_and_comes_when_it_is_leased_anew() {
         peer.hear_activation().await;
         peer.connection.close(9u32.into(), b"out of power");
         let found = uncovered.next().await.unwrap();
-        assert_eq!((found.stream, found.ranges), (stream.id(), vec![0..100_000]));
+        assert_eq!((found.stream, found.ranges.len()), (stream.id(), 1));
+        assert_eq!(found.ranges[0], 0..100_000);
         assert!(is_lost(&lease.outcome().await.unwrap().outcome, 0..100_000));
         let (_own, writer) = primary.lease_own(stream.id(), 0..100_000).unwrap();
         tokio::spawn(fill(writer));

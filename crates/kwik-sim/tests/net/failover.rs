@@ -214,7 +214,7 @@ fn an_edge_that_crashed_and_started_anew_is_dialed_again() {
     sim.at(ms(400), move || ours.servers[1].crash());
     let ours = cluster.clone();
     sim.at(seconds(5), move || ours.start(1));
-    let ours = cluster.clone();
+    let ours = cluster;
     let brought = sim.block_on(async move {
         let session = ours.connect().await;
         ours.fetch(&session).await.unwrap();
