@@ -3,6 +3,7 @@
 //! No socket, task, clock or randomness lives here: input comes through `handle_*`, output goes
 //! through `poll_*`, `now` is an argument. See `ARCHITECTURE.md` for how the planes fit together.
 
+pub mod ack;
 pub mod auth;
 pub mod control;
 pub mod lease;
@@ -19,6 +20,7 @@ pub mod sync;
 pub mod wire;
 
 mod code;
+mod config;
 mod event_log;
 mod id;
 
@@ -29,5 +31,6 @@ pub(crate) fn test_now() -> std::time::Instant {
 }
 
 pub use code::{Code, CodedError};
+pub use config::{Config, ConfigError};
 pub use event_log::{EventLog, LogCursor};
 pub use id::{Dir, LeaseId, PathId, PieceId, SessionId, Side, StreamId};

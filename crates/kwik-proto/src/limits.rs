@@ -13,10 +13,24 @@ pub const MAX_CONTROL_FRAME: usize = 64 * 1024;
 pub const MAX_PACKET_PAYLOAD: usize = 64 * 1024;
 /// Frames in one data packet: batches small frames, bounds what a header can announce.
 pub const MAX_PACKET_FRAMES: usize = 256;
+/// Data frames and packets in a row, on one QUIC stream, with neither payload nor the end of a stream:
+/// they cost us more than their sender, and no sender needs them.
+pub const MAX_EMPTY_FRAMES: usize = 1024;
 /// Everything of a data packet that is not payload.
 pub const MAX_PACKET_OVERHEAD: usize = MAX_PACKET_FRAMES * 64;
 /// Largest field other than `data` that a data frame may carry (path ids, unknown fields).
 pub const MAX_FRAME_FIELD: usize = 256;
+/// A frame shorter than this is not worth compressing.
+pub const MIN_COMPRESSED: usize = 256;
+/// How far the ids of unacknowledged packets of a path and direction may reach: bounds what both
+/// ends keep of them. A gigabyte of full packets; many small frames share one.
+pub const MAX_UNACKED_PACKETS: u64 = 16 * 1024;
+/// Ranges in one AckFrame: a few KiB.
+pub const MAX_ACK_RANGES: usize = 256;
+/// Packets are acknowledged once they brought this much ...
+pub const ACK_BYTES: u64 = 256 * 1024;
+/// ... or after this long.
+pub const ACK_DELAY: Duration = Duration::from_millis(50);
 /// Largest opaque command of a lease.
 pub const MAX_COMMAND: usize = 16 * 1024;
 /// Largest raw packet.
@@ -27,6 +41,10 @@ pub const MAX_RAW_QUEUED: usize = 64;
 pub const MAX_RAW_QUEUED_BYTES: usize = 1024 * 1024;
 /// QUIC connection window of a server for a client that has not authenticated, in bytes.
 pub const UNAUTHENTICATED_WINDOW: u64 = 256 * 1024;
+/// QUIC connection window at the least, once authenticated, in bytes.
+pub const CONNECTION_WINDOW: u64 = 1024 * 1024;
+/// Receive credit that all sessions of an endpoint may grant together, unless configured, in bytes.
+pub const MEMORY_BUDGET: u64 = 1024 * 1024 * 1024;
 /// Opaque client credentials.
 pub const MAX_CREDENTIALS: usize = 8 * 1024;
 /// Text that a peer may make us keep: reasons, addresses.
@@ -49,14 +67,25 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Streams of one direction that a peer may have open at once.
 pub const MAX_STREAMS: u64 = 100;
-/// Unidirectional QUIC streams of one side on one connection (memory and handshake cost grow with them). A
-/// logical stream that is being written holds one: a side's own of both directions, the peer's bidirectional
-/// ones, and the rest is for leases and raw packets. With fewer, idle streams would keep others from writing.
-pub const MAX_QUIC_STREAMS: u32 = 400;
+/// Unidirectional QUIC streams of one side on one connection: memory and handshake cost grow with them.
+pub const MAX_QUIC_STREAMS: u32 = 100;
+/// Of those, how many logical streams and leases share (5.2): leaves room for secondary streams, raw packets, and
+/// those that were finished and are not acknowledged yet.
+pub const MAX_POOLED: usize = 24;
+/// A stream with more than this many bytes on their way writes on a QUIC stream of its own.
+pub const SHARED_BACKLOG: u64 = 64 * 1024;
+/// A pooled QUIC stream that nobody writes on is kept this long, so that a burst does not open and close.
+pub const POOLED_IDLE: Duration = Duration::from_secs(1);
 /// Streams of each direction that a client may open before the server has answered.
 pub const FIRST_FLIGHT_STREAMS: u64 = 8;
 /// Bytes that each of them may carry until then: every stream's floor is at least this.
 pub const FIRST_FLIGHT_DATA: u64 = 1200;
+/// Properties of one stream's metadata.
+pub const MAX_PROPERTIES: usize = 16;
+/// Key of such a property.
+pub const MAX_PROPERTY_KEY: usize = 64;
+/// Keys and values of all of a stream's properties: small beside a control frame.
+pub const MAX_PROPERTY_BYTES: usize = 4096;
 /// Live leases of a session: bounds the table on every side.
 pub const MAX_LEASES: usize = 4096;
 /// Pieces of one path that are activated and not finished.
@@ -81,8 +110,19 @@ pub const COPY_BLOCK: usize = 4096;
 pub const INITIAL_WINDOW: u64 = 4 * 1024 * 1024;
 /// Session receive window at the most, unless configured.
 pub const MAX_WINDOW: u64 = 32 * 1024 * 1024;
-/// A stream is told of credit in steps of this size (8.2).
+/// A stream is told of credit in steps of this size, unless configured (8.2).
 pub const SLIDE_STEP: u64 = 64 * 1024;
+/// What a stream may have granted and not read until its reader proves fast, unless configured (8.3).
+pub const STREAM_BUFFER: u64 = 1024 * 1024;
+/// Streams under backpressure that put their session under it, if they are half of all (8.3).
+pub const ESCALATION_STREAMS: usize = 4;
+/// A gap that keeps a reader waiting for this long is reported, unless configured (8.4).
+pub const GAP_TIMEOUT: Duration = Duration::from_millis(100);
+/// Logical streams that share a QUIC stream, unless configured (5.2).
+pub const STREAMS_PER_QUIC_STREAM: u64 = 4;
+/// Bytes unacknowledged on a path beyond which bulk waits, unless configured: a little less than QUIC's
+/// send window, so that urgent frames find room in it.
+pub const MAX_UNACKED: u64 = 7 * 1024 * 1024;
 
 /// A piece for a path that was not measured yet, and the least piece.
 pub const MIN_PIECE: u64 = 64 * 1024;
@@ -145,13 +185,18 @@ const _: () = {
     assert!(MAX_COMMAND + 1024 <= MAX_CONTROL_FRAME);
     assert!(MAX_RAW_PACKET + 1024 <= MAX_CONTROL_FRAME);
     assert!(MAX_CREDENTIALS + MAX_GRANT + 1024 <= MAX_CONTROL_FRAME);
-    assert!(MAX_SECONDARY_STREAMS < MAX_QUIC_STREAMS as usize);
+    assert!(MAX_POOLED + MAX_SECONDARY_STREAMS < MAX_QUIC_STREAMS as usize);
+    assert!(MAX_POOLED >= 8);
+    assert!(MAX_PROPERTY_BYTES + 1024 <= MAX_CONTROL_FRAME);
     assert!(MIN_SLICE <= COPY_BLOCK);
+    assert!(UNAUTHENTICATED_WINDOW <= CONNECTION_WINDOW);
+    assert!(MAX_GAPS <= MAX_RUNS);
     assert!(MIN_PIECE <= MAX_PIECE && MAX_PIECE < INITIAL_WINDOW);
     assert!(INITIAL_WINDOW <= MAX_WINDOW);
+    assert!(SLIDE_STEP <= STREAM_BUFFER && STREAM_BUFFER <= INITIAL_WINDOW);
+    assert!(GAP_TIMEOUT.as_millis() < AGGREGATION_TIMEOUT.as_millis());
     assert!(INITIAL_WINDOW / (2 * 3 * MAX_STREAMS) >= FIRST_FLIGHT_DATA);
     assert!(FIRST_FLIGHT_STREAMS <= MAX_STREAMS);
-    assert!(MAX_QUIC_STREAMS as u64 > 3 * MAX_STREAMS);
     assert!(SUSPECT_AFTER.as_millis() < DEAD_AFTER.as_millis());
     assert!(DEAD_AFTER.as_millis() < AGGREGATION_TIMEOUT.as_millis());
 };

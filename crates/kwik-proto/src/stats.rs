@@ -1,9 +1,12 @@
 //! Figures of a session, as snapshots.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::path::PathStatus;
+use crate::presentation::{BackpressureReason, BackpressureStats, BufferUsage};
+use crate::stream::GapNotice;
 use crate::wire::pb::control as pb;
-use crate::{PathId, path::PathStatus};
+use crate::{PathId, StreamId};
 
 /// How a path does, as its client sees it (2.6).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -71,6 +74,10 @@ pub struct PathStats {
     pub status: PathStatus,
     /// How it does: at the primary, as the client last said.
     pub figures: PathFigures,
+    /// UDP payload that its connection has sent, in bytes; 0 where this side has none.
+    pub udp_sent: u64,
+    /// UDP payload that its connection has received, in bytes; 0 where this side has none.
+    pub udp_received: u64,
     /// Its secondary streams, at the client.
     pub secondary: SecondaryStats,
 }
@@ -86,6 +93,53 @@ pub struct SecondaryStats {
     pub unmapped: u64,
     /// Payload bytes that came on them.
     pub bytes: u64,
+}
+
+/// Figures of one live stream (10.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamStats {
+    /// Which stream.
+    pub id: StreamId,
+    /// The half that this side reads, if it does.
+    pub recv: Option<RecvStats>,
+    /// The half that this side writes, if it does.
+    pub send: Option<SendStats>,
+}
+
+/// Figures of a stream's receiving half, in bytes unless said otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecvStats {
+    /// What its buffer holds, with its gaps.
+    pub buffer: BufferUsage,
+    /// What it may have granted and not read now.
+    pub allowance: u64,
+    /// What `allowance` may grow to now: the current size of its buffer.
+    pub max_allowance: u64,
+    /// The offset up to which data is granted.
+    pub granted: u64,
+    /// The final size, once known.
+    pub final_size: Option<u64>,
+    /// Bytes that arrived twice.
+    pub duplicates: u64,
+    /// Those of `duplicates` whose two copies differed.
+    pub conflicts: u64,
+    /// Why its producers are asked to slow down, and since when.
+    pub backpressure: Option<(BackpressureReason, Instant)>,
+    /// What its reader waits for while bytes behind it are here.
+    pub gap: Option<GapNotice>,
+    /// When it was opened, and when it last received or was read; none once its reader is done.
+    pub times: Option<(Instant, Instant)>,
+}
+
+/// Figures of a stream's sending half, in bytes unless said otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SendStats {
+    /// Written and reserved so far.
+    pub written: u64,
+    /// Granted by the peer and not yet written.
+    pub credit: u64,
+    /// Why the peer asks to slow down.
+    pub backpressure: Option<BackpressureReason>,
 }
 
 /// What a session has done.
@@ -105,4 +159,16 @@ pub struct SessionStats {
     pub granted: u64,
     /// Bytes of live streams that came twice.
     pub duplicates: u64,
+    /// Bytes sent here that the peer has not acknowledged.
+    pub unacknowledged: u64,
+    /// Pooled QUIC streams that carry what is sent here (5.2); the driver's.
+    pub quic_streams: usize,
+    /// How many of them were ever opened.
+    pub quic_streams_opened: u64,
+    /// Bytes received and not yet read.
+    pub held: u64,
+    /// Backpressure that this side applies (8.3).
+    pub backpressure: BackpressureStats,
+    /// Gaps that kept a reader waiting for the gap timeout (8.4).
+    pub gaps: u64,
 }

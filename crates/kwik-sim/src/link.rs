@@ -10,6 +10,7 @@ use crate::trace::Fate;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Shape {
     rate: Option<u64>,
+    slowed: u64,
     queue: Duration,
     delay: Duration,
     jitter: Duration,
@@ -27,6 +28,7 @@ impl Default for Shape {
     fn default() -> Self {
         Self {
             rate: None,
+            slowed: 1,
             queue: Duration::from_millis(50),
             delay: Duration::ZERO,
             jitter: Duration::ZERO,
@@ -54,13 +56,13 @@ impl Shape {
         Self { rate: Some(bits.max(1)), ..self }
     }
 
-    /// The rate divided by `part`, if there is one.
+    /// The rate divided by `part`, if there is one; the queue holds as many bytes as before.
     #[must_use]
     pub fn slowed(self, part: u64) -> Self {
-        Self { rate: self.rate.map(|rate| (rate / part).max(1)), ..self }
+        Self { slowed: part.max(1), ..self }
     }
 
-    /// A drop-tail queue that holds what the rate sends in this time.
+    /// A drop-tail queue that holds what the full rate sends in this time.
     #[must_use]
     pub fn queue(self, queue: Duration) -> Self {
         Self { queue, ..self }
@@ -164,10 +166,11 @@ impl Link {
         let mut leaves = now;
         if let Some(rate) = shape.rate {
             let begins = self.busy_until.max(now);
-            if begins - now > nanos(shape.queue) {
+            if begins - now > nanos(shape.queue).saturating_mul(shape.slowed) {
                 return lost(Fate::Dropped);
             }
-            leaves = begins + (len + HEADERS) as u64 * 8 * 1_000_000_000 / rate;
+            let bits = (len + HEADERS) as u64 * 8 * shape.slowed;
+            leaves = begins + bits * 1_000_000_000 / rate;
             self.busy_until = leaves;
         }
         if let Some((begin, end)) = shape.burst {

@@ -64,7 +64,8 @@ impl Trace {
         }
         let line = packet.to_string();
         let start = if self.digest == 0 { 0xcbf2_9ce4_8422_2325 } else { self.digest };
-        let mix = |digest: u64, byte: &u8| (digest ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        let mix =
+            |digest: u64, byte: &u8| (digest ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
         self.digest = line.as_bytes().iter().fold(start, mix);
         if self.packets.len() < self.keep {
             self.packets.push(packet);

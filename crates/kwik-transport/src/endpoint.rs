@@ -13,11 +13,11 @@ use std::time::Instant;
 use kwik_proto::auth::{
     AcceptAny, Authenticator, EXPORTER_LABEL, Fingerprint, Identity, RelayVerifier,
 };
+use kwik_proto::presentation::MemoryBudget;
 use kwik_proto::session::{self, AcceptContext, ClientSession};
-use kwik_proto::stream::StreamConfig;
 use kwik_proto::sync::lock;
 use kwik_proto::wire::{ControlDecoder, ControlMessage};
-use kwik_proto::{Code, PathId, SessionId, limits};
+use kwik_proto::{Code, Config, ConfigError, PathId, SessionId, limits};
 
 use crate::driver::{ControlStream, Held, SERVER_NAME, Shared, open_control, start};
 use crate::primary::PrimarySession;
@@ -40,8 +40,8 @@ pub struct ServerConfig {
     pub trusted: BTreeSet<Fingerprint>,
     /// Who may be a client at all.
     pub authenticator: Arc<dyn Authenticator>,
-    /// Streams and windows of its sessions.
-    pub streams: StreamConfig,
+    /// Settings of its sessions.
+    pub settings: Config,
     /// QUIC's settings.
     pub quic: QuicConfig,
 }
@@ -55,7 +55,7 @@ impl ServerConfig {
             certificate: None,
             trusted: BTreeSet::new(),
             authenticator: Arc::new(AcceptAny),
-            streams: StreamConfig::default(),
+            settings: Config::default(),
             quic: QuicConfig::default(),
         }
     }
@@ -81,7 +81,7 @@ pub struct Certificate {
 pub struct ClientConfig {
     /// Whom to believe to be the server.
     pub trust: ServerTrust,
-    /// Streams, windows, credentials, dial policy.
+    /// Settings, credentials, dial policy.
     pub session: session::ClientConfig,
 }
 
@@ -109,12 +109,16 @@ pub struct Endpoint {
     server: Option<Arc<Server>>,
     fingerprint: Option<Fingerprint>,
     default_client: Option<Arc<ClientConfig>>,
+    /// What all sessions may have granted together.
+    budget: Arc<MemoryBudget>,
 }
 
 /// What all sessions of a serving endpoint share.
 #[derive(Debug)]
 struct Server {
     config: ServerConfig,
+    /// Those of sessions to come: they may have changed since.
+    settings: Mutex<Config>,
     paths: Mutex<PathRegistry>,
 }
 
@@ -147,9 +151,9 @@ pub enum EndpointError {
     /// The server's key or certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The stream limits.
+    /// The settings of its sessions.
     #[error(transparent)]
-    Streams(#[from] kwik_proto::stream::InvalidStreamConfig),
+    Config(#[from] ConfigError),
 }
 
 impl From<EndpointError> for io::Error {
@@ -217,7 +221,7 @@ impl Endpoint {
     ) -> Result<Self, EndpointError> {
         let tls = match &server {
             Some(config) => {
-                config.streams.validate()?;
+                config.settings.validate()?;
                 Some(match &config.certificate {
                     Some(own) => ServerTls::from_chain(own.chain.clone(), own.key.clone())?,
                     None => ServerTls::self_signed(&config.identity.pkcs8_der())?,
@@ -229,9 +233,32 @@ impl Endpoint {
             quic: endpoint(tls.as_ref())?,
             fingerprint: tls.as_ref().map(ServerTls::fingerprint),
             runtime: runtime.clone(),
-            server: server.map(|config| Arc::new(Server { config, paths: Mutex::default() })),
+            server: server.map(|config| {
+                let settings = Mutex::new(config.settings.clone());
+                Arc::new(Server { config, settings, paths: Mutex::default() })
+            }),
             default_client: None,
+            budget: Arc::new(MemoryBudget::new(limits::MEMORY_BUDGET)),
         })
+    }
+
+    /// The settings of sessions that it will accept; none if it does not serve.
+    #[must_use]
+    pub fn config(&self) -> Option<Config> {
+        self.server.as_ref().map(|server| lock(&server.settings).clone())
+    }
+
+    /// Changes the settings of sessions that it will accept (8.8). Those that live are changed with
+    /// [`Session::set_config`], and those that it will dial with [`Self::set_default_client_config`].
+    ///
+    /// # Errors
+    /// They contradict each other; nothing has changed then.
+    pub fn set_config(&self, config: Config) -> Result<(), ConfigError> {
+        config.validate()?;
+        if let Some(server) = &self.server {
+            *lock(&server.settings) = config;
+        }
+        Ok(())
     }
 
     /// What [`Self::connect`] uses.
@@ -260,7 +287,7 @@ impl Endpoint {
         server_name: &str,
     ) -> Result<Connecting, ConnectError> {
         let invalid = |error: &dyn fmt::Display| ConnectError::InvalidConfig(error.to_string());
-        config.session.streams.validate().map_err(|error| invalid(&error))?;
+        config.session.settings.validate().map_err(|error| invalid(&error))?;
         if config.session.credentials.len() > limits::MAX_CREDENTIALS {
             return Err(invalid(&"credentials are too long"));
         }
@@ -268,17 +295,19 @@ impl Endpoint {
         let name = if server_name.is_empty() { SERVER_NAME } else { server_name };
         let connecting = self.quic.connect(addr, name, &tls)?;
         let endpoint = self.clone();
-        let session = config.session;
+        let (session, settings) = (config.session.clone(), config.session.settings);
         Ok(Connecting(Box::pin(async move {
             let connection = connecting.await?;
             let control = open_control(&connection).await?;
             let key = Identity::from_seed(endpoint.runtime.random_bytes());
-            let machine = ClientSession::new(session, key, addr, endpoint.runtime.now());
+            let mut machine = ClientSession::new(session, key, addr, endpoint.runtime.now());
+            machine.streams().set_budget(endpoint.budget.clone());
             let shared = Shared::new(
                 machine,
                 (PathId::PRIMARY, &connection),
                 &endpoint.runtime,
-                Some(endpoint.quic.clone()),
+                (Some(endpoint.quic.clone()), endpoint.quic.receive_window()),
+                &settings,
             );
             let session = Session::new(Held::new(shared.clone()).streams());
             start(&(shared as _), PathId::PRIMARY, &connection, control);
@@ -291,6 +320,19 @@ impl Endpoint {
         let server = self.server.clone()?;
         let incoming = self.quic.accept().await?;
         Some(Incoming { incoming, server, endpoint: self.clone() })
+    }
+
+    /// Sets how many bytes of receive credit all sessions of this endpoint may grant together; 1 GiB at
+    /// the start (8.3). From 80 % on, sessions shrink to their streams' floors until there is room again;
+    /// new sessions are refused while all of it is granted. Counts at once, for clones too.
+    pub fn set_memory_budget(&self, bytes: u64) {
+        self.budget.set_limit(bytes);
+    }
+
+    /// The receive credit that all sessions have granted, in bytes.
+    #[must_use]
+    pub fn memory_granted(&self) -> u64 {
+        self.budget.granted()
     }
 
     /// The key that clients pin, of an endpoint that serves.
@@ -393,20 +435,20 @@ impl Incoming {
         .await?;
         let exporter = connection.export_keying_material(EXPORTER_LABEL, b"");
         let config = &self.server.config;
+        let receive_window = config.quic.receive_window;
         let is_secondary = matches!(&first, ControlMessage::AuthenticationRequest(request)
             if !request.session_id.is_empty());
-        if is_secondary && !secondaries {
-            let code = Code::InvalidStreamRole;
-            connection.close(code.as_u64(), b"KWIK_INVALID_STREAM_ROLE: no secondary here");
-            return Err(ConnectError::Refused("a secondary path was not expected".into()));
-        }
+        let settings = lock(&self.server.settings).clone();
+        let unexpected = is_secondary && !secondaries;
+        let spent = !is_secondary && self.endpoint.budget.is_spent();
+        check_welcome(&connection, unexpected, spent)?;
         let accepted = session::accept(
             &first,
             &AcceptContext {
                 identity: &config.identity,
                 trusted: &config.trusted,
                 authenticator: &*config.authenticator,
-                streams: &config.streams,
+                settings: &settings,
                 exporter: &exporter,
                 session_id: SessionId(self.endpoint.runtime.random_bytes()),
                 now: runtime.now(),
@@ -414,7 +456,7 @@ impl Incoming {
             },
         );
         if accepted.is_ok() {
-            connection.set_receive_window(config.quic.receive_window);
+            connection.set_receive_window(limits::CONNECTION_WINDOW.min(receive_window));
         }
         match accepted {
             Err(error) => {
@@ -422,9 +464,11 @@ impl Incoming {
                 connection.close(error.code.as_u64(), error.to_string().as_bytes());
                 Err(ConnectError::Refused(error.to_string()))
             }
-            Ok(session::Accepted::Primary(machine)) => {
+            Ok(session::Accepted::Primary(mut machine)) => {
+                machine.streams().set_budget(self.endpoint.budget.clone());
                 let home = (PathId::PRIMARY, &connection);
-                let shared = Shared::new(*machine, home, &runtime, None);
+                let quic = (None, receive_window);
+                let shared = Shared::new(*machine, home, &runtime, quic, &config.settings);
                 let session = PrimarySession::new(Held::new(shared.clone()));
                 start(&(shared as _), PathId::PRIMARY, &connection, control);
                 Ok(Accepted::Primary(session))
@@ -433,7 +477,8 @@ impl Incoming {
                 let key = (machine.id(), machine.path());
                 let mut registry = lock(&self.server.paths);
                 registry.replace(key, machine.verifier(), runtime.now());
-                let shared = Shared::new(*machine, (key.1, &connection), &runtime, None);
+                let (home, quic) = ((key.1, &connection), (None, receive_window));
+                let shared = Shared::new(*machine, home, &runtime, quic, &config.settings);
                 registry.insert(key, shared.clone(), runtime.now());
                 drop(registry);
                 let session = SecondarySession::new(Held::new(shared.clone()));
@@ -456,6 +501,21 @@ impl IntoFuture for Incoming {
             }
         })
     }
+}
+
+/// Sends a client away that came as a secondary path where none is expected, or finds the memory spent.
+fn check_welcome(
+    connection: &Connection,
+    unexpected: bool,
+    spent: bool,
+) -> Result<(), ConnectError> {
+    let (code, reason) = match (unexpected, spent) {
+        (true, _) => (Code::InvalidStreamRole, "a secondary path was not expected"),
+        (_, true) => (Code::LimitExceeded, "no memory is left for another session"),
+        (false, false) => return Ok(()),
+    };
+    connection.close(code.as_u64(), format!("{code}: {reason}").as_bytes());
+    Err(ConnectError::Refused(reason.into()))
 }
 
 /// Handshakes and reads the first control frame. Nothing else of the connection is read before.

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kwik_proto::lease::{IssuedLease, SharedWriter};
 use kwik_proto::session::{Mapped, PrimarySession as Primary, SecondarySession as Secondary};
+use kwik_proto::stream::WriterKind;
 use kwik_proto::sync::lock;
-use kwik_proto::wire::StreamKind;
-use kwik_proto::{LeaseId, StreamId, limits};
+use kwik_proto::{LeaseId, StreamId};
 use tokio::sync::Notify;
 
-use crate::driver::{FrameWriter, Held};
+use crate::driver::{DataPool, FrameWriter, Held};
 use crate::mapped::SecondaryStream;
-use crate::quic::{self, Connection, ConnectionError, Runtime};
+use crate::quic::{self, ConnectionError};
 use crate::streams::WriteError;
 
 /// A lease that a primary gave. Dropping it does not end it.
@@ -68,10 +68,10 @@ impl WriterSession {
         }
     }
 
-    fn connection(&self) -> (&Connection, &Runtime) {
+    fn pool(&self) -> &Arc<DataPool> {
         match self {
-            Self::Primary(shared) => (&shared.connection, &shared.runtime),
-            Self::Secondary(shared) => (&shared.connection, &shared.runtime),
+            Self::Primary(shared) => &shared.pool,
+            Self::Secondary(shared) => &shared.pool,
         }
     }
 
@@ -112,7 +112,7 @@ pub struct LeaseWriter {
     half: SharedWriter,
     lease: LeaseId,
     activated: Arc<Notify>,
-    frames: Option<FrameWriter>,
+    frames: FrameWriter,
     /// Where the application writes next: what it was told last, and how far it came since.
     cursor: Option<u64>,
     abandoned: Option<String>,
@@ -124,8 +124,7 @@ impl LeaseWriter {
     pub(crate) fn new(session: WriterSession, half: SharedWriter) -> Self {
         let lease = lock(&half).lease();
         let activated = session.register(lease);
-        let (connection, runtime) = session.connection();
-        let frames = Some(FrameWriter::new(connection.clone(), StreamKind::Data, runtime));
+        let frames = FrameWriter::new(session.pool(), WriterKind::Fixed);
         Self {
             session,
             half,
@@ -189,7 +188,7 @@ impl LeaseWriter {
     pub fn into_stream(mut self, offset: u64) -> Result<SecondaryStream, Self> {
         let WriterSession::Secondary(shared) = &self.session else { return Err(self) };
         let shared = shared.clone();
-        if self.abandoned.is_some() || !self.frames.as_ref().is_some_and(FrameWriter::is_unopened) {
+        if self.abandoned.is_some() || !self.frames.is_unopened() {
             return Err(self);
         }
         let mapped = shared.drive(|machine, now| machine.map_writer(&self.half, offset, now));
@@ -214,13 +213,14 @@ impl LeaseWriter {
     /// # Errors
     /// The session is over.
     pub async fn write_chunk(&mut self, mut chunk: Bytes) -> Result<(), WriteError> {
-        let Some(frames) = &mut self.frames else { return Err(WriteError::ClosedStream) };
+        let frames = &mut self.frames;
         let Some(mut at) = self.cursor else { return Ok(()) };
         let session = &self.session;
         let lost = |error: quic::WriteError| WriteError::from_quic(error, session.close_reason());
         while !chunk.is_empty() {
-            std::future::poll_fn(|cx| frames.poll_flush(cx)).await.map_err(lost)?;
-            let want = chunk.len().min(limits::MAX_PACKET_PAYLOAD) as u64;
+            let ready = std::future::poll_fn(|cx| frames.poll_ready(cx)).await;
+            let (room, _) = ready.map_err(lost)?;
+            let want = chunk.len().min(room) as u64;
             let (stream, committed) = {
                 let mut half = lock(&self.half);
                 let here = half.next().is_some_and(|range| range.start == at);
@@ -233,7 +233,7 @@ impl LeaseWriter {
             let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
             // On the primary's own path a fin would end the stream.
             let fin = ends && matches!(session, WriterSession::Secondary(_));
-            frames.push(stream, range.start, chunk.split_to(len), fin).map_err(lost)?;
+            frames.push(stream, range.start, [chunk.split_to(len)], fin).map_err(lost)?;
         }
         Ok(())
     }
@@ -246,9 +246,6 @@ impl LeaseWriter {
 
 impl Drop for LeaseWriter {
     fn drop(&mut self) {
-        if let Some(frames) = self.frames.take() {
-            frames.finish();
-        }
         if self.given_away {
             return;
         }

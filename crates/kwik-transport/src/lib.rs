@@ -55,10 +55,17 @@ pub use kwik_proto::auth::{
 pub use kwik_proto::lease::{IssuedLease, LeaseOutcome};
 pub use kwik_proto::mapping::{Mapping, MappingState, Place};
 pub use kwik_proto::path::{PathEvent, PathInfo, PathStatus};
+pub use kwik_proto::presentation::{
+    BackpressureReason, BackpressureStats, BufferUsage, ReasonStats,
+};
 pub use kwik_proto::session::{ClientConfig as SessionConfig, RelayReport, Uncovered};
-pub use kwik_proto::stats::{PathFigures, PathStats, SecondaryStats, SessionStats};
-pub use kwik_proto::stream::StreamConfig;
-pub use kwik_proto::{Code, CodedError, Dir, LeaseId, PathId, SessionId, Side, StreamId};
+pub use kwik_proto::stats::{
+    PathFigures, PathStats, RecvStats, SecondaryStats, SendStats, SessionStats, StreamStats,
+};
+pub use kwik_proto::stream::{GapNotice, MetadataError, Priority, StreamMetadata, StreamType};
+pub use kwik_proto::{
+    Code, CodedError, Config, ConfigError, Dir, LeaseId, PathId, SessionId, Side, StreamId,
+};
 pub use lease::{Lease, LeaseWriter};
 pub use mapped::{OpenStreamError, SecondaryStream};
 pub use primary::{PathError, PathEvents, PrimarySession, UncoveredEvents};
@@ -68,7 +75,10 @@ pub use quic::{
 };
 pub use secondary::SecondarySession;
 pub use session::{Session, Session as Connection};
-pub use streams::{Chunk, ReadError, ReadToEndError, RecvStream, SendStream, WriteError, Written};
+pub use streams::{
+    Chunk, ReadError, ReadTimeoutError, ReadToEndError, RecvStream, SendStream, Stalled,
+    WriteError, Written,
+};
 
 /// Keeps the README's examples compiling.
 #[cfg(doctest)]

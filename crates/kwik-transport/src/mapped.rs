@@ -16,7 +16,7 @@ use kwik_proto::wire::{SecondaryEvent, StreamKind};
 use kwik_proto::{Code, StreamId, limits};
 use tokio::sync::Notify;
 
-use crate::driver::{FrameWriter, Held};
+use crate::driver::{Held, StreamWriter};
 use crate::quic::ConnectionError;
 use crate::streams::WriteError;
 
@@ -29,7 +29,7 @@ pub struct SecondaryStream {
     id: u64,
     half: SharedWriter,
     activated: Arc<Notify>,
-    frames: Option<FrameWriter>,
+    frames: Option<StreamWriter>,
     offset: u64,
 }
 
@@ -42,7 +42,7 @@ impl SecondaryStream {
         };
         let activated = shared.register_writer(lease);
         let mut frames =
-            FrameWriter::new(shared.connection.clone(), StreamKind::Secondary, &shared.runtime);
+            StreamWriter::new(shared.connection.clone(), StreamKind::Secondary, &shared.runtime);
         let open = SecondaryEvent::Open(SecondaryStreamOpen {
             secondary_stream_id: id,
             target_kwik_stream_id: stream.as_u64(),
@@ -230,7 +230,7 @@ impl SecondaryStream {
         });
         // An error means that nobody reads it.
         frames.push_with(Bytes::new(), |out| encode_secondary(&close, out)).ok();
-        frames.finish();
+        drop(frames);
         self.shared.release_writer(lease);
         self.shared.drive(|machine, now| machine.close_stream(self.id, reason, now));
     }

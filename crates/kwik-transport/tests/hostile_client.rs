@@ -7,11 +7,11 @@
 mod common;
 
 use bytes::{Bytes, BytesMut};
-use common::hostile::{self, Peer, frame, introduction, packet};
+use common::hostile::{self, Peer, frame, introduction, numbered, packet};
 use common::{Rng, Servers, address, client, echo, serve_clients, within};
 use kwik::{Code, ConnectionError, Identity};
 use kwik_proto::wire::pb::control as pb;
-use kwik_proto::wire::pb::data::{DataFrame, DataPacket};
+use kwik_proto::wire::pb::data::DataFrame;
 use kwik_proto::wire::{ControlMessage, StreamKind};
 use kwik_proto::{Dir, Side, StreamId, limits};
 use prost::Message as _;
@@ -109,7 +109,7 @@ fn wrong_roles() -> Vec<(Code, ControlMessage)> {
     let create = |logical_stream_id| {
         M::StreamCreateNotification(pb::StreamCreateNotification {
             logical_stream_id,
-            path_id: String::new(),
+            ..<_>::default()
         })
     };
     let answer = pb::AuthenticationResponse { success: true, ..<_>::default() };
@@ -278,13 +278,9 @@ fn malformed_data() -> Vec<(&'static str, Code, Vec<u8>)> {
     let crowded = packet((0..300).map(|at| frame(client_uni(0), at, bytes(1), false)).collect());
     let far = frame(client_uni(0), (1 << 62) - 1, bytes(2), false);
     let whole = packet(vec![frame(client_uni(0), 0, bytes(1000), false)]);
-    let wordy = DataPacket {
-        frames: vec![DataFrame {
-            path_id: "x".repeat(300),
-            ..frame(client_uni(0), 0, bytes(1), false)
-        }],
-        ..Default::default()
-    };
+    let path_id = "x".repeat(300);
+    let wordy = DataFrame { path_id, ..frame(client_uni(0), 0, bytes(1), false) };
+    let wordy = numbered(vec![wordy]);
     let wordy = kind(&wordy.encode_length_delimited_to_vec());
     vec![
         ("no kind", Code::InvalidFrame, vec![0xff; 11]),
@@ -377,7 +373,7 @@ async fn too_many_gaps_end_the_session() {
         stream.write_all(&[0]).await.unwrap();
         for at in 0..3000u64 {
             let one = frame(client_uni(0), 1 + 2 * at, &b"x"[..], false);
-            let one = DataPacket { frames: vec![one], ..Default::default() };
+            let one = numbered(vec![one]);
             if stream.write_all(&one.encode_length_delimited_to_vec()).await.is_err() {
                 break;
             }

@@ -310,11 +310,11 @@ async fn an_authenticator_decides_who_may_be_a_client() {
 async fn contradictory_configurations_are_refused() {
     within(async {
         let mut config = ClientConfig::pinned(strangers());
-        config.session.streams.initial_window = 1;
+        config.session.settings.set_initial_window(1).unwrap();
         let refused = client().connect_with(config, "127.0.0.1:9".parse().unwrap(), "");
         assert!(matches!(refused, Err(ConnectError::InvalidConfig(_))));
         let mut config = ServerConfig::new(identity(0));
-        config.streams.max_streams_bidi = 0;
+        config.settings.set_max_stream_buffer(1 << 16).unwrap();
         assert!(Endpoint::server(config, LOOPBACK.parse().unwrap()).is_err());
         let dialed = client().connect("127.0.0.1:9".parse().unwrap(), "");
         assert!(matches!(dialed, Err(ConnectError::NoDefaultClientConfig)));

@@ -1,5 +1,7 @@
 //! The paths of a session, with their whole history (2.4, 2.5).
 
+mod window;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
@@ -10,6 +12,7 @@ use crate::{Code, CodedError, PathId, limits};
 mod health;
 
 pub use health::Health;
+pub use window::ConnectionWindow;
 
 /// What state a path is in (2.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,8 +1,12 @@
 //! A session's receive window: who may have how much of it in flight or held (8.2).
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::Arc;
 
 use crate::id::StreamId;
+
+use super::MemoryBudget;
 
 /// Why a stream got no part of the window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -34,24 +38,27 @@ pub struct WindowStatus {
 
 /// A ledger of a session's receive credit (8.2); the bytes are elsewhere.
 ///
-/// Half of the window is divided into floors, one for each of `max_streams` streams, lent to
-/// nobody else; the rest is lent to open streams as they ask. A stream's allowance is its floor
-/// plus what it borrowed, and bounds what it may have granted and not read.
+/// Half of the window at its start is divided into floors, one for each of `max_streams` streams, lent
+/// to nobody else; the rest is lent to open streams as they ask. A stream's allowance is its floor plus
+/// what it borrowed, and bounds what it may have granted and not read.
 ///
 /// Invariant: the allowances of the open streams never exceed the size. At most `max_streams`
 /// streams are open, so their floors take at most `max_streams * floor`, and loans take at most
-/// `size - max_streams * floor`, which together is the size. Growing keeps this, as it makes
-/// neither term smaller; closing a stream gives both parts back, so with no stream open all of
-/// the size is available.
+/// `size - max_streams * floor`, which together is the size. Growing adds to the second term alone, and
+/// the size shrinks no further than what is lent; closing a stream gives both parts back, so with no
+/// stream open all of the size is available.
 #[derive(Debug)]
 pub struct ReceiveWindow {
     size: u64,
     maximum: u64,
     max_streams: u64,
+    floor: u64,
     /// What each open stream borrowed.
     loans: BTreeMap<StreamId, u64>,
     /// Sum of `loans`.
     lent: u64,
+    /// What all sessions of the endpoint share.
+    budget: Option<Arc<MemoryBudget>>,
 }
 
 impl ReceiveWindow {
@@ -62,8 +69,41 @@ impl ReceiveWindow {
     pub fn new(initial: u64, maximum: u64, max_streams: u64) -> Self {
         let max_streams = max_streams.clamp(1, u64::MAX / 2);
         let size = initial.max(2 * max_streams);
-        let maximum = maximum.max(size);
-        Self { size, maximum, max_streams, loans: BTreeMap::new(), lent: 0 }
+        let (maximum, floor) = (maximum.max(size), size / 2 / max_streams);
+        Self { size, maximum, max_streams, floor, loans: BTreeMap::new(), lent: 0, budget: None }
+    }
+
+    /// Counts what is granted against the budget of all sessions too.
+    pub fn set_budget(&mut self, budget: Arc<MemoryBudget>) {
+        budget.take(self.granted());
+        if let Some(former) = self.budget.replace(budget) {
+            former.give_back(self.granted());
+        }
+    }
+
+    /// Whether the endpoint's budget forbids loans and asks for them back (`MemoryPressure`, 8.3).
+    #[must_use]
+    pub fn is_pressed(&self) -> bool {
+        self.budget.as_ref().is_some_and(|budget| budget.is_pressed())
+    }
+
+    /// Whether the endpoint's budget, once pressed, is free enough again.
+    #[must_use]
+    pub fn is_eased(&self) -> bool {
+        self.budget.as_ref().is_none_or(|budget| budget.is_eased())
+    }
+
+    /// Changes the size's bounds: a smaller window grows to `least` at once, a larger one shrinks to
+    /// `maximum` as loans come back. The floors stay as they are.
+    pub fn set_bounds(&mut self, least: u64, maximum: u64) {
+        self.size = self.size.max(least);
+        self.maximum = maximum.max(least);
+        self.shrink();
+    }
+
+    fn shrink(&mut self) {
+        let least = self.maximum.max(self.max_streams * self.floor + self.lent);
+        self.size = self.size.min(least);
     }
 
     /// Opens `stream` with the floor; returns its allowance. A stream that is open stays as it is.
@@ -75,39 +115,48 @@ impl ReceiveWindow {
         if self.streams() == self.max_streams && !self.loans.contains_key(&stream) {
             return Err(WindowError::TooManyStreams(self.max_streams));
         }
-        let loan = *self.loans.entry(stream).or_default();
-        Ok(self.floor() + loan)
+        let loan = match self.loans.entry(stream) {
+            Entry::Occupied(loan) => *loan.get(),
+            Entry::Vacant(entry) => {
+                if let Some(budget) = &self.budget {
+                    budget.take(self.floor);
+                }
+                *entry.insert(0)
+            }
+        };
+        Ok(self.floor + loan)
     }
 
     /// Lends `stream` up to `want` more; returns its allowance, 0 unless it is open.
     pub fn borrow(&mut self, stream: StreamId, want: u64) -> u64 {
-        let granted = want.min(self.lendable());
-        let floor = self.floor();
+        let free = want.min(self.lendable());
         let Some(loan) = self.loans.get_mut(&stream) else {
             return 0;
         };
+        let granted = self.budget.as_ref().map_or(free, |budget| budget.lend(free));
         *loan += granted;
         self.lent += granted;
-        floor + *loan
+        self.floor + *loan
     }
 
     /// Takes back up to `amount` of what `stream` borrowed; returns its allowance, 0 unless it is
     /// open. The caller gives back only what was not granted to a peer, or was read since.
     pub fn release(&mut self, stream: StreamId, amount: u64) -> u64 {
-        let floor = self.floor();
         let Some(loan) = self.loans.get_mut(&stream) else {
             return 0;
         };
         let returned = amount.min(*loan);
         *loan -= returned;
+        let allowance = self.floor + *loan;
         self.lent -= returned;
-        floor + *loan
+        self.give_back(returned);
+        allowance
     }
 
     /// What `stream` may have granted and not read: 0 unless it is open.
     #[must_use]
     pub fn allowance(&self, stream: StreamId) -> u64 {
-        self.loans.get(&stream).map_or(0, |loan| self.floor() + loan)
+        self.loans.get(&stream).map_or(0, |loan| self.floor + loan)
     }
 
     /// Closes `stream` and takes its allowance back; returns how much that was.
@@ -116,14 +165,25 @@ impl ReceiveWindow {
             return 0;
         };
         self.lent -= loan;
-        self.floor() + loan
+        self.give_back(self.floor + loan);
+        self.floor + loan
     }
 
-    /// Doubles the size, up to the maximum, and the floors with it; returns whether it grew. The
-    /// allowance of every open stream rises by the difference of the floors.
+    fn give_back(&mut self, bytes: u64) {
+        if let Some(budget) = &self.budget {
+            budget.give_back(bytes);
+        }
+        self.shrink();
+    }
+
+    /// Doubles the size, up to the maximum; returns whether it grew. Under memory pressure it does not.
     pub fn grow(&mut self) -> bool {
         let size = self.size.saturating_mul(2).min(self.maximum);
-        std::mem::replace(&mut self.size, size) < size
+        let grows = size > self.size && !self.is_pressed();
+        if grows {
+            self.size = size;
+        }
+        grows
     }
 
     /// The window's size.
@@ -135,7 +195,7 @@ impl ReceiveWindow {
     /// What every open stream has of its own.
     #[must_use]
     pub const fn floor(&self) -> u64 {
-        self.size / 2 / self.max_streams
+        self.floor
     }
 
     /// Lent beyond the floors.
@@ -147,13 +207,13 @@ impl ReceiveWindow {
     /// What can still be lent; the window is full at 0.
     #[must_use]
     pub const fn lendable(&self) -> u64 {
-        self.size - self.max_streams * self.floor() - self.lent
+        self.size - self.max_streams * self.floor - self.lent
     }
 
     /// Granted to no stream, floors of streams to come included.
     #[must_use]
     pub fn available(&self) -> u64 {
-        self.size - self.streams() * self.floor() - self.lent
+        self.size - self.granted()
     }
 
     /// Granted share of the size, from 0 to 1.
@@ -179,6 +239,19 @@ impl ReceiveWindow {
 
     fn streams(&self) -> u64 {
         self.loans.len() as u64
+    }
+
+    /// The sum of all allowances.
+    fn granted(&self) -> u64 {
+        self.streams() * self.floor + self.lent
+    }
+}
+
+impl Drop for ReceiveWindow {
+    fn drop(&mut self) {
+        if let Some(budget) = &self.budget {
+            budget.give_back(self.granted());
+        }
     }
 }
 
@@ -222,6 +295,31 @@ mod tests {
         assert!(!window.grow());
     }
 
+    #[test]
+    fn under_pressure_nothing_is_lent_until_others_give_back() {
+        let budget = Arc::new(MemoryBudget::new(1000));
+        let mut windows: Vec<_> = (0..2)
+            .map(|_| {
+                let mut window = ReceiveWindow::new(800, 1600, 4);
+                window.set_budget(budget.clone());
+                assert_eq!(window.open(stream(0)), Ok(100));
+                window
+            })
+            .collect();
+        assert_eq!(windows[0].borrow(stream(0), 400), 500);
+        assert_eq!(windows[1].borrow(stream(0), 400), 300);
+        assert_eq!((budget.granted(), windows[1].is_pressed()), (800, true));
+        assert!(!windows[1].grow());
+        assert_eq!(windows[1].open(stream(1)), Ok(100));
+        assert_eq!(windows[0].release(stream(0), 300), 200);
+        assert!(!windows[1].is_pressed() && windows[1].grow());
+        assert_eq!(windows[1].borrow(stream(0), 400), 500);
+        windows.pop();
+        assert_eq!(budget.granted(), 200);
+        windows.clear();
+        assert_eq!(budget.granted(), 0);
+    }
+
     #[derive(Debug, Clone)]
     enum Operation {
         Open(u64),
@@ -229,6 +327,7 @@ mod tests {
         Release(u64, u64),
         Close(u64),
         Grow,
+        Bounds(u64, u64),
     }
 
     fn operation() -> impl Strategy<Value = Operation> {
@@ -238,20 +337,24 @@ mod tests {
             2 => (0..8u64, 0..400u64).prop_map(|(id, n)| Operation::Release(id, n)),
             2 => (0..8u64).prop_map(Operation::Close),
             1 => Just(Operation::Grow),
+            1 => (0..2000u64, 0..4000u64).prop_map(|(least, more)| Operation::Bounds(least, more)),
         ]
     }
 
     /// The open streams with their loans, summed up anew each time.
     struct Model {
         size: u64,
+        floor: u64,
         maximum: u64,
         max_streams: u64,
         open: Vec<(u64, u64)>,
     }
 
     impl Model {
-        fn floor(&self) -> u64 {
-            self.size / (2 * self.max_streams)
+        /// A size above its maximum follows what comes back.
+        fn shrink(&mut self) {
+            let least = self.maximum.max(self.floor * self.max_streams + self.lent());
+            self.size = self.size.min(least);
         }
 
         fn lent(&self) -> u64 {
@@ -259,7 +362,7 @@ mod tests {
         }
 
         fn allowance(&mut self, index: u64, change: impl Fn(u64) -> u64) -> u64 {
-            let floor = self.floor();
+            let floor = self.floor;
             self.open.iter_mut().find(|(open, _)| *open == index).map_or(0, |(_, loan)| {
                 *loan = change(*loan);
                 floor + *loan
@@ -267,7 +370,7 @@ mod tests {
         }
 
         fn apply(&mut self, window: &mut ReceiveWindow, operation: &Operation) {
-            let free = self.size - self.floor() * self.max_streams - self.lent();
+            let free = self.size - self.floor * self.max_streams - self.lent();
             match *operation {
                 Operation::Open(index) => {
                     let is_open = self.open.iter().any(|(open, _)| *open == index);
@@ -288,16 +391,24 @@ mod tests {
                 Operation::Release(index, amount) => {
                     let allowance = self.allowance(index, |loan| loan.saturating_sub(amount));
                     assert_eq!(window.release(stream(index), amount), allowance);
+                    self.shrink();
                 }
                 Operation::Close(index) => {
                     let had = self.allowance(index, |loan| loan);
                     self.open.retain(|(open, _)| *open != index);
                     assert_eq!(window.close(stream(index)), had);
+                    self.shrink();
                 }
                 Operation::Grow => {
                     let grows = self.size < self.maximum;
-                    self.size = self.maximum.min(2 * self.size);
+                    self.size = self.size.max(self.maximum.min(2 * self.size));
                     assert_eq!(window.grow(), grows);
+                }
+                Operation::Bounds(least, more) => {
+                    window.set_bounds(least, least + more);
+                    self.size = self.size.max(least);
+                    self.maximum = least + more;
+                    self.shrink();
                 }
             }
         }
@@ -305,11 +416,11 @@ mod tests {
         fn check(&self, window: &ReceiveWindow) {
             let total = self.open.iter().map(|(index, _)| window.allowance(stream(*index))).sum();
             assert!(self.size >= total);
-            let floors = self.max_streams * self.floor();
+            let floors = self.max_streams * self.floor;
             let status = WindowStatus {
                 size: self.size,
                 maximum: self.maximum,
-                floor: self.floor(),
+                floor: self.floor,
                 lent: self.lent(),
                 lendable: self.size - floors - self.lent(),
                 available: self.size - total,
@@ -327,9 +438,9 @@ mod tests {
             max_streams in 1..6u64,
             operations in prop::collection::vec(operation(), 0..80),
         ) {
-            let maximum = initial + growth;
+            let (maximum, floor) = (initial + growth, initial / 2 / max_streams);
             let mut window = ReceiveWindow::new(initial, maximum, max_streams);
-            let mut model = Model { size: initial, maximum, max_streams, open: Vec::new() };
+            let mut model = Model { size: initial, floor, maximum, max_streams, open: Vec::new() };
             for operation in operations {
                 model.apply(&mut window, &operation);
                 model.check(&window);

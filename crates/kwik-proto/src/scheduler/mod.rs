@@ -227,7 +227,10 @@ impl Scheduler {
             self.report(id, outcome, Vec::new(), 0);
             return Ok(());
         }
-        lock(&recv).add_lease(range.clone());
+        if !lock(&recv).add_lease(range.clone()) {
+            let context = format!("leases of {stream} lie in too many places");
+            return Err(CodedError::new(Code::LimitExceeded, context));
+        }
         let fill = self.fills.entry(stream).or_insert_with(|| Fill::new(recv));
         // An answer to what was uncovered: the time for the next one starts anew.
         fill.uncovered_since = None;
@@ -350,6 +353,19 @@ impl Scheduler {
         self.forget_if_idle(stream, streams);
         self.stir();
         self.schedule(streams, now);
+    }
+
+    /// Streams were granted credit other than by reading.
+    pub fn on_credit(&mut self, streams: &mut StreamTable, now: Instant) {
+        self.stir();
+        self.schedule(streams, now);
+    }
+
+    /// A gap keeps a stream's reader waiting (8.4): what no lease covers is told to the primary, and
+    /// pieces of suspects are moved where another path may bring them, with the timeout that follows.
+    pub fn on_gap(&mut self, stream: StreamId, now: Instant) {
+        self.cover(stream, now);
+        self.moves_due = true;
     }
 
     /// Takes note of the pieces of a stream that its byte path saw end.

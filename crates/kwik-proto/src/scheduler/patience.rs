@@ -77,7 +77,7 @@ impl Scheduler {
     /// not count: it may have leased them, had it been heard.
     fn fail_overdue(&mut self, streams: &mut StreamTable, now: Instant) {
         let primary = self.paths.get(&PathId::PRIMARY);
-        let heard = primary.is_none_or(|path| path.schedule.dead_at() > now);
+        let heard = primary.is_none_or(|path| path.schedule.is_reachable(now));
         let overdue = |since: Instant| since + limits::AGGREGATION_TIMEOUT <= now;
         let fills = self.fills.iter_mut();
         let overdue = fills.filter(|(_, fill)| fill.uncovered_since.is_some_and(overdue));
@@ -100,7 +100,11 @@ impl Scheduler {
     fn fail(&mut self, stream: StreamId, streams: &mut StreamTable, now: Instant) {
         let Some(fill) = self.fills.get_mut(&stream) else { return };
         fill.uncovered_since = None;
-        let context = format!("{stream}: no server holds a lease for bytes that are missing");
+        let live = fill.leases().filter_map(|id| self.leases.get(&id));
+        let missing = fill.uncovered(live.map(super::ClientLease::open));
+        let missing = missing.first().cloned().unwrap_or_default();
+        let waited = limits::AGGREGATION_TIMEOUT;
+        let context = format!("{stream}: {missing:?} is missing, for {waited:?} under no lease");
         let error = CodedError::new(Code::AggregationTimeout, context);
         lock(&fill.recv).fail(ReadError::Failed(error));
         let code = Code::AggregationTimeout.as_u64();

@@ -58,6 +58,8 @@ pub struct PathSchedule {
     last_heard: Instant,
     /// When it last brought something, or was asked after a pause.
     last_brought: Instant,
+    /// When its connection last received anything at all, be it an acknowledgement.
+    last_arrived: Instant,
     /// How often in a row it fell silent, and until when it gets nothing new for that.
     strikes: u32,
     rest_until: Option<Instant>,
@@ -85,6 +87,7 @@ impl PathSchedule {
             last_progress: now,
             last_heard: now,
             last_brought: now,
+            last_arrived: now,
             strikes: 0,
             rest_until: None,
         }
@@ -198,6 +201,9 @@ impl PathSchedule {
             self.last_progress = now;
             self.last_heard = now;
             self.last_brought = now;
+        }
+        if self.arrived.is_none_or(|before| before < total) {
+            self.last_arrived = now;
         }
         if let Some(before) = self.arrived.replace(total)
             && !self.waiting
@@ -320,6 +326,12 @@ impl PathSchedule {
     pub fn stalled_at(&self) -> Option<Instant> {
         let patience = limits::STALLED_AFTER.max(self.rtt * 3);
         (self.outstanding > 0).then(|| self.last_brought + patience)
+    }
+
+    /// Its connection receives something.
+    #[must_use]
+    pub fn is_reachable(&self, now: Instant) -> bool {
+        self.last_arrived.max(self.last_heard) + limits::DEAD_AFTER.max(self.rtt * 3) > now
     }
 
     /// When anything was last heard of it.

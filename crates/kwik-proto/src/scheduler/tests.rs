@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::{Scheduler, SchedulerEvent};
-use crate::stream::{Read, ReadError, SharedRecv, StreamConfig, StreamTable};
+use crate::stream::{Read, ReadError, SharedRecv, StreamTable};
 use crate::sync::lock;
 use crate::wire::control::ControlMessage as M;
 use crate::wire::pb::control as pb;
-use crate::{Code, Dir, LeaseId, PathId, Side, StreamId, limits};
+use crate::{Code, Config, Dir, LeaseId, PathId, Side, StreamId, limits};
 
 const A: PathId = PathId(1);
 const B: PathId = PathId(2);
@@ -28,7 +28,7 @@ struct Fixture {
 impl Fixture {
     fn new() -> Self {
         let now = crate::test_now();
-        let mut streams = StreamTable::new(Side::Client, &StreamConfig::default());
+        let mut streams = StreamTable::new(Side::Client, &Config::default());
         let id = StreamId::new(Side::Server, Dir::Uni, 0);
         let recv = streams.touch(id, now).unwrap().unwrap().recv.unwrap();
         streams.accept(Dir::Uni).unwrap();

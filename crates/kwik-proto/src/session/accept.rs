@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::auth::{self, AdmissionRequest, Authenticator, Fingerprint, Identity, PublicKey};
-use crate::stream::StreamConfig;
+use crate::wire::DataOptions;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
-use crate::{Code, CodedError, PathId, SessionId, limits};
+use crate::{Code, CodedError, Config, PathId, SessionId, limits};
 
 use super::{PrimarySession, SecondarySession};
 
@@ -20,8 +20,8 @@ pub struct AcceptContext<'a> {
     pub trusted: &'a BTreeSet<Fingerprint>,
     /// Who may be a client at all.
     pub authenticator: &'a dyn Authenticator,
-    /// Streams and windows of new sessions.
-    pub streams: &'a StreamConfig,
+    /// Settings of new sessions.
+    pub settings: &'a Config,
     /// This connection's exported keying material ([`auth::EXPORTER_LABEL`]).
     pub exporter: &'a [u8; 32],
     /// 128 random bits for a new session.
@@ -74,8 +74,8 @@ fn accept_primary(
         context.session_id,
         context.identity.clone(),
         key,
-        context.streams,
-        &request.limits.unwrap_or_default(),
+        context.settings,
+        request,
         context.now,
     ))))
 }
@@ -97,5 +97,6 @@ fn accept_secondary(
     let own = context.identity.fingerprint();
     let admitted = auth::admit(&admission, own, context.trusted, context.wall);
     let admitted = admitted.map_err(|error| CodedError::new(error.code(), error.to_string()))?;
-    Ok(Accepted::Secondary(Box::new(SecondarySession::new(&admitted, context.now))))
+    let options = context.settings.data_options().and(DataOptions::from_wire(request.data));
+    Ok(Accepted::Secondary(Box::new(SecondarySession::new(&admitted, options, context.now))))
 }

@@ -6,32 +6,38 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::ack::{ReceivedPackets, SentPackets, SharedSent};
 use crate::auth::{DialLimiter, DialPolicy, Identity, prove};
 use crate::control::ControlQueue;
 use crate::mapping::MappingTable;
 use crate::path::{Health, PathInfo, PathStatus, PathTable};
 use crate::scheduler::{Scheduler, SchedulerEvent};
 use crate::stats::{PathFigures, PathStats, SessionStats};
-use crate::stream::{StreamConfig, StreamTable};
+use crate::stream::StreamTable;
 use crate::sync::lock;
-use crate::wire::clip;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
-use crate::{Code, CodedError, LeaseId, PathId, SessionId, Side, StreamId, limits};
+use crate::wire::{DataOptions, clip};
+use crate::{
+    Code, CodedError, Config, ConfigError, LeaseId, PathId, SessionId, Side, StreamId, limits,
+};
 
 mod mapped;
+mod packets;
 mod paths;
 mod redial;
 
 use redial::Target;
+
+use packets::wanted;
 
 use super::{Action, Machine, Outputs, Wake, heartbeat_reply, session_close, wrong_role};
 
 /// How a client behaves.
 #[derive(Debug, Clone)]
 pub struct ClientConfig {
-    /// Streams and windows.
-    pub streams: StreamConfig,
+    /// Settings of the session.
+    pub settings: Config,
     /// Where a primary may send this client (design §7).
     pub dial: DialPolicy,
     /// Opaque credentials for the primary's authenticator; at most [`limits::MAX_CREDENTIALS`].
@@ -43,7 +49,7 @@ pub struct ClientConfig {
 impl Default for ClientConfig {
     fn default() -> Self {
         Self {
-            streams: StreamConfig::default(),
+            settings: Config::default(),
             dial: DialPolicy::default(),
             credentials: Bytes::new(),
             relay_raw: true,
@@ -68,6 +74,9 @@ enum Stage {
 struct Link {
     stage: Stage,
     control: ControlQueue,
+    received: ReceivedPackets,
+    /// What the packets of its server are subject to, once that is known.
+    options: Option<DataOptions>,
     /// When a handshake that is still under way has failed, or a lost path is dialed again.
     deadline: Instant,
     /// How to reach it; none of the primary, which is not dialed again.
@@ -92,6 +101,8 @@ pub struct ClientSession {
     mappings: MappingTable,
     /// When the primary is told next how paths do.
     report_at: Instant,
+    /// The packets of path 0; a client sends none on others.
+    sent: SharedSent,
     outputs: Outputs,
 }
 
@@ -111,15 +122,18 @@ impl ClientSession {
             client_key: Bytes::copy_from_slice(&key.public_key().0),
             path_id: 0,
             proof: Bytes::new(),
-            limits: Some(config.streams.to_wire()),
+            limits: Some(config.settings.to_wire()),
+            data: wanted(&config).to_wire(),
         };
         control.push(&ControlMessage::AuthenticationRequest(request), now);
         let deadline = now + limits::DEAD_AFTER * 10;
-        let link = Link::new(Stage::Authenticating, control, deadline, None, now);
+        let link = Link::new(&config, Stage::Authenticating, control, deadline, None, now);
+        // A server that takes no checksums passes over them; what it has not agreed to take is not sent.
+        let options = DataOptions { compression: false, ..wanted(&config) };
         let mut scheduler = Scheduler::default();
         scheduler.add_path(PathId::PRIMARY, now);
         Self {
-            streams: StreamTable::new(Side::Client, &config.streams),
+            streams: StreamTable::new(Side::Client, &config.settings),
             config,
             key,
             primary: primary.ip(),
@@ -130,6 +144,7 @@ impl ClientSession {
             scheduler,
             mappings: MappingTable::default(),
             report_at: now,
+            sent: SharedSent::new(SentPackets::new(options).into()),
             outputs: Outputs::default(),
         }
     }
@@ -160,19 +175,19 @@ impl ClientSession {
                 figures: self.figures(info.id, now)?,
                 address: info.address,
                 status: info.status,
+                udp_sent: 0,
+                udp_received: 0,
                 secondary: self.mappings.stats(info.id),
             })
         });
-        let window = self.streams.window();
         let readers = self.streams.iter().filter_map(|halves| halves.recv.as_ref());
         SessionStats {
             duplicates: readers.map(|recv| lock(recv).duplicates().0).sum(),
             paths: paths.collect(),
-            streams: self.streams.iter().count(),
             leases: self.scheduler.leases(),
             pieces: self.scheduler.pieces(),
-            window: window.size(),
-            granted: window.lent(),
+            unacknowledged: lock(&self.sent).outstanding(),
+            ..self.streams.stats(now)
         }
     }
 
@@ -212,10 +227,12 @@ impl ClientSession {
             path_id: path.0,
             proof: Bytes::copy_from_slice(prove(&self.key, exporter, id, path).as_ref()),
             limits: None,
+            data: wanted(&self.config).to_wire(),
         };
         link.stage = Stage::Authenticating;
         // Frames are numbered for each connection.
         link.control = ControlQueue::new(now);
+        link.received = ReceivedPackets::new();
         link.control.push(&ControlMessage::AuthenticationRequest(request), now);
         true
     }
@@ -230,6 +247,7 @@ impl ClientSession {
         now: Instant,
     ) {
         self.paths.on_active(path, now);
+        self.streams.on_received(stream, now);
         self.scheduler.on_received(path, stream, (bytes, asked), &mut self.streams, now);
     }
 
@@ -254,6 +272,16 @@ impl ClientSession {
         let rtt = self.scheduler.path(PathId::PRIMARY).map_or(Duration::ZERO, |path| path.rtt());
         self.streams.on_consumed(stream, now, rtt);
         self.scheduler.on_consumed(stream, &mut self.streams, now);
+    }
+
+    /// Goes on with other settings (8.8).
+    ///
+    /// # Errors
+    /// See [`StreamTable::set_config`].
+    pub fn set_config(&mut self, config: Config, now: Instant) -> Result<(), ConfigError> {
+        self.streams.set_config(config)?;
+        self.scheduler.on_credit(&mut self.streams, now);
+        Ok(())
     }
 
     /// The application reads a stream no more.
@@ -326,11 +354,16 @@ impl ClientSession {
         if !m.success {
             return Err(CodedError::new(Code::AuthFailed, m.error_message.clone()));
         }
-        let again = self.links.get_mut(&path).is_some_and(|link| link.open(now));
+        let options = wanted(&self.config).and(DataOptions::from_wire(m.data));
+        let again = self.links.get_mut(&path).is_some_and(|link| {
+            link.options = Some(options);
+            link.open(now)
+        });
         if path.is_primary() {
             let id = m.session_id.parse();
             self.id = Some(id.map_err(|_| CodedError::new(Code::InvalidFrame, "no session id"))?);
             self.streams.handle_limits(&m.limits.unwrap_or_default());
+            lock(&self.sent).set_options(options);
             self.paths.set(path, PathStatus::Active, "", now);
         } else {
             self.scheduler.add_path(path, now);
@@ -367,13 +400,16 @@ impl ClientSession {
                     self.judge(path, now);
                 }
             }
-            ControlMessage::Unknown(_) | ControlMessage::Backpressure(_) => {}
+            ControlMessage::Unknown(_) => {}
+            // A secondary has nothing to receive.
+            ControlMessage::Backpressure(_) if !path.is_primary() => {}
             ControlMessage::SessionClose(m) if !path.is_primary() => {
                 let reason = String::from_utf8_lossy(&m.reason).into_owned();
                 self.end_path(path, &CodedError::new(Code::PathDead, reason), now);
             }
             message if !path.is_primary() => return Err(wrong_role(&message)),
             ControlMessage::SessionClose(m) => self.outputs.closed_by_peer(m.code, m.reason),
+            ControlMessage::Ack(m) => self.on_ack(&m)?,
             ControlMessage::AddPathRequest(m) => self.on_add_path(m, now)?,
             ControlMessage::RemovePathRequest(m) => self.on_remove_path(&m, now),
             ControlMessage::PathStatusNotification(m) => self.on_marked_dead(&m, now),
@@ -498,6 +534,10 @@ impl Machine for ClientSession {
                 link.control.beat(self.scheduler.is_busy(*path), now);
             }
         }
+        while let Some(gap) = self.streams.take_gap(now) {
+            self.scheduler.on_gap(gap.stream, now);
+            self.outputs.actions.push_back(Action::Gap(gap));
+        }
         self.scheduler.handle_timeout(&mut self.streams, now);
         for path in self.links.keys().copied().collect::<Vec<_>>() {
             self.judge(path, now);
@@ -518,6 +558,7 @@ impl Machine for ClientSession {
 
     fn poll_transmit(&mut self, now: Instant) -> Option<(PathId, Bytes)> {
         self.flush(now);
+        self.acknowledge(now);
         self.links.iter_mut().find_map(|(path, link)| Some((*path, link.control.take()?)))
     }
 
@@ -530,9 +571,11 @@ impl Machine for ClientSession {
             Stage::Open => link.control.heartbeat_due(self.scheduler.is_busy(*path)),
             Stage::Waiting | Stage::Dialing | Stage::Authenticating => link.deadline,
         });
+        let acks = self.links.values().filter_map(|link| link.received.poll_timeout());
         let health = self.links.values().filter_map(|link| link.health.poll_timeout());
         let report = self.scheduler.pieces() > 0;
-        let due = links.chain(health).chain(report.then_some(self.report_at));
-        due.chain(self.scheduler.poll_timeout()).min().filter(|_| !self.outputs.closed)
+        let links = links.chain(acks).chain(health).chain(report.then_some(self.report_at));
+        let planes = self.scheduler.poll_timeout().into_iter().chain(self.streams.poll_timeout());
+        links.chain(planes).min().filter(|_| !self.outputs.closed)
     }
 }

@@ -18,7 +18,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use crate::auth::Fingerprint;
-use crate::stream::StreamWake;
+use crate::stream::{GapNotice, StreamWake};
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, LeaseId, PathId, limits};
@@ -43,6 +43,8 @@ pub enum Action {
     Close(u64, Bytes),
     /// The peer ended the session with this code and reason: let every connection go.
     ClosedByPeer(u64, Bytes),
+    /// A gap keeps a reader waiting (8.4): say so.
+    Gap(GapNotice),
     /// Somebody has something to look at.
     Wake(Wake),
 }
@@ -60,6 +62,9 @@ pub enum Wake {
     LeaseOffered,
     /// A lease's writer: more was activated, or it ended.
     Writer(LeaseId),
+    /// The peer acknowledged packets: [`SentPackets`](crate::ack::SentPackets) has room again, and
+    /// less outstanding. Whoever waits for either looks again.
+    Acknowledged,
     /// A lease's outcome is known.
     LeaseEnded(LeaseId),
     /// A raw packet came, or a report on one.

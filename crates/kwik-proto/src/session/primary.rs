@@ -7,17 +7,24 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::ack::{ReceivedPackets, SentPackets, SharedSent};
 use crate::auth::{Fingerprint, Identity, LeaseFields, PublicKey, sign_lease, sign_raw};
 use crate::control::ControlQueue;
 use crate::lease::{IssuedLease, LeaseIssuer, SharedWriter, WriterTable};
 use crate::path::{PathEvent, PathStatus, PathTable};
 use crate::range::RangeSet;
 use crate::stats::{PathStats, SessionStats};
-use crate::stream::{StreamConfig, StreamTable};
+use crate::stream::StreamTable;
 use crate::sync::lock;
+use crate::wire::DataOptions;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
-use crate::{Code, CodedError, EventLog, LeaseId, PathId, SessionId, Side, StreamId, limits};
+use crate::{
+    Code, CodedError, Config, ConfigError, EventLog, LeaseId, PathId, SessionId, Side, StreamId,
+    limits,
+};
+
+mod packets;
 
 mod paths;
 
@@ -64,6 +71,9 @@ pub struct PrimarySession {
     issuer: LeaseIssuer,
     writers: WriterTable,
     relay_reports: VecDeque<RelayReport>,
+    sent: SharedSent,
+    received: ReceivedPackets,
+    options: DataOptions,
     rtt: Duration,
     /// QUIC packets sent, and of those lost.
     packets: (u64, u64),
@@ -75,16 +85,18 @@ impl PrimarySession {
         id: SessionId,
         identity: Arc<Identity>,
         client_key: PublicKey,
-        config: &StreamConfig,
-        peer: &pb::StreamLimits,
+        config: &Config,
+        peer: &pb::AuthenticationRequest,
         now: Instant,
     ) -> Self {
+        let options = config.data_options().and(DataOptions::from_wire(peer.data));
         let mut control = ControlQueue::new(now);
         let response = pb::AuthenticationResponse {
             success: true,
             session_id: id.to_string(),
             error_message: String::new(),
             limits: Some(config.to_wire()),
+            data: options.to_wire(),
         };
         control.push(&ControlMessage::AuthenticationResponse(response), now);
         let mut paths = PathTable::default();
@@ -92,7 +104,7 @@ impl PrimarySession {
         debug_assert_eq!(added, Ok(PathId::PRIMARY));
         paths.set(PathId::PRIMARY, PathStatus::Active, "", now);
         let mut streams = StreamTable::new(Side::Server, config);
-        streams.handle_limits(peer);
+        streams.handle_limits(&peer.limits.unwrap_or_default());
         Self {
             id,
             identity,
@@ -106,6 +118,9 @@ impl PrimarySession {
             issuer: LeaseIssuer::default(),
             writers: WriterTable::default(),
             relay_reports: VecDeque::new(),
+            sent: SharedSent::new(SentPackets::new(options).into()),
+            received: ReceivedPackets::new(),
+            options,
             rtt: Duration::ZERO,
             packets: (0, 0),
             outputs: Outputs::default(),
@@ -131,23 +146,21 @@ impl PrimarySession {
 
     /// Figures of the session; of its paths what the client last said.
     #[must_use]
-    pub fn stats(&self) -> SessionStats {
+    pub fn stats(&self, now: Instant) -> SessionStats {
         let paths = self.paths.active().into_iter().map(|info| PathStats {
             figures: self.figures(info.id),
             id: info.id,
             address: info.address,
             status: info.status,
+            udp_sent: 0,
+            udp_received: 0,
             secondary: Default::default(),
         });
-        let window = self.streams.window();
         SessionStats {
             paths: paths.collect(),
-            streams: self.streams.iter().count(),
-            window: window.size(),
-            granted: window.lent(),
             leases: self.issuer.iter().count(),
-            pieces: 0,
-            duplicates: 0,
+            unacknowledged: lock(&self.sent).outstanding(),
+            ..self.streams.stats(now)
         }
     }
 
@@ -269,6 +282,19 @@ impl PrimarySession {
         self.relay_reports.pop_front()
     }
 
+    /// Payload of a stream came and was put into its receiving half.
+    pub fn on_received(&mut self, stream: StreamId, now: Instant) {
+        self.streams.on_received(stream, now);
+    }
+
+    /// Goes on with other settings (8.8).
+    ///
+    /// # Errors
+    /// See [`StreamTable::set_config`].
+    pub fn set_config(&mut self, config: Config) -> Result<(), ConfigError> {
+        self.streams.set_config(config)
+    }
+
     /// The application read from a stream ([`crate::stream::RecvHalf::is_update_due`]).
     pub fn on_consumed(&mut self, stream: StreamId, now: Instant) {
         self.streams.on_consumed(stream, now, self.rtt);
@@ -280,7 +306,7 @@ impl PrimarySession {
     }
 
     /// QUIC packets that the connection has sent, and of those lost; the client is told.
-    pub fn on_packets(&mut self, packets: (u64, u64)) {
+    pub fn on_quic_packets(&mut self, packets: (u64, u64)) {
         self.packets = packets;
     }
 
@@ -323,6 +349,7 @@ impl PrimarySession {
                 self.relay_reports.push_back(RelayReport { sequence, path, error });
                 self.outputs.wake(Wake::Raw);
             }
+            ControlMessage::Ack(m) => self.on_ack(&m)?,
             ControlMessage::Heartbeat(m) => {
                 if let Some(reply) = heartbeat_reply(&m) {
                     self.send(&reply, now);
@@ -333,7 +360,7 @@ impl PrimarySession {
                 self.outputs.closed_by_peer(m.code, m.reason);
                 self.end(0, Bytes::new());
             }
-            ControlMessage::Backpressure(_) | ControlMessage::Unknown(_) => {}
+            ControlMessage::Unknown(_) => {}
             message => {
                 if !self.streams.handle_control(&message, now)? {
                     return Err(wrong_role(&message));
@@ -396,8 +423,11 @@ impl Machine for PrimarySession {
         self.handle_violation(path, &CodedError::new(Code::PathDead, reason), now);
     }
 
-    // The client's heartbeats keep the path alive; what is timed here are its answers.
+    // The client's heartbeats keep the path alive; acknowledgements leave with what is transmitted next.
     fn handle_timeout(&mut self, now: Instant) {
+        while let Some(gap) = self.streams.take_gap(now) {
+            self.outputs.actions.push_back(Action::Gap(gap));
+        }
         self.give_up_unanswered(now);
     }
 
@@ -416,6 +446,9 @@ impl Machine for PrimarySession {
         for wake in self.streams.take_wakes() {
             self.outputs.wake(Wake::Stream(wake));
         }
+        while let Some(ack) = self.received.poll_ack(now) {
+            self.control.push(&ControlMessage::Ack(ack), now);
+        }
         self.control.take().map(|bytes| (PathId::PRIMARY, bytes))
     }
 
@@ -424,6 +457,7 @@ impl Machine for PrimarySession {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.next_unanswered().filter(|_| !self.outputs.closed)
+        let timeouts = self.received.poll_timeout().into_iter().chain(self.streams.poll_timeout());
+        timeouts.chain(self.next_unanswered()).min().filter(|_| !self.outputs.closed)
     }
 }

@@ -5,11 +5,13 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::ack::{SentPackets, SharedSent};
 use crate::auth::{Admitted, LeaseFields, RelayVerifier};
 use crate::control::ControlQueue;
 use crate::lease::{SharedWriter, WriterTable};
 use crate::mapping::MappingTable;
 use crate::sync::lock;
+use crate::wire::DataOptions;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, LeaseId, PathId, SessionId, StreamId, limits};
@@ -37,15 +39,18 @@ pub struct SecondarySession {
     raw_bytes: usize,
     /// QUIC packets sent, and of those lost.
     packets: (u64, u64),
+    sent: SharedSent,
     outputs: Outputs,
 }
 
 impl SecondarySession {
-    pub(super) fn new(admitted: &Admitted, now: Instant) -> Self {
+    /// `options` is what both ends want of the path's packets.
+    pub(super) fn new(admitted: &Admitted, options: DataOptions, now: Instant) -> Self {
         let mut control = ControlQueue::new(now);
         let response = pb::AuthenticationResponse {
             success: true,
             session_id: admitted.session.to_string(),
+            data: options.to_wire(),
             ..Default::default()
         };
         control.push(&ControlMessage::AuthenticationResponse(response), now);
@@ -61,6 +66,7 @@ impl SecondarySession {
             raw: VecDeque::new(),
             raw_bytes: 0,
             packets: (0, 0),
+            sent: SharedSent::new(SentPackets::new(options).into()),
             outputs: Outputs::default(),
         }
     }
@@ -77,6 +83,12 @@ impl SecondarySession {
         self.path
     }
 
+    /// The packets sent to the client, for whoever writes.
+    #[must_use]
+    pub fn sent(&self) -> SharedSent {
+        self.sent.clone()
+    }
+
     /// Checks signatures and sequence; outlives this connection when the path is dialed again.
     pub fn verifier(&mut self) -> &mut RelayVerifier {
         &mut self.verifier
@@ -88,7 +100,7 @@ impl SecondarySession {
     }
 
     /// QUIC packets that the connection has sent, and of those lost; the client is told.
-    pub fn on_packets(&mut self, packets: (u64, u64)) {
+    pub fn on_quic_packets(&mut self, packets: (u64, u64)) {
         self.packets = packets;
     }
 
@@ -159,6 +171,11 @@ impl SecondarySession {
                 self.outputs.wake(Wake::Writer(id));
             }
             ControlMessage::StreamMappingUpdate(m) => self.on_mapping_update(&m),
+            ControlMessage::Ack(m) => {
+                // What leases wrote is not kept: the client reports what of it is missing.
+                lock(&self.sent).handle_ack(&m)?;
+                self.outputs.wake(Wake::Acknowledged);
+            }
             ControlMessage::Heartbeat(m) => {
                 if let Some(reply) = heartbeat_reply(&m) {
                     self.control.push(&reply, now);

@@ -10,14 +10,16 @@ use super::{
     AcceptContext, Accepted, Action, ClientConfig, ClientSession, Machine, PrimarySession,
     SecondarySession, accept,
 };
+use crate::ack::ArrivedPackets;
 use crate::auth::{AcceptAny, Identity};
 use crate::path::PathStatus;
-use crate::stream::{StreamConfig, StreamWake};
+use crate::stream::{Halves, StreamWake};
 use crate::sync::lock;
-use crate::wire::ControlDecoder;
 use crate::wire::control::ControlMessage as M;
 use crate::wire::pb::control as pb;
-use crate::{Code, CodedError, Dir, LeaseId, PathId, SessionId, limits};
+use crate::wire::pb::data::{AckFrame, AckRange};
+use crate::wire::{ControlDecoder, PacketFrame};
+use crate::{Code, CodedError, Config, Dir, LeaseId, PathId, SessionId, limits};
 
 const EDGE: PathId = PathId(1);
 const EXPORTER: [u8; 32] = [0; 32];
@@ -36,14 +38,14 @@ struct Pair {
 fn context<'a>(
     identity: &'a Arc<Identity>,
     trusted: &'a BTreeSet<crate::auth::Fingerprint>,
-    streams: &'a StreamConfig,
+    settings: &'a Config,
     now: Instant,
 ) -> AcceptContext<'a> {
     AcceptContext {
         identity,
         trusted,
         authenticator: &AcceptAny,
-        streams,
+        settings,
         exporter: &EXPORTER,
         session_id: SessionId([1; 16]),
         now,
@@ -53,6 +55,16 @@ fn context<'a>(
 
 fn identity(seed: u8) -> Arc<Identity> {
     Arc::new(Identity::from_seed([seed; 32]))
+}
+
+/// The primary ends a stream in a packet that arrives.
+fn finish(pair: &mut Pair, halves: &Halves) {
+    let size = lock(halves.send.as_ref().unwrap()).finish().unwrap();
+    let stream_id = halves.id.as_u64();
+    let fin = PacketFrame { stream_id, offset: size, payload: Bytes::new(), fin: true };
+    let mut arrived = ArrivedPackets::default();
+    arrived.note(lock(&pair.primary.sent()).on_sent(0, vec![fin]), 0, true);
+    pair.client.on_packets(PathId::PRIMARY, &arrived, pair.now).unwrap();
 }
 
 fn poll(machine: &mut dyn Machine, now: Instant) -> Vec<(PathId, Bytes)> {
@@ -73,8 +85,8 @@ impl Pair {
         let mut to_primary = ControlDecoder::new();
         let (_, first) = client.poll_transmit(now).unwrap();
         let first = decode(&mut to_primary, first);
-        let (trusted, streams) = (BTreeSet::new(), StreamConfig::default());
-        let accepted = accept(&first[0], &context(&identity(1), &trusted, &streams, now));
+        let (trusted, settings) = (BTreeSet::new(), Config::default());
+        let accepted = accept(&first[0], &context(&identity(1), &trusted, &settings, now));
         let Ok(Accepted::Primary(primary)) = accepted else { panic!("{accepted:?}") };
         let to_client = ControlDecoder::new();
         let to_edge = Vec::new();
@@ -118,8 +130,8 @@ impl Pair {
         self.exchange();
         let first = decode(&mut ControlDecoder::new(), self.to_edge.remove(0));
         let trusted = BTreeSet::from([identity(1).fingerprint()]);
-        let streams = StreamConfig::default();
-        let accepted = accept(&first[0], &context(&identity(2), &trusted, &streams, self.now));
+        let settings = Config::default();
+        let accepted = accept(&first[0], &context(&identity(2), &trusted, &settings, self.now));
         let Ok(Accepted::Secondary(mut edge)) = accepted else { panic!("{accepted:?}") };
         let (_, answer) = edge.poll_transmit(self.now).unwrap();
         for message in decode(&mut ControlDecoder::new(), answer) {
@@ -164,9 +176,8 @@ fn a_lost_lease_counts_for_what_it_brought() {
     let mut pair = Pair::new();
     let _edge = pair.add_edge();
     let halves = pair.primary.streams().open(Dir::Uni, pair.now).unwrap();
-    let send = halves.send.unwrap();
-    let extent = lock(&send).reserve(100).unwrap();
-    lock(&send).finish().unwrap();
+    let extent = lock(halves.send.as_ref().unwrap()).reserve(100).unwrap();
+    finish(&mut pair, &halves);
     pair.primary.lease(halves.id, extent, EDGE, Bytes::new(), pair.now).unwrap();
     pair.exchange();
     let recv = pair.client.streams().receiving(EDGE, halves.id, pair.now).unwrap().unwrap();
@@ -193,9 +204,8 @@ fn a_lost_lease_counts_for_what_it_brought() {
 fn a_stream_that_has_come_whole_leaves_no_lease_when_its_reader_stops() {
     let mut pair = Pair::new();
     let halves = pair.primary.streams().open(Dir::Uni, pair.now).unwrap();
-    let send = halves.send.unwrap();
-    let extent = lock(&send).reserve(10).unwrap();
-    lock(&send).finish().unwrap();
+    let extent = lock(halves.send.as_ref().unwrap()).reserve(10).unwrap();
+    finish(&mut pair, &halves);
     pair.primary.lease(halves.id, extent, PathId::PRIMARY, Bytes::new(), pair.now).unwrap();
     pair.exchange();
     let streams = pair.client.streams();
@@ -407,7 +417,7 @@ fn the_primary_hears_how_a_path_does_and_what_nobody_may_bring() {
     let sent = pb::PathReport { sent_packets: 10, lost_packets: 1, ..<_>::default() };
     pair.client.handle_control(EDGE, M::PathReport(sent), pair.now);
     pair.pass(limits::REPORT_INTERVAL);
-    let stats = pair.primary.stats();
+    let stats = pair.primary.stats(pair.now);
     let figures = stats.paths.iter().find(|path| path.id == EDGE).unwrap().figures;
     assert_eq!((figures.received, figures.outstanding), (60, 40));
     assert_eq!((figures.sent_packets, figures.lost_packets), (10, 1));
@@ -419,4 +429,41 @@ fn the_primary_hears_how_a_path_does_and_what_nobody_may_bring() {
     pair.primary.lease(halves.id, 60..100, PathId::PRIMARY, Bytes::new(), pair.now).unwrap();
     pair.exchange();
     assert_eq!(pair.primary.poll_uncovered(&mut uncovered), None);
+}
+
+#[test]
+fn an_ack_of_a_packet_that_was_never_sent_ends_the_session() {
+    let mut pair = Pair::new();
+    lock(&pair.client.sent()).on_sent(5, vec![]);
+    let ack = |first, last| {
+        let ranges = vec![AckRange { first, last }];
+        M::Ack(AckFrame { ranges, ..AckFrame::default() })
+    };
+    pair.client.handle_control(PathId::PRIMARY, ack(1, 1), pair.now);
+    assert_eq!(lock(&pair.client.sent()).outstanding(), 0);
+    for machine in [&mut pair.client as &mut dyn Machine, &mut pair.primary] {
+        machine.handle_control(PathId::PRIMARY, ack(1, 2), pair.now);
+        let closed = std::iter::from_fn(|| machine.poll_action())
+            .any(|action| matches!(action, Action::Close(code, _) if code == Code::InvalidFrame.as_u64()));
+        assert!(closed);
+    }
+}
+
+#[test]
+fn packets_are_acknowledged_in_time_although_nothing_else_is_sent() {
+    let mut pair = Pair::new();
+    for _ in 0..2 {
+        let mut arrived = ArrivedPackets::default();
+        arrived.note(lock(&pair.client.sent()).on_sent(5, vec![]), 5, false);
+        pair.primary.on_packets(&arrived, pair.now).unwrap();
+        pair.exchange();
+        assert_eq!(lock(&pair.client.sent()).outstanding(), 5);
+        let due = pair.primary.poll_timeout().unwrap();
+        assert_eq!(due, pair.now + limits::ACK_DELAY);
+        pair.now = due;
+        pair.primary.handle_timeout(due);
+        pair.exchange();
+        assert_eq!(lock(&pair.client.sent()).outstanding(), 0);
+        assert_eq!(pair.primary.poll_timeout(), None);
+    }
 }

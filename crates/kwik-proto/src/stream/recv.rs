@@ -3,8 +3,14 @@
 //! Path 0 writes plainly up to `max_data`. Every other byte needs a *piece*: an activation that this
 //! side gave to one path. A path delivers each piece in order from its start, so admission is one
 //! comparison: the bytes continue at the cursor of a live piece of that path, or they break the
-//! protocol. Each offset is charged once: `max_data` bounds both, and is at most the read
-//! position plus the stream's allowance.
+//! protocol.
+//!
+//! Each offset is charged once, whoever it was granted to: `max_data` bounds plain writes and pieces
+//! alike. What a stream is charged is `max_data` less the bytes that its reader has taken
+//! ([`RecvHalf::consumed`]). Read in order, that is the right edge of what is granted less the read
+//! position; read in any order, it is what is held and what is granted and has not come. A piece that is
+//! cancelled or stolen changes nothing of it, so its offsets are free for another path at once, and a
+//! second copy is charged to nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -12,9 +18,11 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
-use crate::presentation::{BufferError, BufferUsage, StreamBuffer};
+use crate::presentation::{BufferError, BufferUsage, ReceiveMemory, StreamBuffer};
 use crate::range::RangeSet;
 use crate::{Code, CodedError, LeaseId, PathId, PieceId, StreamId, limits};
+
+use super::StreamMetadata;
 
 /// A receiving half, shared by the session and the byte path.
 pub type SharedRecv = Arc<Mutex<RecvHalf>>;
@@ -85,6 +93,8 @@ pub enum ReadError {
 pub struct RecvHalf {
     id: StreamId,
     buffer: StreamBuffer,
+    /// What its opener says of it; none until that is here.
+    metadata: Option<Box<StreamMetadata>>,
     max_data: u64,
     final_size: Option<u64>,
     error: Option<ReadError>,
@@ -94,22 +104,25 @@ pub struct RecvHalf {
     end_reported: bool,
     pieces: BTreeMap<(PathId, PieceId), Piece>,
     ended: Vec<PieceEnd>,
-    /// Union of the leases seen on this stream.
+    /// Union of the leases seen on this stream, as far as they were not delivered when the last came.
     leased: RangeSet,
     duplicates: u64,
     conflicts: u64,
     /// Paths whose bytes are thrown away: the stream is complete, and they were given up.
     discarded: BTreeSet<PathId>,
+    /// The reader takes any chunk, not just the next.
+    unordered: bool,
     /// The session is told of reading in steps of `credit_step`, last at `reported`.
     credit_step: u64,
     reported: u64,
 }
 
 impl RecvHalf {
-    pub(crate) fn new(id: StreamId, max_data: u64) -> Self {
+    pub(crate) fn new(id: StreamId, max_data: u64, memory: Arc<ReceiveMemory>) -> Self {
         Self {
             id,
-            buffer: StreamBuffer::new(),
+            buffer: StreamBuffer::new(memory),
+            metadata: None,
             max_data,
             final_size: None,
             error: None,
@@ -121,6 +134,7 @@ impl RecvHalf {
             duplicates: 0,
             conflicts: 0,
             discarded: BTreeSet::new(),
+            unordered: false,
             credit_step: 1,
             reported: 0,
         }
@@ -154,8 +168,10 @@ impl RecvHalf {
     /// Buffers data; true when the reader has something to do.
     fn store(&mut self, offset: u64, data: Bytes) -> Result<bool, CodedError> {
         let before = self.buffer.contiguous_end();
+        let mut new = 0;
         match self.buffer.write(offset, data) {
             Ok(written) => {
+                new = written.new;
                 self.duplicates += written.duplicate;
                 self.conflicts += written.conflicting;
             }
@@ -165,7 +181,8 @@ impl RecvHalf {
                 return Err(CodedError::new(Code::SecondaryStreamOverflow, context));
             }
         }
-        Ok(self.buffer.contiguous_end() > before)
+        let readable = if self.unordered { new > 0 } else { self.buffer.contiguous_end() > before };
+        Ok(readable)
     }
 
     /// Moves a piece's cursor: bytes that were waited for, and whether the piece is over.
@@ -237,14 +254,36 @@ impl RecvHalf {
     /// # Errors
     /// When the stream was reset, stopped or has failed; data received before a failure is read first.
     pub fn read(&mut self, max: usize) -> Result<Read, ReadError> {
+        self.unordered = false;
+        self.read_with(|buffer| buffer.read(max).map(Read::Data))
+    }
+
+    /// Any bytes that are here, the lowest first, at most `max`: their offset comes with them. From then
+    /// on, until [`RecvHalf::read`], bytes behind a gap count as readable, and give credit back when read.
+    ///
+    /// # Errors
+    /// As of [`RecvHalf::read`].
+    pub fn read_unordered(&mut self, max: usize) -> Result<(u64, Read), ReadError> {
+        self.unordered = true;
+        let mut at = 0;
+        let read = self.read_with(|buffer| {
+            let (offset, data) = buffer.read_unordered(max)?;
+            at = offset;
+            Some(Read::Data(data))
+        })?;
+        Ok((at, read))
+    }
+
+    fn read_with(
+        &mut self,
+        read: impl FnOnce(&mut StreamBuffer) -> Option<Read>,
+    ) -> Result<Read, ReadError> {
         if let Some(error @ (ReadError::Reset(_) | ReadError::Stopped)) = &self.error {
             self.seen_end = true;
             return Err(error.clone());
         }
-        if max > 0
-            && let Some(data) = self.buffer.read(max)
-        {
-            return Ok(Read::Data(data));
+        if let Some(data) = read(&mut self.buffer) {
+            return Ok(data);
         }
         if let Some(error) = &self.error {
             self.seen_end = true;
@@ -257,7 +296,13 @@ impl RecvHalf {
         Ok(Read::Blocked)
     }
 
-    /// How far the application has read.
+    /// Bytes that the application has read, in any order.
+    #[must_use]
+    pub fn consumed(&self) -> u64 {
+        self.buffer.taken()
+    }
+
+    /// How far the application has read in order.
     #[must_use]
     pub fn read_position(&self) -> u64 {
         self.buffer.read_position()
@@ -287,18 +332,47 @@ impl RecvHalf {
         self.max_data
     }
 
-    /// Contiguous bytes that wait for the reader.
+    /// Bytes that wait for the reader, in the order in which it reads.
     #[must_use]
     pub fn unread(&self) -> u64 {
-        self.buffer.contiguous()
+        if self.unordered { self.buffer.held() } else { self.buffer.contiguous() }
     }
 
-    /// Whether the session should hear of what was read ([`StreamTable::on_consumed`]): a step was read,
-    /// or all there is, or the end or the error was seen. True once for each.
+    /// What its opener says of it (8.5); none until that is here.
+    #[must_use]
+    pub fn metadata(&self) -> Option<&StreamMetadata> {
+        self.metadata.as_deref()
+    }
+
+    /// Takes what its opener says; false when that contradicts what was said before.
+    pub(crate) fn set_metadata(&mut self, metadata: &StreamMetadata) -> bool {
+        let known = self.metadata.get_or_insert_with(|| Box::new(metadata.clone()));
+        **known == *metadata
+    }
+
+    /// Bytes received and not yet read.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.buffer.held()
+    }
+
+    /// What the reader waits for while bytes behind it are here.
+    #[must_use]
+    pub fn blocking_gap(&self) -> Option<Range<u64>> {
+        if self.error.is_some() || self.unread() > 0 {
+            return None;
+        }
+        self.buffer.next_gap()
+    }
+
+    /// To be asked after each batch of reads: whether the session should hear of what was read
+    /// ([`StreamTable::on_consumed`]): a step was read, or all there is, or the end or the error was seen.
+    /// True once for each.
     ///
     /// [`StreamTable::on_consumed`]: super::StreamTable::on_consumed
     pub fn is_update_due(&mut self) -> bool {
-        let read = self.read_position() - self.reported;
+        self.buffer.settle();
+        let read = self.consumed().saturating_sub(self.reported);
         let ended = self.seen_end && !std::mem::replace(&mut self.end_reported, self.seen_end);
         let due = ended || read >= self.credit_step || (read > 0 && self.unread() == 0);
         if due {
@@ -374,8 +448,12 @@ impl RecvHalf {
         self.pieces_of(path).next().is_some()
     }
 
-    pub(crate) fn add_lease(&mut self, range: Range<u64>) {
+    /// Notes a lease; false when those seen lie in too many separate places.
+    pub(crate) fn add_lease(&mut self, range: Range<u64>) -> bool {
+        // What has come is promised no more.
+        self.leased.remove(0..self.buffer.contiguous_end());
         self.leased.insert(range);
+        self.leased.len() <= limits::MAX_LEASES
     }
 
     pub(crate) fn leased(&self) -> &RangeSet {

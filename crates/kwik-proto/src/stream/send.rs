@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use crate::limits;
+use crate::presentation::BackpressureReason;
 use crate::range::RangeSet;
 
 /// A sending half, shared by the session and the writer's byte path.
@@ -38,10 +39,15 @@ pub struct SendHalf {
     cursor: u64,
     max_data: u64,
     state: State,
+    /// Why the peer asks to slow down.
+    backpressure: Option<BackpressureReason>,
     /// Reserved extents whose delivery no lease has reported yet.
     undelivered: RangeSet,
     /// Everything ever reserved: where leases may lie.
     reserved: RangeSet,
+    /// Plain data that the peer has acknowledged.
+    acknowledged: RangeSet,
+    fin_acknowledged: bool,
 }
 
 impl SendHalf {
@@ -50,8 +56,11 @@ impl SendHalf {
             cursor: 0,
             max_data,
             state: State::Open,
+            backpressure: None,
             undelivered: RangeSet::new(),
             reserved: RangeSet::new(),
+            acknowledged: RangeSet::new(),
+            fin_acknowledged: false,
         }
     }
 
@@ -141,6 +150,16 @@ impl SendHalf {
         raised
     }
 
+    /// Why the peer asks to slow down writing this stream, if it does (8.3).
+    #[must_use]
+    pub fn backpressure(&self) -> Option<BackpressureReason> {
+        self.backpressure
+    }
+
+    pub(crate) fn on_backpressure(&mut self, reason: Option<BackpressureReason>) {
+        self.backpressure = reason;
+    }
+
     pub(crate) fn on_stopped(&mut self, code: u64) {
         if matches!(self.state, State::Open | State::Finished) {
             self.state = State::Stopped(code);
@@ -152,9 +171,32 @@ impl SendHalf {
         self.undelivered.remove(range);
     }
 
-    /// Nothing is left to do: it has ended and every reserved byte was delivered.
+    /// A plain frame has arrived.
+    pub(crate) fn on_acknowledged(&mut self, range: Range<u64>, fin: bool) {
+        self.acknowledged.insert(range);
+        self.fin_acknowledged |= fin;
+    }
+
+    /// Plain bytes that the peer has not acknowledged.
+    #[must_use]
+    pub fn unacknowledged(&self) -> u64 {
+        self.cursor - self.reserved.bytes() - self.acknowledged.bytes()
+    }
+
+    /// It was finished, and the peer has all of it: what was written and what leases brought.
+    #[must_use]
+    pub fn is_delivered(&self) -> bool {
+        let written = self.fin_acknowledged && self.unacknowledged() == 0;
+        self.state == State::Finished && written && self.undelivered.is_empty()
+    }
+
+    /// Nothing is left to do: it was delivered or given up.
     pub(crate) fn is_done(&self) -> bool {
-        self.state != State::Open && self.undelivered.is_empty()
+        match self.state {
+            State::Open => false,
+            State::Finished => self.is_delivered(),
+            State::Reset | State::Stopped(_) => true,
+        }
     }
 }
 
@@ -172,8 +214,12 @@ mod tests {
         assert_eq!(half.commit(5), Ok(108..110));
         assert!(half.is_reserved(&(8..108)) && !half.is_reserved(&(7..9)));
         assert_eq!(half.finish(), Ok(110));
-        assert!(!half.is_done());
         half.on_delivered(8..108);
+        half.on_acknowledged(0..8, false);
+        assert!(!half.is_done());
+        half.on_acknowledged(110..110, true);
+        assert!(!half.is_done());
+        half.on_acknowledged(108..110, false);
         assert!(half.is_done());
         assert_eq!(half.commit(1), Err(WriteError::Closed));
     }

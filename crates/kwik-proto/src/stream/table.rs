@@ -1,23 +1,35 @@
 //! The streams of a session: opening, accepting, limits and credit in both directions.
 //!
-//! Credit: a receiving half is granted `read position + allowance`, and the window keeps the sum of all
-//! allowances within its size (design §5). An allowance starts at the floor that nobody else can
-//! borrow, so every stream moves whatever the others do, and grows from the shared half as its reader
-//! consumes.
+//! Credit (design §5). A receiving half is granted what its reader has consumed plus the stream's
+//! allowance, and the window keeps the sum of all allowances within its size. So the invariant is: for
+//! every stream, `max_data - consumed <= allowance`, and over all streams, `sum(allowance) <= size`;
+//! what all peers together may make us hold is never more than the window, in whatever order it comes
+//! and is read. An allowance starts at the floor that nobody else can borrow, so every stream moves
+//! whatever the others do; it grows from the shared half as its reader consumes, up to the stream's
+//! buffer, which doubles for readers that keep up. Credit that was told to a peer is never taken
+//! back: an allowance shrinks only by what was read and not granted again.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::presentation::ReceiveWindow;
+use crate::presentation::{BackpressureReason, MemoryBudget, ReceiveMemory, ReceiveWindow};
 use crate::sync::lock;
+use crate::wire::PacketFrame;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
-use crate::{Code, CodedError, Dir, PathId, Side, StreamId, limits};
+use crate::{Code, CodedError, Config, Dir, PathId, Side, StreamId, limits};
 
-use super::{RecvHalf, SendHalf, SharedRecv, SharedSend, StreamConfig};
+use super::watch::Watch;
+use super::{RecvHalf, SendHalf, SharedRecv, SharedSend, StreamMetadata};
+
+mod config;
+mod watched;
 
 /// One in this many bytes of what the window lends is left for streams that have less than an even part.
 const SPARE: u64 = 8;
+/// Steps that a stream borrows when it opens.
+const FIRST_LOAN: u64 = 4;
 
 /// The halves of one stream; which exist follows from its id.
 #[derive(Debug, Clone)]
@@ -35,6 +47,10 @@ struct Entry {
     halves: Halves,
     /// What the reader has consumed at the last grant, and when that was.
     granted_at: (u64, Instant),
+    /// What its allowance may grow to.
+    buffer: u64,
+    /// The bound of `buffer` that its opener set.
+    max_buffer: u64,
     /// Its allowance was given back: only late pieces keep it here.
     released: bool,
     /// The peer opened it, and nobody has accepted it yet: it counts against the peer's limit whatever
@@ -59,7 +75,12 @@ pub struct StreamTable {
     streams: BTreeMap<StreamId, Entry>,
     kinds: [Counter; 2],
     window: ReceiveWindow,
+    memory: Arc<ReceiveMemory>,
     floor: u64,
+    config: Config,
+    watch: Watch,
+    /// Why the peer asks to slow down writing all streams.
+    backpressure: Option<BackpressureReason>,
     peer_initial_max_data: u64,
     /// Our own bidirectional streams whose allowance is still held, and how many there may be.
     local_receiving: u64,
@@ -84,27 +105,39 @@ pub enum StreamWake {
 impl StreamTable {
     /// No streams yet. A client may open a few before [`StreamTable::handle_limits`] allows more.
     #[must_use]
-    pub fn new(side: Side, config: &StreamConfig) -> Self {
+    pub fn new(side: Side, config: &Config) -> Self {
         let mut kinds = [Counter::default(), Counter::default()];
         if side == Side::Client {
             kinds.iter_mut().for_each(|kind| kind.max_local = limits::FIRST_FLIGHT_STREAMS);
         }
-        kinds[Dir::Bi as usize].max_remote = config.max_streams_bidi;
-        kinds[Dir::Uni as usize].max_remote = config.max_streams_uni;
-        let window =
-            ReceiveWindow::new(config.initial_window, config.max_window, config.max_receiving());
+        kinds[Dir::Bi as usize].max_remote = config.max_streams_bidi();
+        kinds[Dir::Uni as usize].max_remote = config.max_streams_uni();
+        let window = ReceiveWindow::new(
+            config.initial_window(),
+            config.max_window(),
+            config.max_receiving(),
+        );
         Self {
             side,
             streams: BTreeMap::new(),
             kinds,
             window,
+            memory: Arc::default(),
             floor: config.floor(),
+            config: config.clone(),
+            watch: Watch::default(),
+            backpressure: None,
             peer_initial_max_data: limits::FIRST_FLIGHT_DATA,
             local_receiving: 0,
-            max_local_receiving: config.max_streams_bidi,
+            max_local_receiving: config.max_streams_bidi(),
             outbox: Vec::new(),
             wakes: Vec::new(),
         }
+    }
+
+    /// Counts what is granted against the budget of all sessions of an endpoint.
+    pub fn set_budget(&mut self, budget: Arc<MemoryBudget>) {
+        self.window.set_budget(budget);
     }
 
     /// The peer's limits, as its first frame states them.
@@ -127,6 +160,16 @@ impl StreamTable {
 
     /// Opens a stream; none when the peer's limit is reached: wait for [`StreamWake::Openable`].
     pub fn open(&mut self, dir: Dir, now: Instant) -> Option<Halves> {
+        self.open_with(dir, &StreamMetadata::default(), now)
+    }
+
+    /// Opens a stream of which the peer is told `metadata` (8.5).
+    pub fn open_with(
+        &mut self,
+        dir: Dir,
+        metadata: &StreamMetadata,
+        now: Instant,
+    ) -> Option<Halves> {
         let kind = &mut self.kinds[dir as usize];
         let receives = dir == Dir::Bi;
         if kind.next_local >= kind.max_local
@@ -137,10 +180,14 @@ impl StreamTable {
         let id = StreamId::new(self.side, dir, kind.next_local);
         kind.next_local += 1;
         self.local_receiving += u64::from(receives);
-        let halves = self.insert(id, now);
+        let halves = self.insert(id, metadata.max_buffer(), now);
+        if let Some(recv) = &halves.recv {
+            lock(recv).set_metadata(metadata);
+        }
         self.outbox.push(ControlMessage::StreamCreateNotification(pb::StreamCreateNotification {
             logical_stream_id: id.as_u64(),
             path_id: String::new(),
+            metadata: metadata.to_wire(),
         }));
         Some(halves)
     }
@@ -155,21 +202,29 @@ impl StreamTable {
         Some(halves)
     }
 
-    fn insert(&mut self, id: StreamId, now: Instant) -> Halves {
+    fn insert(&mut self, id: StreamId, max_buffer: Option<u64>, now: Instant) -> Halves {
+        let max_buffer = max_buffer.unwrap_or(u64::MAX);
         let send = id
             .is_sender(self.side)
             .then(|| SharedSend::new(SendHalf::new(self.peer_initial_max_data).into()));
         let recv = id.is_sender(!self.side).then(|| {
             self.window.open(id).expect("max_receiving bounds the receiving halves");
-            SharedRecv::new(RecvHalf::new(id, self.floor).into())
+            SharedRecv::new(RecvHalf::new(id, self.floor, self.memory.clone()).into())
         });
         let halves = Halves { id, send, recv };
         let unaccepted = id.initiator() != self.side;
-        let entry =
-            Entry { halves: halves.clone(), granted_at: (0, now), released: false, unaccepted };
+        let entry = Entry {
+            halves: halves.clone(),
+            granted_at: (0, now),
+            buffer: self.config.stream_buffer().min(max_buffer),
+            max_buffer,
+            released: false,
+            unaccepted,
+        };
         self.streams.insert(id, entry);
         if halves.recv.is_some() {
-            self.grow_allowance(id, 4 * limits::SLIDE_STEP);
+            self.watch.open(id, now);
+            self.grow_allowance(id, FIRST_LOAN * self.config.slide_step());
         }
         halves
     }
@@ -180,6 +235,16 @@ impl StreamTable {
     /// # Errors
     /// The peer may not open it: over the limit, or one of ours that does not exist.
     pub fn touch(&mut self, id: StreamId, now: Instant) -> Result<Option<Halves>, CodedError> {
+        self.touch_with(id, None, now)
+    }
+
+    /// The same, where `max_buffer` is what its opener says of it.
+    fn touch_with(
+        &mut self,
+        id: StreamId,
+        max_buffer: Option<u64>,
+        now: Instant,
+    ) -> Result<Option<Halves>, CodedError> {
         if let Some(entry) = self.streams.get(&id) {
             return Ok(Some(entry.halves.clone()));
         }
@@ -199,7 +264,9 @@ impl StreamTable {
             return Err(CodedError::new(Code::StreamCreateFailed, context));
         }
         for index in kind.next_remote..=id.index() {
-            let halves = self.insert(StreamId::new(id.initiator(), id.dir(), index), now);
+            let max_buffer = max_buffer.filter(|_| index == id.index());
+            let opened = StreamId::new(id.initiator(), id.dir(), index);
+            let halves = self.insert(opened, max_buffer, now);
             let kind = &mut self.kinds[id.dir() as usize];
             kind.next_remote = index + 1;
             kind.accept.push_back(halves);
@@ -241,6 +308,12 @@ impl StreamTable {
         self.streams.values().map(|entry| &entry.halves)
     }
 
+    /// What the buffers of all receiving halves cost beyond their payload.
+    #[must_use]
+    pub fn memory(&self) -> &ReceiveMemory {
+        &self.memory
+    }
+
     /// The window over all receiving halves.
     #[must_use]
     pub fn window(&self) -> &ReceiveWindow {
@@ -253,33 +326,50 @@ impl StreamTable {
         self.grant(id);
     }
 
-    /// Lets a stream that could use more have all that is free, growing the window when its reader
-    /// keeps up. True when its limit rose.
+    /// Lets a stream that could use more have all that is free, growing its buffer and the window when
+    /// its reader keeps up. True when its limit rose.
     pub fn widen(&mut self, id: StreamId) -> bool {
         let Some(recv) = self.streams.get(&id).and_then(|entry| entry.halves.recv.clone()) else {
             return false;
         };
+        if self.is_slow(id) {
+            return false;
+        }
+        let allowance = self.window.allowance(id);
         let (before, keeps_up) = {
             let recv = lock(&recv);
-            (recv.max_data(), recv.unread() * 4 <= self.window.allowance(id))
+            (recv.max_data(), recv.unread() * 4 <= allowance)
         };
-        if self.window.lendable() < limits::SLIDE_STEP && keeps_up {
-            self.window.grow();
+        if keeps_up {
+            self.make_room(id, allowance);
         }
         self.grow_allowance(id, u64::MAX);
         lock(&recv).max_data() > before
     }
 
-    /// Grants what the read position and the allowance permit, in steps.
+    /// Doubles what keeps a stream from more than its `allowance`: its buffer, or the window.
+    fn make_room(&mut self, id: StreamId, allowance: u64) {
+        if let Some(entry) = self.streams.get_mut(&id).filter(|entry| allowance >= entry.buffer) {
+            let most = self.config.max_stream_buffer().min(entry.max_buffer);
+            entry.buffer = entry.buffer.saturating_mul(2).min(most).max(entry.buffer);
+        }
+        if self.window.lendable() < self.config.slide_step() {
+            self.window.grow();
+        }
+    }
+
+    /// Grants what was consumed and the allowance permit, in steps.
     fn grant(&mut self, id: StreamId) {
         let Some(recv) = self.streams.get(&id).and_then(|entry| entry.halves.recv.as_ref()) else {
             return;
         };
         let allowance = self.window.allowance(id);
         let mut recv = lock(recv);
-        let limit = (recv.read_position() + allowance).min(limits::MAX_OFFSET);
-        let step = limits::SLIDE_STEP.min(allowance / 4).max(1);
-        if recv.is_complete() || limit < recv.max_data() + step {
+        let limit = (recv.consumed() + allowance).min(limits::MAX_OFFSET);
+        let step = self.config.slide_step().min(allowance / 4).max(1);
+        let threshold = self.config.stream_threshold();
+        let pressed = self.watch.backpressure().withholds(id, recv.held(), allowance, threshold);
+        if pressed || recv.is_complete() || limit < recv.max_data() + step {
             return;
         }
         recv.set_max_data(limit, step);
@@ -292,26 +382,28 @@ impl StreamTable {
     /// The application read from a stream: slide its window, and widen it when the reader is faster than
     /// two round trips (`rtt`) per allowance.
     pub fn on_consumed(&mut self, id: StreamId, now: Instant, rtt: Duration) {
+        self.look(id, now);
+        self.give_back(id);
         let Some(entry) = self.streams.get_mut(&id) else { return };
         let Some(recv) = &entry.halves.recv else { return };
-        let position = lock(recv).read_position();
+        let consumed = lock(recv).consumed();
         let allowance = self.window.allowance(id);
         let (since, at) = entry.granted_at;
-        if position - since >= allowance {
-            entry.granted_at = (position, now);
+        if consumed.saturating_sub(since) >= allowance {
+            entry.granted_at = (consumed, now);
             let fast = now.saturating_duration_since(at) < 4 * rtt.max(Duration::from_millis(1));
             self.grow_allowance(id, allowance);
-            if fast && self.window.allowance(id) == allowance && self.window.grow() {
+            if fast && self.window.allowance(id) == allowance {
+                self.make_room(id, allowance);
                 self.grow_allowance(id, allowance);
             }
         }
-        self.give_back(id);
         self.grant(id);
         self.retire(id);
     }
 
     /// A stream that has more than its even part returns what was read before it is granted again, until
-    /// others find the spare part of the window.
+    /// others find the spare part of the window. Under memory pressure all that it borrowed is returned.
     fn give_back(&mut self, id: StreamId) {
         let Some(recv) = self.streams.get(&id).and_then(|entry| entry.halves.recv.as_ref()) else {
             return;
@@ -319,19 +411,37 @@ impl StreamTable {
         let (even, spare) = self.shares();
         let allowance = self.window.allowance(id);
         let short = spare.saturating_sub(self.window.lendable());
-        let more = allowance.saturating_sub(even).min(short);
+        let more = if self.window.is_pressed() {
+            allowance.saturating_sub(self.floor)
+        } else {
+            // What settings took away since.
+            let status = self.window.status();
+            let over = status.size.saturating_sub(status.maximum);
+            let over = over.max(allowance.saturating_sub(self.buffer_of(id)));
+            allowance.saturating_sub(even).min(short).max(over)
+        };
         if more > 0 {
             let recv = lock(recv);
-            let granted = recv.max_data() - recv.read_position();
+            let granted = recv.max_data() - recv.consumed();
             self.window.release(id, more.min(allowance.saturating_sub(granted)));
         }
     }
 
-    /// How much a stream may borrow: all there is up to its even part, beyond it all but the spare part.
+    /// How much a stream may borrow within its buffer: all there is up to its even part, beyond it all
+    /// but the spare part.
     fn borrowable(&self, id: StreamId) -> u64 {
         let (even, spare) = self.shares();
-        let fair = even.saturating_sub(self.window.allowance(id));
-        fair.max(self.window.lendable().saturating_sub(spare))
+        let allowance = self.window.allowance(id);
+        let fair = even.saturating_sub(allowance);
+        let room = self.buffer_of(id).saturating_sub(allowance);
+        let free = self.window.lendable().saturating_sub(spare);
+        let pressed = self.watch.backpressure().session().is_some();
+        room.min(if pressed { fair } else { fair.max(free) })
+    }
+
+    /// What a stream's allowance may be.
+    fn buffer_of(&self, id: StreamId) -> u64 {
+        self.streams.get(&id).map_or(0, |entry| entry.buffer)
     }
 
     /// A stream's even part of the window, and the part that is left for those that have less; a stream
@@ -355,10 +465,12 @@ impl StreamTable {
         if read && !entry.released && entry.halves.recv.is_some() {
             entry.released = true;
             self.window.close(id);
+            self.watch.close(id);
             if id.initiator() == self.side {
                 self.local_receiving -= 1;
                 self.wakes.push(StreamWake::Openable(Dir::Bi));
             }
+            self.look_at_session();
         }
         if !(sent && read && quiet) {
             return;
@@ -409,6 +521,27 @@ impl StreamTable {
         self.retire(id);
     }
 
+    /// The peer has what these frames carried. Of a stream that is delivered by it
+    /// ([`SendHalf::is_delivered`]), the writer is woken.
+    pub fn on_acknowledged(&mut self, frames: &[PacketFrame]) {
+        for frame in frames {
+            let id = StreamId::from_u64(frame.stream_id);
+            let Some(send) = self.streams.get(&id).and_then(|entry| entry.halves.send.as_ref())
+            else {
+                continue;
+            };
+            let delivered = {
+                let mut send = lock(send);
+                send.on_acknowledged(frame.offset..frame.end(), frame.fin);
+                send.is_delivered()
+            };
+            if delivered {
+                self.wakes.push(StreamWake::Writable(id));
+                self.retire(id);
+            }
+        }
+    }
+
     /// Handles what the peer says of streams. True when `message` was of that kind.
     ///
     /// # Errors
@@ -420,13 +553,14 @@ impl StreamTable {
     ) -> Result<bool, CodedError> {
         match message {
             ControlMessage::StreamCreateNotification(m) => {
-                self.touch(StreamId::from_u64(m.logical_stream_id), now)?;
+                self.on_created(m, now)?;
             }
             ControlMessage::StreamReset(m) => {
                 let id = StreamId::from_u64(m.stream_id);
                 self.check_role(id, !self.side)?;
                 if let Some(Halves { recv: Some(recv), .. }) = self.touch(id, now)? {
                     lock(&recv).on_reset(m.code, m.final_size)?;
+                    self.look(id, now);
                     self.wakes.push(StreamWake::Readable(id));
                 }
             }
@@ -455,6 +589,7 @@ impl StreamTable {
                 kind.max_local = kind.max_local.max(m.maximum.min(live));
                 self.wakes.push(StreamWake::Openable(dir));
             }
+            ControlMessage::Backpressure(m) => self.on_backpressure(m, now)?,
             _ => return Ok(false),
         }
         Ok(true)

@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Read, ReadError, SharedRecv, StreamConfig, StreamTable};
+use super::{Read, ReadError, SharedRecv, StreamTable};
 use crate::sync::lock;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
-use crate::{Code, Dir, LeaseId, PathId, PieceId, Side, StreamId, limits};
+use crate::{Code, Config, Dir, LeaseId, PathId, PieceId, Side, StreamId, limits};
 
 const ID: StreamId = StreamId::new(Side::Server, Dir::Uni, 0);
 
 fn table() -> (StreamTable, SharedRecv) {
-    let mut table = StreamTable::new(Side::Client, &StreamConfig::default());
+    let mut table = StreamTable::new(Side::Client, &Config::default());
     let recv = table.receiving(PathId::PRIMARY, ID, crate::test_now()).unwrap().unwrap();
     assert_eq!(table.accept(Dir::Uni).map(|halves| halves.id), Some(ID));
     (table, recv)
@@ -89,7 +89,8 @@ fn only_the_primary_opens_streams() {
 
 #[test]
 fn streams_that_nobody_accepted_count_against_the_limit_although_they_are_over() {
-    let config = StreamConfig { max_streams_bidi: 8, ..StreamConfig::default() };
+    let mut config = Config::default();
+    config.set_max_streams_bidi(8).unwrap();
     let mut table = StreamTable::new(Side::Server, &config);
     let now = crate::test_now();
     for index in 0..8 {
@@ -119,4 +120,57 @@ fn bytes_that_are_refused_move_no_cursor() {
     }
     let piece = recv.piece(path, PieceId(most)).unwrap();
     assert_eq!(piece.cursor, 2 * most + 1, "it is still owed");
+}
+
+#[test]
+fn a_stream_under_backpressure_is_granted_nothing_until_its_reader_has_caught_up() {
+    let (mut table, recv) = table();
+    let now = crate::test_now();
+    let granted = lock(&recv).max_data();
+    table.take_messages();
+    let held = granted / 5 * 4;
+    let data = Bytes::from(vec![0; usize::try_from(held).unwrap()]);
+    lock(&recv).receive(PathId::PRIMARY, 0, data).unwrap();
+    table.on_received(ID, now);
+    table.on_received(ID, now);
+    let notice = |reason: pb::BackpressureReason| {
+        let stream_id = Some(ID.as_u64());
+        ControlMessage::Backpressure(pb::Backpressure { stream_id, reason: reason.into() })
+    };
+    let pressed = notice(pb::BackpressureReason::BackpressureSlowConsumer);
+    assert_eq!(table.take_messages(), [pressed], "it is told once");
+    let read = |table: &mut StreamTable, len: u64| {
+        let read = lock(&recv).read(usize::try_from(len).unwrap()).unwrap();
+        assert!(matches!(read, Read::Data(data) if data.len() as u64 == len));
+        table.on_consumed(ID, now, Duration::ZERO);
+        table.take_messages()
+    };
+    // More than a step was read, and more than half of the buffer is still full.
+    assert_eq!(read(&mut table, granted / 10 * 3 - 1), []);
+    assert_eq!(lock(&recv).max_data(), granted);
+    let eased = read(&mut table, 5);
+    assert!(eased.contains(&notice(pb::BackpressureReason::BackpressureNone)), "{eased:?}");
+    assert!(lock(&recv).max_data() > granted, "and granted what was withheld");
+}
+
+#[test]
+fn a_peer_says_of_a_stream_what_it_is_once() {
+    let mut table = StreamTable::new(Side::Client, &Config::default());
+    let now = crate::test_now();
+    let mut say = |id: StreamId, max_buffer_size| {
+        let metadata = Some(crate::wire::pb::metadata::StreamMetadata {
+            max_buffer_size,
+            ..Default::default()
+        });
+        let logical_stream_id = id.as_u64();
+        let m = pb::StreamCreateNotification { logical_stream_id, metadata, ..Default::default() };
+        let handled = table.handle_control(&ControlMessage::StreamCreateNotification(m), now);
+        handled.map_err(|error| error.code)
+    };
+    assert_eq!(say(ID, 20_000), Ok(true));
+    assert_eq!(say(ID, 20_000), Ok(true));
+    assert_eq!(say(ID, 30_000), Err(Code::MetadataProtocolViolation));
+    let ours = StreamId::new(Side::Client, Dir::Bi, 0);
+    assert_eq!(say(ours, 20_000), Err(Code::InvalidStreamRole));
+    assert!(table.window().allowance(ID) <= 20_000);
 }

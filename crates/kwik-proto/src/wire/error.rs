@@ -36,6 +36,9 @@ pub enum WireError {
     /// A data frame has two data fields.
     #[error("a frame has data twice")]
     DataTwice,
+    /// A packet's checksum is missing or does not hold.
+    #[error("a packet's checksum is missing or does not hold")]
+    Checksum,
     /// A control frame is missing, repeated or out of order.
     #[error("frame_id {found} where {expected} is due")]
     FrameId {

@@ -29,7 +29,7 @@ pub(crate) fn clip(text: &str) -> &str {
 mod testing;
 
 pub use control::{ControlDecoder, ControlMessage};
-pub use data::{DataDecoder, DataEvent, FrameHeader, PacketBuilder};
+pub use data::{DataDecoder, DataEvent, DataOptions, FrameHeader, PacketEncoder, PacketFrame};
 pub use error::WireError;
 pub use kind::{KindDecoder, StreamKind};
 pub use raw::RawDecoder;

@@ -6,12 +6,13 @@ use super::pb::control::{
     Lease, LeaseOutcome, PathStatus, PathStatusNotification, RawPacketTransmission, Resume,
     StreamLimits,
 };
+use super::pb::data::AckFrame;
 use super::pb::metadata::{MappingOperation, StreamMappingUpdate};
 use super::pb::secondary::{SecondaryStreamClose, SecondaryStreamData, SecondaryStreamOpen};
 use super::{SecondaryEvent, WireError};
 use crate::limits::{
-    MAX_COMMAND, MAX_CREDENTIALS, MAX_GAPS, MAX_GRANT, MAX_OFFSET, MAX_PACKET_PAYLOAD,
-    MAX_RAW_PACKET, MAX_STREAMS, MAX_TEXT,
+    MAX_ACK_RANGES, MAX_COMMAND, MAX_CREDENTIALS, MAX_GAPS, MAX_GRANT, MAX_OFFSET,
+    MAX_PACKET_PAYLOAD, MAX_RAW_PACKET, MAX_STREAMS, MAX_TEXT,
 };
 
 type Result = std::result::Result<(), WireError>;
@@ -72,10 +73,7 @@ pub(super) fn control(message: &ControlMessage) -> Result {
         }
         M::OffsetSyncResponse(m) => numbers(&[m.kwik_stream_id, m.expected_offset]),
         M::StreamMappingUpdate(m) => mapping(m),
-        M::Ack(m) => {
-            count("packets", m.acked_packet_ids.len(), MAX_GAPS as u64)?;
-            text(&m.path_id)
-        }
+        M::Ack(m) => ack(m),
         // Counters and identifiers alone, which are looked up and index nothing.
         M::Revoke(_) | M::Cancel(_) | M::RelayReport(_) | M::Heartbeat(_) => Ok(()),
         M::PathReport(_) | M::Unknown(_) => Ok(()),
@@ -199,6 +197,13 @@ fn stream_limits(limits: Option<&StreamLimits>) -> Result {
 /// The highest id must fit 62 bits (RFC 9000 section 4.6).
 fn stream_count(streams: u64) -> Result {
     if streams > 1 << 60 { Err(WireError::Invalid("a number of streams")) } else { Ok(()) }
+}
+
+fn ack(m: &AckFrame) -> Result {
+    count("packets", m.acked_packet_ids.len(), MAX_ACK_RANGES as u64)?;
+    count("ranges", m.ranges.len(), MAX_ACK_RANGES as u64)?;
+    m.ranges.iter().try_for_each(|r| range(r.first, r.last))?;
+    text(&m.path_id)
 }
 
 fn numbers(values: &[u64]) -> Result {

@@ -6,6 +6,7 @@ use kwik_proto::path::PathStatus;
 use kwik_proto::stream::ReadError;
 use kwik_proto::{Code, CodedError, PathId, StreamId};
 
+use crate::pipe::Toward;
 use crate::world::World;
 
 /// How often what happened: a harness in which something never happens proves nothing of it.
@@ -29,6 +30,8 @@ impl Coverage {
             "read whole",
             "reset",
             "starved",
+            "never read",
+            "read out of order",
             "stopped",
             "session lost",
             "closed KWIK_SECONDARY_STREAM_ISOLATION",
@@ -63,7 +66,7 @@ impl World {
             let recv = recv.lock().unwrap();
             let allowance = window.allowance(halves.id);
             sum += allowance;
-            let granted = recv.max_data() - recv.read_position();
+            let granted = recv.max_data() - recv.consumed();
             if allowance > 0 && granted > allowance {
                 broken = Some((halves.id, granted, allowance));
             }
@@ -162,6 +165,13 @@ impl World {
             let left = edge.session.as_ref().map_or(0, |session| session.leases());
             if left > 0 && !cut {
                 self.fail(&format!("the edge of path {path} keeps {left} writers"));
+            }
+        }
+        for (name, toward) in [("client", Toward::Server), ("primary", Toward::Client)] {
+            let sent = self.sent(PathId::PRIMARY, toward).unwrap();
+            let outstanding = sent.lock().unwrap().outstanding();
+            if outstanding > 0 {
+                self.fail(&format!("the {name} waits for acknowledgement of {outstanding} bytes"));
             }
         }
         let primary = self.server().paths().status(PathId::PRIMARY);

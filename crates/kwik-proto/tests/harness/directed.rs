@@ -3,22 +3,21 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use kwik_proto::PathId;
-use kwik_proto::stream::StreamConfig;
+use kwik_proto::{Config, PathId};
 
 use crate::pipe::Link;
-use crate::scenario::{Plan, Segment, StreamPlan};
+use crate::scenario::{Order, Plan, Segment, StreamPlan};
 use crate::world::{Event, World};
 
 const DELAY: Duration = Duration::from_millis(10);
 
 /// A world with one edge for each of `rates`, in bytes a second, that all hold all of one stream of `len`.
 fn world(rates: &[u64], len: u64) -> World {
-    world_with(StreamConfig::default(), rates, len)
+    world_with(Config::default(), rates, len)
 }
 
-fn world_with(streams: StreamConfig, rates: &[u64], len: u64) -> World {
-    let mut world = World::steady(streams);
+fn world_with(settings: Config, rates: &[u64], len: u64) -> World {
+    let mut world = World::steady(settings);
     world.until(Duration::from_secs(2), |world| world.session().id().is_some());
     for _ in rates {
         world.add_edge();
@@ -41,6 +40,7 @@ fn world_with(streams: StreamConfig, rates: &[u64], len: u64) -> World {
         segments: VecDeque::from([Segment::Extent(len)]),
         stop_at: None,
         sloth: 0,
+        order: Order::Ordered,
         may_starve: false,
     };
     world.plan = Plan { streams: vec![stream], everyone: true, frame: 4096, ..Plan::default() };
@@ -67,13 +67,10 @@ fn a_silent_edge_is_replaced_before_it_counts_as_dead() {
 
 #[test]
 fn an_edge_that_answers_but_sends_nothing_holds_nobody_up() {
-    let streams = StreamConfig {
-        max_streams_bidi: 8,
-        max_streams_uni: 8,
-        initial_window: 300_000,
-        max_window: 300_000,
-    };
-    let mut world = world_with(streams, &[2_000_000, 2_000_000], 3_500_000);
+    let mut settings = Config::default();
+    settings.set_max_streams_bidi(8).unwrap().set_max_streams_uni(8).unwrap();
+    settings.set_initial_window(300_000).unwrap().set_max_window(300_000).unwrap();
+    let mut world = world_with(settings, &[2_000_000, 2_000_000], 3_500_000);
     let stall = world.now + Duration::from_millis(60);
     while world.step(stall) {}
     let until = world.now + Duration::from_secs(30);

@@ -10,11 +10,10 @@ use kwik_proto::lease::SharedWriter;
 use kwik_proto::session::{
     AcceptContext, Accepted, Action, Machine, SecondarySession, Wake, accept,
 };
-use kwik_proto::stream::StreamConfig;
 use kwik_proto::wire::ControlDecoder;
 use kwik_proto::wire::control::{self, ControlMessage};
 use kwik_proto::wire::pb::control as pb;
-use kwik_proto::{Code, Dir, LeaseId, PathId, SessionId, Side, StreamId, auth};
+use kwik_proto::{Code, Config, Dir, LeaseId, PathId, SessionId, Side, StreamId, auth};
 
 use crate::client::exporter;
 use crate::pipe::{Sink, Toward};
@@ -128,7 +127,7 @@ impl World {
                 identity: &identity(edge.which),
                 trusted: &BTreeSet::from([identity(0).fingerprint()]),
                 authenticator: &auth::AcceptAny,
-                streams: &StreamConfig::default(),
+                settings: &Config::default(),
                 exporter: &exporter(path),
                 session_id: SessionId([0; 16]),
                 now,

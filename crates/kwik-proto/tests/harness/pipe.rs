@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kwik_proto::wire::pb::control::RawPacketTransmission;
-use kwik_proto::wire::{ControlDecoder, DataDecoder};
+use kwik_proto::wire::{ControlDecoder, DataDecoder, DataOptions};
 use kwik_proto::{PathId, StreamId};
 
 use crate::rng::Rng;
@@ -90,7 +90,7 @@ pub(crate) struct Pipe {
 #[derive(Debug)]
 pub(crate) enum Sink {
     Control(ControlDecoder),
-    Data { decoder: DataDecoder, stream: StreamId, at: u64 },
+    Data { decoder: Box<DataDecoder>, stream: StreamId, at: u64 },
     Raw(VecDeque<RawPacketTransmission>),
 }
 
@@ -106,6 +106,10 @@ impl Sink {
     }
 
     pub(crate) fn data() -> Self {
-        Self::Data { decoder: DataDecoder::new(), stream: StreamId::from_u64(0), at: 0 }
+        Self::Data {
+            decoder: DataDecoder::new(DataOptions::default()).into(),
+            stream: StreamId::from_u64(0),
+            at: 0,
+        }
     }
 }

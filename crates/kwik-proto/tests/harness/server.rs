@@ -10,9 +10,9 @@ use kwik_proto::auth::{AcceptAny, Identity};
 use kwik_proto::lease::{LeaseOutcome, SharedWriter};
 use kwik_proto::path::PathStatus;
 use kwik_proto::session::{AcceptContext, Accepted, Action, Machine, PrimarySession, Wake, accept};
-use kwik_proto::stream::{Read, SharedRecv, SharedSend, StreamConfig, StreamWake};
+use kwik_proto::stream::{Read, SharedRecv, SharedSend, StreamWake};
 use kwik_proto::wire::control::ControlMessage;
-use kwik_proto::{Code, Dir, LeaseId, LogCursor, PathId, SessionId, Side, StreamId};
+use kwik_proto::{Code, Config, Dir, LeaseId, LogCursor, PathId, SessionId, Side, StreamId};
 
 use crate::client::exporter;
 use crate::edge::{Edge, identity};
@@ -39,11 +39,11 @@ struct Reader {
 pub(crate) struct Primary {
     pub(crate) session: Option<PrimarySession>,
     identity: Arc<Identity>,
-    config: StreamConfig,
+    config: Config,
     pub(crate) writers: BTreeMap<StreamId, Writer>,
     readers: BTreeMap<StreamId, Reader>,
     /// Leases of its own path, and the pipe of each.
-    leases: BTreeMap<u32, SharedWriter>,
+    pub(crate) leases: BTreeMap<u32, SharedWriter>,
     lease_pipes: BTreeMap<LeaseId, u32>,
     /// Paths that the application may lease to.
     pub(crate) usable: BTreeSet<PathId>,
@@ -52,7 +52,7 @@ pub(crate) struct Primary {
 }
 
 impl Primary {
-    pub(crate) fn new(config: StreamConfig) -> Self {
+    pub(crate) fn new(config: Config) -> Self {
         Self {
             session: None,
             identity: identity(0),
@@ -88,7 +88,7 @@ impl World {
                 identity: &self.primary.identity,
                 trusted: &BTreeSet::new(),
                 authenticator: &AcceptAny,
-                streams: &self.primary.config,
+                settings: &self.primary.config,
                 exporter: &exporter(PathId::PRIMARY),
                 session_id: SessionId([9; 16]),
                 now,
@@ -145,7 +145,8 @@ impl World {
                 }
             }
             Action::Wake(Wake::Stream(wake)) => self.wake_primary(wake),
-            Action::Wake(Wake::LeaseOffered | Wake::Raw | Wake::Uncovered) => {}
+            Action::Wake(Wake::LeaseOffered | Wake::Raw | Wake::Uncovered | Wake::Acknowledged) => {
+            }
             other => self.fail(&format!("a primary asks for {other:?}")),
         }
     }

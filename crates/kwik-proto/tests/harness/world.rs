@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use kwik_proto::ack::{ArrivedPackets, SharedSent};
 use kwik_proto::session::{Action, ClientSession, Machine, Wake};
-use kwik_proto::stream::{StreamConfig, StreamWake};
+use kwik_proto::stream::StreamWake;
 use kwik_proto::wire::control::ControlMessage;
-use kwik_proto::wire::data::encode_packet_header;
-use kwik_proto::wire::{DataEvent, FrameHeader};
-use kwik_proto::{Code, CodedError, Dir, PathId, Side, StreamId};
+use kwik_proto::wire::{DataEvent, PacketEncoder, PacketFrame};
+use kwik_proto::{Code, CodedError, Config, Dir, PathId, Side, StreamId};
 
 use crate::checks::Coverage;
-use crate::client::{ClientApp, stream_config};
+use crate::client::{ClientApp, session_config};
 use crate::edge::Edge;
 use crate::pipe::{Chunk, Link, Pipe, Sink, Toward};
 use crate::rng::Rng;
@@ -92,18 +92,18 @@ impl World {
     /// Random windows and links.
     pub(crate) fn new(seed: u64, trace: bool) -> Self {
         let mut rng = Rng::new(seed);
-        let configs = [stream_config(&mut rng), stream_config(&mut rng)];
+        let configs = [session_config(&mut rng), session_config(&mut rng)];
         let link = Link::random(&mut rng, epoch());
         Self::with(seed, trace, rng, configs, link)
     }
 
     /// A primary at hand, and a client with this window.
-    pub(crate) fn steady(streams: StreamConfig) -> Self {
+    pub(crate) fn steady(settings: Config) -> Self {
         let link = Link::steady(Duration::from_millis(10), 10_000_000, epoch());
-        Self::with(0, false, Rng::new(0), [streams, StreamConfig::default()], link)
+        Self::with(0, false, Rng::new(0), [settings, Config::default()], link)
     }
 
-    fn with(seed: u64, trace: bool, rng: Rng, configs: [StreamConfig; 2], link: Link) -> Self {
+    fn with(seed: u64, trace: bool, rng: Rng, configs: [Config; 2], link: Link) -> Self {
         let now = epoch();
         let [ours, theirs] = configs;
         let client = ClientApp::new(ours, now);
@@ -200,13 +200,43 @@ impl World {
         }
     }
 
+    /// The packets that one end of a path has sent.
+    pub(crate) fn sent(&self, path: PathId, toward: Toward) -> Option<SharedSent> {
+        match (toward, path.is_primary()) {
+            (Toward::Server, _) => Some(self.client.session.sent()),
+            (Toward::Client, true) => self.primary.session.as_ref().map(|session| session.sent()),
+            (Toward::Client, false) => {
+                self.edges.get(&path)?.session.as_ref().map(|session| session.sent())
+            }
+        }
+    }
+
     /// Writes one frame of a stream.
-    pub(crate) fn send_frame(&mut self, pipe: u32, id: StreamId, at: u64, body: Bytes, fin: bool) {
-        let mut head = BytesMut::new();
-        let header = FrameHeader { stream_id: id.as_u64(), offset: at, len: body.len() };
-        encode_packet_header(&mut head, &header, fin);
-        self.log(|| format!("frame {id} {at}+{} fin {fin} on pipe {pipe}", body.len()));
-        self.send(pipe, head.freeze(), body);
+    pub(crate) fn send_frame(
+        &mut self,
+        id: u32,
+        stream: StreamId,
+        at: u64,
+        body: Bytes,
+        fin: bool,
+    ) {
+        self.log(|| format!("frame {stream} {at}+{} fin {fin} on pipe {id}", body.len()));
+        let Some(pipe) = self.pipes.get(&id) else { return };
+        let (path, toward) = (pipe.path, pipe.toward);
+        let Some(sent) = self.sent(path, toward) else { return };
+        let leased = toward == Toward::Client
+            && (!path.is_primary() || self.primary.leases.contains_key(&id));
+        let frame = PacketFrame { stream_id: stream.as_u64(), offset: at, payload: body, fin };
+        let kept = if leased { vec![] } else { vec![frame.clone()] };
+        let packet = sent.lock().unwrap().on_sent(frame.payload.len() as u64, kept);
+        let options = sent.lock().unwrap().options();
+        let mut chunks = Vec::new();
+        PacketEncoder::new().encode(packet, &[frame], options, &mut chunks);
+        let mut chunks = chunks.into_iter();
+        let head = chunks.next().unwrap_or_default();
+        let body = chunks.next().unwrap_or_default();
+        assert_eq!(chunks.next(), None, "one frame without a checksum");
+        self.send(id, head, body);
     }
 
     pub(crate) fn pump(&mut self, pipe: u32, delay: Duration) {
@@ -218,7 +248,7 @@ impl World {
     /// Does the next thing that is due before `deadline`. False when there is none.
     pub(crate) fn step(&mut self, deadline: Instant) -> bool {
         let event = self.events.first_key_value().map(|((due, _), _)| *due);
-        let primary = self.primary.session.as_ref().and_then(Machine::poll_timeout);
+        let primary = self.primary.session.as_ref().and_then(|session| session.poll_timeout());
         let timeout = self.client.session.poll_timeout().into_iter().chain(primary).min();
         let next = event.into_iter().chain(timeout).min();
         let Some(next) = next.filter(|next| *next <= deadline) else { return false };
@@ -228,8 +258,8 @@ impl World {
             self.handle(event);
         } else {
             self.client.session.handle_timeout(self.now);
-            if let Some(primary) = &mut self.primary.session {
-                primary.handle_timeout(self.now);
+            if let Some(session) = &mut self.primary.session {
+                session.handle_timeout(self.now);
             }
         }
         self.settle();
@@ -286,7 +316,11 @@ impl World {
         let (path, toward) = (pipe.path, pipe.toward);
         let Some(link) = self.links.get(&path) else { return };
         let ready = link.ready(toward);
-        if ready > self.now {
+        let sent = self.sent(path, toward);
+        if sent.is_some_and(|sent| !sent.lock().unwrap().has_room()) {
+            self.covered.count("too much unacknowledged");
+            self.pump(id, Duration::from_millis(5));
+        } else if ready > self.now {
             self.pump(id, ready - self.now);
         } else if toward == Toward::Server {
             self.client_writes(id);
@@ -363,6 +397,8 @@ impl World {
                         Ok((more, wanted)) => (bytes, asked) = (bytes + more, asked + wanted),
                         Err(error) => {
                             self.violation(path, pipe.toward, &error);
+                            // What else came is not looked at.
+                            while matches!(decoder.poll(), Ok(Some(_))) {}
                             break;
                         }
                     }
@@ -373,7 +409,12 @@ impl World {
     }
 
     fn heard(&mut self, path: PathId, toward: Toward, id: StreamId, bytes: u64, asked: u64) {
-        if bytes == 0 || toward == Toward::Server {
+        if bytes == 0 {
+            return;
+        }
+        if toward == Toward::Server {
+            let session = self.primary.session.as_mut();
+            session.into_iter().for_each(|session| session.on_received(id, self.now));
             return;
         }
         if self.rng.chance(75) {
@@ -417,6 +458,16 @@ impl World {
     ) -> Result<(u64, u64), CodedError> {
         let now = self.now;
         let side = if toward == Toward::Client { Side::Client } else { Side::Server };
+        if let DataEvent::PacketEnd { id, payload, fin } = event {
+            let mut arrived = ArrivedPackets::default();
+            arrived.note(id, payload as u64, fin);
+            match (side, &mut self.primary.session) {
+                (Side::Client, _) => self.client.session.on_packets(path, &arrived, now)?,
+                (Side::Server, Some(session)) => session.on_packets(&arrived, now)?,
+                (Side::Server, None) => {}
+            }
+            return Ok((0, 0));
+        }
         if let DataEvent::Frame(header) = &event {
             (*stream, *at) = (StreamId::from_u64(header.stream_id), header.offset);
         }
@@ -441,7 +492,7 @@ impl World {
                 }
                 received.map(|received| (received, len))?
             }
-            DataEvent::FrameEnd { fin: false } => return Ok((0, 0)),
+            DataEvent::FrameEnd { fin: false } | DataEvent::PacketEnd { .. } => return Ok((0, 0)),
             DataEvent::FrameEnd { fin: true } => (recv.lock().unwrap().receive_fin(path, *at)?, 0),
         };
         let (received, len) = received;
@@ -500,6 +551,7 @@ impl World {
                 }
             }
             Action::Wake(Wake::Stream(wake)) => self.wake_client(wake),
+            Action::Gap(gap) => self.log(|| format!("gap {gap:?}")),
             Action::Wake(_) => {}
             Action::RenewGrant(_) => self.fail("a client grants nothing"),
         }

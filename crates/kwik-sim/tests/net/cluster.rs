@@ -1,53 +1,106 @@
-//! A primary, its edges and a client, each on a host of its own.
+//! The servers' and the client's applications. Server 0 is the primary.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kwik::{
-    Accepted, ClientConfig, Endpoint, Identity, LeaseWriter, PathEvent, PathId, PathStatus,
-    PrimarySession, QuicConfig, ReadError, RecvStream, SecondarySession, ServerConfig, Session,
+    Accepted, ClientConfig, Config, ConnectionError, Identity, LeaseWriter, PathEvent, PathId,
+    PathStatus, PrimarySession, QuicConfig, ReadError, RecvStream, SecondarySession, SendStream,
+    ServerConfig, Session, WriteError,
 };
 use kwik_sim::{Host, Sim};
 
-pub(crate) const PORT: u16 = 4433;
+use crate::content::{check, content};
 
-/// Byte `at` of the object that every server holds.
-pub(crate) fn pattern(at: u64) -> u8 {
-    let mixed = at.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (at >> 8);
-    (mixed >> 32) as u8
+const PORT: u16 = 4433;
+
+/// How the bytes of a fetch travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Leased to every server.
+    Leased,
+    /// Leased to the edges alone.
+    LeasedToEdges,
+    /// Written by the primary.
+    Plain,
+    /// From the client to the primary, which says what it got.
+    Upload,
+}
+
+/// What the client asks for on a stream.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Request {
+    pub(crate) kind: Kind,
+    pub(crate) tag: u64,
+    pub(crate) len: u64,
+}
+
+impl Request {
+    const LEN: usize = 17;
+
+    fn encode(self) -> Vec<u8> {
+        let (tag, len) = (self.tag.to_be_bytes(), self.len.to_be_bytes());
+        [&[self.kind as u8], &tag[..], &len[..]].concat()
+    }
+
+    fn decode(bytes: &[u8]) -> Self {
+        let number = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
+        let kinds = [Kind::Leased, Kind::LeasedToEdges, Kind::Plain, Kind::Upload];
+        Self { kind: kinds[bytes[0] as usize], tag: number(1), len: number(9) }
+    }
+}
+
+/// Why a fetch failed: always typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum FetchError {
+    Dial(String),
+    Read(ReadError),
+    Write(WriteError),
+    Lost(ConnectionError),
+}
+
+macro_rules! from {
+    ($($from:ident => $to:ident),*) => { $(
+        impl From<$from> for FetchError {
+            fn from(error: $from) -> Self {
+                Self::$to(error)
+            }
+        }
+    )* };
+}
+from!(ReadError => Read, WriteError => Write, ConnectionError => Lost);
+
+#[derive(Clone)]
+pub(crate) struct Cluster {
+    pub(crate) sim: Sim,
+    pub(crate) servers: Vec<Host>,
+    pub(crate) client: Host,
+    /// The primary's side of the session, for those who change its paths.
+    primary: Arc<Mutex<Option<PrimarySession>>>,
+    /// The path that leads to each edge.
+    paths: Arc<Mutex<BTreeMap<usize, PathId>>>,
+    /// What happened to paths, as the primary heard of it.
+    pub(crate) events: Arc<Mutex<Vec<PathEvent>>>,
 }
 
 fn identity(server: usize) -> Arc<Identity> {
     Arc::new(Identity::from_seed([server as u8 + 100; 32]))
 }
 
-/// Server 0 is the primary.
-#[derive(Clone)]
-pub(crate) struct Cluster {
-    pub(crate) sim: Sim,
-    pub(crate) servers: Vec<Host>,
-    pub(crate) client: Host,
-    object: Bytes,
-    /// Edges beyond these are added by the scenario.
-    pub(crate) edges: usize,
-    /// The session at its primary, and what happened to its paths.
-    pub(crate) primary: Slot<PrimarySession>,
-    pub(crate) events: Arc<Mutex<Vec<PathEvent>>>,
-}
-
 impl Cluster {
-    /// `servers` of them, on ideal links, that hold an object of `len` bytes.
-    pub(crate) fn new(sim: &Sim, servers: usize, len: u64) -> Self {
+    pub(crate) fn new(sim: &Sim, servers: usize) -> Self {
+        let name = |server: usize| format!("server {server}");
         Self {
             sim: sim.clone(),
             client: sim.host("client"),
-            servers: (0..servers).map(|server| sim.host(&format!("server {server}"))).collect(),
-            object: (0..len).map(pattern).collect::<Vec<_>>().into(),
-            edges: servers - 1,
-            primary: Slot::default(),
+            servers: (0..servers).map(|server| sim.host(&name(server))).collect(),
+            primary: Arc::default(),
+            paths: Arc::default(),
             events: Arc::default(),
         }
     }
@@ -62,13 +115,14 @@ impl Cluster {
         let config = ServerConfig { trusted, ..ServerConfig::new(identity(server)) };
         let endpoint = self.servers[server].endpoint(PORT, Some(config), &QuicConfig::default());
         let (cluster, endpoint) = (self.clone(), endpoint.unwrap());
-        self.servers[server].spawn(async move {
+        let host = self.servers[server].clone();
+        host.clone().spawn(async move {
             while let Some(incoming) = endpoint.accept().await {
-                let (cluster, host) = (cluster.clone(), cluster.servers[server].clone());
-                host.clone().spawn(async move {
+                let (cluster, server) = (cluster.clone(), host.clone());
+                host.spawn(async move {
                     match incoming.accept_any().await {
                         Ok(Accepted::Primary(session)) => cluster.serve(&session).await,
-                        Ok(Accepted::Secondary(session)) => cluster.fill_all(&host, &session).await,
+                        Ok(Accepted::Secondary(session)) => fill_all(&server, &session).await,
                         Err(_) => {}
                     }
                 });
@@ -76,42 +130,19 @@ impl Cluster {
         });
     }
 
-    pub(crate) fn start_all(&self) {
-        (0..self.servers.len()).for_each(|server| self.start(server));
-    }
-
-    /// A primary's session: each edge gets a path; each request (a stream's first byte) gets the object.
-    async fn serve(&self, session: &PrimarySession) {
-        let host = &self.servers[0];
-        let (mut events, log) = (session.path_events(), self.events.clone());
-        host.spawn(async move {
-            while let Ok(event) = events.next().await {
-                log.lock().unwrap().push(event);
+    /// Gives the client's session a path to an edge.
+    pub(crate) fn join(&self, edge: usize) {
+        let Some(session) = self.primary.lock().unwrap().clone() else { return };
+        let cluster = self.clone();
+        self.servers[0].spawn(async move {
+            let key = identity(edge).fingerprint();
+            while session.session().close_reason().is_none() {
+                if let Ok(path) = session.add_path(cluster.address(edge), key).await {
+                    cluster.paths.lock().unwrap().insert(edge, path);
+                    return;
+                }
+                cluster.sim.sleep(Duration::from_secs(1)).await;
             }
-        });
-        self.primary.lock().unwrap().replace(session.clone());
-        (1..=self.edges).for_each(|edge| self.add_path(edge));
-        while let Ok((send, mut recv)) = session.session().accept_bi().await {
-            recv.read_to_end(1).await.ok();
-            let (session, cluster) = (session.clone(), self.clone());
-            host.spawn(async move { cluster.deliver(&session, send).await });
-        }
-    }
-
-    /// Has the primary add a path to an edge.
-    pub(crate) fn add_path(&self, edge: usize) {
-        let session = self.primary.lock().unwrap().clone().unwrap();
-        let (address, key) = (self.address(edge), identity(edge).fingerprint());
-        self.servers[0].spawn(async move {
-            session.add_path(address, key).await.ok();
-        });
-    }
-
-    /// Has the primary remove a path.
-    pub(crate) fn remove_path(&self, path: PathId) {
-        let session = self.primary.lock().unwrap().clone().unwrap();
-        self.servers[0].spawn(async move {
-            session.remove_path(path).await.unwrap();
         });
     }
 
@@ -121,63 +152,121 @@ impl Cluster {
         events.iter().filter(|event| event.path == path).map(|event| event.status).collect()
     }
 
-    /// Leases the object to every server, also to those that come later.
-    async fn deliver(&self, session: &PrimarySession, mut send: kwik::SendStream) {
-        let Ok(extent) = send.reserve(self.object.len() as u64) else { return };
+    /// Takes it away.
+    pub(crate) fn leave(&self, edge: usize) {
+        let path = self.paths.lock().unwrap().remove(&edge);
+        let session = self.primary.lock().unwrap().clone();
+        let (Some(path), Some(session)) = (path, session) else { return };
+        self.servers[0].spawn(async move {
+            session.remove_path(path).await.ok();
+        });
+    }
+
+    async fn serve(&self, session: &PrimarySession) {
+        let (mut events, log) = (session.path_events(), self.events.clone());
+        self.servers[0].spawn(async move {
+            while let Ok(event) = events.next().await {
+                log.lock().unwrap().push(event);
+            }
+        });
+        self.primary.lock().unwrap().replace(session.clone());
+        (1..self.servers.len()).for_each(|edge| self.join(edge));
+        while let Ok((send, mut recv)) = session.session().accept_bi().await {
+            let (session, cluster) = (session.clone(), self.clone());
+            self.servers[0].spawn(async move {
+                let mut request = [0; Request::LEN];
+                if read_exact(&mut recv, &mut request).await.is_err() {
+                    return;
+                }
+                // What fails here, the client's side tells.
+                match Request::decode(&request) {
+                    Request { kind: Kind::Plain, tag, len } => {
+                        write_all(send, tag, len).await.ok();
+                    }
+                    Request { kind: Kind::Upload, tag, len } => {
+                        receive(send, recv, tag, len).await.ok();
+                    }
+                    request => cluster.deliver(&session, send, request).await,
+                }
+            });
+        }
+    }
+
+    /// Leases an object, also to edges that come later.
+    async fn deliver(&self, session: &PrimarySession, mut send: SendStream, request: Request) {
+        let Ok(extent) = send.reserve(request.len) else { return };
         let stream = send.id();
-        let Ok((_own, writer)) = session.lease_own(stream, extent.clone()) else { return };
-        let object = self.object.clone();
-        self.servers[0].spawn(fill(writer, object));
         send.finish().ok();
+        if request.kind == Kind::Leased {
+            let Ok((_own, writer)) = session.lease_own(stream, extent.clone()) else { return };
+            self.servers[0].spawn(fill(writer, request.tag));
+        }
         let mut leased = BTreeMap::new();
         let mut leases = Vec::new();
+        let mut closed = std::pin::pin!(session.session().closed());
         loop {
             let changed = session.path_changed();
             for path in session.all_paths() {
                 let usable = path.status == PathStatus::Active && path.id != PathId::PRIMARY;
                 if usable && leased.insert(path.id, path.deaths) != Some(path.deaths) {
-                    leases.extend(session.lease(stream, extent.clone(), path.id, Bytes::new()));
+                    let command = Bytes::copy_from_slice(&request.tag.to_be_bytes());
+                    leases.extend(session.lease(stream, extent.clone(), path.id, command));
                 }
             }
-            let closed = session.session().closed();
-            if either(closed, changed).await {
+            let mut changed = std::pin::pin!(changed);
+            let over = std::future::poll_fn(|cx| {
+                if closed.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(true);
+                }
+                changed.as_mut().poll(cx).map(|()| false)
+            });
+            if over.await {
                 return;
             }
         }
     }
 
-    async fn fill_all(&self, host: &Host, session: &SecondarySession) {
-        while let Ok(writer) = session.accept_lease().await {
-            host.spawn(fill(writer, self.object.clone()));
-        }
-    }
-
     /// Dials from the client's host.
-    pub(crate) async fn connect(&self) -> Session {
-        let endpoint = self.client_endpoint();
-        let config = ClientConfig::pinned(identity(0).fingerprint());
-        endpoint.connect_with(config, self.address(0), "").unwrap().await.unwrap()
+    pub(crate) async fn connect(&self, settings: Config) -> Result<Session, FetchError> {
+        let endpoint = self.client.endpoint(0, None, &QuicConfig::default()).unwrap();
+        let mut config = ClientConfig::pinned(identity(0).fingerprint());
+        config.session.settings = settings;
+        let dialed = endpoint.connect_with(config, self.address(0), "").unwrap().await;
+        dialed.map_err(|error| FetchError::Dial(error.to_string()))
     }
 
-    pub(crate) fn client_endpoint(&self) -> Endpoint {
-        self.client.endpoint(0, None, &QuicConfig::default()).unwrap()
-    }
-
-    /// Fetches the object, and checks each byte.
-    pub(crate) async fn fetch(&self, session: &Session) -> Result<Reading, ReadError> {
-        let (mut send, recv) = session.open_bi().await?;
-        send.finish().unwrap();
-        self.read(recv).await
-    }
-
-    async fn read(&self, mut recv: RecvStream) -> Result<Reading, ReadError> {
-        let mut reading = Reading { began: self.sim.now(), ..Reading::new(self.sim.now()) };
-        while let Some(chunk) = recv.read_chunk(usize::MAX, true).await? {
-            let at = chunk.offset as usize;
-            assert!(chunk.bytes == self.object[at..at + chunk.bytes.len()], "wrong bytes at {at}");
-            reading.note(self.sim.now(), chunk.bytes.len() as u64);
+    /// Fetches an object and checks each byte. The reader pauses after each `pace` bytes.
+    pub(crate) async fn fetch(
+        &self,
+        session: &Session,
+        request: Request,
+        pace: Option<(u64, Duration)>,
+    ) -> Result<Reading, FetchError> {
+        let (mut send, mut recv) = session.open_bi().await?;
+        send.write_all(&request.encode()).await?;
+        let mut reading = Reading::new(self.sim.now());
+        if request.kind == Kind::Upload {
+            write_all(send, request.tag, request.len).await?;
+            let mut answer = [0; 8];
+            read_exact(&mut recv, &mut answer).await?;
+            reading.bytes = u64::from_be_bytes(answer);
+        } else {
+            send.finish().unwrap();
+            let mut until_pause = pace.map_or(u64::MAX, |(bytes, _)| bytes);
+            while let Some(chunk) = recv.read_chunk(until_pause as usize, true).await? {
+                assert_eq!(chunk.offset, reading.bytes, "bytes in order, once");
+                check(request.tag, chunk.offset, &chunk.bytes);
+                reading.note(self.sim.now(), chunk.bytes.len() as u64);
+                until_pause -= chunk.bytes.len() as u64;
+                if let Some((bytes, pause)) = pace.filter(|_| until_pause == 0) {
+                    until_pause = bytes;
+                    self.sim.sleep(pause).await;
+                    reading.last = self.sim.now();
+                }
+            }
         }
-        assert_eq!(reading.bytes, self.object.len() as u64);
+        reading.last = self.sim.now();
+        assert_eq!(reading.bytes, request.len, "the whole object, and no more");
         Ok(reading)
     }
 }
@@ -188,22 +277,19 @@ pub(crate) struct Reading {
     pub(crate) began: Instant,
     pub(crate) last: Instant,
     pub(crate) bytes: u64,
-    /// The longest wait for a next byte after the first.
-    pub(crate) longest_wait: Duration,
-    /// When that ended.
-    pub(crate) longest_at: Instant,
+    /// Waits of more than 20 ms for a next byte: when they ended, and how long they were.
+    pub(crate) waits: Vec<(Instant, Duration)>,
 }
 
 impl Reading {
     fn new(now: Instant) -> Self {
-        let longest_wait = Duration::ZERO;
-        Self { began: now, last: now, bytes: 0, longest_wait, longest_at: now }
+        Self { began: now, last: now, bytes: 0, waits: Vec::new() }
     }
 
     fn note(&mut self, now: Instant, bytes: u64) {
-        if self.bytes > 0 && now - self.last > self.longest_wait {
-            self.longest_wait = now - self.last;
-            self.longest_at = now;
+        let waited = now - self.last;
+        if self.bytes > 0 && waited > Duration::from_millis(20) {
+            self.waits.push((now, waited));
         }
         self.last = now;
         self.bytes += bytes;
@@ -212,30 +298,62 @@ impl Reading {
     pub(crate) fn took(&self) -> Duration {
         self.last - self.began
     }
+
+    /// The longest wait, and when it ended since reading began.
+    pub(crate) fn longest_wait(&self) -> (Duration, Duration) {
+        let longest = self.waits.iter().max_by_key(|(_, wait)| *wait);
+        longest.map_or_else(Default::default, |(at, wait)| (*wait, *at - self.began))
+    }
 }
 
-async fn fill(mut writer: LeaseWriter, object: Bytes) {
+async fn read_exact(recv: &mut RecvStream, mut out: &mut [u8]) -> Result<(), ReadError> {
+    while !out.is_empty() {
+        let Some(read) = recv.read(out).await? else { return Err(ReadError::ClosedStream) };
+        out = &mut out[read..];
+    }
+    Ok(())
+}
+
+async fn write_all(mut send: SendStream, tag: u64, len: u64) -> Result<(), WriteError> {
+    let mut at = 0;
+    while at < len {
+        let part = content(tag, at, (len - at).min(20_000));
+        at += part.len() as u64;
+        send.write_chunk(part).await?;
+    }
+    send.finish().ok();
+    Ok(())
+}
+
+/// Takes an upload, and answers with its length.
+async fn receive(
+    mut send: SendStream,
+    mut recv: RecvStream,
+    tag: u64,
+    len: u64,
+) -> Result<(), FetchError> {
+    let mut got = 0;
+    while let Some(chunk) = recv.read_chunk(usize::MAX, true).await? {
+        check(tag, got, &chunk.bytes);
+        got += chunk.bytes.len() as u64;
+    }
+    assert_eq!(got, len);
+    send.write_all(&got.to_be_bytes()).await?;
+    Ok(())
+}
+
+async fn fill_all(host: &Host, session: &SecondarySession) {
+    while let Ok(writer) = session.accept_lease().await {
+        let tag = u64::from_be_bytes(writer.command()[..].try_into().unwrap());
+        host.spawn(fill(writer, tag));
+    }
+}
+
+async fn fill(mut writer: LeaseWriter, tag: u64) {
     while let Ok(Some(piece)) = writer.activated().await {
-        let end = piece.end.min(piece.start + 65_536);
-        let part = object.slice(piece.start as usize..end as usize);
+        let part = content(tag, piece.start, piece.end - piece.start);
         if writer.write_chunk(part).await.is_err() {
             return;
         }
     }
 }
-
-/// Waits for either; whether it was the first.
-async fn either(one: impl Future, other: impl Future) -> bool {
-    let mut one = std::pin::pin!(one);
-    let mut other = std::pin::pin!(other);
-    std::future::poll_fn(|cx| {
-        if one.as_mut().poll(cx).is_ready() {
-            return std::task::Poll::Ready(true);
-        }
-        other.as_mut().poll(cx).map(|_| false)
-    })
-    .await
-}
-
-/// What a task of a scenario leaves behind.
-pub(crate) type Slot<T> = Arc<Mutex<Option<T>>>;

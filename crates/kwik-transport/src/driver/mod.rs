@@ -5,6 +5,7 @@
 //! task puts chunks into a stream's receiving half, and tells the machine once a batch.
 
 mod path;
+mod pool;
 mod reader;
 mod role;
 mod secondary;
@@ -17,20 +18,21 @@ use std::ops::Deref;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kwik_proto::session::{Action, Wake};
 use kwik_proto::stream::StreamWake;
 use kwik_proto::sync::lock;
-use kwik_proto::{Code, Dir, LeaseId, PathId, StreamId};
+use kwik_proto::{Code, Config, Dir, LeaseId, PathId, StreamId};
 use tokio::sync::Notify;
 
 use crate::quic::{Connection, ConnectionError, Endpoint, Figures, Runtime};
 
 pub(crate) use path::{ControlStream, PathLink, SERVER_NAME, open_control, start};
+pub(crate) use pool::{DataPool, FrameWriter};
 pub(crate) use role::{Role, StreamRole};
-pub(crate) use writer::{Delivery, FrameWriter};
+pub(crate) use writer::StreamWriter;
 
 /// Who waits for one stream: its reader and its writer.
 #[derive(Debug, Default)]
@@ -94,8 +96,12 @@ pub(crate) struct Shared<M: ?Sized> {
     home: PathId,
     /// Its connection.
     pub(crate) connection: Connection,
+    /// What is written to it.
+    pub(crate) pool: Arc<DataPool>,
     /// Dials further paths; servers have none.
     endpoint: Option<Endpoint>,
+    /// What the receive window of a path's connection may grow to.
+    receive_window: u64,
     pub(crate) waiters: SessionWaiters,
     /// With how many handles each stream has.
     streams: Mutex<BTreeMap<StreamId, (Arc<StreamWaiters>, u8)>>,
@@ -115,14 +121,18 @@ impl<M: Role> Shared<M> {
         machine: M,
         (home, connection): (PathId, &Connection),
         runtime: &Runtime,
-        endpoint: Option<Endpoint>,
+        (endpoint, receive_window): (Option<Endpoint>, u64),
+        settings: &Config,
     ) -> Arc<Self> {
+        let pool = DataPool::new(connection, runtime, machine.sent(), settings);
         let shared = Arc::new_cyclic(|this: &Weak<Self>| Self {
             this: this.clone(),
             runtime: runtime.clone(),
             home,
             connection: connection.clone(),
+            pool,
             endpoint,
+            receive_window,
             waiters: SessionWaiters::default(),
             streams: Mutex::default(),
             writers: Mutex::default(),
@@ -170,6 +180,18 @@ impl<M: Role + ?Sized> Shared<M> {
     fn figures(&self) -> Vec<(PathId, Figures)> {
         let paths = lock(&self.paths);
         paths.iter().map(|(path, link)| (*path, link.connection.figures())).collect()
+    }
+
+    /// Sizes the receive window of a path's connection by its figures.
+    fn size_window(&self, path: PathId, rtt: Duration, arrived: u64, now: Instant) {
+        if let Some(link) = lock(&self.paths).get_mut(&path) {
+            link.size_window(rtt, arrived, now);
+        }
+    }
+
+    /// UDP payload that a path's connection has sent and received.
+    pub(crate) fn udp_bytes(&self, path: PathId) -> Option<(u64, u64)> {
+        lock(&self.paths).get(&path).map(|link| link.connection.udp_bytes())
     }
 
     /// Who waits for a stream; for its handles alone.
@@ -221,6 +243,7 @@ impl<M: Role + ?Sized> Shared<M> {
             Wake::LeaseOffered => self.waiters.leases.notify_waiters(),
             Wake::LeaseEnded(_) => self.waiters.lease_ends.notify_waiters(),
             Wake::Uncovered => self.waiters.uncovered.notify_waiters(),
+            Wake::Acknowledged => self.pool.on_acknowledged(),
             Wake::Raw => self.waiters.raw.notify_waiters(),
             Wake::Writer(lease) => {
                 let writer = lock(&self.writers).get(&lease).and_then(Weak::upgrade);
@@ -369,6 +392,10 @@ impl<M: Role + ?Sized> Shared<M> {
     fn act(&self, action: Action) {
         match action {
             Action::Wake(wake) => self.wake(wake),
+            Action::Gap(gap) => {
+                let (stream, missing) = (gap.stream, &gap.range);
+                tracing::info!(%stream, ?missing, "a gap keeps the reader waiting");
+            }
             Action::ForwardRaw(path, packet) => {
                 let sequence = packet.sequence;
                 let forward = |link: &PathLink| link.forward_raw(packet);
@@ -406,6 +433,7 @@ impl<M: Role + ?Sized> Shared<M> {
 
     /// Closes every connection of the session and wakes everybody.
     fn close_connections(&self, code: u64, reason: &[u8]) {
+        self.pool.close();
         let paths = std::mem::take(&mut *lock(&self.paths));
         for link in paths.values() {
             link.connection.close(code, reason);
@@ -448,7 +476,10 @@ async fn run_timer<M: Role>(shared: Arc<Shared<M>>) {
             std::pin::Pin::new(&mut sleep).poll(cx).map(|()| true)
         });
         if fired.await {
-            let figures = shared.figures();
+            let (figures, now) = (shared.figures(), shared.runtime.now());
+            for (path, Figures { rtt, arrived, .. }) in &figures {
+                shared.size_window(*path, *rtt, *arrived, now);
+            }
             shared.drive(|machine, now| {
                 // A path may look silent only since a lost packet is being repeated.
                 for (path, figures) in figures {

@@ -3,9 +3,11 @@
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use kwik_proto::auth::EXPORTER_LABEL;
+use kwik_proto::path::ConnectionWindow;
 use kwik_proto::session::Dial;
 use kwik_proto::sync::lock;
 use kwik_proto::wire::pb::control::RawPacketTransmission;
@@ -39,6 +41,8 @@ struct ControlBytes {
 #[derive(Debug)]
 pub(crate) struct PathLink {
     pub(super) connection: Connection,
+    /// How large its receive window is.
+    window: ConnectionWindow,
     control: Arc<ControlOut>,
     raw: mpsc::Sender<RawPacketTransmission>,
     /// Bytes of raw packets that are queued.
@@ -46,6 +50,12 @@ pub(crate) struct PathLink {
 }
 
 impl PathLink {
+    pub(super) fn size_window(&mut self, rtt: Duration, arrived: u64, now: Instant) {
+        if let Some(size) = self.window.on_figures(rtt, arrived, now) {
+            self.connection.set_receive_window(size);
+        }
+    }
+
     /// Queues control bytes; called under the machine's lock, so that they keep their order. A peer that reads
     /// so slowly that the bound is passed loses the path.
     pub(super) fn queue_control(&self, bytes: &[u8]) {
@@ -97,7 +107,13 @@ pub(crate) fn start(
     let out = Arc::new(ControlOut::default());
     let raw_bytes = Arc::<AtomicUsize>::default();
     let queued = raw_bytes.clone();
-    let link = PathLink { connection: connection.clone(), control: out.clone(), raw, raw_bytes };
+    let link = PathLink {
+        connection: connection.clone(),
+        window: ConnectionWindow::new(shared.receive_window),
+        control: out.clone(),
+        raw,
+        raw_bytes,
+    };
     lock(&shared.paths).insert(path, link);
     let ControlStream { send, recv, decoder } = control;
     let runtime = &shared.runtime;

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use kwik_proto::ack::ArrivedPackets;
 use kwik_proto::stream::{Received, SharedRecv};
 use kwik_proto::sync::lock;
 use kwik_proto::wire::{DataDecoder, DataEvent, KindDecoder, RawDecoder, StreamKind, WireError};
-use kwik_proto::{CodedError, PathId, StreamId};
+use kwik_proto::{Code, CodedError, PathId, StreamId, limits};
 
 use crate::quic::{Connection, ReadError, RecvStream};
 
@@ -127,8 +128,11 @@ async fn read_data(
     stream: &mut RecvStream,
     first: Vec<Bytes>,
 ) -> Result<(), CodedError> {
+    // A client whose server has not answered yet knows that with the change of the path's status.
+    let options = || shared.look(|machine| machine.data_options(path));
+    let Ok(options) = shared.wait_for(&shared.waiters.paths, options).await else { return Ok(()) };
     let sink = Sink::new(shared.clone(), path);
-    let mut reader = DataReader { sink, decoder: DataDecoder::new() };
+    let mut reader = DataReader { sink, decoder: DataDecoder::new(options), empty: 0 };
     reader.handle_batch(connection, first)?;
     let mut chunks = [const { Bytes::new() }; BATCH];
     while let Some(filled) = next_batch(stream, &mut chunks).await {
@@ -160,6 +164,8 @@ struct Batch {
 struct DataReader {
     sink: Sink,
     decoder: DataDecoder,
+    /// Frames and packets since the last one that brought anything.
+    empty: usize,
 }
 
 impl DataReader {
@@ -170,8 +176,7 @@ impl DataReader {
     ) -> Result<(), CodedError> {
         let handled = batch.into_iter().try_for_each(|chunk| self.handle_chunk(chunk));
         // What came before a violation counts.
-        self.sink.end_batch(connection);
-        handled
+        handled.and(self.sink.end_batch(connection))
     }
 
     fn handle_chunk(&mut self, chunk: Bytes) -> Result<(), CodedError> {
@@ -179,12 +184,34 @@ impl DataReader {
         while let Some(event) = self.decoder.poll().map_err(|error| violation(&error))? {
             match event {
                 DataEvent::Frame(header) => {
+                    self.count_empty()?;
                     self.sink.aim(StreamId::from_u64(header.stream_id), header.offset)?;
                 }
-                DataEvent::Payload(data) => self.sink.put(data)?,
-                DataEvent::FrameEnd { fin: true } => self.sink.put_fin()?,
+                DataEvent::Payload(data) => {
+                    self.empty = 0;
+                    self.sink.put(data)?;
+                }
+                DataEvent::FrameEnd { fin: true } => {
+                    self.empty = 0;
+                    self.sink.put_fin()?;
+                }
                 DataEvent::FrameEnd { fin: false } => {}
+                DataEvent::PacketEnd { id, payload, fin } => {
+                    if payload == 0 && !fin {
+                        self.count_empty()?;
+                    }
+                    self.sink.packets.note(id, payload as u64, fin);
+                }
             }
+        }
+        Ok(())
+    }
+
+    /// One more that may bring nothing; payload and ends start anew.
+    fn count_empty(&mut self) -> Result<(), CodedError> {
+        self.empty += 1;
+        if self.empty > limits::MAX_EMPTY_FRAMES {
+            return Err(CodedError::new(Code::LimitExceeded, "data frames that bring nothing"));
         }
         Ok(())
     }
@@ -197,13 +224,15 @@ pub(super) struct Sink {
     target: Option<Target>,
     offset: u64,
     batch: Batch,
+    /// Packets that came whole since the session was told.
+    packets: ArrivedPackets,
     figures_at: Option<Instant>,
 }
 
 impl Sink {
     pub(super) fn new(shared: AnyShared, path: PathId) -> Self {
-        let batch = Batch::default();
-        Self { shared, path, target: None, offset: 0, batch, figures_at: None }
+        let (batch, packets) = (Batch::default(), ArrivedPackets::default());
+        Self { shared, path, target: None, offset: 0, batch, packets, figures_at: None }
     }
 
     /// Takes payload for where the last went, or [`Self::aim`] said.
@@ -231,17 +260,16 @@ impl Sink {
         if self.target.as_ref().is_some_and(|target| target.id == id && target.recv.is_some()) {
             return Ok(());
         }
-        self.flush();
+        self.flush()?;
         let recv = self.shared.drive(|machine, now| machine.receiving(self.path, id, now))?;
         self.target = Some(Target { id, recv, waiters: None });
         Ok(())
     }
 
-    /// Tells the session and the reader of what was put into the target.
-    pub(super) fn flush(&mut self) {
+    /// Tells the session and the reader of what was put into the target, and the session of packets.
+    pub(super) fn flush(&mut self) -> Result<(), CodedError> {
         let batch = std::mem::take(&mut self.batch);
-        let Some(target) = &mut self.target else { return };
-        if batch.readable {
+        if let Some(target) = self.target.as_mut().filter(|_| batch.readable) {
             if target.waiters.is_none() {
                 target.waiters = self.shared.stream_waiters(target.id);
             }
@@ -249,21 +277,29 @@ impl Sink {
                 waiters.wake_reader();
             }
         }
-        if batch.bytes > 0 || batch.piece_ended {
-            let bytes = (batch.bytes, batch.asked);
-            let (path, id) = (self.path, target.id);
-            self.shared.drive(|machine, now| machine.on_received(path, id, bytes, now));
+        let told = batch.bytes > 0 || batch.piece_ended;
+        let target = self.target.as_ref().filter(|_| told).map(|target| target.id);
+        if target.is_none() && self.packets.is_empty() {
+            return Ok(());
         }
+        let packets = std::mem::take(&mut self.packets);
+        self.shared.drive(|machine, now| {
+            if let Some(id) = target {
+                machine.on_received(self.path, id, (batch.bytes, batch.asked), now);
+            }
+            if packets.is_empty() { Ok(()) } else { machine.on_packets(self.path, &packets, now) }
+        })
     }
 
-    pub(super) fn end_batch(&mut self, connection: &Connection) {
+    pub(super) fn end_batch(&mut self, connection: &Connection) -> Result<(), CodedError> {
         let now = self.shared.runtime.now();
         if self.figures_at.is_none_or(|at| now >= at + FIGURES_INTERVAL) {
             self.figures_at = Some(now);
             let figures = connection.figures();
+            self.shared.size_window(self.path, figures.rtt, figures.arrived, now);
             self.shared.look(|machine| machine.on_figures(self.path, figures, now));
         }
-        self.flush();
+        self.flush()
     }
 }
 

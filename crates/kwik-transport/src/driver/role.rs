@@ -2,13 +2,14 @@
 
 use std::time::{Instant, SystemTime};
 
+use kwik_proto::ack::{ArrivedPackets, SharedSent};
 use kwik_proto::mapping::MappingKey;
 use kwik_proto::session::{ClientSession, Machine, PrimarySession, SecondarySession};
 use kwik_proto::stats::SessionStats;
 use kwik_proto::stream::{SharedRecv, StreamTable};
-use kwik_proto::wire::SecondaryEvent;
 use kwik_proto::wire::pb::control::RawPacketTransmission;
-use kwik_proto::{Code, CodedError, PathId, StreamId};
+use kwik_proto::wire::{DataOptions, SecondaryEvent};
+use kwik_proto::{Code, CodedError, Config, ConfigError, PathId, StreamId};
 
 use crate::quic::Figures;
 
@@ -18,6 +19,19 @@ fn refused(what: &str) -> CodedError {
 
 /// A machine with its data plane. What a role does not take is a violation by the peer.
 pub(crate) trait Role: Machine + 'static {
+    /// The packets of the path that is written here.
+    fn sent(&self) -> SharedSent;
+
+    /// What the packets that come on a path are subject to; none as long as that is not known.
+    fn data_options(&self, _: PathId) -> Option<DataOptions> {
+        Some(DataOptions::default())
+    }
+
+    /// Packets came whole over a path.
+    fn on_packets(&mut self, _: PathId, _: &ArrivedPackets, _: Instant) -> Result<(), CodedError> {
+        Err(refused("a data packet"))
+    }
+
     /// The receiving half that a data frame names; none when what comes is to be drained.
     fn receiving(
         &mut self,
@@ -90,9 +104,29 @@ pub(crate) trait StreamRole: Role {
 
     /// Figures.
     fn stats(&self, now: Instant) -> SessionStats;
+
+    /// Goes on with other settings.
+    fn set_config(&mut self, config: Config, now: Instant) -> Result<(), ConfigError>;
 }
 
 impl Role for ClientSession {
+    fn sent(&self) -> SharedSent {
+        self.sent()
+    }
+
+    fn data_options(&self, path: PathId) -> Option<DataOptions> {
+        self.data_options(path)
+    }
+
+    fn on_packets(
+        &mut self,
+        path: PathId,
+        arrived: &ArrivedPackets,
+        now: Instant,
+    ) -> Result<(), CodedError> {
+        self.on_packets(path, arrived, now)
+    }
+
     fn receiving(
         &mut self,
         path: PathId,
@@ -163,9 +197,30 @@ impl StreamRole for ClientSession {
     fn stats(&self, now: Instant) -> SessionStats {
         self.stats(now)
     }
+
+    fn set_config(&mut self, config: Config, now: Instant) -> Result<(), ConfigError> {
+        self.set_config(config, now)
+    }
 }
 
 impl Role for PrimarySession {
+    fn sent(&self) -> SharedSent {
+        self.sent()
+    }
+
+    fn data_options(&self, _: PathId) -> Option<DataOptions> {
+        Some(self.data_options())
+    }
+
+    fn on_packets(
+        &mut self,
+        _: PathId,
+        arrived: &ArrivedPackets,
+        now: Instant,
+    ) -> Result<(), CodedError> {
+        self.on_packets(arrived, now)
+    }
+
     fn receiving(
         &mut self,
         _: PathId,
@@ -175,9 +230,13 @@ impl Role for PrimarySession {
         self.streams().receiving(PathId::PRIMARY, id, now)
     }
 
+    fn on_received(&mut self, _: PathId, id: StreamId, _: (u64, u64), now: Instant) {
+        self.on_received(id, now);
+    }
+
     fn on_figures(&mut self, _: PathId, figures: Figures, _: Instant) {
         self.on_rtt(figures.rtt);
-        self.on_packets(figures.packets);
+        self.on_quic_packets(figures.packets);
     }
 
     fn renew_grant(&mut self, path: PathId, now: Instant, wall: SystemTime) {
@@ -198,14 +257,22 @@ impl StreamRole for PrimarySession {
         self.stop(id, code);
     }
 
-    fn stats(&self, _: Instant) -> SessionStats {
-        self.stats()
+    fn stats(&self, now: Instant) -> SessionStats {
+        self.stats(now)
+    }
+
+    fn set_config(&mut self, config: Config, _: Instant) -> Result<(), ConfigError> {
+        self.set_config(config)
     }
 }
 
 impl Role for SecondarySession {
     fn on_figures(&mut self, _: PathId, figures: Figures, _: Instant) {
-        self.on_packets(figures.packets);
+        self.on_quic_packets(figures.packets);
+    }
+
+    fn sent(&self) -> SharedSent {
+        self.sent()
     }
 
     fn takes_raw(&self) -> bool {

@@ -33,7 +33,7 @@ pub(super) async fn read(
         for chunk in batch.drain(..) {
             reader.handle_chunk(chunk)?;
         }
-        reader.end_batch(connection);
+        reader.end_batch(connection)?;
         if !reader.wanted {
             stream.stop(Code::SecondaryStreamIsolation.as_u64()).ok();
             return Ok(());
@@ -76,7 +76,7 @@ impl Reader {
                 }
                 SecondaryEvent::Unknown(_) => {}
                 event => {
-                    self.tell();
+                    self.tell()?;
                     let wanted = self
                         .shared
                         .drive(|machine, now| machine.handle_secondary(self.path, &event, now))?;
@@ -88,18 +88,19 @@ impl Reader {
     }
 
     /// Tells the session what came: first that it came, then how far the stream is.
-    fn tell(&mut self) {
-        self.sink.flush();
+    fn tell(&mut self) -> Result<(), CodedError> {
+        self.sink.flush()?;
         let (Some((bytes, offset)), Some(id)) = (self.progress.take(), self.inbound.id()) else {
-            return;
+            return Ok(());
         };
         let key = (self.path, id);
         self.shared.drive(|machine, now| machine.on_mapped(key, bytes, offset, now));
+        Ok(())
     }
 
-    fn end_batch(&mut self, connection: &Connection) {
-        self.sink.end_batch(connection);
-        self.tell();
+    fn end_batch(&mut self, connection: &Connection) -> Result<(), CodedError> {
+        self.sink.end_batch(connection)?;
+        self.tell()
     }
 }
 

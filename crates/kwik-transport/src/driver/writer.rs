@@ -1,122 +1,53 @@
-//! Writes frames to a QUIC stream of their own, without copying payload.
+//! Writes a QUIC stream that is nobody else's: a secondary stream (7.2).
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
-use kwik_proto::StreamId;
 use kwik_proto::sync::lock;
-use kwik_proto::wire::{FrameHeader, StreamKind, data};
+use kwik_proto::wire::StreamKind;
 
-use crate::quic::{self, Connection, ConnectionError, Runtime, WriteError};
+use crate::quic::{Connection, Runtime, WriteError};
 
-type Opening =
-    Pin<Box<dyn Future<Output = Result<quic::SendStream, ConnectionError>> + Send + Sync>>;
+use super::pool::Outgoing;
 
-type Delivered = Pin<Box<dyn Future<Output = Result<Option<u64>, ConnectionError>> + Send + Sync>>;
-
-enum State {
-    /// No frame was written yet.
-    Unopened,
-    /// Waiting for the peer to allow a QUIC stream.
-    Opening(Opening),
-    Open(quic::SendStream),
-    /// Finished or reset here.
-    Ended,
-    Failed(WriteError),
-}
-
-/// Frames of one logical stream or lease on one QUIC stream, which is opened with the first of them.
+/// Messages on one QUIC stream, which is opened with the first of them.
 ///
-/// A frame goes to QUIC at once as far as QUIC takes it. A task writes the rest, so that it leaves even if nobody
+/// A message goes to QUIC at once as far as QUIC takes it. A task writes the rest, so that it leaves even if nobody
 /// calls the writer again.
-pub(crate) struct FrameWriter {
-    connection: Connection,
-    kind: StreamKind,
+pub(crate) struct StreamWriter {
     runtime: Runtime,
     headers: BytesMut,
     /// The task runs.
     flushing: bool,
-    frames: Arc<Mutex<Frames>>,
+    shared: Arc<Mutex<Shared>>,
 }
 
 /// What the writer and its task share.
-struct Frames {
-    state: State,
-    /// Header and payload of a frame, and the header of the one that ends the stream.
-    pending: Vec<Bytes>,
+struct Shared {
+    out: Outgoing,
     /// The QUIC stream ends after what is pending.
     finish: bool,
     /// The task, asleep until there is something for it.
     flusher: Option<Waker>,
     /// Who waits until nothing is pending.
     writer: Option<Waker>,
-    /// After a finish, until it completes: the peer has it all, or stopped the stream.
-    delivered: Option<Delivered>,
 }
 
-/// What became of a stream that was finished.
-pub(crate) struct Delivery(Arc<Mutex<Frames>>);
-
-impl Delivery {
-    /// Waits until the peer has acknowledged everything, or stopped the stream: its code.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<u64>, WriteError>> {
-        let mut frames = lock(&self.0);
-        match &frames.state {
-            State::Failed(WriteError::Stopped(code)) => return Poll::Ready(Ok(Some(*code))),
-            State::Failed(error) => return Poll::Ready(Err(error.clone())),
-            State::Ended => {}
-            State::Unopened | State::Opening(_) | State::Open(_) => {
-                frames.writer = Some(cx.waker().clone());
-                return Poll::Pending;
-            }
-        }
-        let Some(delivered) = &mut frames.delivered else { return Poll::Ready(Ok(None)) };
-        let outcome = ready!(delivered.as_mut().poll(cx));
-        if outcome == Ok(None) {
-            frames.delivered = None;
-        }
-        Poll::Ready(outcome.map_err(WriteError::ConnectionLost))
-    }
-}
-
-impl FrameWriter {
+impl StreamWriter {
     pub(crate) fn new(connection: Connection, kind: StreamKind, runtime: &Runtime) -> Self {
-        let frames = Frames {
-            state: State::Unopened,
-            pending: Vec::new(),
+        let shared = Shared {
+            out: Outgoing::new(connection, kind, 0),
             finish: false,
             flusher: None,
             writer: None,
-            delivered: None,
         };
         Self {
-            connection,
-            kind,
             runtime: runtime.clone(),
             headers: BytesMut::new(),
             flushing: false,
-            frames: Arc::new(frames.into()),
+            shared: Arc::new(shared.into()),
         }
-    }
-
-    /// Nothing was written yet, or is to be.
-    pub(crate) fn is_unopened(&self) -> bool {
-        matches!(lock(&self.frames).state, State::Unopened)
-    }
-
-    /// Appends a data frame.
-    pub(crate) fn push(
-        &mut self,
-        stream: StreamId,
-        offset: u64,
-        payload: Bytes,
-        fin: bool,
-    ) -> Result<(), WriteError> {
-        let header = FrameHeader { stream_id: stream.as_u64(), offset, len: payload.len() };
-        self.push_with(payload, |out| data::encode_packet_header(out, &header, fin))
     }
 
     /// Appends what `header` encodes, and the payload behind it. What was pushed before should have been flushed, but
@@ -126,134 +57,62 @@ impl FrameWriter {
         payload: Bytes,
         header: impl FnOnce(&mut BytesMut),
     ) -> Result<(), WriteError> {
-        let mut frames = lock(&self.frames);
-        if matches!(frames.state, State::Unopened) {
-            self.kind.encode(&mut self.headers);
-            let connection = self.connection.clone();
-            frames.state = State::Opening(Box::pin(async move { connection.open_uni().await }));
-        }
+        let mut shared = lock(&self.shared);
         header(&mut self.headers);
-        frames.pending.push(self.headers.split().freeze());
-        frames.pending.extend(Some(payload).filter(|payload| !payload.is_empty()));
-        if frames.poll_flush(&mut Context::from_waker(Waker::noop())).is_pending() {
-            if let Some(flusher) = &frames.flusher {
+        let pending = shared.out.pending();
+        pending.push(self.headers.split().freeze());
+        pending.extend(Some(payload).filter(|payload| !payload.is_empty()));
+        let mut nobody = Context::from_waker(Waker::noop());
+        if shared.out.poll_flush(&mut nobody).is_pending() {
+            if let Some(flusher) = &shared.flusher {
                 flusher.wake_by_ref();
             }
             if !std::mem::replace(&mut self.flushing, true) {
-                let frames = self.frames.clone();
-                self.runtime.spawn(std::future::poll_fn(move |cx| lock(&frames).poll_task(cx)));
+                let shared = self.shared.clone();
+                self.runtime.spawn(std::future::poll_fn(move |cx| lock(&shared).poll_task(cx)));
             }
         }
-        frames.result()
+        shared.out.result()
     }
 
     /// Waits until everything pending is with QUIC.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WriteError>> {
-        let mut frames = lock(&self.frames);
-        if !frames.pending.is_empty() {
-            frames.writer = Some(cx.waker().clone());
+        let mut shared = lock(&self.shared);
+        if !shared.out.pending().is_empty() {
+            shared.writer = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        Poll::Ready(frames.result())
+        Poll::Ready(shared.out.result())
     }
+}
 
+impl Drop for StreamWriter {
     /// Ends the QUIC stream once everything pending is written.
-    pub(crate) fn finish(self) -> Delivery {
-        let mut frames = lock(&self.frames);
-        frames.finish = true;
-        if frames.pending.is_empty() {
-            frames.end();
-        }
-        drop(frames);
-        Delivery(self.frames.clone())
-    }
-
-    /// Gives the QUIC stream up; what was not delivered is not sent any more.
-    pub(crate) fn reset(self, code: u64) {
-        let mut frames = lock(&self.frames);
-        if let State::Open(stream) = &mut frames.state {
-            stream.reset(code).ok();
-        }
-        frames.end();
-    }
-}
-
-impl Drop for FrameWriter {
     fn drop(&mut self) {
-        let mut frames = lock(&self.frames);
-        if !frames.finish {
-            frames.end();
+        let mut shared = lock(&self.shared);
+        shared.finish = true;
+        if shared.out.pending().is_empty() {
+            shared.end();
         }
     }
 }
 
-impl Frames {
-    /// Writes everything pending, and the end of the stream if that is due.
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            match &mut self.state {
-                State::Opening(opening) => match ready!(opening.as_mut().poll(cx)) {
-                    Ok(stream) => self.state = State::Open(stream),
-                    Err(error) => self.fail(error.into()),
-                },
-                State::Open(_) if self.pending.is_empty() => {
-                    if self.finish {
-                        self.end();
-                    }
-                    return Poll::Ready(());
-                }
-                State::Open(stream) => {
-                    let written = ready!(stream.poll_write_chunks(cx, &mut self.pending));
-                    match written {
-                        Ok(_) => self.pending.retain(|chunk| !chunk.is_empty()),
-                        Err(error) => self.fail(error),
-                    }
-                }
-                State::Unopened | State::Ended | State::Failed(_) => {
-                    self.pending.clear();
-                    return Poll::Ready(());
-                }
-            }
-        }
-    }
-
+impl Shared {
     /// The task: flushes whatever comes, until no more can.
     fn poll_task(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.flusher = Some(cx.waker().clone());
-        ready!(self.poll_flush(cx));
+        ready!(self.out.poll_flush(cx));
         if let Some(writer) = self.writer.take() {
             writer.wake();
         }
-        match self.state {
-            State::Ended | State::Failed(_) => Poll::Ready(()),
-            State::Unopened | State::Opening(_) | State::Open(_) => Poll::Pending,
+        if self.finish {
+            self.end();
         }
+        if self.out.is_over() { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    fn result(&self) -> Result<(), WriteError> {
-        match &self.state {
-            State::Failed(error) => Err(error.clone()),
-            _ => Ok(()),
-        }
-    }
-
-    fn fail(&mut self, error: WriteError) {
-        self.state = State::Failed(error);
-    }
-
-    /// Ends the QUIC stream where it is.
     fn end(&mut self) {
-        if let State::Open(stream) = &mut self.state {
-            // An end inside a frame would break the protocol. An error means that it has ended already.
-            if self.pending.is_empty() {
-                stream.finish().ok();
-                self.delivered = Some(Box::pin(stream.stopped()));
-            } else {
-                stream.reset(0).ok();
-            }
-        }
-        self.state = State::Ended;
-        self.pending.clear();
+        self.out.end();
         if let Some(flusher) = self.flusher.take() {
             flusher.wake();
         }

@@ -11,9 +11,9 @@ use super::tls::certificate_key;
 use super::{ConnectionError, RecvStream, SendDatagramError, SendStream, varint};
 
 /// An established QUIC connection. Clones are handles to the same one; it is closed with code 0
-/// when the last handle and stream are dropped.
+/// when the last handle and stream are dropped. With its send window in bytes.
 #[derive(Debug, Clone)]
-pub(crate) struct Connection(quinn::Connection);
+pub(crate) struct Connection(quinn::Connection, u64);
 
 /// What a session wants to know of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -53,8 +53,13 @@ pub(crate) struct QuicStats {
 }
 
 impl Connection {
-    pub(super) fn new(inner: quinn::Connection) -> Self {
-        Self(inner)
+    pub(super) fn new(inner: quinn::Connection, send_window: u64) -> Self {
+        Self(inner, send_window)
+    }
+
+    /// Bytes that QUIC takes before they are acknowledged.
+    pub(crate) fn send_window(&self) -> u64 {
+        self.1
     }
 
     /// Opens a stream, waiting for the peer's stream credit. The peer learns of it with its first
@@ -131,6 +136,12 @@ impl Connection {
     /// Whether both are handles to the same one.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.0.stable_id() == other.0.stable_id()
+    }
+
+    /// UDP payload sent and received since it began, in bytes.
+    pub(crate) fn udp_bytes(&self) -> (u64, u64) {
+        let stats = self.0.stats();
+        (stats.udp_tx.bytes, stats.udp_rx.bytes)
     }
 
     /// Figures since it began.

@@ -21,6 +21,8 @@ use super::{
 pub(crate) struct Endpoint {
     inner: quinn::Endpoint,
     transport: Arc<quinn::TransportConfig>,
+    receive_window: u64,
+    send_window: u64,
 }
 
 impl Endpoint {
@@ -31,7 +33,7 @@ impl Endpoint {
         config: &QuicConfig,
         runtime: &Runtime,
     ) -> io::Result<Self> {
-        let socket = UdpSocket::bind(address, config.socket_buffer, runtime)?;
+        let socket = UdpSocket::bind(address, config, runtime)?;
         Self::new(socket, server, config, runtime)
     }
 
@@ -42,10 +44,14 @@ impl Endpoint {
         config: &QuicConfig,
         runtime: &Runtime,
     ) -> io::Result<Self> {
-        let transport = config.transport();
+        let within = |limit| {
+            let receive_window = config.receive_window.min(limit);
+            QuicConfig { receive_window, ..config.clone() }.transport()
+        };
+        // It grows with what comes.
+        let transport = within(limits::CONNECTION_WINDOW);
         // A client that has not authenticated may not make a server hold more than this.
-        let receive_window = config.receive_window.min(limits::UNAUTHENTICATED_WINDOW);
-        let cautious = QuicConfig { receive_window, ..config.clone() }.transport();
+        let cautious = within(limits::UNAUTHENTICATED_WINDOW);
         let mut endpoint = quinn::EndpointConfig::default();
         endpoint.rng_seed(runtime.seed());
         let inner = quinn::Endpoint::new_with_abstract_socket(
@@ -54,7 +60,13 @@ impl Endpoint {
             socket.into_inner(),
             Arc::clone(runtime.inner()),
         )?;
-        Ok(Self { inner, transport })
+        let (receive_window, send_window) = (config.receive_window, config.send_window);
+        Ok(Self { inner, transport, receive_window, send_window })
+    }
+
+    /// What the receive window of a connection may grow to, in bytes.
+    pub(crate) fn receive_window(&self) -> u64 {
+        self.receive_window
     }
 
     /// Dials `address`. `server_name` is the TLS name, which matters to [`ServerTrust::WebPki`]
@@ -72,12 +84,12 @@ impl Endpoint {
             .inner
             .connect_with(config, address, server_name)
             .map_err(ConnectError::from_quic)?;
-        Ok(Connecting { inner, pin: Some(pin) })
+        Ok(Connecting { inner, pin: Some(pin), send_window: self.send_window })
     }
 
     /// The next connection attempt, or `None` once the endpoint is closed. Cancel safe.
     pub(crate) async fn accept(&self) -> Option<Incoming> {
-        self.inner.accept().await.map(Incoming)
+        self.inner.accept().await.map(|incoming| Incoming(incoming, self.send_window))
     }
 
     /// Where the socket is bound.
@@ -98,7 +110,7 @@ impl Endpoint {
 
 /// A client's attempt, not yet answered. Dropping it refuses it.
 #[derive(Debug)]
-pub(crate) struct Incoming(quinn::Incoming);
+pub(crate) struct Incoming(quinn::Incoming, u64);
 
 impl Incoming {
     /// Whence it comes; the address is not validated yet.
@@ -109,7 +121,7 @@ impl Incoming {
     /// Goes on with the handshake.
     pub(crate) fn accept(self) -> Result<Connecting, ConnectError> {
         let inner = self.0.accept().map_err(ConnectionError::from_quic)?;
-        Ok(Connecting { inner, pin: None })
+        Ok(Connecting { inner, pin: None, send_window: self.1 })
     }
 
     /// Tells the client that it is not accepted.
@@ -128,6 +140,7 @@ impl Incoming {
 pub(crate) struct Connecting {
     inner: quinn::Connecting,
     pin: Option<PinCheck>,
+    send_window: u64,
 }
 
 impl Future for Connecting {
@@ -136,7 +149,7 @@ impl Future for Connecting {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         Pin::new(&mut this.inner).poll(cx).map(|result| match result {
-            Ok(connection) => Ok(Connection::new(connection)),
+            Ok(connection) => Ok(Connection::new(connection, this.send_window)),
             Err(error) => {
                 let mismatch = this.pin.as_ref().and_then(PinCheck::mismatch);
                 Err(mismatch.unwrap_or_else(|| ConnectionError::from_quic(error).into()))

@@ -14,6 +14,7 @@ use std::{
 
 use ring::rand::{SecureRandom, SystemRandom};
 
+use super::socket::PlainSocket;
 use crate::runtime;
 
 /// Time, timers, tasks and randomness. Cheap to clone.
@@ -95,7 +96,7 @@ impl quinn::Runtime for Tokio {
 
     fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn quinn::AsyncUdpSocket>> {
         let _inside = self.0.enter();
-        quinn::TokioRuntime.wrap_udp_socket(socket)
+        Ok(Arc::new(PlainSocket::new(socket)?))
     }
 
     fn now(&self) -> Instant {

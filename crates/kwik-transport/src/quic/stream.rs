@@ -8,7 +8,9 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{ClosedStream, ConnectionError, ReadError, WriteError, varint};
+#[cfg(test)]
+use super::ConnectionError;
+use super::{ClosedStream, ReadError, WriteError, varint};
 
 /// What a write took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +83,7 @@ impl SendStream {
     }
 
     /// Gives the stream up: nothing more is sent or repeated.
+    #[cfg(test)]
     pub(crate) fn reset(&mut self, code: u64) -> Result<(), ClosedStream> {
         self.0.reset(varint(code)).map_err(|_| ClosedStream)
     }
@@ -92,6 +95,7 @@ impl SendStream {
 
     /// Waits until the peer stops the stream (its code) or has acknowledged all of a finished
     /// one (`None`). Cancel safe.
+    #[cfg(test)]
     pub(crate) fn stopped(
         &self,
     ) -> impl Future<Output = Result<Option<u64>, ConnectionError>> + Send + Sync + 'static {

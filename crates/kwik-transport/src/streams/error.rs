@@ -1,9 +1,12 @@
 //! Why reading and writing fail.
 
+use std::fmt;
 use std::io;
+use std::ops::Range;
+use std::time::Duration;
 
-use kwik_proto::CodedError;
 use kwik_proto::stream;
+use kwik_proto::{CodedError, StreamId};
 
 use crate::quic::{self, ConnectionError};
 
@@ -93,6 +96,53 @@ impl From<ReadError> for io::Error {
             ReadError::Failed(_) => io::ErrorKind::TimedOut,
         };
         Self::new(kind, error)
+    }
+}
+
+/// A reader that got nothing in time, and what it waits for (8.4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stalled {
+    /// The stream.
+    pub stream: StreamId,
+    /// Where the next bytes would begin.
+    pub position: u64,
+    /// What is missing while `held` bytes behind it are here; none when nothing is here.
+    pub missing: Option<Range<u64>>,
+    /// Bytes received and not read.
+    pub held: u64,
+    /// For how long it was waited.
+    pub waited: Duration,
+}
+
+impl fmt::Display for Stalled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { stream, position, missing, held, waited } = self;
+        write!(f, "{stream}: nothing to read at offset {position} within {waited:?}")?;
+        match missing {
+            Some(missing) => write!(f, ": {missing:?} is missing, {held} bytes behind it are here"),
+            None => write!(f, ": the peer has sent nothing further"),
+        }
+    }
+}
+
+/// Why a read with a timeout failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadTimeoutError {
+    /// Reading failed.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Nothing came in time; the stream can be read on.
+    #[error("{0}")]
+    TimedOut(Stalled),
+}
+
+impl From<ReadTimeoutError> for io::Error {
+    fn from(error: ReadTimeoutError) -> Self {
+        match error {
+            ReadTimeoutError::Read(error) => error.into(),
+            error @ ReadTimeoutError::TimedOut(_) => Self::new(io::ErrorKind::TimedOut, error),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use kwik_proto::stream::Halves;
 
 use crate::driver::{Held, StreamRole, StreamWaiters};
 
-pub use error::{ReadError, ReadToEndError, WriteError};
+pub use error::{ReadError, ReadTimeoutError, ReadToEndError, Stalled, WriteError};
 pub use recv::{Chunk, RecvStream};
 pub use send::{SendStream, Written};
 

@@ -4,16 +4,20 @@ use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use kwik_proto::StreamId;
-use kwik_proto::stream::{Read, SharedRecv};
+use kwik_proto::stream::{Read, SharedRecv, StreamMetadata};
 use kwik_proto::sync::lock;
 use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::quic::ClosedStream;
+use crate::quic::{ClosedStream, ConnectionError};
 
-use super::{Handle, ReadError, ReadToEndError};
+use super::{Handle, ReadError, ReadTimeoutError, ReadToEndError, Stalled};
+
+/// A timeout that never ends, and that no clock overflows with: 136 years.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// Data of a stream, with its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +26,14 @@ pub struct Chunk {
     pub offset: u64,
     /// The bytes.
     pub bytes: Bytes,
+}
+
+impl Chunk {
+    /// Copies the bytes to the beginning of `buf`: how many.
+    fn copy_to(&self, buf: &mut [u8]) -> usize {
+        buf[..self.bytes.len()].copy_from_slice(&self.bytes);
+        self.bytes.len()
+    }
 }
 
 /// Reads a logical stream in order, whichever servers fill it. Dropping it before the end stops the stream
@@ -52,24 +64,86 @@ impl RecvStream {
         if buf.is_empty() {
             return Ok(Some(0));
         }
-        let chunk = std::future::poll_fn(|cx| self.poll_next(cx, buf.len())).await?;
-        Ok(chunk.map(|chunk| {
-            buf[..chunk.bytes.len()].copy_from_slice(&chunk.bytes);
-            chunk.bytes.len()
-        }))
+        let chunk = std::future::poll_fn(|cx| self.poll_next(cx, buf.len(), true)).await?;
+        Ok(chunk.map(|chunk| chunk.copy_to(buf)))
     }
 
-    /// The next bytes without a copy, at most `max_length` and at least one; none at the end. With `ordered` off any order
-    /// is permitted; this version keeps to the right one. Cancel safe.
+    /// Reads some bytes into `buf`, or gives up after `timeout`: how many, none at the end. Cancel safe.
+    ///
+    /// # Errors
+    /// See [`ReadTimeoutError`]; one that timed out says what is missing.
+    pub async fn read_timeout(
+        &mut self,
+        buf: &mut [u8],
+        timeout: Duration,
+    ) -> Result<Option<usize>, ReadTimeoutError> {
+        if buf.is_empty() {
+            return Ok(Some(0));
+        }
+        let chunk = self.read_chunk_timeout(buf.len(), true, timeout).await?;
+        Ok(chunk.map(|chunk| chunk.copy_to(buf)))
+    }
+
+    /// The next bytes without a copy, at most `max_length` and at least one; none at the end. With `ordered` off
+    /// any bytes that are here, the lowest first, which may be mixed with ordered reading: that steps over
+    /// what was taken. Cancel safe.
     ///
     /// # Errors
     /// See [`ReadError`].
     pub async fn read_chunk(
         &mut self,
         max_length: usize,
-        _ordered: bool,
+        ordered: bool,
     ) -> Result<Option<Chunk>, ReadError> {
-        std::future::poll_fn(|cx| self.poll_next(cx, max_length.max(1))).await
+        std::future::poll_fn(|cx| self.poll_next(cx, max_length.max(1), ordered)).await
+    }
+
+    /// As [`Self::read_chunk`], but gives up after `timeout`. Cancel safe.
+    ///
+    /// # Errors
+    /// See [`ReadTimeoutError`]; one that timed out says what is missing.
+    pub async fn read_chunk_timeout(
+        &mut self,
+        max_length: usize,
+        ordered: bool,
+        timeout: Duration,
+    ) -> Result<Option<Chunk>, ReadTimeoutError> {
+        let runtime = self.handle.shared.runtime.clone();
+        let mut timer = runtime.sleep_until(runtime.now() + timeout.min(LONGEST_TIMEOUT));
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(result) = self.poll_next(cx, max_length.max(1), ordered) {
+                return Poll::Ready(result.map_err(Into::into));
+            }
+            let timed_out = Pin::new(&mut timer).poll(cx);
+            timed_out.map(|()| Err(ReadTimeoutError::TimedOut(self.stalled(timeout))))
+        })
+        .await
+    }
+
+    /// What the stream's opener says of it (8.5), nothing by default; waits until that is here, which may
+    /// be a little after the first bytes. Cancel safe.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub async fn metadata(&mut self) -> Result<StreamMetadata, ConnectionError> {
+        std::future::poll_fn(|cx| {
+            self.handle.waiters.wait_readable(cx.waker());
+            if let Some(metadata) = lock(&self.half).metadata() {
+                return Poll::Ready(Ok(metadata.clone()));
+            }
+            match self.handle.shared.close_reason() {
+                Some(error) => Poll::Ready(Err(error)),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// What the reader waits for.
+    fn stalled(&self, waited: Duration) -> Stalled {
+        let half = lock(&self.half);
+        let (position, missing) = (half.read_position(), half.blocking_gap());
+        Stalled { stream: self.handle.id, position, missing, held: half.held(), waited }
     }
 
     /// Fills `bufs` with the next bytes without a copy: how many were filled, none at the end. Cancel safe.
@@ -115,9 +189,10 @@ impl RecvStream {
         &mut self,
         cx: &mut Context<'_>,
         max: usize,
+        ordered: bool,
     ) -> Poll<Result<Option<Chunk>, ReadError>> {
         let mut bufs = [Bytes::new()];
-        let filled = ready!(self.poll_some(cx, &mut bufs, max))?;
+        let filled = ready!(self.poll_some(cx, &mut bufs, max, ordered))?;
         Poll::Ready(Ok(filled.map(|(offset, _)| {
             let [bytes] = bufs;
             Chunk { offset, bytes }
@@ -129,7 +204,7 @@ impl RecvStream {
         cx: &mut Context<'_>,
         bufs: &mut [Bytes],
     ) -> Poll<Result<Option<usize>, ReadError>> {
-        let filled = ready!(self.poll_some(cx, bufs, usize::MAX))?;
+        let filled = ready!(self.poll_some(cx, bufs, usize::MAX, true))?;
         Poll::Ready(Ok(filled.map(|(_, filled)| filled)))
     }
 
@@ -139,15 +214,24 @@ impl RecvStream {
         cx: &mut Context<'_>,
         bufs: &mut [Bytes],
         max: usize,
+        ordered: bool,
     ) -> Poll<Result<Option<(u64, usize)>, ReadError>> {
         let mut waiting = false;
         loop {
             let (first, filled, due) = {
                 let mut half = lock(&self.half);
-                let first = half.read_position();
+                let mut first = half.read_position();
                 let mut filled = 0;
                 let end = loop {
-                    match half.read(max) {
+                    let read = if ordered {
+                        half.read(max)
+                    } else {
+                        half.read_unordered(max).map(|(offset, read)| {
+                            first = offset;
+                            read
+                        })
+                    };
+                    match read {
                         Ok(Read::Data(data)) => {
                             bufs[filled] = data;
                             filled += 1;
@@ -225,7 +309,7 @@ impl AsyncRead for RecvStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if buf.remaining() > 0
-            && let Some(chunk) = ready!(self.get_mut().poll_next(cx, buf.remaining()))?
+            && let Some(chunk) = ready!(self.get_mut().poll_next(cx, buf.remaining(), true))?
         {
             buf.put_slice(&chunk.bytes);
         }

@@ -7,13 +7,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use kwik_proto::stream::{self, SharedSend};
+use kwik_proto::presentation::BackpressureReason;
+use kwik_proto::stream::{self, SharedSend, WriterKind};
 use kwik_proto::sync::lock;
-use kwik_proto::wire::StreamKind;
-use kwik_proto::{Code, StreamId, limits};
+use kwik_proto::{Code, StreamId};
 use tokio::io::AsyncWrite;
 
-use crate::driver::{Delivery, FrameWriter};
+use crate::driver::FrameWriter;
 use crate::quic::{self, ClosedStream, ConnectionError};
 
 use super::{Handle, WriteError};
@@ -24,16 +24,14 @@ pub struct SendStream {
     half: SharedSend,
     /// None once the stream has ended.
     writer: Option<FrameWriter>,
-    /// Once it was finished.
-    delivery: Option<Delivery>,
+    /// The backpressure that [`Self::backpressure_changed`] told last.
+    told: Option<BackpressureReason>,
 }
 
 impl SendStream {
     pub(super) fn new(handle: Handle, half: SharedSend) -> Self {
-        let shared = &handle.shared;
-        let connection = shared.connection.clone();
-        let writer = Some(FrameWriter::new(connection, StreamKind::Data, &shared.runtime));
-        Self { handle, half, writer, delivery: None }
+        let writer = Some(FrameWriter::new(&handle.shared.pool, WriterKind::Sharing));
+        Self { handle, half, writer, told: None }
     }
 
     /// The stream's id.
@@ -71,32 +69,42 @@ impl SendStream {
     }
 
     /// Writes some of `chunks` without copying; those written become empty, one written in part keeps its
-    /// rest. Cancel safe: what is left in `chunks` was not written.
+    /// rest. Small ones leave together. Cancel safe: what is left in `chunks` was not written.
     ///
     /// # Errors
     /// See [`WriteError`].
     pub async fn write_chunks(&mut self, chunks: &mut [Bytes]) -> Result<Written, WriteError> {
-        let mut written = Written { bytes: 0, chunks: 0 };
-        let Some(at) = chunks.iter().position(|chunk| !chunk.is_empty()) else {
-            return Ok(Written { bytes: 0, chunks: chunks.len() });
-        };
-        let chunk = &mut chunks[at];
-        written.bytes = std::future::poll_fn(|cx| self.poll_write_chunk(cx, chunk)).await?;
-        written.chunks = at + usize::from(chunk.is_empty());
-        Ok(written)
+        std::future::poll_fn(|cx| self.poll_write_chunks(cx, chunks)).await
     }
 
     /// Writes all of `chunks`, which become empty. Not cancel safe, but what is left was not written.
     ///
     /// # Errors
     /// See [`WriteError`].
-    pub async fn write_all_chunks(&mut self, chunks: &mut [Bytes]) -> Result<(), WriteError> {
-        for chunk in chunks {
-            while !chunk.is_empty() {
-                std::future::poll_fn(|cx| self.poll_write_chunk(cx, chunk)).await?;
-            }
+    pub async fn write_all_chunks(&mut self, mut chunks: &mut [Bytes]) -> Result<(), WriteError> {
+        while !chunks.is_empty() {
+            let written = self.write_chunks(chunks).await?;
+            chunks = &mut chunks[written.chunks..];
         }
         Ok(())
+    }
+
+    /// Higher goes first, as in quinn; 0 at the start, [`Priority`](crate::Priority) names some. Streams of
+    /// equal priority take turns. What was written before may still leave as it would have.
+    ///
+    /// # Errors
+    /// The stream has ended already.
+    pub fn set_priority(&self, priority: i32) -> Result<(), ClosedStream> {
+        self.writer.as_ref().ok_or(ClosedStream)?.set_priority(priority);
+        Ok(())
+    }
+
+    /// See [`Self::set_priority`].
+    ///
+    /// # Errors
+    /// The stream has ended already.
+    pub fn priority(&self) -> Result<i32, ClosedStream> {
+        Ok(self.writer.as_ref().ok_or(ClosedStream)?.priority())
     }
 
     /// Moves the cursor past an extent that leases fill, and no write; the extent. On a primary, see
@@ -123,8 +131,7 @@ impl SendStream {
         };
         let id = self.handle.id;
         // A connection that is lost is told to who reads or writes, and to who waits for the session's end.
-        writer.push(id, final_size, Bytes::new(), true).ok();
-        self.delivery = Some(writer.finish());
+        writer.push(id, final_size, [Bytes::new()], true).ok();
         self.handle.shared.drive(|machine, _| machine.streams().retire(id));
         Ok(())
     }
@@ -134,11 +141,41 @@ impl SendStream {
     /// # Errors
     /// The stream has ended already.
     pub fn reset(&mut self, code: u64) -> Result<(), ClosedStream> {
-        let Some(writer) = self.writer.take() else { return Err(ClosedStream) };
-        writer.reset(code);
+        let Some(mut writer) = self.writer.take() else { return Err(ClosedStream) };
+        writer.discard();
         let id = self.handle.id;
         self.handle.shared.drive(|machine, _| machine.streams().reset(id, code));
         Ok(())
+    }
+
+    /// Why the peer asks to slow down, if it does: of this stream, or of the whole session (8.3). Writing
+    /// waits by itself once the credit that the peer granted is used up.
+    #[must_use]
+    pub fn backpressure(&self) -> Option<BackpressureReason> {
+        let own = lock(&self.half).backpressure();
+        own.or_else(|| self.handle.shared.look(|machine| machine.streams().backpressure()))
+    }
+
+    /// Waits until [`Self::backpressure`] is not what this call returned last, nothing at first. Cancel
+    /// safe.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub async fn backpressure_changed(
+        &mut self,
+    ) -> Result<Option<BackpressureReason>, ConnectionError> {
+        std::future::poll_fn(|cx| {
+            self.handle.waiters.wait_writable(cx.waker());
+            let reason = self.backpressure();
+            if reason != std::mem::replace(&mut self.told, reason) {
+                return Poll::Ready(Ok(reason));
+            }
+            match self.handle.shared.close_reason() {
+                Some(error) => Poll::Ready(Err(error)),
+                None => Poll::Pending,
+            }
+        })
+        .await
     }
 
     /// Waits until the peer stops the stream: its code; or, of a finished stream, until the peer has everything that was
@@ -156,10 +193,8 @@ impl SendStream {
             // A client says so of a stream that servers brought whole.
             return Poll::Ready(Ok(Some(code).filter(|code| *code != Code::NoError.as_u64())));
         }
-        if let Some(delivery) = &mut self.delivery
-            && let Poll::Ready(Ok(outcome)) = delivery.poll(cx)
-        {
-            return Poll::Ready(Ok(outcome));
+        if lock(&self.half).is_delivered() {
+            return Poll::Ready(Ok(None));
         }
         match self.handle.shared.close_reason() {
             Some(error) => Poll::Ready(Err(error)),
@@ -172,41 +207,65 @@ impl SendStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<Result<usize, WriteError>> {
-        let range = ready!(self.poll_commit(cx, buf.len()))?;
+        let (room, _) = ready!(self.poll_ready(cx))?;
+        let range = ready!(self.poll_commit(cx, buf.len().min(room)))?;
         let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-        self.push(range.start, Bytes::copy_from_slice(&buf[..len]))?;
+        if len > 0 {
+            self.push(range.start, [Bytes::copy_from_slice(&buf[..len])])?;
+        }
         Poll::Ready(Ok(len))
     }
 
-    fn poll_write_chunk(
+    fn poll_write_chunks(
         &mut self,
         cx: &mut Context<'_>,
-        chunk: &mut Bytes,
-    ) -> Poll<Result<usize, WriteError>> {
-        let range = ready!(self.poll_commit(cx, chunk.len()))?;
-        let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-        self.push(range.start, chunk.split_to(len))?;
-        Poll::Ready(Ok(len))
+        chunks: &mut [Bytes],
+    ) -> Poll<Result<Written, WriteError>> {
+        if chunks.iter().all(Bytes::is_empty) {
+            return Poll::Ready(Ok(Written { bytes: 0, chunks: chunks.len() }));
+        }
+        let (room, frames) = ready!(self.poll_ready(cx))?;
+        let filled = chunks.iter().filter(|chunk| !chunk.is_empty()).take(frames);
+        let want = filled.map(Bytes::len).fold(0, usize::saturating_add).min(room);
+        let range = ready!(self.poll_commit(cx, want))?;
+        let bytes = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+        let mut left = bytes;
+        let parts = chunks.iter_mut().map_while(|chunk| {
+            let part = chunk.split_to(chunk.len().min(left));
+            left -= part.len();
+            (left > 0 || !part.is_empty()).then_some(part)
+        });
+        let parts = parts.filter(|part| !part.is_empty());
+        self.push(range.start, parts)?;
+        let written = chunks.iter().take_while(|chunk| chunk.is_empty()).count();
+        Poll::Ready(Ok(Written { bytes, chunks: written }))
     }
 
-    /// Waits until the last frame is with QUIC and the peer grants credit, and commits to a frame.
+    /// Waits until one more frame may wait to leave: how many bytes, and in how many parts.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(usize, usize), WriteError>> {
+        let Some(writer) = &mut self.writer else {
+            return Poll::Ready(Err(WriteError::ClosedStream));
+        };
+        let ready = ready!(writer.poll_ready(cx));
+        Poll::Ready(ready.map_err(|error| self.lost(error)))
+    }
+
+    /// Waits until the peer grants credit, and commits to a frame.
     fn poll_commit(
         &mut self,
         cx: &mut Context<'_>,
         want: usize,
     ) -> Poll<Result<Range<u64>, WriteError>> {
-        let Some(writer) = &mut self.writer else {
-            return Poll::Ready(Err(WriteError::ClosedStream));
+        let want = want as u64;
+        let commit = |half: &SharedSend| {
+            let mut half = lock(half);
+            half.commit(want).map(|range| (range, half.unacknowledged()))
         };
-        if let Err(error) = ready!(writer.poll_flush(cx)) {
-            return Poll::Ready(Err(self.lost(error)));
-        }
-        let want = want.min(limits::MAX_PACKET_PAYLOAD) as u64;
-        let mut range = lock(&self.half).commit(want)?;
+        let (mut range, mut unacknowledged) = commit(&self.half)?;
         if range.is_empty() && want > 0 {
             self.handle.waiters.wait_writable(cx.waker());
             // Credit may have come before the waker was in place.
-            range = lock(&self.half).commit(want)?;
+            (range, unacknowledged) = commit(&self.half)?;
             if range.is_empty() {
                 return match self.handle.shared.close_reason() {
                     Some(error) => Poll::Ready(Err(error.into())),
@@ -214,14 +273,19 @@ impl SendStream {
                 };
             }
         }
+        if let Some(writer) = &mut self.writer {
+            writer.on_unacknowledged(unacknowledged);
+        }
         Poll::Ready(Ok(range))
     }
 
-    fn push(&mut self, offset: u64, payload: Bytes) -> Result<(), WriteError> {
-        let Some(writer) = self.writer.as_mut().filter(|_| !payload.is_empty()) else {
-            return Ok(());
-        };
-        let pushed = writer.push(self.handle.id, offset, payload, false);
+    fn push(
+        &mut self,
+        offset: u64,
+        parts: impl IntoIterator<Item = Bytes>,
+    ) -> Result<(), WriteError> {
+        let Some(writer) = &mut self.writer else { return Ok(()) };
+        let pushed = writer.push(self.handle.id, offset, parts, false);
         pushed.map_err(|error| self.lost(error))
     }
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -254,7 +255,7 @@ pub fn visit(
         client_key: Bytes::copy_from_slice(&key.public_key().0),
         path_id: path.0,
         proof: Bytes::copy_from_slice(prove(key, exporter, session, path).as_ref()),
-        limits: None,
+        ..Default::default()
     })
 }
 
@@ -268,6 +269,7 @@ fn welcome(session: &str) -> pb::AuthenticationResponse {
             max_streams_uni: 100,
             initial_max_stream_data: 1 << 16,
         }),
+        data: None,
     }
 }
 
@@ -275,8 +277,15 @@ fn welcome(session: &str) -> pb::AuthenticationResponse {
 pub fn packet(frames: Vec<DataFrame>) -> Vec<u8> {
     let mut out = BytesMut::new();
     StreamKind::Data.encode(&mut out);
-    DataPacket { frames, ..Default::default() }.encode_length_delimited(&mut out).unwrap();
+    numbered(frames).encode_length_delimited(&mut out).unwrap();
     out.to_vec()
+}
+
+/// A packet with an id that no other has, near enough to the first for every connection.
+pub fn numbered(frames: Vec<DataFrame>) -> DataPacket {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let packet_id = NEXT.fetch_add(1, Ordering::Relaxed);
+    DataPacket { packet_id, frames, ..Default::default() }
 }
 
 /// One data frame.

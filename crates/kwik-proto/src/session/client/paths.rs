@@ -73,7 +73,7 @@ impl ClientSession {
                 let deadline = now + limits::HANDSHAKE_TIMEOUT;
                 let control = ControlQueue::new(now);
                 let target = Some(Target::new(address, pin, m.grant, now));
-                let link = Link::new(Stage::Dialing, control, deadline, target, now);
+                let link = Link::new(&self.config, Stage::Dialing, control, deadline, target, now);
                 self.links.insert(path, link);
                 self.outputs.actions.push_back(Action::Dial(Dial { path, address, pin }));
             }

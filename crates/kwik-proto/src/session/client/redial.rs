@@ -5,15 +5,18 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::ack::ReceivedPackets;
 use crate::auth::Fingerprint;
 use crate::control::ControlQueue;
 use crate::path::{Health, PathStatus};
+use crate::wire::DataOptions;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, PathId, limits};
 
 use super::super::{Action, Dial};
-use super::{ClientSession, Link, Stage};
+use super::packets::wanted;
+use super::{ClientConfig, ClientSession, Link, Stage};
 
 /// How to reach a secondary, and what it took so far.
 #[derive(Debug)]
@@ -38,13 +41,18 @@ impl Target {
 
 impl Link {
     pub(super) fn new(
+        config: &ClientConfig,
         stage: Stage,
         control: ControlQueue,
         deadline: Instant,
         target: Option<Target>,
         now: Instant,
     ) -> Self {
-        Self { stage, control, deadline, target, health: Health::new(now), packets: (0, 0) }
+        let (health, packets) = (Health::new(now), (0, 0));
+        // Who wants nothing need not wait for the answer.
+        let options = Some(DataOptions::default()).filter(|none| wanted(config) == *none);
+        let received = ReceivedPackets::new();
+        Self { stage, control, received, options, deadline, target, health, packets }
     }
 
     /// It is authenticated. True when it was before, on another connection.

@@ -115,6 +115,7 @@ fn of_paths(v: &Values) -> Vec<ControlMessage> {
             ended: v.flag,
         }),
         M::AuthenticationRequest(pb::control::AuthenticationRequest {
+            data: Some(pb::data::DataOptions { checksum: true, compression: false }),
             session_id: text(),
             credentials: blob(),
             protocol_version: v.id,
@@ -124,6 +125,7 @@ fn of_paths(v: &Values) -> Vec<ControlMessage> {
             limits,
         }),
         M::AuthenticationResponse(pb::control::AuthenticationResponse {
+            data: Some(pb::data::DataOptions { checksum: true, compression: true }),
             success: v.flag,
             session_id: text(),
             error_message: text(),
@@ -200,6 +202,11 @@ fn of_streams(v: &Values) -> Vec<ControlMessage> {
             offset: v.n,
         }),
         M::Ack(pb::data::AckFrame {
+            ranges: v
+                .ranges
+                .iter()
+                .map(|r| pb::data::AckRange { first: r.start, last: r.end })
+                .collect(),
             ack_id: v.n,
             acked_packet_ids: v.ranges.iter().map(|range| range.start).collect(),
             path_id: text(),

@@ -1,30 +1,44 @@
 //! Reads packets as they come: a state machine over fields, with two levels of messages.
 
-use super::{FrameHeader, frame, packet};
+use super::held::{HeldPacket, RunningSum};
+use super::{DataOptions, FrameHeader, compression, frame, packet};
 use crate::limits::{MAX_FRAME_FIELD, MAX_PACKET_FRAMES, MAX_PACKET_OVERHEAD, MAX_PACKET_PAYLOAD};
+use crate::wire::pb::data::DataFlags;
 use crate::wire::varint::VarintReader;
 use crate::wire::{WireError, validate};
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
+
+const COMPRESSED: u64 = DataFlags::DataFlagCompressed as u64;
 
 /// What a data stream says, in order: a `Frame`, its `Payload` in any number of pieces that add up
-/// to its length, its `FrameEnd`.
+/// to its length, its `FrameEnd`; and after all frames of a packet its `PacketEnd`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DataEvent {
     /// A frame begins.
     Frame(FrameHeader),
-    /// The next bytes of the frame, a slice of the input; never empty.
+    /// The next bytes of the frame, a slice of the input unless it was compressed; never empty.
     Payload(Bytes),
     /// The frame is complete.
     FrameEnd {
         /// Whether the stream ends with this frame.
         fin: bool,
     },
+    /// The packet is complete.
+    PacketEnd {
+        /// Its number; 0 when it has none.
+        id: u64,
+        /// Bytes of payload in its frames, uncompressed.
+        payload: usize,
+        /// Whether a stream ends with one of its frames.
+        fin: bool,
+    },
 }
 
 /// Decodes a data stream. Holds one chunk of input and copies none of it: what a chunk's end cuts
-/// is a varint, whose value so far is kept, or bytes to count.
+/// is a varint, whose value so far is kept, or bytes to count. With options it holds a packet.
 #[derive(Debug, Default)]
 pub struct DataDecoder {
+    options: DataOptions,
     input: Bytes,
     varint: VarintReader,
     state: State,
@@ -32,6 +46,10 @@ pub struct DataDecoder {
     left: usize,
     packet: Packet,
     frame: Option<Frame>,
+    /// What came of a compressed frame.
+    compressed: BytesMut,
+    sum: RunningSum,
+    held: HeldPacket,
     failed: Option<WireError>,
 }
 
@@ -55,11 +73,15 @@ enum State {
 
 #[derive(Debug, Clone, Copy)]
 enum Field {
+    PacketId,
+    Checksum,
     Frame,
     StreamId,
     Offset,
     Data,
     Fin,
+    Flags,
+    UncompressedLength,
     /// Implied by the connection, not negotiated, or of a later version (3.3).
     Ignored,
 }
@@ -67,12 +89,18 @@ enum Field {
 /// What is counted over a packet.
 #[derive(Debug, Default)]
 struct Packet {
+    id: u64,
+    fin: bool,
     frames: usize,
     payload: usize,
     /// All bytes that are not payload.
     overhead: usize,
     /// Bytes left after the open frame.
     after_frame: usize,
+    /// The sum of all that precedes the field that comes next or is being read.
+    sum: u32,
+    /// Its checksum has come, and holds.
+    summed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -82,13 +110,16 @@ struct Frame {
     /// Announced by [`DataEvent::Frame`]; id and offset are settled.
     announced: bool,
     fin: bool,
+    flags: u64,
+    /// How many bytes the data stands for, as stated.
+    uncompressed: u64,
 }
 
 impl DataDecoder {
-    /// After the kind of the stream.
+    /// After the kind of the stream; `options` as the ends of its path agreed.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(options: DataOptions) -> Self {
+        Self { options, ..Self::default() }
     }
 
     /// Takes the next bytes of the stream.
@@ -99,6 +130,9 @@ impl DataDecoder {
         if self.failed.is_none() {
             assert!(self.input.is_empty(), "poll until None before the next input");
             self.input = input;
+            if self.options.checksum {
+                self.sum.handle_input(&self.input);
+            }
         }
     }
 
@@ -110,10 +144,12 @@ impl DataDecoder {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        let result = self.advance();
-        if let Err(error) = &result {
-            self.failed = Some(error.clone());
-            self.input.clear();
+        let result = if self.options.checksum { self.advance_held() } else { self.advance() };
+        match &result {
+            Ok(Some(_)) => {}
+            // An empty slice would still pin the buffer.
+            Ok(None) => self.input = Bytes::new(),
+            Err(error) => *self = Self { failed: Some(error.clone()), ..Self::default() },
         }
         result
     }
@@ -122,7 +158,8 @@ impl DataDecoder {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         let between = matches!(self.state, State::PacketLength) && self.varint.is_idle();
-        between && self.input.is_empty() && self.failed.is_none()
+        let empty = self.input.is_empty() && self.held.is_empty();
+        between && empty && self.failed.is_none()
     }
 
     /// Call when the QUIC stream has ended.
@@ -131,6 +168,22 @@ impl DataDecoder {
     /// When it ended inside a packet.
     pub fn handle_fin(&self) -> Result<(), WireError> {
         if self.is_idle() { Ok(()) } else { Err(WireError::Truncated) }
+    }
+
+    /// Like [`Self::advance`], a whole packet at a time.
+    fn advance_held(&mut self) -> Result<Option<DataEvent>, WireError> {
+        loop {
+            if let Some(event) = self.held.release() {
+                return Ok(Some(event));
+            }
+            match self.advance()? {
+                Some(event) => self.held.push(event),
+                None => {
+                    self.sum.up_to(0);
+                    return Ok(None);
+                }
+            }
+        }
     }
 
     fn advance(&mut self) -> Result<Option<DataEvent>, WireError> {
@@ -142,7 +195,7 @@ impl DataDecoder {
                     if self.input.is_empty() {
                         return Ok(None);
                     }
-                    Some(self.take_payload(len))
+                    self.take_payload(len)?
                 }
                 State::Skip(len) => {
                     let skipped = len.min(self.input.len());
@@ -168,6 +221,10 @@ impl DataDecoder {
     }
 
     fn read_varint(&mut self) -> Result<Option<u64>, WireError> {
+        let field = matches!(self.state, State::Key) && self.frame.is_none();
+        if self.options.checksum && field && self.varint.is_idle() {
+            self.packet.sum = self.sum.up_to(self.input.len());
+        }
         let before = self.input.len();
         let value = self.varint.read(&mut self.input)?;
         if !matches!(self.state, State::PacketLength) {
@@ -200,6 +257,9 @@ impl DataDecoder {
         WireError::check("a packet", length, limit)?;
         self.left = within(length, limit)?;
         self.packet = Packet::default();
+        if self.options.checksum {
+            self.sum.begin(&self.input);
+        }
         self.state = State::Key;
         Ok(())
     }
@@ -211,15 +271,21 @@ impl DataDecoder {
             Ok(number) if number != 0 && u32::try_from(key).is_ok() => number,
             _ => return refused,
         };
+        if self.packet.summed {
+            return Err(WireError::Invalid("what follows a checksum"));
+        }
         // What the field must be, if it is known.
         let known = match (self.frame.is_some(), number) {
             (false, packet::FRAMES) => Some(State::Length(Field::Frame)),
-            (false, packet::PACKET_ID | packet::CHECKSUM) => Some(State::Value(Field::Ignored)),
+            (false, packet::PACKET_ID) => Some(State::Value(Field::PacketId)),
+            (false, packet::CHECKSUM) => Some(State::Value(Field::Checksum)),
             (false, packet::PATH_ID) => Some(State::Length(Field::Ignored)),
             (true, frame::STREAM_ID) => Some(State::Value(Field::StreamId)),
             (true, frame::OFFSET) => Some(State::Value(Field::Offset)),
             (true, frame::DATA) => Some(State::Length(Field::Data)),
             (true, frame::FIN) => Some(State::Value(Field::Fin)),
+            (true, frame::FLAGS) => Some(State::Value(Field::Flags)),
+            (true, frame::UNCOMPRESSED_LENGTH) => Some(State::Value(Field::UncompressedLength)),
             (true, frame::FRAME_ID | frame::TIMESTAMP) => Some(State::Value(Field::Ignored)),
             (true, frame::PATH_ID) => Some(State::Length(Field::Ignored)),
             _ => None,
@@ -249,47 +315,90 @@ impl DataDecoder {
     fn begin_data(&mut self, length: u64) -> Result<DataEvent, WireError> {
         let len = within(length, self.left)?;
         self.left -= len;
-        self.packet.payload += len;
-        WireError::check("a payload", self.packet.payload as u64, MAX_PACKET_PAYLOAD)?;
         let frame = self.frame.as_mut().expect("invariant: data is a field of a frame");
-        let event = frame.announce(len)?;
+        let header = frame.announce(len, self.options)?;
+        self.packet.payload += header.len;
+        WireError::check("a payload", self.packet.payload as u64, MAX_PACKET_PAYLOAD)?;
         self.state = if len == 0 { State::Key } else { State::Payload(len) };
-        Ok(event)
+        Ok(DataEvent::Frame(header))
     }
 
-    fn take_payload(&mut self, len: usize) -> DataEvent {
-        let chunk = self.input.split_to(len.min(self.input.len()));
+    /// Takes what there is of the next `len` bytes of data, which are more than none.
+    fn take_payload(&mut self, len: usize) -> Result<Option<DataEvent>, WireError> {
+        let mut chunk = self.input.split_to(len.min(self.input.len()));
         let rest = len - chunk.len();
         self.state = if rest == 0 { State::Key } else { State::Payload(rest) };
-        DataEvent::Payload(chunk)
+        let frame = self.frame.as_ref().expect("invariant: data is a field of a frame");
+        if frame.flags & COMPRESSED == 0 {
+            return Ok(Some(DataEvent::Payload(chunk)));
+        }
+        if rest > 0 || !self.compressed.is_empty() {
+            self.compressed.extend_from_slice(&chunk);
+            if rest > 0 {
+                return Ok(None);
+            }
+            chunk = self.compressed.split().freeze();
+        }
+        let plain = compression::decompress(&chunk, within(frame.uncompressed, usize::MAX)?)?;
+        Ok(Some(DataEvent::Payload(plain)))
     }
 
     fn set(&mut self, field: Field, value: u64) -> Result<(), WireError> {
         let Some(frame) = &mut self.frame else {
-            return Ok(());
+            return self.set_of_packet(field, value);
         };
         match field {
-            Field::StreamId | Field::Offset if frame.announced => {
+            Field::StreamId | Field::Offset | Field::UncompressedLength if frame.announced => {
+                return Err(WireError::HeaderAfterData);
+            }
+            Field::Flags if frame.announced && (frame.flags ^ value) & COMPRESSED != 0 => {
                 return Err(WireError::HeaderAfterData);
             }
             Field::StreamId => frame.stream_id = value,
             Field::Offset => frame.offset = value,
             Field::Fin => frame.fin = value != 0,
+            Field::Flags => frame.flags = value,
+            Field::UncompressedLength => frame.uncompressed = value,
+            Field::PacketId | Field::Checksum => {}
             Field::Frame | Field::Data | Field::Ignored => {}
         }
         Ok(())
     }
 
-    /// The end of a packet says nothing, that of a frame one event: two without data.
+    fn set_of_packet(&mut self, field: Field, value: u64) -> Result<(), WireError> {
+        match field {
+            Field::PacketId => self.packet.id = value,
+            Field::Checksum if self.options.checksum => {
+                if value != u64::from(self.packet.sum) {
+                    return Err(WireError::Checksum);
+                }
+                self.packet.summed = true;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn end_packet(&mut self) -> Result<DataEvent, WireError> {
+        if self.options.checksum && !self.packet.summed {
+            return Err(WireError::Checksum);
+        }
+        self.state = State::PacketLength;
+        let Packet { id, payload, fin, .. } = self.packet;
+        Ok(DataEvent::PacketEnd { id, payload, fin })
+    }
+
+    /// One event; two of a frame without data.
     fn end_message(&mut self) -> Result<Option<DataEvent>, WireError> {
         let Some(frame) = &mut self.frame else {
-            self.state = State::PacketLength;
-            return Ok(None);
+            return self.end_packet().map(Some);
         };
         if !frame.announced {
-            return frame.announce(0).map(Some);
+            let header = frame.announce(0, self.options)?;
+            return Ok(Some(DataEvent::Frame(header)));
         }
         let fin = frame.fin;
+        self.packet.fin |= fin;
         self.frame = None;
         self.left = self.packet.after_frame;
         Ok(Some(DataEvent::FrameEnd { fin }))
@@ -310,16 +419,29 @@ impl DataDecoder {
 }
 
 impl Frame {
-    /// Settles id and offset.
-    fn announce(&mut self, len: usize) -> Result<DataEvent, WireError> {
+    /// Settles id, offset and length, given `len` bytes of data.
+    fn announce(&mut self, len: usize, options: DataOptions) -> Result<FrameHeader, WireError> {
         if self.announced {
             return Err(WireError::DataTwice);
         }
         self.announced = true;
+        let compressed = self.flags & COMPRESSED != 0;
+        if compressed && !options.compression {
+            return Err(WireError::Invalid("a compressed frame where none was agreed"));
+        }
+        if compressed && !(1..self.uncompressed).contains(&(len as u64)) {
+            return Err(WireError::Invalid("an uncompressed length"));
+        }
+        let len = if compressed {
+            WireError::check("a payload", self.uncompressed, MAX_PACKET_PAYLOAD)?;
+            within(self.uncompressed, MAX_PACKET_PAYLOAD)?
+        } else {
+            len
+        };
         validate::number(self.stream_id)?;
         validate::extent(self.offset, len as u64)?;
         let Self { stream_id, offset, .. } = *self;
-        Ok(DataEvent::Frame(FrameHeader { stream_id, offset, len }))
+        Ok(FrameHeader { stream_id, offset, len })
     }
 }
 

@@ -1,6 +1,7 @@
 use super::*;
 use crate::limits::{
     MAX_FRAME_FIELD, MAX_OFFSET, MAX_PACKET_FRAMES, MAX_PACKET_OVERHEAD, MAX_PACKET_PAYLOAD,
+    MIN_SLICE,
 };
 use crate::wire::pb::data::DataPacket;
 use crate::wire::testing::{chunks, collect};
@@ -9,11 +10,26 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
+pub(super) const ALL_OPTIONS: [DataOptions; 4] = [
+    DataOptions { checksum: false, compression: false },
+    DataOptions { checksum: true, compression: false },
+    DataOptions { checksum: false, compression: true },
+    DataOptions { checksum: true, compression: true },
+];
+
 /// A frame, its payload joined.
 pub(super) type Whole = (u64, u64, Vec<u8>, bool);
 
-pub(super) fn decode(input: &[u8], sizes: &[usize]) -> Result<Vec<Whole>, WireError> {
-    let mut decoder = DataDecoder::new();
+/// A packet's id and frames.
+pub(super) type WholePacket = (u64, Vec<Whole>);
+
+pub(super) fn decode_packets(
+    input: &[u8],
+    sizes: &[usize],
+    options: DataOptions,
+) -> Result<Vec<WholePacket>, WireError> {
+    let mut decoder = DataDecoder::new(options);
+    let mut packets = Vec::new();
     let mut frames: Vec<Whole> = Vec::new();
     let mut due = None;
     for chunk in chunks(input, sizes) {
@@ -33,11 +49,35 @@ pub(super) fn decode(input: &[u8], sizes: &[usize]) -> Result<Vec<Whole>, WireEr
                     assert_eq!(due.take(), Some(0));
                     frames.last_mut().unwrap().3 = fin;
                 }
+                DataEvent::PacketEnd { id, payload, fin } => {
+                    assert_eq!(due, None);
+                    assert_eq!(payload, frames.iter().map(|frame| frame.2.len()).sum::<usize>());
+                    assert_eq!(fin, frames.iter().any(|frame| frame.3));
+                    packets.push((id, std::mem::take(&mut frames)));
+                }
             }
         }
     }
     decoder.handle_fin()?;
-    Ok(frames)
+    assert!(frames.is_empty());
+    Ok(packets)
+}
+
+/// The frames alone, where nothing was agreed.
+pub(super) fn decode(input: &[u8], sizes: &[usize]) -> Result<Vec<Whole>, WireError> {
+    let packets = decode_packets(input, sizes, DataOptions::default())?;
+    Ok(packets.into_iter().flat_map(|(_, frames)| frames).collect())
+}
+
+pub(super) fn frame(stream_id: u64, offset: u64, payload: &[u8], fin: bool) -> PacketFrame {
+    PacketFrame { stream_id, offset, payload: Bytes::copy_from_slice(payload), fin }
+}
+
+pub(super) fn encode(id: u64, frames: &[PacketFrame], options: DataOptions) -> Vec<u8> {
+    let mut out = vec![Bytes::from_static(b"before")];
+    PacketEncoder::new().encode(id, frames, options, &mut out);
+    assert!(out.iter().all(|chunk| !chunk.is_empty()));
+    out[1..].concat()
 }
 
 /// What prost makes of the same bytes.
@@ -104,29 +144,63 @@ fn refused(stream: &[u8]) -> WireError {
 }
 
 #[test]
-fn payload_is_handed_on_without_a_copy_and_before_its_frame_is_complete() {
-    let mut out = BytesMut::new();
-    encode_packet_header(&mut out, &FrameHeader { stream_id: 4, offset: 9, len: 1000 }, false);
-    out.extend_from_slice(&[1; 600]);
-    let input = out.freeze();
-    let mut decoder = DataDecoder::new();
-    decoder.handle_input(input.clone());
-    let header = FrameHeader { stream_id: 4, offset: 9, len: 1000 };
+fn payload_is_sent_and_handed_on_without_a_copy_and_before_its_frame_is_complete() {
+    let payload = Bytes::from(vec![1; MIN_SLICE]);
+    let whole = PacketFrame { payload: payload.clone(), ..frame(4, 9, b"", false) };
+    let mut out = Vec::new();
+    PacketEncoder::new().encode(7, &[whole], DataOptions::default(), &mut out);
+    let [head, body] = &out[..] else { panic!("{} chunks", out.len()) };
+    assert_eq!(body.as_ptr(), payload.as_ptr());
+
+    let mut decoder = DataDecoder::new(DataOptions::default());
+    decoder.handle_input(head.clone());
+    let header = FrameHeader { stream_id: 4, offset: 9, len: MIN_SLICE };
     assert_eq!(decoder.poll(), Ok(Some(DataEvent::Frame(header))));
-    let Ok(Some(DataEvent::Payload(chunk))) = decoder.poll() else { panic!("no payload") };
-    assert_eq!(chunk.as_ptr(), input[input.len() - 600..].as_ptr());
+    assert_eq!(decoder.poll(), Ok(None));
+    decoder.handle_input(body.slice(..600));
+    assert_eq!(decoder.poll(), Ok(Some(DataEvent::Payload(body.slice(..600)))));
     assert_eq!(decoder.poll(), Ok(None));
     assert_eq!(decoder.handle_fin(), Err(WireError::Truncated));
-    decoder.handle_input(Bytes::from_static(&[1; 400]));
-    assert_eq!(collect(|| decoder.poll()).unwrap().len(), 2);
+    decoder.handle_input(body.slice(600..));
+    let Ok(Some(DataEvent::Payload(chunk))) = decoder.poll() else { panic!("no payload") };
+    assert_eq!(chunk.as_ptr(), body[600..].as_ptr());
+    let end = DataEvent::PacketEnd { id: 7, payload: MIN_SLICE, fin: false };
+    let rest = collect(|| decoder.poll()).unwrap();
+    assert_eq!(rest, [DataEvent::FrameEnd { fin: false }, end]);
     assert!(decoder.is_idle());
 }
 
 #[test]
 fn a_frame_may_carry_nothing_but_fin() {
-    let mut out = BytesMut::new();
-    encode_packet_header(&mut out, &FrameHeader { stream_id: 0, offset: 70, len: 0 }, true);
-    assert_eq!(decode(&out, &[1]), Ok(vec![(0, 70, vec![], true)]));
+    let stream = encode(1, &[frame(0, 70, b"", true)], DataOptions::default());
+    assert_eq!(decode(&stream, &[1]), Ok(vec![(0, 70, vec![], true)]));
+}
+
+#[test]
+fn frames_that_continue_one_another_travel_as_one() {
+    let frames = [
+        frame(4, 0, b"abc", false),
+        frame(4, 3, b"de", true),
+        frame(4, 5, b"", true),
+        frame(8, 5, b"f", false),
+        frame(8, 7, b"g", false),
+    ];
+    let expected = vec![
+        (4, 0, b"abcde".to_vec(), true),
+        (4, 5, vec![], true),
+        (8, 5, b"f".to_vec(), false),
+        (8, 7, b"g".to_vec(), false),
+    ];
+    let stream = encode(3, &frames, DataOptions::default());
+    assert_eq!(decode(&stream, &[5]), Ok(expected));
+}
+
+#[test]
+fn a_packet_costs_little_beside_its_payload() {
+    let frames = [frame(400, 1 << 40, &[7; MAX_PACKET_PAYLOAD], false)];
+    let checksum = DataOptions { checksum: true, ..DataOptions::default() };
+    let overhead = encode(1 << 40, &frames, checksum).len() - MAX_PACKET_PAYLOAD;
+    assert!(overhead <= 40, "{overhead}");
 }
 
 #[test]
@@ -145,17 +219,15 @@ fn the_largest_packet_is_valid_and_one_byte_more_is_not() {
 }
 
 #[test]
-fn a_builder_refuses_what_a_receiver_would() {
-    let mut builder = PacketBuilder::new();
-    assert!(builder.is_empty() && builder.finish().is_empty());
-    assert!(builder.push(1, 2, &vec![0; MAX_PACKET_PAYLOAD], false));
-    assert!(!builder.push(1, 2, b"x", false));
-    builder.finish();
-    for _ in 0..MAX_PACKET_FRAMES {
-        assert!(builder.push(MAX_OFFSET, MAX_OFFSET - 200, &[0; 200], true));
+fn a_receiver_takes_the_fullest_packet() {
+    let part = MAX_PACKET_PAYLOAD / MAX_PACKET_FRAMES;
+    let largest = frame(MAX_OFFSET, MAX_OFFSET - part as u64, &vec![0; part], true);
+    let frames = vec![largest; MAX_PACKET_FRAMES];
+    for options in ALL_OPTIONS {
+        let stream = encode(u64::MAX, &frames, options);
+        let packets = decode_packets(&stream, &[999], options).unwrap();
+        assert_eq!(packets[0].1.len(), MAX_PACKET_FRAMES);
     }
-    assert!(!builder.push(1, 2, b"", false));
-    assert_eq!(decode(&builder.finish(), &[999]).unwrap().len(), MAX_PACKET_FRAMES);
 }
 
 #[test]
@@ -237,7 +309,15 @@ fn overlong_varints_are_refused() {
 #[test]
 fn wrong_wire_types_are_refused() {
     let text = |field| frame_of(&[bytes(field, b"x")]);
-    for field in [frame::STREAM_ID, frame::OFFSET, frame::FIN, frame::FRAME_ID, frame::TIMESTAMP] {
+    for field in [
+        frame::STREAM_ID,
+        frame::OFFSET,
+        frame::FIN,
+        frame::FRAME_ID,
+        frame::TIMESTAMP,
+        frame::FLAGS,
+        frame::UNCOMPRESSED_LENGTH,
+    ] {
         assert!(matches!(refused(&packet_of(&[text(field)])), WireError::Key { .. }));
     }
     for field in [frame::DATA, frame::PATH_ID] {
@@ -291,7 +371,7 @@ fn a_stream_that_ends_inside_a_packet_is_refused() {
 
 #[test]
 fn an_error_repeats() {
-    let mut decoder = DataDecoder::new();
+    let mut decoder = DataDecoder::new(DataOptions::default());
     for _ in 0..2 {
         decoder.handle_input(Bytes::from_static(&[1, 0, 1, 0]));
         assert!(matches!(decoder.poll(), Err(WireError::Key { .. })));

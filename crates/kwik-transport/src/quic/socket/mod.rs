@@ -1,5 +1,12 @@
 //! The UDP socket under an endpoint.
 
+mod merge;
+mod plain;
+mod train;
+
+#[cfg(test)]
+mod tests;
+
 use std::{
     io,
     net::SocketAddr,
@@ -8,26 +15,41 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Runtime, runtime::CustomSocket};
+pub(super) use plain::PlainSocket;
+
+use super::{QuicConfig, Runtime, runtime::CustomSocket};
+use merge::MergingSocket;
+
+/// Elsewhere one send is several calls or needs drivers of which we know too little.
+const MERGES: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
 /// A bound UDP socket, driven by a runtime.
 #[derive(Debug)]
 pub(crate) struct UdpSocket(Arc<dyn quinn::AsyncUdpSocket>);
 
 impl UdpSocket {
-    /// Binds to `address` with buffers of `buffer` bytes, or what the kernel grants. An IPv6
-    /// socket takes IPv4 peers too where the system allows it.
-    pub(crate) fn bind(address: SocketAddr, buffer: usize, runtime: &Runtime) -> io::Result<Self> {
+    /// Binds to `address`, with the buffers that `config` wishes or what the kernel grants. An
+    /// IPv6 socket takes IPv4 peers too where the system allows it.
+    pub(crate) fn bind(
+        address: SocketAddr,
+        config: &QuicConfig,
+        runtime: &Runtime,
+    ) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
         if address.is_ipv6()
             && let Err(error) = socket.set_only_v6(false)
         {
             tracing::debug!(%error, "IPv6 socket is not dual-stack");
         }
-        enlarge_buffers(&socket, buffer)?;
+        enlarge_buffers(&socket, config.socket_buffer)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
-        Ok(Self(runtime.inner().wrap_udp_socket(socket.into())?))
+        let socket = runtime.inner().wrap_udp_socket(socket.into())?;
+        // Without segmentation by the kernel there is nothing to gain.
+        if MERGES && config.merge_sends && socket.max_transmit_segments() > 1 {
+            return Ok(Self(MergingSocket::spawn(socket, runtime)));
+        }
+        Ok(Self(socket))
     }
 
     /// One of the application's own.

@@ -1,0 +1,103 @@
+//! The receiver's part.
+
+use std::ops::Range;
+use std::time::Instant;
+
+use super::violation;
+use crate::CodedError;
+use crate::limits::{ACK_BYTES, ACK_DELAY, MAX_ACK_RANGES, MAX_UNACKED_PACKETS};
+use crate::range::RangeSet;
+use crate::wire::pb::data::{AckFrame, AckRange};
+
+/// Packets that one reader has read whole since it told its session.
+#[derive(Debug, Default)]
+pub struct ArrivedPackets {
+    ids: Vec<Range<u64>>,
+    bytes: u64,
+    fin: bool,
+}
+
+impl ArrivedPackets {
+    /// A packet with `bytes` of payload was read; `fin`: a stream ends with it.
+    pub fn note(&mut self, id: u64, bytes: u64, fin: bool) {
+        match self.ids.last_mut() {
+            Some(last) if last.end == id => last.end = id.saturating_add(1),
+            _ => self.ids.push(id..id.saturating_add(1)),
+        }
+        self.bytes += bytes;
+        self.fin |= fin;
+    }
+
+    /// Whether nothing was read.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+}
+
+/// Says which packets of one path to acknowledge, and when: every [`ACK_BYTES`], after
+/// [`ACK_DELAY`], and at once when a stream ends.
+#[derive(Debug, Default)]
+pub struct ReceivedPackets {
+    /// All that arrived. At most [`MAX_UNACKED_PACKETS`] / 2 gaps, by where ids may lie.
+    received: RangeSet,
+    /// Those that the sender was not told of.
+    unreported: RangeSet,
+    bytes: u64,
+    due: Option<Instant>,
+}
+
+impl ReceivedPackets {
+    /// Nothing arrived yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Packets arrived whole.
+    ///
+    /// # Errors
+    /// An id is 0, came before, or is further ahead than a sender may go: the path is to be closed.
+    pub fn on_arrived(&mut self, arrived: &ArrivedPackets, now: Instant) -> Result<(), CodedError> {
+        for ids in &arrived.ids {
+            let Range { start, end } = *ids;
+            let missing = self.received.first_missing_from(1).start;
+            if start == 0 || end > missing.saturating_add(MAX_UNACKED_PACKETS) {
+                let last = end.saturating_sub(1);
+                let context = format!("packet {last} where {missing} is due");
+                return Err(violation(context));
+            }
+            if self.received.insert(start..end) < end - start {
+                return Err(violation(format!("packet {start} or one behind it came twice")));
+            }
+            self.unreported.insert(start..end);
+        }
+        self.bytes += arrived.bytes;
+        if arrived.fin || self.bytes >= ACK_BYTES {
+            self.due = Some(now);
+        } else if !arrived.is_empty() {
+            self.due.get_or_insert(now + ACK_DELAY);
+        }
+        Ok(())
+    }
+
+    /// The next acknowledgement that is due.
+    pub fn poll_ack(&mut self, now: Instant) -> Option<AckFrame> {
+        self.due.filter(|due| *due <= now)?;
+        let told: Vec<_> = self.unreported.iter().take(MAX_ACK_RANGES).collect();
+        for range in &told {
+            self.unreported.remove(range.clone());
+        }
+        if self.unreported.is_empty() {
+            (self.bytes, self.due) = (0, None);
+        }
+        let ranges = told.into_iter().map(|ids| AckRange { first: ids.start, last: ids.end - 1 });
+        Some(AckFrame { ranges: ranges.collect(), ..AckFrame::default() })
+    }
+
+    /// When [`Self::poll_ack`] will have one.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.due
+    }
+}

@@ -1,0 +1,263 @@
+//! The settings of a session (8.8), each with its default, its bounds and whether it changes while
+//! the session runs.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::limits;
+use crate::wire::DataOptions;
+use crate::wire::pb::control as pb;
+
+/// A setting that cannot be as asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A value out of its bounds.
+    #[error("{setting} cannot be {value}: set it within {bounds}")]
+    OutOfBounds {
+        /// Which setting.
+        setting: &'static str,
+        /// What was asked for.
+        value: String,
+        /// What it may be.
+        bounds: String,
+    },
+    /// Two settings contradict each other.
+    #[error("{setting} is too large for {other}: lower {setting}, or raise {other}")]
+    TooLarge {
+        /// The one that is larger.
+        setting: &'static str,
+        /// The one that should be.
+        other: &'static str,
+    },
+    /// The floors of so many streams do not fit into the window.
+    #[error(
+        "initial_window is too small for so many streams: raise it to {least}, or lower max_streams_*"
+    )]
+    WindowTooSmall {
+        /// The least initial window.
+        least: u64,
+    },
+    /// The setting holds for the whole of a session.
+    #[error("{setting} is agreed on when a session starts: set it for sessions to come")]
+    FixedForSession {
+        /// Which setting.
+        setting: &'static str,
+    },
+}
+
+fn check<T: PartialOrd + fmt::Debug>(
+    setting: &'static str,
+    value: &T,
+    bounds: &RangeInclusive<T>,
+) -> Result<(), ConfigError> {
+    if bounds.contains(value) {
+        return Ok(());
+    }
+    let (value, bounds) = (format!("{value:?}"), format!("{bounds:?}"));
+    Err(ConfigError::OutOfBounds { setting, value, bounds })
+}
+
+/// One line a setting: its documentation, name, setter, type, default and bounds. `fixed` marks
+/// those that are agreed on when a session starts.
+macro_rules! settings {
+    (@fixed $name:ident, $old:ident, $new:ident) => {
+        if $old.$name != $new.$name {
+            return Err(ConfigError::FixedForSession { setting: stringify!($name) });
+        }
+    };
+    ($($(#[$doc:meta])* $name:ident, $set:ident: $type:ty = $default:expr, $bounds:expr
+        $(, $fixed:ident)?;)*) => {
+        /// Settings of sessions (8.8). Getters have the settings' names; setters check the bounds,
+        /// and [`Config::validate`] how settings relate.
+        ///
+        /// The design documents' workers are the async runtime's, and there is nothing to clean up
+        /// at intervals: memory is given back when it falls free.
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct Config {
+            $($name: $type,)*
+        }
+
+        impl Default for Config {
+            fn default() -> Self {
+                Self { $($name: $default,)* }
+            }
+        }
+
+        impl Config {
+            $(
+                $(#[$doc])*
+                #[must_use]
+                pub const fn $name(&self) -> $type {
+                    self.$name
+                }
+
+                #[doc = concat!("Sets [`Config::", stringify!($name), "`].")]
+                ///
+                /// # Errors
+                /// [`ConfigError::OutOfBounds`]; the setting stays as it was.
+                pub fn $set(&mut self, value: $type) -> Result<&mut Self, ConfigError> {
+                    check(stringify!($name), &value, &($bounds))?;
+                    self.$name = value;
+                    Ok(self)
+                }
+            )*
+
+            /// Checks that a live session may go on with `new` in place of these settings.
+            ///
+            /// # Errors
+            /// [`ConfigError::FixedForSession`], and those of [`Config::validate`].
+            pub fn check_change(&self, new: &Self) -> Result<(), ConfigError> {
+                $($(settings!(@$fixed $name, self, new);)?)*
+                new.validate()
+            }
+        }
+    };
+}
+
+settings! {
+    /// Bidirectional streams that the peer may have open at once; 100. Fixed for a session.
+    max_streams_bidi, set_max_streams_bidi: u64 = limits::MAX_STREAMS,
+        limits::FIRST_FLIGHT_STREAMS..=limits::MAX_STREAMS, fixed;
+    /// Unidirectional streams that the peer may have open at once; 100. Fixed for a session.
+    max_streams_uni, set_max_streams_uni: u64 = limits::MAX_STREAMS,
+        limits::FIRST_FLIGHT_STREAMS..=limits::MAX_STREAMS, fixed;
+    /// Session receive window in bytes, at the start and at the least; 4 MiB (the design documents'
+    /// window size). With [`Config::max_window`] the same, the window's size is fixed. Changes
+    /// live: a smaller window grows to it at once.
+    initial_window, set_initial_window: u64 = limits::INITIAL_WINDOW, 1..=limits::MAX_OFFSET;
+    /// Session receive window in bytes that it may grow to by itself; 32 MiB. Changes live: a
+    /// larger window shrinks to it as credit comes back, but not below the floors told to the peer
+    /// at the start.
+    max_window, set_max_window: u64 = limits::MAX_WINDOW, 1..=limits::MAX_OFFSET;
+    /// What one stream may have granted and not read, in bytes, until its reader proves fast; 1 MiB
+    /// (the design documents' maximum per stream). Changes live: what was granted stays so.
+    stream_buffer, set_stream_buffer: u64 = limits::STREAM_BUFFER,
+        limits::FIRST_FLIGHT_DATA..=limits::MAX_OFFSET;
+    /// What a stream's buffer may grow to, in bytes; 32 MiB. Changes live: what was granted stays
+    /// so.
+    max_stream_buffer, set_max_stream_buffer: u64 = limits::MAX_WINDOW,
+        limits::FIRST_FLIGHT_DATA..=limits::MAX_OFFSET;
+    /// The share of a stream's buffer that waits unread from which on it is under backpressure
+    /// (8.3); 0.75. Changes live.
+    stream_threshold, set_stream_threshold: f64 = 0.75, 0.1..=1.0;
+    /// The share of the window that waits unread from which on the session is under backpressure
+    /// (8.3); 0.80. Changes live.
+    window_threshold, set_window_threshold: f64 = 0.80, 0.1..=1.0;
+    /// A stream is told of credit in steps of this many bytes; 64 KiB (the design documents' slide
+    /// size). Changes live.
+    slide_step, set_slide_step: u64 = limits::SLIDE_STEP, 1..=limits::MAX_OFFSET;
+    /// A gap that keeps a reader waiting for this long is reported and acted on (8.4); 100 ms (the
+    /// design documents' gap timeout). Changes live.
+    gap_timeout, set_gap_timeout: Duration = limits::GAP_TIMEOUT,
+        Duration::from_millis(1)..=limits::AGGREGATION_TIMEOUT;
+    /// Logical streams of equal priority that share a QUIC stream; 4, and 1 shares none (5.2).
+    /// Changes live, for frames to come.
+    streams_per_quic_stream, set_streams_per_quic_stream: u64 = limits::STREAMS_PER_QUIC_STREAM,
+        1..=limits::MAX_STREAMS;
+    /// Frames of small writes that leave in one packet at most; 256 (the design documents' batch
+    /// size). Changes live, for frames to come.
+    batch_size, set_batch_size: usize = limits::MAX_PACKET_FRAMES, 1..=limits::MAX_PACKET_FRAMES;
+    /// Bytes sent on a path and not acknowledged beyond which bulk writers wait; 7 MiB. Changes
+    /// live.
+    max_unacked, set_max_unacked: u64 = limits::MAX_UNACKED,
+        2 * limits::MAX_PACKET_PAYLOAD as u64..=limits::MAX_OFFSET;
+    /// Whether data packets carry a CRC32C, if the peer takes it (4.7); off. Fixed for a session.
+    checksum, set_checksum: bool = false, false..=true, fixed;
+    /// Whether payload that shrinks by it is compressed, if the peer takes it (4.7); off. Fixed for
+    /// a session.
+    compression, set_compression: bool = false, false..=true, fixed;
+}
+
+impl Config {
+    /// Checks how the settings relate.
+    ///
+    /// # Errors
+    /// What to change.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        for (setting, least, other, most) in [
+            ("initial_window", self.initial_window, "max_window", self.max_window),
+            ("stream_buffer", self.stream_buffer, "max_stream_buffer", self.max_stream_buffer),
+        ] {
+            if least > most {
+                return Err(ConfigError::TooLarge { setting, other });
+            }
+        }
+        if self.floor() < limits::FIRST_FLIGHT_DATA {
+            let least = limits::FIRST_FLIGHT_DATA * 2 * self.max_receiving();
+            return Err(ConfigError::WindowTooSmall { least });
+        }
+        Ok(())
+    }
+
+    /// Receiving halves that can exist at once: the peer's streams, and our own bidirectional ones.
+    pub(crate) fn max_receiving(&self) -> u64 {
+        2 * self.max_streams_bidi + self.max_streams_uni
+    }
+
+    /// What each stream is granted before anything is said: its floor.
+    pub(crate) fn floor(&self) -> u64 {
+        self.initial_window / (2 * self.max_receiving())
+    }
+
+    /// What is wanted of the packets of a session's paths.
+    pub(crate) fn data_options(&self) -> DataOptions {
+        DataOptions { checksum: self.checksum, compression: self.compression }
+    }
+
+    /// The limits to tell the peer in the first flight.
+    #[must_use]
+    pub fn to_wire(&self) -> pb::StreamLimits {
+        pb::StreamLimits {
+            max_streams_bidi: self.max_streams_bidi,
+            max_streams_uni: self.max_streams_uni,
+            initial_max_stream_data: self.floor(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_valid_and_setters_keep_their_bounds() {
+        let mut config = Config::default();
+        assert_eq!(config.validate(), Ok(()));
+        config.set_max_streams_uni(8).unwrap().set_stream_threshold(0.5).unwrap();
+        assert_eq!((config.max_streams_uni(), config.stream_threshold()), (8, 0.5));
+        let error = config.set_max_streams_uni(7).unwrap_err();
+        assert_eq!(error.to_string(), "max_streams_uni cannot be 7: set it within 8..=100");
+        assert!(config.set_stream_threshold(f64::NAN).is_err());
+        assert!(config.set_gap_timeout(Duration::ZERO).is_err());
+        assert_eq!((config.max_streams_uni(), config.stream_threshold()), (8, 0.5));
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_refused() {
+        let mut config = Config::default();
+        config.set_max_window(1 << 20).unwrap();
+        let error = config.validate().unwrap_err();
+        assert_eq!(error, ConfigError::TooLarge { setting: "initial_window", other: "max_window" });
+        config.set_initial_window(1 << 19).unwrap();
+        let ConfigError::WindowTooSmall { least } = config.validate().unwrap_err() else {
+            panic!("the floors are too small")
+        };
+        config.set_initial_window(least).unwrap();
+        assert_eq!(config.validate(), Ok(()));
+        config.set_max_stream_buffer(1 << 16).unwrap();
+        assert!(config.validate().is_err());
+    }
+
+    #[test]
+    fn what_is_agreed_on_at_the_start_stays() {
+        let config = Config::default();
+        let mut new = config.clone();
+        new.set_max_window(1 << 23).unwrap().set_slide_step(1 << 10).unwrap();
+        assert_eq!(config.check_change(&new), Ok(()));
+        new.set_compression(true).unwrap();
+        let setting = "compression";
+        assert_eq!(config.check_change(&new), Err(ConfigError::FixedForSession { setting }));
+    }
+}

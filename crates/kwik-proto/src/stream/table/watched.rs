@@ -1,0 +1,166 @@
+//! Backpressure told to the peer and by it (8.3), gaps that last (8.4), and figures of live
+//! streams.
+
+use std::time::Instant;
+
+use crate::presentation::BackpressureReason;
+use crate::stats::{RecvStats, SendStats, SessionStats, StreamStats};
+use crate::stream::metadata::violation;
+use crate::stream::{GapNotice, Halves, StreamMetadata, StreamWake};
+use crate::sync::lock;
+use crate::wire::pb::control as pb;
+use crate::{Code, CodedError, StreamId};
+
+use super::StreamTable;
+
+impl StreamTable {
+    /// A batch of a stream's bytes came and was put into its receiving half.
+    pub fn on_received(&mut self, id: StreamId, now: Instant) {
+        self.look(id, now);
+    }
+
+    /// Looks at what a stream holds, and tells the peer when backpressure changed.
+    pub(super) fn look(&mut self, id: StreamId, now: Instant) {
+        let Some(recv) = self.streams.get(&id).and_then(|entry| entry.halves.recv.clone()) else {
+            return;
+        };
+        let allowance = self.window.allowance(id);
+        let change = self.watch.look(id, &lock(&recv), allowance, &self.config, now);
+        let lifted = change.is_some_and(|change| change.reason.is_none());
+        self.outbox.extend(change.map(|change| change.to_wire()));
+        self.look_at_session();
+        if lifted {
+            self.grant(id);
+        }
+    }
+
+    /// Looks at what all streams hold, and tells the peer when backpressure changed.
+    pub(super) fn look_at_session(&mut self) {
+        let session = self.watch.backpressure().session().map(|(reason, _)| reason);
+        let memory = match session {
+            Some(BackpressureReason::MemoryPressure) => !self.window.is_eased(),
+            _ => self.window.is_pressed(),
+        };
+        let change = self.watch.look_at_session(&self.window.status(), memory, &self.config);
+        self.outbox.extend(change.map(|change| change.to_wire()));
+    }
+
+    /// A stream's reader leaves bytes lying: lending it more would only let it hold more.
+    pub(super) fn is_slow(&self, id: StreamId) -> bool {
+        let reason = self.watch.backpressure().stream(id).map(|(reason, _)| reason);
+        reason == Some(BackpressureReason::SlowConsumer)
+    }
+
+    /// The peer opened a stream, or tells of one that its data has opened, what it is (8.5).
+    pub(super) fn on_created(
+        &mut self,
+        m: &pb::StreamCreateNotification,
+        now: Instant,
+    ) -> Result<(), CodedError> {
+        let id = StreamId::from_u64(m.logical_stream_id);
+        if id.initiator() == self.side {
+            let context = format!("{id} is not the peer's to open");
+            return Err(CodedError::new(Code::InvalidStreamRole, context));
+        }
+        let metadata = StreamMetadata::from_wire(m.metadata.as_ref())?;
+        let max_buffer = metadata.max_buffer();
+        let halves = self.touch_with(id, max_buffer, now)?;
+        let Some(recv) = halves.and_then(|halves| halves.recv) else { return Ok(()) };
+        if !lock(&recv).set_metadata(&metadata) {
+            return Err(violation("that contradicts what was said before"));
+        }
+        if let Some(entry) = self.streams.get_mut(&id) {
+            entry.max_buffer = max_buffer.unwrap_or(u64::MAX);
+            entry.buffer = entry.buffer.min(entry.max_buffer);
+        }
+        self.wakes.push(StreamWake::Readable(id));
+        Ok(())
+    }
+
+    /// The peer asks to slow down, or need not be spared any more.
+    pub(super) fn on_backpressure(
+        &mut self,
+        m: &pb::Backpressure,
+        now: Instant,
+    ) -> Result<(), CodedError> {
+        let reason = BackpressureReason::from_wire(m.reason());
+        let Some(id) = m.stream_id.map(StreamId::from_u64) else {
+            self.backpressure = reason;
+            let writing = self.streams.iter().filter(|(_, entry)| entry.halves.send.is_some());
+            self.wakes.extend(writing.map(|(id, _)| StreamWake::Writable(*id)));
+            return Ok(());
+        };
+        self.check_role(id, self.side)?;
+        if let Some(Halves { send: Some(send), .. }) = self.touch(id, now)? {
+            lock(&send).on_backpressure(reason);
+            self.wakes.push(StreamWake::Writable(id));
+        }
+        Ok(())
+    }
+
+    /// Why the peer asks to slow down writing all streams, if it does.
+    #[must_use]
+    pub fn backpressure(&self) -> Option<BackpressureReason> {
+        self.backpressure
+    }
+
+    /// When [`StreamTable::take_gap`] may have something.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.watch.poll_timeout(self.config.gap_timeout())
+    }
+
+    /// The next gap that has kept a reader waiting for the gap timeout; each is told once.
+    pub fn take_gap(&mut self, now: Instant) -> Option<GapNotice> {
+        self.watch.take_gap(self.config.gap_timeout(), now)
+    }
+
+    /// What of a session's figures its streams know.
+    #[must_use]
+    pub fn stats(&self, now: Instant) -> SessionStats {
+        SessionStats {
+            streams: self.streams.len(),
+            window: self.window.size(),
+            granted: self.window.lent(),
+            held: self.watch.held(),
+            backpressure: self.watch.backpressure().stats(now),
+            gaps: self.watch.reported(),
+            ..SessionStats::default()
+        }
+    }
+
+    /// Figures of every live stream.
+    #[must_use]
+    pub fn stream_stats(&self) -> Vec<StreamStats> {
+        self.streams.values().map(|entry| self.stats_of(&entry.halves)).collect()
+    }
+
+    fn stats_of(&self, halves: &Halves) -> StreamStats {
+        let id = halves.id;
+        let recv = halves.recv.as_ref().map(|recv| {
+            let recv = lock(recv);
+            let (duplicates, conflicts) = recv.duplicates();
+            RecvStats {
+                buffer: recv.usage(),
+                allowance: self.window.allowance(id),
+                max_allowance: self.buffer_of(id),
+                granted: recv.max_data(),
+                final_size: recv.final_size(),
+                duplicates,
+                conflicts,
+                backpressure: self.watch.backpressure().stream(id),
+                gap: self.watch.gap(id),
+                times: self.watch.times(id),
+            }
+        });
+        let send = halves.send.as_ref().map(|send| {
+            let send = lock(send);
+            SendStats {
+                written: send.cursor(),
+                credit: send.credit(),
+                backpressure: send.backpressure().or(self.backpressure),
+            }
+        });
+        StreamStats { id, recv, send }
+    }
+}

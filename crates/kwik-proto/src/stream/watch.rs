@@ -1,0 +1,165 @@
+//! What a session's streams hold for their readers, watched for backpressure (8.3) and for gaps
+//! that last (8.4).
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use crate::presentation::{
+    Backpressure, BackpressureChange, SessionLoad, StreamLoad, WindowStatus,
+};
+use crate::{Config, StreamId};
+
+use super::RecvHalf;
+
+/// A gap that has kept the reader of a stream waiting for [`Config::gap_timeout`] (8.4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GapNotice {
+    /// Of which stream.
+    pub stream: StreamId,
+    /// What is missing; bytes behind it are here.
+    pub range: Range<u64>,
+    /// Since when the reader waits for it.
+    pub since: Instant,
+}
+
+#[derive(Debug)]
+struct Gap {
+    range: Range<u64>,
+    since: Instant,
+    reported: bool,
+}
+
+#[derive(Debug)]
+struct Watched {
+    held: u64,
+    opened_at: Instant,
+    active_at: Instant,
+}
+
+/// What is known of the receiving streams of a session. It is looked at once a batch that came and
+/// once a step that was read, never per chunk.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    streams: BTreeMap<StreamId, Watched>,
+    /// Sum over `streams`.
+    held: u64,
+    backpressure: Backpressure,
+    /// What readers wait for while bytes behind it are here.
+    gaps: BTreeMap<StreamId, Gap>,
+    /// Gaps reported so far.
+    reported: u64,
+    /// The time of the last look: streams are closed without one.
+    latest: Option<Instant>,
+}
+
+impl Watch {
+    pub(super) fn open(&mut self, id: StreamId, now: Instant) {
+        self.latest = self.latest.max(Some(now));
+        let watched = Watched { held: 0, opened_at: now, active_at: now };
+        self.streams.insert(id, watched);
+    }
+
+    /// Looks at a stream with its `allowance`: its backpressure, if that changed.
+    pub(super) fn look(
+        &mut self,
+        id: StreamId,
+        recv: &RecvHalf,
+        allowance: u64,
+        config: &Config,
+        now: Instant,
+    ) -> Option<BackpressureChange> {
+        let watched = self.streams.get_mut(&id)?;
+        self.latest = self.latest.max(Some(now));
+        watched.active_at = now;
+        let held = recv.held();
+        self.held = self.held - watched.held + held;
+        watched.held = held;
+        self.look_for_gap(id, recv, now);
+        let load = StreamLoad {
+            held: if recv.is_complete() { 0 } else { held },
+            contiguous: recv.unread(),
+            size: allowance,
+        };
+        self.backpressure.on_stream(id, load, config.stream_threshold(), now)
+    }
+
+    /// Looks at all streams together: the session's backpressure, if that changed.
+    pub(super) fn look_at_session(
+        &mut self,
+        window: &WindowStatus,
+        memory: bool,
+        config: &Config,
+    ) -> Option<BackpressureChange> {
+        let load = SessionLoad {
+            held: self.held,
+            size: window.lent + window.lendable + window.streams * window.floor,
+            streams: self.streams.len(),
+            memory,
+        };
+        self.backpressure.on_session(load, config.window_threshold(), self.latest?)
+    }
+
+    /// A stream's reader needs nothing more.
+    pub(super) fn close(&mut self, id: StreamId) {
+        if let Some(watched) = self.streams.remove(&id) {
+            self.held -= watched.held;
+            self.gaps.remove(&id);
+            self.backpressure.on_closed(id, self.latest.unwrap_or(watched.active_at));
+        }
+    }
+
+    /// When [`Watch::take_gap`] may have something.
+    pub(super) fn poll_timeout(&self, timeout: Duration) -> Option<Instant> {
+        self.gaps.values().filter(|gap| !gap.reported).map(|gap| gap.since + timeout).min()
+    }
+
+    /// A gap that has lasted for `timeout` and was not reported yet.
+    pub(super) fn take_gap(&mut self, timeout: Duration, now: Instant) -> Option<GapNotice> {
+        let due = |gap: &Gap| !gap.reported && gap.since + timeout <= now;
+        let (id, gap) = self.gaps.iter_mut().find(|(_, gap)| due(gap))?;
+        gap.reported = true;
+        self.reported += 1;
+        Some(GapNotice { stream: *id, range: gap.range.clone(), since: gap.since })
+    }
+
+    /// A gap that a stream's reader waits for, however long.
+    pub(super) fn gap(&self, id: StreamId) -> Option<GapNotice> {
+        let gap = self.gaps.get(&id)?;
+        Some(GapNotice { stream: id, range: gap.range.clone(), since: gap.since })
+    }
+
+    /// When a stream was opened, and when it last received or was read.
+    pub(super) fn times(&self, id: StreamId) -> Option<(Instant, Instant)> {
+        self.streams.get(&id).map(|watched| (watched.opened_at, watched.active_at))
+    }
+
+    /// Gaps reported so far.
+    pub(super) fn reported(&self) -> u64 {
+        self.reported
+    }
+
+    /// Bytes received and not yet read, as of the last look.
+    pub(super) fn held(&self) -> u64 {
+        self.held
+    }
+
+    pub(super) fn backpressure(&self) -> &Backpressure {
+        &self.backpressure
+    }
+
+    /// Notes the gap that the reader waits for; the time begins anew when it waits at another
+    /// place.
+    fn look_for_gap(&mut self, id: StreamId, recv: &RecvHalf, now: Instant) {
+        let Some(range) = recv.blocking_gap() else {
+            self.gaps.remove(&id);
+            return;
+        };
+        match self.gaps.get_mut(&id).filter(|gap| gap.range.start == range.start) {
+            Some(gap) => gap.range = range,
+            None => {
+                self.gaps.insert(id, Gap { range, since: now, reported: false });
+            }
+        }
+    }
+}

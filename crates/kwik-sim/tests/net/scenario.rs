@@ -1,0 +1,177 @@
+//! A scenario: servers on links, what the client fetches, and what goes wrong when.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use kwik::Config;
+use kwik_sim::{Shape, Sim, Trace};
+
+use crate::cluster::{Cluster, FetchError, Reading, Request};
+
+/// What goes wrong, or right again. The number is a server's.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Fault {
+    Crash(usize),
+    /// It starts anew.
+    Start(usize),
+    Freeze(usize),
+    Thaw(usize),
+    /// Nothing passes, either way.
+    Cut(usize),
+    /// Nothing passes from the server.
+    CutUp(usize),
+    /// Nothing passes to the server.
+    CutDown(usize),
+    /// Its link is as it was at first.
+    Mend(usize),
+    /// It sends at a part of its rate.
+    Slow(usize, u64),
+    /// The primary removes its path.
+    Leave(usize),
+    /// The primary adds a path to it.
+    Join(usize),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fetch {
+    pub(crate) request: Request,
+    /// When it begins, after the session stands.
+    pub(crate) at: Duration,
+    /// The reader pauses after so many bytes.
+    pub(crate) pace: Option<(u64, Duration)>,
+}
+
+/// See the module. Server 0 is the primary.
+#[derive(Debug, Clone)]
+pub(crate) struct Scenario {
+    /// From the server, and to it.
+    pub(crate) links: Vec<[Shape; 2]>,
+    pub(crate) fetches: Vec<Fetch>,
+    pub(crate) faults: Vec<(Duration, Fault)>,
+    pub(crate) settings: Config,
+    /// How long the servers are up before the client dials.
+    pub(crate) limit: Duration,
+}
+
+/// How it went.
+pub(crate) struct Outcome {
+    pub(crate) fetched: Vec<(Duration, Result<Reading, FetchError>)>,
+    pub(crate) trace: Trace,
+    pub(crate) took: Duration,
+    /// What the client has left when all is closed: tasks.
+    pub(crate) left: usize,
+    pub(crate) stats: Option<kwik::SessionStats>,
+}
+
+pub(crate) fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+impl Scenario {
+    fn apply(&self, cluster: &Cluster, fault: Fault) {
+        let shape = |server: usize| self.links[server];
+        let relink = |server: usize, [up, down]: [Shape; 2]| {
+            cluster.servers[server].link_up(up);
+            cluster.servers[server].link_down(down);
+        };
+        match fault {
+            Fault::Crash(server) => cluster.servers[server].crash(),
+            Fault::Start(server) => {
+                cluster.servers[server].crash();
+                cluster.start(server);
+            }
+            Fault::Freeze(server) => cluster.servers[server].freeze(),
+            Fault::Thaw(server) => cluster.servers[server].thaw(),
+            Fault::Cut(server) => cluster.servers[server].cut(true),
+            Fault::CutUp(server) => cluster.servers[server].link_up(shape(server)[0].cut(true)),
+            Fault::CutDown(server) => cluster.servers[server].link_down(shape(server)[1].cut(true)),
+            Fault::Mend(server) => relink(server, shape(server)),
+            Fault::Slow(server, part) => {
+                cluster.servers[server].link_up(shape(server)[0].slowed(part));
+            }
+            Fault::Leave(server) => cluster.leave(server),
+            Fault::Join(server) => cluster.join(server),
+        }
+    }
+
+    /// Lets it happen.
+    pub(crate) fn run(self, seed: u64) -> Outcome {
+        let sim = Sim::new(seed);
+        let cluster = Cluster::new(&sim, self.links.len());
+        for server in 0..self.links.len() {
+            self.apply(&cluster, Fault::Mend(server));
+            cluster.start(server);
+        }
+        for (time, fault) in self.faults.clone() {
+            let (scenario, cluster) = (self.clone(), cluster.clone());
+            sim.at(time, move || scenario.apply(&cluster, fault));
+        }
+        let world = sim.clone();
+        let (fetched, stats) = sim.block_on({
+            let (client, cluster) = (cluster.client.clone(), cluster.clone());
+            async move {
+                let results = Arc::new(Mutex::new(Results::default()));
+                client.spawn(fetch_all(self.clone(), cluster, results.clone()));
+                while results.lock().unwrap().missing(self.fetches.len()) {
+                    let late = world.elapsed() > self.limit;
+                    assert!(!late, "hangs: {:?}", results.lock().unwrap().hanging(&self.fetches));
+                    world.sleep(ms(100)).await;
+                }
+                // Whatever is left of the session has an end of its own, at last QUIC's idle timeout.
+                world.sleep(Duration::from_secs(40)).await;
+                let mut results = results.lock().unwrap();
+                let fetched = std::mem::take(&mut results.fetched);
+                (fetched.into_values().collect(), results.stats.take())
+            }
+        });
+        let left = cluster.client.tasks();
+        Outcome { fetched, trace: sim.trace(), took: sim.elapsed(), left, stats }
+    }
+}
+
+#[derive(Default)]
+struct Results {
+    fetched: std::collections::BTreeMap<usize, (Duration, Result<Reading, FetchError>)>,
+    stats: Option<kwik::SessionStats>,
+}
+
+impl Results {
+    fn hanging<'a>(&self, fetches: &'a [Fetch]) -> Vec<&'a Fetch> {
+        let hangs = |(at, _): &(usize, _)| !self.fetched.contains_key(at);
+        fetches.iter().enumerate().filter(hangs).map(|(_, fetch)| fetch).collect()
+    }
+
+    fn missing(&self, all: usize) -> bool {
+        self.fetched.len() < all
+    }
+}
+
+async fn fetch_all(scenario: Scenario, cluster: Cluster, results: Arc<Mutex<Results>>) {
+    let sim = cluster.sim.clone();
+    let session = match cluster.connect(scenario.settings.clone()).await {
+        Ok(session) => session,
+        Err(error) => {
+            let mut results = results.lock().unwrap();
+            for at in 0..scenario.fetches.len() {
+                results.fetched.insert(at, (sim.elapsed(), Err(error.clone())));
+            }
+            return;
+        }
+    };
+    let all = scenario.fetches.len();
+    for (at, fetch) in scenario.fetches.into_iter().enumerate() {
+        let (cluster, session, results) = (cluster.clone(), session.clone(), results.clone());
+        let client = cluster.client.clone();
+        client.spawn(async move {
+            let sim = cluster.sim.clone();
+            sim.sleep(fetch.at).await;
+            let result = cluster.fetch(&session, fetch.request, fetch.pace).await;
+            let mut results = results.lock().unwrap();
+            let taken = results.fetched.insert(at, (sim.elapsed(), result));
+            assert!(taken.is_none(), "a stream ends once");
+            if !results.missing(all) {
+                results.stats = Some(session.stats());
+            }
+        });
+    }
+}

@@ -1,0 +1,114 @@
+//! When the next packet may leave, and how much it holds (4.4).
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll, Waker};
+
+use kwik_proto::ack::SharedSent;
+use kwik_proto::stream::{Priority, Slot};
+use kwik_proto::sync::lock;
+use kwik_proto::wire::{DataOptions, PacketFrame};
+use kwik_proto::{Config, limits};
+
+/// Packets are at most this part of QUIC's send window, so that one cannot fill what the gate leaves free.
+const WINDOW_SHARE: u64 = 16;
+
+/// Numbers the packets of one connection, and holds those of normal priority back while so much is not acknowledged
+/// that QUIC's send window is nearly full: what is more urgent always finds room there.
+pub(super) struct Gate {
+    sent: SharedSent,
+    send_window: u64,
+    max_outstanding: AtomicU64,
+    batch: AtomicUsize,
+    /// QUIC streams with a packet to send, in the order in which they came.
+    waiting: Mutex<VecDeque<Waiting>>,
+}
+
+struct Waiting {
+    slot: Slot,
+    urgent: bool,
+    waker: Waker,
+}
+
+impl Gate {
+    pub(super) fn new(sent: SharedSent, send_window: u64, config: &Config) -> Self {
+        let gate = Self {
+            sent,
+            send_window,
+            max_outstanding: AtomicU64::new(0),
+            batch: AtomicUsize::new(0),
+            waiting: Mutex::default(),
+        };
+        gate.configure(config);
+        gate
+    }
+
+    pub(super) fn configure(&self, config: &Config) {
+        // An eighth for what is urgent, of which a packet that has just fitted takes half at the most.
+        let most = self.send_window - self.send_window / 8;
+        self.max_outstanding.store(config.max_unacked().min(most), Relaxed);
+        self.batch.store(config.batch_size(), Relaxed);
+        self.wake_first();
+    }
+
+    /// Payload of a packet, in bytes: large ones cost the least CPU.
+    pub(super) fn packet_payload(&self) -> usize {
+        let share = usize::try_from(self.send_window / WINDOW_SHARE).unwrap_or(usize::MAX);
+        share.clamp(limits::MIN_SLICE, limits::MAX_PACKET_PAYLOAD)
+    }
+
+    /// Frames of a packet.
+    pub(super) fn batch(&self) -> usize {
+        self.batch.load(Relaxed)
+    }
+
+    /// Waits for its turn to send one packet. Who is urgent waits for nobody.
+    pub(super) fn poll_turn(&self, slot: Slot, priority: i32, cx: &Context<'_>) -> Poll<()> {
+        let urgent = priority > Priority::Normal.into();
+        let mut waiting = lock(&self.waiting);
+        let at = waiting.iter().position(|waits| waits.slot == slot);
+        let first = waiting.is_empty() || at == Some(0);
+        if self.has_room(urgent) && (urgent || first) {
+            at.and_then(|at| waiting.remove(at));
+            return Poll::Ready(());
+        }
+        let waker = cx.waker().clone();
+        match at.and_then(|at| waiting.get_mut(at)) {
+            Some(waits) => waits.waker = waker,
+            None if urgent => waiting.push_front(Waiting { slot, urgent, waker }),
+            None => waiting.push_back(Waiting { slot, urgent, waker }),
+        }
+        Poll::Pending
+    }
+
+    /// Gives a turn up.
+    pub(super) fn leave(&self, slot: Slot) {
+        lock(&self.waiting).retain(|waits| waits.slot != slot);
+        self.wake_first();
+    }
+
+    fn has_room(&self, urgent: bool) -> bool {
+        let sent = lock(&self.sent);
+        let bulk = || sent.outstanding() < self.max_outstanding.load(Relaxed);
+        sent.has_room() && (urgent || bulk())
+    }
+
+    /// A packet with these frames leaves: its id, and how it is to be encoded.
+    pub(super) fn on_sent(&self, bytes: u64, kept: Vec<PacketFrame>) -> (u64, DataOptions) {
+        let sent = {
+            let mut sent = lock(&self.sent);
+            (sent.on_sent(bytes, kept), sent.options())
+        };
+        self.wake_first();
+        sent
+    }
+
+    /// Lets the first of those who wait look whether there is room; it stays the first until it has sent.
+    pub(super) fn wake_first(&self) {
+        let waiting = lock(&self.waiting);
+        if let Some(first) = waiting.front().filter(|first| self.has_room(first.urgent)) {
+            first.waker.wake_by_ref();
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! One QUIC stream that is written: opened with its first bytes, and never left within a message.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use kwik_proto::wire::StreamKind;
+
+use crate::quic::{Connection, ConnectionError, SendStream, WriteError};
+
+type Opening = Pin<Box<dyn Future<Output = Result<SendStream, ConnectionError>> + Send + Sync>>;
+
+enum State {
+    Unopened(Connection, StreamKind),
+    /// Waiting for the peer to allow a QUIC stream.
+    Opening(Opening, StreamKind),
+    Open(SendStream),
+    /// Finished or reset here.
+    Ended,
+    Failed(WriteError),
+}
+
+/// A QUIC stream, and what is to be written to it next.
+pub(in crate::driver) struct Outgoing {
+    state: State,
+    priority: i32,
+    pending: Vec<Bytes>,
+}
+
+impl Outgoing {
+    pub(in crate::driver) fn new(connection: Connection, kind: StreamKind, priority: i32) -> Self {
+        Self { state: State::Unopened(connection, kind), priority, pending: Vec::new() }
+    }
+
+    /// Chunks to write in this order.
+    pub(in crate::driver) fn pending(&mut self) -> &mut Vec<Bytes> {
+        &mut self.pending
+    }
+
+    /// The peer allows no QUIC stream for the time being.
+    pub(in crate::driver) fn is_opening(&self) -> bool {
+        matches!(self.state, State::Opening(..))
+    }
+
+    /// It takes no more.
+    pub(in crate::driver) fn is_over(&self) -> bool {
+        matches!(self.state, State::Ended | State::Failed(_))
+    }
+
+    pub(in crate::driver) fn result(&self) -> Result<(), WriteError> {
+        match &self.state {
+            State::Failed(error) => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Opens it, and writes all that is pending. Once it is over, drops what is pending.
+    pub(in crate::driver) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match &mut self.state {
+                State::Unopened(connection, kind) => {
+                    let (connection, kind) = (connection.clone(), *kind);
+                    let opening = Box::pin(async move { connection.open_uni().await });
+                    self.state = State::Opening(opening, kind);
+                }
+                State::Opening(opening, kind) => match ready!(opening.as_mut().poll(cx)) {
+                    Ok(stream) => {
+                        let mut encoded = BytesMut::new();
+                        kind.encode(&mut encoded);
+                        self.pending.insert(0, encoded.freeze());
+                        // Only one that is over refuses.
+                        stream.set_priority(self.priority).ok();
+                        self.state = State::Open(stream);
+                    }
+                    Err(error) => self.fail(error.into()),
+                },
+                State::Open(_) if self.pending.is_empty() => return Poll::Ready(()),
+                State::Open(stream) => {
+                    match ready!(stream.poll_write_chunks(cx, &mut self.pending)) {
+                        Ok(_) => self.pending.retain(|chunk| !chunk.is_empty()),
+                        Err(error) => self.fail(error),
+                    }
+                }
+                State::Ended | State::Failed(_) => {
+                    self.pending.clear();
+                    return Poll::Ready(());
+                }
+            }
+        }
+    }
+
+    pub(in crate::driver) fn fail(&mut self, error: WriteError) {
+        self.state = State::Failed(error);
+        self.pending.clear();
+    }
+
+    /// Ends the QUIC stream; nothing is pending, since an end inside a message would break the protocol.
+    pub(in crate::driver) fn end(&mut self) {
+        debug_assert!(self.pending.is_empty(), "the rest of a message is lost");
+        if let State::Open(stream) = &mut self.state {
+            // An error means that the peer has stopped it.
+            stream.finish().ok();
+        }
+        self.state = State::Ended;
+    }
+}

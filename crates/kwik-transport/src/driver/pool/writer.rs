@@ -1,0 +1,199 @@
+//! One writer of a pool: a logical stream, or a lease.
+
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use kwik_proto::StreamId;
+use kwik_proto::limits::SHARED_BACKLOG;
+use kwik_proto::stream::{WriterKey, WriterKind};
+use kwik_proto::sync::lock;
+use kwik_proto::wire::PacketFrame;
+
+use crate::quic::WriteError;
+
+use super::DataPool;
+use super::pooled::{PooledStream, Queued};
+
+/// Frames that one writer may have waiting; small ones that follow one another leave as one.
+const MAX_WAITING: usize = 32;
+
+/// What a writer and the QUIC stream that it writes on share.
+#[derive(Default)]
+pub(super) struct WriterState(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    frames: usize,
+    bytes: usize,
+    error: Option<WriteError>,
+    waker: Option<Waker>,
+}
+
+impl WriterState {
+    fn on_queued(&self, len: usize) {
+        let mut waiting = lock(&self.0);
+        waiting.frames += 1;
+        waiting.bytes += len;
+    }
+
+    /// A frame is with QUIC now, or was dropped.
+    pub(super) fn on_left(&self, len: usize) {
+        let mut waiting = lock(&self.0);
+        waiting.frames -= 1;
+        waiting.bytes -= len;
+        if let Some(waker) = waiting.waker.take() {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn fail(&self, error: &WriteError) {
+        let mut waiting = lock(&self.0);
+        waiting.error = Some(error.clone());
+        if let Some(waker) = waiting.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// Writes the frames of one logical stream or lease on the QUIC streams of a pool. When it is dropped, what it has
+/// pushed still leaves.
+pub(crate) struct FrameWriter {
+    pool: Arc<DataPool>,
+    kind: WriterKind,
+    /// From the first frame on.
+    key: Option<WriterKey>,
+    priority: Mutex<i32>,
+    /// It has a QUIC stream of its own, for as long as much of it is on its way.
+    bulk: bool,
+    /// Where its last frame went; while one waits there, others follow it.
+    stream: Option<Arc<PooledStream>>,
+    state: Arc<WriterState>,
+}
+
+impl FrameWriter {
+    pub(crate) fn new(pool: &Arc<DataPool>, kind: WriterKind) -> Self {
+        Self {
+            pool: pool.clone(),
+            kind,
+            key: None,
+            priority: Mutex::default(),
+            bulk: false,
+            stream: None,
+            state: Arc::default(),
+        }
+    }
+
+    /// Nothing was written yet.
+    pub(crate) fn is_unopened(&self) -> bool {
+        self.key.is_none()
+    }
+
+    pub(crate) fn priority(&self) -> i32 {
+        *lock(&self.priority)
+    }
+
+    pub(crate) fn set_priority(&self, priority: i32) {
+        let mut own = lock(&self.priority);
+        *own = priority;
+        if let Some(key) = self.key {
+            self.pool.set_priority(key, priority);
+        }
+    }
+
+    /// Waits until more may wait: how many bytes, and in how many frames.
+    pub(crate) fn poll_ready(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(usize, usize), WriteError>> {
+        let most = self.pool.packet_payload();
+        self.poll_waiting(cx, |waiting| {
+            let bytes = most.saturating_sub(waiting.bytes);
+            let frames = MAX_WAITING.saturating_sub(waiting.frames);
+            (bytes > 0 && frames > 0).then_some((bytes, frames))
+        })
+    }
+
+    /// Waits until everything pushed is with QUIC.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WriteError>> {
+        self.poll_waiting(cx, |waiting| (waiting.frames == 0).then_some(()))
+    }
+
+    fn poll_waiting<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        ready: impl FnOnce(&Waiting) -> Option<T>,
+    ) -> Poll<Result<T, WriteError>> {
+        let mut waiting = lock(&self.state.0);
+        if let Some(error) = &waiting.error {
+            return Poll::Ready(Err(error.clone()));
+        }
+        match ready(&waiting) {
+            Some(ready) => Poll::Ready(Ok(ready)),
+            None => {
+                waiting.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Says how many of the bytes that were pushed are not acknowledged: what decides who shares.
+    pub(crate) fn on_unacknowledged(&mut self, bytes: u64) {
+        let Some(key) = self.key else { return };
+        if !self.bulk && bytes > SHARED_BACKLOG {
+            self.bulk = true;
+            self.pool.on_backlog(key);
+        } else if self.bulk && bytes == 0 {
+            self.bulk = false;
+            self.pool.on_drained(key);
+        }
+    }
+
+    /// Appends frames that follow one another, which leave as one; the last with `fin`.
+    pub(crate) fn push(
+        &mut self,
+        stream: StreamId,
+        mut offset: u64,
+        parts: impl IntoIterator<Item = Bytes>,
+        fin: bool,
+    ) -> Result<(), WriteError> {
+        let waits = {
+            let waiting = lock(&self.state.0);
+            if let Some(error) = &waiting.error {
+                return Err(error.clone());
+            }
+            waiting.frames > 0
+        };
+        let key = match self.key {
+            Some(key) => key,
+            None => *self.key.insert(self.pool.attach(self.priority(), self.kind)),
+        };
+        let mut frames = parts.into_iter().map(|payload| {
+            self.state.on_queued(payload.len());
+            let frame = PacketFrame { stream_id: stream.as_u64(), offset, payload, fin };
+            offset = frame.end();
+            Queued { frame, kept: self.kind == WriterKind::Sharing, writer: self.state.clone() }
+        });
+        let last = self.stream.take().filter(|_| waits);
+        match self.pool.push(key, last, &mut frames) {
+            Ok(stream) => self.stream = Some(stream),
+            Err(error) => self.state.fail(&error),
+        }
+        lock(&self.state.0).error.clone().map_or(Ok(()), Err)
+    }
+
+    /// Drops what waits to leave.
+    pub(crate) fn discard(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            stream.discard(&self.state);
+        }
+    }
+}
+
+impl Drop for FrameWriter {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.pool.detach(key);
+        }
+    }
+}

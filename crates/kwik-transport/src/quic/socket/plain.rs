@@ -1,0 +1,121 @@
+//! The UDP socket on tokio.
+
+use std::{
+    fmt,
+    future::Future,
+    io::{self, IoSliceMut},
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use quinn::{
+    AsyncUdpSocket, UdpPoller,
+    udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState},
+};
+use tokio::{io::Interest, net::UdpSocket};
+
+/// A UDP socket as the QUIC library's own, but one that does not ask again after it was told that
+/// the queue is empty.
+#[derive(Debug)]
+pub(crate) struct PlainSocket {
+    io: UdpSocket,
+    state: UdpSocketState,
+}
+
+impl PlainSocket {
+    /// On a bound `socket`; must be called inside a tokio runtime.
+    pub(crate) fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
+        let state = UdpSocketState::new((&socket).into())?;
+        Ok(Self { io: UdpSocket::from_std(socket)?, state })
+    }
+}
+
+impl AsyncUdpSocket for PlainSocket {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        let wait = move || {
+            let socket = Arc::clone(&self);
+            async move { socket.io.writable().await }
+        };
+        Box::pin(WritePoller { wait, waiting: Box::pin(None) })
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.io.try_io(Interest::WRITABLE, || self.state.send((&self.io).into(), transmit))
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        // recvmmsg on Linux stops short only when it has emptied the queue: an unconnected socket
+        // without IP_RECVERR has no errors that could stop it earlier.
+        let empties = cfg!(any(target_os = "linux", target_os = "android"));
+        let batch = bufs.len().min(BATCH_SIZE);
+        loop {
+            ready!(self.io.poll_recv_ready(cx))?;
+            let mut received = 0;
+            let result = self.io.try_io(Interest::READABLE, || {
+                received = self.state.recv((&self.io).into(), bufs, meta)?;
+                if empties && received < batch {
+                    // Clears readiness, unless tokio heard of more since before the call: whatever
+                    // arrives after it is an event of its own, so no wake-up is lost.
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                Ok(())
+            });
+            // Other errors tell of packets sent earlier, as in the library's own socket.
+            if received > 0 || result.is_ok() {
+                return Poll::Ready(Ok(received));
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.io.local_addr()
+    }
+
+    fn max_transmit_segments(&self) -> usize {
+        self.state.max_gso_segments()
+    }
+
+    fn max_receive_segments(&self) -> usize {
+        self.state.gro_segments()
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.state.may_fragment()
+    }
+}
+
+/// Waits again and again, in one place of memory, for what `wait` makes.
+struct WritePoller<W, F> {
+    wait: W,
+    waiting: Pin<Box<Option<F>>>,
+}
+
+impl<W, F> UdpPoller for WritePoller<W, F>
+where
+    W: Fn() -> F + Send + Sync + Unpin + 'static,
+    F: Future<Output = io::Result<()>> + Send + Sync + 'static,
+{
+    fn poll_writable(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.waiting.is_none() {
+            this.waiting.set(Some((this.wait)()));
+        }
+        let waiting = this.waiting.as_mut().as_pin_mut().expect("invariant: set above");
+        let result = ready!(waiting.poll(cx));
+        this.waiting.set(None);
+        Poll::Ready(result)
+    }
+}
+
+impl<W, F> fmt::Debug for WritePoller<W, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WritePoller").finish_non_exhaustive()
+    }
+}
