@@ -18,7 +18,7 @@ impl Shares {
     /// Looks at a session's paths; those that have ended since stay with what was seen last.
     pub(crate) fn update(&mut self, session: &Session) {
         for path in session.stats().paths {
-            self.0.insert(path.id, (path.address, path.received));
+            self.0.insert(path.id, (path.address, path.figures.received));
         }
     }
 

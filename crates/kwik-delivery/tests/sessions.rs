@@ -116,7 +116,7 @@ async fn objects_of_all_sizes_come_from_three_servers() {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
     let paths = client.session().stats().paths;
-    assert!(paths.iter().all(|path| path.received > 0), "{paths:?}");
+    assert!(paths.iter().all(|path| path.figures.received > 0), "{paths:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

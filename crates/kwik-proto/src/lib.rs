@@ -21,6 +21,7 @@ pub mod wire;
 
 mod code;
 mod config;
+mod event_log;
 mod id;
 
 #[cfg(test)]
@@ -31,4 +32,5 @@ pub(crate) fn test_now() -> std::time::Instant {
 
 pub use code::{Code, CodedError};
 pub use config::{Config, ConfigError};
+pub use event_log::{EventLog, LogCursor};
 pub use id::{Dir, LeaseId, PathId, PieceId, SessionId, Side, StreamId};

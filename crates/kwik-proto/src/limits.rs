@@ -136,6 +136,35 @@ pub const DOUBLED_SHARE: u64 = 50;
 pub const SUSPECT_AFTER: Duration = Duration::from_millis(50);
 /// ... and dead after this silence.
 pub const DEAD_AFTER: Duration = Duration::from_secs(3);
+/// A path that is asked, lives, and brings nothing for so long loses its leases: as long as a reader waits
+/// for what nobody may bring.
+pub const STALLED_AFTER: Duration = AGGREGATION_TIMEOUT;
+/// A path is degraded when it has been suspect for so long: a lost packet's repetition takes less ...
+pub const DEGRADED_AFTER: Duration = Duration::from_millis(250);
+/// ... or suspect so often ...
+pub const DEGRADED_TIMES: usize = 3;
+/// ... within this time.
+pub const DEGRADED_WITHIN: Duration = Duration::from_secs(10);
+/// How long a slow path must be slow to be degraded, and a degraded one well to be active.
+pub const HEALTH_HOLD: Duration = Duration::from_secs(1);
+/// The primary hears of the figures of paths that are at work this often.
+pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// Wait before a lost path is dialed again: doubled with each attempt, up to the largest, give or take a
+/// fifth.
+pub const REDIAL_FIRST: Duration = Duration::from_millis(250);
+/// See [`REDIAL_FIRST`].
+pub const REDIAL_LAST: Duration = Duration::from_secs(15);
+/// A path that is lost sooner after it was made goes on with the waits where it was.
+pub const REDIAL_CALM: Duration = Duration::from_secs(10);
+/// Attempts in a row, after which a path has ended.
+pub const MAX_REDIALS: u32 = 12;
+/// The client owes an answer on a path that is added or removed within this: longer than the silence that
+/// a session survives unharmed, so that a wait for it ends.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// Events on paths that are kept for who reads them late.
+pub const MAX_PATH_EVENTS: usize = 256;
+/// Notices of uncovered ranges that are kept: each names up to [`MAX_GAPS`] ranges.
+pub const MAX_UNCOVERED_EVENTS: usize = 32;
 /// Missing ranges without any live lease fail their reader after this.
 pub const AGGREGATION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Heartbeat of a path with something outstanding.

@@ -54,13 +54,13 @@ pub use kwik_proto::auth::{
 };
 pub use kwik_proto::lease::{IssuedLease, LeaseOutcome};
 pub use kwik_proto::mapping::{Mapping, MappingState, Place};
-pub use kwik_proto::path::{PathInfo, PathStatus};
+pub use kwik_proto::path::{PathEvent, PathInfo, PathStatus};
 pub use kwik_proto::presentation::{
     BackpressureReason, BackpressureStats, BufferUsage, ReasonStats,
 };
-pub use kwik_proto::session::{ClientConfig as SessionConfig, RelayReport};
+pub use kwik_proto::session::{ClientConfig as SessionConfig, RelayReport, Uncovered};
 pub use kwik_proto::stats::{
-    PathStats, RecvStats, SecondaryStats, SendStats, SessionStats, StreamStats,
+    PathFigures, PathStats, RecvStats, SecondaryStats, SendStats, SessionStats, StreamStats,
 };
 pub use kwik_proto::stream::{GapNotice, MetadataError, Priority, StreamMetadata, StreamType};
 pub use kwik_proto::{
@@ -68,7 +68,7 @@ pub use kwik_proto::{
 };
 pub use lease::{Lease, LeaseWriter};
 pub use mapped::{OpenStreamError, SecondaryStream};
-pub use primary::{PathError, PrimarySession};
+pub use primary::{PathError, PathEvents, PrimarySession, UncoveredEvents};
 pub use quic::{
     ClosedStream, ConnectError, ConnectionError, QuicConfig, SendDatagramError, ServerTrust,
     TlsError,

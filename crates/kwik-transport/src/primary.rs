@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use kwik_proto::auth::Fingerprint;
-use kwik_proto::path::{PathInfo, PathStatus};
-use kwik_proto::session::{PrimarySession as Machine, RelayReport};
-use kwik_proto::{CodedError, PathId, SessionId, StreamId};
+use kwik_proto::path::{PathEvent, PathInfo, PathStatus};
+use kwik_proto::session::{PrimarySession as Machine, RelayReport, Uncovered};
+use kwik_proto::{CodedError, LogCursor, PathId, SessionId, StreamId};
 
 use crate::driver::Held;
 use crate::lease::{Lease, LeaseWriter, WriterSession};
@@ -53,8 +53,10 @@ impl PrimarySession {
         self.shared.look(|machine| machine.id())
     }
 
-    /// Has the client make a path to the secondary with this key at this address (2.2). Not cancel safe: the path
-    /// may still come.
+    /// Has the client make a path to the secondary with this key at this address (2.2). Fails when the client does
+    /// not answer within [`limits::ANSWER_TIMEOUT`]. Not cancel safe: the path may still come.
+    ///
+    /// [`limits::ANSWER_TIMEOUT`]: kwik_proto::limits::ANSWER_TIMEOUT
     ///
     /// # Errors
     /// See [`PathError`].
@@ -73,7 +75,7 @@ impl PrimarySession {
             match info.status {
                 // Leaving already: it ends as dead.
                 PathStatus::Connecting | PathStatus::Disconnecting => None,
-                PathStatus::Dead => Some(Err(PathError::Failed(info.reason))),
+                _ if info.ended => Some(Err(PathError::Failed(info.reason))),
                 _ => Some(Ok(path)),
             }
         };
@@ -87,12 +89,12 @@ impl PrimarySession {
     pub async fn remove_path(&self, path: PathId) -> Result<(), PathError> {
         let asked = self.shared.drive(|machine, now| machine.remove_path(path, now));
         asked.map_err(PathError::Refused)?;
-        let lives = |info: PathInfo| info.status != PathStatus::Dead;
+        let lives = |info: PathInfo| !info.ended;
         let gone = || (!self.path(path).is_some_and(lives)).then_some(());
         Ok(self.shared.wait_for(&self.shared.waiters.paths, gone).await?)
     }
 
-    /// Gives a path up at once (2.4).
+    /// Gives a path up at once and for good (2.4).
     ///
     /// # Errors
     /// The path is unknown or dead; the primary's own cannot be given up.
@@ -121,6 +123,24 @@ impl PrimarySession {
     #[must_use]
     pub fn all_paths(&self) -> Vec<PathInfo> {
         self.shared.look(|machine| machine.paths().all())
+    }
+
+    /// What happens to paths from now on, with reasons and figures (2.5). Each reader gets all of it, the last
+    /// [`limits::MAX_PATH_EVENTS`] when it is slow.
+    ///
+    /// [`limits::MAX_PATH_EVENTS`]: kwik_proto::limits::MAX_PATH_EVENTS
+    #[must_use]
+    pub fn path_events(&self) -> PathEvents {
+        let cursor = self.shared.look(|machine| machine.path_events());
+        PathEvents { shared: self.shared.clone(), cursor }
+    }
+
+    /// Missing ranges that no live lease covers, from now on. Leased anew they still come; else their reader fails
+    /// 5 s later. A lease that is lost says the same of its own range as its outcome.
+    #[must_use]
+    pub fn uncovered(&self) -> UncoveredEvents {
+        let cursor = self.shared.look(|machine| machine.uncovered());
+        UncoveredEvents { shared: self.shared.clone(), cursor }
     }
 
     /// Waits until a path is added or changes its status after this was called; for ever once the session is over.
@@ -182,5 +202,55 @@ impl PrimarySession {
     pub async fn relay_report(&self) -> Result<RelayReport, ConnectionError> {
         let next = || self.shared.look(|machine| machine.take_relay_report());
         self.shared.wait_for(&self.shared.waiters.raw, next).await
+    }
+}
+
+/// A reader of what happens to a session's paths.
+#[derive(Debug)]
+pub struct PathEvents {
+    shared: Held<Machine>,
+    cursor: LogCursor,
+}
+
+impl PathEvents {
+    /// The next event. Cancel safe.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub async fn next(&mut self) -> Result<PathEvent, ConnectionError> {
+        let Self { shared, cursor } = self;
+        let next = || shared.look(|machine| machine.poll_path_event(cursor));
+        shared.wait_for(&shared.waiters.paths, next).await
+    }
+
+    /// Events that were dropped because they were not taken in time.
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        self.cursor.missed()
+    }
+}
+
+/// A reader of what nobody may bring.
+#[derive(Debug)]
+pub struct UncoveredEvents {
+    shared: Held<Machine>,
+    cursor: LogCursor,
+}
+
+impl UncoveredEvents {
+    /// The next stream with what is missing of it. Cancel safe.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub async fn next(&mut self) -> Result<Uncovered, ConnectionError> {
+        let Self { shared, cursor } = self;
+        let next = || shared.look(|machine| machine.poll_uncovered(cursor));
+        shared.wait_for(&shared.waiters.uncovered, next).await
+    }
+
+    /// Notices that were dropped because they were not taken in time.
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        self.cursor.missed()
     }
 }

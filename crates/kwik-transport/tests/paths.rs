@@ -390,3 +390,65 @@ async fn an_edge_that_gives_a_lease_up_is_asked_no_more() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_whose_connection_breaks_is_dialed_again_and_the_primary_hears_of_it() {
+    within(async {
+        let servers = Servers::new(0);
+        let listener = hostile::listener(&identity(EDGE));
+        let (_session, primary) = servers.connect(&client()).await;
+        let mut events = primary.path_events();
+        let mut next = async || events.next().await.unwrap();
+        let (path, peer) = add_hostile(&primary, &listener).await;
+        let made = next().await;
+        assert_eq!((made.path, made.status), (path, PathStatus::Active));
+        peer.connection.close(9u32.into(), b"out of power");
+        let again = Peer::welcome(&listener);
+        let mut again = again.await;
+        let dead = next().await;
+        assert_eq!((dead.status, dead.ended), (PathStatus::Dead, false));
+        assert!(dead.reason.contains("out of power") && dead.figures.is_some(), "{dead:?}");
+        let alive = next().await;
+        assert_eq!((alive.status, alive.reason.as_str()), (PathStatus::Active, "connected again"));
+        let info = primary.active_paths().into_iter().find(|info| info.id == path).unwrap();
+        assert_eq!((info.deaths, info.ended), (1, false));
+        // It serves again, under the same id.
+        let mut stream = primary.session().open_uni().await.unwrap();
+        stream.reserve(1000).unwrap();
+        primary.lease(stream.id(), 0..1000, path, Bytes::new()).unwrap();
+        let (lease, _) = again.hear_activation().await;
+        assert_eq!(lease.path_id, path.0);
+        primary.mark_dead(path).unwrap();
+        let gone = next().await;
+        assert_eq!((gone.status, gone.ended), (PathStatus::Dead, true));
+        again.expect(Code::PathDead, "given up").await;
+        let dialed = timeout(Duration::from_secs(1), listener.accept()).await;
+        assert!(dialed.is_err(), "a path that was given up is not dialed");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_may_bring_is_told_and_comes_when_it_is_leased_anew() {
+    within(async {
+        let servers = Servers::new(0);
+        let listener = hostile::listener(&identity(EDGE));
+        let (session, primary) = servers.connect(&client()).await;
+        let mut uncovered = primary.uncovered();
+        let (path, mut peer) = add_hostile(&primary, &listener).await;
+        let (mut stream, mut recv) = extent((&session, &primary), 100_000).await;
+        stream.finish().unwrap();
+        let mut lease = primary.lease(stream.id(), 0..100_000, path, Bytes::new()).unwrap();
+        peer.hear_activation().await;
+        peer.connection.close(9u32.into(), b"out of power");
+        let found = uncovered.next().await.unwrap();
+        assert_eq!((found.stream, found.ranges.len()), (stream.id(), 1));
+        assert_eq!(found.ranges[0], 0..100_000);
+        assert!(is_lost(&lease.outcome().await.unwrap().outcome, 0..100_000));
+        let (_own, writer) = primary.lease_own(stream.id(), 0..100_000).unwrap();
+        tokio::spawn(fill(writer));
+        assert!(recv.read_to_end(1 << 20).await.unwrap() == object(0..100_000));
+        assert_eq!(uncovered.missed(), 0);
+    })
+    .await;
+}

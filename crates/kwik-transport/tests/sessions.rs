@@ -89,7 +89,7 @@ async fn three_servers_write_one_stream() {
         }
         let paths = session.stats().paths;
         assert_eq!(paths.len(), 3);
-        assert!(paths.iter().all(|path| path.received > 0), "{paths:?}");
+        assert!(paths.iter().all(|path| path.figures.received > 0), "{paths:?}");
         assert!(paths.iter().any(|path| path.id == PathId::PRIMARY));
     })
     .await;

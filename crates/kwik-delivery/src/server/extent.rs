@@ -1,6 +1,6 @@
 //! An object's extent of a stream, leased to every path that can bring it.
 
-use std::{collections::BTreeSet, ops::Range, pin::pin};
+use std::{collections::BTreeMap, ops::Range, pin::pin};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, future::BoxFuture, poll, stream::FuturesUnordered};
@@ -18,8 +18,9 @@ pub(super) struct Extent<'a> {
     stream: StreamId,
     range: Range<u64>,
     command: Bytes,
-    /// Paths that have had their lease. One that gave it up does not get another.
-    leased: BTreeSet<PathId>,
+    /// Paths that have had their lease, and how often they had died by then. One that died since has lost it;
+    /// one that gave it up does not get another.
+    leased: BTreeMap<PathId, u32>,
     leases: FuturesUnordered<BoxFuture<'static, Outcome>>,
 }
 
@@ -37,7 +38,7 @@ impl<'a> Extent<'a> {
             stream: stream.id(),
             range,
             command: command.encode(),
-            leased: BTreeSet::from([PathId::PRIMARY]),
+            leased: BTreeMap::from([(PathId::PRIMARY, 0)]),
             leases: FuturesUnordered::new(),
         })
     }
@@ -77,8 +78,8 @@ impl<'a> Extent<'a> {
     }
 
     fn lease_to_edges(&mut self) {
-        for PathInfo { id: path, .. } in self.primary.active_paths() {
-            if !self.leased.insert(path) {
+        for PathInfo { id: path, deaths, .. } in self.primary.active_paths() {
+            if self.leased.insert(path, deaths).is_some_and(|before| before == deaths) {
                 continue;
             }
             let (range, command) = (self.range.clone(), self.command.clone());

@@ -5,9 +5,13 @@ mod window;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
+use crate::stats::PathFigures;
 use crate::wire::pb::control::PathStatus as WireStatus;
 use crate::{Code, CodedError, PathId, limits};
 
+mod health;
+
+pub use health::Health;
 pub use window::ConnectionWindow;
 
 /// What state a path is in (2.5).
@@ -17,11 +21,11 @@ pub enum PathStatus {
     Connecting,
     /// Carrying data.
     Active,
-    /// Silent for longer than its round trip explains: its pieces may go elsewhere.
+    /// Carrying data badly: see [`Health`].
     Degraded,
     /// Leaving in order: no new pieces.
     Disconnecting,
-    /// Gone, or silent for good.
+    /// Silent for long, or without a connection. The client tries to revive it, unless it has ended.
     Dead,
 }
 
@@ -72,6 +76,25 @@ pub struct PathInfo {
     pub created_at: Instant,
     /// When it last changed or brought something.
     pub last_active: Instant,
+    /// How often it was found dead. What was leased to it before then is lost.
+    pub deaths: u32,
+    /// It will not come back.
+    pub ended: bool,
+}
+
+/// A path changed its state (2.5).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathEvent {
+    /// Which path.
+    pub path: PathId,
+    /// Its state from now on.
+    pub status: PathStatus,
+    /// Why; empty when there is nothing to say.
+    pub reason: String,
+    /// What the client knew of it then; none where the primary decided by itself.
+    pub figures: Option<PathFigures>,
+    /// It will not come back.
+    pub ended: bool,
 }
 
 /// Paths by id, and those that ended.
@@ -115,6 +138,8 @@ impl PathTable {
             reason: String::new(),
             created_at: now,
             last_active: now,
+            deaths: 0,
+            ended: false,
         };
         self.paths.insert(id, path);
         Ok(())
@@ -147,6 +172,7 @@ impl PathTable {
         path.status = status;
         path.last_active = now;
         if news {
+            path.deaths += u32::from(status == PathStatus::Dead);
             path.reason.clear();
             path.reason.push_str(reason);
         }
@@ -156,7 +182,9 @@ impl PathTable {
     /// Moves a path to the history.
     pub fn end(&mut self, id: PathId, reason: &str, now: Instant) -> bool {
         let Some(mut path) = self.paths.remove(&id) else { return false };
+        path.deaths += u32::from(path.status != PathStatus::Dead);
         path.status = PathStatus::Dead;
+        path.ended = true;
         path.last_active = now;
         reason.clone_into(&mut path.reason);
         if self.ended.len() == limits::MAX_PATH_HISTORY {
@@ -173,9 +201,21 @@ impl PathTable {
         }
     }
 
-    /// Ids of live paths.
-    pub fn ids(&self) -> impl Iterator<Item = PathId> + '_ {
-        self.paths.keys().copied()
+    /// The path has ended, as far as the history reaches.
+    #[must_use]
+    pub fn has_ended(&self, id: PathId) -> bool {
+        self.ended.iter().any(|path| path.id == id)
+    }
+
+    /// A path that has not ended.
+    #[must_use]
+    pub fn path(&self, id: PathId) -> Option<&PathInfo> {
+        self.paths.get(&id)
+    }
+
+    /// Paths that have not ended.
+    pub fn iter(&self) -> impl Iterator<Item = &PathInfo> {
+        self.paths.values()
     }
 
     /// Live paths that can carry data (2.4).

@@ -14,7 +14,7 @@ use super::{Activation, Path, Scheduler, SchedulerEvent};
 impl Path {
     /// It answers, and is to stay.
     pub(super) fn is_healthy(&self) -> bool {
-        !self.draining && !self.suspect && self.schedule.rest_until().is_none()
+        !self.draining && !self.suspect && !self.dead && self.schedule.rest_until().is_none()
     }
 
     /// It may be asked for more, as far as it is concerned.
@@ -37,6 +37,7 @@ impl Scheduler {
         if std::mem::take(&mut self.moves_due) {
             self.reassign_suspects();
         }
+        self.relieve();
         self.activate_all(streams, now);
         while self.steal(now) {
             self.activate_all(streams, now);

@@ -124,7 +124,17 @@ impl Scheduler {
         false
     }
 
+    /// A dead path keeps no stream: what it may still send of one that is complete is thrown away.
+    fn drop_dead_pieces(&mut self, stream: StreamId) {
+        let Some(fill) = self.fills.get(&stream).filter(|fill| fill.is_filled()) else { return };
+        for (id, path) in self.paths.iter_mut().filter(|(_, path)| path.dead) {
+            path.pieces.retain(|_, activation| activation.stream != stream);
+            lock(&fill.recv).discard_from(*id);
+        }
+    }
+
     pub(super) fn forget_if_idle(&mut self, stream: StreamId, streams: &mut StreamTable) {
+        self.drop_dead_pieces(stream);
         let Some(fill) = self.fills.get(&stream).filter(|fill| fill.is_idle()) else { return };
         // What a lease left missing came late, outside every lease: the primary has to hear of it.
         if fill.owed && !lock(&fill.recv).has_failed() {

@@ -68,10 +68,14 @@ impl Fill {
         self.leases.get(&path)?.range((from, Bound::Unbounded)).next().copied()
     }
 
+    /// Nothing of it is missing, and nobody may bring more.
+    pub(super) fn is_filled(&self) -> bool {
+        self.leases.is_empty() && lock(&self.recv).is_complete()
+    }
+
     /// Nothing of it is left for the scheduler to do.
     pub(super) fn is_idle(&self) -> bool {
-        let recv = lock(&self.recv);
-        self.leases.is_empty() && recv.is_quiet() && recv.is_complete()
+        self.is_filled() && lock(&self.recv).is_quiet()
     }
 
     /// What was to come will not: it is free again, as far as it is missing.
@@ -102,7 +106,7 @@ impl Fill {
             live
         };
         let Some(live) = live else { return false };
-        schedule.on_released(live.end - live.cursor);
+        schedule.on_cancelled(live.end - live.cursor);
         self.release(live.cursor..live.end);
         true
     }

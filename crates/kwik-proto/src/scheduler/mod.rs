@@ -70,6 +70,8 @@ struct Path {
     pieces: BTreeMap<PieceId, Activation>,
     next_piece: u64,
     suspect: bool,
+    /// It was silent for so long that its leases were lost; it takes none until it speaks.
+    dead: bool,
     /// It takes no new pieces.
     draining: bool,
     /// The stream it served last: the next one is next.
@@ -87,8 +89,10 @@ pub enum SchedulerEvent {
     Suspect(PathId),
     /// A suspect spoke again.
     Recovered(PathId),
-    /// A path was silent for so long that it is given up.
+    /// A path was silent for so long that its leases are lost.
     Dead(PathId),
+    /// A dead path spoke again.
+    Revived(PathId),
     /// A draining path has nothing left to do.
     Drained(PathId),
     /// A stream failed: wake its reader.
@@ -122,6 +126,7 @@ impl Scheduler {
                 pieces: BTreeMap::new(),
                 next_piece: 0,
                 suspect: false,
+                dead: false,
                 draining: false,
                 last_stream: StreamId::from_u64(0),
                 idle: false,
@@ -230,7 +235,7 @@ impl Scheduler {
         // An answer to what was uncovered: the time for the next one starts anew.
         fill.uncovered_since = None;
         let path = PathId(lease.path_id);
-        let usable = self.paths.get(&path).is_some_and(|path| !path.draining);
+        let usable = self.paths.get(&path).is_some_and(|path| !path.draining && !path.dead);
         let budget = lease.max_bytes.min(limits::lease_budget(range.end - range.start));
         fill.add_lease(path, range.start, id);
         // Relayed at once: relays of one path keep the order in which the primary numbered them.
@@ -310,7 +315,9 @@ impl Scheduler {
         if activation.stolen {
             self.doubled -= before.end - sent_until;
         }
-        if !before.cancelled {
+        if before.cancelled {
+            owner.schedule.on_dropped(before.end - sent_until);
+        } else {
             owner.schedule.on_released(before.end - sent_until);
             fill.release(sent_until..before.end);
         }
@@ -413,6 +420,10 @@ impl Scheduler {
         let Some(owner) = self.paths.get_mut(&path) else { return false };
         owner.schedule.on_alive(now);
         let recovered = std::mem::take(&mut owner.suspect);
+        if std::mem::take(&mut owner.dead) {
+            owner.schedule.on_revived(now);
+            self.events.push(SchedulerEvent::Revived(path));
+        }
         if recovered {
             owner.schedule.on_recovered(now);
             self.events.push(SchedulerEvent::Recovered(path));
@@ -464,9 +475,10 @@ impl Scheduler {
         self.paths.values().map(|path| path.pieces.len()).sum()
     }
 
-    /// Something is asked of the path.
+    /// Something is asked of the path, or an answer of it is waited for.
     #[must_use]
     pub fn is_busy(&self, id: PathId) -> bool {
-        self.paths.get(&id).is_some_and(|path| !path.pieces.is_empty())
+        let asked = self.paths.get(&id).is_some_and(|path| path.dead || !path.pieces.is_empty());
+        asked || id.is_primary() && self.fills.values().any(|fill| fill.uncovered_since.is_some())
     }
 }

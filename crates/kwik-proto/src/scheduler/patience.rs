@@ -8,7 +8,7 @@ use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, PathId, PieceId, StreamId, limits};
 
-use super::{Scheduler, SchedulerEvent};
+use super::{Path, Scheduler, SchedulerEvent};
 
 impl Scheduler {
     /// When [`Scheduler::handle_timeout`] has something to do.
@@ -18,17 +18,25 @@ impl Scheduler {
         let suspects = suspects.filter_map(|path| path.schedule.suspect_at());
         let silent = self.paths.iter().filter(|(id, path)| is_mortal(**id, path));
         let silent = silent.map(|(_, path)| path.schedule.dead_at());
+        let stalled = self.paths.iter().filter(|(id, _)| !id.is_primary());
+        let stalled = stalled.filter_map(|(_, path)| path.schedule.stalled_at());
         let uncovered = self.fills.values().filter_map(|fill| fill.uncovered_since);
         let uncovered = uncovered.map(|since| since + limits::AGGREGATION_TIMEOUT);
         let resting = self.paths.values().filter_map(|path| path.schedule.rest_until());
-        suspects.chain(silent).chain(uncovered).chain(resting).min()
+        suspects.chain(silent).chain(stalled).chain(uncovered).chain(resting).min()
     }
 
     /// Suspects silent paths, gives up the dead, fails streams that nobody can fill.
     pub fn handle_timeout(&mut self, streams: &mut StreamTable, now: Instant) {
+        let mut lost = Vec::new();
         for (id, path) in &mut self.paths {
+            let stalled = path.schedule.stalled_at().is_some_and(|at| at <= now);
             if is_mortal(*id, path) && path.schedule.dead_at() <= now {
+                (path.dead, path.suspect) = (true, true);
                 self.events.push(SchedulerEvent::Dead(*id));
+                lost.push(*id);
+            } else if !id.is_primary() && stalled {
+                lost.push(*id);
             } else if !path.suspect && path.schedule.suspect_at().is_some_and(|at| at <= now) {
                 path.suspect = true;
                 path.schedule.on_suspect(now);
@@ -40,17 +48,53 @@ impl Scheduler {
                 self.moves_due = true;
             }
         }
+        for id in lost {
+            self.lose_leases(id, streams, now);
+        }
         self.stir();
+        self.fail_overdue(streams, now);
+        self.schedule(streams, now);
+    }
+
+    /// Ends all leases of a path that brings nothing. What it sends nevertheless is taken where it is
+    /// missing, since its pieces are cancelled and not forgotten.
+    fn lose_leases(&mut self, id: PathId, streams: &mut StreamTable, now: Instant) {
+        let concerned: Vec<_> = self.fills.keys().copied().collect();
+        for stream in &concerned {
+            self.settle_ended(*stream, streams, now);
+        }
+        let lost: Vec<_> =
+            self.leases.iter().filter(|(_, l)| l.path == id).map(|(id, _)| *id).collect();
+        for lease in lost {
+            self.end_lease(lease, pb::LeaseOutcome::LeaseLost, now);
+        }
+        for stream in concerned {
+            self.forget_if_idle(stream, streams);
+        }
+    }
+
+    /// Fails the streams whose missing ranges nobody may bring. The time that the primary is silent does
+    /// not count: it may have leased them, had it been heard.
+    fn fail_overdue(&mut self, streams: &mut StreamTable, now: Instant) {
+        let primary = self.paths.get(&PathId::PRIMARY);
+        let heard = primary.is_none_or(|path| path.schedule.is_reachable(now));
         let overdue = |since: Instant| since + limits::AGGREGATION_TIMEOUT <= now;
-        let fills = self.fills.iter();
-        let failed = fills.filter(|(_, fill)| fill.uncovered_since.is_some_and(overdue));
-        for stream in failed.map(|(id, _)| *id).collect::<Vec<_>>() {
+        let fills = self.fills.iter_mut();
+        let overdue = fills.filter(|(_, fill)| fill.uncovered_since.is_some_and(overdue));
+        let mut failed = Vec::new();
+        for (stream, fill) in overdue {
+            if heard {
+                failed.push(*stream);
+            } else {
+                fill.uncovered_since = Some(now);
+            }
+        }
+        for stream in failed {
             // What was missing may have come late, under a cancelled piece.
             if !self.cover(stream, now) {
                 self.fail(stream, streams, now);
             }
         }
-        self.schedule(streams, now);
     }
 
     fn fail(&mut self, stream: StreamId, streams: &mut StreamTable, now: Instant) {
@@ -76,20 +120,41 @@ impl Scheduler {
         let suspects: Vec<_> =
             self.paths.iter().filter(|(_, p)| p.suspect).map(|(id, _)| *id).collect();
         for id in suspects {
-            let Some(path) = self.paths.get(&id) else { continue };
-            let pieces = path.pieces.iter();
-            let movable: Vec<_> = pieces
-                .filter(|(piece, activation)| self.can_move(id, **piece, activation.stream))
-                .map(|(piece, activation)| (*piece, activation.stream, activation.lease))
-                .collect();
-            for (piece, stream, lease) in movable {
-                let Some(path) = self.paths.get_mut(&id) else { continue };
-                let Some(fill) = self.fills.get_mut(&stream) else { continue };
-                if fill.cancel(id, piece, &mut path.schedule) {
-                    let cancel = pb::Cancel { lease_id: lease.0, piece_id: piece.0 };
-                    let cancel = ControlMessage::Cancel(cancel);
-                    self.events.push(SchedulerEvent::Send(id, cancel));
-                }
+            self.reclaim(id, u64::MAX);
+        }
+    }
+
+    /// Takes back what a path that has become slow would hold up the reader with. That may come twice, once
+    /// for each time that a path becomes slow.
+    pub(super) fn relieve(&mut self) {
+        let excess = self.paths.iter().map(|(id, path)| (*id, path.schedule.excess()));
+        let slow: Vec<_> = excess.filter(|(_, excess)| *excess > 0).collect();
+        for (id, excess) in slow {
+            self.reclaim(id, excess);
+        }
+    }
+
+    /// Cancels pieces of a path that another may bring, the last first, as long as `bytes` are left.
+    fn reclaim(&mut self, id: PathId, mut bytes: u64) {
+        let Some(path) = self.paths.get(&id) else { return };
+        let pieces = path.pieces.iter().rev();
+        let movable: Vec<_> = pieces
+            .filter(|(piece, activation)| self.can_move(id, **piece, activation.stream))
+            .map(|(piece, activation)| (*piece, activation.stream, activation.lease))
+            .collect();
+        for (piece, stream, lease) in movable {
+            if bytes == 0 {
+                return;
+            }
+            let Some(path) = self.paths.get_mut(&id) else { continue };
+            let Some(fill) = self.fills.get_mut(&stream) else { continue };
+            let before = path.schedule.outstanding();
+            if fill.cancel(id, piece, &mut path.schedule) {
+                bytes = bytes.saturating_sub(before - path.schedule.outstanding());
+                let cancel = pb::Cancel { lease_id: lease.0, piece_id: piece.0 };
+                let cancel = ControlMessage::Cancel(cancel);
+                self.events.push(SchedulerEvent::Send(id, cancel));
+                self.stir();
             }
         }
     }
@@ -102,7 +167,7 @@ impl Scheduler {
         let Some(cursor) = live.map(|piece| piece.cursor) else { return false };
         fill.leases().filter_map(|id| self.leases.get(&id)).any(|lease| {
             let path = self.paths.get(&lease.path);
-            let healthy = path.is_some_and(super::Path::is_healthy);
+            let healthy = path.is_some_and(Path::is_healthy);
             let open = !lease.closing && lease.budget > 0;
             lease.path != owner && healthy && open && lease.open().contains(&cursor)
         })
@@ -110,6 +175,6 @@ impl Scheduler {
 }
 
 /// Whether silence can kill the path: the primary's lives as long as its connection.
-fn is_mortal(id: PathId, path: &super::Path) -> bool {
-    !id.is_primary() && !path.pieces.is_empty()
+fn is_mortal(id: PathId, path: &Path) -> bool {
+    !id.is_primary() && !path.dead && !path.pieces.is_empty()
 }

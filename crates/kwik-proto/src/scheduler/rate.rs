@@ -18,6 +18,12 @@ const PROGRESS: u64 = 8 * 1024;
 const SHORTEST: Duration = Duration::from_millis(5);
 /// Rounds without growth of a quarter that end the start-up.
 const FLAT_ROUNDS: u8 = 3;
+/// A rate below half of what was measured is believed after this, and two rounds: a lost packet's repetition
+/// makes a round or so look slow.
+const SLUMP: Duration = Duration::from_millis(100);
+/// What a path that became slow would need longer for is better brought by others: until then the window
+/// gives those something else to do.
+const LAG: Duration = Duration::from_millis(350);
 /// Bounds how long a path rests: 50 ms * 2^6.
 const MAX_STRIKES: u32 = 6;
 
@@ -29,6 +35,8 @@ pub struct PathSchedule {
     /// Bytes a second, once measured.
     rate: Option<u64>,
     outstanding: u64,
+    /// Bytes that others were asked for and that this path may still send.
+    stale: u64,
     received: u64,
     /// What the path's connection has received in all, where the driver says.
     arrived: Option<u64>,
@@ -44,8 +52,14 @@ pub struct PathSchedule {
     /// The path ran dry during this round, so the round measures us and not the path.
     dry: bool,
     flat_rounds: u8,
+    /// Since when its rate is below half of what was measured, and what the last such round brought.
+    slump: Option<(Instant, u64)>,
     last_progress: Instant,
     last_heard: Instant,
+    /// When it last brought something, or was asked after a pause.
+    last_brought: Instant,
+    /// When its connection last received anything at all, be it an acknowledgement.
+    last_arrived: Instant,
     /// How often in a row it fell silent, and until when it gets nothing new for that.
     strikes: u32,
     rest_until: Option<Instant>,
@@ -60,6 +74,7 @@ impl PathSchedule {
             min_rtt: Duration::MAX,
             rate: None,
             outstanding: 0,
+            stale: 0,
             received: 0,
             arrived: None,
             arrived_before: 0,
@@ -68,8 +83,11 @@ impl PathSchedule {
             busy: (0, now),
             dry: true,
             flat_rounds: 0,
+            slump: None,
             last_progress: now,
             last_heard: now,
+            last_brought: now,
+            last_arrived: now,
             strikes: 0,
             rest_until: None,
         }
@@ -86,6 +104,7 @@ impl PathSchedule {
         if self.outstanding == 0 {
             self.last_progress = now;
             self.last_heard = now;
+            self.last_brought = now;
             self.waiting = true;
             self.busy = (0, now);
         }
@@ -95,7 +114,25 @@ impl PathSchedule {
     /// Notes that bytes asked for will not come.
     pub fn on_released(&mut self, bytes: u64) {
         self.outstanding = self.outstanding.saturating_sub(bytes);
-        self.dry |= self.outstanding == 0;
+        self.dry |= self.is_dry();
+    }
+
+    /// Notes bytes that others were asked for instead. They count against what it is asked for next until they
+    /// have come, or it said that they will not.
+    pub fn on_cancelled(&mut self, bytes: u64) {
+        self.stale += bytes;
+        self.on_released(bytes);
+    }
+
+    /// Notes bytes that others were asked for and that will not come.
+    pub fn on_dropped(&mut self, bytes: u64) {
+        self.stale = self.stale.saturating_sub(bytes);
+        self.dry |= self.is_dry();
+    }
+
+    /// It has nothing to send.
+    fn is_dry(&self) -> bool {
+        self.outstanding + self.stale == 0
     }
 
     /// Notes a sign of life, which need not be progress.
@@ -115,6 +152,13 @@ impl PathSchedule {
         self.last_progress = now;
     }
 
+    /// It was dead and spoke: what was measured before holds no more.
+    pub fn on_revived(&mut self, now: Instant) {
+        (self.rate, self.flat_rounds, self.stale) = (None, 0, 0);
+        (self.strikes, self.rest_until) = (0, None);
+        (self.round, self.waiting, self.busy) = ((0, now), true, (0, now));
+    }
+
     /// Until when it gets nothing new.
     #[must_use]
     pub fn rest_until(&self) -> Option<Instant> {
@@ -130,13 +174,15 @@ impl PathSchedule {
     pub fn on_received(&mut self, bytes: u64, asked: u64, now: Instant) {
         self.last_progress = now;
         self.last_heard = now;
+        self.last_brought = now;
         (self.strikes, self.rest_until) = (0, None);
         self.received += bytes;
         self.arrived_before = self.arrived.unwrap_or(0);
         self.outstanding = self.outstanding.saturating_sub(asked);
-        self.dry |= self.outstanding == 0;
+        self.on_dropped(bytes.saturating_sub(asked));
+        self.dry |= self.is_dry();
         self.busy.0 += asked;
-        if self.outstanding == 0 {
+        if self.is_dry() {
             self.end_busy(now);
         }
         if std::mem::take(&mut self.waiting) {
@@ -154,6 +200,10 @@ impl PathSchedule {
             self.arrived_before = total;
             self.last_progress = now;
             self.last_heard = now;
+            self.last_brought = now;
+        }
+        if self.arrived.is_none_or(|before| before < total) {
+            self.last_arrived = now;
         }
         if let Some(before) = self.arrived.replace(total)
             && !self.waiting
@@ -166,9 +216,9 @@ impl PathSchedule {
         self.round.0 += bytes;
         let lasted = now.saturating_duration_since(self.round.1);
         if lasted >= self.rtt.max(Duration::from_millis(20)) {
-            self.end_round(lasted);
+            self.end_round(lasted, now);
             self.round = (0, now);
-            self.dry = self.outstanding == 0;
+            self.dry = self.is_dry();
         }
     }
 
@@ -183,7 +233,7 @@ impl PathSchedule {
         }
     }
 
-    fn end_round(&mut self, lasted: Duration) {
+    fn end_round(&mut self, lasted: Duration, now: Instant) {
         let sample = rate_of(self.round.0, lasted);
         let Some(rate) = self.rate else {
             self.rate = Some(sample);
@@ -197,8 +247,23 @@ impl PathSchedule {
         } else if sample >= rate {
             self.rate = Some(rate / 2 + sample / 2);
         } else if !self.dry {
-            self.rate = Some(rate - rate / 4 + sample / 4);
+            self.rate = Some(
+                self.slumped(sample, now - lasted, now).unwrap_or(rate - rate / 4 + sample / 4),
+            );
         }
+        if self.dry || sample > rate / 2 {
+            self.slump = None;
+        }
+    }
+
+    /// The rate of a path that has become far slower, once that is sure: an average would take long to notice.
+    fn slumped(&mut self, sample: u64, began: Instant, now: Instant) -> Option<u64> {
+        if sample > self.rate? / 2 {
+            return None;
+        }
+        let (since, before) = self.slump.unwrap_or((began, u64::MAX));
+        self.slump = Some((since, sample));
+        (before < u64::MAX && now >= since + SLUMP).then_some(sample.max(before))
     }
 
     /// Its congestion window may still be opening.
@@ -222,7 +287,15 @@ impl PathSchedule {
     /// How many more bytes to ask for; 0 while it has enough.
     #[must_use]
     pub fn room(&self) -> u64 {
-        self.target().saturating_sub(self.outstanding)
+        self.target().saturating_sub(self.outstanding + self.stale)
+    }
+
+    /// How much of what it was asked for others should bring, since it became slow.
+    #[must_use]
+    pub fn excess(&self) -> u64 {
+        let Some(rate) = self.rate.filter(|_| !self.is_starting()) else { return 0 };
+        let kept = self.target().max(bytes_in(rate, LAG));
+        if self.outstanding > kept * 3 / 2 { self.outstanding - kept } else { 0 }
     }
 
     /// Size of its next piece.
@@ -236,7 +309,9 @@ impl PathSchedule {
     /// When it becomes suspect unless it speaks; none while nothing is asked of it.
     #[must_use]
     pub fn suspect_at(&self) -> Option<Instant> {
-        let patience = limits::SUSPECT_AFTER.max(self.rtt * 5 / 4);
+        // Once bytes come, what waits in queues makes no gap between them.
+        let rtt = if self.waiting { self.rtt } else { self.base_rtt() };
+        let patience = limits::SUSPECT_AFTER.max(rtt * 5 / 4);
         (self.outstanding > 0).then(|| self.last_progress + patience)
     }
 
@@ -246,12 +321,43 @@ impl PathSchedule {
         self.last_heard + limits::DEAD_AFTER.max(self.rtt * 3)
     }
 
+    /// When it loses its leases unless it brings something, though it may live; none while nothing is asked.
+    #[must_use]
+    pub fn stalled_at(&self) -> Option<Instant> {
+        let patience = limits::STALLED_AFTER.max(self.rtt * 3);
+        (self.outstanding > 0).then(|| self.last_brought + patience)
+    }
+
+    /// Its connection receives something.
+    #[must_use]
+    pub fn is_reachable(&self, now: Instant) -> bool {
+        self.last_arrived.max(self.last_heard) + limits::DEAD_AFTER.max(self.rtt * 3) > now
+    }
+
+    /// When anything was last heard of it.
+    #[must_use]
+    pub fn last_heard(&self) -> Instant {
+        self.last_heard
+    }
+
+    /// When it last brought something, or was asked after a pause.
+    #[must_use]
+    pub fn last_brought(&self) -> Instant {
+        self.last_brought
+    }
+
+    /// How long what was asked of it goes on to come, had all been sent already.
+    #[must_use]
+    pub fn drain_time(&self) -> Duration {
+        self.backlog(0).saturating_sub(self.base_rtt())
+    }
+
     /// How long the path needs for what it has been asked, and `more` bytes. One that was never measured is
     /// taken to be fast, so that it is tried.
     #[must_use]
     pub fn backlog(&self, more: u64) -> Duration {
         let Some(rate) = self.rate else { return self.base_rtt() };
-        let bytes = self.outstanding.saturating_add(more);
+        let bytes = (self.outstanding + self.stale).saturating_add(more);
         self.base_rtt() + Duration::from_micros(bytes.saturating_mul(1_000_000) / rate.max(1))
     }
 
@@ -336,6 +442,35 @@ mod tests {
         now += Duration::from_millis(8);
         path.on_received(asked, asked, now);
         assert_eq!(path.rate(), Some(asked * 125));
+    }
+
+    #[test]
+    fn a_path_at_a_tenth_of_its_rate_is_found_out_and_has_too_much() {
+        let now = crate::test_now();
+        let mut path = PathSchedule::new(now);
+        let round = Duration::from_millis(60);
+        path.on_rtt(round);
+        path.on_activated(1 << 30, now);
+        path.on_received(1, 1, now);
+        path.on_arrived(0, now);
+        let mut total = 0;
+        let mut pass = |path: &mut PathSchedule, at: u32, bytes| {
+            total += bytes;
+            path.on_arrived(total, now + round * at);
+        };
+        (1..=10).for_each(|at| pass(&mut path, at, 600_000));
+        path.on_released(path.outstanding() - 1);
+        path.on_activated(path.room(), now + round * 10);
+        pass(&mut path, 11, 60_000);
+        assert!(path.rate().unwrap() > 7_000_000, "one slow round may be a lost packet");
+        (12..=13).for_each(|at| pass(&mut path, at, 60_000));
+        assert!(path.rate().unwrap() <= 1_100_000, "{:?}", path.rate());
+        let excess = path.excess();
+        assert!(excess > 0 && path.outstanding() - excess >= 4 * limits::MIN_PIECE);
+        path.on_cancelled(excess);
+        assert_eq!((path.excess(), path.room()), (0, 0), "it is busy with what it has");
+        path.on_dropped(excess);
+        assert!(path.backlog(0) <= LAG + round);
     }
 
     #[test]

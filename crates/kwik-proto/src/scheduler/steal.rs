@@ -1,13 +1,14 @@
-//! Stolen pieces: what a slow path has not begun goes to one that would have it sooner (design §6).
+//! Stolen pieces: what a slow path owes goes to one that would have it sooner (design §6).
 
+use std::ops::Range;
 use std::time::Instant;
 
 use crate::sync::lock;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
-use crate::{LeaseId, PathId, PieceId, limits};
+use crate::{LeaseId, PathId, PieceId, StreamId, limits};
 
-use super::{Activation, Path, Scheduler, SchedulerEvent};
+use super::{Path, Scheduler, SchedulerEvent};
 
 /// A piece that is to change its path.
 struct Theft {
@@ -16,6 +17,15 @@ struct Theft {
     piece: PieceId,
     /// The thief's lease of it.
     lease: LeaseId,
+}
+
+/// What a path still owes of a piece.
+struct Owed {
+    piece: PieceId,
+    stream: StreamId,
+    range: Range<u64>,
+    /// Some of it has come: it is on its way.
+    begun: bool,
 }
 
 impl Scheduler {
@@ -28,7 +38,8 @@ impl Scheduler {
         let Some(path) = self.paths.get_mut(&owner) else { return false };
         let Some(activation) = path.pieces.get_mut(&piece) else { return false };
         let Some(fill) = self.fills.get_mut(&activation.stream) else { return false };
-        let range = activation.range.clone();
+        let Some(live) = lock(&fill.recv).piece(owner, piece).cloned() else { return false };
+        let range = live.cursor..live.end;
         fill.cancel(owner, piece, &mut path.schedule);
         activation.stolen = true;
         self.doubled += range.end - range.start;
@@ -49,8 +60,9 @@ impl Scheduler {
         for (thief, path) in thieves {
             let owners = self.paths.iter().filter(|(id, owner)| *id != thief && measured(owner));
             for (owner, from) in owners {
-                let Some((piece, activation)) = self.last_unbegun(*owner, from) else { continue };
-                if let Some(lease) = self.worth_it((*thief, path), from, activation) {
+                let Some(owed) = self.last_live(*owner, from) else { continue };
+                if let Some(lease) = self.worth_it((*thief, path), from, &owed) {
+                    let piece = owed.piece;
                     return Some(Theft { thief: *thief, owner: *owner, piece, lease });
                 }
             }
@@ -58,31 +70,37 @@ impl Scheduler {
         None
     }
 
-    /// The last piece of a path, if nothing of it has come.
-    fn last_unbegun<'a>(&self, id: PathId, path: &'a Path) -> Option<(PieceId, &'a Activation)> {
-        let (piece, activation) = path.pieces.last_key_value()?;
-        let recv = lock(&self.fills.get(&activation.stream)?.recv);
-        let live = recv.piece(id, *piece)?;
-        let unbegun = !live.cancelled && live.cursor == activation.range.start;
-        unbegun.then_some((*piece, activation))
+    /// The last piece of a path that was not taken back.
+    fn last_live(&self, id: PathId, path: &Path) -> Option<Owed> {
+        path.pieces.iter().rev().find_map(|(piece, activation)| {
+            let recv = lock(&self.fills.get(&activation.stream)?.recv);
+            let live = recv.piece(id, *piece).filter(|live| !live.cancelled)?;
+            Some(Owed {
+                piece: *piece,
+                stream: activation.stream,
+                range: live.cursor..live.end,
+                begun: live.cursor > activation.range.start,
+            })
+        })
     }
 
     /// The thief's lease of a piece, if the thief has the piece so much sooner that it pays, and the
     /// budget allows that it comes twice.
-    fn worth_it(
-        &self,
-        (id, thief): (PathId, &Path),
-        owner: &Path,
-        piece: &Activation,
-    ) -> Option<LeaseId> {
-        let range = &piece.range;
+    fn worth_it(&self, (id, thief): (PathId, &Path), owner: &Path, owed: &Owed) -> Option<LeaseId> {
+        let range = &owed.range;
         let len = range.end - range.start;
         let budget = limits::DOUBLED_BYTES + self.delivered / limits::DOUBLED_SHARE;
-        let sooner = owner.schedule.backlog(0) > thief.schedule.backlog(len) * 3 / 2;
+        let owner = &owner.schedule;
+        let takes = thief.schedule.backlog(len) * 3 / 2;
+        // What is on its way is nearly here, unless the path is very slow.
+        let sooner = match owed.begun {
+            true => owner.drain_time() > takes + limits::SUSPECT_AFTER,
+            false => owner.backlog(0) > takes,
+        };
         if !sooner || self.doubled + len > budget {
             return None;
         }
-        let fill = self.fills.get(&piece.stream)?;
+        let fill = self.fills.get(&owed.stream)?;
         if lock(&fill.recv).leftover(id, range).is_some() {
             return None;
         }

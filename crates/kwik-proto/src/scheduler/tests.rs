@@ -196,9 +196,86 @@ fn missing_bytes_that_nobody_may_bring_fail_their_reader() {
     let mut f = Fixture::new();
     f.lease(1, A, 0..KIB);
     f.scheduler.handle_revoke(LeaseId(1), &mut f.streams, f.now);
-    f.pass(limits::AGGREGATION_TIMEOUT);
+    f.pass(Duration::from_secs(4));
+    f.scheduler.on_alive(PathId::PRIMARY, &mut f.streams, f.now);
+    f.pass(Duration::from_secs(1));
     let error = lock(&f.recv).read(1).unwrap_err();
     assert!(matches!(error, ReadError::Failed(e) if e.code == Code::AggregationTimeout));
+}
+
+#[test]
+fn the_time_that_the_primary_is_silent_does_not_count_against_a_reader() {
+    let mut f = Fixture::new();
+    f.lease(1, A, 0..KIB);
+    f.scheduler.handle_revoke(LeaseId(1), &mut f.streams, f.now);
+    for _ in 0..5 {
+        f.pass(limits::AGGREGATION_TIMEOUT);
+    }
+    assert_eq!(lock(&f.recv).read(1), Ok(Read::Blocked));
+    assert!(f.scheduler.is_busy(PathId::PRIMARY), "it is to be asked whether it lives");
+    f.scheduler.on_alive(PathId::PRIMARY, &mut f.streams, f.now);
+    f.lease(2, B, 0..KIB);
+    f.receive(B, 0..KIB);
+    assert!(matches!(lock(&f.recv).read(1 << 20), Ok(Read::Data(_))));
+}
+
+#[test]
+fn a_dead_path_loses_its_leases_and_what_it_sends_late_is_taken() {
+    let mut f = Fixture::new();
+    f.lease(1, A, 0..4 * KIB);
+    f.receive(A, 0..KIB);
+    f.pass(limits::DEAD_AFTER);
+    assert!(f.scheduler.take_events().contains(&SchedulerEvent::Dead(A)));
+    f.lease(2, A, KIB..4 * KIB);
+    let lost = M::LeaseReport(pb::LeaseReport {
+        lease_id: 2,
+        outcome: pb::LeaseOutcome::LeaseLost.into(),
+        ranges: vec![pb::ByteRange { start: KIB, end: 4 * KIB }],
+        delivered: 0,
+    });
+    assert!(f.sent().contains(&(PathId::PRIMARY, lost)), "a dead path takes no lease");
+    f.pass(2 * limits::DEAD_AFTER);
+    assert!(!f.scheduler.take_events().contains(&SchedulerEvent::Dead(A)), "it died once");
+    f.receive(A, KIB..2 * KIB);
+    assert!(f.scheduler.take_events().contains(&SchedulerEvent::Revived(A)));
+    f.lease(3, A, 2 * KIB..4 * KIB);
+    assert!(f.reports().is_empty(), "one that lives does");
+}
+
+#[test]
+fn a_path_that_answers_and_brings_nothing_loses_its_leases() {
+    let mut f = Fixture::new();
+    f.lease(1, A, 0..4 * KIB);
+    f.receive(A, 0..KIB);
+    f.sent();
+    let step = Duration::from_millis(500);
+    let mut passed = Duration::ZERO;
+    while passed < limits::STALLED_AFTER {
+        assert_eq!(f.reports(), [], "after {passed:?}");
+        f.pass(step);
+        f.scheduler.on_alive(A, &mut f.streams, f.now);
+        passed += step;
+    }
+    let sent = f.sent();
+    let uncovered = M::Uncovered(pb::Uncovered {
+        stream_id: f.id.as_u64(),
+        ranges: vec![pb::ByteRange { start: KIB, end: 4 * KIB }],
+    });
+    assert!(sent.contains(&(PathId::PRIMARY, uncovered)), "{sent:?}");
+}
+
+#[test]
+fn a_stream_that_is_whole_does_not_wait_for_a_dead_path() {
+    let mut f = Fixture::new();
+    f.lease(1, A, 0..KIB);
+    f.pass(limits::DEAD_AFTER);
+    f.lease(2, B, 0..KIB);
+    f.receive(B, 0..KIB);
+    lock(&f.recv).receive_fin(PathId::PRIMARY, KIB).unwrap();
+    while !matches!(lock(&f.recv).read(1 << 20), Ok(Read::Finished)) {}
+    f.scheduler.on_consumed(f.id, &mut f.streams, f.now);
+    assert_eq!(f.streams.iter().count(), 0);
+    assert_eq!(f.receive_untold(A, 0..KIB), 0, "what comes late harms nobody");
 }
 
 #[test]

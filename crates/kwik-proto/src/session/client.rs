@@ -10,9 +10,9 @@ use crate::ack::{ReceivedPackets, SentPackets, SharedSent};
 use crate::auth::{DialLimiter, DialPolicy, Identity, prove};
 use crate::control::ControlQueue;
 use crate::mapping::MappingTable;
-use crate::path::{PathInfo, PathStatus, PathTable};
+use crate::path::{Health, PathInfo, PathStatus, PathTable};
 use crate::scheduler::{Scheduler, SchedulerEvent};
-use crate::stats::{PathStats, SessionStats};
+use crate::stats::{PathFigures, PathStats, SessionStats};
 use crate::stream::StreamTable;
 use crate::sync::lock;
 use crate::wire::control::ControlMessage;
@@ -25,6 +25,9 @@ use crate::{
 mod mapped;
 mod packets;
 mod paths;
+mod redial;
+
+use redial::Target;
 
 use packets::wanted;
 
@@ -57,8 +60,10 @@ impl Default for ClientConfig {
 /// How far a path's handshake is.
 #[derive(Debug)]
 enum Stage {
-    /// Dialing, with what the secondary will want to see.
-    Dialing { grant: Bytes },
+    /// Without a connection, until it is dialed again.
+    Waiting,
+    /// Dialing.
+    Dialing,
     /// AuthenticationRequest is on its way.
     Authenticating,
     /// Authenticated.
@@ -72,8 +77,13 @@ struct Link {
     received: ReceivedPackets,
     /// What the packets of its server are subject to, once that is known.
     options: Option<DataOptions>,
-    /// When a handshake that is still under way has failed.
+    /// When a handshake that is still under way has failed, or a lost path is dialed again.
     deadline: Instant,
+    /// How to reach it; none of the primary, which is not dialed again.
+    target: Option<Target>,
+    health: Health,
+    /// What its server told: packets sent, and of those lost.
+    packets: (u64, u64),
 }
 
 /// The state machine of a client.
@@ -89,6 +99,8 @@ pub struct ClientSession {
     streams: StreamTable,
     scheduler: Scheduler,
     mappings: MappingTable,
+    /// When the primary is told next how paths do.
+    report_at: Instant,
     /// The packets of path 0; a client sends none on others.
     sent: SharedSent,
     outputs: Outputs,
@@ -115,7 +127,7 @@ impl ClientSession {
         };
         control.push(&ControlMessage::AuthenticationRequest(request), now);
         let deadline = now + limits::DEAD_AFTER * 10;
-        let link = Link::new(&config, Stage::Authenticating, control, deadline);
+        let link = Link::new(&config, Stage::Authenticating, control, deadline, None, now);
         // A server that takes no checksums passes over them; what it has not agreed to take is not sent.
         let options = DataOptions { compression: false, ..wanted(&config) };
         let mut scheduler = Scheduler::default();
@@ -131,6 +143,7 @@ impl ClientSession {
             limiter: DialLimiter::default(),
             scheduler,
             mappings: MappingTable::default(),
+            report_at: now,
             sent: SharedSent::new(SentPackets::new(options).into()),
             outputs: Outputs::default(),
         }
@@ -157,21 +170,19 @@ impl ClientSession {
     #[must_use]
     pub fn stats(&self, now: Instant) -> SessionStats {
         let paths = self.paths.active().into_iter().filter_map(|info| {
-            let schedule = self.scheduler.path(info.id)?;
             Some(PathStats {
                 id: info.id,
+                figures: self.figures(info.id, now)?,
                 address: info.address,
                 status: info.status,
-                rtt: schedule.rtt(),
-                received: schedule.received(),
-                rate: schedule.rate(),
-                outstanding: schedule.outstanding(),
                 udp_sent: 0,
                 udp_received: 0,
                 secondary: self.mappings.stats(info.id),
             })
         });
+        let readers = self.streams.iter().filter_map(|halves| halves.recv.as_ref());
         SessionStats {
+            duplicates: readers.map(|recv| lock(recv).duplicates().0).sum(),
             paths: paths.collect(),
             leases: self.scheduler.leases(),
             pieces: self.scheduler.pieces(),
@@ -180,18 +191,37 @@ impl ClientSession {
         }
     }
 
+    /// How a path does; none while it has no connection.
+    fn figures(&self, path: PathId, now: Instant) -> Option<PathFigures> {
+        let schedule = self.scheduler.path(path)?;
+        let (sent_packets, lost_packets) = self.links.get(&path)?.packets;
+        Some(PathFigures {
+            rtt: schedule.rtt(),
+            sent_packets,
+            lost_packets,
+            goodput: schedule.rate(),
+            received: schedule.received(),
+            outstanding: schedule.outstanding(),
+            idle: now.saturating_duration_since(schedule.last_heard()),
+            stalled: now.saturating_duration_since(schedule.last_brought()),
+        })
+    }
+
     /// The connection of a path that [`Action::Dial`] asked for stands: authenticate on it.
     /// `exporter` is its exported keying material ([`crate::auth::EXPORTER_LABEL`]). False when nobody wants the
     /// path any more: the connection is to be closed.
     pub fn handle_connected(&mut self, path: PathId, exporter: &[u8; 32], now: Instant) -> bool {
         let (Some(id), Some(link)) = (self.id, self.links.get_mut(&path)) else { return false };
-        let Stage::Dialing { grant } = &link.stage else { return false };
+        let Some(target) = link.target.as_ref().filter(|_| matches!(link.stage, Stage::Dialing))
+        else {
+            return false;
+        };
         if self.outputs.closed {
             return false;
         }
         let request = pb::AuthenticationRequest {
             session_id: id.to_string(),
-            credentials: grant.clone(),
+            credentials: target.grant.clone(),
             protocol_version: limits::PROTOCOL_VERSION,
             client_key: Bytes::copy_from_slice(&self.key.public_key().0),
             path_id: path.0,
@@ -200,6 +230,9 @@ impl ClientSession {
             data: wanted(&self.config).to_wire(),
         };
         link.stage = Stage::Authenticating;
+        // Frames are numbered for each connection.
+        link.control = ControlQueue::new(now);
+        link.received = ReceivedPackets::new();
         link.control.push(&ControlMessage::AuthenticationRequest(request), now);
         true
     }
@@ -226,6 +259,12 @@ impl ClientSession {
     /// What a path's connection has received in all, in bytes; measures its rate.
     pub fn on_arrived(&mut self, path: PathId, total: u64, now: Instant) {
         self.scheduler.on_arrived(path, total, now);
+        let schedule = self.scheduler.path(path).filter(|schedule| schedule.outstanding() > 0);
+        if let (Some(rate), Some(link)) =
+            (schedule.and_then(|schedule| schedule.rate()), self.links.get_mut(&path))
+        {
+            link.health.on_goodput(rate, now);
+        }
     }
 
     /// The application read from a stream ([`crate::stream::RecvHalf::is_update_due`]).
@@ -270,6 +309,8 @@ impl ClientSession {
             path_id: path.to_string(),
             status: status.to_wire().into(),
             reason: clip(reason).to_owned(),
+            report: self.figures(path, now).map(|figures| figures.to_wire(path)),
+            ended: self.paths.has_ended(path),
         });
         self.send(PathId::PRIMARY, &message, now);
         self.outputs.wake(Wake::Path(path));
@@ -295,6 +336,8 @@ impl ClientSession {
                 self.on_authenticated(path, &m, now)
             }
             (Stage::Open, message) => self.on_open_control(path, message, now),
+            // The last of a connection that was given up.
+            (Stage::Waiting | Stage::Dialing, _) => Ok(()),
             (_, message) => {
                 let context = format!("{} before authentication", message.name());
                 Err(CodedError::new(Code::InvalidFrame, context))
@@ -312,10 +355,10 @@ impl ClientSession {
             return Err(CodedError::new(Code::AuthFailed, m.error_message.clone()));
         }
         let options = wanted(&self.config).and(DataOptions::from_wire(m.data));
-        if let Some(link) = self.links.get_mut(&path) {
-            link.stage = Stage::Open;
+        let again = self.links.get_mut(&path).is_some_and(|link| {
             link.options = Some(options);
-        }
+            link.open(now)
+        });
         if path.is_primary() {
             let id = m.session_id.parse();
             self.id = Some(id.map_err(|_| CodedError::new(Code::InvalidFrame, "no session id"))?);
@@ -323,9 +366,13 @@ impl ClientSession {
             lock(&self.sent).set_options(options);
             self.paths.set(path, PathStatus::Active, "", now);
         } else {
-            self.paths.set(path, PathStatus::Active, "", now);
             self.scheduler.add_path(path, now);
-            self.answer_add_path(path, Ok(()), now);
+            if again {
+                self.set_status(path, PathStatus::Active, "connected again", now);
+            } else {
+                self.paths.set(path, PathStatus::Active, "", now);
+                self.answer_add_path(path, Ok(()), now);
+            }
         }
         self.outputs.wake(Wake::Path(path));
         Ok(())
@@ -344,6 +391,13 @@ impl ClientSession {
             ControlMessage::Heartbeat(m) => {
                 if let Some(reply) = heartbeat_reply(&m) {
                     self.send(path, &reply, now);
+                }
+            }
+            ControlMessage::PathReport(m) => {
+                if let Some(link) = self.links.get_mut(&path) {
+                    link.packets = (m.sent_packets, m.lost_packets);
+                    link.health.on_packets(m.sent_packets, m.lost_packets);
+                    self.judge(path, now);
                 }
             }
             ControlMessage::Unknown(_) => {}
@@ -409,23 +463,28 @@ impl ClientSession {
         match event {
             SchedulerEvent::Send(path, message) => self.send(path, &message, now),
             SchedulerEvent::Suspect(path) => {
-                if self.paths.status(path) == Ok(PathStatus::Active) {
-                    let reason = "silent with bytes outstanding";
-                    self.set_status(path, PathStatus::Degraded, reason, now);
+                if let Some(link) = self.links.get_mut(&path) {
+                    link.health.on_suspect(now);
+                    self.judge(path, now);
                 }
             }
             SchedulerEvent::Recovered(path) => {
-                if self.paths.status(path) == Ok(PathStatus::Degraded) {
-                    self.set_status(path, PathStatus::Active, "", now);
+                if let Some(link) = self.links.get_mut(&path) {
+                    link.health.on_recovered();
+                    self.judge(path, now);
                 }
             }
-            SchedulerEvent::Dead(path) => {
-                let error = CodedError::new(Code::PathDead, "silent for too long");
-                self.end_path(path, &error, now);
+            SchedulerEvent::Dead(path) => self.on_silent(path, now),
+            SchedulerEvent::Revived(path) => {
+                if let Some(link) = self.links.get_mut(&path) {
+                    link.health = Health::new(now);
+                }
+                self.set_status(path, PathStatus::Active, "it speaks again", now);
             }
             SchedulerEvent::Drained(path) => {
-                self.answer_remove_path(path, Ok(()), now);
+                // The notice of its end says what it brought in all.
                 self.end_path(path, &CodedError::new(Code::NoError, "removed"), now);
+                self.answer_remove_path(path, Ok(()), now);
             }
             SchedulerEvent::LeaseEnded(path, stream, lease) => {
                 self.on_lease_ended(path, stream, lease, now);
@@ -451,21 +510,24 @@ impl Machine for ClientSession {
     fn handle_violation(&mut self, path: PathId, error: &CodedError, now: Instant) {
         if path.is_primary() {
             self.outputs.close_with(error);
-        } else {
+        } else if self.links.get(&path).is_some_and(Link::is_connected) {
             self.end_path(path, error, now);
         }
     }
 
     fn handle_path_lost(&mut self, path: PathId, reason: &str, now: Instant) {
         let error = CodedError::new(Code::PathDead, reason);
-        self.handle_violation(path, &error, now);
+        if path.is_primary() {
+            self.outputs.close_with(&error);
+        } else {
+            self.lose_path(path, &error, now);
+        }
     }
 
     fn handle_timeout(&mut self, now: Instant) {
         let late: Vec<_> = self.links.iter().filter(|(_, link)| link.is_late(now)).collect();
         for path in late.into_iter().map(|(path, _)| *path).collect::<Vec<_>>() {
-            let error = CodedError::new(Code::AuthFailed, "the server did not answer in time");
-            self.handle_violation(path, &error, now);
+            self.on_late(path, now);
         }
         for (path, link) in &mut self.links {
             if matches!(link.stage, Stage::Open) {
@@ -477,6 +539,10 @@ impl Machine for ClientSession {
             self.outputs.actions.push_back(Action::Gap(gap));
         }
         self.scheduler.handle_timeout(&mut self.streams, now);
+        for path in self.links.keys().copied().collect::<Vec<_>>() {
+            self.judge(path, now);
+        }
+        self.report_paths(now);
     }
 
     fn close(&mut self, code: u64, reason: Bytes, now: Instant) {
@@ -503,22 +569,13 @@ impl Machine for ClientSession {
     fn poll_timeout(&self) -> Option<Instant> {
         let links = self.links.iter().map(|(path, link)| match link.stage {
             Stage::Open => link.control.heartbeat_due(self.scheduler.is_busy(*path)),
-            Stage::Dialing { .. } | Stage::Authenticating => link.deadline,
+            Stage::Waiting | Stage::Dialing | Stage::Authenticating => link.deadline,
         });
         let acks = self.links.values().filter_map(|link| link.received.poll_timeout());
+        let health = self.links.values().filter_map(|link| link.health.poll_timeout());
+        let report = self.scheduler.pieces() > 0;
+        let links = links.chain(acks).chain(health).chain(report.then_some(self.report_at));
         let planes = self.scheduler.poll_timeout().into_iter().chain(self.streams.poll_timeout());
-        links.chain(acks).chain(planes).min().filter(|_| !self.outputs.closed)
-    }
-}
-
-impl Link {
-    fn new(config: &ClientConfig, stage: Stage, control: ControlQueue, deadline: Instant) -> Self {
-        // Who wants nothing need not wait for the answer.
-        let options = Some(DataOptions::default()).filter(|none| wanted(config) == *none);
-        Self { stage, control, received: ReceivedPackets::new(), options, deadline }
-    }
-
-    fn is_late(&self, now: Instant) -> bool {
-        !matches!(self.stage, Stage::Open) && self.deadline <= now
+        links.chain(planes).min().filter(|_| !self.outputs.closed)
     }
 }

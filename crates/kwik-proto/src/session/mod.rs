@@ -25,7 +25,7 @@ use crate::{Code, CodedError, LeaseId, PathId, limits};
 
 pub use accept::{AcceptContext, Accepted, accept};
 pub use client::{ClientConfig, ClientSession};
-pub use primary::{PrimarySession, RelayReport};
+pub use primary::{PrimarySession, RelayReport, Uncovered};
 pub use secondary::{Mapped, SecondarySession};
 
 /// What a machine asks of its driver.
@@ -33,6 +33,8 @@ pub use secondary::{Mapped, SecondarySession};
 pub enum Action {
     /// Make a QUIC connection, then call [`ClientSession::handle_connected`].
     Dial(Dial),
+    /// A path that the client lost is still wanted: call [`PrimarySession::renew_grant`].
+    RenewGrant(PathId),
     /// Write this on the path's raw stream, then call [`ClientSession::on_raw_forwarded`].
     ForwardRaw(PathId, pb::RawPacketTransmission),
     /// Close the path's connection once what was transmitted is on its way.
@@ -52,6 +54,8 @@ pub enum Action {
 pub enum Wake {
     /// Of streams.
     Stream(StreamWake),
+    /// Missing bytes are under no lease: see [`PrimarySession::poll_uncovered`].
+    Uncovered,
     /// The path changed its status.
     Path(PathId),
     /// A lease was offered to the application.
@@ -141,6 +145,17 @@ fn wrong_role(message: &ControlMessage) -> CodedError {
 fn session_close(code: u64, reason: &Bytes) -> ControlMessage {
     let reason = reason.slice(..reason.len().min(limits::MAX_TEXT));
     ControlMessage::SessionClose(pb::SessionClose { code: code.min(limits::MAX_OFFSET), reason })
+}
+
+/// What a server sent over a path, and what of that was lost: behind its answer to a heartbeat.
+fn packet_report(path: PathId, (sent_packets, lost_packets): (u64, u64)) -> ControlMessage {
+    let path_id = path.0;
+    ControlMessage::PathReport(pb::PathReport {
+        path_id,
+        sent_packets,
+        lost_packets,
+        ..Default::default()
+    })
 }
 
 /// The answer to a heartbeat that asks for one.

@@ -1,19 +1,17 @@
 //! A primary's session: it owns the streams, adds paths and leases ranges to them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use crate::ack::{ReceivedPackets, SentPackets, SharedSent};
-use crate::auth::{
-    Fingerprint, Grant, GrantClaims, Identity, LeaseFields, PublicKey, sign_lease, sign_raw,
-};
+use crate::auth::{Fingerprint, Identity, LeaseFields, PublicKey, sign_lease, sign_raw};
 use crate::control::ControlQueue;
 use crate::lease::{IssuedLease, LeaseIssuer, SharedWriter, WriterTable};
-use crate::path::{PathStatus, PathTable};
+use crate::path::{PathEvent, PathStatus, PathTable};
 use crate::range::RangeSet;
 use crate::stats::{PathStats, SessionStats};
 use crate::stream::StreamTable;
@@ -22,12 +20,29 @@ use crate::wire::DataOptions;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{
-    Code, CodedError, Config, ConfigError, LeaseId, PathId, SessionId, Side, StreamId, limits,
+    Code, CodedError, Config, ConfigError, EventLog, LeaseId, PathId, SessionId, Side, StreamId,
+    limits,
 };
 
 mod packets;
 
-use super::{Action, Machine, Outputs, Wake, heartbeat_reply, session_close, wrong_role};
+mod paths;
+
+use paths::Edge;
+
+use super::{
+    Action, Machine, Outputs, Wake, heartbeat_reply, packet_report, session_close, wrong_role,
+};
+
+/// Bytes of a stream that are missing at the client and that no live lease covers (5.4). Leased anew they
+/// still come; else the reader there fails after [`limits::AGGREGATION_TIMEOUT`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uncovered {
+    /// The stream.
+    pub stream: StreamId,
+    /// What is missing, in order; at most [`limits::MAX_GAPS`] ranges.
+    pub ranges: Vec<Range<u64>>,
+}
 
 /// What became of a raw packet, as the client reports it (6.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +62,10 @@ pub struct PrimarySession {
     identity: Arc<Identity>,
     client_key: Fingerprint,
     paths: PathTable,
+    /// The secondaries behind the paths that have not ended.
+    edges: BTreeMap<PathId, Edge>,
+    path_events: EventLog<PathEvent>,
+    uncovered: EventLog<Uncovered>,
     control: ControlQueue,
     streams: StreamTable,
     issuer: LeaseIssuer,
@@ -56,6 +75,8 @@ pub struct PrimarySession {
     received: ReceivedPackets,
     options: DataOptions,
     rtt: Duration,
+    /// QUIC packets sent, and of those lost.
+    packets: (u64, u64),
     outputs: Outputs,
 }
 
@@ -89,6 +110,9 @@ impl PrimarySession {
             identity,
             client_key: client_key.fingerprint(),
             paths,
+            edges: BTreeMap::new(),
+            path_events: EventLog::new(limits::MAX_PATH_EVENTS),
+            uncovered: EventLog::new(limits::MAX_UNCOVERED_EVENTS),
             control,
             streams,
             issuer: LeaseIssuer::default(),
@@ -98,6 +122,7 @@ impl PrimarySession {
             received: ReceivedPackets::new(),
             options,
             rtt: Duration::ZERO,
+            packets: (0, 0),
             outputs: Outputs::default(),
         }
     }
@@ -119,17 +144,14 @@ impl PrimarySession {
         &self.paths
     }
 
-    /// Figures of the session; of its paths only what the primary sees of its own.
+    /// Figures of the session; of its paths what the client last said.
     #[must_use]
     pub fn stats(&self, now: Instant) -> SessionStats {
         let paths = self.paths.active().into_iter().map(|info| PathStats {
+            figures: self.figures(info.id),
             id: info.id,
             address: info.address,
             status: info.status,
-            rtt: if info.id.is_primary() { self.rtt } else { Duration::ZERO },
-            received: 0,
-            rate: None,
-            outstanding: 0,
             udp_sent: 0,
             udp_received: 0,
             secondary: Default::default(),
@@ -140,79 +162,6 @@ impl PrimarySession {
             unacknowledged: lock(&self.sent).outstanding(),
             ..self.streams.stats(now)
         }
-    }
-
-    /// Has the client make a path to the secondary `edge` at `address` (IP:port), with a fresh grant (2.2).
-    ///
-    /// # Errors
-    /// Too many paths are live.
-    pub fn add_path(
-        &mut self,
-        address: &str,
-        edge: Fingerprint,
-        now: Instant,
-        wall: SystemTime,
-    ) -> Result<PathId, CodedError> {
-        if address.len() > limits::MAX_TEXT {
-            return Err(CodedError::new(Code::PathNotFound, "an address is IP:port"));
-        }
-        let path = self.paths.add(address.to_owned(), now)?;
-        let claims =
-            GrantClaims { session: self.id, path, audience: edge, client_key: self.client_key };
-        self.send(
-            &ControlMessage::AddPathRequest(pb::AddPathRequest {
-                target_address: address.to_owned(),
-                session_id: self.id.to_string(),
-                path_id: path.0,
-                server_key_hash: Bytes::copy_from_slice(&edge.0),
-                grant: Grant::issue(&self.identity, &claims, wall),
-            }),
-            now,
-        );
-        Ok(path)
-    }
-
-    /// Has the client leave a path once it has brought what it was asked for (2.3).
-    ///
-    /// # Errors
-    /// [`Code::PathNotFound`] or [`Code::PathDead`]; the primary's own path cannot be removed.
-    pub fn remove_path(&mut self, path: PathId, now: Instant) -> Result<(), CodedError> {
-        self.check_secondary(path)?;
-        self.paths.set(path, PathStatus::Disconnecting, "removed", now);
-        let request = pb::RemovePathRequest { path_id: path.to_string() };
-        self.send(&ControlMessage::RemovePathRequest(request), now);
-        Ok(())
-    }
-
-    /// Gives a path up at once: the client moves its pieces elsewhere (2.4).
-    ///
-    /// # Errors
-    /// [`Code::PathNotFound`] or [`Code::PathDead`]; the primary's own path cannot be given up.
-    pub fn mark_dead(&mut self, path: PathId, now: Instant) -> Result<(), CodedError> {
-        self.check_secondary(path)?;
-        let status = pb::PathStatusNotification {
-            path_id: path.to_string(),
-            status: pb::PathStatus::Dead.into(),
-            reason: "marked dead".into(),
-        };
-        self.send(&ControlMessage::PathStatusNotification(status), now);
-        self.end_path(path, "marked dead", now);
-        self.outputs.wake(Wake::Path(path));
-        Ok(())
-    }
-
-    fn end_path(&mut self, path: PathId, reason: &str, now: Instant) {
-        self.paths.end(path, reason, now);
-        self.issuer.forget_path(path);
-    }
-
-    fn check_secondary(&self, path: PathId) -> Result<(), CodedError> {
-        self.paths.status(path)?;
-        if path.is_primary() {
-            let context = "the primary's own path lives as long as the session";
-            return Err(CodedError::new(Code::InvalidStreamRole, context));
-        }
-        Ok(())
     }
 
     /// Leases `range` of a stream to a path. On the primary's own path the writer is returned.
@@ -356,6 +305,11 @@ impl PrimarySession {
         self.rtt = rtt;
     }
 
+    /// QUIC packets that the connection has sent, and of those lost; the client is told.
+    pub fn on_quic_packets(&mut self, packets: (u64, u64)) {
+        self.packets = packets;
+    }
+
     /// The application reads a stream no more.
     pub fn stop(&mut self, stream: StreamId, code: u64) {
         self.streams.stop(stream, code);
@@ -371,22 +325,10 @@ impl PrimarySession {
 
     fn on_control(&mut self, message: ControlMessage, now: Instant) -> Result<(), CodedError> {
         match message {
-            ControlMessage::AddPathResponse(m) => {
-                let path = parse_path(&m.path_id)?;
-                if m.success && self.paths.status(path) == Ok(PathStatus::Connecting) {
-                    self.paths.set(path, PathStatus::Active, "", now);
-                } else if !m.success && !path.is_primary() {
-                    self.end_path(path, &m.error_message, now);
-                }
-                self.outputs.wake(Wake::Path(path));
-            }
-            ControlMessage::RemovePathResponse(m) => {
-                let path = parse_path(&m.path_id)?;
-                if m.success && !path.is_primary() {
-                    self.end_path(path, "removed", now);
-                }
-                self.outputs.wake(Wake::Path(path));
-            }
+            ControlMessage::AddPathResponse(m) => self.on_path_added(&m, now)?,
+            ControlMessage::RemovePathResponse(m) => self.on_path_removed(&m, now)?,
+            ControlMessage::PathReport(m) => self.on_path_report(&m, now),
+            ControlMessage::Uncovered(m) => self.on_uncovered(&m),
             ControlMessage::PathStatusNotification(m) => self.on_path_status(&m, now)?,
             ControlMessage::LeaseReport(m) => self.on_report(&m, now)?,
             ControlMessage::Activate(m) => match self.writers.handle_activate(&m)? {
@@ -411,44 +353,20 @@ impl PrimarySession {
             ControlMessage::Heartbeat(m) => {
                 if let Some(reply) = heartbeat_reply(&m) {
                     self.send(&reply, now);
+                    self.send(&packet_report(PathId::PRIMARY, self.packets), now);
                 }
             }
             ControlMessage::SessionClose(m) => {
                 self.outputs.closed_by_peer(m.code, m.reason);
                 self.end(0, Bytes::new());
             }
-            // A lost lease's report says the same; both reach the application as its outcome.
-            ControlMessage::Uncovered(_)
-            | ControlMessage::PathReport(_)
-            | ControlMessage::Unknown(_) => {}
+            ControlMessage::Unknown(_) => {}
             message => {
                 if !self.streams.handle_control(&message, now)? {
                     return Err(wrong_role(&message));
                 }
             }
         }
-        Ok(())
-    }
-
-    fn on_path_status(
-        &mut self,
-        m: &pb::PathStatusNotification,
-        now: Instant,
-    ) -> Result<(), CodedError> {
-        let path = parse_path(&m.path_id)?;
-        let status = PathStatus::from(m.status());
-        match status {
-            PathStatus::Dead if path.is_primary() => {}
-            PathStatus::Dead => {
-                self.end_path(path, &m.reason, now);
-            }
-            // A path that was removed meanwhile stays so.
-            _ if self.paths.status(path) == Ok(PathStatus::Disconnecting) => {}
-            _ => {
-                self.paths.set(path, status, &m.reason, now);
-            }
-        }
-        self.outputs.wake(Wake::Path(path));
         Ok(())
     }
 
@@ -486,11 +404,6 @@ impl PrimarySession {
     }
 }
 
-fn parse_path(text: &str) -> Result<PathId, CodedError> {
-    let id = text.parse().map(PathId);
-    id.map_err(|_| CodedError::new(Code::InvalidFrame, "a path id that is no number"))
-}
-
 impl Machine for PrimarySession {
     fn handle_control(&mut self, path: PathId, message: ControlMessage, now: Instant) {
         if self.outputs.closed {
@@ -515,6 +428,7 @@ impl Machine for PrimarySession {
         while let Some(gap) = self.streams.take_gap(now) {
             self.outputs.actions.push_back(Action::Gap(gap));
         }
+        self.give_up_unanswered(now);
     }
 
     fn close(&mut self, code: u64, reason: Bytes, now: Instant) {
@@ -544,6 +458,6 @@ impl Machine for PrimarySession {
 
     fn poll_timeout(&self) -> Option<Instant> {
         let timeouts = self.received.poll_timeout().into_iter().chain(self.streams.poll_timeout());
-        timeouts.min().filter(|_| !self.outputs.closed)
+        timeouts.chain(self.next_unanswered()).min().filter(|_| !self.outputs.closed)
     }
 }

@@ -20,7 +20,9 @@ mod mapped;
 
 pub use mapped::Mapped;
 
-use super::{Action, Machine, Outputs, Wake, heartbeat_reply, session_close, wrong_role};
+use super::{
+    Action, Machine, Outputs, Wake, heartbeat_reply, packet_report, session_close, wrong_role,
+};
 
 /// The state machine of a secondary, for one client.
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub struct SecondarySession {
     next_mapping: u64,
     raw: VecDeque<Bytes>,
     raw_bytes: usize,
+    /// QUIC packets sent, and of those lost.
+    packets: (u64, u64),
     sent: SharedSent,
     outputs: Outputs,
 }
@@ -61,6 +65,7 @@ impl SecondarySession {
             next_mapping: 0,
             raw: VecDeque::new(),
             raw_bytes: 0,
+            packets: (0, 0),
             sent: SharedSent::new(SentPackets::new(options).into()),
             outputs: Outputs::default(),
         }
@@ -92,6 +97,11 @@ impl SecondarySession {
     /// The next lease offered by the primary ([`Wake::LeaseOffered`]).
     pub fn accept_lease(&mut self) -> Option<SharedWriter> {
         self.offered.pop_front()
+    }
+
+    /// QUIC packets that the connection has sent, and of those lost; the client is told.
+    pub fn on_quic_packets(&mut self, packets: (u64, u64)) {
+        self.packets = packets;
     }
 
     /// Live leases.
@@ -169,6 +179,7 @@ impl SecondarySession {
             ControlMessage::Heartbeat(m) => {
                 if let Some(reply) = heartbeat_reply(&m) {
                     self.control.push(&reply, now);
+                    self.control.push(&packet_report(self.path, self.packets), now);
                 }
             }
             ControlMessage::SessionClose(m) => {

@@ -12,7 +12,7 @@
 //! cancelled or stolen changes nothing of it, so its offsets are free for another path at once, and a
 //! second copy is charged to nobody.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
@@ -108,6 +108,8 @@ pub struct RecvHalf {
     leased: RangeSet,
     duplicates: u64,
     conflicts: u64,
+    /// Paths whose bytes are thrown away: the stream is complete, and they were given up.
+    discarded: BTreeSet<PathId>,
     /// The reader takes any chunk, not just the next.
     unordered: bool,
     /// The session is told of reading in steps of `credit_step`, last at `reported`.
@@ -131,6 +133,7 @@ impl RecvHalf {
             leased: RangeSet::new(),
             duplicates: 0,
             conflicts: 0,
+            discarded: BTreeSet::new(),
             unordered: false,
             credit_step: 1,
             reported: 0,
@@ -149,6 +152,7 @@ impl RecvHalf {
         mut offset: u64,
         mut data: Bytes,
     ) -> Result<Received, CodedError> {
+<<<<<<< HEAD
         let mut all = Received::default();
         while !data.is_empty() {
             let range = offset..offset.saturating_add(data.len() as u64);
@@ -159,6 +163,10 @@ impl RecvHalf {
             all.piece_ended |= received.piece_ended;
             all.asked += received.asked;
             offset = end;
+=======
+        if data.is_empty() || self.discarded.contains(&path) {
+            return Ok(Received::default());
+>>>>>>> health
         }
         Ok(all)
     }
@@ -540,6 +548,12 @@ impl RecvHalf {
     /// Forgets the pieces of a path that is gone.
     pub(crate) fn drop_path(&mut self, path: PathId) {
         self.pieces.retain(|(owner, _), _| *owner != path);
+    }
+
+    /// Forgets the pieces of a path that was given up, and throws away what it still sends.
+    pub(crate) fn discard_from(&mut self, path: PathId) {
+        self.drop_path(path);
+        self.discarded.insert(path);
     }
 
     pub(crate) fn take_ended(&mut self) -> Vec<PieceEnd> {

@@ -43,6 +43,10 @@ impl Coverage {
             "lease Done",
             "lease Stopped",
             "lease Lost",
+            "path it speaks again",
+            "path connected again",
+            "path silent with bytes outstanding",
+            "path silent again and again",
         ];
         for what in expected {
             assert!(self.0.contains_key(what), "{what} never happened: {:#?}", self.0);

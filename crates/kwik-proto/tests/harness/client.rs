@@ -74,6 +74,9 @@ impl ClientApp {
 impl World {
     pub(crate) fn dial(&mut self, dial: &Dial) {
         self.log(|| format!("dial {dial:?}"));
+        if self.edges.get(&dial.path).is_some_and(|edge| edge.down_until > self.now) {
+            return;
+        }
         if self.rng.chance(95) {
             let delay = self.rng.millis(1..=200);
             self.after(delay, Event::Connected(dial.path));
@@ -88,7 +91,9 @@ impl World {
         let link = Link::random(&mut self.rng, self.now);
         self.add_link(path, link);
         let now = self.now;
-        self.session().handle_connected(path, &exporter(path), now);
+        if !self.session().handle_connected(path, &exporter(path), now) {
+            return self.remove_link(path);
+        }
         let rtt = self.links[&path].delay * 2;
         self.session().on_rtt(path, rtt);
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use kwik_proto::auth::Identity;
+use kwik_proto::auth::{Identity, RelayVerifier};
 use kwik_proto::lease::SharedWriter;
 use kwik_proto::session::{
     AcceptContext, Accepted, Action, Machine, SecondarySession, Wake, accept,
@@ -18,7 +18,7 @@ use kwik_proto::{Code, Config, Dir, LeaseId, PathId, SessionId, Side, StreamId, 
 use crate::client::exporter;
 use crate::pipe::{Sink, Toward};
 use crate::rng::Rng;
-use crate::world::World;
+use crate::world::{World, epoch};
 
 /// How an edge breaks the protocol, once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +52,10 @@ impl Hostility {
 #[derive(Debug)]
 pub(crate) struct Edge {
     which: usize,
+    /// Nobody reaches it before.
+    pub(crate) down_until: Instant,
+    /// What its last connection knew of relays.
+    verifier: Option<RelayVerifier>,
     pub(crate) session: Option<SecondarySession>,
     writers: BTreeMap<u32, SharedWriter>,
     pipes: BTreeMap<LeaseId, u32>,
@@ -79,6 +83,8 @@ impl Edge {
         let hostility = rng.chance(hostile).then(|| rng.pick(&Hostility::ALL));
         Self {
             which,
+            down_until: epoch(),
+            verifier: None,
             session: None,
             writers: BTreeMap::new(),
             pipes: BTreeMap::new(),
@@ -95,7 +101,12 @@ impl Edge {
         if let Some(session) = &mut self.session {
             session.handle_path_lost(session.path(), "closed by the client", now);
             assert_eq!(session.leases(), 0, "writers left behind");
+            self.verifier = Some(session.verifier().clone());
         }
+        self.session = None;
+        self.writers.clear();
+        self.pipes.clear();
+        (self.sent, self.last, self.poison) = (ControlDecoder::new(), None, None);
     }
 }
 
@@ -124,7 +135,12 @@ impl World {
             },
         );
         match accepted {
-            Ok(Accepted::Secondary(session)) => edge.session = Some(*session),
+            Ok(Accepted::Secondary(mut session)) => {
+                if let Some(earlier) = &edge.verifier {
+                    session.verifier().take_over(earlier);
+                }
+                edge.session = Some(*session);
+            }
             other => self.fail(&format!("an edge did not accept: {other:?}")),
         }
     }

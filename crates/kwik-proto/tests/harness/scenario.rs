@@ -13,6 +13,9 @@ use crate::world::{Event, World};
 /// Rounds of one world: its handshakes serve several scenarios.
 pub(crate) const ROUNDS: u64 = 4;
 
+/// QUIC's, of connections on which nothing is heard.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// A part of what the primary writes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Segment {
@@ -222,7 +225,8 @@ impl World {
             Fault::Revoke => self.revoke_one(),
             Fault::Pause => {
                 let path = if self.rng.chance(20) { PathId::PRIMARY } else { edge };
-                let pause = self.rng.millis(1..=1500);
+                let long = self.rng.chance(20) && !path.is_primary();
+                let pause = self.rng.millis(1..=if long { 10_000 } else { 1500 });
                 if let Some(link) = self.links.get_mut(&path) {
                     link.paused_until = now + pause;
                 }
@@ -236,14 +240,13 @@ impl World {
             Fault::Cut => {
                 if let Some(link) = self.links.get_mut(&edge) {
                     link.cut = true;
+                    self.after(IDLE_TIMEOUT, Event::Idle(edge));
+                    self.go_down(edge, IDLE_TIMEOUT);
                 }
             }
             Fault::Lose => {
-                self.remove_link(edge);
-                if let Some(mut edge) = self.edges.remove(&edge) {
-                    edge.hang_up(now);
-                }
-                self.session().handle_path_lost(edge, "broken", now);
+                self.lose(edge);
+                self.go_down(edge, Duration::ZERO);
             }
             Fault::Remove => drop(self.server().remove_path(edge, now)),
             Fault::MarkDead => drop(self.server().mark_dead(edge, now)),
@@ -258,6 +261,16 @@ impl World {
                 let packet = bytes::Bytes::from_static(b"raw");
                 drop(self.server().send_raw(edge, packet, now));
             }
+        }
+    }
+
+    /// An edge answers nobody for a while, or never again.
+    fn go_down(&mut self, path: PathId, least: Duration) {
+        let ever = self.rng.chance(80);
+        let time = if ever { self.rng.millis(0..=5000) } else { Duration::from_secs(1 << 20) };
+        let until = self.now + least + time;
+        if let Some(edge) = self.edges.get_mut(&path) {
+            edge.down_until = until;
         }
     }
 

@@ -8,10 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use kwik_proto::auth::{AcceptAny, Identity};
 use kwik_proto::lease::{LeaseOutcome, SharedWriter};
+use kwik_proto::path::PathStatus;
 use kwik_proto::session::{AcceptContext, Accepted, Action, Machine, PrimarySession, Wake, accept};
 use kwik_proto::stream::{Read, SharedRecv, SharedSend, StreamWake};
 use kwik_proto::wire::control::ControlMessage;
-use kwik_proto::{Code, Config, Dir, LeaseId, PathId, SessionId, Side, StreamId};
+use kwik_proto::{Code, Config, Dir, LeaseId, LogCursor, PathId, SessionId, Side, StreamId};
 
 use crate::client::exporter;
 use crate::edge::{Edge, identity};
@@ -47,6 +48,7 @@ pub(crate) struct Primary {
     /// Paths that the application may lease to.
     pub(crate) usable: BTreeSet<PathId>,
     pub(crate) next_address: u8,
+    events: LogCursor,
 }
 
 impl Primary {
@@ -61,6 +63,7 @@ impl Primary {
             lease_pipes: BTreeMap::new(),
             usable: [PathId::PRIMARY].into(),
             next_address: 1,
+            events: LogCursor::default(),
         }
     }
 
@@ -123,7 +126,12 @@ impl World {
                     self.fail(&format!("the primary ended the session: {code:#x} {reason}"));
                 }
             }
+            Action::RenewGrant(path) => {
+                let (now, wall) = (self.now, self.wall());
+                self.server().renew_grant(path, now, wall);
+            }
             Action::Wake(Wake::Path(path)) => {
+                self.note_path_events();
                 if self.server().paths().is_usable(path) {
                     self.primary.usable.insert(path);
                 } else {
@@ -137,8 +145,19 @@ impl World {
                 }
             }
             Action::Wake(Wake::Stream(wake)) => self.wake_primary(wake),
-            Action::Wake(Wake::LeaseOffered | Wake::Raw | Wake::Acknowledged) => {}
+            Action::Wake(Wake::LeaseOffered | Wake::Raw | Wake::Uncovered | Wake::Acknowledged) => {
+            }
             other => self.fail(&format!("a primary asks for {other:?}")),
+        }
+    }
+
+    fn note_path_events(&mut self) {
+        let Some(session) = &mut self.primary.session else { return };
+        while let Some(event) = session.poll_path_event(&mut self.primary.events) {
+            let again = event.status == PathStatus::Active && event.reason.contains("again");
+            if again || event.status == PathStatus::Degraded {
+                self.covered.count(format!("path {}", event.reason));
+            }
         }
     }
 

@@ -31,6 +31,8 @@ pub(crate) enum Event {
     Connected(PathId),
     /// A connection's end reaches the edge.
     Hangup(PathId),
+    /// A connection that is cut times out.
+    Idle(PathId),
     /// The client's byte path tells its session what came.
     Heard(PathId, StreamId, u64, u64),
     /// A reader looks.
@@ -273,9 +275,10 @@ impl World {
                 self.on_pump(pipe);
             }
             Event::Connected(path) => self.on_connected(path),
-            Event::Hangup(path) => {
-                if let Some(mut edge) = self.edges.remove(&path) {
-                    edge.hang_up(self.now);
+            Event::Hangup(path) => self.hang_up(path),
+            Event::Idle(path) => {
+                if self.links.get(&path).is_some_and(|link| link.cut) {
+                    self.lose(path);
                 }
             }
             Event::Heard(path, stream, bytes, asked) => {
@@ -287,6 +290,25 @@ impl World {
             Event::Lease(stream, range) => self.lease_somewhere(stream, range),
             Event::Fault(fault) => self.on_fault(fault),
         }
+    }
+
+    /// A connection has ended for its edge, which is forgotten when its path has ended too.
+    fn hang_up(&mut self, path: PathId) {
+        let now = self.now;
+        if let Some(edge) = self.edges.get_mut(&path) {
+            edge.hang_up(now);
+        }
+        if self.session().paths().iter().any(|info| info.id == path && info.ended) {
+            self.edges.remove(&path);
+        }
+    }
+
+    /// A connection breaks, and both ends know.
+    pub(crate) fn lose(&mut self, path: PathId) {
+        let now = self.now;
+        self.remove_link(path);
+        self.session().handle_path_lost(path, "broken", now);
+        self.hang_up(path);
     }
 
     fn on_pump(&mut self, id: u32) {
@@ -515,9 +537,11 @@ impl World {
             Action::ClosePath(path, error) => {
                 self.log(|| format!("the client closes path {path}: {error}"));
                 self.check_path_close(path, &error);
-                self.remove_link(path);
-                let delay = self.rng.millis(0..=50);
-                self.after(delay, Event::Hangup(path));
+                if self.links.contains_key(&path) {
+                    self.remove_link(path);
+                    let delay = self.rng.millis(0..=50);
+                    self.after(delay, Event::Hangup(path));
+                }
             }
             Action::Close(code, reason) | Action::ClosedByPeer(code, reason) => {
                 self.closed = true;
@@ -529,6 +553,7 @@ impl World {
             Action::Wake(Wake::Stream(wake)) => self.wake_client(wake),
             Action::Gap(gap) => self.log(|| format!("gap {gap:?}")),
             Action::Wake(_) => {}
+            Action::RenewGrant(_) => self.fail("a client grants nothing"),
         }
     }
 

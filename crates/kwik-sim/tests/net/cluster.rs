@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kwik::{
-    Accepted, ClientConfig, Config, ConnectionError, Identity, LeaseWriter, PathId, PathStatus,
-    PrimarySession, QuicConfig, ReadError, RecvStream, SecondarySession, SendStream, ServerConfig,
-    Session, WriteError,
+    Accepted, ClientConfig, Config, ConnectionError, Identity, LeaseWriter, PathEvent, PathId,
+    PathStatus, PrimarySession, QuicConfig, ReadError, RecvStream, SecondarySession, SendStream,
+    ServerConfig, Session, WriteError,
 };
 use kwik_sim::{Host, Sim};
 
@@ -84,6 +84,8 @@ pub(crate) struct Cluster {
     primary: Arc<Mutex<Option<PrimarySession>>>,
     /// The path that leads to each edge.
     paths: Arc<Mutex<BTreeMap<usize, PathId>>>,
+    /// What happened to paths, as the primary heard of it.
+    pub(crate) events: Arc<Mutex<Vec<PathEvent>>>,
 }
 
 fn identity(server: usize) -> Arc<Identity> {
@@ -99,6 +101,7 @@ impl Cluster {
             servers: (0..servers).map(|server| sim.host(&name(server))).collect(),
             primary: Arc::default(),
             paths: Arc::default(),
+            events: Arc::default(),
         }
     }
 
@@ -143,6 +146,12 @@ impl Cluster {
         });
     }
 
+    /// The states that a path has had.
+    pub(crate) fn states(&self, path: PathId) -> Vec<PathStatus> {
+        let events = self.events.lock().unwrap();
+        events.iter().filter(|event| event.path == path).map(|event| event.status).collect()
+    }
+
     /// Takes it away.
     pub(crate) fn leave(&self, edge: usize) {
         let path = self.paths.lock().unwrap().remove(&edge);
@@ -154,6 +163,12 @@ impl Cluster {
     }
 
     async fn serve(&self, session: &PrimarySession) {
+        let (mut events, log) = (session.path_events(), self.events.clone());
+        self.servers[0].spawn(async move {
+            while let Ok(event) = events.next().await {
+                log.lock().unwrap().push(event);
+            }
+        });
         self.primary.lock().unwrap().replace(session.clone());
         (1..self.servers.len()).for_each(|edge| self.join(edge));
         while let Ok((send, mut recv)) = session.session().accept_bi().await {
@@ -186,19 +201,16 @@ impl Cluster {
             let Ok((_own, writer)) = session.lease_own(stream, extent.clone()) else { return };
             self.servers[0].spawn(fill(writer, request.tag));
         }
-        let mut leased = BTreeSet::new();
+        let mut leased = BTreeMap::new();
         let mut leases = Vec::new();
         let mut closed = std::pin::pin!(session.session().closed());
         loop {
             let changed = session.path_changed();
             for path in session.all_paths() {
                 let usable = path.status == PathStatus::Active && path.id != PathId::PRIMARY;
-                if usable && leased.insert(path.id) {
+                if usable && leased.insert(path.id, path.deaths) != Some(path.deaths) {
                     let command = Bytes::copy_from_slice(&request.tag.to_be_bytes());
                     leases.extend(session.lease(stream, extent.clone(), path.id, command));
-                }
-                if !usable {
-                    leased.remove(&path.id);
                 }
             }
             let mut changed = std::pin::pin!(changed);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use kwik::Config;
 use kwik_sim::{Shape, Sim, Trace};
 
-use crate::cluster::{Cluster, FetchError, Kind, Reading, Request};
+use crate::cluster::{Cluster, FetchError, Reading, Request};
 
 /// What goes wrong, or right again. The number is a server's.
 #[derive(Debug, Clone, Copy)]
@@ -68,35 +68,6 @@ pub(crate) fn ms(ms: u64) -> Duration {
 }
 
 impl Scenario {
-    /// Servers with these rates in Mbit/s and round trips in ms; queues hold 50 ms.
-    pub(crate) fn with_links(links: &[(u64, u64)]) -> Self {
-        let link = |&(rate, rtt): &(u64, u64)| {
-            let delay = Duration::from_micros(rtt * 500);
-            [Shape::rate_mbit(rate).delay(delay).queue(ms(50)), Shape::default().delay(delay)]
-        };
-        Self {
-            links: links.iter().map(link).collect(),
-            fetches: Vec::new(),
-            faults: Vec::new(),
-            settings: Config::default(),
-            limit: Duration::from_secs(300),
-        }
-    }
-
-    /// The client fetches an object that every server holds, as soon as it can.
-    pub(crate) fn fetch(mut self, len: u64) -> Self {
-        let tag = self.fetches.len() as u64;
-        let request = Request { kind: Kind::Leased, tag, len };
-        self.fetches.push(Fetch { request, at: Duration::ZERO, pace: None });
-        self
-    }
-
-    /// At a time counted from the beginning.
-    pub(crate) fn at(mut self, time: Duration, fault: Fault) -> Self {
-        self.faults.push((time, fault));
-        self
-    }
-
     fn apply(&self, cluster: &Cluster, fault: Fault) {
         let shape = |server: usize| self.links[server];
         let relink = |server: usize, [up, down]: [Shape; 2]| {

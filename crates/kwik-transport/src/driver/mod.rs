@@ -27,7 +27,7 @@ use kwik_proto::sync::lock;
 use kwik_proto::{Code, Config, Dir, LeaseId, PathId, StreamId};
 use tokio::sync::Notify;
 
-use crate::quic::{Connection, ConnectionError, Endpoint, Runtime};
+use crate::quic::{Connection, ConnectionError, Endpoint, Figures, Runtime};
 
 pub(crate) use path::{ControlStream, PathLink, SERVER_NAME, open_control, start};
 pub(crate) use pool::{DataPool, FrameWriter};
@@ -74,12 +74,14 @@ pub(crate) struct SessionWaiters {
     pub(crate) leases: Notify,
     pub(crate) lease_ends: Notify,
     pub(crate) raw: Notify,
+    pub(crate) uncovered: Notify,
     pub(crate) closed: Notify,
 }
 
 impl SessionWaiters {
     fn wake_all(&self) {
-        let each = [&self.paths, &self.leases, &self.lease_ends, &self.raw, &self.closed];
+        let each = [&self.paths, &self.leases, &self.lease_ends, &self.raw, &self.uncovered];
+        let each = each.into_iter().chain([&self.closed]);
         self.acceptable.iter().chain(&self.openable).chain(each).for_each(Notify::notify_waiters);
     }
 }
@@ -174,8 +176,8 @@ impl<M: Role + ?Sized> Shared<M> {
         ended.unwrap_or_else(|error| error)
     }
 
-    /// Round-trip time and received bytes of each path's connection.
-    fn figures(&self) -> Vec<(PathId, (Duration, u64))> {
+    /// Figures of each path's connection.
+    fn figures(&self) -> Vec<(PathId, Figures)> {
         let paths = lock(&self.paths);
         paths.iter().map(|(path, link)| (*path, link.connection.figures())).collect()
     }
@@ -240,6 +242,7 @@ impl<M: Role + ?Sized> Shared<M> {
             Wake::Path(_) => self.waiters.paths.notify_waiters(),
             Wake::LeaseOffered => self.waiters.leases.notify_waiters(),
             Wake::LeaseEnded(_) => self.waiters.lease_ends.notify_waiters(),
+            Wake::Uncovered => self.waiters.uncovered.notify_waiters(),
             Wake::Acknowledged => self.pool.on_acknowledged(),
             Wake::Raw => self.waiters.raw.notify_waiters(),
             Wake::Writer(lease) => {
@@ -416,6 +419,10 @@ impl<M: Role + ?Sized> Shared<M> {
                 self.on_connection_lost(error);
                 self.close_connections(code, &reason);
             }
+            Action::RenewGrant(path) => {
+                let wall = self.runtime.wall_clock();
+                self.drive(|machine, now| machine.renew_grant(path, now, wall));
+            }
             Action::Dial(dial) => {
                 if let (Some(shared), Some(endpoint)) = (self.this.upgrade(), &self.endpoint) {
                     self.runtime.spawn(path::dial(shared, endpoint.clone(), dial));
@@ -470,13 +477,13 @@ async fn run_timer<M: Role>(shared: Arc<Shared<M>>) {
         });
         if fired.await {
             let (figures, now) = (shared.figures(), shared.runtime.now());
-            for (path, (rtt, arrived)) in &figures {
+            for (path, Figures { rtt, arrived, .. }) in &figures {
                 shared.size_window(*path, *rtt, *arrived, now);
             }
             shared.drive(|machine, now| {
                 // A path may look silent only since a lost packet is being repeated.
-                for (path, (rtt, arrived)) in figures {
-                    machine.on_figures(path, rtt, arrived, now);
+                for (path, figures) in figures {
+                    machine.on_figures(path, figures, now);
                 }
                 machine.handle_timeout(now);
             });

@@ -11,7 +11,7 @@ use kwik_proto::path::ConnectionWindow;
 use kwik_proto::session::Dial;
 use kwik_proto::sync::lock;
 use kwik_proto::wire::pb::control::RawPacketTransmission;
-use kwik_proto::wire::{ControlDecoder, StreamKind, raw};
+use kwik_proto::wire::{ControlDecoder, ControlMessage, StreamKind, raw};
 use kwik_proto::{Code, CodedError, PathId, limits};
 use tokio::sync::{Notify, mpsc};
 
@@ -119,7 +119,12 @@ pub(crate) fn start(
     let runtime = &shared.runtime;
     let (reading, read) = mpsc::channel(1);
     runtime.spawn(write_control(shared.clone(), path, send, out));
-    runtime.spawn(read_control(shared.clone(), path, recv, decoder, reading.clone()));
+    let reads = read_control(shared.clone(), (path, connection.clone()), recv, decoder);
+    let held = reading.clone();
+    runtime.spawn(async move {
+        reads.await;
+        drop(held);
+    });
     runtime.spawn(accept_streams(shared.clone(), path, connection.clone(), (reading, read)));
     runtime.spawn(write_raw(connection.clone(), packets, queued));
     // What the machine had ready before its path stood.
@@ -210,15 +215,19 @@ async fn write_control(
 /// Feeds the machine until the control stream ends, which ends the path.
 async fn read_control(
     shared: AnyShared,
-    path: PathId,
+    (path, connection): (PathId, Connection),
     mut stream: RecvStream,
     mut decoder: ControlDecoder,
-    _reading: Reading,
 ) {
     loop {
         loop {
             match decoder.poll_frame() {
                 Ok(Some(message)) => {
+                    // The answer says how the path does.
+                    if matches!(message, ControlMessage::Heartbeat(_)) {
+                        let figures = connection.figures();
+                        shared.drive(|machine, now| machine.on_figures(path, figures, now));
+                    }
                     shared.drive(|machine, now| machine.handle_control(path, message, now));
                 }
                 Ok(None) => break,
@@ -240,8 +249,13 @@ async fn read_control(
     shared.drive(|machine, now| machine.handle_violation(path, &error, now));
 }
 
-fn on_lost(shared: &AnyShared, path: PathId, error: ConnectionError) {
+fn on_lost(shared: &AnyShared, path: PathId, connection: &Connection, error: ConnectionError) {
     tracing::debug!(%path, %error, "connection lost");
+    let is_current = |link: &PathLink| link.connection.is_same(connection);
+    if !lock(&shared.paths).get(&path).is_some_and(is_current) && path != shared.home {
+        // It was given up, and the path may have another one already.
+        return;
+    }
     let reason = error.to_string();
     if path == shared.home {
         shared.on_connection_lost(error);
@@ -272,7 +286,7 @@ async fn accept_streams(
     // What came before the end is read before the end is told, as in quinn.
     drop(reading);
     read.recv().await;
-    on_lost(&shared, path, lost);
+    on_lost(&shared, path, &connection, lost);
 }
 
 /// Writes raw packets in order on a stream of their own, opened with the first.

@@ -295,9 +295,9 @@ impl Sink {
         let now = self.shared.runtime.now();
         if self.figures_at.is_none_or(|at| now >= at + FIGURES_INTERVAL) {
             self.figures_at = Some(now);
-            let (rtt, arrived) = connection.figures();
-            self.shared.size_window(self.path, rtt, arrived, now);
-            self.shared.look(|machine| machine.on_figures(self.path, rtt, arrived, now));
+            let figures = connection.figures();
+            self.shared.size_window(self.path, figures.rtt, figures.arrived, now);
+            self.shared.look(|machine| machine.on_figures(self.path, figures, now));
         }
         self.flush()
     }

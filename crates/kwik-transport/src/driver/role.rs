@@ -1,6 +1,6 @@
 //! What the driver needs of a machine beyond [`Machine`], per role.
 
-use std::time::{Duration, Instant};
+use std::time::{Instant, SystemTime};
 
 use kwik_proto::ack::{ArrivedPackets, SharedSent};
 use kwik_proto::mapping::MappingKey;
@@ -10,6 +10,8 @@ use kwik_proto::stream::{SharedRecv, StreamTable};
 use kwik_proto::wire::pb::control::RawPacketTransmission;
 use kwik_proto::wire::{DataOptions, SecondaryEvent};
 use kwik_proto::{Code, CodedError, Config, ConfigError, PathId, StreamId};
+
+use crate::quic::Figures;
 
 fn refused(what: &str) -> CodedError {
     CodedError::new(Code::InvalidStreamRole, format!("{what} for this role"))
@@ -43,8 +45,11 @@ pub(crate) trait Role: Machine + 'static {
     /// A batch was put into a receiving half.
     fn on_received(&mut self, _: PathId, _: StreamId, _: (u64, u64), _: Instant) {}
 
-    /// A path's smoothed round-trip time, and the bytes that its connection has received in all.
-    fn on_figures(&mut self, _: PathId, _rtt: Duration, _arrived: u64, _: Instant) {}
+    /// Figures of a path's connection.
+    fn on_figures(&mut self, _: PathId, _: Figures, _: Instant) {}
+
+    /// A path that the client lost is still wanted.
+    fn renew_grant(&mut self, _: PathId, _: Instant, _: SystemTime) {}
 
     /// A dialed path is connected; false when nobody wants it any more.
     fn handle_connected(&mut self, _: PathId, _: &[u8; 32], _: Instant) -> bool {
@@ -135,9 +140,9 @@ impl Role for ClientSession {
         self.on_received(path, id, bytes, now);
     }
 
-    fn on_figures(&mut self, path: PathId, rtt: Duration, arrived: u64, now: Instant) {
-        self.on_rtt(path, rtt);
-        self.on_arrived(path, arrived, now);
+    fn on_figures(&mut self, path: PathId, figures: Figures, now: Instant) {
+        self.on_rtt(path, figures.rtt);
+        self.on_arrived(path, figures.arrived, now);
     }
 
     fn handle_connected(&mut self, path: PathId, exporter: &[u8; 32], now: Instant) -> bool {
@@ -229,8 +234,13 @@ impl Role for PrimarySession {
         self.on_received(id, now);
     }
 
-    fn on_figures(&mut self, _: PathId, rtt: Duration, _: u64, _: Instant) {
-        self.on_rtt(rtt);
+    fn on_figures(&mut self, _: PathId, figures: Figures, _: Instant) {
+        self.on_rtt(figures.rtt);
+        self.on_quic_packets(figures.packets);
+    }
+
+    fn renew_grant(&mut self, path: PathId, now: Instant, wall: SystemTime) {
+        self.renew_grant(path, now, wall);
     }
 }
 
@@ -257,6 +267,10 @@ impl StreamRole for PrimarySession {
 }
 
 impl Role for SecondarySession {
+    fn on_figures(&mut self, _: PathId, figures: Figures, _: Instant) {
+        self.on_quic_packets(figures.packets);
+    }
+
     fn sent(&self) -> SharedSent {
         self.sent()
     }

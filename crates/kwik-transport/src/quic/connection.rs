@@ -15,6 +15,17 @@ use super::{ConnectionError, RecvStream, SendDatagramError, SendStream, varint};
 #[derive(Debug, Clone)]
 pub(crate) struct Connection(quinn::Connection, u64);
 
+/// What a session wants to know of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Figures {
+    /// Smoothed round-trip time.
+    pub(crate) rtt: Duration,
+    /// UDP payload received since it began, in bytes.
+    pub(crate) arrived: u64,
+    /// QUIC packets sent since it began, and of those lost.
+    pub(crate) packets: (u64, u64),
+}
+
 /// Figures of a connection since it began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg(test)]
@@ -112,10 +123,19 @@ impl Connection {
         self.0.rtt()
     }
 
-    /// Smoothed round-trip time, and UDP payload received since it began, in bytes.
-    pub(crate) fn figures(&self) -> (Duration, u64) {
+    /// What a session wants to know of it.
+    pub(crate) fn figures(&self) -> Figures {
         let stats = self.0.stats();
-        (stats.path.rtt, stats.udp_rx.bytes)
+        Figures {
+            rtt: stats.path.rtt,
+            arrived: stats.udp_rx.bytes,
+            packets: (stats.path.sent_packets, stats.path.lost_packets),
+        }
+    }
+
+    /// Whether both are handles to the same one.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.0.stable_id() == other.0.stable_id()
     }
 
     /// UDP payload sent and received since it began, in bytes.

@@ -14,7 +14,7 @@ mod tls;
 mod tests;
 
 pub use config::QuicConfig;
-pub(crate) use connection::Connection;
+pub(crate) use connection::{Connection, Figures};
 pub(crate) use endpoint::{Endpoint, Incoming};
 pub use error::{ClosedStream, ConnectError, ConnectionError, SendDatagramError};
 pub(crate) use error::{ReadError, WriteError};

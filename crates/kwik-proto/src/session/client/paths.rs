@@ -12,22 +12,33 @@ use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, PathId, limits};
 
 use super::super::{Action, Dial, Wake};
+use super::redial::Target;
 use super::{ClientSession, Link, Stage};
 
 impl ClientSession {
-    /// Ends a secondary path; `answer` is for a handshake that failed.
+    /// Ends a secondary path for good.
     pub(super) fn end_path(&mut self, path: PathId, error: &CodedError, now: Instant) {
-        let Some(link) = self.links.remove(&path) else { return };
-        self.outputs.actions.push_back(Action::ClosePath(path, error.clone()));
-        let reason = error.to_string();
+        let Some(link) = self.links.get(&path) else { return };
+        let was_open = link.was_open();
+        let reason = match error.code {
+            Code::NoError => error.context.clone(),
+            _ => error.to_string(),
+        };
         self.paths.end(path, &reason, now);
-        self.mappings.end_path(path);
-        if matches!(link.stage, Stage::Open) {
-            self.scheduler.remove_path(path, &mut self.streams, now);
+        if was_open {
             self.notify(path, PathStatus::Dead, &reason, now);
         } else {
             self.answer_add_path(path, Err(&reason), now);
         }
+        self.links.remove(&path);
+        self.disconnect(path, error, now);
+    }
+
+    /// Lets a path's connection go, and all that it was to bring.
+    pub(super) fn disconnect(&mut self, path: PathId, error: &CodedError, now: Instant) {
+        self.outputs.actions.push_back(Action::ClosePath(path, error.clone()));
+        self.mappings.end_path(path);
+        self.scheduler.remove_path(path, &mut self.streams, now);
     }
 
     pub(super) fn answer_add_path(&mut self, path: PathId, result: Result<(), &str>, now: Instant) {
@@ -48,13 +59,21 @@ impl ClientSession {
         let path = PathId(m.path_id);
         let pin = <[u8; 32]>::try_from(&m.server_key_hash[..]).map(Fingerprint);
         let pin = pin.map_err(|_| CodedError::new(Code::InvalidFrame, "a path without a pin"))?;
+        if self.links.contains_key(&path) {
+            return self.renew_grant(&m, pin, now);
+        }
+        if self.paths.has_ended(path) {
+            // A fresh grant crossed the notice of the path's end.
+            return Ok(());
+        }
         let allowed = self.allow_dial(&m.target_address, now);
         let added = self.paths.insert(path, m.target_address, now);
         match added.and(allowed) {
             Ok(address) => {
                 let deadline = now + limits::HANDSHAKE_TIMEOUT;
-                let stage = Stage::Dialing { grant: m.grant };
-                let link = Link::new(&self.config, stage, ControlQueue::new(now), deadline);
+                let control = ControlQueue::new(now);
+                let target = Some(Target::new(address, pin, m.grant, now));
+                let link = Link::new(&self.config, Stage::Dialing, control, deadline, target, now);
                 self.links.insert(path, link);
                 self.outputs.actions.push_back(Action::Dial(Dial { path, address, pin }));
             }
@@ -86,8 +105,9 @@ impl ClientSession {
             let why = status.err().map_or("it cannot be removed".into(), |e| e.to_string());
             return self.answer_remove_path(path, Err(&why), now);
         };
-        if !matches!(link.stage, Stage::Open) {
-            self.end_path(path, &CodedError::new(Code::PathDead, "removed while connecting"), now);
+        if !matches!(link.stage, Stage::Open) || self.paths.status(path) == Ok(PathStatus::Dead) {
+            let reason = "removed while it was not connected";
+            self.end_path(path, &CodedError::new(Code::PathDead, reason), now);
             return self.answer_remove_path(path, Ok(()), now);
         }
         self.set_status(path, PathStatus::Disconnecting, "removed by the primary", now);

@@ -111,6 +111,8 @@ fn of_paths(v: &Values) -> Vec<ControlMessage> {
             path_id: text(),
             status: v.choice,
             reason: text(),
+            report: v.flag.then(pb::control::PathReport::default),
+            ended: v.flag,
         }),
         M::AuthenticationRequest(pb::control::AuthenticationRequest {
             data: Some(pb::data::DataOptions { checksum: true, compression: false }),

@@ -1,0 +1,218 @@
+//! Paths that come and go: their health, their loss, and dialing them again (2.6).
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::ack::ReceivedPackets;
+use crate::auth::Fingerprint;
+use crate::control::ControlQueue;
+use crate::path::{Health, PathStatus};
+use crate::wire::DataOptions;
+use crate::wire::control::ControlMessage;
+use crate::wire::pb::control as pb;
+use crate::{Code, CodedError, PathId, limits};
+
+use super::super::{Action, Dial};
+use super::packets::wanted;
+use super::{ClientConfig, ClientSession, Link, Stage};
+
+/// How to reach a secondary, and what it took so far.
+#[derive(Debug)]
+pub(super) struct Target {
+    address: SocketAddr,
+    pin: Fingerprint,
+    pub(super) grant: Bytes,
+    /// When the grant is worth nothing any more.
+    expires: Instant,
+    /// When its connection stood last.
+    opened: Option<Instant>,
+    /// Attempts since it stood for long.
+    attempts: u32,
+}
+
+impl Target {
+    pub(super) fn new(address: SocketAddr, pin: Fingerprint, grant: Bytes, now: Instant) -> Self {
+        let expires = now + limits::GRANT_LIFETIME;
+        Self { address, pin, grant, expires, opened: None, attempts: 0 }
+    }
+}
+
+impl Link {
+    pub(super) fn new(
+        config: &ClientConfig,
+        stage: Stage,
+        control: ControlQueue,
+        deadline: Instant,
+        target: Option<Target>,
+        now: Instant,
+    ) -> Self {
+        let (health, packets) = (Health::new(now), (0, 0));
+        // Who wants nothing need not wait for the answer.
+        let options = Some(DataOptions::default()).filter(|none| wanted(config) == *none);
+        let received = ReceivedPackets::new();
+        Self { stage, control, received, options, deadline, target, health, packets }
+    }
+
+    /// It is authenticated. True when it was before, on another connection.
+    pub(super) fn open(&mut self, now: Instant) -> bool {
+        self.stage = Stage::Open;
+        self.health = Health::new(now);
+        self.packets = (0, 0);
+        self.target.as_mut().is_some_and(|target| target.opened.replace(now).is_some())
+    }
+
+    /// It was authenticated once.
+    pub(super) fn was_open(&self) -> bool {
+        self.target.as_ref().is_some_and(|target| target.opened.is_some())
+    }
+
+    /// It has a connection on which its server can do right or wrong.
+    pub(super) fn is_connected(&self) -> bool {
+        matches!(self.stage, Stage::Authenticating | Stage::Open)
+    }
+
+    pub(super) fn is_late(&self, now: Instant) -> bool {
+        !matches!(self.stage, Stage::Open) && self.deadline <= now
+    }
+}
+
+impl ClientSession {
+    /// Tells the primary when a path's health has changed.
+    pub(super) fn judge(&mut self, path: PathId, now: Instant) {
+        let Some(link) = self.links.get_mut(&path) else { return };
+        let trouble = link.health.judge(now);
+        match (self.paths.status(path), trouble) {
+            (Ok(PathStatus::Active), Some(reason)) => {
+                self.set_status(path, PathStatus::Degraded, reason, now);
+            }
+            (Ok(PathStatus::Degraded), None) => {
+                self.set_status(path, PathStatus::Active, "well again", now);
+            }
+            _ => {}
+        }
+    }
+
+    /// Tells the primary how each path does, while any is at work.
+    pub(super) fn report_paths(&mut self, now: Instant) {
+        if self.scheduler.pieces() == 0 || self.report_at > now {
+            return;
+        }
+        self.report_at = now + limits::REPORT_INTERVAL;
+        for path in self.links.keys().copied().collect::<Vec<_>>() {
+            if let Some(figures) = self.figures(path, now) {
+                let report = ControlMessage::PathReport(figures.to_wire(path));
+                self.send(PathId::PRIMARY, &report, now);
+            }
+        }
+    }
+
+    /// A path was silent for so long that its leases are lost. Its connection stays: it may speak again.
+    pub(super) fn on_silent(&mut self, path: PathId, now: Instant) {
+        let reason = "silent for too long";
+        if self.paths.status(path) == Ok(PathStatus::Disconnecting) {
+            self.end_path(path, &CodedError::new(Code::PathDead, reason), now);
+        } else {
+            self.set_status(path, PathStatus::Dead, reason, now);
+        }
+    }
+
+    /// A path has no connection any more. One that was a path already is dialed again.
+    pub(super) fn lose_path(&mut self, path: PathId, error: &CodedError, now: Instant) {
+        let [a, b, c, d, ..] = self.key.fingerprint().0;
+        let leaving = self.paths.status(path) == Ok(PathStatus::Disconnecting);
+        let Some(link) = self.links.get_mut(&path) else { return };
+        if matches!(link.stage, Stage::Waiting) {
+            return;
+        }
+        if leaving || !link.was_open() {
+            return self.end_path(path, error, now);
+        }
+        let was_open = matches!(link.stage, Stage::Open);
+        link.stage = Stage::Waiting;
+        let Some(target) = &mut link.target else { return };
+        let calm = |opened: Instant| now >= opened + limits::REDIAL_CALM;
+        if was_open && target.opened.is_some_and(calm) {
+            target.attempts = 0;
+        }
+        target.attempts += 1;
+        // The session's key is random, and nobody else's.
+        let seed = u32::from_le_bytes([a, b, c, d]) ^ path.0.rotate_left(16);
+        link.deadline = now + redial_wait(seed, target.attempts);
+        let reason = error.to_string();
+        self.set_status(path, PathStatus::Dead, &reason, now);
+        self.disconnect(path, error, now);
+    }
+
+    /// A handshake has failed, or a lost path is to be dialed.
+    pub(super) fn on_late(&mut self, path: PathId, now: Instant) {
+        let Some(link) = self.links.get_mut(&path) else { return };
+        if !matches!(link.stage, Stage::Waiting) {
+            let error = CodedError::new(Code::AuthFailed, "the server did not answer in time");
+            if path.is_primary() {
+                self.outputs.close_with(&error);
+            } else {
+                self.lose_path(path, &error, now);
+            }
+            return;
+        }
+        let Some(target) = &link.target else { return };
+        if target.attempts > limits::MAX_REDIALS || now >= target.expires {
+            let error = CodedError::new(Code::PathDead, "it could not be dialed again in time");
+            return self.end_path(path, &error, now);
+        }
+        match self.limiter.try_dial(now) {
+            Err(free) => link.deadline = free,
+            Ok(()) => {
+                let dial = Dial { path, address: target.address, pin: target.pin };
+                link.stage = Stage::Dialing;
+                link.deadline = now + limits::HANDSHAKE_TIMEOUT;
+                self.outputs.actions.push_back(Action::Dial(dial));
+            }
+        }
+    }
+
+    /// The primary still wants a path that was joined before: with this grant it can be dialed again.
+    pub(super) fn renew_grant(
+        &mut self,
+        m: &pb::AddPathRequest,
+        pin: Fingerprint,
+        now: Instant,
+    ) -> Result<(), CodedError> {
+        let path = PathId(m.path_id);
+        let same = self.paths.path(path).is_some_and(|info| info.address == m.target_address);
+        let target = self.links.get_mut(&path).and_then(|link| link.target.as_mut());
+        let Some(target) = target.filter(|target| same && target.pin == pin) else {
+            let context = format!("path {path} leads elsewhere");
+            return Err(CodedError::new(Code::InvalidFrame, context));
+        };
+        target.grant = m.grant.clone();
+        target.expires = now + limits::GRANT_LIFETIME;
+        Ok(())
+    }
+}
+
+/// Doubled with each attempt, give or take a fifth, so that a server's clients do not all come at once.
+fn redial_wait(seed: u32, attempts: u32) -> Duration {
+    let wait = limits::REDIAL_FIRST * (1 << (attempts - 1).min(10));
+    let wait = wait.min(limits::REDIAL_LAST);
+    let share = (seed ^ attempts).wrapping_mul(0x9E37_79B9) >> 16;
+    wait * 4 / 5 + wait * share / (5 * 0x8000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_largest_and_differ_between_clients() {
+        for attempts in 1..=limits::MAX_REDIALS + 1 {
+            let plain = limits::REDIAL_FIRST * (1 << (attempts - 1));
+            let plain = plain.min(limits::REDIAL_LAST);
+            let waits: Vec<_> = (0..100).map(|seed| redial_wait(seed, attempts)).collect();
+            assert!(waits.iter().all(|wait| *wait >= plain * 4 / 5 && *wait <= plain * 6 / 5));
+            assert!(waits.iter().max() > waits.iter().min());
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! What a primary does about paths: add, remove, give up, renew, and what its client tells of them.
+
+use std::time::{Instant, SystemTime};
+
+use bytes::Bytes;
+
+use crate::auth::{Fingerprint, Grant, GrantClaims};
+use crate::path::{PathEvent, PathStatus};
+use crate::stats::PathFigures;
+use crate::wire::control::ControlMessage;
+use crate::wire::pb::control as pb;
+use crate::{Code, CodedError, LogCursor, PathId, StreamId, limits};
+
+use super::super::{Action, Wake};
+use super::{PrimarySession, Uncovered};
+
+/// A secondary behind a path.
+#[derive(Debug)]
+pub(super) struct Edge {
+    key: Fingerprint,
+    /// What the client last said of it.
+    figures: PathFigures,
+    /// When the client's answer on its path is overdue; none while none is expected.
+    answer_by: Option<Instant>,
+}
+
+impl PrimarySession {
+    /// Has the client make a path to the secondary `edge` at `address` (IP:port), with a fresh grant (2.2).
+    /// The path has ended if the client does not answer within [`limits::ANSWER_TIMEOUT`].
+    ///
+    /// # Errors
+    /// Too many paths are live.
+    pub fn add_path(
+        &mut self,
+        address: &str,
+        edge: Fingerprint,
+        now: Instant,
+        wall: SystemTime,
+    ) -> Result<PathId, CodedError> {
+        if address.len() > limits::MAX_TEXT {
+            return Err(CodedError::new(Code::PathNotFound, "an address is IP:port"));
+        }
+        let path = self.paths.add(address.to_owned(), now)?;
+        let answer_by = Some(now + limits::ANSWER_TIMEOUT);
+        let figures = PathFigures::default();
+        self.edges.insert(path, Edge { key: edge, figures, answer_by });
+        self.request_path(path, now, wall);
+        Ok(path)
+    }
+
+    /// Gives the client a fresh grant for a path, with which it is dialed again ([`Action::RenewGrant`]).
+    pub fn renew_grant(&mut self, path: PathId, now: Instant, wall: SystemTime) {
+        if self.paths.status(path) == Ok(PathStatus::Dead) {
+            self.request_path(path, now, wall);
+        }
+    }
+
+    fn request_path(&mut self, path: PathId, now: Instant, wall: SystemTime) {
+        let (Some(info), Some(edge)) = (self.paths.path(path), self.edges.get(&path)) else {
+            return;
+        };
+        let claims =
+            GrantClaims { session: self.id, path, audience: edge.key, client_key: self.client_key };
+        let request = pb::AddPathRequest {
+            target_address: info.address.clone(),
+            session_id: self.id.to_string(),
+            path_id: path.0,
+            server_key_hash: Bytes::copy_from_slice(&edge.key.0),
+            grant: Grant::issue(&self.identity, &claims, wall),
+        };
+        self.send(&ControlMessage::AddPathRequest(request), now);
+    }
+
+    /// Has the client leave a path once it has brought what it was asked for (2.3). It is given up if that
+    /// takes longer than [`limits::ANSWER_TIMEOUT`].
+    ///
+    /// # Errors
+    /// [`Code::PathNotFound`] or [`Code::PathDead`]; the primary's own path cannot be removed.
+    pub fn remove_path(&mut self, path: PathId, now: Instant) -> Result<(), CodedError> {
+        self.check_secondary(path)?;
+        self.set_status(path, PathStatus::Disconnecting, "removed", None, now);
+        if let Some(edge) = self.edges.get_mut(&path) {
+            edge.answer_by = Some(now + limits::ANSWER_TIMEOUT);
+        }
+        let request = pb::RemovePathRequest { path_id: path.to_string() };
+        self.send(&ControlMessage::RemovePathRequest(request), now);
+        Ok(())
+    }
+
+    /// Gives a path up at once and for good: the client moves its pieces elsewhere (2.4).
+    ///
+    /// # Errors
+    /// [`Code::PathNotFound`] or [`Code::PathDead`]; the primary's own path cannot be given up.
+    pub fn mark_dead(&mut self, path: PathId, now: Instant) -> Result<(), CodedError> {
+        self.check_secondary(path)?;
+        self.give_up(path, "marked dead", now);
+        Ok(())
+    }
+
+    fn give_up(&mut self, path: PathId, reason: &str, now: Instant) {
+        let status = pb::PathStatusNotification {
+            path_id: path.to_string(),
+            status: pb::PathStatus::Dead.into(),
+            reason: reason.into(),
+            report: None,
+            ended: true,
+        };
+        self.send(&ControlMessage::PathStatusNotification(status), now);
+        self.end_path(path, reason, None, now);
+    }
+
+    pub(super) fn check_secondary(&self, path: PathId) -> Result<(), CodedError> {
+        self.paths.status(path)?;
+        if path.is_primary() {
+            let context = "the primary's own path lives as long as the session";
+            return Err(CodedError::new(Code::InvalidStreamRole, context));
+        }
+        Ok(())
+    }
+
+    fn end_path(&mut self, path: PathId, reason: &str, figures: Option<PathFigures>, now: Instant) {
+        if self.paths.end(path, reason, now) {
+            self.issuer.forget_path(path);
+            self.edges.remove(&path);
+            self.tell(path, PathStatus::Dead, reason, figures);
+        }
+    }
+
+    /// Changes a path's state, and tells who listens if that is news. True when it is.
+    fn set_status(
+        &mut self,
+        path: PathId,
+        status: PathStatus,
+        reason: &str,
+        figures: Option<PathFigures>,
+        now: Instant,
+    ) -> bool {
+        let news = self.paths.set(path, status, reason, now);
+        if news {
+            self.tell(path, status, reason, figures);
+        }
+        news
+    }
+
+    fn tell(
+        &mut self,
+        path: PathId,
+        status: PathStatus,
+        reason: &str,
+        figures: Option<PathFigures>,
+    ) {
+        let (reason, ended) = (reason.to_owned(), self.paths.has_ended(path));
+        self.path_events.push(PathEvent { path, status, reason, figures, ended });
+        self.outputs.wake(Wake::Path(path));
+    }
+
+    pub(super) fn on_path_added(
+        &mut self,
+        m: &pb::AddPathResponse,
+        now: Instant,
+    ) -> Result<(), CodedError> {
+        let path = parse_path(&m.path_id)?;
+        if path.is_primary() {
+            return Ok(());
+        }
+        if !m.success {
+            self.end_path(path, &m.error_message, None, now);
+        } else if self.paths.status(path) == Ok(PathStatus::Connecting) {
+            self.expect_no_answer(path);
+            self.set_status(path, PathStatus::Active, "", None, now);
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_path_removed(
+        &mut self,
+        m: &pb::RemovePathResponse,
+        now: Instant,
+    ) -> Result<(), CodedError> {
+        let path = parse_path(&m.path_id)?;
+        if m.success && !path.is_primary() {
+            self.end_path(path, "removed", None, now);
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_path_status(
+        &mut self,
+        m: &pb::PathStatusNotification,
+        now: Instant,
+    ) -> Result<(), CodedError> {
+        let path = parse_path(&m.path_id)?;
+        let figures = m.report.as_ref().map(PathFigures::from);
+        if let (Some(figures), Some(edge)) = (figures, self.edges.get_mut(&path)) {
+            edge.figures = figures;
+        }
+        let status = PathStatus::from(m.status());
+        match status {
+            PathStatus::Dead if path.is_primary() => {}
+            PathStatus::Dead if m.ended => self.end_path(path, &m.reason, figures, now),
+            // A path that was removed meanwhile stays so.
+            _ if self.paths.status(path) == Ok(PathStatus::Disconnecting) => {}
+            _ => {
+                self.expect_no_answer(path);
+                let news = self.set_status(path, status, &m.reason, figures, now);
+                if news && status == PathStatus::Dead {
+                    self.outputs.actions.push_back(Action::RenewGrant(path));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn expect_no_answer(&mut self, path: PathId) {
+        if let Some(edge) = self.edges.get_mut(&path) {
+            edge.answer_by = None;
+        }
+    }
+
+    pub(super) fn on_path_report(&mut self, m: &pb::PathReport, now: Instant) {
+        let (path, figures) = (PathId(m.path_id), PathFigures::from(m));
+        if let Some(edge) = self.edges.get_mut(&path) {
+            edge.figures = figures;
+            if figures.idle <= limits::REPORT_INTERVAL {
+                self.paths.on_active(path, now);
+            }
+        }
+    }
+
+    pub(super) fn on_uncovered(&mut self, m: &pb::Uncovered) {
+        let stream = StreamId::from_u64(m.stream_id);
+        let ranges = m.ranges.iter().map(|range| range.start..range.end).collect();
+        self.uncovered.push(Uncovered { stream, ranges });
+        self.outputs.wake(Wake::Uncovered);
+    }
+
+    /// How a path does: the primary's own as it sees it, others as the client last said.
+    pub(super) fn figures(&self, path: PathId) -> PathFigures {
+        let (sent_packets, lost_packets) = self.packets;
+        let own = PathFigures { rtt: self.rtt, sent_packets, lost_packets, ..Default::default() };
+        if path.is_primary() {
+            return own;
+        }
+        self.edges.get(&path).map(|edge| edge.figures).unwrap_or_default()
+    }
+
+    /// A reader of what happens to paths from now on.
+    #[must_use]
+    pub fn path_events(&self) -> LogCursor {
+        self.path_events.subscribe()
+    }
+
+    /// The next of them ([`Wake::Path`]).
+    pub fn poll_path_event(&self, cursor: &mut LogCursor) -> Option<PathEvent> {
+        self.path_events.poll(cursor)
+    }
+
+    /// A reader of what nobody may bring, from now on.
+    #[must_use]
+    pub fn uncovered(&self) -> LogCursor {
+        self.uncovered.subscribe()
+    }
+
+    /// The next of it ([`Wake::Uncovered`]).
+    pub fn poll_uncovered(&self, cursor: &mut LogCursor) -> Option<Uncovered> {
+        self.uncovered.poll(cursor)
+    }
+
+    /// When the next answer of the client on a path is overdue.
+    pub(super) fn next_unanswered(&self) -> Option<Instant> {
+        self.edges.values().filter_map(|edge| edge.answer_by).min()
+    }
+
+    /// Gives up the paths on which the client owes an answer.
+    pub(super) fn give_up_unanswered(&mut self, now: Instant) {
+        let late = |edge: &Edge| edge.answer_by.is_some_and(|at| at <= now);
+        let late: Vec<_> =
+            self.edges.iter().filter(|(_, edge)| late(edge)).map(|(path, _)| *path).collect();
+        for path in late {
+            self.give_up(path, "the client did not answer in time", now);
+        }
+    }
+}
+
+fn parse_path(text: &str) -> Result<PathId, CodedError> {
+    let id = text.parse().map(PathId);
+    id.map_err(|_| CodedError::new(Code::InvalidFrame, "a path id that is no number"))
+}
