@@ -15,6 +15,7 @@ impl StreamTable {
     /// A batch of a stream's bytes came and was put into its receiving half.
     pub fn on_received(&mut self, id: StreamId, now: Instant) {
         self.look(id, now);
+        self.tell_credit_if_used(id);
     }
 
     /// Looks at what a stream holds, and tells the peer when backpressure changed.
@@ -72,10 +73,11 @@ impl StreamTable {
         self.backpressure
     }
 
-    /// When [`StreamTable::take_gap`] may have something.
+    /// When [`StreamTable::take_gap`] or [`StreamTable::take_messages`] may have something.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.watch.poll_timeout(self.config.gap_timeout())
+        let gap = self.watch.poll_timeout(self.config.gap_timeout());
+        gap.into_iter().chain(self.notices.due()).min()
     }
 
     /// The next gap that has kept a reader waiting for the gap timeout; each is told once.
