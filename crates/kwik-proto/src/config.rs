@@ -1,5 +1,5 @@
-//! The settings of a session (8.8), each with its default, its bounds and whether it changes while the
-//! session runs.
+//! The settings of a session (8.8), each with its default, its bounds and whether it changes while
+//! the session runs.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -59,8 +59,8 @@ fn check<T: PartialOrd + fmt::Debug>(
     Err(ConfigError::OutOfBounds { setting, value, bounds })
 }
 
-/// One line a setting: its documentation, name, setter, type, default and bounds. `fixed` marks those that
-/// are agreed on when a session starts.
+/// One line a setting: its documentation, name, setter, type, default and bounds. `fixed` marks
+/// those that are agreed on when a session starts.
 macro_rules! settings {
     (@fixed $name:ident, $old:ident, $new:ident) => {
         if $old.$name != $new.$name {
@@ -69,11 +69,11 @@ macro_rules! settings {
     };
     ($($(#[$doc:meta])* $name:ident, $set:ident: $type:ty = $default:expr, $bounds:expr
         $(, $fixed:ident)?;)*) => {
-        /// Settings of sessions (8.8). Getters have the settings' names; setters check the bounds, and
-        /// [`Config::validate`] how settings relate.
+        /// Settings of sessions (8.8). Getters have the settings' names; setters check the bounds,
+        /// and [`Config::validate`] how settings relate.
         ///
-        /// The design documents' workers are the async runtime's, and there is nothing to clean up at
-        /// intervals: memory is given back when it falls free.
+        /// The design documents' workers are the async runtime's, and there is nothing to clean up
+        /// at intervals: memory is given back when it falls free.
         #[derive(Debug, Clone, PartialEq)]
         pub struct Config {
             $($name: $type,)*
@@ -124,46 +124,49 @@ settings! {
     max_streams_uni, set_max_streams_uni: u64 = limits::MAX_STREAMS,
         limits::FIRST_FLIGHT_STREAMS..=limits::MAX_STREAMS, fixed;
     /// Session receive window in bytes, at the start and at the least; 4 MiB (the design documents'
-    /// window size). With [`Config::max_window`] the same, the window's size is fixed. Changes live: a
-    /// smaller window grows to it at once.
+    /// window size). With [`Config::max_window`] the same, the window's size is fixed. Changes
+    /// live: a smaller window grows to it at once.
     initial_window, set_initial_window: u64 = limits::INITIAL_WINDOW, 1..=limits::MAX_OFFSET;
-    /// Session receive window in bytes that it may grow to by itself; 32 MiB. Changes live: a larger
-    /// window shrinks to it as credit comes back, but not below the floors told to the peer at the start.
+    /// Session receive window in bytes that it may grow to by itself; 32 MiB. Changes live: a
+    /// larger window shrinks to it as credit comes back, but not below the floors told to the peer
+    /// at the start.
     max_window, set_max_window: u64 = limits::MAX_WINDOW, 1..=limits::MAX_OFFSET;
-    /// What one stream may have granted and not read, in bytes, until its reader proves fast; 1 MiB (the
-    /// design documents' maximum per stream). Changes live: what was granted stays so.
+    /// What one stream may have granted and not read, in bytes, until its reader proves fast; 1 MiB
+    /// (the design documents' maximum per stream). Changes live: what was granted stays so.
     stream_buffer, set_stream_buffer: u64 = limits::STREAM_BUFFER,
         limits::FIRST_FLIGHT_DATA..=limits::MAX_OFFSET;
-    /// What a stream's buffer may grow to, in bytes; 32 MiB. Changes live: what was granted stays so.
+    /// What a stream's buffer may grow to, in bytes; 32 MiB. Changes live: what was granted stays
+    /// so.
     max_stream_buffer, set_max_stream_buffer: u64 = limits::MAX_WINDOW,
         limits::FIRST_FLIGHT_DATA..=limits::MAX_OFFSET;
-    /// The share of a stream's buffer that waits unread from which on it is under backpressure (8.3);
-    /// 0.75. Changes live.
+    /// The share of a stream's buffer that waits unread from which on it is under backpressure
+    /// (8.3); 0.75. Changes live.
     stream_threshold, set_stream_threshold: f64 = 0.75, 0.1..=1.0;
-    /// The share of the window that waits unread from which on the session is under backpressure (8.3);
-    /// 0.80. Changes live.
+    /// The share of the window that waits unread from which on the session is under backpressure
+    /// (8.3); 0.80. Changes live.
     window_threshold, set_window_threshold: f64 = 0.80, 0.1..=1.0;
-    /// A stream is told of credit in steps of this many bytes; 64 KiB (the design documents' slide size).
-    /// Changes live.
+    /// A stream is told of credit in steps of this many bytes; 64 KiB (the design documents' slide
+    /// size). Changes live.
     slide_step, set_slide_step: u64 = limits::SLIDE_STEP, 1..=limits::MAX_OFFSET;
-    /// A gap that keeps a reader waiting for this long is reported and acted on (8.4); 100 ms (the design
-    /// documents' gap timeout). Changes live.
+    /// A gap that keeps a reader waiting for this long is reported and acted on (8.4); 100 ms (the
+    /// design documents' gap timeout). Changes live.
     gap_timeout, set_gap_timeout: Duration = limits::GAP_TIMEOUT,
         Duration::from_millis(1)..=limits::AGGREGATION_TIMEOUT;
-    /// Logical streams of equal priority that share a QUIC stream; 4, and 1 shares none (5.2). Changes
-    /// live, for frames to come.
+    /// Logical streams of equal priority that share a QUIC stream; 4, and 1 shares none (5.2).
+    /// Changes live, for frames to come.
     streams_per_quic_stream, set_streams_per_quic_stream: u64 = limits::STREAMS_PER_QUIC_STREAM,
         1..=limits::MAX_STREAMS;
-    /// Frames of small writes that leave in one packet at most; 256 (the design documents' batch size).
-    /// Changes live, for frames to come.
+    /// Frames of small writes that leave in one packet at most; 256 (the design documents' batch
+    /// size). Changes live, for frames to come.
     batch_size, set_batch_size: usize = limits::MAX_PACKET_FRAMES, 1..=limits::MAX_PACKET_FRAMES;
-    /// Bytes sent on a path and not acknowledged beyond which bulk writers wait; 7 MiB. Changes live.
+    /// Bytes sent on a path and not acknowledged beyond which bulk writers wait; 7 MiB. Changes
+    /// live.
     max_unacked, set_max_unacked: u64 = limits::MAX_UNACKED,
         2 * limits::MAX_PACKET_PAYLOAD as u64..=limits::MAX_OFFSET;
     /// Whether data packets carry a CRC32C, if the peer takes it (4.7); off. Fixed for a session.
     checksum, set_checksum: bool = false, false..=true, fixed;
-    /// Whether payload that shrinks by it is compressed, if the peer takes it (4.7); off. Fixed for a
-    /// session.
+    /// Whether payload that shrinks by it is compressed, if the peer takes it (4.7); off. Fixed for
+    /// a session.
     compression, set_compression: bool = false, false..=true, fixed;
 }
 

@@ -13,8 +13,8 @@ pub const MAX_CONTROL_FRAME: usize = 64 * 1024;
 pub const MAX_PACKET_PAYLOAD: usize = 64 * 1024;
 /// Frames in one data packet: batches small frames, bounds what a header can announce.
 pub const MAX_PACKET_FRAMES: usize = 256;
-/// Data frames in a row, on one QUIC stream, with neither payload nor the end of a stream: they cost us
-/// more than their sender, and no sender needs them.
+/// Data frames and packets in a row, on one QUIC stream, with neither payload nor the end of a stream:
+/// they cost us more than their sender, and no sender needs them.
 pub const MAX_EMPTY_FRAMES: usize = 1024;
 /// Everything of a data packet that is not payload.
 pub const MAX_PACKET_OVERHEAD: usize = MAX_PACKET_FRAMES * 64;
@@ -92,6 +92,12 @@ pub const NOTICE_DELAY: Duration = Duration::from_millis(2);
 pub const FIRST_FLIGHT_STREAMS: u64 = 8;
 /// Bytes that each of them may carry until then: every stream's floor is at least this.
 pub const FIRST_FLIGHT_DATA: u64 = 1200;
+/// Properties of one stream's metadata.
+pub const MAX_PROPERTIES: usize = 16;
+/// Key of such a property.
+pub const MAX_PROPERTY_KEY: usize = 64;
+/// Keys and values of all of a stream's properties: small beside a control frame.
+pub const MAX_PROPERTY_BYTES: usize = 4096;
 /// Live leases of a session: bounds the table on every side.
 pub const MAX_LEASES: usize = 4096;
 /// Pieces of one path that are activated and not finished.
@@ -164,6 +170,7 @@ const _: () = {
     assert!(MAX_CREDENTIALS + MAX_GRANT + 1024 <= MAX_CONTROL_FRAME);
     assert!(MAX_POOLED + MAX_SECONDARY_STREAMS < MAX_QUIC_STREAMS as usize);
     assert!(MAX_POOLED >= 8);
+    assert!(MAX_PROPERTY_BYTES + 1024 <= MAX_CONTROL_FRAME);
     assert!(MIN_SLICE <= COPY_BLOCK);
     assert!(UNAUTHENTICATED_WINDOW <= CONNECTION_WINDOW);
     assert!(MAX_GAPS <= MAX_RUNS);

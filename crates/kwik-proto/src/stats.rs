@@ -24,6 +24,10 @@ pub struct PathStats {
     pub rate: Option<u64>,
     /// Bytes activated on it that have not come yet.
     pub outstanding: u64,
+    /// UDP payload that its connection has sent, in bytes; 0 where this side has none.
+    pub udp_sent: u64,
+    /// UDP payload that its connection has received, in bytes; 0 where this side has none.
+    pub udp_received: u64,
     /// Its secondary streams, at the client.
     pub secondary: SecondaryStats,
 }

@@ -7,7 +7,7 @@ use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use fastrand::Rng;
 
 use crate::executor::{Executor, HostId, Work};
 use crate::host::{Host, HostState};
+use crate::link::Passage;
 use crate::socket::Datagram;
 use crate::timer::{Alarm, Timer};
 use crate::trace::{Fate, Packet, Trace};
@@ -107,15 +108,10 @@ impl State {
     pub(crate) fn send(&mut self, host: HostId, datagram: Datagram) {
         let (now, len) = (self.now, datagram.contents.len());
         let passage = self.hosts[host].up.pass(now, len, &mut self.rng);
-        self.go_on(datagram, passage, What::Cross);
+        self.go_on(datagram, &passage, What::Cross);
     }
 
-    fn go_on(
-        &mut self,
-        datagram: Datagram,
-        passage: crate::link::Passage,
-        next: fn(Datagram) -> What,
-    ) {
+    fn go_on(&mut self, datagram: Datagram, passage: &Passage, next: fn(Datagram) -> What) {
         let mut datagram = datagram;
         match passage.fate {
             Fate::Delivered => {}
@@ -125,8 +121,8 @@ impl State {
             }
             fate => self.note(&datagram, fate),
         }
-        for at in passage.arrivals.into_iter().flatten() {
-            self.plan(at, next(datagram.clone()));
+        for at in passage.arrivals.iter().flatten() {
+            self.plan(*at, next(datagram.clone()));
         }
     }
 
@@ -145,23 +141,23 @@ impl State {
         };
         let (now, len) = (self.now, datagram.contents.len());
         let passage = self.hosts[host].down.pass(now, len, &mut self.rng);
-        self.go_on(datagram, passage, What::Arrive);
+        self.go_on(datagram, &passage, What::Arrive);
     }
 
-    fn arrive(&mut self, datagram: Datagram) -> Option<std::task::Waker> {
+    fn arrive(&mut self, datagram: &Datagram) -> Option<Waker> {
         let host = self.host_at(datagram.to);
         let socket = host.and_then(|host| self.hosts[host].sockets.get(&datagram.to.port()));
         let Some(socket) = socket.cloned() else {
-            self.note(&datagram, Fate::Unreachable);
+            self.note(datagram, Fate::Unreachable);
             return None;
         };
         match socket.deliver(datagram.clone()) {
             Ok(waker) => {
-                self.note(&datagram, Fate::Delivered);
+                self.note(datagram, Fate::Delivered);
                 waker
             }
             Err(()) => {
-                self.note(&datagram, Fate::Dropped);
+                self.note(datagram, Fate::Dropped);
                 None
             }
         }
@@ -180,7 +176,6 @@ impl Sim {
             rng: Rng::with_seed(seed),
             trace: Trace::default(),
         };
-        #[expect(clippy::disallowed_methods, reason = "an instant to count from")]
         let base = Instant::now();
         let executor = Executor::default();
         Self(Arc::new(Inner { seed, base, executor, state: Mutex::new(state) }))
@@ -285,7 +280,7 @@ impl Sim {
                 state.cross(datagram);
                 None
             }
-            What::Arrive(datagram) => state.arrive(datagram),
+            What::Arrive(datagram) => state.arrive(&datagram),
             What::Do(action) => {
                 drop(state);
                 action();

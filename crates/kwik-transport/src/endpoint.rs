@@ -117,6 +117,8 @@ pub struct Endpoint {
 #[derive(Debug)]
 struct Server {
     config: ServerConfig,
+    /// Those of sessions to come: they may have changed since.
+    settings: Mutex<Config>,
     paths: Mutex<PathRegistry>,
 }
 
@@ -231,10 +233,32 @@ impl Endpoint {
             quic: endpoint(tls.as_ref())?,
             fingerprint: tls.as_ref().map(ServerTls::fingerprint),
             runtime: runtime.clone(),
-            server: server.map(|config| Arc::new(Server { config, paths: Mutex::default() })),
+            server: server.map(|config| {
+                let settings = Mutex::new(config.settings.clone());
+                Arc::new(Server { config, settings, paths: Mutex::default() })
+            }),
             default_client: None,
             budget: Arc::new(MemoryBudget::new(limits::MEMORY_BUDGET)),
         })
+    }
+
+    /// The settings of sessions that it will accept; none if it does not serve.
+    #[must_use]
+    pub fn config(&self) -> Option<Config> {
+        self.server.as_ref().map(|server| lock(&server.settings).clone())
+    }
+
+    /// Changes the settings of sessions that it will accept (8.8). Those that live are changed with
+    /// [`Session::set_config`], and those that it will dial with [`Self::set_default_client_config`].
+    ///
+    /// # Errors
+    /// They contradict each other; nothing has changed then.
+    pub fn set_config(&self, config: Config) -> Result<(), ConfigError> {
+        config.validate()?;
+        if let Some(server) = &self.server {
+            *lock(&server.settings) = config;
+        }
+        Ok(())
     }
 
     /// What [`Self::connect`] uses.
@@ -414,23 +438,17 @@ impl Incoming {
         let receive_window = config.quic.receive_window;
         let is_secondary = matches!(&first, ControlMessage::AuthenticationRequest(request)
             if !request.session_id.is_empty());
-        if is_secondary && !secondaries {
-            let code = Code::InvalidStreamRole;
-            connection.close(code.as_u64(), b"KWIK_INVALID_STREAM_ROLE: no secondary here");
-            return Err(ConnectError::Refused("a secondary path was not expected".into()));
-        }
-        if !is_secondary && self.endpoint.budget.is_spent() {
-            let code = Code::LimitExceeded;
-            connection.close(code.as_u64(), b"KWIK_LIMIT_EXCEEDED: no memory for another session");
-            return Err(ConnectError::Refused("the endpoint's memory budget is spent".into()));
-        }
+        let settings = lock(&self.server.settings).clone();
+        let unexpected = is_secondary && !secondaries;
+        let spent = !is_secondary && self.endpoint.budget.is_spent();
+        check_welcome(&connection, unexpected, spent)?;
         let accepted = session::accept(
             &first,
             &AcceptContext {
                 identity: &config.identity,
                 trusted: &config.trusted,
                 authenticator: &*config.authenticator,
-                settings: &config.settings,
+                settings: &settings,
                 exporter: &exporter,
                 session_id: SessionId(self.endpoint.runtime.random_bytes()),
                 now: runtime.now(),
@@ -483,6 +501,21 @@ impl IntoFuture for Incoming {
             }
         })
     }
+}
+
+/// Sends a client away that came as a secondary path where none is expected, or finds the memory spent.
+fn check_welcome(
+    connection: &Connection,
+    unexpected: bool,
+    spent: bool,
+) -> Result<(), ConnectError> {
+    let (code, reason) = match (unexpected, spent) {
+        (true, _) => (Code::InvalidStreamRole, "a secondary path was not expected"),
+        (_, true) => (Code::LimitExceeded, "no memory is left for another session"),
+        (false, false) => return Ok(()),
+    };
+    connection.close(code.as_u64(), format!("{code}: {reason}").as_bytes());
+    Err(ConnectError::Refused(reason.into()))
 }
 
 /// Handshakes and reads the first control frame. Nothing else of the connection is read before.

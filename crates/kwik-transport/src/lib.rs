@@ -62,7 +62,7 @@ pub use kwik_proto::session::{ClientConfig as SessionConfig, RelayReport};
 pub use kwik_proto::stats::{
     PathStats, RecvStats, SecondaryStats, SendStats, SessionStats, StreamStats,
 };
-pub use kwik_proto::stream::{GapNotice, Priority};
+pub use kwik_proto::stream::{GapNotice, MetadataError, Priority, StreamMetadata, StreamType};
 pub use kwik_proto::{
     Code, CodedError, Config, ConfigError, Dir, LeaseId, PathId, SessionId, Side, StreamId,
 };

@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use kwik_proto::auth::Fingerprint;
 use kwik_proto::stats::{SessionStats, StreamStats};
+use kwik_proto::stream::StreamMetadata;
 use kwik_proto::{Config, ConfigError, Dir};
 
 use crate::quic::{ConnectionError, SendDatagramError};
@@ -44,12 +45,36 @@ impl Session {
         self.open(Dir::Uni).await.map(sending)
     }
 
+    /// Opens a bidirectional stream of which the peer is told `metadata` (8.5); waits as
+    /// [`Self::open_bi`] does. Cancel safe.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub async fn open_bi_with(
+        &self,
+        metadata: StreamMetadata,
+    ) -> Result<(SendStream, RecvStream), ConnectionError> {
+        self.open_with(Dir::Bi, metadata).await.map(both)
+    }
+
+    /// Opens a unidirectional stream of which the peer is told `metadata` (8.5); waits as
+    /// [`Self::open_uni`] does. Cancel safe.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub async fn open_uni_with(
+        &self,
+        metadata: StreamMetadata,
+    ) -> Result<SendStream, ConnectionError> {
+        self.open_with(Dir::Uni, metadata).await.map(sending)
+    }
+
     /// Opens a bidirectional stream if that needs no waiting.
     ///
     /// # Errors
     /// The session is over.
     pub fn try_open_bi(&self) -> Result<Option<(SendStream, RecvStream)>, ConnectionError> {
-        Ok(self.try_open(Dir::Bi)?.map(both))
+        Ok(self.try_open(Dir::Bi, &StreamMetadata::default())?.map(both))
     }
 
     /// Opens a unidirectional stream if that needs no waiting.
@@ -57,7 +82,7 @@ impl Session {
     /// # Errors
     /// The session is over.
     pub fn try_open_uni(&self) -> Result<Option<SendStream>, ConnectionError> {
-        Ok(self.try_open(Dir::Uni)?.map(sending))
+        Ok(self.try_open(Dir::Uni, &StreamMetadata::default())?.map(sending))
     }
 
     /// The next bidirectional stream of the peer. Streams of secondaries never show here (7.1). Cancel safe.
@@ -76,18 +101,44 @@ impl Session {
         self.accept(Dir::Uni).await.map(receiving)
     }
 
-    fn try_open(&self, dir: Dir) -> Result<Option<Handles>, ConnectionError> {
+    fn try_open(
+        &self,
+        dir: Dir,
+        metadata: &StreamMetadata,
+    ) -> Result<Option<Handles>, ConnectionError> {
         if let Some(error) = self.shared.close_reason() {
             return Err(error);
         }
-        let halves = self.shared.drive(|machine, now| machine.streams().open(dir, now));
-        Ok(halves.map(|halves| handles(&self.shared, halves)))
+        let halves =
+            self.shared.drive(|machine, now| machine.streams().open_with(dir, metadata, now));
+        let handles = halves.map(|halves| handles(&self.shared, halves));
+        if let Some((Some(send), _)) = &handles {
+            send.set_priority(metadata.priority().into())
+                .expect("invariant: a stream that was opened just now has not ended");
+        }
+        Ok(handles)
     }
 
     async fn open(&self, dir: Dir) -> Result<Handles, ConnectionError> {
-        let opened =
-            self.shared.wait_for(self.shared.openable(dir), || self.try_open(dir).transpose());
-        opened.await?
+        self.wait_open(dir, &StreamMetadata::default()).await
+    }
+
+    async fn open_with(
+        &self,
+        dir: Dir,
+        mut metadata: StreamMetadata,
+    ) -> Result<Handles, ConnectionError> {
+        metadata.set_created_at(SystemTime::now());
+        self.wait_open(dir, &metadata).await
+    }
+
+    async fn wait_open(
+        &self,
+        dir: Dir,
+        metadata: &StreamMetadata,
+    ) -> Result<Handles, ConnectionError> {
+        let open = || self.try_open(dir, metadata).transpose();
+        self.shared.wait_for(self.shared.openable(dir), open).await?
     }
 
     async fn accept(&self, dir: Dir) -> Result<Handles, ConnectionError> {
@@ -155,6 +206,9 @@ impl Session {
         let now = self.shared.runtime.now();
         let mut stats = self.shared.look(|machine| machine.stats(now));
         (stats.quic_streams, stats.quic_streams_opened) = self.shared.pool.quic_streams();
+        for path in &mut stats.paths {
+            (path.udp_sent, path.udp_received) = self.shared.udp_bytes(path.id).unwrap_or_default();
+        }
         stats
     }
 

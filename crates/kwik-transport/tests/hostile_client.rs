@@ -109,7 +109,7 @@ fn wrong_roles() -> Vec<(Code, ControlMessage)> {
     let create = |logical_stream_id| {
         M::StreamCreateNotification(pb::StreamCreateNotification {
             logical_stream_id,
-            path_id: String::new(),
+            ..<_>::default()
         })
     };
     let answer = pb::AuthenticationResponse { success: true, ..<_>::default() };

@@ -18,6 +18,7 @@ use kwik::{
 use kwik_proto::auth::{Grant, GrantClaims, LeaseFields, sign_lease, sign_raw};
 use kwik_proto::limits;
 use kwik_proto::wire::pb::control as pb;
+use kwik_proto::wire::pb::data::{AckFrame, AckRange};
 use kwik_proto::wire::{ControlMessage, StreamKind, data};
 use prost::Message as _;
 use tokio::time::timeout;
@@ -122,6 +123,22 @@ async fn a_lease_that_the_primary_signed_is_written_exactly_as_activated() {
         peer.ping().await;
         let more = stream.read_chunk(1, true);
         assert!(timeout(Duration::from_millis(50), more).await.is_err(), "unasked bytes");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_an_edge_neither_sent_nor_takes_closes_its_path() {
+    within(async {
+        let scene = Scene::new();
+        let (mut peer, _edge) = scene.visit().await;
+        let ranges = vec![AckRange { first: 1, last: 1 }];
+        peer.say(ControlMessage::Ack(AckFrame { ranges, ..AckFrame::default() })).await;
+        peer.expect(Code::InvalidFrame, "an ack of what was never sent").await;
+
+        let (peer, _edge) = scene.visit().await;
+        peer.throw(hostile::packet(vec![])).await;
+        peer.expect(Code::InvalidStreamRole, "a data packet").await;
     })
     .await;
 }

@@ -18,11 +18,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use common::hostile::{self, Peer, frame};
+use common::hostile::{self, Peer, frame, numbered};
 use common::{address, client, echo, identity, serve_echo, server};
-use kwik::{Code, Endpoint, RecvStream, ServerConfig, Session};
+use kwik::{Code, ConnectionError, Endpoint, RecvStream, ServerConfig, Session};
 use kwik_proto::wire::pb::control as pb;
-use kwik_proto::wire::pb::data::{DataFrame, DataPacket};
+use kwik_proto::wire::pb::data::DataFrame;
 use kwik_proto::wire::{ControlMessage, StreamKind};
 use kwik_proto::{Dir, Side, StreamId, limits};
 use prost::Message as _;
@@ -109,14 +109,24 @@ async fn serve(session: Session, reader: Reader) {
     }
 }
 
-/// Runs an attack on a victim with an honest session beside it; the victim's peak heap.
-async fn suffer(attack: &'static str, reader: Reader) -> usize {
-    let _turn = TURN.lock().await;
-    let endpoint = victim();
-    let address = address(&endpoint);
-    let own = client();
+/// Runs an attack in a process of its own, which checks how it ends.
+async fn run_attacker(attack: &'static str, address: SocketAddr) {
+    let run = tokio::task::spawn_blocking(move || {
+        let this = std::env::current_exe().unwrap();
+        let args = ["--exact", "attacker", "--ignored", "--nocapture"];
+        let address = address.to_string();
+        Command::new(this).args(args).env(ATTACK, attack).env(VICTIM, address).output()
+    });
+    let output = run.await.unwrap().unwrap();
+    let said = [output.stderr, output.stdout].concat();
+    assert!(output.status.success(), "{attack}: {}", String::from_utf8_lossy(&said));
+}
+
+/// An honest session with a victim, whose application serves every other session as `reader` says.
+async fn scene(reader: Reader) -> (Endpoint, Endpoint, Session) {
+    let (endpoint, own) = (victim(), client());
     let config = kwik::ClientConfig::pinned(endpoint.fingerprint().unwrap());
-    let dialing = own.connect_with(config, address, "").unwrap();
+    let dialing = own.connect_with(config, address(&endpoint), "").unwrap();
     let accepting = async { endpoint.accept().await.unwrap().await.unwrap() };
     let (honest, served) = tokio::join!(dialing, accepting);
     let honest = honest.unwrap();
@@ -125,31 +135,30 @@ async fn suffer(attack: &'static str, reader: Reader) -> usize {
     let accepted = endpoint.clone();
     tokio::spawn(async move {
         while let Some(incoming) = accepted.accept().await {
-            tokio::spawn(async move { serve(incoming.await.unwrap(), reader).await });
+            tokio::spawn(async move {
+                if let Ok(session) = incoming.await {
+                    serve(session, reader).await;
+                }
+            });
         }
     });
+    (endpoint, own, honest)
+}
+
+/// Runs an attack on a victim with an honest session beside it.
+async fn suffer(attack: &'static str, reader: Reader) {
+    let _turn = TURN.lock().await;
+    let (endpoint, _own, honest) = scene(reader).await;
+    let address = address(&endpoint);
 
     let watch = Watch::start();
-    let status = tokio::task::spawn_blocking(move || {
-        let this = std::env::current_exe().unwrap();
-        let args = ["--exact", "attacker", "--ignored", "--nocapture"];
-        let address = address.to_string();
-        Command::new(this).args(args).env(ATTACK, attack).env(VICTIM, address).output()
-    });
-    let output = status.await.unwrap().unwrap();
+    run_attacker(attack, address).await;
     let peak = watch.stop();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{attack}: {said}\n{}",
-        String::from_utf8_lossy(&output.stdout)
-    );
     println!("{attack}: {peak} bytes of {BOUND} at the peak");
     assert!(peak <= BOUND, "{attack}: {peak} bytes on the heap, more than {BOUND}");
     echo(&honest).await;
     endpoint.close(0, b"");
     endpoint.wait_idle().await;
-    peak
 }
 
 macro_rules! attacks {
@@ -159,6 +168,8 @@ macro_rules! attacks {
         async fn $name() {
             suffer(stringify!($name), $reader).await;
         })*
+
+        const ATTACKS: &[(&str, Reader)] = &[$((stringify!($name), $reader)),*];
 
         /// The other side of all the others, in a process of its own.
         #[tokio::test]
@@ -184,6 +195,7 @@ attacks! {
     a_byte_withheld_for_ever_holds_the_window_and_no_more: Reader::Holds;
     slices_that_pin_receive_buffers_are_copied: Reader::ReadsTheFirst;
     a_million_empty_frames_are_cut_off: Reader::Reads;
+    a_million_empty_packets_are_cut_off: Reader::Reads;
     opening_and_resetting_leaves_nothing: Reader::Reads;
     a_moving_final_size_is_cut_off: Reader::Holds;
     data_beyond_the_credit_is_cut_off: Reader::Holds;
@@ -214,7 +226,7 @@ impl Attacker {
 
     /// Sends a packet of these frames; false once the victim has had enough.
     async fn send(&mut self, frames: Vec<DataFrame>) -> bool {
-        let packet = DataPacket { frames, ..Default::default() };
+        let packet = numbered(frames);
         self.data.write_all(&packet.encode_length_delimited_to_vec()).await.is_ok()
     }
 
@@ -236,7 +248,7 @@ impl Attacker {
         self.peer
             .say(ControlMessage::StreamCreateNotification(pb::StreamCreateNotification {
                 logical_stream_id: uni(index),
-                path_id: String::new(),
+                ..<_>::default()
             }))
             .await;
         let ping = pb::Heartbeat { sequence: index, reply: false };
@@ -347,6 +359,16 @@ impl Attacker {
         self.peer.expect(Code::LimitExceeded, "empty frames").await;
     }
 
+    async fn a_million_empty_packets_are_cut_off(&mut self) {
+        self.open(0).await;
+        for _ in 0..1_000_000 {
+            if !self.send(Vec::new()).await {
+                break;
+            }
+        }
+        self.peer.expect(Code::LimitExceeded, "empty packets").await;
+    }
+
     async fn opening_and_resetting_leaves_nothing(&mut self) {
         for index in 0..20_000 {
             while index >= self.streams {
@@ -386,5 +408,102 @@ impl Attacker {
         self.data.finish().unwrap();
         self.data.stopped().await.unwrap();
         self.peer.ping().await;
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_whose_budget_is_spent_takes_no_new_sessions() {
+    let _turn = TURN.lock().await;
+    let (endpoint, own, honest) = scene(Reader::Reads).await;
+    endpoint.set_memory_budget(0);
+    let config = kwik::ClientConfig::pinned(endpoint.fingerprint().unwrap());
+    let late = own.connect_with(config.clone(), address(&endpoint), "").unwrap().await.unwrap();
+    let ConnectionError::ApplicationClosed { code, .. } = late.closed().await else {
+        panic!("the session is not refused")
+    };
+    assert_eq!(Code::from_u64(code), Some(Code::LimitExceeded));
+    // Those that there are go on, on their floors.
+    echo(&honest).await;
+    endpoint.set_memory_budget(limits::MEMORY_BUDGET);
+    let next = own.connect_with(config, address(&endpoint), "").unwrap().await.unwrap();
+    next.open_uni().await.unwrap().write_all(b"welcome").await.unwrap();
+    assert!(next.close_reason().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_under_memory_pressure_go_on_with_little() {
+    const BUDGET: u64 = 100_000;
+    // Loans stop at 80 %; what comes on top are the floors of four streams.
+    const MOST: u64 = BUDGET / 5 * 4 + 4 * 7000;
+    const LEN: usize = 3_000_000;
+    let _turn = TURN.lock().await;
+    let servers = common::Servers::new(0);
+    let own = client();
+    own.set_memory_budget(BUDGET);
+    let (session, primary) = servers.connect(&own).await;
+    let server = primary.session().clone();
+    let mut writers = Vec::new();
+    for _ in 0..4 {
+        let mut send = server.open_uni().await.unwrap();
+        writers.push(tokio::spawn(async move {
+            send.write_all(&vec![7; LEN]).await.unwrap();
+            send.finish().unwrap();
+            send.stopped().await.ok();
+        }));
+    }
+    let mut readers = Vec::new();
+    for _ in 0..4 {
+        let mut recv = session.accept_uni().await.unwrap();
+        readers.push(tokio::spawn(async move { recv.read_to_end(LEN).await.unwrap().len() }));
+        assert!(own.memory_granted() <= MOST, "{}", own.memory_granted());
+    }
+    for reader in readers {
+        assert_eq!(reader.await.unwrap(), LEN);
+    }
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    assert!(own.memory_granted() <= MOST);
+    drop((session, server, primary));
+    own.wait_idle().await;
+}
+
+/// Bytes that a session echoes in a second.
+async fn goodput(session: &Session) -> u64 {
+    let (mut send, mut recv) = session.open_bi().await.unwrap();
+    let writer = tokio::spawn(async move {
+        let frame = Bytes::from(vec![7; 64 * 1024]);
+        while send.write_chunk(frame.clone()).await.is_ok() {}
+    });
+    let end = tokio::time::Instant::now() + Duration::from_secs(1);
+    let mut bytes = 0;
+    while let Ok(read) = tokio::time::timeout_at(end, recv.read_chunk(usize::MAX, true)).await {
+        bytes += read.unwrap().map_or(0, |chunk| chunk.bytes.len() as u64);
+    }
+    writer.abort();
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "measures: needs a machine to itself, with a core for the attacker"]
+async fn an_honest_session_keeps_its_goodput_beside_each_attack() {
+    for (attack, reader) in ATTACKS {
+        let _turn = TURN.lock().await;
+        let (endpoint, _own, honest) = scene(*reader).await;
+        let mut ratios = Vec::new();
+        for _ in 0..5 {
+            let alone = goodput(&honest).await;
+            let address = address(&endpoint);
+            let attacks = tokio::spawn(async move {
+                loop {
+                    run_attacker(attack, address).await;
+                }
+            });
+            let beside = goodput(&honest).await;
+            attacks.abort();
+            ratios.push(beside * 100 / alone);
+        }
+        ratios.sort_unstable();
+        println!("{attack}: {} % of the goodput without it", ratios[2]);
     }
 }

@@ -1,12 +1,14 @@
 //! Public types may be sent to other threads and shared between them, and so may their futures.
 
 use kwik::{
-    Accepted, Certificate, Chunk, ClientConfig, ClosedStream, Code, CodedError, Config,
-    ConfigError, ConnectError, Connecting, ConnectionError, Endpoint, EndpointError, Identity,
-    Incoming, IssuedLease, Lease, LeaseOutcome, LeaseWriter, Mapping, OpenStreamError, PathError,
-    PathInfo, PathStats, PrimarySession, QuicConfig, ReadError, ReadToEndError, RecvStream,
-    RelayReport, SecondarySession, SecondaryStream, SendDatagramError, SendStream, ServerConfig,
-    ServerTrust, Session, SessionConfig, SessionStats, TlsError, WriteError, Written,
+    Accepted, BackpressureReason, BackpressureStats, Certificate, Chunk, ClientConfig,
+    ClosedStream, Code, CodedError, Config, ConfigError, ConnectError, Connecting, ConnectionError,
+    Endpoint, EndpointError, GapNotice, Identity, Incoming, IssuedLease, Lease, LeaseOutcome,
+    LeaseWriter, Mapping, MetadataError, OpenStreamError, PathError, PathInfo, PathStats,
+    PrimarySession, Priority, QuicConfig, ReadError, ReadTimeoutError, ReadToEndError, ReasonStats,
+    RecvStats, RecvStream, RelayReport, SecondarySession, SecondaryStream, SendDatagramError,
+    SendStats, SendStream, ServerConfig, ServerTrust, Session, SessionConfig, SessionStats,
+    Stalled, StreamMetadata, StreamStats, StreamType, TlsError, WriteError, Written,
 };
 
 const fn shared<T: Send + Sync + 'static>() {}
@@ -17,6 +19,19 @@ macro_rules! assert_shared {
 }
 
 assert_shared!(
+    BackpressureReason,
+    BackpressureStats,
+    GapNotice,
+    MetadataError,
+    Priority,
+    ReadTimeoutError,
+    ReasonStats,
+    RecvStats,
+    SendStats,
+    Stalled,
+    StreamMetadata,
+    StreamStats,
+    StreamType,
     Accepted,
     Certificate,
     Chunk,

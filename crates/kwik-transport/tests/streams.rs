@@ -319,6 +319,44 @@ async fn an_unread_stream_blocks_no_other_even_in_the_smallest_window() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn one_stream_of_64_is_never_read_and_the_63_others_finish() {
+    within(async {
+        const LEN: u64 = 300_000;
+        let servers = Servers::new(0);
+        let (session, primary) = servers.connect(&client()).await;
+        let server = primary.session().clone();
+        let unread = tokio::spawn({
+            let server = server.clone();
+            async move {
+                let mut send = server.open_uni().await.unwrap();
+                send.write_all(&vec![1; 8 << 20]).await
+            }
+        });
+        let _never = session.accept_uni().await.unwrap();
+        for _ in 0..63 {
+            let server = server.clone();
+            tokio::spawn(async move {
+                let mut send = server.open_uni().await.unwrap();
+                send.write_chunk(object(0..LEN)).await.unwrap();
+                send.finish().unwrap();
+                send.stopped().await.ok();
+            });
+        }
+        let mut readers = Vec::new();
+        for _ in 0..63 {
+            let mut recv = session.accept_uni().await.unwrap();
+            readers.push(tokio::spawn(async move { recv.read_to_end(1 << 20).await.unwrap() }));
+        }
+        let expected = object(0..LEN);
+        for reader in readers {
+            assert!(reader.await.unwrap() == expected);
+        }
+        assert!(!unread.is_finished(), "nobody read it, so that most of it is not sent yet");
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn streams_are_limited_and_come_in_order() {
     within(async {

@@ -146,6 +146,18 @@ fn many_ranges_take_several_frames_that_their_receiver_accepts() {
     assert_eq!(found, odd.collect::<Vec<_>>());
 }
 
+#[test]
+fn acknowledging_costs_little_beside_the_payload() {
+    let now = test_now();
+    let mut received = ReceivedPackets::new();
+    received.on_arrived(&arrived(1..=10_000, 0, false), now).unwrap();
+    received.on_arrived(&arrived(10_001..=10_004, ACK_BYTES / 4, false), now).unwrap();
+    let mut out = bytes::BytesMut::new();
+    let ack = ControlMessage::Ack(received.poll_ack(now).unwrap());
+    crate::wire::control::encode(10_000, &ack, &mut out);
+    assert!(out.len() as u64 * 1000 < ACK_BYTES, "{}", out.len());
+}
+
 proptest! {
     /// Packets of several streams arrive in each stream's order, are acknowledged now and then, and
     /// acknowledgements arrive in their order, late.

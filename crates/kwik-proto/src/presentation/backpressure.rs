@@ -120,8 +120,8 @@ pub struct StreamLoad {
 pub struct SessionLoad {
     /// Bytes received and not yet read.
     pub held: u64,
-    /// Bytes that its open streams could have granted and not read: the window without the floors of
-    /// streams to come.
+    /// Bytes that its open streams could have granted and not read: the window without the floors
+    /// of streams to come.
     pub size: u64,
     /// Open streams that receive.
     pub streams: usize,
@@ -138,16 +138,16 @@ struct Pressed {
 
 /// Derives backpressure from what streams hold (8.3).
 ///
-/// A stream comes under it when it holds `threshold` of its size, and is free again below two thirds of
-/// that, so that a reader that goes on always finds bytes while new credit travels. While it lasts the
-/// reason may turn from [`BufferFull`](BackpressureReason::BufferFull) to
-/// [`SlowConsumer`](BackpressureReason::SlowConsumer), when the missing bytes came and nobody reads, but
-/// not back: at most three changes each time.
+/// A stream comes under it when it holds `threshold` of its size, and is free again below two
+/// thirds of that, so that a reader that goes on always finds bytes while new credit travels. While
+/// it lasts the reason may turn from [`BufferFull`](BackpressureReason::BufferFull) to
+/// [`SlowConsumer`](BackpressureReason::SlowConsumer), when the missing bytes came and nobody
+/// reads, but not back: at most three changes each time.
 ///
-/// The session comes under it when the endpoint's memory is nearly all granted, when all its streams
-/// together hold `threshold` of what they may, or when half of them, and at least
-/// [`ESCALATION_STREAMS`], are under it themselves, in this order of precedence; of the last two each is
-/// over at two thirds or half of where it begins.
+/// The session comes under it when the endpoint's memory is nearly all granted, when all its
+/// streams together hold `threshold` of what they may, or when half of them, and at least
+/// [`ESCALATION_STREAMS`], are under it themselves, in this order of precedence; of the last two
+/// each is over at two thirds or half of where it begins.
 #[derive(Debug, Default)]
 pub struct Backpressure {
     streams: BTreeMap<StreamId, Pressed>,
@@ -239,7 +239,8 @@ impl Backpressure {
         self.session.map(|pressed| (pressed.reason, pressed.since))
     }
 
-    /// Whether a stream gets no further credit: it is under pressure, and its figures would not lift it.
+    /// Whether a stream gets no further credit: it is under pressure, and its figures would not
+    /// lift it.
     #[must_use]
     pub fn withholds(&self, id: StreamId, held: u64, size: u64, threshold: f64) -> bool {
         self.streams.contains_key(&id) && held >= lift_at(size, threshold)
@@ -259,7 +260,8 @@ impl Backpressure {
 }
 
 impl BackpressureStats {
-    /// Accounts for a turn from `former` to `reason`: what holds from now on, none when nothing changed.
+    /// Accounts for a turn from `former` to `reason`: what holds from now on, none when nothing
+    /// changed.
     #[expect(clippy::option_option, reason = "whether it changed, and to what")]
     fn turn(
         &mut self,

@@ -46,6 +46,13 @@ impl MemoryBudget {
         self.granted() >= self.lendable_limit()
     }
 
+    /// Whether enough is free again that sessions need not be told of pressure: an eighth below its mark,
+    /// so that a loan or two does not bring it back at once.
+    #[must_use]
+    pub fn is_eased(&self) -> bool {
+        self.granted() < self.lendable_limit() / 8 * 7
+    }
+
     /// Whether nothing is left for another session.
     #[must_use]
     pub fn is_spent(&self) -> bool {
@@ -87,7 +94,9 @@ mod tests {
         budget.take(20);
         assert!(budget.is_spent());
         budget.give_back(21);
-        assert!(!budget.is_pressed() && !budget.is_spent());
+        assert!(!budget.is_pressed() && !budget.is_spent() && !budget.is_eased());
+        budget.give_back(10);
+        assert!(budget.is_eased());
         budget.set_limit(50);
         assert!(budget.is_spent());
     }

@@ -2,17 +2,17 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::memory::{Pinned, ReceiveMemory, Share};
 use super::run::Run;
-use crate::limits::{MAX_GAPS, MAX_OFFSET, MAX_PACKET_PAYLOAD, MAX_PINNED, MIN_SLICE};
+use crate::limits::{MAX_GAPS, MAX_OFFSET, MAX_RUNS, MIN_SLICE};
 use crate::range::RangeSet;
 
-/// A receive buffer, as large as a batch of datagrams gets: what one small slice pins at worst.
-const RECEIVE_BUFFER: usize = MAX_PACKET_PAYLOAD;
-/// Small slices that a stream keeps uncopied.
-const MAX_SLICES: usize = MAX_PINNED / RECEIVE_BUFFER;
+/// Small slices that a stream keeps uncopied: readers that keep up take them as they came.
+const MAX_SLICES: usize = 32;
 
 /// What a write brought, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,6 +33,9 @@ pub enum BufferError {
     /// brought before that is kept.
     #[error("more than {MAX_GAPS} gaps in a stream: fill gaps before writing further ahead")]
     TooManyGaps,
+    /// It would leave more than [`MAX_RUNS`] separate runs in the session's streams.
+    #[error("more than {MAX_RUNS} runs in a session: fill gaps before writing further ahead")]
+    TooManyRuns,
     /// It ends beyond [`MAX_OFFSET`].
     #[error("a stream ends at offset {MAX_OFFSET} at the latest")]
     OffsetTooLarge,
@@ -62,13 +65,13 @@ pub struct BufferUsage {
 /// reads in order, or whatever is held.
 ///
 /// Cost: a write, a read and a question cost amortised O(log gaps) and no copy; writes shorter
-/// than [`MIN_SLICE`] may be copied, once or, next to another short chunk, one block more.
+/// than [`MIN_SLICE`] may be copied, and longer ones when receive buffers are pinned that hold
+/// little else; once or, next to another short chunk, one block more.
 ///
 /// Memory: with `held` bytes in `runs` runs there are at most `2 * held / MIN_SLICE + 2 * runs +
 /// 64` chunks, however small the writes were, and copies take at most twice the bytes that they
-/// hold. Slices shorter than [`MIN_SLICE`] are kept only in order and at most 32 at once, so that
-/// they pin at most [`MAX_PINNED`] ([`StreamBuffer::pinned`]). Longer ones are never copied: such
-/// a slice may pin 64 times its length. Runs and gaps are at most [`MAX_GAPS`] each; `held` is
+/// hold. What uncopied slices pin beyond themselves is bounded for all buffers of a session together
+/// ([`ReceiveMemory`]), and so are runs and gaps: [`MAX_RUNS`] of all, [`MAX_GAPS`] of one. `held` is
 /// bounded by the credit that was granted.
 ///
 /// Unordered reading takes the lowest chunk. It may be mixed with ordered reading, which steps
@@ -86,19 +89,22 @@ pub struct StreamBuffer {
     held: u64,
     /// Ends of the short slices in `front` that were not copied.
     slices: VecDeque<u64>,
-    closed: bool,
+    pinned: Pinned,
+    share: Share,
+    /// It was closed: how much had been received by then, all of which counts as taken.
+    closed: Option<u64>,
 }
 
 impl Default for StreamBuffer {
     fn default() -> Self {
-        Self::new()
+        Self::new(Arc::default())
     }
 }
 
 impl StreamBuffer {
-    /// An empty buffer at offset 0.
+    /// An empty buffer at offset 0, one of those that share `memory`.
     #[must_use]
-    pub const fn new() -> Self {
+    pub fn new(memory: Arc<ReceiveMemory>) -> Self {
         Self {
             front: Run::new(0),
             runs: BTreeMap::new(),
@@ -106,7 +112,9 @@ impl StreamBuffer {
             ahead: RangeSet::new(),
             held: 0,
             slices: VecDeque::new(),
-            closed: false,
+            pinned: Pinned::default(),
+            share: Share::new(memory),
+            closed: None,
         }
     }
 
@@ -116,7 +124,7 @@ impl StreamBuffer {
     ///
     /// See [`BufferError`]; nothing is stored then, unless said there.
     pub fn write(&mut self, offset: u64, data: Bytes) -> Result<Written, BufferError> {
-        if self.closed {
+        if self.is_closed() {
             return Err(BufferError::Closed);
         }
         let len = data.len() as u64;
@@ -145,7 +153,7 @@ impl StreamBuffer {
         if start == self.front.end() {
             self.append_to_front(data);
             if let Some(right) = self.runs.remove(&range.end) {
-                self.front.join(right);
+                self.front.join(right, &mut self.pinned);
             }
         } else {
             self.store_ahead(&range, data)?;
@@ -154,24 +162,26 @@ impl StreamBuffer {
 
         if start > self.contiguous {
             self.ahead.insert(range);
-            return Ok(());
+        } else {
+            self.contiguous = range.end;
+            if let Some(next) = self.ahead.first().filter(|next| next.start == range.end) {
+                self.contiguous = next.end;
+                self.ahead.remove(next);
+            }
         }
-        self.contiguous = range.end;
-        if let Some(next) = self.ahead.first().filter(|next| next.start == range.end) {
-            self.contiguous = next.end;
-            self.ahead.remove(next);
-        }
+        self.count_runs();
         Ok(())
     }
 
     fn append_to_front(&mut self, data: Bytes) {
-        if data.len() >= MIN_SLICE {
-            self.front.push(data);
-        } else if self.slices.len() < MAX_SLICES {
-            self.slices.push_back(self.front.end() + data.len() as u64);
-            self.front.push(data);
-        } else {
-            self.front.append(data);
+        let short = data.len() < MIN_SLICE;
+        if short && self.slices.len() >= MAX_SLICES {
+            return self.front.push_copy(&data);
+        }
+        let end = self.front.end() + data.len() as u64;
+        let kept = append(&mut self.front, data, &mut self.pinned, &mut self.share);
+        if short && kept {
+            self.slices.push_back(end);
         }
     }
 
@@ -184,14 +194,26 @@ impl StreamBuffer {
         if new_run && self.runs.len() >= MAX_GAPS || new_gap && self.ahead.len() >= MAX_GAPS {
             return Err(BufferError::TooManyGaps);
         }
+        if (new_run || new_gap) && !self.share.has_run() {
+            return Err(BufferError::TooManyRuns);
+        }
         let right = self.runs.remove(&range.end);
         let start = left.unwrap_or(range.start);
         let run = self.runs.entry(start).or_insert_with(|| Run::new(start));
-        run.append(data);
+        if data.len() < MIN_SLICE {
+            run.push_copy(&data);
+        } else {
+            append(run, data, &mut self.pinned, &mut self.share);
+        }
         if let Some(right) = right {
-            run.join(right);
+            run.join(right, &mut self.pinned);
         }
         Ok(())
+    }
+
+    /// States how many runs, or gaps where there are more, this buffer has.
+    fn count_runs(&mut self) {
+        self.share.set_runs(self.runs.len().max(self.ahead.len()));
     }
 
     /// How many bytes of `data` differ from those held at the same offsets.
@@ -207,7 +229,7 @@ impl StreamBuffer {
         if max == 0 {
             return None;
         }
-        let data = self.front.pop(max)?;
+        let data = self.front.pop(max, &mut self.pinned)?;
         self.held -= data.len() as u64;
         self.advance();
         let position = self.read_position();
@@ -223,7 +245,10 @@ impl StreamBuffer {
             return;
         }
         match self.runs.first_entry().filter(|run| *run.key() < self.contiguous) {
-            Some(run) => self.front = run.remove(),
+            Some(run) => {
+                self.front = run.remove();
+                self.count_runs();
+            }
             None => self.front.restart(self.contiguous),
         }
     }
@@ -259,12 +284,26 @@ impl StreamBuffer {
             return self.read(max).map(|data| (position, data));
         }
         let (start, mut run) = self.runs.pop_first()?;
-        let data = run.pop(max)?;
+        let data = run.pop(max, &mut self.pinned)?;
         self.held -= data.len() as u64;
         if !run.is_empty() {
             self.runs.insert(run.start(), run);
         }
+        self.count_runs();
         Some((start, data))
+    }
+
+    /// To be called after a batch of reads: reading part of a receive buffer leaves the rest of it
+    /// pinned, so that it is copied when the session's streams pin too much.
+    pub fn settle(&mut self) {
+        if self.share.set_pinned(self.pinned.excess()) {
+            let first = self.runs.first_entry().map(|entry| entry.into_mut());
+            let front = Some(&mut self.front).filter(|front| !front.is_empty());
+            if let Some(run) = front.or(first) {
+                run.copy_first_batch(&mut self.pinned);
+            }
+            self.share.set_pinned(self.pinned.excess());
+        }
     }
 
     /// Where ordered reading continues; everything before was read.
@@ -291,10 +330,14 @@ impl StreamBuffer {
         self.held
     }
 
-    /// Bytes that were read, in order or not. Reading in order alone, it is the read position.
+    /// Bytes that were read, in order or not, or dropped on closing. Reading in order alone, it is the
+    /// read position.
     #[must_use]
     pub const fn taken(&self) -> u64 {
-        self.contiguous + self.ahead.bytes() - self.held
+        match self.closed {
+            Some(received) => received,
+            None => self.contiguous + self.ahead.bytes() - self.held,
+        }
     }
 
     /// Bytes that can be read in order now.
@@ -344,25 +387,16 @@ impl StreamBuffer {
         self.ahead.len()
     }
 
-    /// Number of separate runs that are held ([`crate::limits::MAX_RUNS`] bounds a session's).
+    /// Number of separate runs that are held.
     #[must_use]
     pub fn runs(&self) -> usize {
         self.runs.len() + usize::from(!self.front.is_empty())
     }
 
-    /// Bytes of receive buffers that short uncopied slices pin at worst, at most [`MAX_PINNED`].
-    /// A session whose streams' sum exceeds that calls [`StreamBuffer::compact`].
+    /// Bytes of receive buffers that uncopied slices pin beyond themselves, at worst.
     #[must_use]
-    pub fn pinned(&self) -> usize {
-        self.slices.len() * RECEIVE_BUFFER
-    }
-
-    /// Copies short slices to blocks of their own, so that they pin nothing. O(held chunks).
-    pub fn compact(&mut self) {
-        if !self.slices.is_empty() {
-            self.front.compact();
-            self.slices.clear();
-        }
+    pub const fn pinned(&self) -> usize {
+        self.pinned.excess()
     }
 
     /// All figures at once. O(gaps).
@@ -382,20 +416,45 @@ impl StreamBuffer {
     /// stays.
     pub fn close(&mut self) {
         let position = self.read_position();
-        *self =
-            Self { front: Run::new(position), contiguous: position, closed: true, ..Self::new() };
+        let received = self.taken() + self.held;
+        *self = Self {
+            front: Run::new(position),
+            contiguous: position,
+            closed: Some(received),
+            ..Self::default()
+        };
     }
 
     /// Whether it was closed.
     #[must_use]
     pub const fn is_closed(&self) -> bool {
-        self.closed
+        self.closed.is_some()
     }
 
     #[cfg(test)]
     pub(super) fn all_runs(&self) -> impl Iterator<Item = &Run> {
         std::iter::once(&self.front).chain(self.runs.values())
     }
+}
+
+/// Appends `data` as it is while the session may pin its receive buffer, else as a copy; whether it was
+/// kept.
+fn append(run: &mut Run, data: Bytes, pinned: &mut Pinned, share: &mut Share) -> bool {
+    let same_batch = run.is_same_batch(&data);
+    let keep = same_batch || share.pin() || {
+        // What came since this buffer last said so has made its receive buffers fuller.
+        share.set_pinned(pinned.excess());
+        share.pin()
+    };
+    if keep {
+        run.push(data, same_batch, pinned);
+    } else {
+        run.push_copy(&data);
+    }
+    if !same_batch {
+        share.set_pinned(pinned.excess());
+    }
+    keep
 }
 
 fn index(offset: u64) -> usize {

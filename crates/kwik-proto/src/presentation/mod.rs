@@ -5,6 +5,7 @@
 mod backpressure;
 mod budget;
 mod buffer;
+mod memory;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -16,4 +17,5 @@ pub use backpressure::{
 };
 pub use budget::MemoryBudget;
 pub use buffer::{BufferError, BufferUsage, StreamBuffer, Written};
+pub use memory::ReceiveMemory;
 pub use window::{ReceiveWindow, WindowError, WindowStatus};

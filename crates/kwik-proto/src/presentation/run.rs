@@ -5,15 +5,32 @@ use std::iter;
 
 use bytes::Bytes;
 
-use crate::limits::{COPY_BLOCK, MIN_SLICE};
+use crate::limits::COPY_BLOCK;
+
+use super::memory::{Pinned, RECEIVE_BUFFER};
 
 /// Spare room of a run's queue that an empty run keeps.
 const SPARE_CHUNKS: usize = 64;
+/// At most this lies between two slices of a receive buffer that follow one another: the end of a
+/// datagram, and the headers of the next.
+const BETWEEN_SLICES: usize = 256;
+
+/// Whose memory a chunk is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// A copy: a block of its own.
+    Block,
+    /// A slice of a receive buffer, the first that is held of it.
+    Batch,
+    /// A slice of the same receive buffer as the chunk before.
+    SameBatch,
+}
 
 #[derive(Debug)]
 struct Chunk {
     start: u64,
     data: Bytes,
+    origin: Origin,
 }
 
 impl Chunk {
@@ -27,19 +44,23 @@ impl Chunk {
 /// Two neighbouring chunks hold more than [`MIN_SLICE`] together, unless one of them was pushed
 /// by [`Run::push`] while small, or the first was read in part: that run is never joined to
 /// another on its left, as the byte there is gone.
+///
+/// [`MIN_SLICE`]: crate::limits::MIN_SLICE
 #[derive(Debug)]
 pub(super) struct Run {
     /// In order; the offsets make room for a binary search.
     chunks: VecDeque<Chunk>,
-    /// The block that small writes are copied to, after all chunks; at most [`COPY_BLOCK`].
+    /// The block that writes are copied to, after all chunks; less than [`COPY_BLOCK`].
     tail: Vec<u8>,
     end: u64,
+    /// The address where the last chunk's receive buffer begins, as far as it is known here.
+    batch: usize,
 }
 
 impl Run {
     /// An empty run at `offset`.
     pub(super) const fn new(offset: u64) -> Self {
-        Self { chunks: VecDeque::new(), tail: Vec::new(), end: offset }
+        Self { chunks: VecDeque::new(), tail: Vec::new(), end: offset, batch: 0 }
     }
 
     pub(super) fn start(&self) -> u64 {
@@ -68,30 +89,49 @@ impl Run {
         self.end = offset;
     }
 
-    /// Appends `data` as it is when it is large, as a copy when it is small.
-    pub(super) fn append(&mut self, data: Bytes) {
-        if data.len() < MIN_SLICE {
-            self.push_copy(&data);
-        } else {
-            self.push(data);
-        }
+    /// Whether `data` goes on in the receive buffer that the last chunk is a slice of. Two buffers
+    /// that lie side by side may pass for one.
+    pub(super) fn is_same_batch(&self, data: &[u8]) -> bool {
+        let Some(last) = self.chunks.back().filter(|_| self.tail.is_empty()) else { return false };
+        let (start, last_end) = (address(data), address(&last.data) + last.data.len());
+        last.origin != Origin::Block
+            && start >= last_end
+            && start - last_end <= BETWEEN_SLICES
+            && start + data.len() - self.batch <= RECEIVE_BUFFER
     }
 
-    /// Appends `data` without a copy.
-    pub(super) fn push(&mut self, data: Bytes) {
+    /// Appends `data` without a copy; `same_batch` as [`Run::is_same_batch`] says.
+    pub(super) fn push(&mut self, data: Bytes, same_batch: bool, pinned: &mut Pinned) {
+        let origin = if same_batch { Origin::SameBatch } else { Origin::Batch };
+        if !same_batch {
+            self.batch = address(&data);
+            pinned.batches += 1;
+        }
+        pinned.bytes += counted(data.len());
         self.seal();
         let start = self.end;
         self.end += data.len() as u64;
-        self.chunks.push_back(Chunk { start, data });
+        self.chunks.push_back(Chunk { start, data, origin });
     }
 
-    /// Copies `data`, at most [`COPY_BLOCK`], to the tail block, or to a new one if it is full.
-    fn push_copy(&mut self, data: &[u8]) {
-        if !self.has_room(data.len()) {
-            self.seal();
+    /// Copies `data` to the tail block, and to new ones when that is full.
+    pub(super) fn push_copy(&mut self, mut data: &[u8]) {
+        while !data.is_empty() {
+            let held = self.tail.len();
+            let (now, rest) = data.split_at(data.len().min(COPY_BLOCK - held));
+            if self.tail.capacity() - held < now.len() {
+                // Whole blocks once the run has as much, so that half of the memory is payload.
+                let size = if self.len() < COPY_BLOCK as u64 { 2 * held + 8 } else { COPY_BLOCK };
+                let size = size.clamp(held + now.len(), COPY_BLOCK);
+                self.tail.reserve_exact(size - held);
+            }
+            self.tail.extend_from_slice(now);
+            self.end += now.len() as u64;
+            if self.tail.len() == COPY_BLOCK {
+                self.seal();
+            }
+            data = rest;
         }
-        self.tail.extend_from_slice(data);
-        self.end += data.len() as u64;
     }
 
     /// Whether there is a tail block, and `len` more bytes fit.
@@ -107,24 +147,27 @@ impl Run {
         let start = self.tail_start();
         let mut block = std::mem::take(&mut self.tail);
         block.shrink_to_fit();
-        self.chunks.push_back(Chunk { start, data: block.into() });
+        self.chunks.push_back(Chunk { start, data: block.into(), origin: Origin::Block });
     }
 
     /// Appends `right`, which starts where this run ends. Moves the fewer chunks of the two, so
     /// that a chunk moves O(log chunks) times in all, and copies one block at most.
-    pub(super) fn join(&mut self, mut right: Self) {
+    pub(super) fn join(&mut self, mut right: Self, pinned: &mut Pinned) {
         debug_assert_eq!(self.end, right.start());
         if let Some(first) = right.chunks.front()
             && self.has_room(first.data.len())
+            && let Some(data) = right.pop(usize::MAX, pinned)
         {
-            self.push_copy(&first.data);
-            right.chunks.pop_front();
+            self.push_copy(&data);
         }
         if right.chunks.is_empty() && self.has_room(right.tail.len()) {
             self.push_copy(&right.tail);
             return;
         }
         self.seal();
+        if !right.chunks.is_empty() {
+            self.batch = right.batch;
+        }
         if self.chunks.len() >= right.chunks.len() {
             self.chunks.append(&mut right.chunks);
         } else {
@@ -138,30 +181,49 @@ impl Run {
     }
 
     /// Takes the first chunk, at most `max` > 0 bytes of it.
-    pub(super) fn pop(&mut self, max: usize) -> Option<Bytes> {
+    pub(super) fn pop(&mut self, max: usize, pinned: &mut Pinned) -> Option<Bytes> {
         if self.chunks.is_empty() {
             self.seal();
         }
         let first = self.chunks.front_mut()?;
+        let held = counted(first.data.len());
         if first.data.len() > max {
             first.start += max as u64;
-            return Some(first.data.split_to(max));
+            let data = first.data.split_to(max);
+            if first.origin != Origin::Block {
+                pinned.bytes -= held - counted(first.data.len());
+            }
+            return Some(data);
         }
-        let data = self.chunks.pop_front().map(|chunk| chunk.data);
+        let first = self.chunks.pop_front()?;
+        if first.origin != Origin::Block {
+            pinned.bytes -= held;
+            match self.chunks.front_mut().filter(|next| next.origin == Origin::SameBatch) {
+                Some(next) => next.origin = Origin::Batch,
+                None => pinned.batches -= 1,
+            }
+        }
         if self.chunks.is_empty() && self.chunks.capacity() > SPARE_CHUNKS {
             self.chunks.shrink_to(SPARE_CHUNKS);
         }
-        data
+        Some(first.data)
     }
 
-    /// Copies small chunks together, so that they pin no receive buffer.
-    pub(super) fn compact(&mut self) {
-        self.seal();
-        let mut compacted = Self::new(self.start());
-        for chunk in self.chunks.drain(..) {
-            compacted.append(chunk.data);
+    /// Copies what is held of the first receive buffer, so that it is pinned no more.
+    pub(super) fn copy_first_batch(&mut self, pinned: &mut Pinned) {
+        if self.chunks.front().is_none_or(|first| first.origin != Origin::Batch) {
+            return;
         }
-        *self = compacted;
+        let same = self.chunks.iter().skip(1).take_while(|c| c.origin == Origin::SameBatch);
+        let count = 1 + same.count();
+        let mut copied = Self::new(self.start());
+        for chunk in self.chunks.drain(..count) {
+            pinned.bytes -= counted(chunk.data.len());
+            copied.push_copy(&chunk.data);
+        }
+        pinned.batches -= 1;
+        copied.seal();
+        copied.chunks.into_iter().rev().for_each(|chunk| self.chunks.push_front(chunk));
     }
 
     /// How many bytes of `data` at `offset` differ from those held here at the same offsets.
@@ -189,6 +251,15 @@ impl Run {
             + self.chunks.iter().map(|chunk| chunk.data.len()).sum::<usize>()
             + self.tail.capacity()
     }
+}
+
+fn address(data: &[u8]) -> usize {
+    data.as_ptr().addr()
+}
+
+/// A slice's bytes as payload of its receive buffer; no slice is longer than that in practice.
+fn counted(len: usize) -> usize {
+    len.min(RECEIVE_BUFFER)
 }
 
 /// How many bytes differ where `a` at offset `a_start` and `b` at `b_start` overlap.

@@ -87,6 +87,12 @@ impl ReceiveWindow {
         self.budget.as_ref().is_some_and(|budget| budget.is_pressed())
     }
 
+    /// Whether the endpoint's budget, once pressed, is free enough again.
+    #[must_use]
+    pub fn is_eased(&self) -> bool {
+        self.budget.as_ref().is_none_or(|budget| budget.is_eased())
+    }
+
     /// Changes the size's bounds: a smaller window grows to `least` at once, a larger one shrinks to
     /// `maximum` as loans come back. The floors stay as they are.
     pub fn set_bounds(&mut self, least: u64, maximum: u64) {

@@ -56,7 +56,11 @@ impl Scheduler {
     fn fail(&mut self, stream: StreamId, streams: &mut StreamTable, now: Instant) {
         let Some(fill) = self.fills.get_mut(&stream) else { return };
         fill.uncovered_since = None;
-        let context = format!("{stream}: no server holds a lease for bytes that are missing");
+        let live = fill.leases().filter_map(|id| self.leases.get(&id));
+        let missing = fill.uncovered(live.map(super::ClientLease::open));
+        let missing = missing.first().cloned().unwrap_or_default();
+        let waited = limits::AGGREGATION_TIMEOUT;
+        let context = format!("{stream}: {missing:?} is missing, for {waited:?} under no lease");
         let error = CodedError::new(Code::AggregationTimeout, context);
         lock(&fill.recv).fail(ReadError::Failed(error));
         let code = Code::AggregationTimeout.as_u64();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::ack::{ArrivedPackets, ReceivedPackets, SentPackets, SharedSent};
+use crate::ack::{ReceivedPackets, SentPackets, SharedSent};
 use crate::auth::{DialLimiter, DialPolicy, Identity, prove};
 use crate::control::ControlQueue;
 use crate::mapping::MappingTable;
@@ -23,7 +23,10 @@ use crate::{
 };
 
 mod mapped;
+mod packets;
 mod paths;
+
+use packets::wanted;
 
 use super::{Action, Machine, Outputs, Wake, heartbeat_reply, session_close, wrong_role};
 
@@ -144,19 +147,6 @@ impl ClientSession {
         &mut self.streams
     }
 
-    /// The packets sent on path 0, for whoever writes there.
-    #[must_use]
-    pub fn sent(&self) -> SharedSent {
-        self.sent.clone()
-    }
-
-    /// What the packets that come on a path are subject to. None as long as its server has not
-    /// answered, and it matters: then read none of them ([`Wake::Path`]).
-    #[must_use]
-    pub fn data_options(&self, path: PathId) -> Option<DataOptions> {
-        self.links.get(&path).map_or(Some(DataOptions::default()), |link| link.options)
-    }
-
     /// All paths since the session began.
     #[must_use]
     pub fn paths(&self) -> Vec<PathInfo> {
@@ -176,6 +166,8 @@ impl ClientSession {
                 received: schedule.received(),
                 rate: schedule.rate(),
                 outstanding: schedule.outstanding(),
+                udp_sent: 0,
+                udp_received: 0,
                 secondary: self.mappings.stats(info.id),
             })
         });
@@ -224,20 +216,6 @@ impl ClientSession {
         self.paths.on_active(path, now);
         self.streams.on_received(stream, now);
         self.scheduler.on_received(path, stream, (bytes, asked), &mut self.streams, now);
-    }
-
-    /// Packets came whole over a path.
-    ///
-    /// # Errors
-    /// Their ids cannot be: the path is to be closed.
-    pub fn on_packets(
-        &mut self,
-        path: PathId,
-        arrived: &ArrivedPackets,
-        now: Instant,
-    ) -> Result<(), CodedError> {
-        let Some(link) = self.links.get_mut(&path) else { return Ok(()) };
-        link.received.on_arrived(arrived, now)
     }
 
     /// A path's smoothed round-trip time, as its connection measures it.
@@ -377,11 +355,7 @@ impl ClientSession {
             }
             message if !path.is_primary() => return Err(wrong_role(&message)),
             ControlMessage::SessionClose(m) => self.outputs.closed_by_peer(m.code, m.reason),
-            ControlMessage::Ack(m) => {
-                let frames = lock(&self.sent).handle_ack(&m)?;
-                self.streams.on_acknowledged(&frames);
-                self.outputs.wake(Wake::Acknowledged);
-            }
+            ControlMessage::Ack(m) => self.on_ack(&m)?,
             ControlMessage::AddPathRequest(m) => self.on_add_path(m, now)?,
             ControlMessage::RemovePathRequest(m) => self.on_remove_path(&m, now),
             ControlMessage::PathStatusNotification(m) => self.on_marked_dead(&m, now),
@@ -518,11 +492,7 @@ impl Machine for ClientSession {
 
     fn poll_transmit(&mut self, now: Instant) -> Option<(PathId, Bytes)> {
         self.flush(now);
-        for link in self.links.values_mut() {
-            while let Some(ack) = link.received.poll_ack(now) {
-                link.control.push(&ControlMessage::Ack(ack), now);
-            }
-        }
+        self.acknowledge(now);
         self.links.iter_mut().find_map(|(path, link)| Some((*path, link.control.take()?)))
     }
 
@@ -539,11 +509,6 @@ impl Machine for ClientSession {
         let planes = self.scheduler.poll_timeout().into_iter().chain(self.streams.poll_timeout());
         links.chain(acks).chain(planes).min().filter(|_| !self.outputs.closed)
     }
-}
-
-/// What this client would like its paths' packets to be.
-fn wanted(config: &ClientConfig) -> DataOptions {
-    config.settings.data_options()
 }
 
 impl Link {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 
-use crate::ack::{ArrivedPackets, ReceivedPackets, SentPackets, SharedSent};
+use crate::ack::{ReceivedPackets, SentPackets, SharedSent};
 use crate::auth::{
     Fingerprint, Grant, GrantClaims, Identity, LeaseFields, PublicKey, sign_lease, sign_raw,
 };
@@ -24,6 +24,8 @@ use crate::wire::pb::control as pb;
 use crate::{
     Code, CodedError, Config, ConfigError, LeaseId, PathId, SessionId, Side, StreamId, limits,
 };
+
+mod packets;
 
 use super::{Action, Machine, Outputs, Wake, heartbeat_reply, session_close, wrong_role};
 
@@ -111,26 +113,6 @@ impl PrimarySession {
         &mut self.streams
     }
 
-    /// The packets sent to the client, for whoever writes.
-    #[must_use]
-    pub fn sent(&self) -> SharedSent {
-        self.sent.clone()
-    }
-
-    /// What the client's packets are subject to.
-    #[must_use]
-    pub fn data_options(&self) -> DataOptions {
-        self.options
-    }
-
-    /// Packets of the client came whole.
-    ///
-    /// # Errors
-    /// Their ids cannot be: the session is to be closed.
-    pub fn on_packets(&mut self, arrived: &ArrivedPackets, now: Instant) -> Result<(), CodedError> {
-        self.received.on_arrived(arrived, now)
-    }
-
     /// All paths since the session began (2.4).
     #[must_use]
     pub fn paths(&self) -> &PathTable {
@@ -148,6 +130,8 @@ impl PrimarySession {
             received: 0,
             rate: None,
             outstanding: 0,
+            udp_sent: 0,
+            udp_received: 0,
             secondary: Default::default(),
         });
         SessionStats {
@@ -423,11 +407,7 @@ impl PrimarySession {
                 self.relay_reports.push_back(RelayReport { sequence, path, error });
                 self.outputs.wake(Wake::Raw);
             }
-            ControlMessage::Ack(m) => {
-                let frames = lock(&self.sent).handle_ack(&m)?;
-                self.streams.on_acknowledged(&frames);
-                self.outputs.wake(Wake::Acknowledged);
-            }
+            ControlMessage::Ack(m) => self.on_ack(&m)?,
             ControlMessage::Heartbeat(m) => {
                 if let Some(reply) = heartbeat_reply(&m) {
                     self.send(&reply, now);

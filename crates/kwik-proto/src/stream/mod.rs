@@ -1,5 +1,8 @@
 //! Logical streams: their ids and limits, their sending and their receiving halves.
 
+#[cfg(test)]
+mod credit_tests;
+mod metadata;
 mod pool;
 mod priority;
 mod recv;
@@ -9,6 +12,7 @@ mod table;
 mod tests;
 mod watch;
 
+pub use metadata::{MetadataError, StreamMetadata, StreamType};
 pub use pool::{Slot, StreamPool, WriterKey, WriterKind};
 pub use priority::Priority;
 pub use recv::{Piece, PieceEnd, Read, ReadError, Received, RecvHalf, SharedRecv};

@@ -18,9 +18,11 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
-use crate::presentation::{BufferError, BufferUsage, StreamBuffer};
+use crate::presentation::{BufferError, BufferUsage, ReceiveMemory, StreamBuffer};
 use crate::range::RangeSet;
 use crate::{Code, CodedError, LeaseId, PathId, PieceId, StreamId, limits};
+
+use super::StreamMetadata;
 
 /// A receiving half, shared by the session and the byte path.
 pub type SharedRecv = Arc<Mutex<RecvHalf>>;
@@ -91,6 +93,8 @@ pub enum ReadError {
 pub struct RecvHalf {
     id: StreamId,
     buffer: StreamBuffer,
+    /// What its opener says of it; none until that is here.
+    metadata: Option<Box<StreamMetadata>>,
     max_data: u64,
     final_size: Option<u64>,
     error: Option<ReadError>,
@@ -112,10 +116,11 @@ pub struct RecvHalf {
 }
 
 impl RecvHalf {
-    pub(crate) fn new(id: StreamId, max_data: u64) -> Self {
+    pub(crate) fn new(id: StreamId, max_data: u64, memory: Arc<ReceiveMemory>) -> Self {
         Self {
             id,
-            buffer: StreamBuffer::new(),
+            buffer: StreamBuffer::new(memory),
+            metadata: None,
             max_data,
             final_size: None,
             error: None,
@@ -330,6 +335,18 @@ impl RecvHalf {
         if self.unordered { self.buffer.held() } else { self.buffer.contiguous() }
     }
 
+    /// What its opener says of it (8.5); none until that is here.
+    #[must_use]
+    pub fn metadata(&self) -> Option<&StreamMetadata> {
+        self.metadata.as_deref()
+    }
+
+    /// Takes what its opener says; false when that contradicts what was said before.
+    pub(crate) fn set_metadata(&mut self, metadata: &StreamMetadata) -> bool {
+        let known = self.metadata.get_or_insert_with(|| Box::new(metadata.clone()));
+        **known == *metadata
+    }
+
     /// Bytes received and not yet read.
     #[must_use]
     pub fn held(&self) -> u64 {
@@ -345,11 +362,13 @@ impl RecvHalf {
         self.buffer.next_gap()
     }
 
-    /// Whether the session should hear of what was read ([`StreamTable::on_consumed`]): a step was read,
-    /// or all there is, or the end or the error was seen. True once for each.
+    /// To be asked after each batch of reads: whether the session should hear of what was read
+    /// ([`StreamTable::on_consumed`]): a step was read, or all there is, or the end or the error was seen.
+    /// True once for each.
     ///
     /// [`StreamTable::on_consumed`]: super::StreamTable::on_consumed
     pub fn is_update_due(&mut self) -> bool {
+        self.buffer.settle();
         let read = self.consumed().saturating_sub(self.reported);
         let ended = self.seen_end && !std::mem::replace(&mut self.end_reported, self.seen_end);
         let due = ended || read >= self.credit_step || (read > 0 && self.unread() == 0);

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::presentation::{BackpressureReason, MemoryBudget, ReceiveWindow};
+use crate::presentation::{BackpressureReason, MemoryBudget, ReceiveMemory, ReceiveWindow};
 use crate::sync::lock;
 use crate::wire::PacketFrame;
 use crate::wire::control::ControlMessage;
@@ -21,7 +21,7 @@ use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, Config, Dir, PathId, Side, StreamId, limits};
 
 use super::watch::Watch;
-use super::{RecvHalf, SendHalf, SharedRecv, SharedSend};
+use super::{RecvHalf, SendHalf, SharedRecv, SharedSend, StreamMetadata};
 
 mod config;
 mod notices;
@@ -52,6 +52,8 @@ struct Entry {
     granted_at: (u64, Instant),
     /// What its allowance may grow to.
     buffer: u64,
+    /// The bound of `buffer` that its opener set.
+    max_buffer: u64,
     /// Its allowance was given back: only late pieces keep it here.
     released: bool,
     /// The peer opened it, and nobody has accepted it yet: it counts against the peer's limit whatever
@@ -78,6 +80,7 @@ pub struct StreamTable {
     streams: BTreeMap<StreamId, Entry>,
     kinds: [Counter; 2],
     window: ReceiveWindow,
+    memory: Arc<ReceiveMemory>,
     floor: u64,
     config: Config,
     watch: Watch,
@@ -125,6 +128,7 @@ impl StreamTable {
             streams: BTreeMap::new(),
             kinds,
             window,
+            memory: Arc::default(),
             floor: config.floor(),
             config: config.clone(),
             watch: Watch::default(),
@@ -163,6 +167,16 @@ impl StreamTable {
 
     /// Opens a stream; none when the peer's limit is reached: wait for [`StreamWake::Openable`].
     pub fn open(&mut self, dir: Dir, now: Instant) -> Option<Halves> {
+        self.open_with(dir, &StreamMetadata::default(), now)
+    }
+
+    /// Opens a stream of which the peer is told `metadata` (8.5).
+    pub fn open_with(
+        &mut self,
+        dir: Dir,
+        metadata: &StreamMetadata,
+        now: Instant,
+    ) -> Option<Halves> {
         let kind = &mut self.kinds[dir as usize];
         let receives = dir == Dir::Bi;
         if kind.next_local >= kind.max_local
@@ -173,8 +187,15 @@ impl StreamTable {
         let id = StreamId::new(self.side, dir, kind.next_local);
         kind.next_local += 1;
         self.local_receiving += u64::from(receives);
-        let halves = self.insert(id, now);
-        self.notices.on_opened(id);
+        let halves = self.insert(id, metadata.max_buffer(), now);
+        if let Some(recv) = &halves.recv {
+            lock(recv).set_metadata(metadata);
+        }
+        match metadata.to_wire() {
+            None => self.notices.on_opened(id),
+            // What is said of it has to be there before its data.
+            metadata => self.announce(id, metadata),
+        }
         Some(halves)
     }
 
@@ -188,20 +209,22 @@ impl StreamTable {
         Some(halves)
     }
 
-    fn insert(&mut self, id: StreamId, now: Instant) -> Halves {
+    fn insert(&mut self, id: StreamId, max_buffer: Option<u64>, now: Instant) -> Halves {
+        let max_buffer = max_buffer.unwrap_or(u64::MAX);
         let send = id
             .is_sender(self.side)
             .then(|| SharedSend::new(SendHalf::new(self.peer_initial_max_data).into()));
         let recv = id.is_sender(!self.side).then(|| {
             self.window.open(id).expect("max_receiving bounds the receiving halves");
-            SharedRecv::new(RecvHalf::new(id, self.floor).into())
+            SharedRecv::new(RecvHalf::new(id, self.floor, self.memory.clone()).into())
         });
         let halves = Halves { id, send, recv };
         let unaccepted = id.initiator() != self.side;
         let entry = Entry {
             halves: halves.clone(),
             granted_at: (0, now),
-            buffer: self.config.stream_buffer(),
+            buffer: self.config.stream_buffer().min(max_buffer),
+            max_buffer,
             released: false,
             unaccepted,
             counts: unaccepted,
@@ -221,6 +244,16 @@ impl StreamTable {
     /// # Errors
     /// The peer may not open it: over the limit, or one of ours that does not exist.
     pub fn touch(&mut self, id: StreamId, now: Instant) -> Result<Option<Halves>, CodedError> {
+        self.touch_with(id, None, now)
+    }
+
+    /// The same, where `max_buffer` is what its opener says of it.
+    fn touch_with(
+        &mut self,
+        id: StreamId,
+        max_buffer: Option<u64>,
+        now: Instant,
+    ) -> Result<Option<Halves>, CodedError> {
         if let Some(entry) = self.streams.get(&id) {
             return Ok(Some(entry.halves.clone()));
         }
@@ -240,7 +273,9 @@ impl StreamTable {
             return Err(CodedError::new(Code::StreamCreateFailed, context));
         }
         for index in kind.next_remote..=id.index() {
-            let halves = self.insert(StreamId::new(id.initiator(), id.dir(), index), now);
+            let max_buffer = max_buffer.filter(|_| index == id.index());
+            let opened = StreamId::new(id.initiator(), id.dir(), index);
+            let halves = self.insert(opened, max_buffer, now);
             let kind = &mut self.kinds[id.dir() as usize];
             kind.next_remote = index + 1;
             kind.accept.push_back(halves);
@@ -282,6 +317,12 @@ impl StreamTable {
         self.streams.values().map(|entry| &entry.halves)
     }
 
+    /// What the buffers of all receiving halves cost beyond their payload.
+    #[must_use]
+    pub fn memory(&self) -> &ReceiveMemory {
+        &self.memory
+    }
+
     /// The window over all receiving halves.
     #[must_use]
     pub fn window(&self) -> &ReceiveWindow {
@@ -318,11 +359,8 @@ impl StreamTable {
     /// Doubles what keeps a stream from more than its `allowance`: its buffer, or the window.
     fn make_room(&mut self, id: StreamId, allowance: u64) {
         if let Some(entry) = self.streams.get_mut(&id).filter(|entry| allowance >= entry.buffer) {
-            entry.buffer = entry
-                .buffer
-                .saturating_mul(2)
-                .min(self.config.max_stream_buffer())
-                .max(entry.buffer);
+            let most = self.config.max_stream_buffer().min(entry.max_buffer);
+            entry.buffer = entry.buffer.saturating_mul(2).min(most).max(entry.buffer);
         }
         if self.window.lendable() < self.config.slide_step() {
             self.window.grow();
@@ -357,6 +395,7 @@ impl StreamTable {
     /// two round trips (`rtt`) per allowance.
     pub fn on_consumed(&mut self, id: StreamId, now: Instant, rtt: Duration) {
         self.look(id, now);
+        self.give_back(id);
         let Some(entry) = self.streams.get_mut(&id) else { return };
         let Some(recv) = &entry.halves.recv else { return };
         let consumed = lock(recv).consumed();
@@ -371,7 +410,6 @@ impl StreamTable {
                 self.grow_allowance(id, allowance);
             }
         }
-        self.give_back(id);
         self.grant(id);
         self.retire(id);
     }
@@ -531,7 +569,7 @@ impl StreamTable {
     ) -> Result<bool, CodedError> {
         match message {
             ControlMessage::StreamCreateNotification(m) => {
-                self.touch(StreamId::from_u64(m.logical_stream_id), now)?;
+                self.on_created(m, now)?;
             }
             ControlMessage::StreamReset(m) => {
                 let id = StreamId::from_u64(m.stream_id);

@@ -176,9 +176,63 @@ fn an_idle_stream_is_announced_with_those_below_and_long_ones_get_credit_at_once
     let recv = server.receiving(PathId::PRIMARY, id, now).unwrap().unwrap();
     let floor = usize::try_from(lock(&recv).max_data()).unwrap();
     assert_eq!(server.take_messages(now), []);
-    let half = config.to_wire().initial_max_stream_data as usize / 2;
+    let half = usize::try_from(config.to_wire().initial_max_stream_data / 2).unwrap();
     assert!(half < floor);
     lock(&recv).receive(PathId::PRIMARY, 0, vec![0; half].into()).unwrap();
     server.on_received(id, now);
     assert!(matches!(server.take_messages(now)[..], [ControlMessage::MaxStreamData(_)]));
+}
+
+#[test]
+fn a_stream_under_backpressure_is_granted_nothing_until_its_reader_has_caught_up() {
+    let (mut table, recv) = table();
+    let now = crate::test_now();
+    let granted = lock(&recv).max_data();
+    table.take_messages(now);
+    table.take_messages(now + limits::NOTICE_DELAY);
+    let held = granted / 5 * 4;
+    let data = Bytes::from(vec![0; usize::try_from(held).unwrap()]);
+    lock(&recv).receive(PathId::PRIMARY, 0, data).unwrap();
+    table.on_received(ID, now);
+    table.on_received(ID, now);
+    let notice = |reason: pb::BackpressureReason| {
+        let stream_id = Some(ID.as_u64());
+        ControlMessage::Backpressure(pb::Backpressure { stream_id, reason: reason.into() })
+    };
+    let pressed = notice(pb::BackpressureReason::BackpressureSlowConsumer);
+    assert_eq!(table.take_messages(now), [pressed], "it is told once");
+    let read = |table: &mut StreamTable, len: u64| {
+        let read = lock(&recv).read(usize::try_from(len).unwrap()).unwrap();
+        assert!(matches!(read, Read::Data(data) if data.len() as u64 == len));
+        table.on_consumed(ID, now, Duration::ZERO);
+        table.take_messages(now)
+    };
+    // More than a step was read, and more than half of the buffer is still full.
+    assert_eq!(read(&mut table, granted / 10 * 3 - 1), []);
+    assert_eq!(lock(&recv).max_data(), granted);
+    let eased = read(&mut table, 5);
+    assert!(eased.contains(&notice(pb::BackpressureReason::BackpressureNone)), "{eased:?}");
+    assert!(lock(&recv).max_data() > granted, "and granted what was withheld");
+}
+
+#[test]
+fn a_peer_says_of_a_stream_what_it_is_once() {
+    let mut table = StreamTable::new(Side::Client, &Config::default());
+    let now = crate::test_now();
+    let mut say = |id: StreamId, max_buffer_size| {
+        let metadata = Some(crate::wire::pb::metadata::StreamMetadata {
+            max_buffer_size,
+            ..Default::default()
+        });
+        let logical_stream_id = id.as_u64();
+        let m = pb::StreamCreateNotification { logical_stream_id, metadata, ..Default::default() };
+        let handled = table.handle_control(&ControlMessage::StreamCreateNotification(m), now);
+        handled.map_err(|error| error.code)
+    };
+    assert_eq!(say(ID, 20_000), Ok(true));
+    assert_eq!(say(ID, 20_000), Ok(true));
+    assert_eq!(say(ID, 30_000), Err(Code::MetadataProtocolViolation));
+    let ours = StreamId::new(Side::Client, Dir::Bi, 0);
+    assert_eq!(say(ours, 20_000), Err(Code::InvalidStreamRole));
+    assert!(table.window().allowance(ID) <= 20_000);
 }

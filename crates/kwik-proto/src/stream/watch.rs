@@ -1,5 +1,5 @@
-//! What a session's streams hold for their readers, watched for backpressure (8.3) and for gaps that
-//! last (8.4).
+//! What a session's streams hold for their readers, watched for backpressure (8.3) and for gaps
+//! that last (8.4).
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -35,20 +35,20 @@ struct Watched {
     held: u64,
     opened_at: Instant,
     active_at: Instant,
-    /// What its reader waits for while bytes behind it are here.
-    gap: Option<Gap>,
 }
 
-/// What is known of the receiving streams of a session. It is looked at once a batch that came and once
-/// a step that was read, never per chunk.
+/// What is known of the receiving streams of a session. It is looked at once a batch that came and
+/// once a step that was read, never per chunk.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     streams: BTreeMap<StreamId, Watched>,
     /// Sum over `streams`.
     held: u64,
     backpressure: Backpressure,
+    /// What readers wait for while bytes behind it are here.
+    gaps: BTreeMap<StreamId, Gap>,
     /// Gaps reported so far.
-    gaps: u64,
+    reported: u64,
     /// The time of the last look: streams are closed without one.
     latest: Option<Instant>,
 }
@@ -56,7 +56,7 @@ pub(super) struct Watch {
 impl Watch {
     pub(super) fn open(&mut self, id: StreamId, now: Instant) {
         self.latest = self.latest.max(Some(now));
-        let watched = Watched { held: 0, opened_at: now, active_at: now, gap: None };
+        let watched = Watched { held: 0, opened_at: now, active_at: now };
         self.streams.insert(id, watched);
     }
 
@@ -75,7 +75,7 @@ impl Watch {
         let held = recv.held();
         self.held = self.held - watched.held + held;
         watched.held = held;
-        watched.look_for_gap(recv, now);
+        self.look_for_gap(id, recv, now);
         let load = StreamLoad {
             held: if recv.is_complete() { 0 } else { held },
             contiguous: recv.unread(),
@@ -104,32 +104,28 @@ impl Watch {
     pub(super) fn close(&mut self, id: StreamId) {
         if let Some(watched) = self.streams.remove(&id) {
             self.held -= watched.held;
+            self.gaps.remove(&id);
             self.backpressure.on_closed(id, self.latest.unwrap_or(watched.active_at));
         }
     }
 
     /// When [`Watch::take_gap`] may have something.
     pub(super) fn poll_timeout(&self, timeout: Duration) -> Option<Instant> {
-        let gaps = self.streams.values().filter_map(|watched| watched.gap.as_ref());
-        gaps.filter(|gap| !gap.reported).map(|gap| gap.since + timeout).min()
+        self.gaps.values().filter(|gap| !gap.reported).map(|gap| gap.since + timeout).min()
     }
 
     /// A gap that has lasted for `timeout` and was not reported yet.
     pub(super) fn take_gap(&mut self, timeout: Duration, now: Instant) -> Option<GapNotice> {
-        self.streams.iter_mut().find_map(|(id, watched)| {
-            let gap = watched.gap.as_mut()?;
-            if gap.reported || gap.since + timeout > now {
-                return None;
-            }
-            gap.reported = true;
-            self.gaps += 1;
-            Some(GapNotice { stream: *id, range: gap.range.clone(), since: gap.since })
-        })
+        let due = |gap: &Gap| !gap.reported && gap.since + timeout <= now;
+        let (id, gap) = self.gaps.iter_mut().find(|(_, gap)| due(gap))?;
+        gap.reported = true;
+        self.reported += 1;
+        Some(GapNotice { stream: *id, range: gap.range.clone(), since: gap.since })
     }
 
     /// A gap that a stream's reader waits for, however long.
     pub(super) fn gap(&self, id: StreamId) -> Option<GapNotice> {
-        let gap = self.streams.get(&id)?.gap.as_ref()?;
+        let gap = self.gaps.get(&id)?;
         Some(GapNotice { stream: id, range: gap.range.clone(), since: gap.since })
     }
 
@@ -139,8 +135,8 @@ impl Watch {
     }
 
     /// Gaps reported so far.
-    pub(super) fn gaps(&self) -> u64 {
-        self.gaps
+    pub(super) fn reported(&self) -> u64 {
+        self.reported
     }
 
     /// Bytes received and not yet read, as of the last look.
@@ -151,18 +147,19 @@ impl Watch {
     pub(super) fn backpressure(&self) -> &Backpressure {
         &self.backpressure
     }
-}
 
-impl Watched {
-    /// Notes the gap that the reader waits for; the time begins anew when it waits at another place.
-    fn look_for_gap(&mut self, recv: &RecvHalf, now: Instant) {
+    /// Notes the gap that the reader waits for; the time begins anew when it waits at another
+    /// place.
+    fn look_for_gap(&mut self, id: StreamId, recv: &RecvHalf, now: Instant) {
         let Some(range) = recv.blocking_gap() else {
-            self.gap = None;
+            self.gaps.remove(&id);
             return;
         };
-        match self.gap.as_mut().filter(|gap| gap.range.start == range.start) {
+        match self.gaps.get_mut(&id).filter(|gap| gap.range.start == range.start) {
             Some(gap) => gap.range = range,
-            None => self.gap = Some(Gap { range, since: now, reported: false }),
+            None => {
+                self.gaps.insert(id, Gap { range, since: now, reported: false });
+            }
         }
     }
 }

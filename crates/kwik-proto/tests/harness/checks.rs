@@ -30,6 +30,8 @@ impl Coverage {
             "read whole",
             "reset",
             "starved",
+            "never read",
+            "read out of order",
             "stopped",
             "session lost",
             "closed KWIK_SECONDARY_STREAM_ISOLATION",

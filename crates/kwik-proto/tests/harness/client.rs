@@ -11,6 +11,7 @@ use kwik_proto::{Config, Dir, PathId, Side, StreamId, limits};
 
 use crate::pipe::{Link, Sink, Toward};
 use crate::rng::Rng;
+use crate::scenario::Order;
 use crate::world::{Event, World, content};
 
 /// The application's end of a stream.
@@ -22,6 +23,7 @@ pub(crate) struct Reader {
     stop_at: Option<u64>,
     /// Percent of looks after which it pauses.
     sloth: u64,
+    order: Order,
     pub(crate) ended: Option<Result<(), ReadError>>,
 }
 
@@ -44,16 +46,18 @@ pub(crate) struct ClientApp {
 pub(crate) fn session_config(rng: &mut Rng) -> Config {
     let streams = rng.pick(&[limits::FIRST_FLIGHT_STREAMS, 12, limits::MAX_STREAMS]);
     let least = limits::FIRST_FLIGHT_DATA * 2 * 3 * streams;
-    let initial_window = match rng.below(4) {
+    let initial_window = match rng.below(5) {
         0 => least,
         1 => least + rng.below(100_000),
         2 => least * 8,
+        3 => least.max(64 * 1024),
         _ => limits::INITIAL_WINDOW.max(least),
     };
     let max_window = initial_window * rng.pick(&[1, 2, 8]);
     let mut config = Config::default();
     config.set_max_streams_bidi(streams).unwrap().set_max_streams_uni(streams).unwrap();
     config.set_initial_window(initial_window).unwrap().set_max_window(max_window).unwrap();
+    config.set_stream_buffer(rng.pick(&[1 << 20, 1 << 16, limits::FIRST_FLIGHT_DATA])).unwrap();
     assert_eq!(config.validate(), Ok(()));
     config
 }
@@ -107,8 +111,14 @@ impl World {
         let id = halves.id;
         let expected = self.plan.expected.get(&id);
         let Some(expected) = expected else { self.fail(&format!("{id} opened by itself")) };
-        let reader =
-            Reader { recv, at: 0, stop_at: expected.stop_at, sloth: expected.sloth, ended: None };
+        let reader = Reader {
+            recv,
+            at: 0,
+            stop_at: expected.stop_at,
+            sloth: expected.sloth,
+            order: expected.order,
+            ended: None,
+        };
         if self.client.readers.insert(id, reader).is_some() {
             self.fail(&format!("{id} was accepted twice"));
         }
@@ -125,7 +135,15 @@ impl World {
             let pause = self.rng.millis(1..=150);
             return self.after(pause, Event::Read(Side::Client, id));
         }
-        if reader.stop_at.is_some_and(|at| reader.at >= at) {
+        let never = reader.order == Order::Never;
+        if self.is_waiting(id) {
+            return self.after(Duration::from_millis(20), Event::Read(Side::Client, id));
+        }
+        let Some(reader) = self.client.readers.get_mut(&id) else { return };
+        if never || reader.stop_at.is_some_and(|at| reader.at >= at) {
+            if never {
+                self.covered.count("never read");
+            }
             reader.ended = Some(Err(ReadError::Stopped));
             self.covered.count("stopped");
             self.log(|| format!("the reader stops {id}"));
@@ -136,18 +154,24 @@ impl World {
         let max = usize::try_from(max).unwrap();
         let mut chunks = 1 + self.rng.below(8);
         let (again, due) = loop {
-            let result = recv.lock().unwrap().read(max);
+            let result = if reader.order == Order::Unordered {
+                recv.lock().unwrap().read_unordered(max)
+            } else {
+                recv.lock().unwrap().read(max).map(|read| (reader.at, read))
+            };
             match result {
-                Ok(Read::Data(data)) => {
-                    let end = reader.at + data.len() as u64;
-                    if data != content(id, Side::Server, reader.at..end) {
-                        let at = reader.at;
+                Ok((at, Read::Data(data))) => {
+                    let end = at + data.len() as u64;
+                    if data != content(id, Side::Server, at..end) {
                         self.fail(&format!("{id}: wrong bytes in {at}..{end}"));
                     }
-                    reader.at = end;
+                    if at > reader.at {
+                        self.covered.count("read out of order");
+                    }
+                    reader.at += data.len() as u64;
                 }
-                Ok(Read::Blocked) => break (false, recv.lock().unwrap().is_update_due()),
-                Ok(Read::Finished) => reader.ended = Some(Ok(())),
+                Ok((_, Read::Blocked)) => break (false, recv.lock().unwrap().is_update_due()),
+                Ok((_, Read::Finished)) => reader.ended = Some(Ok(())),
                 Err(error) => reader.ended = Some(Err(error)),
             }
             chunks -= 1;
@@ -165,6 +189,17 @@ impl World {
         if again {
             let delay = self.rng.micros(0..=200);
             self.after(delay, Event::Read(Side::Client, id));
+        }
+    }
+
+    /// Whether a stream is not to be read yet.
+    fn is_waiting(&self, id: StreamId) -> bool {
+        let all = self.client.readers.len() == self.plan.streams.len();
+        let mut others = self.client.readers.iter().filter(|(_, other)| other.ended.is_none());
+        match self.client.readers[&id].order {
+            Order::Ordered | Order::Unordered => false,
+            Order::LastFirst => others.any(|(o, r)| *o > id && r.order == Order::LastFirst),
+            Order::Never => !all || others.any(|(_, other)| other.order != Order::Never),
         }
     }
 

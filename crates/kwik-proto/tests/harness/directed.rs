@@ -6,7 +6,7 @@ use std::time::Duration;
 use kwik_proto::{Config, PathId};
 
 use crate::pipe::Link;
-use crate::scenario::{Plan, Segment, StreamPlan};
+use crate::scenario::{Order, Plan, Segment, StreamPlan};
 use crate::world::{Event, World};
 
 const DELAY: Duration = Duration::from_millis(10);
@@ -40,6 +40,7 @@ fn world_with(settings: Config, rates: &[u64], len: u64) -> World {
         segments: VecDeque::from([Segment::Extent(len)]),
         stop_at: None,
         sloth: 0,
+        order: Order::Ordered,
         may_starve: false,
     };
     world.plan = Plan { streams: vec![stream], everyone: true, frame: 4096, ..Plan::default() };

@@ -90,7 +90,7 @@ pub(crate) struct Pipe {
 #[derive(Debug)]
 pub(crate) enum Sink {
     Control(ControlDecoder),
-    Data { decoder: DataDecoder, stream: StreamId, at: u64 },
+    Data { decoder: Box<DataDecoder>, stream: StreamId, at: u64 },
     Raw(VecDeque<RawPacketTransmission>),
 }
 
@@ -107,7 +107,7 @@ impl Sink {
 
     pub(crate) fn data() -> Self {
         Self::Data {
-            decoder: DataDecoder::new(DataOptions::default()),
+            decoder: DataDecoder::new(DataOptions::default()).into(),
             stream: StreamId::from_u64(0),
             at: 0,
         }

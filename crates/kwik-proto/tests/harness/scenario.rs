@@ -22,6 +22,19 @@ pub(crate) enum Segment {
     Reset,
 }
 
+/// In which order the client's application reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Each stream from its start.
+    Ordered,
+    /// Any chunk that is here.
+    Unordered,
+    /// Not before all later streams of this kind have ended.
+    LastFirst,
+    /// Not at all: it is stopped once all others have ended.
+    Never,
+}
+
 /// One stream's plan, and what may become of it.
 #[derive(Debug, Clone)]
 pub(crate) struct StreamPlan {
@@ -32,6 +45,7 @@ pub(crate) struct StreamPlan {
     pub(crate) segments: VecDeque<Segment>,
     pub(crate) stop_at: Option<u64>,
     pub(crate) sloth: u64,
+    pub(crate) order: Order,
     /// The application does not lease again what was lost.
     pub(crate) may_starve: bool,
 }
@@ -59,6 +73,12 @@ impl StreamPlan {
             segments,
             stop_at: rng.chance(8).then(|| rng.below(total + 1)),
             sloth: rng.pick(&[0, 0, 5, 30]),
+            order: match rng.below(10) {
+                0..5 => Order::Ordered,
+                5..7 => Order::Unordered,
+                7..9 => Order::LastFirst,
+                _ => Order::Never,
+            },
             may_starve: hard && rng.chance(15),
         }
     }
@@ -144,7 +164,8 @@ impl World {
     /// Plans a round and starts it.
     pub(crate) fn plan(&mut self) {
         let hard = self.rng.chance(60);
-        let streams = 1 + self.rng.below(4);
+        // Never more at once than may be open: some are never read.
+        let streams = if self.rng.chance(10) { 8 } else { 1 + self.rng.below(4) };
         let streams: Vec<_> =
             (0..streams).map(|_| StreamPlan::random(&mut self.rng, hard)).collect();
         for index in 0..streams.len() {

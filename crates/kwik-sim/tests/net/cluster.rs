@@ -153,11 +153,6 @@ impl Cluster {
         });
     }
 
-    /// The path to an edge, and the primary's session.
-    pub(crate) fn path(&self, edge: usize) -> Option<PathId> {
-        self.paths.lock().unwrap().get(&edge).copied()
-    }
-
     async fn serve(&self, session: &PrimarySession) {
         self.primary.lock().unwrap().replace(session.clone());
         (1..self.servers.len()).for_each(|edge| self.join(edge));

@@ -187,6 +187,11 @@ impl<M: Role + ?Sized> Shared<M> {
         }
     }
 
+    /// UDP payload that a path's connection has sent and received.
+    pub(crate) fn udp_bytes(&self, path: PathId) -> Option<(u64, u64)> {
+        lock(&self.paths).get(&path).map(|link| link.connection.udp_bytes())
+    }
+
     /// Who waits for a stream; for its handles alone.
     pub(crate) fn register_stream(&self, id: StreamId) -> Arc<StreamWaiters> {
         let mut streams = lock(&self.streams);

@@ -164,7 +164,7 @@ struct Batch {
 struct DataReader {
     sink: Sink,
     decoder: DataDecoder,
-    /// Frames since the last one that brought anything.
+    /// Frames and packets since the last one that brought anything.
     empty: usize,
 }
 
@@ -184,11 +184,7 @@ impl DataReader {
         while let Some(event) = self.decoder.poll().map_err(|error| violation(&error))? {
             match event {
                 DataEvent::Frame(header) => {
-                    self.empty += 1;
-                    if self.empty > limits::MAX_EMPTY_FRAMES {
-                        let context = "data frames that bring nothing";
-                        return Err(CodedError::new(Code::LimitExceeded, context));
-                    }
+                    self.count_empty()?;
                     self.sink.aim(StreamId::from_u64(header.stream_id), header.offset)?;
                 }
                 DataEvent::Payload(data) => {
@@ -201,9 +197,21 @@ impl DataReader {
                 }
                 DataEvent::FrameEnd { fin: false } => {}
                 DataEvent::PacketEnd { id, payload, fin } => {
+                    if payload == 0 && !fin {
+                        self.count_empty()?;
+                    }
                     self.sink.packets.note(id, payload as u64, fin);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// One more that may bring nothing; payload and ends start anew.
+    fn count_empty(&mut self) -> Result<(), CodedError> {
+        self.empty += 1;
+        if self.empty > limits::MAX_EMPTY_FRAMES {
+            return Err(CodedError::new(Code::LimitExceeded, "data frames that bring nothing"));
         }
         Ok(())
     }

@@ -118,6 +118,12 @@ impl Connection {
         (stats.path.rtt, stats.udp_rx.bytes)
     }
 
+    /// UDP payload sent and received since it began, in bytes.
+    pub(crate) fn udp_bytes(&self) -> (u64, u64) {
+        let stats = self.0.stats();
+        (stats.udp_tx.bytes, stats.udp_rx.bytes)
+    }
+
     /// Figures since it began.
     #[cfg(test)]
     pub(crate) fn stats(&self) -> QuicStats {

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kwik_proto::StreamId;
-use kwik_proto::stream::{Read, SharedRecv};
+use kwik_proto::stream::{Read, SharedRecv, StreamMetadata};
 use kwik_proto::sync::lock;
 use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::quic::ClosedStream;
+use crate::quic::{ClosedStream, ConnectionError};
 
 use super::{Handle, ReadError, ReadTimeoutError, ReadToEndError, Stalled};
 
@@ -116,6 +116,25 @@ impl RecvStream {
             }
             let timed_out = Pin::new(&mut timer).poll(cx);
             timed_out.map(|()| Err(ReadTimeoutError::TimedOut(self.stalled(timeout))))
+        })
+        .await
+    }
+
+    /// What the stream's opener says of it (8.5), nothing by default; waits until that is here, which may
+    /// be a little after the first bytes. Cancel safe.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub async fn metadata(&mut self) -> Result<StreamMetadata, ConnectionError> {
+        std::future::poll_fn(|cx| {
+            self.handle.waiters.wait_readable(cx.waker());
+            if let Some(metadata) = lock(&self.half).metadata() {
+                return Poll::Ready(Ok(metadata.clone()));
+            }
+            match self.handle.shared.close_reason() {
+                Some(error) => Poll::Ready(Err(error)),
+                None => Poll::Pending,
+            }
         })
         .await
     }

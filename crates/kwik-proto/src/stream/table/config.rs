@@ -14,12 +14,14 @@ impl StreamTable {
     /// Goes on with other settings; what was granted stays so.
     ///
     /// # Errors
-    /// They contradict each other, or one of them holds for the whole session; nothing has changed then.
+    /// They contradict each other, or one of them holds for the whole session; nothing has changed
+    /// then.
     pub fn set_config(&mut self, config: Config) -> Result<(), ConfigError> {
         self.config.check_change(&config)?;
         self.window.set_bounds(config.initial_window(), config.max_window());
         for entry in self.streams.values_mut() {
-            entry.buffer = entry.buffer.clamp(config.stream_buffer(), config.max_stream_buffer());
+            let buffer = entry.buffer.clamp(config.stream_buffer(), config.max_stream_buffer());
+            entry.buffer = buffer.min(entry.max_buffer);
         }
         self.config = config;
         let ids: Vec<_> = self.streams.keys().copied().collect();

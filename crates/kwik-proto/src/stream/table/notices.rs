@@ -7,9 +7,10 @@ use crate::limits::{MAX_STREAMS_BATCH, NOTICE_DELAY};
 use crate::sync::lock;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
+use crate::wire::pb::metadata::StreamMetadata;
 use crate::{Dir, StreamId};
 
-use super::StreamTable;
+use super::{RecvHalf, StreamTable};
 
 /// Notices that wait. Bounded by the streams that may be open.
 #[derive(Debug, Default)]
@@ -90,12 +91,19 @@ impl StreamTable {
     fn tell_credit(&mut self, id: StreamId) {
         self.notices.credit.remove(&id);
         let recv = self.streams.get(&id).and_then(|entry| entry.halves.recv.as_ref());
-        let Some(recv) = recv.map(|recv| lock(recv)).filter(|recv| !recv.is_complete()) else {
-            return;
-        };
+        let wanted = |recv: &RecvHalf| !recv.is_complete() && recv.max_data() > self.floor;
+        let Some(recv) = recv.map(|recv| lock(recv)).filter(|recv| wanted(recv)) else { return };
         self.outbox.push(ControlMessage::MaxStreamData(pb::MaxStreamData {
             stream_id: id.as_u64(),
             maximum: recv.max_data(),
+        }));
+    }
+
+    pub(super) fn announce(&mut self, id: StreamId, metadata: Option<StreamMetadata>) {
+        self.outbox.push(ControlMessage::StreamCreateNotification(pb::StreamCreateNotification {
+            logical_stream_id: id.as_u64(),
+            path_id: String::new(),
+            metadata,
         }));
     }
 
@@ -114,11 +122,7 @@ impl StreamTable {
             let halves = self.streams.get(&id).map(|entry| &entry.halves);
             let send = halves.and_then(|halves| halves.send.as_ref());
             if send.is_some_and(|send| !lock(send).has_begun()) {
-                let notice = pb::StreamCreateNotification {
-                    logical_stream_id: id.as_u64(),
-                    path_id: String::new(),
-                };
-                self.outbox.push(ControlMessage::StreamCreateNotification(notice));
+                self.announce(id, None);
             }
         }
         for id in std::mem::take(&mut self.notices.credit) {

@@ -1,13 +1,15 @@
-//! Backpressure told to the peer and by it (8.3), gaps that last (8.4), and figures of live streams.
+//! Backpressure told to the peer and by it (8.3), gaps that last (8.4), and figures of live
+//! streams.
 
 use std::time::Instant;
 
 use crate::presentation::BackpressureReason;
 use crate::stats::{RecvStats, SendStats, SessionStats, StreamStats};
-use crate::stream::{GapNotice, Halves, StreamWake};
+use crate::stream::metadata::violation;
+use crate::stream::{GapNotice, Halves, StreamMetadata, StreamWake};
 use crate::sync::lock;
 use crate::wire::pb::control as pb;
-use crate::{CodedError, StreamId};
+use crate::{Code, CodedError, StreamId};
 
 use super::StreamTable;
 
@@ -35,8 +37,12 @@ impl StreamTable {
 
     /// Looks at what all streams hold, and tells the peer when backpressure changed.
     pub(super) fn look_at_session(&mut self) {
-        let (status, memory) = (self.window.status(), self.window.is_pressed());
-        let change = self.watch.look_at_session(&status, memory, &self.config);
+        let session = self.watch.backpressure().session().map(|(reason, _)| reason);
+        let memory = match session {
+            Some(BackpressureReason::MemoryPressure) => !self.window.is_eased(),
+            _ => self.window.is_pressed(),
+        };
+        let change = self.watch.look_at_session(&self.window.status(), memory, &self.config);
         self.outbox.extend(change.map(|change| change.to_wire()));
     }
 
@@ -44,6 +50,32 @@ impl StreamTable {
     pub(super) fn is_slow(&self, id: StreamId) -> bool {
         let reason = self.watch.backpressure().stream(id).map(|(reason, _)| reason);
         reason == Some(BackpressureReason::SlowConsumer)
+    }
+
+    /// The peer opened a stream, or tells of one that its data has opened, what it is (8.5).
+    pub(super) fn on_created(
+        &mut self,
+        m: &pb::StreamCreateNotification,
+        now: Instant,
+    ) -> Result<(), CodedError> {
+        let id = StreamId::from_u64(m.logical_stream_id);
+        if id.initiator() == self.side {
+            let context = format!("{id} is not the peer's to open");
+            return Err(CodedError::new(Code::InvalidStreamRole, context));
+        }
+        let metadata = StreamMetadata::from_wire(m.metadata.as_ref())?;
+        let max_buffer = metadata.max_buffer();
+        let halves = self.touch_with(id, max_buffer, now)?;
+        let Some(recv) = halves.and_then(|halves| halves.recv) else { return Ok(()) };
+        if !lock(&recv).set_metadata(&metadata) {
+            return Err(violation("that contradicts what was said before"));
+        }
+        if let Some(entry) = self.streams.get_mut(&id) {
+            entry.max_buffer = max_buffer.unwrap_or(u64::MAX);
+            entry.buffer = entry.buffer.min(entry.max_buffer);
+        }
+        self.wakes.push(StreamWake::Readable(id));
+        Ok(())
     }
 
     /// The peer asks to slow down, or need not be spared any more.
@@ -94,7 +126,7 @@ impl StreamTable {
             granted: self.window.lent(),
             held: self.watch.held(),
             backpressure: self.watch.backpressure().stats(now),
-            gaps: self.watch.gaps(),
+            gaps: self.watch.reported(),
             ..SessionStats::default()
         }
     }

@@ -28,19 +28,23 @@ use crate::quic::Runtime;
 /// which yields after two full transmits, to come round again, and no longer than it waits itself
 /// at each yield. So a train never waits for a timer, thus not for the next burst of QUIC's pacer.
 ///
-/// What goes to one destination leaves in order. What the inner socket has no room for is kept,
-/// one train at most, and tried again when it is writable; until then senders behind it get
-/// `WouldBlock`. A train that fails otherwise counts as lost on the way, as a single send does with
-/// the library's own socket: to whoever sends next, of whatever connection, it is no error.
+/// What one connection sends to one destination leaves in order. What the inner socket has no room
+/// for is kept, one train at most, and tried again when it is writable; until then senders behind
+/// it get `WouldBlock`. A train that fails otherwise counts as lost on the way, as a single send
+/// does with the library's own socket: to whoever sends next, of whatever connection, it is no
+/// error.
 #[derive(Debug)]
 pub(super) struct MergingSocket {
     inner: Arc<dyn AsyncUdpSocket>,
-    /// Held while sending, since that keeps the order.
-    state: Mutex<State>,
+    /// Held while the train is sent, since that keeps the order.
+    pub(super) state: Mutex<State>,
+    /// Where the train goes, until it is sent. Held for a moment, also within the lock on `state`:
+    /// single datagrams for elsewhere wait for no other's send.
+    towards: Mutex<Option<SocketAddr>>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     train: Train,
     flusher: Option<Waker>,
 }
@@ -57,7 +61,8 @@ impl State {
 impl MergingSocket {
     /// Merges the sends of `inner`, with a task in `runtime` for trains that nothing follows.
     pub(super) fn spawn(inner: Arc<dyn AsyncUdpSocket>, runtime: &Runtime) -> Arc<Self> {
-        let socket = Arc::new(Self { inner, state: Mutex::default() });
+        let (state, towards) = (Mutex::default(), Mutex::default());
+        let socket = Arc::new(Self { inner, state, towards });
         runtime.spawn(Flusher::new(&socket));
         socket
     }
@@ -67,7 +72,8 @@ impl MergingSocket {
         while let Some(transmit) = train.next(self.inner.max_transmit_segments()) {
             let len = transmit.contents.len();
             match self.inner.try_send(&transmit) {
-                // The device cannot cut this up: it was not sent, and must go in smaller sends.
+                // The device cannot cut this up, which the socket learned by not sending it: it
+                // goes in smaller sends. (Twice, if another send found that out just now.)
                 Ok(()) if len > self.largest(&transmit) => continue,
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
@@ -75,6 +81,7 @@ impl MergingSocket {
             }
             train.advance(len);
         }
+        *lock(&self.towards) = None;
         Ok(())
     }
 
@@ -91,17 +98,27 @@ impl AsyncUdpSocket for MergingSocket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        // A single datagram begins no train, and joins none for elsewhere.
+        let lone = transmit.segment_size.is_none();
+        if lone && *lock(&self.towards) != Some(transmit.destination) {
+            return self.inner.try_send(transmit);
+        }
         let mut state = lock(&self.state);
         let admission = state.train.admit(transmit, self.inner.max_transmit_segments());
         match admission {
-            Admission::Pass => self.inner.try_send(transmit),
+            Admission::Pass => {
+                drop(state);
+                self.inner.try_send(transmit)
+            }
             Admission::Follow => {
                 self.flush(&mut state.train)?;
+                drop(state);
                 self.inner.try_send(transmit)
             }
             Admission::Start => {
                 self.flush(&mut state.train)?;
                 state.train.push(transmit, admission);
+                *lock(&self.towards) = Some(transmit.destination);
                 state.wake();
                 Ok(())
             }

@@ -1,5 +1,7 @@
 //! The merging socket: its policy, over a socket that fails when told, and over loopback.
 
+mod train;
+
 use std::{
     collections::BTreeMap,
     future::poll_fn,
@@ -22,7 +24,7 @@ use quinn::{
 };
 use tokio::task::yield_now;
 
-use super::train::{Admission, MAX_BYTES, Train};
+use super::train::MAX_BYTES;
 use super::*;
 
 const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7);
@@ -44,86 +46,6 @@ fn of(bytes: usize, segment: usize) -> Transmit<'static> {
 
 fn full(segments: usize) -> Transmit<'static> {
     of(segments * SEGMENT, SEGMENT)
-}
-
-/// A train to which `transmits` were admitted, each sent when it was complete.
-fn train(transmits: &[Transmit<'_>]) -> Train {
-    let mut train = Train::default();
-    for transmit in transmits {
-        let admission = train.admit(transmit, GSO);
-        assert!(matches!(admission, Admission::Start | Admission::Extend), "{admission:?}");
-        train.push(transmit, admission);
-    }
-    train
-}
-
-#[test]
-fn full_transmits_join_until_no_other_fits() {
-    let mut waiting = train(&[full(10), full(10), full(10)]);
-    assert_eq!(waiting.admit(&full(10), GSO), Admission::Complete);
-    waiting.push(&full(10), Admission::Complete);
-    assert!(waiting.is_complete());
-    assert_eq!(waiting.admit(&full(10), GSO), Admission::Start);
-    let sent = waiting.next(GSO).unwrap();
-    assert_eq!((sent.contents.len(), sent.segment_size), (40 * SEGMENT, Some(SEGMENT)));
-    waiting.advance(40 * SEGMENT);
-    assert!(waiting.is_empty());
-}
-
-#[test]
-fn kernel_limit_of_segments_holds() {
-    let mut waiting = train(&[of(2_000, 100), of(2_000, 100)]);
-    assert_eq!(waiting.admit(&of(2_000, 100), 64), Admission::Complete);
-    assert_eq!(waiting.admit(&of(2_000, 100), 59), Admission::Start);
-}
-
-#[test]
-fn end_of_a_burst_completes_the_train() {
-    for last in [full(1), full(9), of(700, SEGMENT), of(9 * SEGMENT + 700, SEGMENT)] {
-        assert_eq!(train(&[full(10)]).admit(&last, GSO), Admission::Complete);
-    }
-}
-
-#[test]
-fn nothing_waits_that_could_have_been_longer() {
-    let mut idle = Train::default();
-    for lone in [full(1), of(64, SEGMENT), of(10 * SEGMENT - 1, SEGMENT)] {
-        assert_eq!(idle.admit(&lone, GSO), Admission::Pass);
-    }
-    assert_eq!(idle.admit(&full(7), GSO), Admission::Pass);
-    assert_eq!(idle.admit(&full(10), GSO), Admission::Start);
-}
-
-#[test]
-fn other_datagrams_follow_the_train() {
-    let probe = of(SEGMENT + 1, SEGMENT + 1);
-    let source = Transmit { src_ip: Some(PEER.ip()), ..full(1) };
-    let marked = Transmit { ecn: None, ..full(1) };
-    for next in [probe, source, marked, of(9_000, 1200), of(0, 0)] {
-        assert_eq!(train(&[full(10)]).admit(&next, GSO), Admission::Follow);
-    }
-    let marked = Transmit { ecn: None, ..full(10) };
-    assert_eq!(train(&[full(10)]).admit(&marked, GSO), Admission::Start);
-}
-
-#[test]
-fn small_sends_elsewhere_pass_the_train_and_long_ones_replace_it() {
-    let small = Transmit { destination: OTHER, ..of(64, SEGMENT) };
-    let long = Transmit { destination: OTHER, ..full(10) };
-    assert_eq!(train(&[full(10)]).admit(&small, GSO), Admission::Pass);
-    assert_eq!(train(&[full(10)]).admit(&long, GSO), Admission::Start);
-}
-
-#[test]
-fn without_segmentation_nothing_waits_and_the_train_is_cut_up() {
-    assert_eq!(Train::default().admit(&full(10), 1), Admission::Pass);
-    let mut waiting = train(&[full(10)]);
-    assert_eq!(waiting.admit(&full(1), 1), Admission::Follow);
-    let sent = waiting.next(1).unwrap();
-    assert_eq!((sent.contents.len(), sent.segment_size), (SEGMENT, None));
-    waiting.advance(SEGMENT);
-    assert_eq!(waiting.admit(&full(10), GSO), Admission::Start);
-    assert_eq!(waiting.next(GSO).unwrap().contents.len(), 9 * SEGMENT);
 }
 
 /// One datagram, as it left or arrived.
@@ -154,6 +76,8 @@ struct Fake {
     halts: AtomicBool,
     /// The next send fails.
     fails: AtomicBool,
+    /// A send of several datagrams takes until this is free.
+    gate: Mutex<()>,
 }
 
 impl Fake {
@@ -166,6 +90,7 @@ impl Fake {
             segments: AtomicUsize::new(GSO),
             halts: AtomicBool::new(false),
             fails: AtomicBool::new(false),
+            gate: Mutex::default(),
         })
     }
 
@@ -197,6 +122,7 @@ impl AsyncUdpSocket for Fake {
             self.segments.store(1, Ordering::Relaxed);
             return Ok(());
         }
+        let _gate = (datagrams.len() > 1).then(|| lock(&self.gate));
         assert!(datagrams.len() <= self.max_transmit_segments());
         assert!(transmit.contents.len() <= MAX_BYTES);
         self.sends.fetch_add(1, Ordering::Relaxed);
@@ -335,6 +261,33 @@ async fn error_of_a_deferred_send_is_nobody_elses() {
 }
 
 #[tokio::test]
+async fn single_datagram_elsewhere_waits_for_no_other_send() {
+    let (socket, fake) = over_fake().await;
+    socket.try_send(&full(10)).unwrap();
+    let gate = lock(&fake.gate);
+    let (done, sent) = std::sync::mpsc::channel();
+    let (bulk, ping) = (Arc::clone(&socket), Arc::clone(&socket));
+    let (begun, begins) = std::sync::mpsc::channel();
+    let held = std::thread::spawn(move || {
+        begun.send(()).unwrap();
+        bulk.try_send(&full(1)).unwrap();
+    });
+    begins.recv().unwrap();
+    while socket.state.try_lock().is_ok() {
+        std::thread::yield_now();
+    }
+    std::thread::spawn(move || {
+        ping.try_send(&Transmit { destination: OTHER, ..of(64, SEGMENT) }).unwrap();
+        done.send(()).unwrap();
+    });
+    sent.recv_timeout(Duration::from_secs(60)).expect("it waits for the other");
+    drop(gate);
+    held.join().unwrap();
+    let sent = lock(&fake.sent);
+    assert_eq!((sent[&PEER].len(), sent[&OTHER].len()), (11, 1));
+}
+
+#[tokio::test]
 async fn dropped_socket_sends_what_waits_and_ends_its_task() {
     let (socket, fake) = over_fake().await;
     socket.try_send(&full(10)).unwrap();
@@ -445,7 +398,7 @@ fn bound(ip: IpAddr) -> (PlainSocket, SocketAddr) {
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {
     let runtime = Runtime::tokio();
-    let late = runtime.sleep_until(runtime.now() + Duration::from_secs(60));
+    let late = runtime.sleep_until(runtime.now() + Duration::from_secs(20));
     tokio::select! {
         output = future => output,
         () = late => panic!("a wake-up was lost"),
@@ -502,6 +455,19 @@ async fn random_bursts_arrive_once_in_order_with_mark_and_size() {
             let received = soon(receive(receiver, total)).await;
             assert!(received == expected, "burst {number}");
         }
+    }
+}
+
+#[tokio::test]
+async fn queue_longer_than_a_batch_is_read_to_its_end() {
+    let (receiver, address) = bound(PEER.ip());
+    let sender = std::net::UdpSocket::bind((PEER.ip(), 0)).unwrap();
+    for _ in 0..3 {
+        let total = 2 * BATCH_SIZE + 1;
+        for _ in 0..total {
+            sender.send_to(&[1; 8], address).unwrap();
+        }
+        assert_eq!(soon(receive(&receiver, 8 * total)).await.len(), total);
     }
 }
 

@@ -1,0 +1,118 @@
+//! What the data plane does for each packet, lease and write.
+//!
+//! `cargo bench -p kwik-proto`
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, reason = "a bench")]
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use bytes::Bytes;
+use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
+use kwik_proto::lease::LeaseIssuer;
+use kwik_proto::limits::{MAX_LEASES, MAX_PATHS, MAX_SECONDARY_STREAMS};
+use kwik_proto::mapping::{MappingTable, Place};
+use kwik_proto::presentation::StreamBuffer;
+use kwik_proto::wire::data::{DataDecoder, DataOptions, PacketEncoder, PacketFrame};
+use kwik_proto::{Dir, LeaseId, PathId, Side, StreamId};
+
+/// A datagram's worth.
+const CHUNK: u64 = 1200;
+
+fn stream(index: u64) -> StreamId {
+    StreamId::new(Side::Server, Dir::Uni, index)
+}
+
+/// The header of a frame of 64 KiB, out and in again.
+fn header(c: &mut Criterion) {
+    let payload = Bytes::from(vec![7; 64 * 1024]);
+    let mut encoder = PacketEncoder::new();
+    let (mut out, mut packet_id) = (Vec::new(), 0);
+    let mut decoder = DataDecoder::new(DataOptions::default());
+    c.bench_function("data frame/encode and decode", |b| {
+        b.iter(|| {
+            packet_id += 1;
+            let payload = payload.clone();
+            let frame = PacketFrame { stream_id: 4003, offset: 5_000_000_000, payload, fin: false };
+            encoder.encode(packet_id, &[black_box(frame)], DataOptions::default(), &mut out);
+            for input in out.drain(..) {
+                decoder.handle_input(input);
+                while let Some(event) = decoder.poll().unwrap() {
+                    black_box(event);
+                }
+            }
+        });
+    });
+}
+
+/// As many of each as there may be.
+fn lookups(c: &mut Criterion) {
+    let mut leases = LeaseIssuer::default();
+    for _ in 0..MAX_LEASES {
+        leases.issue(stream(1), PathId(1), 0..1000, Bytes::new()).unwrap();
+    }
+    let mut at = 0;
+    let mut next = move |count: u64| {
+        // A step that visits all, far apart.
+        at = (at + 1_000_003) % count;
+        at
+    };
+    c.bench_function("lookup/lease", |b| {
+        b.iter(|| black_box(leases.lease(LeaseId(next(MAX_LEASES as u64)))));
+    });
+
+    let mut mappings = MappingTable::default();
+    for path in 1..MAX_PATHS as u32 {
+        for id in 0..MAX_SECONDARY_STREAMS as u64 {
+            let place = Place { stream: stream(id), lease: LeaseId(id), offset: 0 };
+            mappings.open((PathId(path), id), place, true, Instant::now()).unwrap();
+        }
+    }
+    c.bench_function("lookup/mapping", |b| {
+        b.iter(|| {
+            let at = next(MAX_SECONDARY_STREAMS as u64);
+            black_box(mappings.get((PathId(1 + at as u32 % (MAX_PATHS as u32 - 1)), at)))
+        });
+    });
+}
+
+/// One write and one read, with the gaps that out of order means.
+fn buffer(c: &mut Criterion) {
+    let data = Bytes::from(vec![7; CHUNK as usize]);
+    c.bench_function("buffer/in order", |b| {
+        let (mut buffer, mut offset) = (StreamBuffer::default(), 0);
+        b.iter(|| {
+            buffer.write(offset, data.clone()).unwrap();
+            offset += CHUNK;
+            black_box(buffer.read(usize::MAX))
+        });
+    });
+    let mut group = c.benchmark_group("buffer/out of order");
+    for gaps in [1, 10, 100, 1000] {
+        group.throughput(criterion::Throughput::Elements(2 * gaps));
+        group.bench_function(BenchmarkId::from_parameter(gaps), |b| {
+            b.iter_batched_ref(
+                StreamBuffer::default,
+                |buffer| fill(buffer, gaps, &data),
+                BatchSize::SmallInput,
+            );
+        });
+    }
+}
+
+/// Every other chunk first, from the last to the first, then those between: reads all.
+fn fill(buffer: &mut StreamBuffer, gaps: u64, data: &Bytes) {
+    for gap in (0..gaps).rev() {
+        buffer.write((2 * gap + 1) * CHUNK, data.clone()).unwrap();
+    }
+    // In an order of their own: 7 divides none of the counts.
+    for gap in 0..gaps {
+        buffer.write(2 * (gap * 7 % gaps) * CHUNK, data.clone()).unwrap();
+    }
+    while let Some(read) = buffer.read(usize::MAX) {
+        black_box(read);
+    }
+    assert_eq!(buffer.read_position(), 2 * gaps * CHUNK);
+}
+
+criterion_group!(benches, header, lookups, buffer);
+criterion_main!(benches);

@@ -1,0 +1,106 @@
+//! What the stream buffers of one session cost beyond their payload (design §5).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use crate::limits::{MAX_PACKET_PAYLOAD, MAX_PINNED, MAX_RUNS};
+
+/// A receive buffer, as large as a batch of datagrams gets: what one small slice pins at worst.
+pub(super) const RECEIVE_BUFFER: usize = MAX_PACKET_PAYLOAD;
+
+/// Runs and over-allocation of all stream buffers of a session.
+///
+/// Over-allocation: each receive buffer that a slice pins counts whole, at its largest, less the
+/// payload held in it. A buffer keeps a slice as it is only while that leaves the sum within
+/// [`MAX_PINNED`], and copies it else; when reading part of a receive buffer makes the sum larger, the
+/// rest of it is copied. So the sum is bounded by construction.
+#[derive(Debug, Default)]
+pub struct ReceiveMemory {
+    runs: AtomicUsize,
+    pinned: AtomicUsize,
+}
+
+impl ReceiveMemory {
+    /// Runs, or gaps where there are more, of all buffers.
+    #[must_use]
+    pub fn runs(&self) -> usize {
+        self.runs.load(Relaxed)
+    }
+
+    /// Bytes of receive buffers that are pinned without being payload, at worst.
+    #[must_use]
+    pub fn pinned(&self) -> usize {
+        self.pinned.load(Relaxed)
+    }
+}
+
+/// One buffer's part of it; what it reported falls free with it.
+#[derive(Debug, Default)]
+pub(super) struct Share {
+    memory: Arc<ReceiveMemory>,
+    runs: usize,
+    pinned: usize,
+}
+
+impl Share {
+    pub(super) fn new(memory: Arc<ReceiveMemory>) -> Self {
+        Self { memory, runs: 0, pinned: 0 }
+    }
+
+    /// Whether the session may have one more run.
+    pub(super) fn has_run(&self) -> bool {
+        self.memory.runs() < MAX_RUNS
+    }
+
+    /// Counts a receive buffer whole; false when that would be too much.
+    pub(super) fn pin(&mut self) -> bool {
+        let within =
+            |pinned| (pinned + RECEIVE_BUFFER <= MAX_PINNED).then(|| pinned + RECEIVE_BUFFER);
+        let counted = self.memory.pinned.fetch_update(Relaxed, Relaxed, within).is_ok();
+        if counted {
+            self.pinned += RECEIVE_BUFFER;
+        }
+        counted
+    }
+
+    pub(super) fn set_runs(&mut self, runs: usize) {
+        replace(&self.memory.runs, &mut self.runs, runs);
+    }
+
+    /// States this buffer's over-allocation; true when the session's is too much.
+    pub(super) fn set_pinned(&mut self, pinned: usize) -> bool {
+        replace(&self.memory.pinned, &mut self.pinned, pinned);
+        self.memory.pinned() > MAX_PINNED
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.set_runs(0);
+        self.set_pinned(0);
+    }
+}
+
+fn replace(sum: &AtomicUsize, old: &mut usize, new: usize) {
+    if new > *old {
+        sum.fetch_add(new - *old, Relaxed);
+    } else if new < *old {
+        sum.fetch_sub(*old - new, Relaxed);
+    }
+    *old = new;
+}
+
+/// The receive buffers that the slices of one stream pin.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pinned {
+    /// How many.
+    pub(super) batches: usize,
+    /// Payload that is held in them.
+    pub(super) bytes: usize,
+}
+
+impl Pinned {
+    pub(super) const fn excess(self) -> usize {
+        self.batches * RECEIVE_BUFFER - self.bytes
+    }
+}

@@ -1,0 +1,64 @@
+//! What a client sends and receives as data packets: what they are subject to, and what arrived.
+
+use std::time::Instant;
+
+use crate::ack::{ArrivedPackets, SharedSent};
+use crate::sync::lock;
+use crate::wire::DataOptions;
+use crate::wire::control::ControlMessage;
+use crate::wire::pb::data::AckFrame;
+use crate::{CodedError, PathId};
+
+use super::super::Wake;
+use super::{ClientConfig, ClientSession};
+
+/// What this client would like its paths' packets to be.
+pub(super) fn wanted(config: &ClientConfig) -> DataOptions {
+    config.settings.data_options()
+}
+
+impl ClientSession {
+    /// The packets sent on path 0, for whoever writes there.
+    #[must_use]
+    pub fn sent(&self) -> SharedSent {
+        self.sent.clone()
+    }
+
+    /// What the packets that come on a path are subject to. None as long as its server has not
+    /// answered, and it matters: then read none of them ([`Wake::Path`]).
+    #[must_use]
+    pub fn data_options(&self, path: PathId) -> Option<DataOptions> {
+        self.links.get(&path).map_or(Some(DataOptions::default()), |link| link.options)
+    }
+
+    /// Packets came whole over a path.
+    ///
+    /// # Errors
+    /// Their ids cannot be: the path is to be closed.
+    pub fn on_packets(
+        &mut self,
+        path: PathId,
+        arrived: &ArrivedPackets,
+        now: Instant,
+    ) -> Result<(), CodedError> {
+        let Some(link) = self.links.get_mut(&path) else { return Ok(()) };
+        link.received.on_arrived(arrived, now)
+    }
+
+    /// The primary has packets of ours.
+    pub(super) fn on_ack(&mut self, m: &AckFrame) -> Result<(), CodedError> {
+        let frames = lock(&self.sent).handle_ack(m)?;
+        self.streams.on_acknowledged(&frames);
+        self.outputs.wake(Wake::Acknowledged);
+        Ok(())
+    }
+
+    /// Tells each path's server what came from it, where that is due.
+    pub(super) fn acknowledge(&mut self, now: Instant) {
+        for link in self.links.values_mut() {
+            while let Some(ack) = link.received.poll_ack(now) {
+                link.control.push(&ControlMessage::Ack(ack), now);
+            }
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! What a primary sends and receives as data packets: what they are subject to, and what arrived.
+
+use std::time::Instant;
+
+use crate::CodedError;
+use crate::ack::{ArrivedPackets, SharedSent};
+use crate::sync::lock;
+use crate::wire::DataOptions;
+use crate::wire::pb::data::AckFrame;
+
+use super::super::Wake;
+use super::PrimarySession;
+
+impl PrimarySession {
+    /// The packets sent to the client, for whoever writes.
+    #[must_use]
+    pub fn sent(&self) -> SharedSent {
+        self.sent.clone()
+    }
+
+    /// What the client's packets are subject to.
+    #[must_use]
+    pub fn data_options(&self) -> DataOptions {
+        self.options
+    }
+
+    /// Packets of the client came whole.
+    ///
+    /// # Errors
+    /// Their ids cannot be: the session is to be closed.
+    pub fn on_packets(&mut self, arrived: &ArrivedPackets, now: Instant) -> Result<(), CodedError> {
+        self.received.on_arrived(arrived, now)
+    }
+
+    /// The client has packets of ours.
+    pub(super) fn on_ack(&mut self, m: &AckFrame) -> Result<(), CodedError> {
+        let frames = lock(&self.sent).handle_ack(m)?;
+        self.streams.on_acknowledged(&frames);
+        self.outputs.wake(Wake::Acknowledged);
+        Ok(())
+    }
+}

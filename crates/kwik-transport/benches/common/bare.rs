@@ -1,0 +1,108 @@
+//! Bare quinn, told what KWIK tells it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use kwik::QuicConfig;
+use quinn::{Connection, Endpoint, Incoming, VarInt};
+use rustls::pki_types::CertificateDer;
+
+use super::{Settings, Stack, stack::implement};
+
+pub struct Bare;
+
+implement!(
+    Connection,
+    quinn::SendStream,
+    quinn::RecvStream,
+    VarInt::from_u32(0),
+    |connection: &Connection| {
+        let stats = connection.stats();
+        stats.udp_tx.bytes + stats.udp_rx.bytes
+    }
+);
+
+/// An endpoint, and the certificate that its clients trust.
+#[derive(Clone)]
+pub struct Server {
+    endpoint: Endpoint,
+    certificate: CertificateDer<'static>,
+}
+
+impl Stack for Bare {
+    type Server = Server;
+    type Client = Endpoint;
+    type Incoming = Incoming;
+    type Session = Connection;
+
+    fn server(settings: &Settings) -> Server {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        let params = rcgen::CertificateParams::new(vec!["kwik".to_owned()]).unwrap();
+        let certificate = params.self_signed(&key).unwrap().der().clone();
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+        let chain = vec![certificate.clone()];
+        let mut config = quinn::ServerConfig::with_single_cert(chain, key).unwrap();
+        config.transport_config(transport(settings));
+        Server { endpoint: endpoint(&settings.quic, Some(config)), certificate }
+    }
+
+    fn client(settings: &Settings, server: &Server) -> Endpoint {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(server.certificate.clone()).unwrap();
+        let mut config = quinn::ClientConfig::with_root_certificates(Arc::new(roots)).unwrap();
+        config.transport_config(transport(settings));
+        let mut endpoint = endpoint(&settings.quic, None);
+        endpoint.set_default_client_config(config);
+        endpoint
+    }
+
+    fn address(server: &Server) -> SocketAddr {
+        server.endpoint.local_addr().unwrap()
+    }
+
+    fn close(server: &Server) {
+        server.endpoint.close(VarInt::from_u32(0), b"");
+    }
+
+    async fn accept(server: &Server) -> Option<Incoming> {
+        server.endpoint.accept().await
+    }
+
+    async fn establish(incoming: Incoming) -> Option<Connection> {
+        incoming.await.ok()
+    }
+
+    async fn connect(client: &Endpoint, address: SocketAddr) -> Connection {
+        client.connect(address, "kwik").unwrap().await.unwrap()
+    }
+
+    async fn wait_idle(client: &Endpoint) {
+        client.wait_idle().await;
+    }
+}
+
+/// What KWIK tells QUIC, but for the number of streams: that which KWIK's applications have.
+fn transport(Settings { quic: config, session }: &Settings) -> Arc<quinn::TransportConfig> {
+    let varint = |value: u64| VarInt::from_u64(value).unwrap();
+    let mut transport = quinn::TransportConfig::default();
+    transport
+        .stream_receive_window(varint(config.stream_receive_window))
+        .receive_window(varint(config.receive_window))
+        .send_window(config.send_window)
+        .max_concurrent_uni_streams(varint(session.max_streams_uni()))
+        .max_concurrent_bidi_streams(varint(session.max_streams_bidi()))
+        .max_idle_timeout(Some(config.idle_timeout.try_into().unwrap()))
+        .datagram_receive_buffer_size(Some(config.datagram_receive_buffer))
+        .datagram_send_buffer_size(config.datagram_send_buffer);
+    Arc::new(transport)
+}
+
+fn endpoint(config: &QuicConfig, server: Option<quinn::ServerConfig>) -> Endpoint {
+    let address: SocketAddr = ([127, 0, 0, 1], 0).into();
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+    socket.set_recv_buffer_size(config.socket_buffer).unwrap();
+    socket.set_send_buffer_size(config.socket_buffer).unwrap();
+    socket.bind(&address.into()).unwrap();
+    let runtime = Arc::new(quinn::TokioRuntime);
+    Endpoint::new(quinn::EndpointConfig::default(), server, socket.into(), runtime).unwrap()
+}
