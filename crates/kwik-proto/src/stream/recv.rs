@@ -347,6 +347,13 @@ impl RecvHalf {
         **known == *metadata
     }
 
+    /// Nothing will be said of it that was not said yet; true when that was not known.
+    pub(crate) fn describe(&mut self) -> bool {
+        let open = self.metadata.is_none();
+        self.metadata.get_or_insert_default();
+        open
+    }
+
     /// Bytes received and not yet read.
     #[must_use]
     pub fn held(&self) -> u64 {

@@ -177,11 +177,6 @@ impl SendHalf {
         self.fin_acknowledged |= fin;
     }
 
-    /// A frame or a reset tells, or has told, the peer that the stream was opened.
-    pub(crate) fn has_begun(&self) -> bool {
-        self.cursor > self.reserved.bytes() || self.state != State::Open
-    }
-
     /// Nothing more will be written.
     pub(crate) fn has_ended(&self) -> bool {
         self.state != State::Open

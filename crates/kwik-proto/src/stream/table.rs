@@ -493,6 +493,10 @@ impl StreamTable {
         let freed = counts && !entry.counts;
         let over = sent && read && quiet;
         if over {
+            if let Some(recv) = &entry.halves.recv {
+                // Nobody is told any more; what was not said by now is nothing in particular.
+                lock(recv).describe();
+            }
             self.streams.remove(&id);
             self.notices.on_retired(id);
         }

@@ -15,7 +15,8 @@ use super::{RecvHalf, StreamTable};
 /// Notices that wait. Bounded by the streams that may be open.
 #[derive(Debug, Default)]
 pub(super) struct Notices {
-    /// The last stream of each kind that was opened here: its first frame says so too, and of those below.
+    /// The last stream of each kind that was opened here. Its notice says of those below, too, that they are open
+    /// and that nothing is said of them which was not said at once.
     opened: [Option<StreamId>; 2],
     /// Streams whose credit beyond the floor was not told.
     credit: BTreeSet<StreamId>,
@@ -119,11 +120,7 @@ impl StreamTable {
         }
         self.notices.due = None;
         for id in std::mem::take(&mut self.notices.opened).into_iter().flatten() {
-            let halves = self.streams.get(&id).map(|entry| &entry.halves);
-            let send = halves.and_then(|halves| halves.send.as_ref());
-            if send.is_some_and(|send| !lock(send).has_begun()) {
-                self.announce(id, None);
-            }
+            self.announce(id, None);
         }
         for id in std::mem::take(&mut self.notices.credit) {
             self.tell_credit(id);

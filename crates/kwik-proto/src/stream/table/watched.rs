@@ -66,6 +66,7 @@ impl StreamTable {
         let metadata = StreamMetadata::from_wire(m.metadata.as_ref())?;
         let max_buffer = metadata.max_buffer();
         let halves = self.touch_with(id, max_buffer, now)?;
+        self.describe_below(id);
         let Some(recv) = halves.and_then(|halves| halves.recv) else { return Ok(()) };
         if !lock(&recv).set_metadata(&metadata) {
             return Err(violation("that contradicts what was said before"));
@@ -76,6 +77,19 @@ impl StreamTable {
         }
         self.wakes.push(StreamWake::Readable(id));
         Ok(())
+    }
+
+    /// Of streams with something to say their opener says it in their order, so nothing is to come of those below.
+    fn describe_below(&mut self, id: StreamId) {
+        let lowest = StreamId::new(id.initiator(), id.dir(), 0);
+        for (below, entry) in self.streams.range(lowest..id) {
+            let alike = below.initiator() == id.initiator() && below.dir() == id.dir();
+            if let Some(recv) = entry.halves.recv.as_ref().filter(|_| alike)
+                && lock(recv).describe()
+            {
+                self.wakes.push(StreamWake::Readable(*below));
+            }
+        }
     }
 
     /// The peer asks to slow down, or need not be spared any more.
