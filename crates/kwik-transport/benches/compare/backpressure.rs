@@ -1,8 +1,9 @@
 //! What a reader that stops costs others, and how soon its writer stops and goes on.
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::common::{
     Bare, Bed, Kwik, Meter, Metric, Recv, Report, Send, Session, Stack, frame, read_all,
@@ -31,6 +32,11 @@ pub fn run(report: &mut Report, bed: &Bed) {
         || pause::<Kwik>(bed),
         || pause::<Bare>(bed),
     );
+    let metrics = [
+        Metric::alone("until its writer is told", "ms"),
+        Metric::alone("until that is lifted", "ms"),
+    ];
+    report.measure("the reader pauses: backpressure", metrics, || notices(bed));
 }
 
 /// The rate of one stream while another of the session is not read, in percent of that without.
@@ -63,7 +69,7 @@ fn beside_unread<S: Stack>(bed: &Bed, bytes: usize) -> f64 {
 /// From the reader's last read to the write that is held up, and from its next to that write's end.
 fn pause<S: Stack>(bed: &Bed) -> [f64; 2] {
     let (tell, told) = oneshot::channel();
-    let tell = std::sync::Arc::new(std::sync::Mutex::new(Some(tell)));
+    let tell = Arc::new(Mutex::new(Some(tell)));
     let server = bed.serve::<S, _>(move |session| {
         let tell = tell.lock().unwrap().take();
         async move {
@@ -96,7 +102,54 @@ fn pause<S: Stack>(bed: &Bed) -> [f64; 2] {
         session.close();
         reading.await.unwrap();
         S::wait_idle(&client).await;
-        let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
         [milliseconds(held_up - stopped), milliseconds(went_on - resumed)]
     })
+}
+
+/// From the reader's last read to the writer's notice, and from its next read to the notice's end.
+fn notices(bed: &Bed) -> [f64; 2] {
+    let (stop, stopped) = oneshot::channel();
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let once = Arc::new(Mutex::new(Some((stopped, tell))));
+    let server = bed.serve::<Kwik, _>(move |session| {
+        let (mut stopped, tell) = once.lock().unwrap().take().unwrap();
+        async move {
+            let mut stream = session.open_uni().await.unwrap();
+            while stopped.try_recv().is_err() {
+                write_a_little(&mut stream).await;
+            }
+            for told in [true, false] {
+                while stream.backpressure().is_some() != told {
+                    write_a_little(&mut stream).await;
+                }
+                tell.send(Instant::now()).unwrap();
+            }
+            session.closed().await;
+        }
+    });
+    let client = bed.client::<Kwik>(&server);
+    bed.run(async move {
+        let session = Kwik::connect(&client, Kwik::address(&server)).await;
+        let mut stream = Session::accept_uni(&session).await.unwrap();
+        assert!(read_exact(&mut stream, READ_BEFORE).await);
+        let stopped = Instant::now();
+        stop.send(()).unwrap();
+        let under = told.recv().await.unwrap();
+        let resumed = Instant::now();
+        let reading = tokio::spawn(async move { read_all(&mut stream).await });
+        let lifted = told.recv().await.unwrap();
+        Session::close(&session);
+        reading.await.unwrap();
+        Kwik::wait_idle(&client).await;
+        [milliseconds(under - stopped), milliseconds(lifted - resumed)]
+    })
+}
+
+/// A frame, or a part of it within a millisecond, after which to look for notices.
+async fn write_a_little(stream: &mut kwik::SendStream) {
+    tokio::time::timeout(Duration::from_millis(1), stream.write_chunk(frame())).await.ok();
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }

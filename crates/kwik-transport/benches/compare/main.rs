@@ -1,6 +1,6 @@
 //! KWIK next to bare quinn, in turn, on loopback; both are told the same.
 //!
-//! `cargo bench -p kwik-transport --bench compare -- [--json FILE] [--rounds N] [--mib N] [NAMES...]`
+//! `cargo bench -p kwik-transport --bench compare -- [OPTIONS] [NAMES...]` (docs/performance.md)
 //! prints each round, then a table for each bench: medians, and the median of the rounds' ratios.
 #![allow(
     dead_code,

@@ -108,7 +108,7 @@ fn second_paths(bed: &Bed) -> f64 {
         common::kwik::server(&bed.settings, number)
     });
     let client = bed.client::<Kwik>(&primary);
-    let served = bed.run(async move {
+    bed.run(async move {
         let mut sessions = Vec::with_capacity(PATHS);
         for _ in 0..PATHS {
             let dial = Kwik::connect(&client, primary.local_addr().unwrap());
@@ -131,8 +131,7 @@ fn second_paths(bed: &Bed) -> f64 {
         sessions.iter().for_each(|(session, _)| session.close(0, b""));
         Kwik::wait_idle(&client).await;
         (after - before) / KIB / PATHS as f64
-    });
-    served
+    })
 }
 
 /// What a stream takes that has carried a message each way and stays open.
