@@ -31,6 +31,10 @@ pub const MAX_ACK_RANGES: usize = 256;
 pub const ACK_BYTES: u64 = 256 * 1024;
 /// ... or after this long.
 pub const ACK_DELAY: Duration = Duration::from_millis(50);
+/// ... of which one that ends a stream waits no longer than this, for others of its kind ...
+pub const ACK_END_DELAY: Duration = Duration::from_millis(1);
+/// ... until there are so many: short streams do not cost an acknowledgement each.
+pub const ACK_ENDS: u32 = 8;
 /// Largest opaque command of a lease.
 pub const MAX_COMMAND: usize = 16 * 1024;
 /// Largest raw packet.
@@ -76,6 +80,14 @@ pub const MAX_POOLED: usize = 24;
 pub const SHARED_BACKLOG: u64 = 64 * 1024;
 /// A pooled QUIC stream that nobody writes on is kept this long, so that a burst does not open and close.
 pub const POOLED_IDLE: Duration = Duration::from_secs(1);
+/// With fewer entries than this, streams that wait for nothing but acknowledgements do not count against their
+/// opener's limit.
+pub const MAX_LINGERING: usize = 1024;
+/// One in this many of the streams that a peer may open is told as soon as there is room for so many more, as in
+/// quinn.
+pub const MAX_STREAMS_BATCH: u64 = 8;
+/// What need not be told at once is told after this, if it still has to be.
+pub const NOTICE_DELAY: Duration = Duration::from_millis(2);
 /// Streams of each direction that a client may open before the server has answered.
 pub const FIRST_FLIGHT_STREAMS: u64 = 8;
 /// Bytes that each of them may carry until then: every stream's floor is at least this.

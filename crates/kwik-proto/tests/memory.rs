@@ -38,9 +38,10 @@ impl Session {
 
     fn exchange(&mut self) {
         for _ in 0..4 {
+            self.now += kwik_proto::limits::NOTICE_DELAY;
             for (from, to) in [(0, 1), (1, 0)] {
                 self.tables[from].take_wakes();
-                for message in self.tables[from].take_messages() {
+                for message in self.tables[from].take_messages(self.now) {
                     assert!(self.tables[to].handle_control(&message, self.now).unwrap());
                 }
             }

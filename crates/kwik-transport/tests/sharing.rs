@@ -118,11 +118,11 @@ async fn more_streams_than_quic_streams_write_at_once() {
         let mut held = open_with_a_byte(&session, 100).await;
         assert!(session.stats().quic_streams <= MAX_POOLED, "{:?}", session.stats());
         let mut far = Vec::new();
-        for at in 0..held.len() {
+        for near in &mut held {
             let mut stream = primary.session().accept_uni().await.unwrap();
             assert_eq!(stream.read_chunk(10, true).await.unwrap().unwrap().bytes, &b"x"[..]);
-            held[at].write_chunk(object(0..5_000)).await.unwrap();
-            held[at].finish().unwrap();
+            near.write_chunk(object(0..5_000)).await.unwrap();
+            near.finish().unwrap();
             far.push(stream);
         }
         for mut stream in far {
@@ -439,10 +439,10 @@ async fn a_peer_that_allows_few_quic_streams_has_them_shared() {
         let (session, primary) = servers.connect(&client()).await;
         serve_echo(primary.session().clone());
         let mut streams = Vec::new();
-        for at in 0..40 {
+        for at in 0..40u8 {
             let (mut send, recv) = session.open_bi().await.unwrap();
-            send.set_priority(at % 3).unwrap();
-            send.write_all(&[at as u8; 100]).await.unwrap();
+            send.set_priority(i32::from(at % 3)).unwrap();
+            send.write_all(&[at; 100]).await.unwrap();
             streams.push((send, recv));
         }
         for (at, (_, recv)) in streams.iter_mut().enumerate() {

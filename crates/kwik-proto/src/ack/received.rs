@@ -1,11 +1,13 @@
 //! The receiver's part.
 
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::violation;
 use crate::CodedError;
-use crate::limits::{ACK_BYTES, ACK_DELAY, MAX_ACK_RANGES, MAX_UNACKED_PACKETS};
+use crate::limits::{
+    ACK_BYTES, ACK_DELAY, ACK_END_DELAY, ACK_ENDS, MAX_ACK_RANGES, MAX_UNACKED_PACKETS,
+};
 use crate::range::RangeSet;
 use crate::wire::pb::data::{AckFrame, AckRange};
 
@@ -14,7 +16,8 @@ use crate::wire::pb::data::{AckFrame, AckRange};
 pub struct ArrivedPackets {
     ids: Vec<Range<u64>>,
     bytes: u64,
-    fin: bool,
+    /// How many of them end a stream.
+    ends: u32,
 }
 
 impl ArrivedPackets {
@@ -25,7 +28,7 @@ impl ArrivedPackets {
             _ => self.ids.push(id..id.saturating_add(1)),
         }
         self.bytes += bytes;
-        self.fin |= fin;
+        self.ends += u32::from(fin);
     }
 
     /// Whether nothing was read.
@@ -36,7 +39,7 @@ impl ArrivedPackets {
 }
 
 /// Says which packets of one path to acknowledge, and when: every [`ACK_BYTES`], after
-/// [`ACK_DELAY`], and at once when a stream ends.
+/// [`ACK_DELAY`], and when streams end soon, once a few have.
 #[derive(Debug, Default)]
 pub struct ReceivedPackets {
     /// All that arrived. At most [`MAX_UNACKED_PACKETS`] / 2 gaps, by where ids may lie.
@@ -44,6 +47,8 @@ pub struct ReceivedPackets {
     /// Those that the sender was not told of.
     unreported: RangeSet,
     bytes: u64,
+    /// How many of them end a stream.
+    ends: u32,
     due: Option<Instant>,
 }
 
@@ -73,10 +78,16 @@ impl ReceivedPackets {
             self.unreported.insert(start..end);
         }
         self.bytes += arrived.bytes;
-        if arrived.fin || self.bytes >= ACK_BYTES {
-            self.due = Some(now);
-        } else if !arrived.is_empty() {
-            self.due.get_or_insert(now + ACK_DELAY);
+        self.ends += arrived.ends;
+        let delay = if self.bytes >= ACK_BYTES || self.ends >= ACK_ENDS {
+            Duration::ZERO
+        } else if arrived.ends > 0 {
+            ACK_END_DELAY
+        } else {
+            ACK_DELAY
+        };
+        if !arrived.is_empty() {
+            self.due = Some(self.due.map_or(now + delay, |due| due.min(now + delay)));
         }
         Ok(())
     }
@@ -89,7 +100,7 @@ impl ReceivedPackets {
             self.unreported.remove(range.clone());
         }
         if self.unreported.is_empty() {
-            (self.bytes, self.due) = (0, None);
+            (self.bytes, self.ends, self.due) = (0, 0, None);
         }
         let ranges = told.into_iter().map(|ids| AckRange { first: ids.start, last: ids.end - 1 });
         Some(AckFrame { ranges: ranges.collect(), ..AckFrame::default() })

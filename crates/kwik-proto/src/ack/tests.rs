@@ -7,7 +7,9 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::limits::{ACK_BYTES, ACK_DELAY, MAX_ACK_RANGES, MAX_UNACKED_PACKETS};
+use crate::limits::{
+    ACK_BYTES, ACK_DELAY, ACK_END_DELAY, ACK_ENDS, MAX_ACK_RANGES, MAX_UNACKED_PACKETS,
+};
 use crate::test_now;
 use crate::wire::pb::data::{AckFrame, AckRange};
 use crate::wire::{ControlMessage, DataOptions, PacketFrame};
@@ -72,10 +74,10 @@ fn a_sender_stops_where_its_receiver_would_refuse() {
     assert!(!sent.has_room());
     // All but the first.
     received.on_arrived(&arrived(2..=MAX_UNACKED_PACKETS, 0, true), now).unwrap();
-    sent.handle_ack(&received.poll_ack(now).unwrap()).unwrap();
+    sent.handle_ack(&received.poll_ack(now + ACK_END_DELAY).unwrap()).unwrap();
     assert!(!sent.has_room());
     received.on_arrived(&arrived([1], 0, true), now).unwrap();
-    sent.handle_ack(&received.poll_ack(now).unwrap()).unwrap();
+    sent.handle_ack(&received.poll_ack(now + ACK_END_DELAY).unwrap()).unwrap();
     assert!(sent.has_room() && sent.outstanding() == 0);
 }
 
@@ -114,7 +116,14 @@ fn acks_are_due_by_bytes_by_time_and_at_ends() {
     received.on_arrived(&arrived([3], ACK_BYTES, false), later).unwrap();
     assert_eq!(ids(&received.poll_ack(later).unwrap()), [3]);
     received.on_arrived(&arrived([4], 0, true), later).unwrap();
-    assert_eq!(ids(&received.poll_ack(later).unwrap()), [4]);
+    assert_eq!(
+        (received.poll_timeout(), received.poll_ack(later)),
+        (Some(later + ACK_END_DELAY), None)
+    );
+    assert_eq!(ids(&received.poll_ack(later + ACK_END_DELAY).unwrap()), [4]);
+    let ends = 5..5 + u64::from(ACK_ENDS);
+    ends.clone().for_each(|id| received.on_arrived(&arrived([id], 0, true), later).unwrap());
+    assert_eq!(ids(&received.poll_ack(later).unwrap()), ends.collect::<Vec<_>>());
     assert_eq!(received.poll_ack(later + ACK_DELAY), None);
 }
 
@@ -125,7 +134,7 @@ fn many_ranges_take_several_frames_that_their_receiver_accepts() {
     let odd = (1..=MAX_UNACKED_PACKETS).filter(|id| id % 2 == 1);
     received.on_arrived(&arrived(odd.clone(), 0, true), now).unwrap();
     let mut found = Vec::new();
-    while let Some(ack) = received.poll_ack(now) {
+    while let Some(ack) = received.poll_ack(now + ACK_END_DELAY) {
         assert!(ack.ranges.len() <= MAX_ACK_RANGES);
         let mut out = bytes::BytesMut::new();
         crate::wire::control::encode(0, &ControlMessage::Ack(ack.clone()), &mut out);

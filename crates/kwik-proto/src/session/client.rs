@@ -444,7 +444,7 @@ impl ClientSession {
     /// Takes what the planes have queued.
     fn flush(&mut self, now: Instant) {
         loop {
-            let messages = self.streams.take_messages();
+            let messages = self.streams.take_messages(now);
             let events = self.scheduler.take_events();
             if messages.is_empty() && events.is_empty() {
                 break;

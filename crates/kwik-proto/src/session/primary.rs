@@ -440,7 +440,7 @@ impl Machine for PrimarySession {
     }
 
     fn poll_transmit(&mut self, now: Instant) -> Option<(PathId, Bytes)> {
-        for message in self.streams.take_messages() {
+        for message in self.streams.take_messages(now) {
             self.send(&message, now);
         }
         for wake in self.streams.take_wakes() {

@@ -195,6 +195,7 @@ fn a_lost_lease_counts_for_what_it_brought() {
     pair.exchange();
     let received = lock(&recv).receive(PathId::PRIMARY, 60, vec![0; 40].into()).unwrap();
     pair.client.on_received(PathId::PRIMARY, halves.id, (40, received.asked), pair.now);
+    pair.now += limits::ACK_END_DELAY;
     pair.exchange();
     assert_eq!(pair.primary.streams().iter().count(), 0, "all of it was delivered");
     assert_eq!(pair.primary.writers(), 0);
@@ -214,6 +215,7 @@ fn a_stream_that_has_come_whole_leaves_no_lease_when_its_reader_stops() {
     lock(&recv).receive(PathId::PRIMARY, 0, vec![0; 10].into()).unwrap();
     lock(&recv).receive_fin(PathId::PRIMARY, 10).unwrap();
     pair.client.stop(halves.id, 1, pair.now);
+    pair.now += limits::ACK_END_DELAY;
     pair.exchange();
     assert_eq!(pair.primary.streams().iter().count(), 0);
     assert_eq!(pair.client.stats(pair.now).streams, 0);
@@ -252,6 +254,9 @@ fn reasons_of_any_length_fit_their_messages() {
 fn nothing_is_leased_of_a_stream_that_was_reset() {
     let mut pair = Pair::new();
     let sent = pair.client.streams().open(Dir::Bi, pair.now).unwrap();
+    pair.exchange();
+    assert!(pair.primary.streams().accept(Dir::Bi).is_none(), "its first frame may follow");
+    pair.now += limits::NOTICE_DELAY;
     pair.exchange();
     let halves = pair.primary.streams().accept(Dir::Bi).unwrap();
     assert_eq!(halves.id, sent.id);

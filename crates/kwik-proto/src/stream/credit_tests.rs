@@ -206,7 +206,10 @@ impl World {
     }
 
     fn check(&mut self) {
-        for message in self.table.take_messages() {
+        // What may wait is told now, too.
+        let mut messages = self.table.take_messages(self.now);
+        messages.extend(self.table.take_messages(self.now + crate::limits::NOTICE_DELAY));
+        for message in messages {
             if let ControlMessage::MaxStreamData(m) = message
                 && let Some(stream) = self.streams.get_mut(&StreamId::from_u64(m.stream_id).index())
             {

@@ -152,7 +152,9 @@ impl RecvHalf {
         mut offset: u64,
         mut data: Bytes,
     ) -> Result<Received, CodedError> {
-<<<<<<< HEAD
+        if self.discarded.contains(&path) {
+            return Ok(Received::default());
+        }
         let mut all = Received::default();
         while !data.is_empty() {
             let range = offset..offset.saturating_add(data.len() as u64);
@@ -163,10 +165,6 @@ impl RecvHalf {
             all.piece_ended |= received.piece_ended;
             all.asked += received.asked;
             offset = end;
-=======
-        if data.is_empty() || self.discarded.contains(&path) {
-            return Ok(Received::default());
->>>>>>> health
         }
         Ok(all)
     }
@@ -377,6 +375,13 @@ impl RecvHalf {
     pub(crate) fn set_metadata(&mut self, metadata: &StreamMetadata) -> bool {
         let known = self.metadata.get_or_insert_with(|| Box::new(metadata.clone()));
         **known == *metadata
+    }
+
+    /// Nothing will be said of it that was not said yet; true when that was not known.
+    pub(crate) fn describe(&mut self) -> bool {
+        let open = self.metadata.is_none();
+        self.metadata.get_or_insert_default();
+        open
     }
 
     /// Bytes received and not yet read.

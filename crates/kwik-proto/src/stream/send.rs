@@ -177,6 +177,11 @@ impl SendHalf {
         self.fin_acknowledged |= fin;
     }
 
+    /// Nothing more will be written.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state != State::Open
+    }
+
     /// Plain bytes that the peer has not acknowledged.
     #[must_use]
     pub fn unacknowledged(&self) -> u64 {

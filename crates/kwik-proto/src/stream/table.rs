@@ -24,7 +24,10 @@ use super::watch::Watch;
 use super::{RecvHalf, SendHalf, SharedRecv, SharedSend, StreamMetadata};
 
 mod config;
+mod notices;
 mod watched;
+
+use notices::Notices;
 
 /// One in this many bytes of what the window lends is left for streams that have less than an even part.
 const SPARE: u64 = 8;
@@ -56,6 +59,8 @@ struct Entry {
     /// The peer opened it, and nobody has accepted it yet: it counts against the peer's limit whatever
     /// has become of it, which bounds the queue.
     unaccepted: bool,
+    /// It counts against the peer's limit.
+    counts: bool,
 }
 
 /// Both directions' counters of one kind of stream.
@@ -79,6 +84,7 @@ pub struct StreamTable {
     floor: u64,
     config: Config,
     watch: Watch,
+    notices: Notices,
     /// Why the peer asks to slow down writing all streams.
     backpressure: Option<BackpressureReason>,
     peer_initial_max_data: u64,
@@ -126,6 +132,7 @@ impl StreamTable {
             floor: config.floor(),
             config: config.clone(),
             watch: Watch::default(),
+            notices: Notices::default(),
             backpressure: None,
             peer_initial_max_data: limits::FIRST_FLIGHT_DATA,
             local_receiving: 0,
@@ -184,11 +191,11 @@ impl StreamTable {
         if let Some(recv) = &halves.recv {
             lock(recv).set_metadata(metadata);
         }
-        self.outbox.push(ControlMessage::StreamCreateNotification(pb::StreamCreateNotification {
-            logical_stream_id: id.as_u64(),
-            path_id: String::new(),
-            metadata: metadata.to_wire(),
-        }));
+        match metadata.to_wire() {
+            None => self.notices.on_opened(id),
+            // What is said of it has to be there before its data.
+            metadata => self.announce(id, metadata),
+        }
         Some(halves)
     }
 
@@ -220,10 +227,12 @@ impl StreamTable {
             max_buffer,
             released: false,
             unaccepted,
+            counts: unaccepted,
         };
         self.streams.insert(id, entry);
         if halves.recv.is_some() {
             self.watch.open(id, now);
+            self.notices.hold_credit(id);
             self.grow_allowance(id, FIRST_LOAN * self.config.slide_step());
         }
         halves
@@ -373,6 +382,9 @@ impl StreamTable {
             return;
         }
         recv.set_max_data(limit, step);
+        if self.notices.holds_credit(id) {
+            return;
+        }
         self.outbox.push(ControlMessage::MaxStreamData(pb::MaxStreamData {
             stream_id: id.as_u64(),
             maximum: limit,
@@ -455,6 +467,7 @@ impl StreamTable {
 
     /// Removes a stream whose halves are both over, and makes room for the peer's next one.
     pub fn retire(&mut self, id: StreamId) {
+        let lingering = self.streams.len() < limits::MAX_LINGERING;
         let entry = self.streams.get_mut(&id).filter(|entry| !entry.unaccepted);
         let Some(entry) = entry else { return };
         let sent = entry.halves.send.as_ref().is_none_or(|send| lock(send).is_done());
@@ -472,17 +485,24 @@ impl StreamTable {
             }
             self.look_at_session();
         }
-        if !(sent && read && quiet) {
-            return;
+        let Some(entry) = self.streams.get_mut(&id) else { return };
+        // What was finished here and is not acknowledged keeps its entry, and keeps nobody from opening.
+        let written = entry.halves.send.as_ref().is_none_or(|send| lock(send).has_ended());
+        let counts = std::mem::take(&mut entry.counts);
+        entry.counts = counts && !(written && read && quiet && lingering);
+        let freed = counts && !entry.counts;
+        let over = sent && read && quiet;
+        if over {
+            if let Some(recv) = &entry.halves.recv {
+                // Nobody is told any more; what was not said by now is nothing in particular.
+                lock(recv).describe();
+            }
+            self.streams.remove(&id);
+            self.notices.on_retired(id);
         }
-        self.streams.remove(&id);
-        if id.initiator() != self.side {
-            let kind = &mut self.kinds[id.dir() as usize];
-            kind.max_remote += 1;
-            self.outbox.push(ControlMessage::MaxStreams(pb::MaxStreams {
-                unidirectional: id.dir() == Dir::Uni,
-                maximum: kind.max_remote,
-            }));
+        if freed || over && counts {
+            self.kinds[id.dir() as usize].max_remote += 1;
+            self.on_room(id.dir());
         }
     }
 
@@ -609,7 +629,8 @@ impl StreamTable {
     }
 
     /// Control messages for the peer.
-    pub fn take_messages(&mut self) -> Vec<ControlMessage> {
+    pub fn take_messages(&mut self, now: Instant) -> Vec<ControlMessage> {
+        self.flush_notices(now);
         std::mem::take(&mut self.outbox)
     }
 }

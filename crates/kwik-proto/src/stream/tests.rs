@@ -123,11 +123,74 @@ fn bytes_that_are_refused_move_no_cursor() {
 }
 
 #[test]
+fn short_streams_cost_no_control_messages_but_one_for_many() {
+    let (mut now, config) = (crate::test_now(), Config::default());
+    let mut client = StreamTable::new(Side::Client, &config);
+    let mut server = StreamTable::new(Side::Server, &config);
+    client.handle_limits(&config.to_wire());
+    let mut told = Vec::new();
+    for _ in 0..50 {
+        let halves = client.open(Dir::Uni, now).unwrap();
+        lock(halves.send.as_ref().unwrap()).commit(1).unwrap();
+        assert_eq!(client.take_messages(now), []);
+        let recv = server.receiving(PathId::PRIMARY, halves.id, now).unwrap().unwrap();
+        server.accept(Dir::Uni).unwrap();
+        lock(&recv).receive(PathId::PRIMARY, 0, Bytes::from_static(b"a")).unwrap();
+        lock(&recv).receive_fin(PathId::PRIMARY, 1).unwrap();
+        server.on_received(halves.id, now);
+        while !matches!(lock(&recv).read(10), Ok(Read::Finished)) {}
+        server.on_consumed(halves.id, now, Duration::ZERO);
+        told.extend(server.take_messages(now));
+    }
+    assert_eq!(told.len(), 3, "{told:?}");
+    now += limits::NOTICE_DELAY;
+    // What is left over is told in the end, and that is the limit.
+    let rest = server.take_messages(now);
+    let max = pb::MaxStreams { unidirectional: true, maximum: limits::MAX_STREAMS + 50 };
+    assert_eq!(rest, [ControlMessage::MaxStreams(max)]);
+    assert_eq!(server.poll_timeout(), None);
+    assert!(matches!(client.take_messages(now)[..], [ControlMessage::StreamCreateNotification(_)]));
+}
+
+#[test]
+fn an_idle_stream_is_announced_with_those_below_and_long_ones_get_credit_at_once() {
+    let (now, config) = (crate::test_now(), Config::default());
+    let mut client = StreamTable::new(Side::Client, &config);
+    client.handle_limits(&config.to_wire());
+    for _ in 0..3 {
+        client.open(Dir::Bi, now).unwrap();
+    }
+    assert_eq!(client.take_messages(now), []);
+    let due = client.poll_timeout().unwrap();
+    let told = client.take_messages(due);
+    let opened: Vec<_> = told
+        .iter()
+        .filter_map(|message| match message {
+            ControlMessage::StreamCreateNotification(m) => Some(m.logical_stream_id),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(opened, [StreamId::new(Side::Client, Dir::Bi, 2).as_u64()]);
+    assert_eq!(told.len(), 4, "and the credit of each: {told:?}");
+    let mut server = StreamTable::new(Side::Server, &config);
+    let id = StreamId::new(Side::Client, Dir::Uni, 0);
+    let recv = server.receiving(PathId::PRIMARY, id, now).unwrap().unwrap();
+    let floor = usize::try_from(lock(&recv).max_data()).unwrap();
+    assert_eq!(server.take_messages(now), []);
+    let half = usize::try_from(config.to_wire().initial_max_stream_data / 2).unwrap();
+    assert!(half < floor);
+    lock(&recv).receive(PathId::PRIMARY, 0, vec![0; half].into()).unwrap();
+    server.on_received(id, now);
+    assert!(matches!(server.take_messages(now)[..], [ControlMessage::MaxStreamData(_)]));
+}
+
+#[test]
 fn a_stream_under_backpressure_is_granted_nothing_until_its_reader_has_caught_up() {
     let (mut table, recv) = table();
     let now = crate::test_now();
     let granted = lock(&recv).max_data();
-    table.take_messages();
+    table.take_messages(now);
+    table.take_messages(now + limits::NOTICE_DELAY);
     let held = granted / 5 * 4;
     let data = Bytes::from(vec![0; usize::try_from(held).unwrap()]);
     lock(&recv).receive(PathId::PRIMARY, 0, data).unwrap();
@@ -138,12 +201,12 @@ fn a_stream_under_backpressure_is_granted_nothing_until_its_reader_has_caught_up
         ControlMessage::Backpressure(pb::Backpressure { stream_id, reason: reason.into() })
     };
     let pressed = notice(pb::BackpressureReason::BackpressureSlowConsumer);
-    assert_eq!(table.take_messages(), [pressed], "it is told once");
+    assert_eq!(table.take_messages(now), [pressed], "it is told once");
     let read = |table: &mut StreamTable, len: u64| {
         let read = lock(&recv).read(usize::try_from(len).unwrap()).unwrap();
         assert!(matches!(read, Read::Data(data) if data.len() as u64 == len));
         table.on_consumed(ID, now, Duration::ZERO);
-        table.take_messages()
+        table.take_messages(now)
     };
     // More than a step was read, and more than half of the buffer is still full.
     assert_eq!(read(&mut table, granted / 10 * 3 - 1), []);

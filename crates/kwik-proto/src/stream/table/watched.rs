@@ -17,6 +17,7 @@ impl StreamTable {
     /// A batch of a stream's bytes came and was put into its receiving half.
     pub fn on_received(&mut self, id: StreamId, now: Instant) {
         self.look(id, now);
+        self.tell_credit_if_used(id);
     }
 
     /// Looks at what a stream holds, and tells the peer when backpressure changed.
@@ -65,6 +66,7 @@ impl StreamTable {
         let metadata = StreamMetadata::from_wire(m.metadata.as_ref())?;
         let max_buffer = metadata.max_buffer();
         let halves = self.touch_with(id, max_buffer, now)?;
+        self.describe_below(id);
         let Some(recv) = halves.and_then(|halves| halves.recv) else { return Ok(()) };
         if !lock(&recv).set_metadata(&metadata) {
             return Err(violation("that contradicts what was said before"));
@@ -75,6 +77,19 @@ impl StreamTable {
         }
         self.wakes.push(StreamWake::Readable(id));
         Ok(())
+    }
+
+    /// Of streams with something to say their opener says it in their order, so nothing is to come of those below.
+    fn describe_below(&mut self, id: StreamId) {
+        let lowest = StreamId::new(id.initiator(), id.dir(), 0);
+        for (below, entry) in self.streams.range(lowest..id) {
+            let alike = below.initiator() == id.initiator() && below.dir() == id.dir();
+            if let Some(recv) = entry.halves.recv.as_ref().filter(|_| alike)
+                && lock(recv).describe()
+            {
+                self.wakes.push(StreamWake::Readable(*below));
+            }
+        }
     }
 
     /// The peer asks to slow down, or need not be spared any more.
@@ -104,10 +119,11 @@ impl StreamTable {
         self.backpressure
     }
 
-    /// When [`StreamTable::take_gap`] may have something.
+    /// When [`StreamTable::take_gap`] or [`StreamTable::take_messages`] may have something.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.watch.poll_timeout(self.config.gap_timeout())
+        let gap = self.watch.poll_timeout(self.config.gap_timeout());
+        gap.into_iter().chain(self.notices.due()).min()
     }
 
     /// The next gap that has kept a reader waiting for the gap timeout; each is told once.

@@ -1,0 +1,130 @@
+//! What the peer is told a moment later, together, or never: short streams need none of it.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use crate::limits::{MAX_STREAMS_BATCH, NOTICE_DELAY};
+use crate::sync::lock;
+use crate::wire::control::ControlMessage;
+use crate::wire::pb::control as pb;
+use crate::wire::pb::metadata::StreamMetadata;
+use crate::{Dir, StreamId};
+
+use super::{RecvHalf, StreamTable};
+
+/// Notices that wait. Bounded by the streams that may be open.
+#[derive(Debug, Default)]
+pub(super) struct Notices {
+    /// The last stream of each kind that was opened here. Its notice says of those below, too, that they are open
+    /// and that nothing is said of them which was not said at once.
+    opened: [Option<StreamId>; 2],
+    /// Streams whose credit beyond the floor was not told.
+    credit: BTreeSet<StreamId>,
+    /// Streams of each kind that the peer may open and was not told of.
+    streams: [u64; 2],
+    due: Option<Instant>,
+}
+
+impl Notices {
+    fn is_empty(&self) -> bool {
+        self.opened == [None; 2] && self.credit.is_empty() && self.streams == [0; 2]
+    }
+
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    pub(super) fn on_opened(&mut self, id: StreamId) {
+        self.opened[id.dir() as usize] = Some(id);
+    }
+
+    /// Keeps what a stream is granted from now on back.
+    pub(super) fn hold_credit(&mut self, id: StreamId) {
+        self.credit.insert(id);
+    }
+
+    pub(super) fn holds_credit(&self, id: StreamId) -> bool {
+        self.credit.contains(&id)
+    }
+
+    pub(super) fn on_retired(&mut self, id: StreamId) {
+        self.credit.remove(&id);
+    }
+}
+
+impl StreamTable {
+    /// The peer may open one more stream of a kind.
+    pub(super) fn on_room(&mut self, dir: Dir) {
+        self.notices.streams[dir as usize] += 1;
+        let maximum = match dir {
+            Dir::Bi => self.config.max_streams_bidi(),
+            Dir::Uni => self.config.max_streams_uni(),
+        };
+        if self.notices.streams[dir as usize] * MAX_STREAMS_BATCH >= maximum {
+            self.tell_room(dir);
+        }
+    }
+
+    fn tell_room(&mut self, dir: Dir) {
+        if std::mem::take(&mut self.notices.streams[dir as usize]) > 0 {
+            self.outbox.push(ControlMessage::MaxStreams(pb::MaxStreams {
+                unidirectional: dir == Dir::Uni,
+                maximum: self.kinds[dir as usize].max_remote,
+            }));
+        }
+    }
+
+    /// A stream that uses its floor up has to hear of the rest at once.
+    pub(super) fn tell_credit_if_used(&mut self, id: StreamId) {
+        if !self.notices.holds_credit(id) {
+            return;
+        }
+        let recv = self.streams.get(&id).and_then(|entry| entry.halves.recv.as_ref());
+        let used = recv.is_some_and(|recv| {
+            let recv = lock(recv);
+            recv.consumed() + recv.held() >= self.floor / 2
+        });
+        if used {
+            self.tell_credit(id);
+        }
+    }
+
+    fn tell_credit(&mut self, id: StreamId) {
+        self.notices.credit.remove(&id);
+        let recv = self.streams.get(&id).and_then(|entry| entry.halves.recv.as_ref());
+        let wanted = |recv: &RecvHalf| !recv.is_complete() && recv.max_data() > self.floor;
+        let Some(recv) = recv.map(|recv| lock(recv)).filter(|recv| wanted(recv)) else { return };
+        self.outbox.push(ControlMessage::MaxStreamData(pb::MaxStreamData {
+            stream_id: id.as_u64(),
+            maximum: recv.max_data(),
+        }));
+    }
+
+    pub(super) fn announce(&mut self, id: StreamId, metadata: Option<StreamMetadata>) {
+        self.outbox.push(ControlMessage::StreamCreateNotification(pb::StreamCreateNotification {
+            logical_stream_id: id.as_u64(),
+            path_id: String::new(),
+            metadata,
+        }));
+    }
+
+    /// Queues what has waited long enough.
+    pub(super) fn flush_notices(&mut self, now: Instant) {
+        if self.notices.is_empty() {
+            self.notices.due = None;
+            return;
+        }
+        let due = *self.notices.due.get_or_insert(now + NOTICE_DELAY);
+        if now < due {
+            return;
+        }
+        self.notices.due = None;
+        for id in std::mem::take(&mut self.notices.opened).into_iter().flatten() {
+            self.announce(id, None);
+        }
+        for id in std::mem::take(&mut self.notices.credit) {
+            self.tell_credit(id);
+        }
+        [Dir::Bi, Dir::Uni].into_iter().for_each(|dir| self.tell_room(dir));
+    }
+}
