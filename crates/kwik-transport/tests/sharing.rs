@@ -237,8 +237,8 @@ async fn a_reset_leaves_those_alone_that_share_with_it() {
     .await;
 }
 
-/// Several tasks write several streams each, in parts of any size, with ends of any kind between them; each stream
-/// is its own pattern.
+/// Several tasks write several streams each, in parts of any size, with ends of any kind between
+/// them; each stream is its own pattern.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_byte_of_one_stream_shows_in_another() {
     within(async {
@@ -363,8 +363,8 @@ async fn slow_link(server: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Bulk on streams and under leases has filled all that QUIC takes of it; an urgent message leaves before most of
-/// what was written earlier.
+/// Bulk on streams and under leases has filled all that QUIC takes of it; an urgent message leaves
+/// before most of what was written earlier.
 #[tokio::test]
 async fn an_urgent_message_overtakes_bulk_of_streams_and_leases() {
     within(async {

@@ -13,8 +13,8 @@ use super::pool::Outgoing;
 
 /// Messages on one QUIC stream, which is opened with the first of them.
 ///
-/// A message goes to QUIC at once as far as QUIC takes it. A task writes the rest, so that it leaves even if nobody
-/// calls the writer again.
+/// A message goes to QUIC at once as far as QUIC takes it. A task writes the rest, so that it
+/// leaves even if nobody calls the writer again.
 pub(crate) struct StreamWriter {
     runtime: Runtime,
     headers: BytesMut,
@@ -50,8 +50,8 @@ impl StreamWriter {
         }
     }
 
-    /// Appends what `header` encodes, and the payload behind it. What was pushed before should have been flushed, but
-    /// for what ends the stream.
+    /// Appends what `header` encodes, and the payload behind it. What was pushed before should have
+    /// been flushed, but for what ends the stream.
     pub(crate) fn push_with(
         &mut self,
         payload: Bytes,

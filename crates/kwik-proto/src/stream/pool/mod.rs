@@ -21,7 +21,8 @@ pub struct Slot(u64);
 pub enum WriterKind {
     /// Shares, until it has a backlog. Its frames may travel on several QUIC streams.
     Sharing,
-    /// Has a QUIC stream to itself where there is one, and stays on it: its frames must keep their order.
+    /// Has a QUIC stream to itself where there is one, and stays on it: its frames must keep their
+    /// order.
     Fixed,
 }
 
@@ -43,13 +44,14 @@ struct SlotState {
     empty_since: Option<Instant>,
 }
 
-/// The pool of one connection's QUIC streams for data, without I/O: who drives it opens a QUIC stream for a slot
-/// with its first frame, and finishes those that [`StreamPool::poll_retired`] names.
+/// The pool of one connection's QUIC streams for data, without I/O: who drives it opens a QUIC
+/// stream for a slot with its first frame, and finishes those that [`StreamPool::poll_retired`]
+/// names.
 ///
-/// Up to `ratio` writers of equal priority share a slot; one with a backlog has its own. A slot is added when
-/// those of its priority are full, and retired [`limits::POOLED_IDLE`] after its last writer left, so that a burst does
-/// not open and close. When there may be no more slots, writers crowd the slots that are nearest to them in
-/// priority, and spread again as soon as there is room.
+/// Up to `ratio` writers of equal priority share a slot; one with a backlog has its own. A slot is
+/// added when those of its priority are full, and retired [`limits::POOLED_IDLE`] after its last
+/// writer left, so that a burst does not open and close. When there may be no more slots, writers
+/// crowd the slots that are nearest to them in priority, and spread again as soon as there is room.
 #[derive(Debug)]
 pub struct StreamPool {
     ratio: usize,
@@ -163,8 +165,8 @@ impl StreamPool {
         self.settle(now);
     }
 
-    /// The peer allows no QUIC stream for this slot now: its writers crowd others. Where what was queued for the slot
-    /// goes; none when it has to wait, since there is no other.
+    /// The peer allows no QUIC stream for this slot now: its writers crowd others. Where what was
+    /// queued for the slot goes; none when it has to wait, since there is no other.
     pub fn on_refused(&mut self, slot: Slot, now: Instant) -> Option<(Slot, i32)> {
         let state = self.slots.remove(&slot)?;
         if self.slots.is_empty() {
@@ -207,8 +209,9 @@ impl StreamPool {
         empty.map(|(slot, _)| *slot).or_else(|| self.add(priority))
     }
 
-    /// A new slot, if there may be one; empty ones of other priorities make room. The last eighth is for priorities
-    /// that have none yet, so that bulk never leaves an urgent writer without a slot.
+    /// A new slot, if there may be one; empty ones of other priorities make room. The last eighth
+    /// is for priorities that have none yet, so that bulk never leaves an urgent writer without a
+    /// slot.
     fn add(&mut self, priority: i32) -> Option<Slot> {
         let first = self.slots.values().all(|state| state.priority != priority);
         let max = if first { self.max } else { self.max - self.max / 8 };
@@ -249,7 +252,8 @@ impl StreamPool {
         }
     }
 
-    /// A slot that only a bulk writer used may hold much that is not sent: it is retired and not used again.
+    /// A slot that only a bulk writer used may hold much that is not sent: it is retired and not
+    /// used again.
     fn leave(&mut self, key: WriterKey, slot: Slot, bulk: bool, now: Instant) {
         let Some(state) = self.slots.get_mut(&slot) else { return };
         state.writers.remove(&key);
@@ -294,8 +298,9 @@ impl StreamPool {
         }
     }
 
-    /// Spreads those who crowd a slot, and empties slots that are not needed. Ends, since each step of the first kind
-    /// leaves one writer less where it should not be, and each of the second one slot less with writers.
+    /// Spreads those who crowd a slot, and empties slots that are not needed. Ends, since each step
+    /// of the first kind leaves one writer less where it should not be, and each of the second one
+    /// slot less with writers.
     fn settle(&mut self, now: Instant) {
         self.retire_idle(now);
         while self.crowded
@@ -337,7 +342,8 @@ impl StreamPool {
         member.kind == WriterKind::Sharing && (too_many || member.priority != state.priority)
     }
 
-    /// The writers of the least loaded shared slot of a priority that has more than twice as many as it needs.
+    /// The writers of the least loaded shared slot of a priority that has more than twice as many
+    /// as it needs.
     fn next_to_empty(&self) -> Option<Vec<WriterKey>> {
         let shared = || self.slots.values().filter(|s| s.bulk == 0 && !s.writers.is_empty());
         let excessive = |priority: i32| {

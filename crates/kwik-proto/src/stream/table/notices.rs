@@ -15,8 +15,8 @@ use super::{RecvHalf, StreamTable};
 /// Notices that wait. Bounded by the streams that may be open.
 #[derive(Debug, Default)]
 pub(super) struct Notices {
-    /// The last stream of each kind that was opened here. Its notice says of those below, too, that they are open
-    /// and that nothing is said of them which was not said at once.
+    /// The last stream of each kind that was opened here. Its notice says of those below, too, that
+    /// they are open and that nothing is said of them which was not said at once.
     opened: [Option<StreamId>; 2],
     /// Streams whose credit beyond the floor was not told.
     credit: BTreeSet<StreamId>,

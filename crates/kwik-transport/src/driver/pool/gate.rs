@@ -11,11 +11,13 @@ use kwik_proto::sync::lock;
 use kwik_proto::wire::{DataOptions, PacketFrame};
 use kwik_proto::{Config, limits};
 
-/// Packets are at most this part of QUIC's send window, so that one cannot fill what the gate leaves free.
+/// Packets are at most this part of QUIC's send window, so that one cannot fill what the gate
+/// leaves free.
 const WINDOW_SHARE: u64 = 16;
 
-/// Numbers the packets of one connection, and holds those of normal priority back while so much is not acknowledged
-/// that QUIC's send window is nearly full: what is more urgent always finds room there.
+/// Numbers the packets of one connection, and holds those of normal priority back while so much is
+/// not acknowledged that QUIC's send window is nearly full: what is more urgent always finds room
+/// there.
 pub(super) struct Gate {
     sent: SharedSent,
     send_window: u64,
@@ -45,7 +47,8 @@ impl Gate {
     }
 
     pub(super) fn configure(&self, config: &Config) {
-        // An eighth for what is urgent, of which a packet that has just fitted takes half at the most.
+        // An eighth for what is urgent, of which a packet that has just fitted takes half at the
+        // most.
         let most = self.send_window - self.send_window / 8;
         self.max_outstanding.store(config.max_unacked().min(most), Relaxed);
         self.batch.store(config.batch_size(), Relaxed);
@@ -104,7 +107,8 @@ impl Gate {
         sent
     }
 
-    /// Lets the first of those who wait look whether there is room; it stays the first until it has sent.
+    /// Lets the first of those who wait look whether there is room; it stays the first until it has
+    /// sent.
     pub(super) fn wake_first(&self) {
         let waiting = lock(&self.waiting);
         if let Some(first) = waiting.front().filter(|first| self.has_room(first.urgent)) {

@@ -1,8 +1,9 @@
 //! Logical streams and leases over the pooled QUIC streams of one connection (5.1 to 5.4).
 //!
-//! [`StreamPool`] decides who writes where. Here are the QUIC streams that it decides about, each with a lock and
-//! a queue of its own, so that streams progress on several cores. Lock order: the pool's streams, then one QUIC
-//! stream's queue, then what its writers wait for; none is held while the next call of the application runs.
+//! [`StreamPool`] decides who writes where. Here are the QUIC streams that it decides about, each
+//! with a lock and a queue of its own, so that streams progress on several cores. Lock order: the
+//! pool's streams, then one QUIC stream's queue, then what its writers wait for; none is held while
+//! the next call of the application runs.
 
 mod gate;
 mod outgoing;

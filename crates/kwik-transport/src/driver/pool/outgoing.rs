@@ -95,7 +95,8 @@ impl Outgoing {
         self.pending.clear();
     }
 
-    /// Ends the QUIC stream; nothing is pending, since an end inside a message would break the protocol.
+    /// Ends the QUIC stream; nothing is pending, since an end inside a message would break the
+    /// protocol.
     pub(in crate::driver) fn end(&mut self) {
         debug_assert!(self.pending.is_empty(), "the rest of a message is lost");
         if let State::Open(stream) = &mut self.state {

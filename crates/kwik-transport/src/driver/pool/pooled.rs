@@ -32,9 +32,9 @@ pub(super) enum Pushed {
     Over(Result<(), WriteError>),
 }
 
-/// Frames go to QUIC from the call that brings them while nothing waits; else a task writes them, so that they
-/// leave even if nobody calls again. Since a writer may have no more than a packet's worth waiting, the order in
-/// which frames came serves all of them in turn.
+/// Frames go to QUIC from the call that brings them while nothing waits; else a task writes them,
+/// so that they leave even if nobody calls again. Since a writer may have no more than a packet's
+/// worth waiting, the order in which frames came serves all of them in turn.
 pub(super) struct PooledStream {
     slot: Slot,
     priority: i32,

@@ -56,8 +56,8 @@ impl WriterState {
     }
 }
 
-/// Writes the frames of one logical stream or lease on the QUIC streams of a pool. When it is dropped, what it has
-/// pushed still leaves.
+/// Writes the frames of one logical stream or lease on the QUIC streams of a pool. When it is
+/// dropped, what it has pushed still leaves.
 pub(crate) struct FrameWriter {
     pool: Arc<DataPool>,
     kind: WriterKind,
