@@ -141,8 +141,8 @@ fn a_refused_write_is_asked_of_another_path() {
     f.lease(1, A, 0..KIB);
     f.lease(2, B, 0..KIB);
     assert_eq!(f.activated(), [(A, 0..KIB)]);
-    let bytes = Bytes::from(vec![0; 2048]);
-    let error = lock(&f.recv).receive(A, 0, bytes).unwrap_err();
+    let bytes = Bytes::from(vec![0; 1023]);
+    let error = lock(&f.recv).receive(A, 1, bytes).unwrap_err();
     assert_eq!(error.code, Code::SecondaryStreamIsolation);
     f.scheduler.remove_path(A, &mut f.streams, f.now);
     assert_eq!(f.activated(), [(B, 0..KIB)]);

@@ -248,7 +248,7 @@ fn one_frame_may_go_on_from_plain_data_through_several_pieces() {
     assert_eq!((received.asked, received.piece_ended), (5, true));
     assert_eq!(recv.take_ended().len(), 1);
     assert_eq!(recv.progress(PathId::PRIMARY, PieceId(1)), Some(7));
-    assert_eq!(recv.read(10), Ok(Read::Data(Bytes::from_static(b"abcdefg"))));
+    assert_eq!((recv.unread(), recv.usage().gaps), (7, 0));
 
     let edge = PathId(1);
     recv.add_piece(edge, PieceId(0), LeaseId(1), 10..12);

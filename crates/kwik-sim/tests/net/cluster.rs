@@ -11,7 +11,7 @@ use bytes::Bytes;
 use kwik::{
     Accepted, ClientConfig, Config, ConnectionError, Identity, LeaseWriter, PathEvent, PathId,
     PathStatus, PrimarySession, QuicConfig, ReadError, RecvStream, SecondarySession, SendStream,
-    ServerConfig, Session, WriteError,
+    ServerConfig, Session, StreamId, Uncovered, WriteError,
 };
 use kwik_sim::{Host, Sim};
 
@@ -84,6 +84,8 @@ pub(crate) struct Cluster {
     primary: Arc<Mutex<Option<PrimarySession>>>,
     /// The path that leads to each edge.
     paths: Arc<Mutex<BTreeMap<usize, PathId>>>,
+    /// What is on each stream.
+    tags: Arc<Mutex<BTreeMap<StreamId, u64>>>,
     /// What happened to paths, as the primary heard of it.
     pub(crate) events: Arc<Mutex<Vec<PathEvent>>>,
 }
@@ -101,6 +103,7 @@ impl Cluster {
             servers: (0..servers).map(|server| sim.host(&name(server))).collect(),
             primary: Arc::default(),
             paths: Arc::default(),
+            tags: Arc::default(),
             events: Arc::default(),
         }
     }
@@ -171,6 +174,7 @@ impl Cluster {
         });
         self.primary.lock().unwrap().replace(session.clone());
         (1..self.servers.len()).for_each(|edge| self.join(edge));
+        self.servers[0].spawn(self.clone().cover(session.clone()));
         while let Ok((send, mut recv)) = session.session().accept_bi().await {
             let (session, cluster) = (session.clone(), self.clone());
             self.servers[0].spawn(async move {
@@ -192,10 +196,25 @@ impl Cluster {
         }
     }
 
+    /// Leases again what no server may bring any more.
+    async fn cover(self, session: PrimarySession) {
+        let mut uncovered = session.uncovered();
+        while let Ok(Uncovered { stream, ranges }) = uncovered.next().await {
+            let Some(tag) = self.tags.lock().unwrap().get(&stream).copied() else { continue };
+            for path in session.active_paths().iter().filter(|path| path.id != PathId::PRIMARY) {
+                for range in &ranges {
+                    let command = Bytes::copy_from_slice(&tag.to_be_bytes());
+                    session.lease(stream, range.clone(), path.id, command).ok();
+                }
+            }
+        }
+    }
+
     /// Leases an object, also to edges that come later.
     async fn deliver(&self, session: &PrimarySession, mut send: SendStream, request: Request) {
         let Ok(extent) = send.reserve(request.len) else { return };
         let stream = send.id();
+        self.tags.lock().unwrap().insert(stream, request.tag);
         send.finish().ok();
         if request.kind == Kind::Leased {
             let Ok((_own, writer)) = session.lease_own(stream, extent.clone()) else { return };
@@ -207,7 +226,8 @@ impl Cluster {
         loop {
             let changed = session.path_changed();
             for path in session.all_paths() {
-                let usable = path.status == PathStatus::Active && path.id != PathId::PRIMARY;
+                let carries = matches!(path.status, PathStatus::Active | PathStatus::Degraded);
+                let usable = carries && path.id != PathId::PRIMARY;
                 if usable && leased.insert(path.id, path.deaths) != Some(path.deaths) {
                     let command = Bytes::copy_from_slice(&request.tag.to_be_bytes());
                     leases.extend(session.lease(stream, extent.clone(), path.id, command));

@@ -49,8 +49,10 @@ pub(crate) struct Scenario {
     pub(crate) fetches: Vec<Fetch>,
     pub(crate) faults: Vec<(Duration, Fault)>,
     pub(crate) settings: Config,
-    /// How long the servers are up before the client dials.
+    /// When all fetches have to be over.
     pub(crate) limit: Duration,
+    /// Links lose datagrams by chance.
+    pub(crate) lossy: bool,
 }
 
 /// How it went.
@@ -60,7 +62,6 @@ pub(crate) struct Outcome {
     pub(crate) took: Duration,
     /// What the client has left when all is closed: tasks.
     pub(crate) left: usize,
-    pub(crate) stats: Option<kwik::SessionStats>,
 }
 
 pub(crate) fn ms(ms: u64) -> Duration {
@@ -107,7 +108,7 @@ impl Scenario {
             sim.at(time, move || scenario.apply(&cluster, fault));
         }
         let world = sim.clone();
-        let (fetched, stats) = sim.block_on({
+        let fetched = sim.block_on({
             let (client, cluster) = (cluster.client.clone(), cluster.clone());
             async move {
                 let results = Arc::new(Mutex::new(Results::default()));
@@ -121,18 +122,17 @@ impl Scenario {
                 world.sleep(Duration::from_secs(40)).await;
                 let mut results = results.lock().unwrap();
                 let fetched = std::mem::take(&mut results.fetched);
-                (fetched.into_values().collect(), results.stats.take())
+                fetched.into_values().collect()
             }
         });
         let left = cluster.client.tasks();
-        Outcome { fetched, trace: sim.trace(), took: sim.elapsed(), left, stats }
+        Outcome { fetched, trace: sim.trace(), took: sim.elapsed(), left }
     }
 }
 
 #[derive(Default)]
 struct Results {
     fetched: std::collections::BTreeMap<usize, (Duration, Result<Reading, FetchError>)>,
-    stats: Option<kwik::SessionStats>,
 }
 
 impl Results {
@@ -158,7 +158,6 @@ async fn fetch_all(scenario: Scenario, cluster: Cluster, results: Arc<Mutex<Resu
             return;
         }
     };
-    let all = scenario.fetches.len();
     for (at, fetch) in scenario.fetches.into_iter().enumerate() {
         let (cluster, session, results) = (cluster.clone(), session.clone(), results.clone());
         let client = cluster.client.clone();
@@ -169,9 +168,8 @@ async fn fetch_all(scenario: Scenario, cluster: Cluster, results: Arc<Mutex<Resu
             let mut results = results.lock().unwrap();
             let taken = results.fetched.insert(at, (sim.elapsed(), result));
             assert!(taken.is_none(), "a stream ends once");
-            if !results.missing(all) {
-                results.stats = Some(session.stats());
-            }
+            let stats = session.stats();
+            assert!(stats.held <= stats.window, "{stats:?}");
         });
     }
 }
