@@ -297,9 +297,10 @@ impl Endpoint {
         let endpoint = self.clone();
         let (session, settings) = (config.session.clone(), config.session.settings);
         Ok(Connecting(Box::pin(async move {
-            let connection = connecting.await?;
+            let key = || Identity::from_seed(endpoint.runtime.random_bytes());
+            let (connection, key) = meanwhile(connecting, key).await;
+            let connection = connection?;
             let control = open_control(&connection).await?;
-            let key = Identity::from_seed(endpoint.runtime.random_bytes());
             let mut machine = ClientSession::new(session, key, addr, endpoint.runtime.now());
             machine.streams().set_budget(endpoint.budget.clone());
             let shared = Shared::new(
@@ -358,6 +359,25 @@ impl Endpoint {
     pub async fn wait_idle(&self) {
         self.quic.wait_idle().await;
     }
+}
+
+/// Does `work` while `wait` waits, once it has had a turn to send what it waits for the answer of.
+async fn meanwhile<T, U>(wait: impl Future<Output = T>, work: impl FnOnce() -> U) -> (T, U) {
+    let mut wait = pin!(wait);
+    let (mut turns, mut work, mut done) = (0, Some(work), None);
+    let waited = std::future::poll_fn(|cx| {
+        let polled = wait.as_mut().poll(cx);
+        turns += 1;
+        match turns {
+            1 if polled.is_pending() => cx.waker().wake_by_ref(),
+            _ if done.is_none() => done = work.take().map(|work| work()),
+            _ => {}
+        }
+        polled
+    });
+    let waited = waited.await;
+    let done = done.or_else(|| work.take().map(|work| work()));
+    (waited, done.expect("invariant: it is done once"))
 }
 
 /// A session being dialed: a future of it, ready as soon as the first byte may leave.

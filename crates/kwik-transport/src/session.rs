@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use kwik_proto::auth::Fingerprint;
@@ -111,7 +111,7 @@ impl Session {
         }
         let halves =
             self.shared.drive(|machine, now| machine.streams().open_with(dir, metadata, now));
-        let handles = halves.map(|halves| handles(&self.shared, halves));
+        let handles = halves.map(|halves| handles(&self.shared, halves, false));
         if let Some((Some(send), _)) = &handles {
             send.set_priority(metadata.priority().into())
                 .expect("invariant: a stream that was opened just now has not ended");
@@ -128,7 +128,7 @@ impl Session {
         dir: Dir,
         mut metadata: StreamMetadata,
     ) -> Result<Handles, ConnectionError> {
-        metadata.set_created_at(SystemTime::now());
+        metadata.set_created_at(self.shared.runtime.wall_clock());
         self.wait_open(dir, &metadata).await
     }
 
@@ -145,7 +145,7 @@ impl Session {
         // Accepting may make room for the peer's next stream.
         let next = || self.shared.drive(|machine, _| machine.streams().accept(dir));
         let halves = self.shared.wait_for(self.shared.acceptable(dir), next).await?;
-        Ok(handles(&self.shared, halves))
+        Ok(handles(&self.shared, halves, true))
     }
 
     /// Sends an unreliable datagram to the peer.

@@ -408,7 +408,9 @@ impl RecvHalf {
         self.buffer.settle();
         let read = self.consumed().saturating_sub(self.reported);
         let ended = self.seen_end && !std::mem::replace(&mut self.end_reported, self.seen_end);
-        let due = ended || read >= self.credit_step || (read > 0 && self.unread() == 0);
+        // Who has read all there will be comes again, to see the end.
+        let all = read > 0 && self.unread() == 0 && !self.is_read_to_end();
+        let due = ended || read >= self.credit_step || all;
         if due {
             self.reported += read;
         }

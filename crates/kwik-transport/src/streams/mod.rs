@@ -21,6 +21,8 @@ pub(crate) type StreamSession = Held<dyn StreamRole>;
 struct Handle {
     shared: StreamSession,
     id: StreamId,
+    /// The peer opened it.
+    accepted: bool,
     waiters: Arc<StreamWaiters>,
 }
 
@@ -34,10 +36,12 @@ impl Drop for Handle {
 pub(crate) fn handles(
     shared: &StreamSession,
     halves: Halves,
+    accepted: bool,
 ) -> (Option<SendStream>, Option<RecvStream>) {
     let handle = || Handle {
         shared: shared.clone(),
         id: halves.id,
+        accepted,
         waiters: shared.register_stream(halves.id),
     };
     let send = halves.send.map(|half| SendStream::new(handle(), half));

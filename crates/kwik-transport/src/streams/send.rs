@@ -132,7 +132,10 @@ impl SendStream {
         let id = self.handle.id;
         // A connection that is lost is told to who reads or writes, and to who waits for the session's end.
         writer.push(id, final_size, [Bytes::new()], true).ok();
-        self.handle.shared.drive(|machine, _| machine.streams().retire(id));
+        // Its opener may get room for another; one of our own is over once it is acknowledged.
+        if self.handle.accepted {
+            self.handle.shared.drive(|machine, _| machine.streams().retire(id));
+        }
         Ok(())
     }
 
