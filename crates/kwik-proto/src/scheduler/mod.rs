@@ -106,7 +106,8 @@ pub enum SchedulerEvent {
 pub struct Scheduler {
     leases: BTreeMap<LeaseId, ClientLease>,
     fills: BTreeMap<StreamId, Fill>,
-    paths: BTreeMap<PathId, Path>,
+    /// Boxed, as the map makes room for several at once.
+    paths: BTreeMap<PathId, Box<Path>>,
     events: Vec<SchedulerEvent>,
     /// Pieces of suspects may have found another path.
     moves_due: bool,
@@ -121,7 +122,7 @@ impl Scheduler {
     pub fn add_path(&mut self, id: PathId, now: Instant) {
         self.paths.insert(
             id,
-            Path {
+            Box::new(Path {
                 schedule: PathSchedule::new(now),
                 pieces: BTreeMap::new(),
                 next_piece: 0,
@@ -130,7 +131,7 @@ impl Scheduler {
                 draining: false,
                 last_stream: StreamId::from_u64(0),
                 idle: false,
-            },
+            }),
         );
     }
 

@@ -167,7 +167,7 @@ impl Scheduler {
         let Some(cursor) = live.map(|piece| piece.cursor) else { return false };
         fill.leases().filter_map(|id| self.leases.get(&id)).any(|lease| {
             let path = self.paths.get(&lease.path);
-            let healthy = path.is_some_and(Path::is_healthy);
+            let healthy = path.is_some_and(|path| path.is_healthy());
             let open = !lease.closing && lease.budget > 0;
             lease.path != owner && healthy && open && lease.open().contains(&cursor)
         })

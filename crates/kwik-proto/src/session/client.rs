@@ -94,7 +94,8 @@ pub struct ClientSession {
     primary: IpAddr,
     id: Option<SessionId>,
     paths: PathTable,
-    links: BTreeMap<PathId, Link>,
+    /// Boxed, as the map makes room for several at once.
+    links: BTreeMap<PathId, Box<Link>>,
     limiter: DialLimiter,
     streams: StreamTable,
     scheduler: Scheduler,
@@ -139,7 +140,7 @@ impl ClientSession {
             primary: primary.ip(),
             id: None,
             paths,
-            links: BTreeMap::from([(PathId::PRIMARY, link)]),
+            links: BTreeMap::from([(PathId::PRIMARY, link.into())]),
             limiter: DialLimiter::default(),
             scheduler,
             mappings: MappingTable::default(),
@@ -510,7 +511,7 @@ impl Machine for ClientSession {
     fn handle_violation(&mut self, path: PathId, error: &CodedError, now: Instant) {
         if path.is_primary() {
             self.outputs.close_with(error);
-        } else if self.links.get(&path).is_some_and(Link::is_connected) {
+        } else if self.links.get(&path).is_some_and(|link| link.is_connected()) {
             self.end_path(path, error, now);
         }
     }

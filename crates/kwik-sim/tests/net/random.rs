@@ -172,7 +172,7 @@ fn run_part(part: u64, parts: u64) {
                     let long = reading.longest_wait().0 > Duration::from_secs(1);
                     covered.waits_over_a_second += u64::from(long);
                 }
-                Err(FetchError::Dial(_)) | Err(_) => covered.failed += 1,
+                Err(_) => covered.failed += 1,
             }
         }
         covered.packets += outcome.trace.delivered;

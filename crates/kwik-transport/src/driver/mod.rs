@@ -106,7 +106,8 @@ pub(crate) struct Shared<M: ?Sized> {
     /// With how many handles each stream has.
     streams: Mutex<BTreeMap<StreamId, (Arc<StreamWaiters>, u8)>>,
     writers: Mutex<BTreeMap<LeaseId, Weak<Notify>>>,
-    paths: Mutex<BTreeMap<PathId, PathLink>>,
+    /// Boxed, as the map makes room for several at once.
+    paths: Mutex<BTreeMap<PathId, Box<PathLink>>>,
     closed: Mutex<Option<ConnectionError>>,
     /// When the timer task wakes; it is told when something is due earlier.
     armed: Mutex<Option<Instant>>,
@@ -398,8 +399,10 @@ impl<M: Role + ?Sized> Shared<M> {
             }
             Action::ForwardRaw(path, packet) => {
                 let sequence = packet.sequence;
-                let forward = |link: &PathLink| link.forward_raw(packet);
-                let result = lock(&self.paths).get(&path).map_or(Err(Code::PathDead), forward);
+                let result = match lock(&self.paths).get(&path) {
+                    Some(link) => link.forward_raw(packet, &self.runtime),
+                    None => Err(Code::PathDead),
+                };
                 self.drive(|machine, now| machine.on_raw_forwarded(path, sequence, result, now));
             }
             Action::ClosePath(path, error) => {

@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -16,7 +16,7 @@ use kwik_proto::{Code, CodedError, PathId, limits};
 use tokio::sync::{Notify, mpsc};
 
 use crate::quic::{
-    ClientTls, Connection, ConnectionError, Endpoint, ReadError, RecvStream, SendStream,
+    ClientTls, Connection, ConnectionError, Endpoint, ReadError, RecvStream, Runtime, SendStream,
     ServerTrust, WriteError,
 };
 
@@ -44,7 +44,8 @@ pub(crate) struct PathLink {
     /// How large its receive window is.
     window: ConnectionWindow,
     control: Arc<ControlOut>,
-    raw: mpsc::Sender<RawPacketTransmission>,
+    /// From the first raw packet on.
+    raw: OnceLock<mpsc::Sender<RawPacketTransmission>>,
     /// Bytes of raw packets that are queued.
     raw_bytes: Arc<AtomicUsize>,
 }
@@ -70,11 +71,20 @@ impl PathLink {
     }
 
     /// Queues a raw packet, unless as many wait as may.
-    pub(super) fn forward_raw(&self, packet: RawPacketTransmission) -> Result<(), Code> {
+    pub(super) fn forward_raw(
+        &self,
+        packet: RawPacketTransmission,
+        runtime: &Runtime,
+    ) -> Result<(), Code> {
+        let raw = self.raw.get_or_init(|| {
+            let (raw, packets) = mpsc::channel(limits::MAX_RAW_QUEUED);
+            runtime.spawn(write_raw(self.connection.clone(), packets, self.raw_bytes.clone()));
+            raw
+        });
         let len = packet.data.len();
         let waiting = self.raw_bytes.fetch_add(len, Relaxed);
         let fits = waiting + len <= limits::MAX_RAW_QUEUED_BYTES;
-        if !fits || self.raw.try_send(packet).is_err() {
+        if !fits || raw.try_send(packet).is_err() {
             self.raw_bytes.fetch_sub(len, Relaxed);
             return Err(Code::LimitExceeded);
         }
@@ -103,18 +113,15 @@ pub(crate) fn start(
     connection: &Connection,
     control: ControlStream,
 ) {
-    let (raw, packets) = mpsc::channel(limits::MAX_RAW_QUEUED);
     let out = Arc::new(ControlOut::default());
-    let raw_bytes = Arc::<AtomicUsize>::default();
-    let queued = raw_bytes.clone();
     let link = PathLink {
         connection: connection.clone(),
         window: ConnectionWindow::new(shared.receive_window),
         control: out.clone(),
-        raw,
-        raw_bytes,
+        raw: OnceLock::new(),
+        raw_bytes: Arc::default(),
     };
-    lock(&shared.paths).insert(path, link);
+    lock(&shared.paths).insert(path, link.into());
     let ControlStream { send, recv, decoder } = control;
     let runtime = &shared.runtime;
     let (reading, read) = mpsc::channel(1);
@@ -126,7 +133,6 @@ pub(crate) fn start(
         drop(held);
     });
     runtime.spawn(accept_streams(shared.clone(), path, connection.clone(), (reading, read)));
-    runtime.spawn(write_raw(connection.clone(), packets, queued));
     // What the machine had ready before its path stood.
     shared.drive(|_, _| {});
 }
@@ -251,8 +257,9 @@ async fn read_control(
 
 fn on_lost(shared: &AnyShared, path: PathId, connection: &Connection, error: ConnectionError) {
     tracing::debug!(%path, %error, "connection lost");
-    let is_current = |link: &PathLink| link.connection.is_same(connection);
-    if !lock(&shared.paths).get(&path).is_some_and(is_current) && path != shared.home {
+    let current =
+        lock(&shared.paths).get(&path).is_some_and(|link| link.connection.is_same(connection));
+    if !current && path != shared.home {
         // It was given up, and the path may have another one already.
         return;
     }

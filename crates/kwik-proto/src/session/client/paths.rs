@@ -74,7 +74,7 @@ impl ClientSession {
                 let control = ControlQueue::new(now);
                 let target = Some(Target::new(address, pin, m.grant, now));
                 let link = Link::new(&self.config, Stage::Dialing, control, deadline, target, now);
-                self.links.insert(path, link);
+                self.links.insert(path, link.into());
                 self.outputs.actions.push_back(Action::Dial(Dial { path, address, pin }));
             }
             Err(error) if error.code == Code::InvalidFrame => return Err(error),
