@@ -162,7 +162,7 @@ fn an_edge_that_only_stalls_costs_a_moment() {
 
 #[test]
 fn an_edge_that_falls_to_a_tenth_of_its_rate_holds_nobody_up() {
-    fails("slowed", 0.6, Some(10), |cluster, edge| cluster.servers[edge].link_up(up(edge, 10)));
+    fails("slowed", 0.8, Some(10), |cluster, edge| cluster.servers[edge].link_up(up(edge, 10)));
 }
 
 #[test]
