@@ -1,6 +1,5 @@
 //! Reads one unidirectional QUIC stream of a peer, whatever its kind.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,7 +12,7 @@ use kwik_proto::{Code, CodedError, PathId, StreamId, limits};
 use crate::quic::{Connection, ReadError, RecvStream};
 
 use super::path::Reading;
-use super::{AnyShared, StreamWaiters, secondary};
+use super::{AnyShared, secondary};
 
 /// Chunks that are read at once: one lock and one wake a batch.
 pub(super) const BATCH: usize = 64;
@@ -149,12 +148,11 @@ struct Target {
     id: StreamId,
     /// None: what comes is drained.
     recv: Option<SharedRecv>,
-    waiters: Option<Arc<StreamWaiters>>,
 }
 
-/// What a batch brought to its target.
-#[derive(Default)]
+/// What a batch brought to one stream.
 struct Batch {
+    id: StreamId,
     bytes: u64,
     asked: u64,
     readable: bool,
@@ -223,16 +221,20 @@ pub(super) struct Sink {
     path: PathId,
     target: Option<Target>,
     offset: u64,
-    batch: Batch,
-    /// Packets that came whole since the session was told.
+    /// What came since the session was told, the last for the target.
+    batches: Vec<Batch>,
+    /// Streams may have been opened since.
+    aimed: bool,
+    /// Packets that came whole since.
     packets: ArrivedPackets,
     figures_at: Option<Instant>,
 }
 
 impl Sink {
     pub(super) fn new(shared: AnyShared, path: PathId) -> Self {
-        let (batch, packets) = (Batch::default(), ArrivedPackets::default());
-        Self { shared, path, target: None, offset: 0, batch, packets, figures_at: None }
+        let packets = ArrivedPackets::default();
+        let (batches, aimed) = (Vec::new(), false);
+        Self { shared, path, target: None, offset: 0, batches, aimed, packets, figures_at: None }
     }
 
     /// Takes payload for where the last went, or [`Self::aim`] said.
@@ -240,7 +242,7 @@ impl Sink {
         let len = data.len() as u64;
         if let Some(recv) = self.target.as_ref().and_then(|target| target.recv.as_ref()) {
             let received = lock(recv).receive(self.path, self.offset, data)?;
-            self.batch.add(len, received);
+            self.note(len, received);
         }
         self.offset += len;
         Ok(())
@@ -249,9 +251,23 @@ impl Sink {
     fn put_fin(&mut self) -> Result<(), CodedError> {
         if let Some(recv) = self.target.as_ref().and_then(|target| target.recv.as_ref()) {
             let received = lock(recv).receive_fin(self.path, self.offset)?;
-            self.batch.add(0, received);
+            self.note(0, received);
         }
         Ok(())
+    }
+
+    fn note(&mut self, bytes: u64, received: Received) {
+        let Some(id) = self.target.as_ref().map(|target| target.id) else { return };
+        if self.batches.last().is_none_or(|batch| batch.id != id) {
+            let none = Batch { id, bytes: 0, asked: 0, readable: false, piece_ended: false };
+            self.batches.push(none);
+        }
+        if let Some(batch) = self.batches.last_mut() {
+            batch.bytes += bytes;
+            batch.asked += received.asked;
+            batch.readable |= received.readable;
+            batch.piece_ended |= received.piece_ended;
+        }
     }
 
     /// Makes `offset` of `id` the place that payload goes to.
@@ -260,34 +276,36 @@ impl Sink {
         if self.target.as_ref().is_some_and(|target| target.id == id && target.recv.is_some()) {
             return Ok(());
         }
-        self.flush()?;
-        let recv = self.shared.drive(|machine, now| machine.receiving(self.path, id, now))?;
-        self.target = Some(Target { id, recv, waiters: None });
+        if self.batches.len() >= BATCH {
+            self.flush()?;
+        }
+        // What follows from it is done when the session is told of what came.
+        self.aimed = true;
+        let now = self.shared.runtime.now();
+        let recv = self.shared.look(|machine| machine.receiving(self.path, id, now))?;
+        self.target = Some(Target { id, recv });
         Ok(())
     }
 
-    /// Tells the session and the reader of what was put into the target, and the session of packets.
+    /// Tells readers and the session of what was put into streams, and the session of packets.
     pub(super) fn flush(&mut self) -> Result<(), CodedError> {
-        let batch = std::mem::take(&mut self.batch);
-        if let Some(target) = self.target.as_mut().filter(|_| batch.readable) {
-            if target.waiters.is_none() {
-                target.waiters = self.shared.stream_waiters(target.id);
-            }
-            if let Some(waiters) = &target.waiters {
+        for batch in self.batches.iter().filter(|batch| batch.readable) {
+            if let Some(waiters) = self.shared.stream_waiters(batch.id) {
                 waiters.wake_reader();
             }
         }
-        let told = batch.bytes > 0 || batch.piece_ended;
-        let target = self.target.as_ref().filter(|_| told).map(|target| target.id);
-        if target.is_none() && self.packets.is_empty() {
+        self.batches.retain(|batch| batch.bytes > 0 || batch.piece_ended);
+        let aimed = std::mem::take(&mut self.aimed);
+        if self.batches.is_empty() && self.packets.is_empty() && !aimed {
             return Ok(());
         }
         let packets = std::mem::take(&mut self.packets);
+        let (path, batches) = (self.path, &mut self.batches);
         self.shared.drive(|machine, now| {
-            if let Some(id) = target {
-                machine.on_received(self.path, id, (batch.bytes, batch.asked), now);
+            for batch in batches.drain(..) {
+                machine.on_received(path, batch.id, (batch.bytes, batch.asked), now);
             }
-            if packets.is_empty() { Ok(()) } else { machine.on_packets(self.path, &packets, now) }
+            if packets.is_empty() { Ok(()) } else { machine.on_packets(path, &packets, now) }
         })
     }
 
@@ -300,14 +318,5 @@ impl Sink {
             self.shared.look(|machine| machine.on_figures(self.path, figures, now));
         }
         self.flush()
-    }
-}
-
-impl Batch {
-    fn add(&mut self, bytes: u64, received: Received) {
-        self.bytes += bytes;
-        self.asked += received.asked;
-        self.readable |= received.readable;
-        self.piece_ended |= received.piece_ended;
     }
 }
