@@ -86,7 +86,8 @@ impl Shape {
         Self { loss, ..self }
     }
 
-    /// Bursts in which all is lost: the chance that a datagram begins one, and that it ends one.
+    /// Bursts of half a second at most in which all is lost: the chance that a datagram begins one, and that it
+    /// ends one.
     #[must_use]
     pub fn bursts(self, begin: f64, end: f64) -> Self {
         Self { burst: Some((begin, end)), ..self }
@@ -128,6 +129,9 @@ const HEADERS: usize = 28;
 /// How long a datagram is held back at most so that others overtake it.
 const HOLD_BACK: u64 = 10_000_000;
 
+/// However few datagrams come, a burst of losses is over then.
+const LONGEST_BURST: u64 = 500_000_000;
+
 /// What a link did with a datagram: when its copies come out, or why none does. In nanoseconds.
 pub(crate) struct Passage {
     pub(crate) arrivals: [Option<u64>; 2],
@@ -141,7 +145,8 @@ pub(crate) struct Link {
     /// When the last datagram in the queue will have left it.
     busy_until: u64,
     last_arrival: u64,
-    in_burst: bool,
+    /// When the burst of losses began that lasts.
+    burst_since: Option<u64>,
 }
 
 fn nanos(duration: Duration) -> u64 {
@@ -174,9 +179,14 @@ impl Link {
             self.busy_until = leaves;
         }
         if let Some((begin, end)) = shape.burst {
-            self.in_burst = if self.in_burst { !chance(rng, end) } else { chance(rng, begin) };
+            self.burst_since = match self.burst_since {
+                Some(since) => {
+                    Some(since).filter(|_| now < since + LONGEST_BURST && !chance(rng, end))
+                }
+                None => chance(rng, begin).then_some(now),
+            };
         }
-        if (shape.burst.is_some() && self.in_burst) || chance(rng, shape.loss) {
+        if (shape.burst.is_some() && self.burst_since.is_some()) || chance(rng, shape.loss) {
             return lost(Fate::Lost);
         }
         let mut arrives = leaves + nanos(shape.delay);

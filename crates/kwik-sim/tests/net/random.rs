@@ -195,10 +195,14 @@ fn odd_seeds() {
 #[test]
 fn replay_one() {
     if let Some(seed) = from_env("KWIK_SEED") {
-        println!("{:#?}", scenario(seed));
-        let outcome = run(seed);
-        for (at, result) in outcome.fetched {
+        let _replay = Replay(seed);
+        let scenario = scenario(seed);
+        println!("{scenario:#?}");
+        let outcome = scenario.clone().run(seed);
+        outcome.trace.packets.iter().for_each(|packet| println!("{packet}"));
+        for (at, result) in &outcome.fetched {
             println!("{at:?} {result:?}");
         }
+        verify(&scenario, &outcome);
     }
 }

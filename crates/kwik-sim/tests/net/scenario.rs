@@ -8,6 +8,9 @@ use kwik_sim::{Shape, Sim, Trace};
 
 use crate::cluster::{Cluster, FetchError, Reading, Request};
 
+/// Packets that the trace of a replayed seed shows.
+const TRACED_PACKETS: usize = 10_000;
+
 /// What goes wrong, or right again. The number is a server's.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Fault {
@@ -98,6 +101,9 @@ impl Scenario {
     /// Lets it happen.
     pub(crate) fn run(self, seed: u64) -> Outcome {
         let sim = Sim::new(seed);
+        if std::env::var_os("KWIK_SEED").is_some() {
+            sim.keep_packets(TRACED_PACKETS);
+        }
         let cluster = Cluster::new(&sim, self.links.len());
         for server in 0..self.links.len() {
             self.apply(&cluster, Fault::Mend(server));
