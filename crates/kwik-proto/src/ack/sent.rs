@@ -1,6 +1,6 @@
 //! The sender's part.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use super::violation;
@@ -14,12 +14,11 @@ use crate::wire::{DataOptions, PacketFrame};
 pub type SharedSent = Arc<Mutex<SentPackets>>;
 
 /// Numbers packets, and keeps what of them is not acknowledged.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SentPackets {
-    /// The ids below are acknowledged.
-    lowest: u64,
-    /// From there on; none for those that are acknowledged.
-    packets: VecDeque<Option<SentPacket>>,
+    next: u64,
+    /// Those that are not acknowledged, by id: an acknowledgement costs what it tells, however often it tells it.
+    packets: BTreeMap<u64, SentPacket>,
     outstanding: u64,
     options: DataOptions,
 }
@@ -34,7 +33,7 @@ impl SentPackets {
     /// Of a connection that begins. `options` are how packets are to be encoded for now.
     #[must_use]
     pub fn new(options: DataOptions) -> Self {
-        Self { lowest: 1, packets: VecDeque::new(), outstanding: 0, options }
+        Self { next: 1, packets: BTreeMap::new(), outstanding: 0, options }
     }
 
     /// How packets are to be encoded at this time.
@@ -57,7 +56,8 @@ impl SentPackets {
     /// Whether one more packet may be sent; if not, wait for the next acknowledgement.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        (self.packets.len() as u64) < MAX_UNACKED_PACKETS
+        let lowest = self.packets.first_key_value().map_or(self.next, |(id, _)| *id);
+        self.next - lowest < MAX_UNACKED_PACKETS
     }
 
     /// Numbers a packet with `bytes` of payload that is sent now: from here on it has to leave, and
@@ -67,8 +67,9 @@ impl SentPackets {
     /// Call only while [`Self::has_room`]: the peer refuses a packet beyond.
     pub fn on_sent(&mut self, bytes: u64, frames: Vec<PacketFrame>) -> u64 {
         debug_assert!(self.has_room(), "refused by its receiver");
-        let id = self.lowest + self.packets.len() as u64;
-        self.packets.push_back(Some(SentPacket { bytes, frames }));
+        let id = self.next;
+        self.next += 1;
+        self.packets.insert(id, SentPacket { bytes, frames });
         self.outstanding += bytes;
         id
     }
@@ -78,25 +79,17 @@ impl SentPackets {
     /// # Errors
     /// One of them was never sent; nothing is acknowledged then.
     pub fn handle_ack(&mut self, m: &AckFrame) -> Result<Vec<PacketFrame>, CodedError> {
-        let next = self.lowest + self.packets.len() as u64;
         let ids = m.acked_packet_ids.iter().map(|id| (*id, *id));
         let ranges = || m.ranges.iter().map(|range| (range.first, range.last)).chain(ids.clone());
-        if let Some((first, last)) = ranges().find(|(first, last)| *first == 0 || *last >= next) {
+        if let Some((first, last)) = ranges().find(|(first, last)| *first == 0 || *last >= self.next) {
             return Err(violation(format!("packets {first} to {last} were never all sent")));
         }
         let mut acknowledged = Vec::new();
-        for (first, last) in ranges() {
-            for id in first.max(self.lowest)..=last {
-                let index = usize::try_from(id - self.lowest).unwrap_or(usize::MAX);
-                let packet = self.packets.get_mut(index).and_then(Option::take);
-                if let Some(SentPacket { bytes, frames }) = packet {
-                    self.outstanding -= bytes;
-                    acknowledged.extend(frames);
-                }
-            }
-            while self.packets.front().is_some_and(Option::is_none) {
-                self.packets.pop_front();
-                self.lowest += 1;
+        for (first, last) in ranges().filter(|(first, last)| first <= last) {
+            while let Some((&id, _)) = self.packets.range(first..=last).next() {
+                let Some(SentPacket { bytes, frames }) = self.packets.remove(&id) else { break };
+                self.outstanding -= bytes;
+                acknowledged.extend(frames);
             }
         }
         Ok(acknowledged)

@@ -209,3 +209,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_ack_that_names_the_same_packets_over_and_over_tells_of_each_once() {
+    let mut sent = sent();
+    let count = crate::limits::MAX_UNACKED_PACKETS;
+    for offset in 0..count {
+        assert!(sent.has_room());
+        sent.on_sent(1, vec![frame(offset, 1)]);
+    }
+    assert!(!sent.has_room());
+    // The first one stays out, which is what made each range be walked anew.
+    let frames = sent.handle_ack(&ack(&vec![(2, count); 10_000])).unwrap();
+    assert_eq!((frames.len() as u64, sent.outstanding()), (count - 1, 1));
+    assert!(!sent.has_room(), "the peer refuses ids so far ahead");
+    sent.handle_ack(&ack(&[(1, 1)])).unwrap();
+    assert!(sent.has_room());
+}

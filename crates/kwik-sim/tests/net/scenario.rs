@@ -124,8 +124,8 @@ impl Scenario {
                     assert!(!late, "hangs: {:?}", results.lock().unwrap().hanging(&self.fetches));
                     world.sleep(ms(100)).await;
                 }
-                // Whatever is left of the session has an end of its own, at last QUIC's idle timeout.
-                world.sleep(Duration::from_secs(40)).await;
+                // Whatever is left has an end of its own, at last three of QUIC's backed-off probe timeouts.
+                world.sleep(Duration::from_secs(120)).await;
                 let mut results = results.lock().unwrap();
                 let fetched = std::mem::take(&mut results.fetched);
                 fetched.into_values().collect()
