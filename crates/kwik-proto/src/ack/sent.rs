@@ -81,7 +81,9 @@ impl SentPackets {
     pub fn handle_ack(&mut self, m: &AckFrame) -> Result<Vec<PacketFrame>, CodedError> {
         let ids = m.acked_packet_ids.iter().map(|id| (*id, *id));
         let ranges = || m.ranges.iter().map(|range| (range.first, range.last)).chain(ids.clone());
-        if let Some((first, last)) = ranges().find(|(first, last)| *first == 0 || *last >= self.next) {
+        if let Some((first, last)) =
+            ranges().find(|(first, last)| *first == 0 || *last >= self.next)
+        {
             return Err(violation(format!("packets {first} to {last} were never all sent")));
         }
         let mut acknowledged = Vec::new();

@@ -1,6 +1,8 @@
 //! Dialing and listening, as in quinn (1.1).
 
-use std::collections::{BTreeMap, BTreeSet};
+mod config;
+mod registry;
+
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::io;
@@ -8,11 +10,8 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
-use std::time::Instant;
 
-use kwik_proto::auth::{
-    AcceptAny, Authenticator, EXPORTER_LABEL, Fingerprint, Identity, RelayVerifier,
-};
+use kwik_proto::auth::{EXPORTER_LABEL, Fingerprint, Identity};
 use kwik_proto::presentation::MemoryBudget;
 use kwik_proto::session::{self, AcceptContext, ClientSession};
 use kwik_proto::sync::lock;
@@ -23,81 +22,14 @@ use crate::driver::{ControlStream, Held, SERVER_NAME, Shared, open_control, star
 use crate::primary::PrimarySession;
 use crate::quic::{
     self, ClientTls, ConnectError, Connection, ConnectionError, QuicConfig, Runtime, ServerTls,
-    ServerTrust, TlsError, UdpSocket,
+    TlsError, UdpSocket,
 };
 use crate::runtime;
 use crate::secondary::SecondarySession;
 use crate::session::Session;
 
-/// How an endpoint serves.
-#[derive(Clone)]
-pub struct ServerConfig {
-    /// Who it is.
-    pub identity: Arc<Identity>,
-    /// A CA's certificate for clients that trust a CA; none: a self-signed one of the identity, to be pinned.
-    pub certificate: Option<Certificate>,
-    /// Primaries whose grants it honours as their secondary.
-    pub trusted: BTreeSet<Fingerprint>,
-    /// Who may be a client at all.
-    pub authenticator: Arc<dyn Authenticator>,
-    /// Settings of its sessions.
-    pub settings: Config,
-    /// QUIC's settings.
-    pub quic: QuicConfig,
-}
-
-impl ServerConfig {
-    /// A server that is known by its key, and accepts every client.
-    #[must_use]
-    pub fn new(identity: Arc<Identity>) -> Self {
-        Self {
-            identity,
-            certificate: None,
-            trusted: BTreeSet::new(),
-            authenticator: Arc::new(AcceptAny),
-            settings: Config::default(),
-            quic: QuicConfig::default(),
-        }
-    }
-}
-
-impl fmt::Debug for ServerConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServerConfig").field("identity", &self.identity).finish_non_exhaustive()
-    }
-}
-
-/// A certificate and its private key, all DER.
-#[derive(Clone)]
-pub struct Certificate {
-    /// The server's own first.
-    pub chain: Vec<Vec<u8>>,
-    /// PKCS #8, PKCS #1 or SEC 1.
-    pub key: Vec<u8>,
-}
-
-/// How an endpoint dials.
-#[derive(Debug, Clone)]
-pub struct ClientConfig {
-    /// Whom to believe to be the server.
-    pub trust: ServerTrust,
-    /// Settings, credentials, dial policy.
-    pub session: session::ClientConfig,
-}
-
-impl ClientConfig {
-    /// Believes what `trust` says; the rest is the default.
-    #[must_use]
-    pub fn new(trust: ServerTrust) -> Self {
-        Self { trust, session: session::ClientConfig::default() }
-    }
-
-    /// Only the server with this key is the server.
-    #[must_use]
-    pub fn pinned(key: Fingerprint) -> Self {
-        Self::new(ServerTrust::Pin(key))
-    }
-}
+pub use config::{Certificate, ClientConfig, ServerConfig};
+use registry::PathRegistry;
 
 /// A UDP socket that dials sessions, and accepts them if it has a [`ServerConfig`]. Cheap to clone.
 ///
@@ -120,25 +52,6 @@ struct Server {
     /// Those of sessions to come: they may have changed since.
     settings: Mutex<Config>,
     paths: Mutex<PathRegistry>,
-}
-
-/// Paths that lead to this server as a secondary. A second connection for one replaces the first, and goes on
-/// with its relay sequence, so that no lease is honoured twice.
-#[derive(Debug, Default)]
-struct PathRegistry {
-    paths: BTreeMap<(SessionId, PathId), RegisteredPath>,
-}
-
-#[derive(Debug)]
-struct RegisteredPath {
-    state: PathState,
-    used: Instant,
-}
-
-#[derive(Debug)]
-enum PathState {
-    Open(Arc<Shared<session::SecondarySession>>),
-    Ended(RelayVerifier),
 }
 
 /// What an endpoint could not be made for.
@@ -563,54 +476,6 @@ async fn introduce(
                 connection.close(Code::InvalidFrame.as_u64(), b"no introduction");
                 return Err(ConnectError::Refused("the client did not introduce itself".into()));
             }
-        }
-    }
-}
-
-impl PathRegistry {
-    /// Ends the connection that a path had; its relay sequence goes on in `verifier`.
-    fn replace(&mut self, key: (SessionId, PathId), verifier: &mut RelayVerifier, now: Instant) {
-        let kept = limits::GRANT_LIFETIME + 2 * limits::CLOCK_SKEW;
-        for path in self.paths.values_mut() {
-            path.state.forget_ended();
-        }
-        self.paths.retain(|_, path| path.state.is_open() || path.used + kept > now);
-        match self.paths.remove(&key).map(|path| path.state) {
-            Some(PathState::Open(session)) => {
-                session.close(Code::PathDead.as_u64(), b"replaced by a newer connection");
-                session.look(|machine| verifier.take_over(machine.verifier()));
-            }
-            Some(PathState::Ended(earlier)) => verifier.take_over(&earlier),
-            None => {}
-        }
-        // Grants end before what is dropped here could be replayed, unless someone makes this many.
-        while self.paths.len() >= limits::MAX_REGISTERED_PATHS {
-            self.paths.pop_first();
-        }
-    }
-
-    fn insert(
-        &mut self,
-        key: (SessionId, PathId),
-        session: Arc<Shared<session::SecondarySession>>,
-        now: Instant,
-    ) {
-        self.paths.insert(key, RegisteredPath { state: PathState::Open(session), used: now });
-    }
-}
-
-impl PathState {
-    fn is_open(&self) -> bool {
-        matches!(self, Self::Open(_))
-    }
-
-    /// Keeps of a session that is over what a newer one needs.
-    fn forget_ended(&mut self) {
-        if let Self::Open(session) = self
-            && session.close_reason().is_some()
-        {
-            let verifier = session.look(|machine| machine.verifier().clone());
-            *self = Self::Ended(verifier);
         }
     }
 }

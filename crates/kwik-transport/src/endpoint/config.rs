@@ -1,0 +1,81 @@
+//! How endpoints serve and dial.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use kwik_proto::Config;
+use kwik_proto::auth::{AcceptAny, Authenticator, Fingerprint, Identity};
+use kwik_proto::session;
+
+use crate::quic::{QuicConfig, ServerTrust};
+
+/// How an endpoint serves.
+#[derive(Clone)]
+pub struct ServerConfig {
+    /// Who it is.
+    pub identity: Arc<Identity>,
+    /// A CA's certificate for clients that trust a CA; none: a self-signed one of the identity, to be pinned.
+    pub certificate: Option<Certificate>,
+    /// Primaries whose grants it honours as their secondary.
+    pub trusted: BTreeSet<Fingerprint>,
+    /// Who may be a client at all.
+    pub authenticator: Arc<dyn Authenticator>,
+    /// Settings of its sessions.
+    pub settings: Config,
+    /// QUIC's settings.
+    pub quic: QuicConfig,
+}
+
+impl ServerConfig {
+    /// A server that is known by its key, and accepts every client.
+    #[must_use]
+    pub fn new(identity: Arc<Identity>) -> Self {
+        Self {
+            identity,
+            certificate: None,
+            trusted: BTreeSet::new(),
+            authenticator: Arc::new(AcceptAny),
+            settings: Config::default(),
+            quic: QuicConfig::default(),
+        }
+    }
+}
+
+impl fmt::Debug for ServerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerConfig").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+/// A certificate and its private key, all DER.
+#[derive(Clone)]
+pub struct Certificate {
+    /// The server's own first.
+    pub chain: Vec<Vec<u8>>,
+    /// PKCS #8, PKCS #1 or SEC 1.
+    pub key: Vec<u8>,
+}
+
+/// How an endpoint dials.
+#[derive(Debug, Clone)]
+pub struct ClientConfig {
+    /// Whom to believe to be the server.
+    pub trust: ServerTrust,
+    /// Settings, credentials, dial policy.
+    pub session: session::ClientConfig,
+}
+
+impl ClientConfig {
+    /// Believes what `trust` says; the rest is the default.
+    #[must_use]
+    pub fn new(trust: ServerTrust) -> Self {
+        Self { trust, session: session::ClientConfig::default() }
+    }
+
+    /// Only the server with this key is the server.
+    #[must_use]
+    pub fn pinned(key: Fingerprint) -> Self {
+        Self::new(ServerTrust::Pin(key))
+    }
+}
