@@ -1,34 +1,37 @@
 //! Drives a session's state machine: feeds it what connections bring and does what it asks.
 //!
 //! One rule: [`Shared::drive`] locks the machine, lets it take an input, moves its control bytes to
-//! their paths' queues, takes its actions, unlocks, and acts. Payload goes past it: a reader
-//! task puts chunks into a stream's receiving half, and tells the machine once a batch.
+//! their paths' queues, takes its actions, unlocks, writes the queues, and acts. Payload goes past
+//! it: a reader task puts chunks into a stream's receiving half, and tells the machine once a batch.
 
+mod control;
 mod path;
 mod pool;
 mod reader;
 mod role;
 mod secondary;
+mod timer;
 mod writer;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::future::Future;
+use std::future::poll_fn;
 use std::ops::Deref;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, Weak};
-use std::task::{Poll, Waker};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kwik_proto::session::{Action, Wake};
 use kwik_proto::stream::StreamWake;
 use kwik_proto::sync::lock;
-use kwik_proto::{Code, Config, Dir, LeaseId, PathId, StreamId};
+use kwik_proto::{Code, CodedError, Config, Dir, LeaseId, PathId, StreamId};
 use tokio::sync::Notify;
 
-use crate::quic::{Connection, ConnectionError, Endpoint, Figures, Runtime};
+use crate::quic::{Connection, ConnectionError, Endpoint, Figures, Runtime, WriteError};
 
+use control::ControlOut;
 pub(crate) use path::{ControlStream, PathLink, SERVER_NAME, open_control, start};
 pub(crate) use pool::{DataPool, FrameWriter};
 pub(crate) use role::{Role, StreamRole};
@@ -109,7 +112,7 @@ pub(crate) struct Shared<M: ?Sized> {
     /// Boxed, as the map makes room for several at once.
     paths: Mutex<BTreeMap<PathId, Box<PathLink>>>,
     closed: Mutex<Option<ConnectionError>>,
-    /// When the timer task wakes; it is told when something is due earlier.
+    /// When the timer fires; it is told when something is due earlier.
     armed: Mutex<Option<Instant>>,
     rearm: Notify,
     /// The last field, so that the session can be shared without naming its role.
@@ -126,7 +129,7 @@ impl<M: Role> Shared<M> {
         settings: &Config,
     ) -> Arc<Self> {
         let pool = DataPool::new(connection, runtime, machine.sent(), settings);
-        let shared = Arc::new_cyclic(|this: &Weak<Self>| Self {
+        Arc::new_cyclic(|this: &Weak<Self>| Self {
             this: this.clone(),
             runtime: runtime.clone(),
             home,
@@ -142,9 +145,7 @@ impl<M: Role> Shared<M> {
             armed: Mutex::default(),
             rearm: Notify::new(),
             machine: Mutex::new(machine),
-        });
-        runtime.spawn(run_timer(shared.clone()));
-        shared
+        })
     }
 }
 
@@ -347,6 +348,8 @@ impl<M: ?Sized> fmt::Debug for Held<M> {
 
 /// What a machine left to do after an input.
 struct Outputs {
+    /// Paths for which control bytes were queued.
+    queued: Vec<(PathId, Arc<ControlOut>)>,
     actions: Vec<Action>,
     timeout: Option<Instant>,
 }
@@ -356,24 +359,24 @@ pub(crate) type AnyShared = Arc<Shared<dyn Role>>;
 
 impl<M: Role + ?Sized> Shared<M> {
     fn take_outputs(&self, machine: &mut M, now: Instant) -> Outputs {
-        let mut actions = Vec::new();
+        let (mut queued, mut actions) = (Vec::new(), Vec::new());
         loop {
-            let mut queued = false;
+            let mut dry = true;
             while let Some((path, bytes)) = machine.poll_transmit(now) {
-                queued = true;
+                dry = false;
                 if let Some(link) = lock(&self.paths).get(&path) {
-                    link.queue_control(&bytes);
+                    queued.push((path, link.queue_control(&bytes)));
                 }
             }
             while let Some(action) = machine.poll_action() {
-                queued = true;
+                dry = false;
                 actions.push(action);
             }
-            if !queued {
+            if dry {
                 break;
             }
         }
-        Outputs { actions, timeout: machine.poll_timeout() }
+        Outputs { queued, actions, timeout: machine.poll_timeout() }
     }
 
     /// Gives the machine an input and does all that follows from it.
@@ -386,8 +389,36 @@ impl<M: Role + ?Sized> Shared<M> {
             (result, outputs)
         };
         self.rearm(outputs.timeout);
+        for (path, control) in outputs.queued {
+            self.write_control(path, control);
+        }
         outputs.actions.into_iter().for_each(|action| self.act(action));
         result
+    }
+
+    /// Writes control bytes from here as far as QUIC takes them, and the rest from a task.
+    fn write_control(&self, path: PathId, control: Arc<ControlOut>) {
+        match control.write() {
+            Ok(false) => {}
+            Ok(true) => {
+                let Some(shared) = self.this.upgrade() else { return };
+                self.runtime.spawn(async move {
+                    if let Err(error) = poll_fn(|cx| control.poll_rest(cx)).await {
+                        shared.on_control_refused(path, &error);
+                    }
+                });
+            }
+            Err(error) => self.on_control_refused(path, &error),
+        }
+    }
+
+    fn on_control_refused(&self, path: PathId, error: &WriteError) {
+        // Of a lost connection the path's task tells.
+        if !matches!(error, WriteError::ConnectionLost(_)) {
+            let context = format!("the control stream cannot be written: {error}");
+            let error = CodedError::new(Code::InvalidFrame, context);
+            self.drive(|machine, now| machine.handle_violation(path, &error, now));
+        }
     }
 
     fn act(&self, action: Action) {
@@ -450,46 +481,6 @@ impl<M: Role + ?Sized> Shared<M> {
         if armed.is_none_or(|at| timeout < at) {
             *armed = Some(timeout);
             self.rearm.notify_one();
-        }
-    }
-}
-
-/// Calls the machine whenever something is due, until the session ends.
-async fn run_timer<M: Role>(shared: Arc<Shared<M>>) {
-    loop {
-        if shared.close_reason().is_some() {
-            return;
-        }
-        let due = shared.look(|machine| {
-            let due = machine.poll_timeout();
-            // Under the machine's lock: what falls due earlier through a later input is less than this.
-            *lock(&shared.armed) = due;
-            due
-        });
-        let mut rearmed = pin!(shared.rearm.notified());
-        let Some(due) = due else {
-            rearmed.await;
-            continue;
-        };
-        let mut sleep = shared.runtime.sleep_until(due);
-        let fired = std::future::poll_fn(|cx| {
-            if rearmed.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(false);
-            }
-            std::pin::Pin::new(&mut sleep).poll(cx).map(|()| true)
-        });
-        if fired.await {
-            let (figures, now) = (shared.figures(), shared.runtime.now());
-            for (path, Figures { rtt, arrived, .. }) in &figures {
-                shared.size_window(*path, *rtt, *arrived, now);
-            }
-            shared.drive(|machine, now| {
-                // A path may look silent only since a lost packet is being repeated.
-                for (path, figures) in figures {
-                    machine.on_figures(path, figures, now);
-                }
-                machine.handle_timeout(now);
-            });
         }
     }
 }
