@@ -212,6 +212,10 @@ impl<M: Role + ?Sized> Shared<M> {
         if *handles == 0 {
             streams.remove(&id);
         }
+        if streams.is_empty() {
+            // An empty map would keep room for several.
+            *streams = BTreeMap::new();
+        }
     }
 
     fn stream_waiters(&self, id: StreamId) -> Option<Arc<StreamWaiters>> {
@@ -431,7 +435,7 @@ impl<M: Role + ?Sized> Shared<M> {
             Action::ForwardRaw(path, packet) => {
                 let sequence = packet.sequence;
                 let result = match lock(&self.paths).get(&path) {
-                    Some(link) => link.forward_raw(packet, &self.runtime),
+                    Some(link) => link.forward_raw(*packet, &self.runtime),
                     None => Err(Code::PathDead),
                 };
                 self.drive(|machine, now| machine.on_raw_forwarded(path, sequence, result, now));
@@ -459,7 +463,7 @@ impl<M: Role + ?Sized> Shared<M> {
             }
             Action::Dial(dial) => {
                 if let (Some(shared), Some(endpoint)) = (self.this.upgrade(), &self.endpoint) {
-                    self.runtime.spawn(path::dial(shared, endpoint.clone(), dial));
+                    self.runtime.spawn(path::dial(shared, endpoint.clone(), *dial));
                 }
             }
         }

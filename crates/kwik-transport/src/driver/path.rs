@@ -122,7 +122,7 @@ fn run(
         let serve = pin!(async {
             let ((), lost) = both(reads, accepts).await;
             // What came before the end is read before the end is told, as in quinn.
-            let _: Result<Infallible, _> = read.await;
+            read.await.ok();
             on_lost(&shared, path, &connection, lost);
         });
         if path == shared.home {

@@ -270,6 +270,10 @@ impl Sink {
             let received = lock(recv).receive_fin(self.path, self.offset)?;
             self.note(0, received);
         }
+        // Nothing follows: the half lives no longer than others need it.
+        if let Some(target) = &mut self.target {
+            target.recv = None;
+        }
         Ok(())
     }
 
