@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use crate::limits;
 
-/// How long a path's outstanding bytes last beyond its round trips.
-const SLACK: Duration = Duration::from_millis(50);
+/// How long a path's outstanding bytes last beyond its round trips, in round trips and at most: what
+/// servers, links and the reader hesitate. On short paths more would only fill memory, which costs
+/// the processor's caches more than an idle moment costs the path.
+const SLACK: (u32, Duration, Duration) = (4, Duration::from_millis(4), Duration::from_millis(50));
 /// A piece lasts about this long, so that a stall moves little.
 const PIECE_TIME: Duration = Duration::from_millis(20);
 /// Arrived bytes that are progress, and not just acknowledgements and heartbeats.
@@ -281,7 +283,9 @@ impl PathSchedule {
         let Some(rate) = self.rate else { return 4 * limits::MIN_PIECE };
         let base = self.base_rtt();
         let round_trips = if self.is_starting() { base * 2 } else { base * 5 / 4 };
-        bytes_in(rate, round_trips + SLACK).max(4 * limits::MIN_PIECE)
+        let (times, least, most) = SLACK;
+        let slack = (base * times).clamp(least, most);
+        bytes_in(rate, round_trips + slack).max(4 * limits::MIN_PIECE)
     }
 
     /// How many more bytes to ask for; 0 while it has enough.
