@@ -1,8 +1,8 @@
 //! Drives a session's state machine: feeds it what connections bring and does what it asks.
 //!
 //! One rule: [`Shared::drive`] locks the machine, lets it take an input, moves its control bytes to
-//! their paths' queues, takes its actions, unlocks, writes the queues, and acts. Payload goes past
-//! it: a reader task puts chunks into a stream's receiving half, and tells the machine once a batch.
+//! their paths' queues, takes its actions, unlocks, and acts. Payload goes past it: a reader
+//! task puts chunks into a stream's receiving half, and tells the machine once a batch.
 
 mod control;
 mod path;
@@ -15,7 +15,6 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::future::poll_fn;
 use std::ops::Deref;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, Weak};
@@ -26,12 +25,11 @@ use bytes::Bytes;
 use kwik_proto::session::{Action, Wake};
 use kwik_proto::stream::StreamWake;
 use kwik_proto::sync::lock;
-use kwik_proto::{Code, CodedError, Config, Dir, LeaseId, PathId, StreamId};
+use kwik_proto::{Code, Config, Dir, LeaseId, PathId, StreamId};
 use tokio::sync::Notify;
 
-use crate::quic::{Connection, ConnectionError, Endpoint, Figures, Runtime, WriteError};
+use crate::quic::{Connection, ConnectionError, Endpoint, Figures, Runtime};
 
-use control::ControlOut;
 pub(crate) use path::{ControlStream, PathLink, SERVER_NAME, open_control, start};
 pub(crate) use pool::{DataPool, FrameWriter};
 pub(crate) use role::{Role, StreamRole};
@@ -352,8 +350,6 @@ impl<M: ?Sized> fmt::Debug for Held<M> {
 
 /// What a machine left to do after an input.
 struct Outputs {
-    /// Paths for which control bytes were queued.
-    queued: Vec<(PathId, Arc<ControlOut>)>,
     actions: Vec<Action>,
     timeout: Option<Instant>,
 }
@@ -363,24 +359,24 @@ pub(crate) type AnyShared = Arc<Shared<dyn Role>>;
 
 impl<M: Role + ?Sized> Shared<M> {
     fn take_outputs(&self, machine: &mut M, now: Instant) -> Outputs {
-        let (mut queued, mut actions) = (Vec::new(), Vec::new());
+        let mut actions = Vec::new();
         loop {
-            let mut dry = true;
+            let mut queued = false;
             while let Some((path, bytes)) = machine.poll_transmit(now) {
-                dry = false;
+                queued = true;
                 if let Some(link) = lock(&self.paths).get(&path) {
-                    queued.push((path, link.queue_control(&bytes)));
+                    link.queue_control(&bytes);
                 }
             }
             while let Some(action) = machine.poll_action() {
-                dry = false;
+                queued = true;
                 actions.push(action);
             }
-            if dry {
+            if !queued {
                 break;
             }
         }
-        Outputs { queued, actions, timeout: machine.poll_timeout() }
+        Outputs { actions, timeout: machine.poll_timeout() }
     }
 
     /// Gives the machine an input and does all that follows from it.
@@ -393,36 +389,8 @@ impl<M: Role + ?Sized> Shared<M> {
             (result, outputs)
         };
         self.rearm(outputs.timeout);
-        for (path, control) in outputs.queued {
-            self.write_control(path, control);
-        }
         outputs.actions.into_iter().for_each(|action| self.act(action));
         result
-    }
-
-    /// Writes control bytes from here as far as QUIC takes them, and the rest from a task.
-    fn write_control(&self, path: PathId, control: Arc<ControlOut>) {
-        match control.write() {
-            Ok(false) => {}
-            Ok(true) => {
-                let Some(shared) = self.this.upgrade() else { return };
-                self.runtime.spawn(async move {
-                    if let Err(error) = poll_fn(|cx| control.poll_rest(cx)).await {
-                        shared.on_control_refused(path, &error);
-                    }
-                });
-            }
-            Err(error) => self.on_control_refused(path, &error),
-        }
-    }
-
-    fn on_control_refused(&self, path: PathId, error: &WriteError) {
-        // Of a lost connection the path's task tells.
-        if !matches!(error, WriteError::ConnectionLost(_)) {
-            let context = format!("the control stream cannot be written: {error}");
-            let error = CodedError::new(Code::InvalidFrame, context);
-            self.drive(|machine, now| machine.handle_violation(path, &error, now));
-        }
     }
 
     fn act(&self, action: Action) {

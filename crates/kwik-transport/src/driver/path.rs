@@ -5,7 +5,7 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -20,10 +20,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::quic::{
     ClientTls, Connection, ConnectionError, Endpoint, ReadError, RecvStream, Runtime, SendStream,
-    ServerTrust,
+    ServerTrust, WriteError,
 };
 
-use super::control::ControlOut;
+use super::control::{ControlQueue, ControlWriter};
 use super::{AnyShared, reader, timer};
 
 /// A path's connection, and what waits to be written to it.
@@ -32,7 +32,7 @@ pub(crate) struct PathLink {
     pub(super) connection: Connection,
     /// How large its receive window is.
     window: ConnectionWindow,
-    control: Arc<ControlOut>,
+    control: Arc<ControlQueue>,
     /// From the first raw packet on.
     raw: OnceLock<mpsc::Sender<RawPacketTransmission>>,
     /// Bytes of raw packets that are queued.
@@ -46,14 +46,13 @@ impl PathLink {
         }
     }
 
-    /// Queues control bytes; called under the machine's lock, so that they keep their order. Where they are to
-    /// be written from. A peer that reads so slowly that the bound is passed loses the path.
-    pub(super) fn queue_control(&self, bytes: &[u8]) -> Arc<ControlOut> {
-        if !self.control.queue(bytes) {
+    /// Queues control bytes, under the machine's lock. A peer that reads so slowly that the bound is passed
+    /// loses the path.
+    pub(super) fn queue_control(&self, bytes: &[u8]) {
+        if !self.control.push(bytes) {
             let code = Code::LimitExceeded;
             self.connection.close(code.as_u64(), code.name().as_bytes());
         }
-        self.control.clone()
     }
 
     /// Queues a raw packet, unless as many wait as may.
@@ -93,73 +92,66 @@ pub(crate) fn start(
     control: ControlStream,
 ) {
     let ControlStream { send, recv, decoder } = control;
+    let queue = Arc::<ControlQueue>::default();
     let link = PathLink {
         connection: connection.clone(),
         window: ConnectionWindow::new(shared.receive_window),
-        control: ControlOut::new(send).into(),
+        control: queue.clone(),
         raw: OnceLock::new(),
         raw_bytes: Arc::default(),
     };
     lock(&shared.paths).insert(path, link.into());
-    // What the machine had ready before its path stood leaves with what the application writes.
+    let mut control = ControlWriter::new(queue, send);
+    // What the machine had ready before its path stood leaves with what the application writes first. If QUIC
+    // refuses it, it tells the task too.
     shared.drive(|_, _| {});
-    shared.runtime.spawn(run(shared.clone(), path, connection.clone(), (recv, decoder)));
+    let _refused = control.poll_write(&mut Context::from_waker(Waker::noop()));
+    let control = (control, recv, decoder);
+    shared.runtime.spawn(run(shared.clone(), path, connection.clone(), control));
 }
 
-/// Serves a path until its connection is lost: reads its control stream, and starts a reader for each other
-/// QUIC stream. That of the path without which there is no session keeps the session's time too.
+/// Serves a path until its connection is lost: reads and writes its control stream, and starts a reader for
+/// each other QUIC stream. The path without which there is no session keeps the session's time too.
 #[expect(clippy::manual_async_fn, reason = "it would keep its arguments twice")]
 fn run(
     shared: AnyShared,
     path: PathId,
     connection: Connection,
-    (mut recv, mut decoder): (RecvStream, ControlDecoder),
+    (mut send, mut recv, mut decoder): (ControlWriter, RecvStream, ControlDecoder),
 ) -> impl Future<Output = ()> {
     async move {
         let (reading, read) = oneshot::channel();
-        let reads = pin!(read_control(&shared, (path, &connection), &mut recv, &mut decoder));
-        let accepts = pin!(accept_streams(&shared, path, &connection, Reading::new(reading)));
-        let serve = pin!(async {
-            let ((), lost) = both(reads, accepts).await;
+        let reading = Reading::new(reading);
+        let held = reading.clone();
+        let reads = pin!(async {
+            read_control(&shared, (path, &connection), &mut recv, &mut decoder).await;
+            drop(held);
+        });
+        let timer = pin!(timer::run(&shared));
+        // Last, as the others queue what it writes.
+        let writes = pin!(write_control(&shared, path, &mut send));
+        let mut accepts = pin!(async {
+            let lost = accept_streams(&shared, path, &connection, reading).await;
             // What came before the end is read before the end is told, as in quinn.
             read.await.ok();
             on_lost(&shared, path, &connection, lost);
         });
-        if path == shared.home {
-            both(serve, pin!(timer::run(&shared))).await;
-        } else {
-            serve.await;
-        }
+        let timer = (path == shared.home).then_some(timer as Pin<&mut Part<'_>>);
+        let mut parts = [Some(reads as Pin<&mut Part<'_>>), timer, Some(writes)];
+        let served = poll_fn(|cx| {
+            for part in &mut parts {
+                if part.as_mut().is_some_and(|part| part.as_mut().poll(cx).is_ready()) {
+                    *part = None;
+                }
+            }
+            accepts.as_mut().poll(cx)
+        });
+        served.await;
     }
 }
 
-/// Waits for both, in one task.
-async fn both<A, B>(
-    mut first: Pin<&mut impl Future<Output = A>>,
-    mut second: Pin<&mut impl Future<Output = B>>,
-) -> (A, B) {
-    let (mut one, mut two) = (None, None);
-    poll_fn(|cx| {
-        if one.is_none()
-            && let Poll::Ready(done) = first.as_mut().poll(cx)
-        {
-            one = Some(done);
-        }
-        if two.is_none()
-            && let Poll::Ready(done) = second.as_mut().poll(cx)
-        {
-            two = Some(done);
-        }
-        match (one.take(), two.take()) {
-            (Some(one), Some(two)) => Poll::Ready((one, two)),
-            pending => {
-                (one, two) = pending;
-                Poll::Pending
-            }
-        }
-    })
-    .await
-}
+/// What a path's task does beside others.
+type Part<'a> = dyn Future<Output = ()> + Send + 'a;
 
 /// Dials a secondary that the primary named.
 pub(super) async fn dial(shared: AnyShared, endpoint: Endpoint, dial: Dial) {
@@ -211,6 +203,17 @@ pub(crate) async fn open_control(
     Ok(ControlStream { send, recv, decoder: ControlDecoder::new() })
 }
 
+/// Writes what is queued until QUIC takes no more.
+async fn write_control(shared: &AnyShared, path: PathId, control: &mut ControlWriter) {
+    let error = poll_fn(|cx| control.poll_write(cx)).await;
+    // Who accepts streams tells of a lost connection.
+    if !matches!(error, WriteError::ConnectionLost(_)) {
+        let context = format!("the control stream cannot be written: {error}");
+        let error = CodedError::new(Code::InvalidFrame, context);
+        shared.drive(|machine, now| machine.handle_violation(path, &error, now));
+    }
+}
+
 /// Feeds the machine until the control stream ends, which ends the path.
 async fn read_control(
     shared: &AnyShared,
@@ -239,7 +242,7 @@ async fn read_control(
         }
         match stream.read_chunk(limits::MAX_CONTROL_FRAME, true).await {
             Ok(Some(chunk)) => decoder.handle_input(chunk.bytes),
-            // Who accepts streams says why.
+            // Who accepts streams tells of it.
             Err(ReadError::ConnectionLost(_)) => return,
             Ok(None) | Err(_) => break,
         }
