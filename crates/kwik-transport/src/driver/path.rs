@@ -17,6 +17,7 @@ use kwik_proto::wire::pb::control::RawPacketTransmission;
 use kwik_proto::wire::{ControlDecoder, ControlMessage, StreamKind, raw};
 use kwik_proto::{Code, CodedError, PathId, limits};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::yield_now;
 
 use crate::quic::{
     ClientTls, Connection, ConnectionError, Endpoint, ReadError, RecvStream, Runtime, SendStream,
@@ -214,6 +215,9 @@ async fn write_control(shared: &AnyShared, path: PathId, control: &mut ControlWr
     }
 }
 
+/// Chunks of the control stream that are read before what else the path's task does.
+const CHUNKS_A_TURN: u32 = 16;
+
 /// Feeds the machine until the control stream ends, which ends the path.
 async fn read_control(
     shared: &AnyShared,
@@ -221,7 +225,7 @@ async fn read_control(
     stream: &mut RecvStream,
     decoder: &mut ControlDecoder,
 ) {
-    loop {
+    for chunk in 1u32.. {
         loop {
             match decoder.poll_frame() {
                 Ok(Some(message)) => {
@@ -245,6 +249,10 @@ async fn read_control(
             // Who accepts streams tells of it.
             Err(ReadError::ConnectionLost(_)) => return,
             Ok(None) | Err(_) => break,
+        }
+        if chunk.is_multiple_of(CHUNKS_A_TURN) {
+            // What these frames were answered leaves before more are read.
+            yield_now().await;
         }
     }
     let error = CodedError::new(Code::InvalidFrame, "the control stream ended");
