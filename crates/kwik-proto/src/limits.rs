@@ -68,6 +68,9 @@ pub const MAX_DIALS: usize = 4;
 pub const DIAL_PERIOD: Duration = Duration::from_secs(10);
 /// A handshake with a secondary, authentication included.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+/// A client's handshake with its primary and its introduction, for either of them to wait: as long as QUIC's
+/// idle timeout, since QUIC asks ever more rarely for what is lost of a handshake.
+pub const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Streams of one direction that a peer may have open at once.
 pub const MAX_STREAMS: u64 = 100;

@@ -1,5 +1,6 @@
 //! Reads one unidirectional QUIC stream of a peer, whatever its kind.
 
+use std::future::Future;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,9 @@ use super::path::Reading;
 use super::{AnyShared, secondary};
 
 /// Chunks that are read at once: one lock and one wake a batch.
-pub(super) const BATCH: usize = 64;
+const BATCH: usize = 64;
+/// Room for chunks at the start: most streams are short, and wait most of the time.
+const FIRST_BATCH: usize = 4;
 /// Frames and packets after which tasks that are ready get a turn.
 const TURN_FRAMES: usize = 64;
 /// A turn whose frames bring less than this many bytes each is thin: it costs far more than its sender
@@ -30,17 +33,20 @@ const THIN_PAUSE: Duration = Duration::from_millis(1);
 const FIGURES_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Reads `stream` to its end. A violation closes the path.
-pub(super) async fn run(
+#[expect(clippy::manual_async_fn, reason = "it would keep its arguments twice")]
+pub(super) fn run(
     shared: AnyShared,
     path: PathId,
     connection: Connection,
     mut stream: RecvStream,
     reading: Reading,
-) {
-    let result = read_kind(&shared, path, &connection, &mut stream, reading).await;
-    if let Err(error) = result {
-        tracing::debug!(%path, %error, "violation on a data stream");
-        shared.drive(|machine, now| machine.handle_violation(path, &error, now));
+) -> impl Future<Output = ()> {
+    async move {
+        let result = read_kind(&shared, path, &connection, &mut stream, reading).await;
+        if let Err(error) = result {
+            tracing::debug!(%path, %error, "violation on a data stream");
+            shared.drive(|machine, now| machine.handle_violation(path, &error, now));
+        }
     }
 }
 
@@ -55,7 +61,7 @@ async fn read_kind(
     stream: &mut RecvStream,
     reading: Reading,
 ) -> Result<(), CodedError> {
-    let mut chunks = [const { Bytes::new() }; BATCH];
+    let mut chunks = first_batch();
     let mut kind = KindDecoder::new();
     loop {
         let Some(filled) = next_batch(stream, &mut chunks).await else { return Ok(()) };
@@ -84,11 +90,22 @@ async fn read_kind(
     }
 }
 
+/// Room for chunks, which [`next_batch`] makes larger when it was not enough.
+pub(super) fn first_batch() -> Vec<Bytes> {
+    vec![Bytes::new(); FIRST_BATCH]
+}
+
 /// The next chunks: how many, 0 at the stream's end. None when its connection is lost or it was reset: what
 /// that means is told on the control stream.
-pub(super) async fn next_batch(stream: &mut RecvStream, chunks: &mut [Bytes]) -> Option<usize> {
+pub(super) async fn next_batch(stream: &mut RecvStream, chunks: &mut Vec<Bytes>) -> Option<usize> {
     match stream.read_chunks(chunks).await {
-        Ok(filled) => Some(filled.unwrap_or(0)),
+        Ok(filled) => {
+            let filled = filled.unwrap_or(0);
+            if filled == chunks.len() {
+                chunks.resize(BATCH, Bytes::new());
+            }
+            Some(filled)
+        }
         Err(ReadError::Reset(_) | ReadError::ConnectionLost(_)) => None,
         Err(error) => {
             tracing::debug!(%error, "a data stream cannot be read");
@@ -105,7 +122,7 @@ async fn read_raw(
 ) -> Result<(), CodedError> {
     let mut reading = Some(reading);
     let mut decoder = RawDecoder::new();
-    let mut chunks = [const { Bytes::new() }; BATCH];
+    let mut chunks = first_batch();
     let mut batch = first;
     loop {
         for chunk in batch.drain(..) {
@@ -144,7 +161,7 @@ async fn read_data(
     let mut reader =
         DataReader { sink, decoder: DataDecoder::new(options), empty: 0, turn: Turn::default() };
     reader.handle_batch(connection, first).await?;
-    let mut chunks = [const { Bytes::new() }; BATCH];
+    let mut chunks = first_batch();
     while let Some(filled) = next_batch(stream, &mut chunks).await {
         if filled == 0 {
             return reader.decoder.handle_fin().map_err(|error| violation(&error));
@@ -312,6 +329,10 @@ impl Sink {
         if let Some(recv) = self.target.as_ref().and_then(|target| target.recv.as_ref()) {
             let received = lock(recv).receive_fin(self.path, self.offset)?;
             self.note(0, received);
+        }
+        // Nothing follows: the half lives no longer than others need it.
+        if let Some(target) = &mut self.target {
+            target.recv = None;
         }
         Ok(())
     }

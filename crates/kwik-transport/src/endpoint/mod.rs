@@ -355,7 +355,7 @@ impl Incoming {
 
     async fn accept(self, secondaries: bool) -> Result<Accepted, ConnectError> {
         let runtime = self.endpoint.runtime.clone();
-        let deadline = runtime.now() + limits::HANDSHAKE_TIMEOUT * 4;
+        let deadline = runtime.now() + limits::INTRODUCTION_TIMEOUT;
         let mut introduced = pin!(introduce(self.incoming));
         let mut timeout = runtime.sleep_until(deadline);
         let (connection, control, first) = std::future::poll_fn(|cx| {
