@@ -32,7 +32,9 @@ fn a_silence_of_ten_seconds_within_the_handshake_costs_no_session() {
             faults[0].1 = fault;
             let outcome = alone(faults).run(1);
             let (at, result) = &outcome.fetched[0];
-            assert!(result.is_ok(), "{fault:?}: {result:?} at {at:?}");
+            // QUIC's handshake probes wait twice as long each time; nothing else is waited for.
+            let fine = result.is_ok() && *at < ms(22_000);
+            assert!(fine, "{fault:?}: {result:?} at {at:?}");
         }
     }
 }
