@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kwik::{ConnectionError, ReadError};
 
@@ -14,6 +14,9 @@ use crate::random::scenario;
 use crate::scenario::{Fault, Outcome, Scenario};
 
 const SCENARIOS: u64 = 2_000;
+
+/// An error is told that long after the first fault at the latest: QUIC's idle timeout, and a moment.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Failing seeds after which no more are tried.
 const MOST_FAILURES: usize = 20;
@@ -75,6 +78,8 @@ fn verify(scenario: &Scenario, outcome: &Outcome) {
         if let Err(error) = result {
             let allowed = scenario.may_fail(fetch.request.kind, error);
             assert!(allowed, "{fetch:?} failed at {at:?}: {error:?}");
+            let first = scenario.faults.first().map_or(Duration::ZERO, |(at, _)| *at);
+            assert!(*at < first + DEADLINE, "{fetch:?} failed at {at:?} only: {error:?}");
         }
     }
 }

@@ -215,6 +215,7 @@ impl Endpoint {
             let connection = connection?;
             let control = open_control(&connection).await?;
             let mut machine = ClientSession::new(session, key, addr, endpoint.runtime.now());
+            machine.streams().set_memory(endpoint.runtime.receive_memory());
             machine.streams().set_budget(endpoint.budget.clone());
             let shared = Shared::new(
                 machine,
@@ -397,6 +398,7 @@ impl Incoming {
                 Err(ConnectError::Refused(error.to_string()))
             }
             Ok(session::Accepted::Primary(mut machine)) => {
+                machine.streams().set_memory(runtime.receive_memory());
                 machine.streams().set_budget(self.endpoint.budget.clone());
                 let home = (PathId::PRIMARY, &connection);
                 let quic = (None, receive_window);
