@@ -138,7 +138,9 @@ impl Scenario {
                 fetched.into_values().collect()
             }
         });
-        Outcome { fetched, trace: sim.trace(), took: sim.elapsed() }
+        let outcome = Outcome { fetched, trace: sim.trace(), took: sim.elapsed() };
+        sim.end();
+        outcome
     }
 }
 

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kwik::{ConnectionError, ReadError};
 
@@ -91,13 +91,19 @@ fn run(seed: u64) -> Coverage {
     Coverage::of(seed, &scenario, &outcome)
 }
 
+/// What this process held at most, where the system says so.
+fn peak_memory() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    format!("peak memory {}", peak.map_or("unknown", str::trim))
+}
+
 #[test]
 fn seeds() {
     let scenarios = from_env("KWIK_NETWORKS").unwrap_or(SCENARIOS);
     let threads = thread::available_parallelism().map_or(1, |threads| threads.get() as u64);
     let (next, covered) = (AtomicU64::new(0), Mutex::new(Coverage::default()));
     let failed = Mutex::new(Vec::new());
-    let began = Instant::now();
     let work = || {
         while failed.lock().unwrap().len() < MOST_FAILURES {
             let seed = next.fetch_add(1, Relaxed);
@@ -112,8 +118,9 @@ fn seeds() {
     };
     thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
     let covered = covered.into_inner().unwrap();
-    println!("{scenarios} networks in {:.1?} on {threads} threads: {covered}", began.elapsed());
-    let failed = failed.into_inner().unwrap();
+    println!("{scenarios} networks on {threads} threads: {covered}, {}", peak_memory());
+    let mut failed = failed.into_inner().unwrap();
+    failed.sort_unstable();
     for seed in &failed {
         let command = "cargo test --release -p kwik-sim --test net replay_one -- --nocapture";
         println!("replay with: KWIK_SEED={seed} {command}");
