@@ -13,3 +13,4 @@ mod random;
 mod replay;
 mod scenario;
 mod seeds;
+mod urgent;
