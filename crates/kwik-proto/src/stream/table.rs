@@ -147,6 +147,11 @@ impl StreamTable {
         self.window.set_budget(budget);
     }
 
+    /// Before any stream is there: where received bytes are.
+    pub fn set_memory(&mut self, memory: ReceiveMemory) {
+        self.memory = Arc::new(memory);
+    }
+
     /// The peer's limits, as its first frame states them.
     pub fn handle_limits(&mut self, limits: &pb::StreamLimits) {
         for (dir, maximum) in
