@@ -96,7 +96,11 @@ impl StreamPool {
 
     /// Adds a writer.
     pub fn attach(&mut self, priority: i32, kind: WriterKind, now: Instant) -> WriterKey {
-        self.retire_idle(now);
+        if self.crowded {
+            self.settle(now);
+        } else {
+            self.retire_idle(now);
+        }
         let key = WriterKey(self.next_writer);
         self.next_writer += 1;
         let bulk = kind == WriterKind::Fixed;
@@ -299,16 +303,17 @@ impl StreamPool {
     }
 
     /// Spreads those who crowd a slot, and empties slots that are not needed. Ends, since each step
-    /// of the first kind leaves one writer less where it should not be, and each of the second one
-    /// slot less with writers.
+    /// of the first kind leaves one writer less where it should not be, of which the second makes
+    /// none, and each of the second one slot less with writers.
     fn settle(&mut self, now: Instant) {
         self.retire_idle(now);
-        while self.crowded
-            && let Some((key, slot)) = self.next_to_spread()
-        {
-            self.relocate(key, slot, now);
-        }
-        while let Some(keys) = self.next_to_empty() {
+        loop {
+            while self.crowded
+                && let Some((key, slot)) = self.next_to_spread()
+            {
+                self.relocate(key, slot, now);
+            }
+            let Some(keys) = self.next_to_empty() else { return };
             for key in keys {
                 let slot = self.packed(key).expect("invariant: the others have room for all");
                 self.relocate(key, slot, now);

@@ -109,6 +109,19 @@ fn a_full_pool_shares_again_and_leaves_urgent_writers_a_slot() {
 }
 
 #[test]
+fn what_falls_empty_goes_to_bulk_that_had_to_share() {
+    let (mut pool, now) = pool(1);
+    let writers: Vec<_> = std::iter::repeat_with(|| pool.attach(NORMAL, WriterKind::Sharing, now))
+        .take(MAX_POOLED + 2)
+        .collect();
+    let (last, others) = writers.split_last().unwrap();
+    pool.on_backlog(*last, now);
+    pool.set_ratio(4, now);
+    let own = slot(&pool, *last);
+    assert!(others.iter().all(|key| slot(&pool, *key) != own));
+}
+
+#[test]
 fn what_the_peer_refuses_is_shared() {
     let (mut pool, now) = pool(1);
     let keys = attach(&mut pool, 3, NORMAL, now);
