@@ -1,4 +1,4 @@
-//! An idle session takes little more of the heap than a QUIC connection that does the same (8.1).
+//! An idle session takes little more of the heap than a QUIC connection that does the same (8.6).
 
 #![allow(
     dead_code,
