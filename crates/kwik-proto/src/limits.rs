@@ -68,6 +68,9 @@ pub const MAX_DIALS: usize = 4;
 pub const DIAL_PERIOD: Duration = Duration::from_secs(10);
 /// A handshake with a secondary, authentication included.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+/// From a connection's first datagram until it has said who it is. As long as QUIC's idle timeout, so that a
+/// silence that QUIC lives through costs no session.
+pub const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Streams of one direction that a peer may have open at once.
 pub const MAX_STREAMS: u64 = 100;

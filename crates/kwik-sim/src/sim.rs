@@ -305,6 +305,18 @@ impl Sim {
         lock(&self.0.state).trace.keep = count;
     }
 
+    /// Ends everything: what runs and what was to happen is dropped. Tasks keep their simulation, which
+    /// keeps its tasks, so that one that is not ended is never freed.
+    pub fn end(&self) {
+        let hosts = self.state().hosts.len();
+        (0..hosts).for_each(|host| Host::new(self.clone(), host).crash());
+        self.0.executor.kill(OBSERVER);
+        // Tasks that were woken by it are over: nothing runs.
+        self.0.executor.run();
+        let events = std::mem::take(&mut self.state().events);
+        drop(events);
+    }
+
     pub(crate) fn set_alarm(&self, deadline: Instant, alarm: Alarm) {
         let at = deadline.saturating_duration_since(self.0.base).as_nanos();
         let mut state = lock(&self.0.state);

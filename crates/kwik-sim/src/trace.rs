@@ -1,11 +1,12 @@
 //! What every packet did: two runs of one seed must not differ in a single one.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 /// What became of a datagram.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fate {
     /// It came to its host.
     Delivered,
@@ -41,12 +42,10 @@ pub struct Packet {
 /// Counts of a run, and a digest of what each packet did and when.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trace {
-    /// Datagrams that arrived.
-    pub delivered: u64,
-    /// Bytes of these.
+    /// Datagrams, by what became of them.
+    pub fates: BTreeMap<Fate, u64>,
+    /// Bytes of those that were delivered.
     pub bytes: u64,
-    /// Datagrams that did not arrive, or not as they were.
-    pub lost: u64,
     /// Digest of all packets' times, addresses, sizes and fates, in their order (FNV-1a).
     pub digest: u64,
     /// The last packets in full, if [`Sim::keep_packets`](crate::Sim::keep_packets) asked for it.
@@ -55,12 +54,16 @@ pub struct Trace {
 }
 
 impl Trace {
+    /// Number of datagrams of which that became.
+    #[must_use]
+    pub fn count(&self, fate: Fate) -> u64 {
+        self.fates.get(&fate).copied().unwrap_or_default()
+    }
+
     pub(crate) fn note(&mut self, packet: Packet) {
+        *self.fates.entry(packet.fate).or_default() += 1;
         if packet.fate == Fate::Delivered {
-            self.delivered += 1;
             self.bytes += packet.len as u64;
-        } else {
-            self.lost += 1;
         }
         let line = packet.to_string();
         let start = if self.digest == 0 { 0xcbf2_9ce4_8422_2325 } else { self.digest };

@@ -112,7 +112,7 @@ impl StreamBuffer {
             ahead: RangeSet::new(),
             held: 0,
             slices: VecDeque::new(),
-            pinned: Pinned::default(),
+            pinned: Pinned::new(&memory),
             share: Share::new(memory),
             closed: None,
         }
@@ -440,7 +440,7 @@ impl StreamBuffer {
 /// Appends `data` as it is while the session may pin its receive buffer, else as a copy; whether it was
 /// kept.
 fn append(run: &mut Run, data: Bytes, pinned: &mut Pinned, share: &mut Share) -> bool {
-    let same_batch = run.is_same_batch(&data);
+    let same_batch = pinned.are_batched() && run.is_same_batch(&data);
     let keep = same_batch || share.pin() || {
         // What came since this buffer last said so has made its receive buffers fuller.
         share.set_pinned(pinned.excess());

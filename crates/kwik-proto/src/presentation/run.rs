@@ -107,7 +107,7 @@ impl Run {
             self.batch = address(&data);
             pinned.batches += 1;
         }
-        pinned.bytes += counted(data.len());
+        pinned.bytes += pinned.counted(data.len());
         self.seal();
         let start = self.end;
         self.end += data.len() as u64;
@@ -186,12 +186,12 @@ impl Run {
             self.seal();
         }
         let first = self.chunks.front_mut()?;
-        let held = counted(first.data.len());
+        let held = pinned.counted(first.data.len());
         if first.data.len() > max {
             first.start += max as u64;
             let data = first.data.split_to(max);
             if first.origin != Origin::Block {
-                pinned.bytes -= held - counted(first.data.len());
+                pinned.bytes -= held - pinned.counted(first.data.len());
             }
             return Some(data);
         }
@@ -218,7 +218,7 @@ impl Run {
         let count = 1 + same.count();
         let mut copied = Self::new(self.start());
         for chunk in self.chunks.drain(..count) {
-            pinned.bytes -= counted(chunk.data.len());
+            pinned.bytes -= pinned.counted(chunk.data.len());
             copied.push_copy(&chunk.data);
         }
         pinned.batches -= 1;
@@ -255,11 +255,6 @@ impl Run {
 
 fn address(data: &[u8]) -> usize {
     data.as_ptr().addr()
-}
-
-/// A slice's bytes as payload of its receive buffer; no slice is longer than that in practice.
-fn counted(len: usize) -> usize {
-    len.min(RECEIVE_BUFFER)
 }
 
 /// How many bytes differ where `a` at offset `a_start` and `b` at `b_start` overlap.

@@ -319,6 +319,18 @@ fn slices_of_one_receive_buffer_pin_it_once() {
 }
 
 #[test]
+fn where_datagrams_lie_in_memory_makes_no_difference() {
+    let buffer = || StreamBuffer::new(Arc::new(ReceiveMemory::of_datagrams()));
+    let (mut together, mut apart) = (buffer(), buffer());
+    for (at, slice) in (0..).step_by(1400).zip(&batch(1400)) {
+        together.write(at, slice.clone()).unwrap();
+        apart.write(at, Bytes::copy_from_slice(slice)).unwrap();
+        assert_eq!(together.pinned(), apart.pinned());
+        assert_eq!(together.pinned() as u64, (at / 1400 + 1) * 100);
+    }
+}
+
+#[test]
 fn buffers_of_a_session_together_pin_no_more_than_the_bound() {
     let memory = Arc::new(ReceiveMemory::default());
     let mut buffers: Vec<_> = (0..20).map(|_| StreamBuffer::new(memory.clone())).collect();

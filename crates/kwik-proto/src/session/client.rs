@@ -127,7 +127,7 @@ impl ClientSession {
             data: wanted(&config).to_wire(),
         };
         control.push(&ControlMessage::AuthenticationRequest(request), now);
-        let deadline = now + limits::DEAD_AFTER * 10;
+        let deadline = now + limits::INTRODUCTION_TIMEOUT;
         let link = Link::new(&config, Stage::Authenticating, control, deadline, None, now);
         // A server that takes no checksums passes over them; what it has not agreed to take is not sent.
         let options = DataOptions { compression: false, ..wanted(&config) };
@@ -531,8 +531,11 @@ impl Machine for ClientSession {
             self.on_late(path, now);
         }
         for (path, link) in &mut self.links {
-            if matches!(link.stage, Stage::Open) {
-                link.control.beat(self.scheduler.is_busy(*path), now);
+            match link.stage {
+                Stage::Open => link.control.beat(self.scheduler.is_busy(*path), now),
+                // What QUIC lost of the first flight it repeats once something later arrives.
+                Stage::Authenticating => link.control.beat(true, now),
+                Stage::Waiting | Stage::Dialing => {}
             }
         }
         while let Some(gap) = self.streams.take_gap(now) {
@@ -570,7 +573,8 @@ impl Machine for ClientSession {
     fn poll_timeout(&self) -> Option<Instant> {
         let links = self.links.iter().map(|(path, link)| match link.stage {
             Stage::Open => link.control.heartbeat_due(self.scheduler.is_busy(*path)),
-            Stage::Waiting | Stage::Dialing | Stage::Authenticating => link.deadline,
+            Stage::Authenticating => link.deadline.min(link.control.heartbeat_due(true)),
+            Stage::Waiting | Stage::Dialing => link.deadline,
         });
         let acks = self.links.values().filter_map(|link| link.received.poll_timeout());
         let health = self.links.values().filter_map(|link| link.health.poll_timeout());

@@ -147,6 +147,11 @@ impl StreamTable {
         self.window.set_budget(budget);
     }
 
+    /// Before any stream is there: where received bytes are.
+    pub fn set_memory(&mut self, memory: ReceiveMemory) {
+        self.memory = Arc::new(memory);
+    }
+
     /// The peer's limits, as its first frame states them.
     pub fn handle_limits(&mut self, limits: &pb::StreamLimits) {
         for (dir, maximum) in
@@ -498,6 +503,10 @@ impl StreamTable {
                 lock(recv).describe();
             }
             self.streams.remove(&id);
+            if self.streams.is_empty() {
+                // An empty map would keep room for several.
+                self.streams = BTreeMap::new();
+            }
             self.notices.on_retired(id);
         }
         if freed || over && counts {

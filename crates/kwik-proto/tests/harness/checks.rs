@@ -1,6 +1,7 @@
 //! What must hold all along, when a stream ends, and when all is over.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use kwik_proto::path::PathStatus;
 use kwik_proto::stream::ReadError;
@@ -49,8 +50,15 @@ impl Coverage {
             "path silent again and again",
         ];
         for what in expected {
-            assert!(self.0.contains_key(what), "{what} never happened: {:#?}", self.0);
+            assert!(self.0.contains_key(what), "{what} never happened: {self}");
         }
+    }
+}
+
+impl fmt::Display for Coverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts: Vec<_> = self.0.iter().map(|(what, times)| format!("{what} {times}")).collect();
+        f.write_str(&counts.join(", "))
     }
 }
 

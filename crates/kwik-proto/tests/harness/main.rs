@@ -15,63 +15,62 @@ mod scenario;
 mod server;
 mod world;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
+
 use checks::Coverage;
 use scenario::ROUNDS;
 use world::World;
 
 const SCENARIOS: u64 = 20_000;
 
+/// Failing seeds after which no more are tried.
+const MOST_FAILURES: usize = 20;
+
 fn from_env(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
     Some(value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
-/// Says how to replay a seed that panics.
-struct Replay(u64);
-
-impl Drop for Replay {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let command = "cargo test -p kwik-proto --test harness replay -- --nocapture";
-            eprintln!("replay with: KWIK_SEED={} {command}", self.0);
-        }
-    }
-}
-
-fn run(seed: u64, trace: bool) -> Coverage {
-    let _replay = Replay(seed);
-    World::run(seed, trace)
-}
-
-/// Runs the `part`-th of `parts` of all seeds.
-fn run_part(part: u64, parts: u64) {
-    if from_env("KWIK_SEED").is_some() {
-        return;
-    }
+/// All seeds, on all cores.
+#[test]
+fn seeds() {
     let worlds = from_env("KWIK_SCENARIOS").unwrap_or(SCENARIOS).div_ceil(ROUNDS);
-    let mut covered = Coverage::default();
-    for seed in (0..worlds).filter(|seed| seed % parts == part) {
-        covered.add(&run(seed, false));
+    let (next, covered) = (AtomicU64::new(0), Mutex::new(Coverage::default()));
+    let failed = Mutex::new(Vec::new());
+    let work = || {
+        while failed.lock().unwrap().len() < MOST_FAILURES {
+            let seed = next.fetch_add(1, Relaxed);
+            if seed >= worlds {
+                break;
+            }
+            match catch_unwind(AssertUnwindSafe(|| World::run(seed, false))) {
+                Ok(coverage) => covered.lock().unwrap().add(&coverage),
+                Err(_) => failed.lock().unwrap().push(seed),
+            }
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+    let covered = covered.into_inner().unwrap();
+    println!("{} scenarios on {threads} threads: {covered}", worlds * ROUNDS);
+    let mut failed = failed.into_inner().unwrap();
+    failed.sort_unstable();
+    for seed in &failed {
+        let command = "cargo test -p kwik-proto --test harness replay -- --nocapture";
+        println!("replay with: KWIK_SEED={seed} {command}");
     }
-    println!("{covered:#?}");
+    assert!(failed.is_empty(), "failing seeds: {failed:?}");
     if worlds * ROUNDS >= SCENARIOS {
         covered.check();
     }
 }
 
 #[test]
-fn even_seeds() {
-    run_part(0, 2);
-}
-
-#[test]
-fn odd_seeds() {
-    run_part(1, 2);
-}
-
-#[test]
 fn replay() {
     if let Some(seed) = from_env("KWIK_SEED") {
-        run(seed, true);
+        World::run(seed, true);
     }
 }

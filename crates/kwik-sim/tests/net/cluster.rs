@@ -11,7 +11,7 @@ use bytes::Bytes;
 use kwik::{
     Accepted, ClientConfig, Config, ConnectionError, Identity, LeaseWriter, PathEvent, PathId,
     PathStatus, PrimarySession, QuicConfig, ReadError, RecvStream, SecondarySession, SendStream,
-    ServerConfig, Session, StreamId, Uncovered, WriteError,
+    ServerConfig, Session, SessionStats, StreamId, Uncovered, WriteError,
 };
 use kwik_sim::{Host, Sim};
 
@@ -131,6 +131,11 @@ impl Cluster {
                 });
             }
         });
+    }
+
+    /// The primary's side of the session.
+    pub(crate) fn primary_stats(&self) -> Option<SessionStats> {
+        self.primary.lock().unwrap().as_ref().map(|primary| primary.session().stats())
     }
 
     /// Gives the client's session a path to an edge.

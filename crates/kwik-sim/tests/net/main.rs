@@ -1,12 +1,16 @@
 //! KWIK over a simulated network: everything but the wire and the clock is what runs in production.
 //!
-//! A failure names its seed; `KWIK_SEED=n cargo test --release -p kwik-sim --test net replay -- --nocapture` replays
-//! it. `KWIK_NETWORKS=n` sets how many random scenarios run in all.
+//! A failure names its seed; `KWIK_SEED=n cargo test --release -p kwik-sim --test net replay_one --
+//! --nocapture` replays it. `KWIK_NETWORKS=n` sets how many random scenarios run.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]
 
 mod cluster;
 mod content;
+mod coverage;
+mod directed;
 mod failover;
 mod random;
 mod replay;
 mod scenario;
+mod seeds;
+mod urgent;

@@ -1,9 +1,10 @@
 //! A scenario: servers on links, what the client fetches, and what goes wrong when.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kwik::Config;
+use kwik::{Config, Session};
 use kwik_sim::{Shape, Sim, Trace};
 
 use crate::cluster::{Cluster, FetchError, Reading, Request};
@@ -63,8 +64,6 @@ pub(crate) struct Outcome {
     pub(crate) fetched: Vec<(Duration, Result<Reading, FetchError>)>,
     pub(crate) trace: Trace,
     pub(crate) took: Duration,
-    /// What the client has left when all is closed: tasks.
-    pub(crate) left: usize,
 }
 
 pub(crate) fn ms(ms: u64) -> Duration {
@@ -113,38 +112,76 @@ impl Scenario {
             let (scenario, cluster) = (self.clone(), cluster.clone());
             sim.at(time, move || scenario.apply(&cluster, fault));
         }
-        let world = sim.clone();
         let fetched = sim.block_on({
-            let (client, cluster) = (cluster.client.clone(), cluster.clone());
+            let (sim, cluster) = (sim.clone(), cluster.clone());
             async move {
                 let results = Arc::new(Mutex::new(Results::default()));
-                client.spawn(fetch_all(self.clone(), cluster, results.clone()));
+                let fetching = fetch_all(self.clone(), cluster.clone(), results.clone());
+                cluster.client.spawn(fetching);
                 while results.lock().unwrap().missing(self.fetches.len()) {
-                    let late = world.elapsed() > self.limit;
+                    let late = sim.elapsed() > self.limit;
                     assert!(!late, "hangs: {:?}", results.lock().unwrap().hanging(&self.fetches));
-                    world.sleep(ms(100)).await;
+                    results.lock().unwrap().check_memory();
+                    sim.sleep(ms(100)).await;
                 }
-                // Whatever is left has an end of its own, at last three of QUIC's backed-off probe timeouts.
-                world.sleep(Duration::from_secs(120)).await;
-                let mut results = results.lock().unwrap();
-                let fetched = std::mem::take(&mut results.fetched);
+                let Results { fetched, session } = std::mem::take(&mut *results.lock().unwrap());
+                if let Some(session) = session {
+                    nothing_left(&cluster, &session).await;
+                }
+                // A connection's end lasts three of QUIC's probe timeouts, which follow from round
+                // trips that may have been as long as its idle timeout.
+                let end = sim.elapsed() + Duration::from_secs(400);
+                while cluster.client.tasks() > 0 {
+                    assert!(sim.elapsed() < end, "{} tasks are left", cluster.client.tasks());
+                    sim.sleep(ms(1000)).await;
+                }
                 fetched.into_values().collect()
             }
         });
-        let left = cluster.client.tasks();
-        Outcome { fetched, trace: sim.trace(), took: sim.elapsed(), left }
+        let outcome = Outcome { fetched, trace: sim.trace(), took: sim.elapsed() };
+        sim.end();
+        outcome
+    }
+}
+
+/// Waits until neither end keeps anything of streams that are over.
+async fn nothing_left(cluster: &Cluster, session: &Session) {
+    let sim = &cluster.sim;
+    let end = sim.elapsed() + Duration::from_secs(60);
+    while session.close_reason().is_none() {
+        let kept: Vec<_> = [Some(session.stats()), cluster.primary_stats()]
+            .into_iter()
+            .flatten()
+            .filter(|stats| {
+                (stats.streams, stats.leases, stats.pieces) != (0, 0, 0)
+                    || stats.granted + stats.held + stats.unacknowledged > 0
+            })
+            .collect();
+        if kept.is_empty() {
+            return;
+        }
+        assert!(sim.elapsed() < end, "sessions keep {kept:#?}");
+        sim.sleep(ms(100)).await;
     }
 }
 
 #[derive(Default)]
 struct Results {
-    fetched: std::collections::BTreeMap<usize, (Duration, Result<Reading, FetchError>)>,
+    fetched: BTreeMap<usize, (Duration, Result<Reading, FetchError>)>,
+    session: Option<Session>,
 }
 
 impl Results {
     fn hanging<'a>(&self, fetches: &'a [Fetch]) -> Vec<&'a Fetch> {
         let hangs = |(at, _): &(usize, _)| !self.fetched.contains_key(at);
         fetches.iter().enumerate().filter(hangs).map(|(_, fetch)| fetch).collect()
+    }
+
+    /// What waits to be read fits the window, and so does what is granted.
+    fn check_memory(&self) {
+        if let Some(stats) = self.session.as_ref().map(Session::stats) {
+            assert!(stats.held <= stats.window && stats.granted <= stats.window, "{stats:#?}");
+        }
     }
 
     fn missing(&self, all: usize) -> bool {
@@ -164,6 +201,7 @@ async fn fetch_all(scenario: Scenario, cluster: Cluster, results: Arc<Mutex<Resu
             return;
         }
     };
+    results.lock().unwrap().session.replace(session.clone());
     for (at, fetch) in scenario.fetches.into_iter().enumerate() {
         let (cluster, session, results) = (cluster.clone(), session.clone(), results.clone());
         let client = cluster.client.clone();
@@ -174,8 +212,6 @@ async fn fetch_all(scenario: Scenario, cluster: Cluster, results: Arc<Mutex<Resu
             let mut results = results.lock().unwrap();
             let taken = results.fetched.insert(at, (sim.elapsed(), result));
             assert!(taken.is_none(), "a stream ends once");
-            let stats = session.stats();
-            assert!(stats.held <= stats.window, "{stats:?}");
         });
     }
 }

@@ -215,6 +215,7 @@ impl Endpoint {
             let connection = connection?;
             let control = open_control(&connection).await?;
             let mut machine = ClientSession::new(session, key, addr, endpoint.runtime.now());
+            machine.streams().set_memory(endpoint.runtime.receive_memory());
             machine.streams().set_budget(endpoint.budget.clone());
             let shared = Shared::new(
                 machine,
@@ -355,17 +356,16 @@ impl Incoming {
 
     async fn accept(self, secondaries: bool) -> Result<Accepted, ConnectError> {
         let runtime = self.endpoint.runtime.clone();
-        let deadline = runtime.now() + limits::HANDSHAKE_TIMEOUT * 4;
-        let mut introduced = pin!(introduce(self.incoming));
-        let mut timeout = runtime.sleep_until(deadline);
-        let (connection, control, first) = std::future::poll_fn(|cx| {
-            if let Poll::Ready(result) = introduced.as_mut().poll(cx) {
-                return Poll::Ready(result);
-            }
-            let timeout = Pin::new(&mut timeout).poll(cx);
-            timeout.map(|()| Err(ConnectionError::TimedOut.into()))
-        })
-        .await?;
+        let mut timeout = runtime.sleep_until(runtime.now() + limits::INTRODUCTION_TIMEOUT);
+        let late = ConnectError::from(ConnectionError::TimedOut);
+        let connecting = self.incoming.accept()?;
+        let connection = before(&mut timeout, connecting).await.ok_or(late)??;
+        let introduced = before(&mut timeout, introduce(&connection)).await;
+        let (control, first) = introduced.unwrap_or_else(|| {
+            connection
+                .close(Code::AuthFailed.as_u64(), b"KWIK_AUTH_FAILED: not introduced in time");
+            Err(ConnectionError::TimedOut.into())
+        })?;
         let exporter = connection.export_keying_material(EXPORTER_LABEL, b"");
         let config = &self.server.config;
         let receive_window = config.quic.receive_window;
@@ -398,6 +398,7 @@ impl Incoming {
                 Err(ConnectError::Refused(error.to_string()))
             }
             Ok(session::Accepted::Primary(mut machine)) => {
+                machine.streams().set_memory(runtime.receive_memory());
                 machine.streams().set_budget(self.endpoint.budget.clone());
                 let home = (PathId::PRIMARY, &connection);
                 let quic = (None, receive_window);
@@ -451,18 +452,30 @@ fn check_welcome(
     Err(ConnectError::Refused(reason.into()))
 }
 
-/// Handshakes and reads the first control frame. Nothing else of the connection is read before.
+/// Awaits `work` until the timeout; none if it comes first.
+async fn before<T>(
+    timeout: &mut (impl Future<Output = ()> + Unpin),
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    let mut work = pin!(work);
+    std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Pin::new(&mut *timeout).poll(cx).map(|()| None),
+    })
+    .await
+}
+
+/// Reads the first control frame. Nothing else of the connection is read before.
 async fn introduce(
-    incoming: quic::Incoming,
-) -> Result<(Connection, ControlStream, ControlMessage), ConnectError> {
-    let connection = incoming.accept()?.await?;
+    connection: &Connection,
+) -> Result<(ControlStream, ControlMessage), ConnectError> {
     let (send, mut recv) = connection.accept_bi().await?;
     send.set_priority(i32::MAX).ok();
     let mut decoder = ControlDecoder::new();
     loop {
         match decoder.poll_frame() {
             Ok(Some(first)) => {
-                return Ok((connection, ControlStream { send, recv, decoder }, first));
+                return Ok((ControlStream { send, recv, decoder }, first));
             }
             Ok(None) => {}
             Err(error) => {

@@ -123,6 +123,11 @@ impl Connection {
         self.0.rtt()
     }
 
+    /// Bytes that it may have in flight.
+    pub(crate) fn congestion_window(&self) -> u64 {
+        self.0.stats().path.cwnd
+    }
+
     /// What a session wants to know of it.
     pub(crate) fn figures(&self) -> Figures {
         let stats = self.0.stats();

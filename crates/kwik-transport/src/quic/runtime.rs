@@ -12,6 +12,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
+use kwik_proto::presentation::ReceiveMemory;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::socket::PlainSocket;
@@ -45,6 +46,14 @@ impl Runtime {
     /// A seed for the QUIC library's own chance; none: it asks the system.
     pub(super) fn seed(&self) -> Option<[u8; 32]> {
         self.custom.is_some().then(|| self.random_bytes())
+    }
+
+    /// Where received bytes are: with a socket of the application's own, each datagram by itself.
+    pub(crate) fn receive_memory(&self) -> ReceiveMemory {
+        match self.custom {
+            Some(_) => ReceiveMemory::of_datagrams(),
+            None => ReceiveMemory::default(),
+        }
     }
 
     /// The present moment of this runtime's clock.
@@ -201,6 +210,13 @@ impl quinn::UdpPoller for AlwaysWritable {
 
 /// A timer.
 pub(crate) struct Sleep(Pin<Box<dyn quinn::AsyncTimer>>);
+
+impl Sleep {
+    /// Lets it complete at `deadline` instead.
+    pub(crate) fn reset(&mut self, deadline: Instant) {
+        self.0.as_mut().reset(deadline);
+    }
+}
 
 impl Future for Sleep {
     type Output = ();

@@ -15,13 +15,20 @@ use kwik_proto::{Config, limits};
 /// leaves free.
 const WINDOW_SHARE: u64 = 16;
 
+/// Bytes that may wait for acknowledgement beyond what QUIC has in flight. One acknowledgement tells of
+/// half as many, so that the other half keeps QUIC busy; together with what is in flight it stays
+/// within the least window that a receiver gives QUIC ([`limits::CONNECTION_WINDOW`]).
+const AHEAD: u64 = 512 * 1024;
+
 /// Numbers the packets of one connection, and holds those of normal priority back while so much is
-/// not acknowledged that QUIC's send window is nearly full: what is more urgent always finds room
-/// there.
+/// not acknowledged that QUIC's windows are nearly full, its own or the peer's: what is more urgent
+/// always finds room there, and so do control frames.
 pub(super) struct Gate {
     sent: SharedSent,
     send_window: u64,
     max_outstanding: AtomicU64,
+    /// QUIC's congestion window.
+    in_flight: AtomicU64,
     batch: AtomicUsize,
     /// QUIC streams with a packet to send, in the order in which they came.
     waiting: Mutex<VecDeque<Waiting>>,
@@ -39,6 +46,7 @@ impl Gate {
             sent,
             send_window,
             max_outstanding: AtomicU64::new(0),
+            in_flight: AtomicU64::new(0),
             batch: AtomicUsize::new(0),
             waiting: Mutex::default(),
         };
@@ -93,7 +101,10 @@ impl Gate {
 
     fn has_room(&self, urgent: bool) -> bool {
         let sent = lock(&self.sent);
-        let bulk = || sent.outstanding() < self.max_outstanding.load(Relaxed);
+        let bulk = || {
+            let most = self.max_outstanding.load(Relaxed);
+            sent.outstanding() < most.min(self.in_flight.load(Relaxed) + AHEAD)
+        };
         sent.has_room() && (urgent || bulk())
     }
 
@@ -107,9 +118,15 @@ impl Gate {
         sent
     }
 
+    /// What is acknowledged leaves room for more.
+    pub(super) fn on_acknowledged(&self, congestion_window: u64) {
+        self.in_flight.store(congestion_window, Relaxed);
+        self.wake_first();
+    }
+
     /// Lets the first of those who wait look whether there is room; it stays the first until it has
     /// sent.
-    pub(super) fn wake_first(&self) {
+    fn wake_first(&self) {
         let waiting = lock(&self.waiting);
         if let Some(first) = waiting.front().filter(|first| self.has_room(first.urgent)) {
             first.waker.wake_by_ref();

@@ -81,7 +81,7 @@ impl DataPool {
 
     /// The peer has acknowledged packets.
     pub(super) fn on_acknowledged(&self) {
-        self.gate.wake_first();
+        self.gate.on_acknowledged(self.connection.congestion_window());
     }
 
     /// Nothing more is sent.

@@ -1,0 +1,146 @@
+//! Every stream ends once: with its bytes, or with a typed error when it may.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
+
+use kwik::{ConnectionError, ReadError};
+
+use crate::cluster::{FetchError, Kind};
+use crate::coverage::Coverage;
+use crate::random::scenario;
+use crate::scenario::{Fault, Outcome, Scenario};
+
+const SCENARIOS: u64 = 2_000;
+
+/// An error is told that long after the first fault at the latest: QUIC's idle timeout, and a moment.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Failing seeds after which no more are tried.
+const MOST_FAILURES: usize = 20;
+
+fn from_env(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+impl Scenario {
+    fn hits(&self, server: usize, fault: fn(&Fault) -> Option<usize>) -> usize {
+        self.faults.iter().filter(|(_, hit)| fault(hit) == Some(server)).count()
+    }
+
+    /// Whether the fetches of a kind may fail.
+    fn may_fail(&self, kind: Kind, error: &FetchError) -> bool {
+        let crash = |fault: &Fault| match fault {
+            Fault::Crash(server) => Some(*server),
+            _ => None,
+        };
+        let silence = |fault: &Fault| match fault {
+            Fault::Freeze(server) | Fault::Cut(server) => Some(*server),
+            Fault::CutUp(server) | Fault::CutDown(server) => Some(*server),
+            _ => None,
+        };
+        let leave = |fault: &Fault| match fault {
+            Fault::Leave(server) => Some(*server),
+            _ => None,
+        };
+        let gone = |server| {
+            self.hits(server, crash) + self.hits(server, silence) + self.hits(server, leave) > 0
+        };
+        let crashed = self.hits(0, crash) > 0;
+        // QUIC itself gives up a handshake that hears nothing for long.
+        let undialed = matches!(error, FetchError::Dial(_)) && (gone(0) || self.lossy);
+        // After a silence QUIC has measured a round trip as long as that: what is lost again it
+        // repeats after thrice as long, which may be more than its idle timeout.
+        let silences = self.hits(0, silence) + usize::from(self.lossy);
+        let quiet = error.is_timeout() && self.hits(0, silence) > 0 && silences > 1;
+        let alone = kind == Kind::LeasedToEdges && (1..self.links.len()).all(gone);
+        crashed || undialed || quiet || alone
+    }
+}
+
+impl FetchError {
+    /// Whether QUIC's idle timeout ended the session.
+    fn is_timeout(&self) -> bool {
+        let lost = match self {
+            Self::Lost(error) | Self::Read(ReadError::ConnectionLost(error)) => Some(error),
+            Self::Write(kwik::WriteError::ConnectionLost(error)) => Some(error),
+            _ => None,
+        };
+        matches!(lost, Some(ConnectionError::TimedOut))
+    }
+}
+
+fn verify(scenario: &Scenario, outcome: &Outcome) {
+    for (fetch, (at, result)) in scenario.fetches.iter().zip(&outcome.fetched) {
+        if let Err(error) = result {
+            let allowed = scenario.may_fail(fetch.request.kind, error);
+            assert!(allowed, "{fetch:?} failed at {at:?}: {error:?}");
+            let first = scenario.faults.first().map_or(Duration::ZERO, |(at, _)| *at);
+            assert!(*at < first + DEADLINE, "{fetch:?} failed at {at:?} only: {error:?}");
+        }
+    }
+}
+
+fn run(seed: u64) -> Coverage {
+    let scenario = scenario(seed);
+    let outcome = scenario.clone().run(seed);
+    verify(&scenario, &outcome);
+    Coverage::of(seed, &scenario, &outcome)
+}
+
+/// What this process held at most, where the system says so.
+fn peak_memory() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    format!("peak memory {}", peak.map_or("unknown", str::trim))
+}
+
+#[test]
+fn seeds() {
+    let scenarios = from_env("KWIK_NETWORKS").unwrap_or(SCENARIOS);
+    let threads = thread::available_parallelism().map_or(1, |threads| threads.get() as u64);
+    let (next, covered) = (AtomicU64::new(0), Mutex::new(Coverage::default()));
+    let failed = Mutex::new(Vec::new());
+    let work = || {
+        while failed.lock().unwrap().len() < MOST_FAILURES {
+            let seed = next.fetch_add(1, Relaxed);
+            if seed >= scenarios {
+                break;
+            }
+            match catch_unwind(AssertUnwindSafe(|| run(seed))) {
+                Ok(coverage) => covered.lock().unwrap().add(&coverage),
+                Err(_) => failed.lock().unwrap().push(seed),
+            }
+        }
+    };
+    thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+    let covered = covered.into_inner().unwrap();
+    println!("{scenarios} networks on {threads} threads: {covered}, {}", peak_memory());
+    let mut failed = failed.into_inner().unwrap();
+    failed.sort_unstable();
+    for seed in &failed {
+        let command = "cargo test --release -p kwik-sim --test net replay_one -- --nocapture";
+        println!("replay with: KWIK_SEED={seed} {command}");
+    }
+    assert!(failed.is_empty(), "failing seeds: {failed:?}");
+    if scenarios >= SCENARIOS {
+        covered.check();
+    }
+}
+
+#[test]
+fn replay_one() {
+    if let Some(seed) = from_env("KWIK_SEED") {
+        let scenario = scenario(seed);
+        println!("{scenario:#?}");
+        let outcome = scenario.clone().run(seed);
+        outcome.trace.packets.iter().for_each(|packet| println!("{packet}"));
+        for (at, result) in &outcome.fetched {
+            println!("{at:?} {result:?}");
+        }
+        verify(&scenario, &outcome);
+    }
+}
