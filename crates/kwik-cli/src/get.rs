@@ -72,7 +72,8 @@ pub(crate) async fn fetch(
     };
     result?;
     shares.update(client.session());
-    Ok(Summary { manifest, elapsed: began.elapsed(), shares })
+    let longest_stall = progress.longest_stall();
+    Ok(Summary { manifest, elapsed: began.elapsed(), longest_stall, shares })
 }
 
 async fn write(fetch: Fetch, output: &Path, progress: &Progress) -> Result<(), FetchError> {

@@ -40,6 +40,8 @@ impl Shares {
 pub(crate) struct Summary {
     pub(crate) manifest: Manifest,
     pub(crate) elapsed: Duration,
+    /// The longest wait for a next byte.
+    pub(crate) longest_stall: Duration,
     pub(crate) shares: Shares,
 }
 
@@ -55,6 +57,7 @@ impl Summary {
             "size": self.manifest.size,
             "blake3": self.manifest.root.to_hex().as_str(),
             "seconds": self.elapsed.as_secs_f64(),
+            "longest_stall_seconds": self.longest_stall.as_secs_f64(),
             "mbit_per_second": mbit(self.manifest.size, self.elapsed),
             "paths": paths.collect::<Vec<_>>(),
             "verified": true,
@@ -71,11 +74,12 @@ impl fmt::Display for Summary {
         }
         write!(
             f,
-            "{}: {} in {:.2} s, {:.0} Mbit/s; {shares}verified",
+            "{}: {} in {:.2} s, {:.0} Mbit/s, longest stall {} ms; {shares}verified",
             self.manifest.name,
             Size(self.manifest.size),
             self.elapsed.as_secs_f64(),
             mbit(self.manifest.size, self.elapsed),
+            self.longest_stall.as_millis(),
         )
     }
 }

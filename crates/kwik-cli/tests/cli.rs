@@ -51,6 +51,7 @@ fn a_file_arrives_whole_through_three_servers() {
     assert_eq!(json["size"], 20_000_000);
     assert_eq!(json["blake3"], blake3::hash(&data).to_hex().as_str());
     assert_eq!(json["verified"], true);
+    assert!(json["longest_stall_seconds"].as_f64().unwrap() > 0.0);
     let addresses: Vec<_> =
         json["paths"].as_array().unwrap().iter().map(|path| path["address"].clone()).collect();
     assert_eq!(addresses[0], primary.address.as_str());

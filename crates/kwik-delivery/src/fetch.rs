@@ -5,6 +5,7 @@ use std::{
     io,
     path::Path,
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -123,19 +124,38 @@ impl Fetch {
     }
 
     async fn pump(self, sink: Sink, progress: &Progress) -> Result<(), FetchError> {
-        pump(self.recv, self.verifier, sink, &progress.0).await
+        pump(self.recv, self.verifier, sink, progress).await
     }
 }
 
 /// How far a fetch is; to be looked at while it runs.
 #[derive(Debug, Default)]
-pub struct Progress(AtomicU64);
+pub struct Progress {
+    verified: AtomicU64,
+    /// In microseconds.
+    longest_stall: AtomicU64,
+}
 
 impl Progress {
     /// Bytes that are verified and written.
     #[must_use]
     pub fn verified(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.verified.load(Ordering::Relaxed)
+    }
+
+    /// The longest wait for a next byte of the object, from its first on.
+    #[must_use]
+    pub fn longest_stall(&self) -> Duration {
+        Duration::from_micros(self.longest_stall.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn on_verified(&self, bytes: u64) {
+        self.verified.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn on_stall(&self, stall: Duration) {
+        let micros = u64::try_from(stall.as_micros()).unwrap_or(u64::MAX);
+        self.longest_stall.fetch_max(micros, Ordering::Relaxed);
     }
 }
 

@@ -1,10 +1,7 @@
 //! From the stream to its destination: blocks are collected here, and verified and written off the
 //! threads that run tasks.
 
-use std::{
-    io,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::{io, time::Instant};
 
 use bytes::{Buf, Bytes};
 use futures_util::future::try_join;
@@ -12,7 +9,7 @@ use kwik::RecvStream;
 use tokio::sync::mpsc;
 
 use crate::{
-    FetchError, PartFile, Verifier,
+    FetchError, PartFile, Progress, Verifier,
     limits::{GROUP_SIZE, READ_BATCH, WRITE_BLOCK, WRITE_QUEUE},
     offload::offload,
 };
@@ -45,18 +42,18 @@ struct Block {
     data: Vec<u8>,
 }
 
-/// Reads the whole of `recv`, in order, into `sink`; counts in `written`.
+/// Reads the whole of `recv`, in order, into `sink`; tells `progress`.
 pub(crate) async fn pump(
     recv: RecvStream,
     verifier: Verifier,
     sink: Sink,
-    written: &AtomicU64,
+    progress: &Progress,
 ) -> Result<(), FetchError> {
     let (full, to_write) = mpsc::channel(WRITE_QUEUE);
     // Written blocks come back: faulting in fresh memory for each costs more than verifying it.
     let (empty, to_fill) = mpsc::channel(WRITE_QUEUE + 2);
-    let reading = read(recv, verifier.size(), full, to_fill);
-    let writing = write(verifier, sink, to_write, empty, written);
+    let reading = read(recv, verifier.size(), full, to_fill, progress);
+    let writing = write(verifier, sink, to_write, empty, progress);
     let ((), sink) = try_join(reading, writing).await?;
     offload(move || sink.finish()).await
 }
@@ -66,10 +63,15 @@ async fn read(
     size: u64,
     full: mpsc::Sender<Block>,
     mut to_fill: mpsc::Receiver<Vec<u8>>,
+    progress: &Progress,
 ) -> Result<(), FetchError> {
     let mut batch = vec![Bytes::new(); READ_BATCH];
     let mut block = Block { offset: 0, data: Vec::with_capacity(WRITE_BLOCK) };
+    let mut waits_since = None;
     while let Some(count) = recv.read_chunks(&mut batch).await? {
+        if let Some(since) = waits_since {
+            progress.on_stall(Instant::now().saturating_duration_since(since));
+        }
         for slice in &mut batch[..count] {
             let mut slice = std::mem::take(slice);
             let end = block.offset + (block.data.len() + slice.len()) as u64;
@@ -89,6 +91,7 @@ async fn read(
                 }
             }
         }
+        waits_since = Some(Instant::now());
     }
     let received = block.offset + block.data.len() as u64;
     if received != size {
@@ -105,13 +108,13 @@ async fn write(
     mut sink: Sink,
     mut to_write: mpsc::Receiver<Block>,
     empty: mpsc::Sender<Vec<u8>>,
-    written: &AtomicU64,
+    progress: &Progress,
 ) -> Result<Sink, FetchError> {
     while let Some(mut block) = to_write.recv().await {
         let verifier = verifier.clone();
         let work = move || write_block(&verifier, &mut sink, &block).map(|()| (sink, block));
         (sink, block) = offload(work).await?;
-        written.fetch_add(block.data.len() as u64, Ordering::Relaxed);
+        progress.on_verified(block.data.len() as u64);
         block.data.clear();
         // The reader may be done.
         empty.try_send(block.data).ok();

@@ -1,5 +1,6 @@
-//! What a reader waits for is judged by itself (design §6). A path may bring much and still hold a reader up:
-//! behind a lost packet that takes long to be repeated, or at a server that is stuck with one stream.
+//! What a reader waits for is judged by itself (design §6). A path may bring much and still hold a
+//! reader up: behind a lost packet that takes long to be repeated, or at a server that is stuck
+//! with one stream.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -10,8 +11,8 @@ use crate::{LeaseId, PathId, PieceId, StreamId, limits};
 
 use super::{Scheduler, Theft};
 
-/// Readers are looked at this often at the least, while something is asked for: what they wait for changes
-/// without notice.
+/// Readers are looked at this often at the least, while something is asked for: what they wait for
+/// changes without notice.
 const LOOK_AT_LEAST: Duration = Duration::from_millis(25);
 /// ... and not more often than this, as it takes a look at every stream.
 const LOOK_AT_MOST: Duration = Duration::from_millis(5);
@@ -31,7 +32,8 @@ impl Scheduler {
         self.look_at.filter(|_| self.pieces() > 0)
     }
 
-    /// Moves what readers have waited for too long to the paths that have it first. True when something moved.
+    /// Moves what readers have waited for too long to the paths that have it first. True when
+    /// something moved.
     pub(super) fn rescue(&mut self, now: Instant) -> bool {
         if self.look_at.is_some_and(|at| now < at) {
             return false;
@@ -62,9 +64,10 @@ impl Scheduler {
         Some(Awaited { since, owner, piece, range })
     }
 
-    /// Who is to bring what a reader waits for instead of its owner; else when to ask again. A path has failed its
-    /// reader that should have brought a piece by now, with nothing of the stream coming from there for longer
-    /// than a lost packet's repetition takes; or that will have it later than another, and the reader waits.
+    /// Who is to bring what a reader waits for instead of its owner; else when to ask again. A path
+    /// has failed its reader that should have brought a piece by now, with nothing of the stream
+    /// coming from there for longer than a lost packet's repetition takes; or that will have it
+    /// later than another, and the reader waits.
     fn find_rescue(
         &self,
         stream: StreamId,
@@ -89,8 +92,8 @@ impl Scheduler {
         Ok(Theft { thief, owner, piece, lease })
     }
 
-    /// Asks for what the reader of a stream waits for, if nobody was asked for it, on the path that has it first,
-    /// be it busy or not.
+    /// Asks for what the reader of a stream waits for, if nobody was asked for it, on the path that
+    /// has it first, be it busy or not.
     pub(super) fn hurry(&mut self, stream: StreamId, streams: &mut StreamTable, now: Instant) {
         let Some(fill) = self.fills.get(&stream) else { return };
         let Some(at) = fill.awaited_free() else { return };
@@ -99,8 +102,8 @@ impl Scheduler {
         }
     }
 
-    /// The path other than `except` that would have a range first, however much it was asked for, its lease, and
-    /// how long that takes.
+    /// The path other than `except` that would have a range first, however much it was asked for,
+    /// its lease, and how long that takes.
     fn first_with(
         &self,
         stream: StreamId,

@@ -7,6 +7,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use kwik_proto::limits;
@@ -53,6 +54,11 @@ impl Endpoint {
         // A client that has not authenticated may not make a server hold more than this.
         let cautious = within(limits::UNAUTHENTICATED_WINDOW);
         let mut endpoint = quinn::EndpointConfig::default();
+        if let Some(tls) = server {
+            let runtime = runtime.clone();
+            endpoint.reset_key(tls.reset_key());
+            endpoint.cid_generator(move || Box::new(ConnectionIds(runtime.clone())));
+        }
         endpoint.rng_seed(runtime.seed());
         let inner = quinn::Endpoint::new_with_abstract_socket(
             endpoint,
@@ -105,6 +111,28 @@ impl Endpoint {
     /// Waits until every connection is gone, with its closing told to the peer. Cancel safe.
     pub(crate) async fn wait_idle(&self) {
         self.inner.wait_idle().await;
+    }
+}
+
+/// Random connection ids. The library's own have a mark of the process that made them, and the next
+/// process of a server would not answer for those of this one.
+struct ConnectionIds(Runtime);
+
+impl ConnectionIds {
+    const LEN: usize = 8;
+}
+
+impl quinn::ConnectionIdGenerator for ConnectionIds {
+    fn generate_cid(&mut self) -> quinn::ConnectionId {
+        quinn::ConnectionId::new(&self.0.random_bytes::<{ Self::LEN }>())
+    }
+
+    fn cid_len(&self) -> usize {
+        Self::LEN
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
     }
 }
 

@@ -7,7 +7,9 @@ use std::sync::{Arc, OnceLock};
 
 use kwik_proto::auth::Fingerprint;
 use kwik_proto::limits::ALPN;
+use quinn::crypto::HmacKey;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use ring::hmac;
 use rustls::{
     CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::{
@@ -68,6 +70,8 @@ pub enum ServerTrust {
 pub(crate) struct ServerTls {
     pub(super) config: Arc<rustls::ServerConfig>,
     fingerprint: Fingerprint,
+    /// Made from the private key, so that it is the same when the server starts again.
+    reset_key: hmac::Key,
 }
 
 impl ServerTls {
@@ -99,6 +103,9 @@ impl ServerTls {
         let own = chain.first().ok_or_else(|| TlsError::Certificate("none".to_owned()))?;
         let fingerprint =
             certificate_key(own).map_err(|error| TlsError::Certificate(error.to_string()))?;
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, key.secret_der());
+        let reset_key = hmac::sign(&secret, b"kwik stateless reset");
+        let reset_key = hmac::Key::new(hmac::HMAC_SHA256, reset_key.as_ref());
         let mut config = rustls::ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .expect("invariant: the provider has TLS 1.3")
@@ -109,7 +116,14 @@ impl ServerTls {
         config.send_tls13_tickets = 0;
         config.max_early_data_size = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        Ok(Self { config: Arc::new(config), fingerprint })
+        Ok(Self { config: Arc::new(config), fingerprint, reset_key })
+    }
+
+    /// With it the next process of this server can tell clients of this one that their connections
+    /// are gone (stateless reset, RFC 9000 section 10.3). Servers that share a private key share
+    /// it.
+    pub(super) fn reset_key(&self) -> Arc<dyn HmacKey> {
+        Arc::new(self.reset_key.clone())
     }
 
     /// What clients pin.
