@@ -127,7 +127,11 @@ fn seeds() {
             }
             match catch_unwind(AssertUnwindSafe(|| run(seed))) {
                 Ok(coverage) => covered.lock().unwrap().add(&coverage),
-                Err(_) => failed.lock().unwrap().push(seed),
+                Err(_) => {
+                    let command = "cargo test --release -p kwik-sim --test net replay_one -- --nocapture";
+                    eprintln!("replay with: KWIK_SEED={seed} {command}");
+                    failed.lock().unwrap().push(seed);
+                }
             }
         }
     };
@@ -136,10 +140,6 @@ fn seeds() {
     println!("{scenarios} networks on {threads} threads: {covered}, {}", peak_memory());
     let mut failed = failed.into_inner().unwrap();
     failed.sort_unstable();
-    for seed in &failed {
-        let command = "cargo test --release -p kwik-sim --test net replay_one -- --nocapture";
-        println!("replay with: KWIK_SEED={seed} {command}");
-    }
     assert!(failed.is_empty(), "failing seeds: {failed:?}");
     if scenarios >= SCENARIOS {
         covered.check();
