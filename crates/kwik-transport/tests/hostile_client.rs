@@ -101,6 +101,34 @@ async fn malformed_control_bytes_end_the_session_as_invalid_frames() {
     .await;
 }
 
+/// Signs of life that want an answer, `count` of them.
+async fn flood(peer: &mut Peer, count: u64) {
+    let first = peer.due();
+    for sequence in first..first + count {
+        peer.say(ControlMessage::Heartbeat(pb::Heartbeat { sequence, reply: false })).await;
+    }
+}
+
+#[tokio::test]
+async fn answers_that_have_to_wait_come_all_and_in_order() {
+    within(async {
+        let scene = Scene::new().await;
+        let mut peer = scene.join().await;
+        let count = 100_000;
+        let first = peer.due();
+        // More than QUIC takes while nobody reads.
+        flood(&mut peer, count).await;
+        for expected in first..first + count {
+            let reply = |m: &ControlMessage| match m {
+                ControlMessage::Heartbeat(beat) if beat.reply => Some(beat.sequence),
+                _ => None,
+            };
+            assert_eq!(peer.hear_until(reply).await, expected);
+        }
+    })
+    .await;
+}
+
 fn wrong_roles() -> Vec<(Code, ControlMessage)> {
     use ControlMessage as M;
     let reset =

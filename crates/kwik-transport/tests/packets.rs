@@ -159,6 +159,45 @@ fn encoded_for(stream_id: u64, id: u64, payload: &[u8], options: DataOptions) ->
     out.concat()
 }
 
+/// All bytes, and the packets, of a QUIC stream until it has told of the end of so many streams.
+async fn heard(peer: &Peer, ends: usize) -> (Vec<u8>, Vec<DataPacket>) {
+    let mut data = peer.connection.accept_uni().await.unwrap();
+    // The QUIC stream may go on: others share it.
+    let (mut bytes, mut packets) = (Vec::new(), Vec::<DataPacket>::new());
+    let fins = |packets: &[DataPacket]| {
+        packets.iter().flat_map(|packet| &packet.frames).filter(|frame| frame.fin).count()
+    };
+    while fins(&packets) < ends {
+        let chunk = data.read_chunk(usize::MAX, true).await.unwrap().unwrap();
+        bytes.extend_from_slice(&chunk.bytes);
+        let mut rest = bytes.get(1..).unwrap_or_default();
+        packets = std::iter::from_fn(|| {
+            DataPacket::decode_length_delimited(&mut rest).ok().filter(|p| p.packet_id > 0)
+        })
+        .collect();
+    }
+    (bytes, packets)
+}
+
+/// 5.4.
+#[tokio::test]
+async fn small_writes_of_many_streams_leave_together() {
+    const STREAMS: usize = 60;
+    within(async {
+        let servers = servers(0, (false, false));
+        let (peer, primary, _) = join(&servers, DataOptions::default()).await;
+        for _ in 0..STREAMS {
+            let mut stream = primary.session().open_uni().await.unwrap();
+            stream.write_all(&[7; 8]).await.unwrap();
+            stream.finish().unwrap();
+        }
+        let (_, packets) = heard(&peer, STREAMS).await;
+        // The first leaves at once, since nothing says that others follow.
+        assert!(packets.len() < STREAMS / 4, "{} packets", packets.len());
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn what_was_agreed_is_on_the_wire() {
     within(async {
@@ -169,18 +208,7 @@ async fn what_was_agreed_is_on_the_wire() {
             let mut stream = primary.session().open_uni().await.unwrap();
             stream.write_all(&[7; 10_000]).await.unwrap();
             stream.finish().unwrap();
-            let mut data = peer.connection.accept_uni().await.unwrap();
-            // The QUIC stream may go on: others share it.
-            let (mut bytes, mut packets) = (Vec::new(), Vec::<DataPacket>::new());
-            while !packets.iter().flat_map(|packet| &packet.frames).any(|frame| frame.fin) {
-                let chunk = data.read_chunk(usize::MAX, true).await.unwrap().unwrap();
-                bytes.extend_from_slice(&chunk.bytes);
-                let mut rest = bytes.get(1..).unwrap_or_default();
-                packets = std::iter::from_fn(|| {
-                    DataPacket::decode_length_delimited(&mut rest).ok().filter(|p| p.packet_id > 0)
-                })
-                .collect();
-            }
+            let (bytes, packets) = heard(&peer, 1).await;
             for packet in &packets {
                 assert_eq!(packet.checksum != 0, options.checksum);
             }

@@ -94,6 +94,10 @@ impl SentPackets {
                 acknowledged.extend(frames);
             }
         }
+        if self.packets.is_empty() {
+            // An empty map would keep room for several.
+            self.packets = BTreeMap::new();
+        }
         Ok(acknowledged)
     }
 }

@@ -100,7 +100,8 @@ pub struct PathEvent {
 /// Paths by id, and those that ended.
 #[derive(Debug, Default)]
 pub struct PathTable {
-    paths: BTreeMap<PathId, PathInfo>,
+    /// Boxed, as the map makes room for several at once.
+    paths: BTreeMap<PathId, Box<PathInfo>>,
     ended: VecDeque<PathInfo>,
     next: u32,
 }
@@ -141,7 +142,7 @@ impl PathTable {
             deaths: 0,
             ended: false,
         };
-        self.paths.insert(id, path);
+        self.paths.insert(id, path.into());
         Ok(())
     }
 
@@ -190,7 +191,7 @@ impl PathTable {
         if self.ended.len() == limits::MAX_PATH_HISTORY {
             self.ended.pop_front();
         }
-        self.ended.push_back(path);
+        self.ended.push_back(*path);
         true
     }
 
@@ -210,31 +211,31 @@ impl PathTable {
     /// A path that has not ended.
     #[must_use]
     pub fn path(&self, id: PathId) -> Option<&PathInfo> {
-        self.paths.get(&id)
+        self.paths.get(&id).map(Box::as_ref)
     }
 
     /// Paths that have not ended.
     pub fn iter(&self) -> impl Iterator<Item = &PathInfo> {
-        self.paths.values()
+        self.paths.values().map(Box::as_ref)
     }
 
     /// Live paths that can carry data (2.4).
     #[must_use]
     pub fn active(&self) -> Vec<PathInfo> {
-        self.paths.values().filter(|path| path.status.is_usable()).cloned().collect()
+        self.iter().filter(|path| path.status.is_usable()).cloned().collect()
     }
 
     /// Paths that died (2.4).
     #[must_use]
     pub fn dead(&self) -> Vec<PathInfo> {
-        let silent = self.paths.values().filter(|path| path.status == PathStatus::Dead);
+        let silent = self.iter().filter(|path| path.status == PathStatus::Dead);
         self.ended.iter().chain(silent).cloned().collect()
     }
 
     /// Every path since the session began, as far as [`limits::MAX_PATH_HISTORY`] reaches (2.4).
     #[must_use]
     pub fn all(&self) -> Vec<PathInfo> {
-        let mut all: Vec<_> = self.ended.iter().chain(self.paths.values()).cloned().collect();
+        let mut all: Vec<_> = self.ended.iter().chain(self.iter()).cloned().collect();
         all.sort_by_key(|path| path.id);
         all
     }

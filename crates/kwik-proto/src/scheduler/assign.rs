@@ -35,11 +35,11 @@ impl Scheduler {
             return;
         }
         if std::mem::take(&mut self.moves_due) {
-            self.reassign_suspects();
+            self.reassign_suspects(streams, now);
         }
-        self.relieve();
+        self.relieve(streams, now);
         self.activate_all(streams, now);
-        while self.steal(now) {
+        while self.rescue(now) || self.steal(now) {
             self.activate_all(streams, now);
         }
     }
@@ -68,7 +68,7 @@ impl Scheduler {
     }
 
     /// Activates one piece of a stream on a path. False when it has nothing to bring.
-    fn activate_in(
+    pub(super) fn activate_in(
         &mut self,
         stream: StreamId,
         id: PathId,
@@ -112,6 +112,7 @@ impl Scheduler {
         let piece = PieceId(path.next_piece);
         path.next_piece += 1;
         path.last_stream = stream;
+        let due = now + path.schedule.backlog(len);
         path.schedule.on_activated(len, now);
         lock(&fill.recv).add_piece(id, piece, lease_id, range.clone());
         let activate = ControlMessage::Activate(pb::Activate {
@@ -120,7 +121,8 @@ impl Scheduler {
             start: range.start,
             end: range.end,
         });
-        path.pieces.insert(piece, Activation { stream, lease: lease_id, range, stolen: false });
+        path.pieces
+            .insert(piece, Activation { stream, lease: lease_id, range, stolen: false, due });
         self.events.push(SchedulerEvent::Send(id, activate));
     }
 }

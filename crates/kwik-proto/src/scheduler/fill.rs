@@ -22,6 +22,10 @@ pub(super) struct Fill {
     pub(super) uncovered_since: Option<Instant>,
     /// Some lease ended before all of it had come.
     pub(super) owed: bool,
+    /// The byte that its reader waits for, and since when.
+    pub(super) awaits: Option<(u64, Instant)>,
+    /// When each path brought something of it last.
+    pub(super) brought: BTreeMap<PathId, Instant>,
 }
 
 impl Fill {
@@ -32,6 +36,8 @@ impl Fill {
             taken: RangeSet::new(),
             uncovered_since: None,
             owed: false,
+            awaits: None,
+            brought: BTreeMap::new(),
         }
     }
 
@@ -83,6 +89,12 @@ impl Fill {
         for missing in lock(&self.recv).missing(range) {
             self.taken.remove(missing);
         }
+    }
+
+    /// The byte that its reader waits for, if nobody was asked for it.
+    pub(super) fn awaited_free(&self) -> Option<u64> {
+        let at = lock(&self.recv).awaited()?;
+        self.taken.missing(at..at + 1).next().map(|_| at)
     }
 
     /// Takes the lowest missing part of `range`.

@@ -12,6 +12,7 @@ mod fill;
 mod mapped;
 mod patience;
 mod rate;
+mod rescue;
 mod steal;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ use crate::{Code, CodedError, LeaseId, PathId, PieceId, StreamId, limits};
 
 use fill::Fill;
 pub use rate::PathSchedule;
+use steal::Theft;
 
 /// A lease as its client sees it.
 #[derive(Debug)]
@@ -62,6 +64,8 @@ struct Activation {
     range: Range<u64>,
     /// It was given to another path, which would have it sooner.
     stolen: bool,
+    /// When all of it should have come.
+    due: Instant,
 }
 
 #[derive(Debug)]
@@ -115,6 +119,8 @@ pub struct Scheduler {
     delivered: u64,
     /// Bytes of stolen pieces that may come twice.
     doubled: u64,
+    /// When readers are to be looked at next.
+    look_at: Option<Instant>,
 }
 
 impl Scheduler {
@@ -145,6 +151,7 @@ impl Scheduler {
             self.settle_cut_piece(id, piece, &activation);
         }
         for fill in self.fills.values_mut() {
+            fill.brought.remove(&id);
             lock(&fill.recv).drop_path(id);
         }
         // What a cut piece brought may have been the last that another path's lease missed.
@@ -344,6 +351,11 @@ impl Scheduler {
         if let Some(owner) = self.paths.get_mut(&path) {
             owner.schedule.on_received(bytes, asked, now);
             self.delivered += asked;
+        }
+        if asked > 0
+            && let Some(fill) = self.fills.get_mut(&stream)
+        {
+            fill.brought.insert(path, now);
         }
         self.settle_ended(stream, streams, now);
         self.schedule(streams, now);

@@ -1,5 +1,6 @@
 //! When a path is given up on, and what its pieces do then (design §6).
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use crate::stream::{ReadError, StreamTable};
@@ -23,7 +24,9 @@ impl Scheduler {
         let uncovered = self.fills.values().filter_map(|fill| fill.uncovered_since);
         let uncovered = uncovered.map(|since| since + limits::AGGREGATION_TIMEOUT);
         let resting = self.paths.values().filter_map(|path| path.schedule.rest_until());
-        suspects.chain(silent).chain(stalled).chain(uncovered).chain(resting).min()
+        let rescue = self.rescue_at();
+        let paths = suspects.chain(silent).chain(stalled).chain(resting);
+        paths.chain(uncovered).chain(rescue).min()
     }
 
     /// Suspects silent paths, gives up the dead, fails streams that nobody can fill.
@@ -116,46 +119,52 @@ impl Scheduler {
     }
 
     /// Takes the pieces of suspects back where another path may bring them.
-    pub(super) fn reassign_suspects(&mut self) {
+    pub(super) fn reassign_suspects(&mut self, streams: &mut StreamTable, now: Instant) {
         let suspects: Vec<_> =
             self.paths.iter().filter(|(_, p)| p.suspect).map(|(id, _)| *id).collect();
         for id in suspects {
-            self.reclaim(id, u64::MAX);
+            self.reclaim(id, 0, streams, now);
         }
     }
 
     /// Takes back what a path that has become slow would hold up the reader with. That may come twice, once
     /// for each time that a path becomes slow.
-    pub(super) fn relieve(&mut self) {
-        let excess = self.paths.iter().map(|(id, path)| (*id, path.schedule.excess()));
-        let slow: Vec<_> = excess.filter(|(_, excess)| *excess > 0).collect();
-        for (id, excess) in slow {
-            self.reclaim(id, excess);
+    pub(super) fn relieve(&mut self, streams: &mut StreamTable, now: Instant) {
+        let kept = self.paths.iter().map(|(id, path)| (*id, path.schedule.kept()));
+        let slow: Vec<_> = kept.filter_map(|(id, kept)| Some((id, kept?))).collect();
+        for (id, kept) in slow {
+            self.reclaim(id, kept, streams, now);
         }
     }
 
-    /// Cancels pieces of a path that another may bring, the last first, as long as `bytes` are left.
-    fn reclaim(&mut self, id: PathId, mut bytes: u64) {
+    /// Cancels the pieces of a path that another may bring, all that do not lie within the next `kept` bytes
+    /// that it sends. What was cancelled before is sent all the same, and in its turn.
+    fn reclaim(&mut self, id: PathId, kept: u64, streams: &mut StreamTable, now: Instant) {
         let Some(path) = self.paths.get(&id) else { return };
-        let pieces = path.pieces.iter().rev();
-        let movable: Vec<_> = pieces
-            .filter(|(piece, activation)| self.can_move(id, **piece, activation.stream))
-            .map(|(piece, activation)| (*piece, activation.stream, activation.lease))
-            .collect();
-        for (piece, stream, lease) in movable {
-            if bytes == 0 {
-                return;
-            }
+        let mut ahead = 0;
+        let behind = path.pieces.iter().filter(|(piece, activation)| {
+            ahead += self.fills.get(&activation.stream).map_or(0, |fill| {
+                lock(&fill.recv).piece(id, **piece).map_or(0, |piece| piece.end - piece.cursor)
+            });
+            ahead > kept && self.can_move(id, **piece, activation.stream)
+        });
+        let behind: Vec<_> = behind.map(|(id, a)| (*id, a.stream, a.lease)).collect();
+        let mut freed = BTreeSet::new();
+        for (piece, stream, lease) in behind {
             let Some(path) = self.paths.get_mut(&id) else { continue };
             let Some(fill) = self.fills.get_mut(&stream) else { continue };
-            let before = path.schedule.outstanding();
             if fill.cancel(id, piece, &mut path.schedule) {
-                bytes = bytes.saturating_sub(before - path.schedule.outstanding());
                 let cancel = pb::Cancel { lease_id: lease.0, piece_id: piece.0 };
                 let cancel = ControlMessage::Cancel(cancel);
                 self.events.push(SchedulerEvent::Send(id, cancel));
-                self.stir();
+                freed.insert(stream);
             }
+        }
+        if !freed.is_empty() {
+            self.stir();
+        }
+        for stream in freed {
+            self.hurry(stream, streams, now);
         }
     }
 

@@ -8,8 +8,12 @@ use std::time::{Duration, Instant};
 
 use crate::limits;
 
-/// How long a path's outstanding bytes last beyond its round trips.
-const SLACK: Duration = Duration::from_millis(50);
+/// How long a path's outstanding bytes last beyond its round trips, in round trips and at most: what
+/// servers, links and the reader hesitate. On short paths more would only fill memory, which costs
+/// the processor's caches more than an idle moment costs the path.
+const SLACK: (u32, Duration, Duration) = (4, Duration::from_millis(4), Duration::from_millis(50));
+/// What a lost packet's repetition may wait in queues.
+const QUEUED: Duration = Duration::from_millis(50);
 /// A piece lasts about this long, so that a stall moves little.
 const PIECE_TIME: Duration = Duration::from_millis(20);
 /// Arrived bytes that are progress, and not just acknowledgements and heartbeats.
@@ -54,6 +58,8 @@ pub struct PathSchedule {
     flat_rounds: u8,
     /// Since when its rate is below half of what was measured, and what the last such round brought.
     slump: Option<(Instant, u64)>,
+    /// It has become far slower, and has not worked off yet what it was asked for before.
+    slow: bool,
     last_progress: Instant,
     last_heard: Instant,
     /// When it last brought something, or was asked after a pause.
@@ -84,6 +90,7 @@ impl PathSchedule {
             dry: true,
             flat_rounds: 0,
             slump: None,
+            slow: false,
             last_progress: now,
             last_heard: now,
             last_brought: now,
@@ -127,6 +134,7 @@ impl PathSchedule {
     /// Notes bytes that others were asked for and that will not come.
     pub fn on_dropped(&mut self, bytes: u64) {
         self.stale = self.stale.saturating_sub(bytes);
+        self.slow &= self.stale > 0;
         self.dry |= self.is_dry();
     }
 
@@ -215,7 +223,7 @@ impl PathSchedule {
     fn measure(&mut self, bytes: u64, now: Instant) {
         self.round.0 += bytes;
         let lasted = now.saturating_duration_since(self.round.1);
-        if lasted >= self.rtt.max(Duration::from_millis(20)) {
+        if lasted >= self.base_rtt().max(Duration::from_millis(20)) {
             self.end_round(lasted, now);
             self.round = (0, now);
             self.dry = self.is_dry();
@@ -263,6 +271,7 @@ impl PathSchedule {
         }
         let (since, before) = self.slump.unwrap_or((began, u64::MAX));
         self.slump = Some((since, sample));
+        self.slow |= before < u64::MAX && now >= since + SLUMP;
         (before < u64::MAX && now >= since + SLUMP).then_some(sample.max(before))
     }
 
@@ -281,7 +290,9 @@ impl PathSchedule {
         let Some(rate) = self.rate else { return 4 * limits::MIN_PIECE };
         let base = self.base_rtt();
         let round_trips = if self.is_starting() { base * 2 } else { base * 5 / 4 };
-        bytes_in(rate, round_trips + SLACK).max(4 * limits::MIN_PIECE)
+        let (times, least, most) = SLACK;
+        let slack = (base * times).clamp(least, most);
+        bytes_in(rate, round_trips + slack).max(4 * limits::MIN_PIECE)
     }
 
     /// How many more bytes to ask for; 0 while it has enough.
@@ -290,12 +301,24 @@ impl PathSchedule {
         self.target().saturating_sub(self.outstanding + self.stale)
     }
 
-    /// How much of what it was asked for others should bring, since it became slow.
+    /// It has become slow, and what it was asked for before that is still to come.
     #[must_use]
-    pub fn excess(&self) -> u64 {
-        let Some(rate) = self.rate.filter(|_| !self.is_starting()) else { return 0 };
+    pub fn is_slow(&self) -> bool {
+        self.slow
+    }
+
+    /// How long nothing of a stream need come while a lost packet of it is repeated.
+    #[must_use]
+    pub fn repair_time(&self) -> Duration {
+        self.patience() + QUEUED
+    }
+
+    /// How much of what it was asked for it should go on to bring, if it is too slow for the rest.
+    #[must_use]
+    pub fn kept(&self) -> Option<u64> {
+        let rate = self.rate.filter(|_| !self.is_starting())?;
         let kept = self.target().max(bytes_in(rate, LAG));
-        if self.outstanding > kept * 3 / 2 { self.outstanding - kept } else { 0 }
+        (self.outstanding > 0 && self.outstanding + self.stale > kept * 3 / 2).then_some(kept)
     }
 
     /// Size of its next piece.
@@ -310,9 +333,12 @@ impl PathSchedule {
     #[must_use]
     pub fn suspect_at(&self) -> Option<Instant> {
         // Once bytes come, what waits in queues makes no gap between them.
+        (self.outstanding > 0).then(|| self.last_progress + self.patience())
+    }
+
+    fn patience(&self) -> Duration {
         let rtt = if self.waiting { self.rtt } else { self.base_rtt() };
-        let patience = limits::SUSPECT_AFTER.max(rtt * 5 / 4);
-        (self.outstanding > 0).then(|| self.last_progress + patience)
+        limits::SUSPECT_AFTER.max(rtt * 5 / 4)
     }
 
     /// When it counts as dead unless it speaks.
@@ -465,11 +491,13 @@ mod tests {
         assert!(path.rate().unwrap() > 7_000_000, "one slow round may be a lost packet");
         (12..=13).for_each(|at| pass(&mut path, at, 60_000));
         assert!(path.rate().unwrap() <= 1_100_000, "{:?}", path.rate());
-        let excess = path.excess();
-        assert!(excess > 0 && path.outstanding() - excess >= 4 * limits::MIN_PIECE);
-        path.on_cancelled(excess);
-        assert_eq!((path.excess(), path.room()), (0, 0), "it is busy with what it has");
-        path.on_dropped(excess);
+        let kept = path.kept().unwrap();
+        assert!((4 * limits::MIN_PIECE..path.outstanding()).contains(&kept));
+        let rest = path.outstanding() - kept;
+        path.on_cancelled(rest);
+        assert!(path.is_slow() && path.room() == 0, "it is busy with what it has");
+        path.on_dropped(rest);
+        assert!(!path.is_slow() && path.kept().is_none());
         assert!(path.backlog(0) <= LAG + round);
     }
 

@@ -8,15 +8,15 @@ use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{LeaseId, PathId, PieceId, StreamId, limits};
 
-use super::{Path, Scheduler, SchedulerEvent};
+use super::{Path, PathSchedule, Scheduler, SchedulerEvent};
 
 /// A piece that is to change its path.
-struct Theft {
-    thief: PathId,
-    owner: PathId,
-    piece: PieceId,
+pub(super) struct Theft {
+    pub(super) thief: PathId,
+    pub(super) owner: PathId,
+    pub(super) piece: PieceId,
     /// The thief's lease of it.
-    lease: LeaseId,
+    pub(super) lease: LeaseId,
 }
 
 /// What a path still owes of a piece.
@@ -34,15 +34,22 @@ impl Scheduler {
     /// The writer may have sent some of the piece when it hears of it: what may come twice is charged,
     /// and given back as far as it stopped before.
     pub(super) fn steal(&mut self, now: Instant) -> bool {
-        let Some(Theft { thief, owner, piece, lease }) = self.find_theft() else { return false };
+        self.find_theft().is_some_and(|theft| self.take_over(theft, now))
+    }
+
+    /// Takes a piece back and asks another path for it.
+    pub(super) fn take_over(&mut self, theft: Theft, now: Instant) -> bool {
+        let Theft { thief, owner, piece, lease } = theft;
         let Some(path) = self.paths.get_mut(&owner) else { return false };
         let Some(activation) = path.pieces.get_mut(&piece) else { return false };
         let Some(fill) = self.fills.get_mut(&activation.stream) else { return false };
         let Some(live) = lock(&fill.recv).piece(owner, piece).cloned() else { return false };
         let range = live.cursor..live.end;
         fill.cancel(owner, piece, &mut path.schedule);
-        activation.stolen = true;
-        self.doubled += range.end - range.start;
+        if !path.schedule.is_slow() {
+            activation.stolen = true;
+            self.doubled += range.end - range.start;
+        }
         let (lease_id, piece_id) = (activation.lease.0, piece.0);
         let cancel = ControlMessage::Cancel(pb::Cancel { lease_id, piece_id });
         self.events.push(SchedulerEvent::Send(owner, cancel));
@@ -89,7 +96,6 @@ impl Scheduler {
     fn worth_it(&self, (id, thief): (PathId, &Path), owner: &Path, owed: &Owed) -> Option<LeaseId> {
         let range = &owed.range;
         let len = range.end - range.start;
-        let budget = limits::DOUBLED_BYTES + self.delivered / limits::DOUBLED_SHARE;
         let owner = &owner.schedule;
         let takes = thief.schedule.backlog(len) * 3 / 2;
         // What is on its way is nearly here, unless the path is very slow.
@@ -97,10 +103,24 @@ impl Scheduler {
             true => owner.drain_time() > takes + limits::SUSPECT_AFTER,
             false => owner.backlog(0) > takes,
         };
-        if !sooner || self.doubled + len > budget {
-            return None;
-        }
-        let fill = self.fills.get(&owed.stream)?;
+        let pays = sooner && self.may_double(owner, len);
+        pays.then(|| self.lease_for(id, owed.stream, range)).flatten()
+    }
+
+    /// Whether so many bytes that a path was asked for may come twice: within the budget, or because it failed.
+    pub(super) fn may_double(&self, owner: &PathSchedule, bytes: u64) -> bool {
+        let budget = limits::DOUBLED_BYTES + self.delivered / limits::DOUBLED_SHARE;
+        owner.is_slow() || self.doubled + bytes <= budget
+    }
+
+    /// A path's lease under which it may be asked for a range.
+    pub(super) fn lease_for(
+        &self,
+        id: PathId,
+        stream: StreamId,
+        range: &Range<u64>,
+    ) -> Option<LeaseId> {
+        let fill = self.fills.get(&stream)?;
         if lock(&fill.recv).leftover(id, range).is_some() {
             return None;
         }
@@ -108,7 +128,7 @@ impl Scheduler {
             self.leases.get(id).is_some_and(|lease| {
                 let open = lease.open();
                 let covers = open.start <= range.start && range.end <= open.end;
-                covers && !lease.closing && lease.budget >= len
+                covers && !lease.closing && lease.budget >= range.end - range.start
             })
         })
     }

@@ -23,6 +23,8 @@ struct Fixture {
     id: StreamId,
     recv: SharedRecv,
     now: Instant,
+    /// What a path's connection has received.
+    total: u64,
 }
 
 impl Fixture {
@@ -34,7 +36,7 @@ impl Fixture {
         streams.accept(Dir::Uni).unwrap();
         let mut scheduler = Scheduler::default();
         [PathId::PRIMARY, A, B].into_iter().for_each(|path| scheduler.add_path(path, now));
-        Self { scheduler, streams, id, recv, now }
+        Self { scheduler, streams, id, recv, now, total: 0 }
     }
 
     fn lease(&mut self, lease_id: u64, path: PathId, range: Range<u64>) {
@@ -364,4 +366,57 @@ fn a_mapped_lease_is_asked_for_what_lies_ahead_in_order() {
     // It passed over the rest: the lease is over, and the beginning is lost.
     fixture.scheduler.on_mapped(LeaseId(1), 256 * KIB, &mut fixture.streams, now);
     assert_eq!(fixture.reports(), [(1, pb::LeaseOutcome::LeaseLost)]);
+}
+
+/// Bytes that connections receive, but not those of the stream that is looked at.
+fn flow(fixture: &mut Fixture, path: PathId, time: Duration) {
+    let step = Duration::from_millis(20);
+    let mut passed = Duration::ZERO;
+    while passed < time {
+        fixture.total += 100 * KIB;
+        fixture.scheduler.on_arrived(path, fixture.total, fixture.now);
+        fixture.pass(step);
+        passed += step;
+    }
+}
+
+#[test]
+fn a_stream_that_stalls_at_a_path_that_flows_is_asked_of_another() {
+    let mut f = Fixture::new();
+    f.lease(1, A, 0..256 * KIB);
+    f.lease(2, B, 0..256 * KIB);
+    f.receive(A, 0..64 * KIB);
+    while matches!(lock(&f.recv).read(1 << 20), Ok(Read::Data(_))) {}
+    f.sent();
+    flow(&mut f, A, 2 * limits::SUSPECT_AFTER - Duration::from_millis(20));
+    assert_eq!(f.activated(), [], "a lost packet's repetition takes so long");
+    flow(&mut f, A, Duration::from_millis(40));
+    assert_eq!(f.activated(), [(B, 64 * KIB..128 * KIB)]);
+    // B brings it, so the next piece is what the reader waits for, and A had its time.
+    f.receive(B, 64 * KIB..128 * KIB);
+    while matches!(lock(&f.recv).read(1 << 20), Ok(Read::Data(_))) {}
+    flow(&mut f, A, Duration::from_millis(40));
+    assert!(f.activated().contains(&(B, 128 * KIB..192 * KIB)));
+}
+
+#[test]
+fn what_a_reader_does_not_wait_for_is_asked_once() {
+    let mut f = Fixture::new();
+    f.lease(1, A, 0..256 * KIB);
+    f.lease(2, B, 0..256 * KIB);
+    f.receive(A, 0..64 * KIB);
+    f.sent();
+    flow(&mut f, A, Duration::from_secs(1));
+    assert_eq!(f.activated(), [], "its reader has something to read");
+}
+
+#[test]
+fn what_slow_paths_may_bring_twice_is_bounded_by_the_budget() {
+    let mut f = Fixture::new();
+    f.scheduler.doubled = limits::DOUBLED_BYTES - 64 * KIB + 1;
+    f.lease(1, A, 0..256 * KIB);
+    f.lease(2, B, 0..256 * KIB);
+    f.sent();
+    flow(&mut f, A, Duration::from_secs(1));
+    assert_eq!(f.activated(), []);
 }

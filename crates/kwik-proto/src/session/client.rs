@@ -127,7 +127,7 @@ impl ClientSession {
             data: wanted(&config).to_wire(),
         };
         control.push(&ControlMessage::AuthenticationRequest(request), now);
-        let deadline = now + limits::DEAD_AFTER * 10;
+        let deadline = now + limits::INTRODUCTION_TIMEOUT;
         let link = Link::new(&config, Stage::Authenticating, control, deadline, None, now);
         // A server that takes no checksums passes over them; what it has not agreed to take is not sent.
         let options = DataOptions { compression: false, ..wanted(&config) };

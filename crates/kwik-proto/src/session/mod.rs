@@ -32,11 +32,11 @@ pub use secondary::{Mapped, SecondarySession};
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
     /// Make a QUIC connection, then call [`ClientSession::handle_connected`].
-    Dial(Dial),
+    Dial(Box<Dial>),
     /// A path that the client lost is still wanted: call [`PrimarySession::renew_grant`].
     RenewGrant(PathId),
     /// Write this on the path's raw stream, then call [`ClientSession::on_raw_forwarded`].
-    ForwardRaw(PathId, pb::RawPacketTransmission),
+    ForwardRaw(PathId, Box<pb::RawPacketTransmission>),
     /// Close the path's connection once what was transmitted is on its way.
     ClosePath(PathId, CodedError),
     /// The session is over: close every connection with this code and reason.

@@ -503,6 +503,10 @@ impl StreamTable {
                 lock(recv).describe();
             }
             self.streams.remove(&id);
+            if self.streams.is_empty() {
+                // An empty map would keep room for several.
+                self.streams = BTreeMap::new();
+            }
             self.notices.on_retired(id);
         }
         if freed || over && counts {

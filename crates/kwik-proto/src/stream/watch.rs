@@ -103,6 +103,10 @@ impl Watch {
     /// A stream's reader needs nothing more.
     pub(super) fn close(&mut self, id: StreamId) {
         if let Some(watched) = self.streams.remove(&id) {
+            if self.streams.is_empty() {
+                // An empty map would keep room for several.
+                self.streams = BTreeMap::new();
+            }
             self.held -= watched.held;
             self.gaps.remove(&id);
             self.backpressure.on_closed(id, self.latest.unwrap_or(watched.active_at));

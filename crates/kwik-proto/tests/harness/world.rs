@@ -530,7 +530,7 @@ impl World {
                 self.client.session.on_raw_forwarded(path, packet.sequence, Ok(()), self.now);
                 let Some(id) = self.raw.get(&path).copied() else { return };
                 if let Some(Pipe { sink: Sink::Raw(packets), .. }) = self.pipes.get_mut(&id) {
-                    packets.push_back(packet);
+                    packets.push_back(*packet);
                 }
                 self.send(id, Bytes::new(), Bytes::new());
             }

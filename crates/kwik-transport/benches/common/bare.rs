@@ -4,8 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use kwik::QuicConfig;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Connection, Endpoint, Incoming, VarInt};
+use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
+use rustls::version::TLS13;
 
 use super::{Settings, Stack, stack::implement};
 
@@ -41,7 +45,16 @@ impl Stack for Bare {
         let certificate = params.self_signed(&key).unwrap().der().clone();
         let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
         let chain = vec![certificate.clone()];
-        let mut config = quinn::ServerConfig::with_single_cert(chain, key).unwrap();
+        let mut tls = rustls::ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
+        // Like KWIK it resumes nothing: each handshake verifies the server's key.
+        tls.send_tls13_tickets = 0;
+        let tls = QuicServerConfig::try_from(tls).unwrap();
+        let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls));
         config.transport_config(transport(settings));
         Server { endpoint: endpoint(&settings.quic, Some(config)), certificate }
     }
@@ -49,7 +62,14 @@ impl Stack for Bare {
     fn client(settings: &Settings, server: &Server) -> Endpoint {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(server.certificate.clone()).unwrap();
-        let mut config = quinn::ClientConfig::with_root_certificates(Arc::new(roots)).unwrap();
+        let mut tls = rustls::ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        tls.resumption = Resumption::disabled();
+        let tls = QuicClientConfig::try_from(tls).unwrap();
+        let mut config = quinn::ClientConfig::new(Arc::new(tls));
         config.transport_config(transport(settings));
         let mut endpoint = endpoint(&settings.quic, None);
         endpoint.set_default_client_config(config);
@@ -79,6 +99,10 @@ impl Stack for Bare {
     async fn wait_idle(client: &Endpoint) {
         client.wait_idle().await;
     }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
 }
 
 /// What KWIK tells QUIC, but for the number of streams: that which KWIK's applications have.

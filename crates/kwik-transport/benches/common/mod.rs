@@ -1,6 +1,7 @@
 //! What all benches share: runtimes, the two stacks behind one face, figures and their report.
 
 pub mod bare;
+pub mod heap;
 pub mod kwik;
 pub mod report;
 pub mod stack;

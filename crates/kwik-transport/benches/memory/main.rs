@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
+use common::heap::{KIB, echo, idle, live, settled};
 use common::{
     Bare, Bed, Kwik, Metric, Options, Recv, Report, Send, Session, Stack, read_all, serve_echo,
     write_all,
@@ -32,9 +33,6 @@ const SESSIONS: usize = 1000;
 const PATHS: usize = 100;
 const OPEN_STREAMS: usize = 64;
 const CLOSED_STREAMS: usize = 100_000;
-const KIB: f64 = 1024.0;
-/// Until what a handshake or a closed connection needed is gone.
-const SETTLE: Duration = Duration::from_millis(500);
 
 fn main() {
     let mut report = Report::new(Options::parse());
@@ -42,7 +40,12 @@ fn main() {
     report.bench("memory", |report| {
         let session = [Metric::ratio("live heap", "KiB a session").at_most(1.2)];
         let sessions = "1,000 idle sessions of one path";
-        report.compare(sessions, session, || [idle::<Kwik>(&bed)], || [idle::<Bare>(&bed)]);
+        report.compare(
+            sessions,
+            session,
+            || [idle::<Kwik>(&bed, SESSIONS)],
+            || [idle::<Bare>(&bed, SESSIONS)],
+        );
         let path = [Metric::alone("live heap", "KiB a path")];
         report.measure("100 sessions get a second path", path, || [second_paths(&bed)]);
         let stream = [Metric::ratio("live heap", "KiB a stream")];
@@ -61,44 +64,6 @@ fn main() {
         );
     });
     report.finish();
-}
-
-/// Bytes that are allocated and not freed.
-fn live() -> f64 {
-    let stats = HEAP.stats();
-    stats.bytes_allocated as f64 - stats.bytes_deallocated as f64
-}
-
-async fn settled() -> f64 {
-    tokio::time::sleep(SETTLE).await;
-    live()
-}
-
-/// What a session takes once it has carried an echo.
-fn idle<S: Stack>(bed: &Bed) -> f64 {
-    let server = bed.serve::<S, _>(serve_echo);
-    let client = bed.client::<S>(&server);
-    bed.run(async move {
-        echo(&S::connect(&client, S::address(&server)).await).await;
-        let before = settled().await;
-        let mut sessions = Vec::with_capacity(SESSIONS);
-        for _ in 0..SESSIONS {
-            let session = S::connect(&client, S::address(&server)).await;
-            echo(&session).await;
-            sessions.push(session);
-        }
-        let after = settled().await;
-        sessions.iter().for_each(Session::close);
-        S::wait_idle(&client).await;
-        (after - before) / KIB / SESSIONS as f64
-    })
-}
-
-async fn echo(session: &impl Session) {
-    let (mut send, mut recv) = session.open_bi().await;
-    assert!(send.write_chunk(Bytes::from_static(&[7; 64])).await);
-    send.finish();
-    assert_eq!(read_all(&mut recv).await, 64);
 }
 
 /// What one more path takes, of a client, its primary and an edge.

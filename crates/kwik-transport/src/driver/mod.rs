@@ -4,20 +4,21 @@
 //! their paths' queues, takes its actions, unlocks, and acts. Payload goes past it: a reader
 //! task puts chunks into a stream's receiving half, and tells the machine once a batch.
 
+mod control;
 mod path;
 mod pool;
 mod reader;
 mod role;
 mod secondary;
+mod timer;
 mod writer;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::future::Future;
 use std::ops::Deref;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, Weak};
-use std::task::{Poll, Waker};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -109,7 +110,7 @@ pub(crate) struct Shared<M: ?Sized> {
     /// Boxed, as the map makes room for several at once.
     paths: Mutex<BTreeMap<PathId, Box<PathLink>>>,
     closed: Mutex<Option<ConnectionError>>,
-    /// When the timer task wakes; it is told when something is due earlier.
+    /// When the timer fires; it is told when something is due earlier.
     armed: Mutex<Option<Instant>>,
     rearm: Notify,
     /// The last field, so that the session can be shared without naming its role.
@@ -126,7 +127,7 @@ impl<M: Role> Shared<M> {
         settings: &Config,
     ) -> Arc<Self> {
         let pool = DataPool::new(connection, runtime, machine.sent(), settings);
-        let shared = Arc::new_cyclic(|this: &Weak<Self>| Self {
+        Arc::new_cyclic(|this: &Weak<Self>| Self {
             this: this.clone(),
             runtime: runtime.clone(),
             home,
@@ -142,9 +143,7 @@ impl<M: Role> Shared<M> {
             armed: Mutex::default(),
             rearm: Notify::new(),
             machine: Mutex::new(machine),
-        });
-        runtime.spawn(run_timer(shared.clone()));
-        shared
+        })
     }
 }
 
@@ -210,6 +209,10 @@ impl<M: Role + ?Sized> Shared<M> {
         *handles -= 1;
         if *handles == 0 {
             streams.remove(&id);
+        }
+        if streams.is_empty() {
+            // An empty map would keep room for several.
+            *streams = BTreeMap::new();
         }
     }
 
@@ -400,7 +403,7 @@ impl<M: Role + ?Sized> Shared<M> {
             Action::ForwardRaw(path, packet) => {
                 let sequence = packet.sequence;
                 let result = match lock(&self.paths).get(&path) {
-                    Some(link) => link.forward_raw(packet, &self.runtime),
+                    Some(link) => link.forward_raw(*packet, &self.runtime),
                     None => Err(Code::PathDead),
                 };
                 self.drive(|machine, now| machine.on_raw_forwarded(path, sequence, result, now));
@@ -428,7 +431,7 @@ impl<M: Role + ?Sized> Shared<M> {
             }
             Action::Dial(dial) => {
                 if let (Some(shared), Some(endpoint)) = (self.this.upgrade(), &self.endpoint) {
-                    self.runtime.spawn(path::dial(shared, endpoint.clone(), dial));
+                    self.runtime.spawn(path::dial(shared, endpoint.clone(), *dial));
                 }
             }
         }
@@ -450,46 +453,6 @@ impl<M: Role + ?Sized> Shared<M> {
         if armed.is_none_or(|at| timeout < at) {
             *armed = Some(timeout);
             self.rearm.notify_one();
-        }
-    }
-}
-
-/// Calls the machine whenever something is due, until the session ends.
-async fn run_timer<M: Role>(shared: Arc<Shared<M>>) {
-    loop {
-        if shared.close_reason().is_some() {
-            return;
-        }
-        let due = shared.look(|machine| {
-            let due = machine.poll_timeout();
-            // Under the machine's lock: what falls due earlier through a later input is less than this.
-            *lock(&shared.armed) = due;
-            due
-        });
-        let mut rearmed = pin!(shared.rearm.notified());
-        let Some(due) = due else {
-            rearmed.await;
-            continue;
-        };
-        let mut sleep = shared.runtime.sleep_until(due);
-        let fired = std::future::poll_fn(|cx| {
-            if rearmed.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(false);
-            }
-            std::pin::Pin::new(&mut sleep).poll(cx).map(|()| true)
-        });
-        if fired.await {
-            let (figures, now) = (shared.figures(), shared.runtime.now());
-            for (path, Figures { rtt, arrived, .. }) in &figures {
-                shared.size_window(*path, *rtt, *arrived, now);
-            }
-            shared.drive(|machine, now| {
-                // A path may look silent only since a lost packet is being repeated.
-                for (path, figures) in figures {
-                    machine.on_figures(path, figures, now);
-                }
-                machine.handle_timeout(now);
-            });
         }
     }
 }

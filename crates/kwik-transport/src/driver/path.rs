@@ -1,8 +1,11 @@
-//! One path: its connection, its control stream, and the tasks that serve them.
+//! One path: its connection, its control stream, and the task that serves them.
 
-use std::pin::pin;
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -13,29 +16,16 @@ use kwik_proto::sync::lock;
 use kwik_proto::wire::pb::control::RawPacketTransmission;
 use kwik_proto::wire::{ControlDecoder, ControlMessage, StreamKind, raw};
 use kwik_proto::{Code, CodedError, PathId, limits};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::yield_now;
 
 use crate::quic::{
     ClientTls, Connection, ConnectionError, Endpoint, ReadError, RecvStream, Runtime, SendStream,
     ServerTrust, WriteError,
 };
 
-use super::{AnyShared, reader};
-
-/// Control frames on their way to a path's writer.
-#[derive(Debug, Default)]
-struct ControlOut {
-    queue: Mutex<ControlBytes>,
-    queued: Notify,
-}
-
-#[derive(Debug, Default)]
-struct ControlBytes {
-    /// One buffer, so that many small frames cost no more than their bytes.
-    frames: BytesMut,
-    /// The path is gone.
-    closed: bool,
-}
+use super::control::{ControlQueue, ControlWriter};
+use super::{AnyShared, reader, timer};
 
 /// A path's connection, and what waits to be written to it.
 #[derive(Debug)]
@@ -43,7 +33,7 @@ pub(crate) struct PathLink {
     pub(super) connection: Connection,
     /// How large its receive window is.
     window: ConnectionWindow,
-    control: Arc<ControlOut>,
+    control: Arc<ControlQueue>,
     /// From the first raw packet on.
     raw: OnceLock<mpsc::Sender<RawPacketTransmission>>,
     /// Bytes of raw packets that are queued.
@@ -57,17 +47,13 @@ impl PathLink {
         }
     }
 
-    /// Queues control bytes; called under the machine's lock, so that they keep their order. A peer that reads
-    /// so slowly that the bound is passed loses the path.
+    /// Queues control bytes, under the machine's lock. A peer that reads so slowly that the bound is passed
+    /// loses the path.
     pub(super) fn queue_control(&self, bytes: &[u8]) {
-        let mut queue = lock(&self.control.queue);
-        if queue.frames.len() + bytes.len() > limits::MAX_CONTROL_QUEUED {
+        if !self.control.push(bytes) {
             let code = Code::LimitExceeded;
             self.connection.close(code.as_u64(), code.name().as_bytes());
-            return;
         }
-        queue.frames.extend_from_slice(bytes);
-        self.control.queued.notify_one();
     }
 
     /// Queues a raw packet, unless as many wait as may.
@@ -92,13 +78,6 @@ impl PathLink {
     }
 }
 
-impl Drop for PathLink {
-    fn drop(&mut self) {
-        lock(&self.control.queue).closed = true;
-        self.control.queued.notify_one();
-    }
-}
-
 /// The two halves of a path's control stream, with what was decoded of it already.
 pub(crate) struct ControlStream {
     pub(crate) send: SendStream,
@@ -106,36 +85,74 @@ pub(crate) struct ControlStream {
     pub(crate) decoder: ControlDecoder,
 }
 
-/// Adds a connection to a session and starts its tasks.
+/// Adds a connection to a session and starts its task.
 pub(crate) fn start(
     shared: &AnyShared,
     path: PathId,
     connection: &Connection,
     control: ControlStream,
 ) {
-    let out = Arc::new(ControlOut::default());
+    let ControlStream { send, recv, decoder } = control;
+    let queue = Arc::<ControlQueue>::default();
     let link = PathLink {
         connection: connection.clone(),
         window: ConnectionWindow::new(shared.receive_window),
-        control: out.clone(),
+        control: queue.clone(),
         raw: OnceLock::new(),
         raw_bytes: Arc::default(),
     };
     lock(&shared.paths).insert(path, link.into());
-    let ControlStream { send, recv, decoder } = control;
-    let runtime = &shared.runtime;
-    let (reading, read) = mpsc::channel(1);
-    runtime.spawn(write_control(shared.clone(), path, send, out));
-    let reads = read_control(shared.clone(), (path, connection.clone()), recv, decoder);
-    let held = reading.clone();
-    runtime.spawn(async move {
-        reads.await;
-        drop(held);
-    });
-    runtime.spawn(accept_streams(shared.clone(), path, connection.clone(), (reading, read)));
-    // What the machine had ready before its path stood.
+    let mut control = ControlWriter::new(queue, send);
+    // What the machine had ready before its path stood leaves with what the application writes first. If QUIC
+    // refuses it, it tells the task too.
     shared.drive(|_, _| {});
+    let _refused = control.poll_write(&mut Context::from_waker(Waker::noop()));
+    let control = (control, recv, decoder);
+    shared.runtime.spawn(run(shared.clone(), path, connection.clone(), control));
 }
+
+/// Serves a path until its connection is lost: reads and writes its control stream, and starts a reader for
+/// each other QUIC stream. The path without which there is no session keeps the session's time too.
+#[expect(clippy::manual_async_fn, reason = "it would keep its arguments twice")]
+fn run(
+    shared: AnyShared,
+    path: PathId,
+    connection: Connection,
+    (mut send, mut recv, mut decoder): (ControlWriter, RecvStream, ControlDecoder),
+) -> impl Future<Output = ()> {
+    async move {
+        let (reading, read) = oneshot::channel();
+        let reading = Reading::new(reading);
+        let held = reading.clone();
+        let reads = pin!(async {
+            read_control(&shared, (path, &connection), &mut recv, &mut decoder).await;
+            drop(held);
+        });
+        let timer = pin!(timer::run(&shared));
+        // Last, as the others queue what it writes.
+        let writes = pin!(write_control(&shared, path, &mut send));
+        let mut accepts = pin!(async {
+            let lost = accept_streams(&shared, path, &connection, reading).await;
+            // What came before the end is read before the end is told, as in quinn.
+            read.await.ok();
+            on_lost(&shared, path, &connection, lost);
+        });
+        let timer = (path == shared.home).then_some(timer as Pin<&mut Part<'_>>);
+        let mut parts = [Some(reads as Pin<&mut Part<'_>>), timer, Some(writes)];
+        let served = poll_fn(|cx| {
+            for part in &mut parts {
+                if part.as_mut().is_some_and(|part| part.as_mut().poll(cx).is_ready()) {
+                    *part = None;
+                }
+            }
+            accepts.as_mut().poll(cx)
+        });
+        served.await;
+    }
+}
+
+/// What a path's task does beside others.
+type Part<'a> = dyn Future<Output = ()> + Send + 'a;
 
 /// Dials a secondary that the primary named.
 pub(super) async fn dial(shared: AnyShared, endpoint: Endpoint, dial: Dial) {
@@ -143,12 +160,11 @@ pub(super) async fn dial(shared: AnyShared, endpoint: Endpoint, dial: Dial) {
     let deadline = shared.runtime.now() + limits::HANDSHAKE_TIMEOUT;
     let mut connecting = pin!(connect(&endpoint, &dial));
     let mut timeout = shared.runtime.sleep_until(deadline);
-    let result = std::future::poll_fn(|cx| {
-        use std::task::Poll;
+    let result = poll_fn(|cx| {
         if let Poll::Ready(result) = connecting.as_mut().poll(cx) {
             return Poll::Ready(result);
         }
-        std::pin::Pin::new(&mut timeout).poll(cx).map(|()| Err("no answer in time".to_owned()))
+        Pin::new(&mut timeout).poll(cx).map(|()| Err("no answer in time".to_owned()))
     });
     match result.await {
         Ok((connection, control)) => {
@@ -188,44 +204,28 @@ pub(crate) async fn open_control(
     Ok(ControlStream { send, recv, decoder: ControlDecoder::new() })
 }
 
-async fn write_control(
-    shared: AnyShared,
-    path: PathId,
-    mut stream: SendStream,
-    out: Arc<ControlOut>,
-) {
-    loop {
-        let (frames, closed) = {
-            let mut queue = lock(&out.queue);
-            (queue.frames.split().freeze(), queue.closed)
-        };
-        if !frames.is_empty() {
-            match stream.write_chunk(frames).await {
-                Ok(()) => {}
-                Err(WriteError::ConnectionLost(_)) => return,
-                Err(error) => {
-                    let context = format!("the control stream cannot be written: {error}");
-                    let error = CodedError::new(Code::InvalidFrame, context);
-                    shared.drive(|machine, now| machine.handle_violation(path, &error, now));
-                    return;
-                }
-            }
-        } else if closed {
-            return;
-        } else {
-            out.queued.notified().await;
-        }
+/// Writes what is queued until QUIC takes no more.
+async fn write_control(shared: &AnyShared, path: PathId, control: &mut ControlWriter) {
+    let error = poll_fn(|cx| control.poll_write(cx)).await;
+    // Who accepts streams tells of a lost connection.
+    if !matches!(error, WriteError::ConnectionLost(_)) {
+        let context = format!("the control stream cannot be written: {error}");
+        let error = CodedError::new(Code::InvalidFrame, context);
+        shared.drive(|machine, now| machine.handle_violation(path, &error, now));
     }
 }
 
+/// Chunks of the control stream that are read before what else the path's task does.
+const CHUNKS_A_TURN: u32 = 16;
+
 /// Feeds the machine until the control stream ends, which ends the path.
 async fn read_control(
-    shared: AnyShared,
-    (path, connection): (PathId, Connection),
-    mut stream: RecvStream,
-    mut decoder: ControlDecoder,
+    shared: &AnyShared,
+    (path, connection): (PathId, &Connection),
+    stream: &mut RecvStream,
+    decoder: &mut ControlDecoder,
 ) {
-    loop {
+    for chunk in 1u32.. {
         loop {
             match decoder.poll_frame() {
                 Ok(Some(message)) => {
@@ -246,9 +246,13 @@ async fn read_control(
         }
         match stream.read_chunk(limits::MAX_CONTROL_FRAME, true).await {
             Ok(Some(chunk)) => decoder.handle_input(chunk.bytes),
-            // The one that accepts streams says why.
+            // Who accepts streams tells of it.
             Err(ReadError::ConnectionLost(_)) => return,
             Ok(None) | Err(_) => break,
+        }
+        if chunk.is_multiple_of(CHUNKS_A_TURN) {
+            // What these frames were answered leaves before more are read.
+            yield_now().await;
         }
     }
     let error = CodedError::new(Code::InvalidFrame, "the control stream ended");
@@ -271,29 +275,26 @@ fn on_lost(shared: &AnyShared, path: PathId, connection: &Connection, error: Con
 }
 
 /// Held by who still reads from a connection: its loss is told when all is read.
-pub(super) type Reading = mpsc::Sender<()>;
+pub(super) type Reading = Arc<oneshot::Sender<Infallible>>;
 
-/// Starts a reader for each unidirectional QUIC stream of the peer; QUIC's stream limit bounds them.
+/// Starts a reader for each unidirectional QUIC stream of the peer, as many as QUIC's stream limit allows, until the
+/// connection is lost: why.
 async fn accept_streams(
-    shared: AnyShared,
+    shared: &AnyShared,
     path: PathId,
-    connection: Connection,
-    (reading, mut read): (Reading, mpsc::Receiver<()>),
-) {
-    let lost = loop {
+    connection: &Connection,
+    reading: Reading,
+) -> ConnectionError {
+    loop {
         match connection.accept_uni().await {
             Ok(stream) => {
                 let reading = reading.clone();
                 let task = reader::run(shared.clone(), path, connection.clone(), stream, reading);
                 shared.runtime.spawn(task);
             }
-            Err(error) => break error,
+            Err(error) => return error,
         }
-    };
-    // What came before the end is read before the end is told, as in quinn.
-    drop(reading);
-    read.recv().await;
-    on_lost(&shared, path, &connection, lost);
+    }
 }
 
 /// Writes raw packets in order on a stream of their own, opened with the first.

@@ -1,5 +1,7 @@
 //! Reads one unidirectional QUIC stream of a peer, whatever its kind.
 
+use std::future::Future;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,22 +17,36 @@ use super::path::Reading;
 use super::{AnyShared, secondary};
 
 /// Chunks that are read at once: one lock and one wake a batch.
-pub(super) const BATCH: usize = 64;
+const BATCH: usize = 64;
+/// Room for chunks at the start: most streams are short, and wait most of the time.
+const FIRST_BATCH: usize = 4;
+/// Frames and packets after which tasks that are ready get a turn.
+const TURN_FRAMES: usize = 64;
+/// A turn whose frames bring less than this many bytes each is thin: it costs far more than its sender
+/// could want, and is to keep nobody else from the processor.
+const THIN_FRAME: usize = 16;
+/// Thin turns in a row that are followed by a pause. So half a million thin frames a second are read of
+/// a QUIC stream, which is more than an application could send in earnest.
+const THIN_TURNS: usize = 8;
+const THIN_PAUSE: Duration = Duration::from_millis(1);
 /// The connection's figures are looked up at most this often.
 const FIGURES_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Reads `stream` to its end. A violation closes the path.
-pub(super) async fn run(
+#[expect(clippy::manual_async_fn, reason = "it would keep its arguments twice")]
+pub(super) fn run(
     shared: AnyShared,
     path: PathId,
     connection: Connection,
     mut stream: RecvStream,
     reading: Reading,
-) {
-    let result = read_kind(&shared, path, &connection, &mut stream, reading).await;
-    if let Err(error) = result {
-        tracing::debug!(%path, %error, "violation on a data stream");
-        shared.drive(|machine, now| machine.handle_violation(path, &error, now));
+) -> impl Future<Output = ()> {
+    async move {
+        let result = read_kind(&shared, path, &connection, &mut stream, reading).await;
+        if let Err(error) = result {
+            tracing::debug!(%path, %error, "violation on a data stream");
+            shared.drive(|machine, now| machine.handle_violation(path, &error, now));
+        }
     }
 }
 
@@ -45,7 +61,7 @@ async fn read_kind(
     stream: &mut RecvStream,
     reading: Reading,
 ) -> Result<(), CodedError> {
-    let mut chunks = [const { Bytes::new() }; BATCH];
+    let mut chunks = first_batch();
     let mut kind = KindDecoder::new();
     loop {
         let Some(filled) = next_batch(stream, &mut chunks).await else { return Ok(()) };
@@ -74,11 +90,22 @@ async fn read_kind(
     }
 }
 
+/// Room for chunks, which [`next_batch`] makes larger when it was not enough.
+pub(super) fn first_batch() -> Vec<Bytes> {
+    vec![Bytes::new(); FIRST_BATCH]
+}
+
 /// The next chunks: how many, 0 at the stream's end. None when its connection is lost or it was reset: what
 /// that means is told on the control stream.
-pub(super) async fn next_batch(stream: &mut RecvStream, chunks: &mut [Bytes]) -> Option<usize> {
+pub(super) async fn next_batch(stream: &mut RecvStream, chunks: &mut Vec<Bytes>) -> Option<usize> {
     match stream.read_chunks(chunks).await {
-        Ok(filled) => Some(filled.unwrap_or(0)),
+        Ok(filled) => {
+            let filled = filled.unwrap_or(0);
+            if filled == chunks.len() {
+                chunks.resize(BATCH, Bytes::new());
+            }
+            Some(filled)
+        }
         Err(ReadError::Reset(_) | ReadError::ConnectionLost(_)) => None,
         Err(error) => {
             tracing::debug!(%error, "a data stream cannot be read");
@@ -95,7 +122,7 @@ async fn read_raw(
 ) -> Result<(), CodedError> {
     let mut reading = Some(reading);
     let mut decoder = RawDecoder::new();
-    let mut chunks = [const { Bytes::new() }; BATCH];
+    let mut chunks = first_batch();
     let mut batch = first;
     loop {
         for chunk in batch.drain(..) {
@@ -131,16 +158,31 @@ async fn read_data(
     let options = || shared.look(|machine| machine.data_options(path));
     let Ok(options) = shared.wait_for(&shared.waiters.paths, options).await else { return Ok(()) };
     let sink = Sink::new(shared.clone(), path);
-    let mut reader = DataReader { sink, decoder: DataDecoder::new(options), empty: 0 };
-    reader.handle_batch(connection, first)?;
-    let mut chunks = [const { Bytes::new() }; BATCH];
+    let mut reader =
+        DataReader { sink, decoder: DataDecoder::new(options), empty: 0, turn: Turn::default() };
+    reader.handle_batch(connection, first).await?;
+    let mut chunks = first_batch();
     while let Some(filled) = next_batch(stream, &mut chunks).await {
         if filled == 0 {
             return reader.decoder.handle_fin().map_err(|error| violation(&error));
         }
-        reader.handle_batch(connection, chunks[..filled].iter_mut().map(std::mem::take))?;
+        let batch = chunks[..filled].iter_mut().map(std::mem::take);
+        reader.handle_batch(connection, batch).await?;
     }
     Ok(())
+}
+
+/// Goes on behind all tasks that are ready.
+async fn yield_now() {
+    let mut yielded = false;
+    let turn = std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    });
+    turn.await;
 }
 
 /// Where the frames go that are being read.
@@ -164,15 +206,35 @@ struct DataReader {
     decoder: DataDecoder,
     /// Frames and packets since the last one that brought anything.
     empty: usize,
+    turn: Turn,
+}
+
+/// What a reader did since tasks that are ready had a turn.
+#[derive(Default)]
+struct Turn {
+    /// Frames and packets.
+    frames: usize,
+    payload: usize,
+    /// Thin turns before this one.
+    thin: usize,
 }
 
 impl DataReader {
-    fn handle_batch(
+    async fn handle_batch(
         &mut self,
         connection: &Connection,
         batch: impl IntoIterator<Item = Bytes>,
     ) -> Result<(), CodedError> {
-        let handled = batch.into_iter().try_for_each(|chunk| self.handle_chunk(chunk));
+        let mut handled = Ok(());
+        for chunk in batch {
+            handled = self.handle_chunk(chunk);
+            if handled.is_err() {
+                break;
+            }
+            if self.turn.frames >= TURN_FRAMES {
+                self.end_turn().await;
+            }
+        }
         // What came before a violation counts.
         handled.and(self.sink.end_batch(connection))
     }
@@ -182,6 +244,7 @@ impl DataReader {
         while let Some(event) = self.decoder.poll().map_err(|error| violation(&error))? {
             match event {
                 DataEvent::Frame(header) => {
+                    self.turn.frames += 1;
                     self.count_empty()?;
                     self.sink.aim(StreamId::from_u64(header.stream_id), header.offset)?;
                 }
@@ -195,14 +258,28 @@ impl DataReader {
                 }
                 DataEvent::FrameEnd { fin: false } => {}
                 DataEvent::PacketEnd { id, payload, fin } => {
+                    self.turn.frames += 1;
                     if payload == 0 && !fin {
                         self.count_empty()?;
                     }
+                    self.turn.payload += payload;
                     self.sink.packets.note(id, payload as u64, fin);
                 }
             }
         }
         Ok(())
+    }
+
+    /// Lets others work; for longer after thin turns.
+    async fn end_turn(&mut self) {
+        let Turn { frames, payload, thin } = std::mem::take(&mut self.turn);
+        self.turn.thin = if payload < THIN_FRAME * frames { thin + 1 } else { 0 };
+        if self.turn.thin < THIN_TURNS {
+            return yield_now().await;
+        }
+        self.turn.thin = 0;
+        let runtime = &self.sink.shared.runtime;
+        runtime.sleep_until(runtime.now() + THIN_PAUSE).await;
     }
 
     /// One more that may bring nothing; payload and ends start anew.
@@ -252,6 +329,10 @@ impl Sink {
         if let Some(recv) = self.target.as_ref().and_then(|target| target.recv.as_ref()) {
             let received = lock(recv).receive_fin(self.path, self.offset)?;
             self.note(0, received);
+        }
+        // Nothing follows: the half lives no longer than others need it.
+        if let Some(target) = &mut self.target {
+            target.recv = None;
         }
         Ok(())
     }

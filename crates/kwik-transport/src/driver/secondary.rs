@@ -8,7 +8,7 @@ use kwik_proto::{Code, CodedError, PathId, StreamId};
 use crate::quic::{Connection, RecvStream};
 
 use super::AnyShared;
-use super::reader::{BATCH, Sink, next_batch};
+use super::reader::{Sink, first_batch, next_batch};
 
 /// Reads what follows the kind of the stream. A violation closes the path (7.7).
 pub(super) async fn read(
@@ -27,7 +27,7 @@ pub(super) async fn read(
         progress: None,
         wanted: true,
     };
-    let mut chunks = [const { Bytes::new() }; BATCH];
+    let mut chunks = first_batch();
     let mut batch = first;
     loop {
         for chunk in batch.drain(..) {

@@ -18,7 +18,7 @@ pub(crate) use connection::{Connection, Figures};
 pub(crate) use endpoint::{Endpoint, Incoming};
 pub use error::{ClosedStream, ConnectError, ConnectionError, SendDatagramError};
 pub(crate) use error::{ReadError, WriteError};
-pub(crate) use runtime::Runtime;
+pub(crate) use runtime::{Runtime, Sleep};
 pub(crate) use socket::UdpSocket;
 pub(crate) use stream::{RecvStream, SendStream};
 pub(crate) use tls::{ClientTls, ServerTls};

@@ -211,6 +211,13 @@ impl quinn::UdpPoller for AlwaysWritable {
 /// A timer.
 pub(crate) struct Sleep(Pin<Box<dyn quinn::AsyncTimer>>);
 
+impl Sleep {
+    /// Lets it complete at `deadline` instead.
+    pub(crate) fn reset(&mut self, deadline: Instant) {
+        self.0.as_mut().reset(deadline);
+    }
+}
+
 impl Future for Sleep {
     type Output = ();
 

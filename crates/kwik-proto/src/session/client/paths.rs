@@ -75,7 +75,7 @@ impl ClientSession {
                 let target = Some(Target::new(address, pin, m.grant, now));
                 let link = Link::new(&self.config, Stage::Dialing, control, deadline, target, now);
                 self.links.insert(path, link.into());
-                self.outputs.actions.push_back(Action::Dial(Dial { path, address, pin }));
+                self.outputs.actions.push_back(Action::Dial(Dial { path, address, pin }.into()));
             }
             Err(error) if error.code == Code::InvalidFrame => return Err(error),
             Err(error) => {
@@ -146,7 +146,7 @@ impl ClientSession {
             Ok(_) => Ok(()),
         };
         match allowed {
-            Ok(()) => self.outputs.actions.push_back(Action::ForwardRaw(path, m)),
+            Ok(()) => self.outputs.actions.push_back(Action::ForwardRaw(path, m.into())),
             refused => self.on_raw_forwarded(path, m.sequence, refused, now),
         }
     }

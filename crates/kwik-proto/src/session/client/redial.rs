@@ -168,7 +168,7 @@ impl ClientSession {
                 let dial = Dial { path, address: target.address, pin: target.pin };
                 link.stage = Stage::Dialing;
                 link.deadline = now + limits::HANDSHAKE_TIMEOUT;
-                self.outputs.actions.push_back(Action::Dial(dial));
+                self.outputs.actions.push_back(Action::Dial(dial.into()));
             }
         }
     }

@@ -43,6 +43,11 @@ impl Outgoing {
         matches!(self.state, State::Opening(..))
     }
 
+    /// The peer has allowed it, and it takes more.
+    pub(in crate::driver) fn is_open(&self) -> bool {
+        matches!(self.state, State::Open(_))
+    }
+
     /// It takes no more.
     pub(in crate::driver) fn is_over(&self) -> bool {
         matches!(self.state, State::Ended | State::Failed(_))

@@ -14,6 +14,18 @@ use super::gate::Gate;
 use super::outgoing::Outgoing;
 use super::writer::WriterState;
 
+/// Bytes and frames that are gathered at most: about one datagram, so that the peer begins with it
+/// while the rest is being written.
+const GATHERED: (usize, usize) = (1000, 64);
+
+/// Whether small frames wait for others: until the task has had a turn behind all that are ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gathering {
+    No,
+    Begun,
+    Turn,
+}
+
 /// A frame that waits to leave.
 pub(super) struct Queued {
     pub(super) frame: PacketFrame,
@@ -33,7 +45,8 @@ pub(super) enum Pushed {
 }
 
 /// Frames go to QUIC from the call that brings them while nothing waits; else a task writes them,
-/// so that they leave even if nobody calls again. Since a writer may have no more than a packet's
+/// so that they leave even if nobody calls again. Small ones that follow one within the same turn
+/// of the tasks that are ready leave together (5.4). Since a writer may have no more than a packet's
 /// worth waiting, the order in which frames came serves all of them in turn.
 pub(super) struct PooledStream {
     slot: Slot,
@@ -53,6 +66,7 @@ struct Inner {
     retired: bool,
     /// QUIC or the gate held something back, which the task writes.
     blocked: bool,
+    gathering: Gathering,
     /// The task runs.
     flushing: bool,
     /// The task, asleep until there is something for it.
@@ -72,6 +86,7 @@ impl PooledStream {
             waits: false,
             retired: false,
             blocked: false,
+            gathering: Gathering::No,
             flushing: false,
             flusher: None,
         };
@@ -97,6 +112,14 @@ impl PooledStream {
         if inner.blocked {
             return Pushed::Queued;
         }
+        if inner.out.is_open() && inner.gathers() {
+            if inner.gathering != Gathering::No {
+                return Pushed::Queued;
+            }
+            // The first leaves at once: nothing says that others follow.
+            inner.gathering = Gathering::Begun;
+            self.run_flusher(&mut inner, runtime);
+        }
         let drained = inner.poll_drain(self, &mut Context::from_waker(Waker::noop()));
         inner.blocked = drained.is_pending();
         if inner.blocked {
@@ -117,7 +140,16 @@ impl PooledStream {
     /// The task: writes what waits, until the stream is over.
     fn poll_task(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut inner = lock(&self.inner);
-        inner.flusher = Some(cx.waker().clone());
+        if !inner.flusher.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            inner.flusher = Some(cx.waker().clone());
+        }
+        if inner.gathering == Gathering::Begun {
+            inner.gathering = Gathering::Turn;
+            // Comes behind every task that is ready now.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        inner.gathering = Gathering::No;
         let drained = inner.poll_drain(self, cx);
         inner.blocked = drained.is_pending();
         ready!(drained);
@@ -168,6 +200,13 @@ impl PooledStream {
 }
 
 impl Inner {
+    /// What is queued is small enough to wait for more.
+    fn gathers(&self) -> bool {
+        let (bytes, frames) = GATHERED;
+        let queued = self.queue.iter().map(|queued| queued.frame.payload.len());
+        self.queue.len() < frames && queued.sum::<usize>() < bytes
+    }
+
     /// Writes what is queued, packet by packet, and the end of the stream if that is due.
     fn poll_drain(&mut self, stream: &PooledStream, cx: &mut Context<'_>) -> Poll<()> {
         loop {

@@ -1,0 +1,72 @@
+//! Control bytes on their way to QUIC.
+
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Bytes, BytesMut};
+use kwik_proto::limits;
+use kwik_proto::sync::lock;
+
+use crate::quic::{SendStream, WriteError};
+
+/// Control frames that wait for a path's writer.
+#[derive(Debug, Default)]
+pub(super) struct ControlQueue(Mutex<Queued>);
+
+#[derive(Debug, Default)]
+struct Queued {
+    /// One buffer, so that many small frames cost no more than their bytes.
+    frames: BytesMut,
+    /// The writer, asleep until there is something for it.
+    writer: Option<Waker>,
+}
+
+impl ControlQueue {
+    /// Appends bytes; called under the machine's lock, so that they keep their order. False when the peer reads
+    /// so slowly that more would wait than may.
+    pub(super) fn push(&self, bytes: &[u8]) -> bool {
+        let mut queued = lock(&self.0);
+        if queued.frames.len() + bytes.len() > limits::MAX_CONTROL_QUEUED {
+            return false;
+        }
+        queued.frames.extend_from_slice(bytes);
+        if let Some(writer) = queued.writer.take() {
+            writer.wake();
+        }
+        true
+    }
+}
+
+/// Writes a path's control stream.
+#[derive(Debug)]
+pub(super) struct ControlWriter {
+    queue: Arc<ControlQueue>,
+    stream: SendStream,
+    /// Taken from the queue, and not yet by QUIC.
+    pending: Bytes,
+}
+
+impl ControlWriter {
+    pub(super) fn new(queue: Arc<ControlQueue>, stream: SendStream) -> Self {
+        Self { queue, stream, pending: Bytes::new() }
+    }
+
+    /// Writes whatever is queued, until QUIC takes no more: why.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<WriteError> {
+        loop {
+            if self.pending.is_empty() {
+                let mut queued = lock(&self.queue.0);
+                // Not kept: an idle path has no buffer.
+                self.pending = std::mem::take(&mut queued.frames).freeze();
+                if self.pending.is_empty() {
+                    queued.writer = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
+            }
+            let pending = std::slice::from_mut(&mut self.pending);
+            if let Err(error) = ready!(self.stream.poll_write_chunks(cx, pending)) {
+                return Poll::Ready(error);
+            }
+        }
+    }
+}
