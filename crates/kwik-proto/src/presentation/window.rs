@@ -430,6 +430,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_odd_window_that_is_lent_out_grows_by_what_is_left() {
+        // 143 is no multiple of two floors: 73 can be lent, and one more byte once it has grown.
+        let (mut window, id) = (ReceiveWindow::new(143, 144, 2), stream(7));
+        let mut model = Model { size: 143, floor: 35, maximum: 144, max_streams: 2, open: vec![] };
+        for operation in [Operation::Open(7), Operation::Borrow(7, 73), Operation::Grow] {
+            model.apply(&mut window, &operation);
+            model.check(&window);
+        }
+        assert_eq!((window.size(), window.lendable(), window.borrow(id, 9)), (144, 1, 109));
+    }
+
     proptest! {
         #[test]
         fn allowances_never_exceed_the_size_and_nothing_leaks(

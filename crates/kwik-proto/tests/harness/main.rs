@@ -48,7 +48,11 @@ fn seeds() {
             }
             match catch_unwind(AssertUnwindSafe(|| World::run(seed, false))) {
                 Ok(coverage) => covered.lock().unwrap().add(&coverage),
-                Err(_) => failed.lock().unwrap().push(seed),
+                Err(_) => {
+                    let command = "cargo test -p kwik-proto --test harness replay -- --nocapture";
+                    eprintln!("replay with: KWIK_SEED={seed} {command}");
+                    failed.lock().unwrap().push(seed);
+                }
             }
         }
     };
@@ -58,10 +62,6 @@ fn seeds() {
     println!("{} scenarios on {threads} threads: {covered}", worlds * ROUNDS);
     let mut failed = failed.into_inner().unwrap();
     failed.sort_unstable();
-    for seed in &failed {
-        let command = "cargo test -p kwik-proto --test harness replay -- --nocapture";
-        println!("replay with: KWIK_SEED={seed} {command}");
-    }
     assert!(failed.is_empty(), "failing seeds: {failed:?}");
     if worlds * ROUNDS >= SCENARIOS {
         covered.check();

@@ -36,6 +36,18 @@ pub(crate) enum Fault {
     Join(usize),
 }
 
+impl Fault {
+    /// Whom it hits.
+    pub(crate) fn server(self) -> usize {
+        match self {
+            Self::Crash(server) | Self::Start(server) | Self::Freeze(server) => server,
+            Self::Thaw(server) | Self::Cut(server) | Self::CutUp(server) => server,
+            Self::CutDown(server) | Self::Mend(server) | Self::Slow(server, _) => server,
+            Self::Leave(server) | Self::Join(server) => server,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Fetch {
     pub(crate) request: Request,
@@ -113,7 +125,7 @@ impl Scenario {
             sim.at(time, move || scenario.apply(&cluster, fault));
         }
         let fetched = sim.block_on({
-            let (sim, cluster) = (sim.clone(), cluster.clone());
+            let (sim, cluster) = (sim.clone(), cluster);
             async move {
                 let results = Arc::new(Mutex::new(Results::default()));
                 let fetching = fetch_all(self.clone(), cluster.clone(), results.clone());
@@ -177,10 +189,15 @@ impl Results {
         fetches.iter().enumerate().filter(hangs).map(|(_, fetch)| fetch).collect()
     }
 
-    /// What waits to be read fits the window, and so does what is granted.
+    /// What waits to be read fits the window, and no stream is granted more than its allowance.
     fn check_memory(&self) {
-        if let Some(stats) = self.session.as_ref().map(Session::stats) {
-            assert!(stats.held <= stats.window && stats.granted <= stats.window, "{stats:#?}");
+        let Some(session) = &self.session else { return };
+        let stats = session.stats();
+        assert!(stats.held <= stats.window && stats.granted <= stats.window, "{stats:#?}");
+        for stream in session.stream_stats() {
+            let Some(recv) = stream.recv.filter(|recv| recv.allowance > 0) else { continue };
+            let granted = recv.granted - recv.buffer.read_position;
+            assert!(granted <= recv.allowance, "{} was granted {granted}: {recv:#?}", stream.id);
         }
     }
 

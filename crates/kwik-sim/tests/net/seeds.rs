@@ -18,6 +18,10 @@ const SCENARIOS: u64 = 2_000;
 /// An error is told that long after the first fault at the latest: QUIC's idle timeout, and a moment.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// While the primary does well, nobody waits longer for bytes that an edge owes: half a second is
+/// the rule, and an edge counts as dead after three.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
 /// Failing seeds after which no more are tried.
 const MOST_FAILURES: usize = 20;
 
@@ -29,6 +33,11 @@ fn from_env(name: &str) -> Option<u64> {
 impl Scenario {
     fn hits(&self, server: usize, fault: fn(&Fault) -> Option<usize>) -> usize {
         self.faults.iter().filter(|(_, hit)| fault(hit) == Some(server)).count()
+    }
+
+    /// Nothing goes wrong but with edges.
+    fn primary_does_well(&self) -> bool {
+        !self.lossy && self.faults.iter().all(|(_, fault)| fault.server() != 0)
     }
 
     /// Whether the fetches of a kind may fail.
@@ -75,6 +84,12 @@ impl FetchError {
 
 fn verify(scenario: &Scenario, outcome: &Outcome) {
     for (fetch, (at, result)) in scenario.fetches.iter().zip(&outcome.fetched) {
+        if let (Ok(reading), Kind::Leased, None) = (result, fetch.request.kind, fetch.pace)
+            && scenario.primary_does_well()
+        {
+            let (wait, at) = reading.longest_wait();
+            assert!(wait < LONGEST_WAIT, "{fetch:?} waited {wait:?} at {at:?}");
+        }
         if let Err(error) = result {
             let allowed = scenario.may_fail(fetch.request.kind, error);
             assert!(allowed, "{fetch:?} failed at {at:?}: {error:?}");
@@ -112,7 +127,11 @@ fn seeds() {
             }
             match catch_unwind(AssertUnwindSafe(|| run(seed))) {
                 Ok(coverage) => covered.lock().unwrap().add(&coverage),
-                Err(_) => failed.lock().unwrap().push(seed),
+                Err(_) => {
+                    let command = "cargo test --release -p kwik-sim --test net replay_one -- --nocapture";
+                    eprintln!("replay with: KWIK_SEED={seed} {command}");
+                    failed.lock().unwrap().push(seed);
+                }
             }
         }
     };
@@ -121,10 +140,6 @@ fn seeds() {
     println!("{scenarios} networks on {threads} threads: {covered}, {}", peak_memory());
     let mut failed = failed.into_inner().unwrap();
     failed.sort_unstable();
-    for seed in &failed {
-        let command = "cargo test --release -p kwik-sim --test net replay_one -- --nocapture";
-        println!("replay with: KWIK_SEED={seed} {command}");
-    }
     assert!(failed.is_empty(), "failing seeds: {failed:?}");
     if scenarios >= SCENARIOS {
         covered.check();

@@ -97,7 +97,7 @@ fn slowest(seed: u64, bulk_streams: u64, priority: i32) -> [Duration; 2] {
     server.spawn(async move {
         let session = listener.accept().await.unwrap().await.unwrap();
         slot.lock().unwrap().replace(session);
-        std::future::pending().await
+        std::future::pending::<()>().await;
     });
     sim.block_on(async move {
         let config = ClientConfig::pinned(identity.fingerprint());
