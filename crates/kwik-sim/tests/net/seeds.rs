@@ -128,7 +128,8 @@ fn seeds() {
             match catch_unwind(AssertUnwindSafe(|| run(seed))) {
                 Ok(coverage) => covered.lock().unwrap().add(&coverage),
                 Err(_) => {
-                    let command = "cargo test --release -p kwik-sim --test net replay_one -- --nocapture";
+                    let command =
+                        "cargo test --release -p kwik-sim --test net replay_one -- --nocapture";
                     eprintln!("replay with: KWIK_SEED={seed} {command}");
                     failed.lock().unwrap().push(seed);
                 }
