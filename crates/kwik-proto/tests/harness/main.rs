@@ -1,7 +1,8 @@
-//! The three roles of the core, joined by in-memory pipes in virtual time: random scenarios from seeds.
+//! The three roles of the core, joined by in-memory pipes in virtual time: random scenarios from
+//! seeds.
 //!
-//! A failure names its seed; `KWIK_SEED=n cargo test -p kwik-proto --test harness replay -- --nocapture`
-//! replays it with a trace. `KWIK_SCENARIOS=n` sets how many scenarios run in all.
+//! A failure names its seed; `KWIK_SEED=n cargo test -p kwik-proto --test harness replay --
+//! --nocapture` replays it with a trace. `KWIK_SCENARIOS=n` sets how many scenarios run in all.
 
 #![allow(clippy::unwrap_used, reason = "a harness fails by panicking")]
 

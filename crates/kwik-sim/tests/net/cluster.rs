@@ -11,7 +11,7 @@ use bytes::Bytes;
 use kwik::{
     Accepted, ClientConfig, Config, ConnectionError, Identity, LeaseWriter, PathEvent, PathId,
     PathStatus, PrimarySession, QuicConfig, ReadError, RecvStream, SecondarySession, SendStream,
-    ServerConfig, Session, SessionStats, StreamId, Uncovered, WriteError,
+    ServerConfig, Session, SessionStats, StreamId, StreamStats, Uncovered, WriteError,
 };
 use kwik_sim::{Host, Sim};
 
@@ -138,6 +138,11 @@ impl Cluster {
         self.primary.lock().unwrap().as_ref().map(|primary| primary.session().stats())
     }
 
+    pub(crate) fn primary_streams(&self) -> Vec<StreamStats> {
+        let primary = self.primary.lock().unwrap();
+        primary.as_ref().map(|primary| primary.session().stream_stats()).unwrap_or_default()
+    }
+
     /// Gives the client's session a path to an edge.
     pub(crate) fn join(&self, edge: usize) {
         let Some(session) = self.primary.lock().unwrap().clone() else { return };
@@ -195,7 +200,11 @@ impl Cluster {
                     Request { kind: Kind::Upload, tag, len } => {
                         receive(send, recv, tag, len).await.ok();
                     }
-                    request => cluster.deliver(&session, send, request).await,
+                    request => {
+                        // Its end may come after what was read, and nobody looks any more.
+                        drop(recv);
+                        cluster.deliver(&session, send, request).await;
+                    }
                 }
             });
         }

@@ -172,7 +172,8 @@ async fn nothing_left(cluster: &Cluster, session: &Session) {
         if kept.is_empty() {
             return;
         }
-        assert!(sim.elapsed() < end, "sessions keep {kept:#?}");
+        let streams = [session.stream_stats(), cluster.primary_streams()];
+        assert!(sim.elapsed() < end, "sessions keep {kept:#?}: {streams:#?}");
         sim.sleep(ms(100)).await;
     }
 }

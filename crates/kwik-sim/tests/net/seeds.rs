@@ -15,7 +15,8 @@ use crate::scenario::{Fault, Outcome, Scenario};
 
 const SCENARIOS: u64 = 2_000;
 
-/// An error is told that long after the first fault at the latest: QUIC's idle timeout, and a moment.
+/// An error is told that long after the first fault at the latest: QUIC's idle timeout, and a
+/// moment.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// While the primary does well, nobody waits longer for bytes that an edge owes: half a second is
@@ -128,7 +129,8 @@ fn seeds() {
             match catch_unwind(AssertUnwindSafe(|| run(seed))) {
                 Ok(coverage) => covered.lock().unwrap().add(&coverage),
                 Err(_) => {
-                    let command = "cargo test --release -p kwik-sim --test net replay_one -- --nocapture";
+                    let command =
+                        "cargo test --release -p kwik-sim --test net replay_one -- --nocapture";
                     eprintln!("replay with: KWIK_SEED={seed} {command}");
                     failed.lock().unwrap().push(seed);
                 }

@@ -1,5 +1,6 @@
-//! A small message of high priority on a session that is full both ways: 20 Mbit/s, a round trip of
-//! 50 ms, and drop-tail queues of 50 ms, so that what is written last waits for one of them at most.
+//! A small message of high priority on a session that is full both ways: 20 Mbit/s, a round trip
+//! of 50 ms, and drop-tail queues of 50 ms, so that what is written last waits for one of them at
+//! most.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};

@@ -15,9 +15,9 @@ use kwik_proto::{Config, limits};
 /// leaves free.
 const WINDOW_SHARE: u64 = 16;
 
-/// Bytes that may wait for acknowledgement beyond what QUIC has in flight. One acknowledgement tells of
-/// half as many, so that the other half keeps QUIC busy; together with what is in flight it stays
-/// within the least window that a receiver gives QUIC ([`limits::CONNECTION_WINDOW`]).
+/// Bytes that may wait for acknowledgement beyond what QUIC has in flight. One acknowledgement
+/// tells of half as many, so that the other half keeps QUIC busy; together with what is in flight
+/// it stays within the least window that a receiver gives QUIC ([`limits::CONNECTION_WINDOW`]).
 const AHEAD: u64 = 512 * 1024;
 
 /// Numbers the packets of one connection, and holds those of normal priority back while so much is
