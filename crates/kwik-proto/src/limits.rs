@@ -109,6 +109,8 @@ pub const MAX_PIECES: usize = 256;
 /// Secondary streams that one path's server has open at once: leaves QUIC streams for plain leases.
 pub const MAX_SECONDARY_STREAMS: usize = 64;
 
+/// Paths that a stream names as its sources: far more than there are at once, for those that come and go.
+pub const MAX_SOURCES: usize = 32;
 /// Gaps in one stream's buffer.
 pub const MAX_GAPS: usize = 1024;
 /// Runs of one session's buffers.

@@ -123,6 +123,9 @@ pub struct RecvStats {
     pub duplicates: u64,
     /// Those of `duplicates` whose two copies differed.
     pub conflicts: u64,
+    /// The paths that brought its bytes (1.2, 8.5), each with how many it brought first: at most
+    /// [`limits::MAX_SOURCES`](crate::limits::MAX_SOURCES).
+    pub sources: Vec<(PathId, u64)>,
     /// Why its producers are asked to slow down, and since when.
     pub backpressure: Option<(BackpressureReason, Instant)>,
     /// What its reader waits for while bytes behind it are here.

@@ -24,6 +24,8 @@ use crate::{Code, CodedError, LeaseId, PathId, PieceId, StreamId, limits};
 
 use super::StreamMetadata;
 
+mod pieces;
+
 /// A receiving half, shared by the session and the byte path.
 pub type SharedRecv = Arc<Mutex<RecvHalf>>;
 
@@ -108,6 +110,8 @@ pub struct RecvHalf {
     leased: RangeSet,
     duplicates: u64,
     conflicts: u64,
+    /// Who brought how many of its bytes first.
+    sources: Vec<(PathId, u64)>,
     /// Paths whose bytes are thrown away: the stream is complete, and they were given up.
     discarded: BTreeSet<PathId>,
     /// The reader takes any chunk, not just the next.
@@ -133,6 +137,7 @@ impl RecvHalf {
             leased: RangeSet::new(),
             duplicates: 0,
             conflicts: 0,
+            sources: Vec::new(),
             discarded: BTreeSet::new(),
             unordered: false,
             credit_step: 1,
@@ -180,18 +185,19 @@ impl RecvHalf {
             return Err(self.mismatch("data beyond the final size", range.end));
         }
         // Only bytes that are kept move the cursor: what is not must be asked of another path.
-        let readable = self.error.is_none() && self.store(range.start, data)?;
+        let readable = self.error.is_none() && self.store(path, range.start, data)?;
         let (asked, piece_ended) = piece.map_or((0, false), |id| self.advance(path, id, &range));
         Ok(Received { readable, piece_ended, asked })
     }
 
     /// Buffers data; true when the reader has something to do.
-    fn store(&mut self, offset: u64, data: Bytes) -> Result<bool, CodedError> {
+    fn store(&mut self, path: PathId, offset: u64, data: Bytes) -> Result<bool, CodedError> {
         let before = self.buffer.contiguous_end();
         let mut new = 0;
         match self.buffer.write(offset, data) {
             Ok(written) => {
                 new = written.new;
+                self.note_source(path, new);
                 self.duplicates += written.duplicate;
                 self.conflicts += written.conflicting;
             }
@@ -203,6 +209,20 @@ impl RecvHalf {
         }
         let readable = if self.unordered { new > 0 } else { self.buffer.contiguous_end() > before };
         Ok(readable)
+    }
+
+    fn note_source(&mut self, path: PathId, bytes: u64) {
+        if let Some((_, brought)) = self.sources.iter_mut().find(|(known, _)| *known == path) {
+            *brought += bytes;
+        } else if bytes > 0 && self.sources.len() < limits::MAX_SOURCES {
+            self.sources.push((path, bytes));
+        }
+    }
+
+    /// The paths that brought its bytes, each with how many it brought first.
+    #[must_use]
+    pub fn sources(&self) -> &[(PathId, u64)] {
+        &self.sources
     }
 
     /// Moves a piece's cursor: bytes that were waited for, and whether the piece is over.
@@ -473,108 +493,5 @@ impl RecvHalf {
     /// No piece is under way on any path, and the session knows of all that ended.
     pub(crate) fn is_quiet(&self) -> bool {
         self.pieces.is_empty() && self.ended.is_empty()
-    }
-
-    pub(crate) fn has_live_pieces(&self) -> bool {
-        self.pieces.values().any(|piece| !piece.cancelled)
-    }
-
-    /// Something of `path` may still come.
-    pub(crate) fn has_pieces_of(&self, path: PathId) -> bool {
-        self.pieces_of(path).next().is_some()
-    }
-
-    /// Notes a lease; false when those seen lie in too many separate places.
-    pub(crate) fn add_lease(&mut self, range: Range<u64>) -> bool {
-        // What has come is promised no more.
-        self.leased.remove(0..self.buffer.contiguous_end());
-        self.leased.insert(range);
-        self.leased.len() <= limits::MAX_LEASES
-    }
-
-    pub(crate) fn leased(&self) -> &RangeSet {
-        &self.leased
-    }
-
-    pub(crate) fn missing(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
-        self.buffer.missing(range)
-    }
-
-    pub(crate) fn add_piece(&mut self, path: PathId, id: PieceId, lease: LeaseId, at: Range<u64>) {
-        let piece = Piece { lease, cursor: at.start, end: at.end, cancelled: false };
-        self.pieces.insert((path, id), piece);
-    }
-
-    pub(crate) fn piece(&self, path: PathId, id: PieceId) -> Option<&Piece> {
-        self.pieces.get(&(path, id))
-    }
-
-    /// The byte that the reader waits for, having nothing else to read.
-    pub(crate) fn awaited(&self) -> Option<u64> {
-        (self.unread() == 0 && !self.is_complete()).then(|| self.buffer.contiguous_end())
-    }
-
-    /// The live piece that is to bring a byte.
-    pub(crate) fn owner_of(&self, offset: u64) -> Option<(PathId, PieceId)> {
-        let due = |piece: &Piece| !piece.cancelled && (piece.cursor..piece.end).contains(&offset);
-        self.pieces.iter().find(|(_, piece)| due(piece)).map(|(id, _)| *id)
-    }
-
-    /// How far a piece has come, whether it is under way or has ended and the session was not told yet.
-    pub(crate) fn progress(&self, path: PathId, id: PieceId) -> Option<u64> {
-        let ended = || self.ended.iter().find(|end| end.path == path && end.piece == id);
-        self.piece(path, id).map(|piece| piece.cursor).or_else(|| ended().map(|end| end.at))
-    }
-
-    /// The lowest part of `range` that `path` may still bring under a cancelled piece. It cannot be
-    /// asked for it anew: nobody could tell which piece the bytes belong to.
-    pub(crate) fn leftover(&self, path: PathId, range: &Range<u64>) -> Option<Range<u64>> {
-        let cancelled = self.pieces_of(path).filter(|(_, piece)| piece.cancelled);
-        let rests = cancelled.map(|(_, piece)| piece.cursor..piece.end);
-        rests.filter(|r| r.start < range.end && range.start < r.end).min_by_key(|r| r.start)
-    }
-
-    pub(crate) fn cancel_piece(&mut self, path: PathId, id: PieceId) {
-        if let Some(piece) = self.pieces.get_mut(&(path, id)) {
-            piece.cancelled = true;
-        }
-    }
-
-    /// The writer stopped a piece at `sent_until`: it ends there. True when that has come already.
-    ///
-    /// # Errors
-    /// The writer says it sent less than it did, or more than it was asked for.
-    pub(crate) fn stop_piece(
-        &mut self,
-        path: PathId,
-        id: PieceId,
-        sent_until: u64,
-    ) -> Result<bool, CodedError> {
-        let Some(piece) = self.pieces.get_mut(&(path, id)) else { return Ok(false) };
-        if sent_until < piece.cursor || sent_until > piece.end {
-            let context = format!("a piece stopped at {sent_until}, outside what was asked");
-            return Err(CodedError::new(Code::OffsetSyncFailure, context));
-        }
-        piece.end = sent_until;
-        let over = piece.cursor == piece.end;
-        if over {
-            self.pieces.remove(&(path, id));
-        }
-        Ok(over)
-    }
-
-    /// Forgets the pieces of a path that is gone.
-    pub(crate) fn drop_path(&mut self, path: PathId) {
-        self.pieces.retain(|(owner, _), _| *owner != path);
-    }
-
-    /// Forgets the pieces of a path that was given up, and throws away what it still sends.
-    pub(crate) fn discard_from(&mut self, path: PathId) {
-        self.drop_path(path);
-        self.discarded.insert(path);
-    }
-
-    pub(crate) fn take_ended(&mut self) -> Vec<PieceEnd> {
-        std::mem::take(&mut self.ended)
     }
 }

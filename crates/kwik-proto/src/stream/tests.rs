@@ -45,6 +45,23 @@ fn an_end_behind_the_last_byte_is_told_although_nothing_more_was_read() {
     assert_clean(&table);
 }
 
+/// 1.2, 8.5.
+#[test]
+fn a_stream_knows_which_paths_brought_its_bytes() {
+    let (table, recv) = table();
+    let edge = PathId(1);
+    {
+        let mut recv = lock(&recv);
+        recv.add_piece(edge, PieceId(0), LeaseId(1), 2..6);
+        recv.receive(PathId::PRIMARY, 0, Bytes::from_static(b"ab")).unwrap();
+        recv.receive(edge, 2, Bytes::from_static(b"cdef")).unwrap();
+        // What comes twice was brought by the first.
+        recv.receive(PathId::PRIMARY, 0, Bytes::from_static(b"abc")).ok();
+    }
+    let stats = table.stream_stats().pop().and_then(|stats| stats.recv).unwrap();
+    assert_eq!(stats.sources, [(PathId::PRIMARY, 2), (edge, 4)]);
+}
+
 #[test]
 fn a_reset_before_the_first_byte_is_no_empty_stream() {
     let (mut table, recv) = table();

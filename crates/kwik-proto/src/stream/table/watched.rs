@@ -164,6 +164,7 @@ impl StreamTable {
                 final_size: recv.final_size(),
                 duplicates,
                 conflicts,
+                sources: recv.sources().to_vec(),
                 backpressure: self.watch.backpressure().stream(id),
                 gap: self.watch.gap(id),
                 times: self.watch.times(id),

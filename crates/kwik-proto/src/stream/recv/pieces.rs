@@ -1,0 +1,113 @@
+//! What paths were asked for of a stream, and how far they are.
+
+use std::ops::Range;
+
+use crate::range::RangeSet;
+use crate::{Code, CodedError, LeaseId, PathId, PieceId, limits};
+
+use super::{Piece, PieceEnd, RecvHalf};
+
+impl RecvHalf {
+    pub(crate) fn has_live_pieces(&self) -> bool {
+        self.pieces.values().any(|piece| !piece.cancelled)
+    }
+
+    /// Something of `path` may still come.
+    pub(crate) fn has_pieces_of(&self, path: PathId) -> bool {
+        self.pieces_of(path).next().is_some()
+    }
+
+    /// Notes a lease; false when those seen lie in too many separate places.
+    pub(crate) fn add_lease(&mut self, range: Range<u64>) -> bool {
+        // What has come is promised no more.
+        self.leased.remove(0..self.buffer.contiguous_end());
+        self.leased.insert(range);
+        self.leased.len() <= limits::MAX_LEASES
+    }
+
+    pub(crate) fn leased(&self) -> &RangeSet {
+        &self.leased
+    }
+
+    pub(crate) fn missing(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.buffer.missing(range)
+    }
+
+    pub(crate) fn add_piece(&mut self, path: PathId, id: PieceId, lease: LeaseId, at: Range<u64>) {
+        let piece = Piece { lease, cursor: at.start, end: at.end, cancelled: false };
+        self.pieces.insert((path, id), piece);
+    }
+
+    pub(crate) fn piece(&self, path: PathId, id: PieceId) -> Option<&Piece> {
+        self.pieces.get(&(path, id))
+    }
+
+    /// The byte that the reader waits for, having nothing else to read.
+    pub(crate) fn awaited(&self) -> Option<u64> {
+        (self.unread() == 0 && !self.is_complete()).then(|| self.buffer.contiguous_end())
+    }
+
+    /// The live piece that is to bring a byte.
+    pub(crate) fn owner_of(&self, offset: u64) -> Option<(PathId, PieceId)> {
+        let due = |piece: &Piece| !piece.cancelled && (piece.cursor..piece.end).contains(&offset);
+        self.pieces.iter().find(|(_, piece)| due(piece)).map(|(id, _)| *id)
+    }
+
+    /// How far a piece has come, whether it is under way or has ended and the session was not told yet.
+    pub(crate) fn progress(&self, path: PathId, id: PieceId) -> Option<u64> {
+        let ended = || self.ended.iter().find(|end| end.path == path && end.piece == id);
+        self.piece(path, id).map(|piece| piece.cursor).or_else(|| ended().map(|end| end.at))
+    }
+
+    /// The lowest part of `range` that `path` may still bring under a cancelled piece. It cannot be
+    /// asked for it anew: nobody could tell which piece the bytes belong to.
+    pub(crate) fn leftover(&self, path: PathId, range: &Range<u64>) -> Option<Range<u64>> {
+        let cancelled = self.pieces_of(path).filter(|(_, piece)| piece.cancelled);
+        let rests = cancelled.map(|(_, piece)| piece.cursor..piece.end);
+        rests.filter(|r| r.start < range.end && range.start < r.end).min_by_key(|r| r.start)
+    }
+
+    pub(crate) fn cancel_piece(&mut self, path: PathId, id: PieceId) {
+        if let Some(piece) = self.pieces.get_mut(&(path, id)) {
+            piece.cancelled = true;
+        }
+    }
+
+    /// The writer stopped a piece at `sent_until`: it ends there. True when that has come already.
+    ///
+    /// # Errors
+    /// The writer says it sent less than it did, or more than it was asked for.
+    pub(crate) fn stop_piece(
+        &mut self,
+        path: PathId,
+        id: PieceId,
+        sent_until: u64,
+    ) -> Result<bool, CodedError> {
+        let Some(piece) = self.pieces.get_mut(&(path, id)) else { return Ok(false) };
+        if sent_until < piece.cursor || sent_until > piece.end {
+            let context = format!("a piece stopped at {sent_until}, outside what was asked");
+            return Err(CodedError::new(Code::OffsetSyncFailure, context));
+        }
+        piece.end = sent_until;
+        let over = piece.cursor == piece.end;
+        if over {
+            self.pieces.remove(&(path, id));
+        }
+        Ok(over)
+    }
+
+    /// Forgets the pieces of a path that is gone.
+    pub(crate) fn drop_path(&mut self, path: PathId) {
+        self.pieces.retain(|(owner, _), _| *owner != path);
+    }
+
+    /// Forgets the pieces of a path that was given up, and throws away what it still sends.
+    pub(crate) fn discard_from(&mut self, path: PathId) {
+        self.drop_path(path);
+        self.discarded.insert(path);
+    }
+
+    pub(crate) fn take_ended(&mut self) -> Vec<PieceEnd> {
+        std::mem::take(&mut self.ended)
+    }
+}
