@@ -11,6 +11,7 @@ use crate::{LeaseId, PathId, PieceId, StreamId, limits};
 use super::{Path, PathSchedule, Scheduler, SchedulerEvent};
 
 /// A piece that is to change its path.
+#[derive(Clone, Copy)]
 pub(super) struct Theft {
     pub(super) thief: PathId,
     pub(super) owner: PathId,
