@@ -33,6 +33,7 @@ fingerprint() {
 serve() {
   local host=$1 address=$2 log=$work/$1.log tries pid
   shift 2
+  : >"$log"
   "$LAB_IN" "$host" "$kwik" serve "$work/source" \
     --listen "$address:$port" --state "$work/$host" "$@" >"$log" 2>&1 &
   pid=$!
