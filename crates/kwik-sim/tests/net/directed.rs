@@ -38,3 +38,21 @@ fn a_silence_of_ten_seconds_within_the_handshake_costs_no_session() {
         }
     }
 }
+
+#[test]
+fn a_link_that_was_cut_amid_a_transfer_is_used_as_soon_as_it_is_back() {
+    // An acknowledgement comes eleven seconds late, which QUIC takes for a round trip. What was
+    // sent meanwhile fills the window, so that neither data nor acknowledgements leave.
+    let up = Shape::rate_mbit(1).delay(ms(27)).queue(ms(35));
+    let down = Shape::rate_mbit(5).delay(ms(45)).queue(ms(62));
+    let request = Request { kind: Kind::Plain, tag: 1, len: 200_000 };
+    for cut in [1_600, 1_650, 1_668, 1_700, 1_750] {
+        let scenario = Scenario {
+            links: vec![[up, down]],
+            fetches: vec![Fetch { request, at: ms(1_256), pace: None }],
+            ..alone(vec![(ms(cut), Fault::Cut(0)), (ms(12_279), Fault::Mend(0))])
+        };
+        let (at, result) = &scenario.run(1).fetched[0];
+        assert!(result.is_ok() && *at < ms(25_000), "cut at {cut}: {result:?} at {at:?}");
+    }
+}

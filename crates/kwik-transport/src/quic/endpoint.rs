@@ -47,7 +47,7 @@ impl Endpoint {
     ) -> io::Result<Self> {
         let within = |limit| {
             let receive_window = config.receive_window.min(limit);
-            QuicConfig { receive_window, ..config.clone() }.transport()
+            QuicConfig { receive_window, ..config.clone() }.transport(runtime)
         };
         // It grows with what comes.
         let transport = within(limits::CONNECTION_WINDOW);

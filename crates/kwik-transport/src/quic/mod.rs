@@ -2,6 +2,7 @@
 //! appears in a signature that leaves the module.
 
 mod config;
+mod congestion;
 mod connection;
 mod endpoint;
 mod error;
