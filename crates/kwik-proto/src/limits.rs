@@ -184,7 +184,8 @@ pub const MAX_PATH_EVENTS: usize = 256;
 pub const MAX_UNCOVERED_EVENTS: usize = 32;
 /// Missing ranges without any live lease fail their reader after this.
 pub const AGGREGATION_TIMEOUT: Duration = Duration::from_secs(5);
-/// Heartbeat of a path with something outstanding.
+/// Heartbeat of a path with something outstanding, or with a heartbeat that is not answered: QUIC's own
+/// probes wait twice as long each time.
 pub const HEARTBEAT_BUSY: Duration = Duration::from_secs(1);
 /// Heartbeat of an idle path.
 pub const HEARTBEAT_IDLE: Duration = Duration::from_secs(10);

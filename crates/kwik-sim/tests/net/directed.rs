@@ -56,3 +56,19 @@ fn a_link_that_was_cut_amid_a_transfer_is_used_as_soon_as_it_is_back() {
         assert!(result.is_ok() && *at < ms(25_000), "cut at {cut}: {result:?} at {at:?}");
     }
 }
+
+#[test]
+fn a_silence_shorter_than_the_idle_timeout_ends_when_the_link_is_back() {
+    // QUIC's probes are ten seconds apart by then, and more.
+    for kind in [Kind::Plain, Kind::Leased, Kind::Upload] {
+        for silence in [10_000, 15_000, 20_000, 25_000, 28_000] {
+            let request = Request { kind, tag: 1, len: 4_000_000 };
+            let faults = vec![(ms(500), Fault::Cut(0)), (ms(500 + silence), Fault::Mend(0))];
+            let fetches = vec![Fetch { request, at: ms(0), pace: None }];
+            let outcome = Scenario { fetches, ..alone(faults) }.run(1);
+            let (at, result) = &outcome.fetched[0];
+            let fine = result.is_ok() && *at < ms(silence + 5_000);
+            assert!(fine, "{kind:?}, {silence} ms: {result:?} at {at:?}");
+        }
+    }
+}
