@@ -66,7 +66,7 @@ pub const MAX_PATH_HISTORY: usize = 256;
 pub const MAX_DIALS: usize = 4;
 /// See [`MAX_DIALS`].
 pub const DIAL_PERIOD: Duration = Duration::from_secs(10);
-/// A handshake with a secondary, authentication included.
+/// A handshake with a secondary, authentication included. One with a primary that takes longer is begun anew.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// From a connection's first datagram until it has said who it is. As long as QUIC's idle timeout, so that a
 /// silence that QUIC lives through costs no session.

@@ -72,3 +72,24 @@ fn a_silence_shorter_than_the_idle_timeout_ends_when_the_link_is_back() {
         }
     }
 }
+
+#[test]
+fn a_handshake_without_an_answer_for_long_is_begun_anew() {
+    // QUIC's server would repeat its answer after 20 and after 40 s.
+    let faults = vec![(ms(10), Fault::CutUp(0)), (ms(21_500), Fault::Mend(0))];
+    let (at, result) = &alone(faults).run(1).fetched[0];
+    assert!(result.is_ok() && *at < ms(25_000), "{result:?} at {at:?}");
+}
+
+#[test]
+fn the_end_of_a_handshake_that_is_lost_after_a_silence_costs_no_session() {
+    // What the server's first answer says of the round trip is as long as the silence.
+    let faults = vec![
+        (ms(0), Fault::Freeze(0)),
+        (ms(11_761), Fault::Thaw(0)),
+        (ms(11_775), Fault::CutDown(0)),
+        (ms(11_850), Fault::Mend(0)),
+    ];
+    let (at, result) = &alone(faults).run(1).fetched[0];
+    assert!(result.is_ok() && *at < ms(16_000), "{result:?} at {at:?}");
+}
