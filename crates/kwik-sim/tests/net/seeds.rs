@@ -15,7 +15,7 @@ const SCENARIOS: u64 = 2_000;
 
 /// An error is told that long after the first fault at the latest: QUIC's idle timeout, and a
 /// moment.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(35);
 
 /// While the primary does well, nobody waits longer for bytes that an edge owes: half a second is
 /// the rule, and an edge counts as dead after three.
