@@ -10,8 +10,9 @@
 #
 #   LAB... bench/lab/attacks.sh [ATTACK]
 #
-# ATTACK   a part of the names of the attacks to run (default: all)
-# MEMORY   the test binary that plays all parts (default: it is built)
+# ATTACK      a part of the names of the attacks to run (default: all)
+# ATTACKERS   how many attack at once, each a process that dials again at once when it is cut off (default 1)
+# MEMORY      the test binary that plays all parts (default: it is built)
 #
 # An attack runs five times in turn with nothing, a second each; the medians are printed.
 set -euo pipefail
@@ -22,5 +23,5 @@ built() {
   cargo test --locked --release -p kwik-transport --test memory --no-run 2>&1 | sed -n 's/.*(\(.*\))$/\1/p'
 }
 memory=$(realpath "${MEMORY:-$(built)}")
-KWIK_ATTACK=${1:-} "$memory" --exact goodput::an_honest_session_keeps_its_goodput_over_links \
+KWIK_ATTACK=${1:-} chrt -r 10 "$memory" --exact goodput::an_honest_session_keeps_its_goodput_over_links \
   --ignored --nocapture

@@ -14,7 +14,7 @@ use prost::Message as _;
 use super::WINDOW;
 use super::common::hostile::{self, Peer, frame};
 
-/// Bytes that are written before QUIC has a turn.
+/// Bytes that are written before QUIC has a turn; a packet counts 64 at least, as a write costs.
 const TURN: usize = 16 * 1024;
 
 /// A peer that keeps to the handshake, and to what its attack asks of it.
@@ -39,7 +39,14 @@ impl Attacker {
         let mut kind = BytesMut::new();
         StreamKind::Data.encode(&mut kind);
         data.write_all(&kind).await.unwrap();
-        Self { peer, data, packets: 0, written: 0, credit: BTreeMap::new(), streams: limits::MAX_STREAMS }
+        Self {
+            peer,
+            data,
+            packets: 0,
+            written: 0,
+            credit: BTreeMap::new(),
+            streams: limits::MAX_STREAMS,
+        }
     }
 
     /// Sends a packet of these frames; false once the victim has had enough.
@@ -47,7 +54,7 @@ impl Attacker {
         self.packets += 1;
         let packet = DataPacket { packet_id: self.packets, frames, ..<_>::default() };
         let packet = packet.encode_length_delimited_to_vec();
-        self.written += packet.len();
+        self.written += packet.len().max(64);
         if self.written > TURN {
             // What was written leaves, and the end is heard: an attacker wastes none of its own time.
             self.written = 0;

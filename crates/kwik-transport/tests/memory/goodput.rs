@@ -23,6 +23,9 @@ const ROUNDS: usize = 5;
 const WARM_UP: Duration = Duration::from_millis(300);
 const MEASURED: Duration = Duration::from_secs(1);
 
+/// The attacker's host, and how what runs there gives way to others on the processors that all hosts have.
+const ATTACKER: &[&str] = &["attacker", "chrt", "-r", "5"];
+
 /// The attacks that the environment names a part of; all without it.
 fn attacks() -> impl Iterator<Item = &'static (&'static str, Reader)> {
     let named = std::env::var(ATTACK).unwrap_or_default();
@@ -92,13 +95,14 @@ struct Part {
 }
 
 impl Part {
-    fn start(host: &str, test: &str, attack: &str, victim: SocketAddr) -> Self {
+    fn start(host: &[&str], test: &str, attack: &str, victim: SocketAddr) -> Self {
         let lab = std::env::var_os("LAB_IN").expect("runs inside a lab: bench/lab/attacks.sh");
         let mut process = Command::new(lab)
-            .arg(host)
+            .args(host)
             .arg(std::env::current_exe().unwrap())
             .args(["--exact", test, "--ignored", "--nocapture"])
             .envs([(ATTACK, attack), (VICTIM, &victim.to_string()), (AGAIN, "")])
+            .env("RUST_BACKTRACE", "0")
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -110,6 +114,10 @@ impl Part {
             }
         });
         Self { process, done }
+    }
+
+    fn is_alive(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_none()
     }
 
     fn done(&self) -> usize {
@@ -137,7 +145,9 @@ impl Drop for Part {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "started by the other"]
 async fn victim_on_a_host() {
-    let (Some((_, reader)), Ok(address)) = (attacks().next(), std::env::var(VICTIM)) else { return };
+    let (Some((_, reader)), Ok(address)) = (attacks().next(), std::env::var(VICTIM)) else {
+        return;
+    };
     let endpoint = victim(address.parse().unwrap());
     println!("{DONE}");
     serve_all(endpoint, *reader).await;
@@ -148,8 +158,9 @@ async fn victim_on_a_host() {
 async fn an_honest_session_keeps_its_goodput_over_links() {
     let host = std::env::var("LAB_SERVER").expect("runs inside a lab: bench/lab/attacks.sh");
     let address = SocketAddr::new(host.parse().unwrap(), 4433);
+    let number = std::env::var("ATTACKERS").map_or(1, |number| number.parse().unwrap());
     for (attack, _) in attacks() {
-        let server = Part::start("server", "goodput::victim_on_a_host", attack, address);
+        let server = Part::start(&["server"], "goodput::victim_on_a_host", attack, address);
         while server.done() == 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -158,10 +169,13 @@ async fn an_honest_session_keeps_its_goodput_over_links() {
         let mut figures = [const { vec![] }; 5];
         for _ in 0..ROUNDS {
             let [alone, alone_used] = goodput(&honest, || server.time()).await;
-            let mut attacker = Part::start("attacker", "attacker", attack, address);
+            let start = |_| Part::start(ATTACKER, "attacker", attack, address);
+            let mut attackers = (0..number).map(start).collect::<Vec<_>>();
             let [beside, used] = goodput(&honest, || server.time()).await;
-            assert!(attacker.process.try_wait().unwrap().is_none(), "the attacker gave up");
-            let attacks = attacker.done() as f64 / (WARM_UP + MEASURED).as_secs_f64();
+            let attacking = attackers.iter_mut().all(Part::is_alive);
+            assert!(attacking, "{attack}: an attacker gave up");
+            let attacks = attackers.iter().map(Part::done).sum::<usize>() as f64;
+            let attacks = attacks / (WARM_UP + MEASURED).as_secs_f64();
             let kept = beside / alone * 100.0;
             let figure = [kept, alone * 8e-6, attacks, alone_used * 100.0, used * 100.0];
             figures.iter_mut().zip(figure).for_each(|(all, one)| all.push(one));

@@ -14,6 +14,7 @@ mod common;
 mod goodput;
 
 use std::alloc::System;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Arc;
@@ -183,21 +184,36 @@ macro_rules! attacks {
         #[ignore = "started by the others"]
         async fn attacker() {
             let (Ok(attack), Ok(address)) = (std::env::var(ATTACK), std::env::var(VICTIM)) else { return };
-            loop {
-                let mut attacker = Attacker::join(address.parse().unwrap()).await;
+            let address = address.parse().unwrap();
+            let attack = move || {
+                let attack = attack.clone();
+                async move {
+                let mut attacker = Attacker::join(address).await;
                 match attack.as_str() {
-                    $(stringify!($name) => tokio::time::timeout(Duration::from_secs(60), attacker.$name())
-                        .await
-                        .expect("the attack hangs"),)*
+                    $(stringify!($name) => attacker.$name().await,)*
                     other => panic!("no attack {other}"),
                 }
-                println!("{DONE}");
-                if std::env::var_os(AGAIN).is_none() {
-                    return;
                 }
-            }
+            };
+            attack_once_or_again(attack).await;
         }
     };
+}
+
+/// Runs an attack, which checks how it ends; again and again if it is told to, whatever comes of it.
+async fn attack_once_or_again<F>(attack: impl Fn() -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    loop {
+        let ended = tokio::spawn(tokio::time::timeout(Duration::from_secs(60), attack())).await;
+        if std::env::var_os(AGAIN).is_none() {
+            return ended.unwrap().expect("the attack hangs");
+        }
+        if ended.is_ok() {
+            println!("{DONE}");
+        }
+    }
 }
 
 attacks! {
