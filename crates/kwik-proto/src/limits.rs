@@ -14,8 +14,9 @@ pub const MAX_PACKET_PAYLOAD: usize = 64 * 1024;
 /// Frames in one data packet: batches small frames, bounds what a header can announce.
 pub const MAX_PACKET_FRAMES: usize = 256;
 /// Data frames and packets in a row, on one QUIC stream, with neither payload nor the end of a stream:
-/// they cost us more than their sender, and no sender needs them.
-pub const MAX_EMPTY_FRAMES: usize = 1024;
+/// they cost us more than their sender, and no sender of ours makes one. Within one turn of a reader,
+/// so that who sends them is cut off before much more has come.
+pub const MAX_EMPTY_FRAMES: usize = 64;
 /// Everything of a data packet that is not payload.
 pub const MAX_PACKET_OVERHEAD: usize = MAX_PACKET_FRAMES * 64;
 /// Largest field other than `data` that a data frame may carry (path ids, unknown fields).
