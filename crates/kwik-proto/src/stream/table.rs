@@ -373,13 +373,19 @@ impl StreamTable {
 
     /// Doubles what keeps a stream from more than its `allowance`: its buffer, or the window.
     fn make_room(&mut self, id: StreamId, allowance: u64) {
-        if let Some(entry) = self.streams.get_mut(&id).filter(|entry| allowance >= entry.buffer) {
+        let least = allowance + self.step(allowance);
+        if let Some(entry) = self.streams.get_mut(&id).filter(|entry| entry.buffer < least) {
             let most = self.config.max_stream_buffer().min(entry.max_buffer);
             entry.buffer = entry.buffer.saturating_mul(2).min(most).max(entry.buffer);
         }
         if self.window.lendable() < self.config.slide_step() {
             self.window.grow();
         }
+    }
+
+    /// What is worth telling of a stream with this allowance.
+    fn step(&self, allowance: u64) -> u64 {
+        self.config.slide_step().min(allowance / 4).max(1)
     }
 
     /// Grants what was consumed and the allowance permit, in steps.
@@ -390,7 +396,7 @@ impl StreamTable {
         let allowance = self.window.allowance(id);
         let mut recv = lock(recv);
         let limit = (recv.consumed() + allowance).min(limits::MAX_OFFSET);
-        let step = self.config.slide_step().min(allowance / 4).max(1);
+        let step = self.step(allowance);
         let threshold = self.config.stream_threshold();
         let pressed = self.watch.backpressure().withholds(id, recv.held(), allowance, threshold);
         if pressed || recv.is_complete() || limit < recv.max_data() + step {
@@ -406,8 +412,8 @@ impl StreamTable {
         }));
     }
 
-    /// The application read from a stream: slide its window, and widen it when the reader is faster than
-    /// two round trips (`rtt`) per allowance.
+    /// The application read from a stream: slide its window, and widen it when the reader takes half of its
+    /// allowance in less than two round trips (`rtt`).
     pub fn on_consumed(&mut self, id: StreamId, now: Instant, rtt: Duration) {
         self.look(id, now);
         self.give_back(id);
@@ -416,11 +422,14 @@ impl StreamTable {
         let consumed = lock(recv).consumed();
         let allowance = self.window.allowance(id);
         let (since, at) = entry.granted_at;
-        if consumed.saturating_sub(since) >= allowance {
+        let taken = consumed.saturating_sub(since);
+        // So that credit keeps ahead of a sender that doubles what it sends with each round trip.
+        let fast = taken >= allowance / 2
+            && now.saturating_duration_since(at) < 2 * rtt.max(Duration::from_millis(1));
+        if fast || taken >= allowance {
             entry.granted_at = (consumed, now);
-            let fast = now.saturating_duration_since(at) < 4 * rtt.max(Duration::from_millis(1));
             self.grow_allowance(id, allowance);
-            if fast && self.window.allowance(id) == allowance {
+            if fast && self.window.allowance(id) < allowance + self.step(allowance) {
                 self.make_room(id, allowance);
                 self.grow_allowance(id, allowance);
             }
