@@ -412,20 +412,24 @@ impl StreamTable {
         }));
     }
 
-    /// The application read from a stream: slide its window, and widen it when the reader takes half of its
-    /// allowance in less than two round trips (`rtt`).
+    /// The application read from a stream: slide its window, and widen it when the reader takes a quarter or
+    /// more of its allowance at a pace of four round trips (`rtt`) for all: so credit keeps ahead of a sender
+    /// that sends twice as much with each round trip.
     pub fn on_consumed(&mut self, id: StreamId, now: Instant, rtt: Duration) {
         self.look(id, now);
         self.give_back(id);
+        let slow = self.is_slow(id);
         let Some(entry) = self.streams.get_mut(&id) else { return };
         let Some(recv) = &entry.halves.recv else { return };
         let consumed = lock(recv).consumed();
         let allowance = self.window.allowance(id);
         let (since, at) = entry.granted_at;
         let taken = consumed.saturating_sub(since);
-        // So that credit keeps ahead of a sender that doubles what it sends with each round trip.
-        let fast = taken >= allowance / 2
-            && now.saturating_duration_since(at) < 2 * rtt.max(Duration::from_millis(1));
+        let fast = taken >= allowance / 4 && !slow && {
+            let elapsed = now.saturating_duration_since(at).as_nanos();
+            let pace = 4 * rtt.max(Duration::from_millis(1)).as_nanos();
+            elapsed * u128::from(allowance) < pace * u128::from(taken)
+        };
         if fast || taken >= allowance {
             entry.granted_at = (consumed, now);
             self.grow_allowance(id, allowance);
