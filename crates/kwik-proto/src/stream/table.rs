@@ -383,9 +383,10 @@ impl StreamTable {
         }
     }
 
-    /// What is worth telling of a stream with this allowance.
+    /// What is worth telling of a stream with this allowance: each time costs a datagram, and one that
+    /// acknowledges it.
     fn step(&self, allowance: u64) -> u64 {
-        self.config.slide_step().min(allowance / 4).max(1)
+        self.config.slide_step().max(allowance / 16).min(allowance / 4).max(1)
     }
 
     /// Grants what was consumed and the allowance permit, in steps.
