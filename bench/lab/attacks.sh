@@ -4,9 +4,13 @@
 # Run it inside a network lab, as three-servers.sh, with other hosts:
 #   LAB_SERVER   the address of the host `server`
 #   LAB_IN       a command: `$LAB_IN server PROGRAM...` runs PROGRAM on host server
-# Links: `client`, the first host, and `attacker` 300 Mbit/s and 1 ms one way each, with queues of 20 ms;
-# `server` without a limit, so that client and attacker share no link that is full. All three are processes of
-# their own; the machine's processors should be less than busy, or they are what is shared.
+# Links: `client`, the first host, and `attacker` 200 Mbit/s and 1 ms one way each, with queues of 20 ms;
+# `server` without a limit, so that client and attacker share no link that is full.
+#
+# All three are processes of their own, at real-time priorities if they are on one machine: the attackers'
+# below the others', as they stand for another machine whose time is not the server's. The lab should have a
+# higher one than both (`chrt -f 20 LAB...`). There must be time left for the attackers: the output says how
+# many attacks there were, and lower rates leave more (100 Mbit/s for four attackers on two cores).
 #
 #   LAB... bench/lab/attacks.sh [ATTACK]
 #

@@ -393,6 +393,31 @@ async fn data_frames_that_break_the_rules_end_the_session() {
 }
 
 #[tokio::test]
+async fn frames_that_bring_nothing_are_borne_up_to_the_limit_in_a_row() {
+    let scene = Scene::new().await;
+    let peer = &mut scene.join().await;
+    // A packet without payload counts with its frames, and a frame until its payload comes.
+    let empty = |frames| numbered(vec![frame(client_uni(0), 0, Bytes::new(), false); frames]);
+    let full = |at| numbered(vec![frame(client_uni(0), at, &b"x"[..], false)]);
+    let mut bytes = BytesMut::new();
+    StreamKind::Data.encode(&mut bytes);
+    for at in 0..10 {
+        empty(limits::MAX_EMPTY_FRAMES - 2).encode_length_delimited(&mut bytes).unwrap();
+        full(at).encode_length_delimited(&mut bytes).unwrap();
+    }
+    let stream = peer.throw(bytes).await;
+    within(stream.stopped()).await.unwrap();
+    within(peer.ping()).await;
+    peer.throw(packet(vec![
+        frame(client_uni(0), 0, Bytes::new(), false);
+        limits::MAX_EMPTY_FRAMES
+    ]))
+    .await;
+    peer.expect(Code::LimitExceeded, "empty frames").await;
+    echo(&scene.honest).await;
+}
+
+#[tokio::test]
 async fn too_many_gaps_end_the_session() {
     within(async {
         let scene = Scene::new().await;

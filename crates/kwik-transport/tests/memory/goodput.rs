@@ -1,5 +1,6 @@
-//! What an honest session keeps of its goodput while its server is attacked: on one machine, where the attacker
-//! takes its share of the same processors, and over links of a network lab, where each has a host of its own.
+//! What an honest session keeps of its goodput while its server is attacked: on one machine, where the
+//! attacker takes its share of the same processors, and over links of a network lab, where each has a
+//! host of its own.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -182,8 +183,8 @@ async fn an_honest_session_keeps_its_goodput_over_links() {
         }
         let [kept, alone, attacks, idle, busy] = figures.map(median);
         println!(
-            "{attack}: {kept:.0} % of the goodput without it ({alone:.0} Mbit/s), {attacks:.1} attacks a second; \
-             the server used {busy:.0} % of a core, {idle:.0} % without it"
+            "{attack}: {kept:.0} % of the goodput without it ({alone:.0} Mbit/s), {attacks:.1} attacks \
+             a second; the server used {busy:.0} % of a core, {idle:.0} % without it"
         );
     }
 }
