@@ -15,13 +15,21 @@ pub struct ControlQueue {
     encoded: BytesMut,
     last_sent: Instant,
     heartbeat: u64,
+    /// Nothing came since the last heartbeat.
+    unanswered: bool,
 }
 
 impl ControlQueue {
     /// Nothing was sent yet.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self { next_frame_id: 0, encoded: BytesMut::new(), last_sent: now, heartbeat: 0 }
+        Self {
+            next_frame_id: 0,
+            encoded: BytesMut::new(),
+            last_sent: now,
+            heartbeat: 0,
+            unanswered: false,
+        }
     }
 
     /// Queues a frame.
@@ -42,18 +50,45 @@ impl ControlQueue {
         self.encoded.len() > limits::MAX_CONTROL_QUEUED
     }
 
+    /// The peer has sent a control frame.
+    pub fn on_heard(&mut self) {
+        self.unanswered = false;
+    }
+
     /// When the next heartbeat is due.
     #[must_use]
     pub fn heartbeat_due(&self, busy: bool) -> Instant {
-        self.last_sent + if busy { limits::HEARTBEAT_BUSY } else { limits::HEARTBEAT_IDLE }
+        let often = busy || self.unanswered;
+        self.last_sent + if often { limits::HEARTBEAT_BUSY } else { limits::HEARTBEAT_IDLE }
     }
 
     /// Queues a heartbeat if one is due.
     pub fn beat(&mut self, busy: bool, now: Instant) {
         if now >= self.heartbeat_due(busy) {
             self.heartbeat += 1;
+            self.unanswered = true;
             let beat = pb::Heartbeat { sequence: self.heartbeat, reply: false };
             self.push(&ControlMessage::Heartbeat(beat), now);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_heartbeat_that_is_not_answered_is_followed_by_more_of_them() {
+        let mut now = crate::test_now();
+        let mut control = ControlQueue::new(now);
+        assert_eq!(control.heartbeat_due(false), now + limits::HEARTBEAT_IDLE);
+        for _ in 0..3 {
+            now = control.heartbeat_due(false);
+            control.beat(false, now);
+            assert!(control.take().is_some());
+            assert_eq!(control.heartbeat_due(false), now + limits::HEARTBEAT_BUSY);
+        }
+        control.on_heard();
+        assert_eq!(control.heartbeat_due(false), now + limits::HEARTBEAT_IDLE);
     }
 }

@@ -14,8 +14,9 @@ pub const MAX_PACKET_PAYLOAD: usize = 64 * 1024;
 /// Frames in one data packet: batches small frames, bounds what a header can announce.
 pub const MAX_PACKET_FRAMES: usize = 256;
 /// Data frames and packets in a row, on one QUIC stream, with neither payload nor the end of a stream:
-/// they cost us more than their sender, and no sender needs them.
-pub const MAX_EMPTY_FRAMES: usize = 1024;
+/// they cost us more than their sender, and no sender of ours makes one. Within one turn of a reader,
+/// so that who sends them is cut off before much more has come.
+pub const MAX_EMPTY_FRAMES: usize = 64;
 /// Everything of a data packet that is not payload.
 pub const MAX_PACKET_OVERHEAD: usize = MAX_PACKET_FRAMES * 64;
 /// Largest field other than `data` that a data frame may carry (path ids, unknown fields).
@@ -66,7 +67,7 @@ pub const MAX_PATH_HISTORY: usize = 256;
 pub const MAX_DIALS: usize = 4;
 /// See [`MAX_DIALS`].
 pub const DIAL_PERIOD: Duration = Duration::from_secs(10);
-/// A handshake with a secondary, authentication included.
+/// A handshake with a secondary, authentication included. One with a primary that takes longer is begun anew.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// From a connection's first datagram until it has said who it is. As long as QUIC's idle timeout, so that a
 /// silence that QUIC lives through costs no session.
@@ -187,7 +188,8 @@ pub const MAX_PATH_EVENTS: usize = 256;
 pub const MAX_UNCOVERED_EVENTS: usize = 32;
 /// Missing ranges without any live lease fail their reader after this.
 pub const AGGREGATION_TIMEOUT: Duration = Duration::from_secs(5);
-/// Heartbeat of a path with something outstanding.
+/// Heartbeat of a path with something outstanding, or with a heartbeat that is not answered: QUIC's own
+/// probes wait twice as long each time.
 pub const HEARTBEAT_BUSY: Duration = Duration::from_secs(1);
 /// Heartbeat of an idle path.
 pub const HEARTBEAT_IDLE: Duration = Duration::from_secs(10);

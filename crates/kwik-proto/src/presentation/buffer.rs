@@ -1,7 +1,7 @@
 //! One stream's bytes: written at offsets in any order, read in order (8.1).
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Range;
+use std::ops::{AddAssign, Range};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -23,6 +23,14 @@ pub struct Written {
     pub duplicate: u64,
     /// Those of `duplicate` whose first copy is still held and differs. The first copy stays.
     pub conflicting: u64,
+}
+
+impl AddAssign for Written {
+    fn add_assign(&mut self, other: Self) {
+        self.new += other.new;
+        self.duplicate += other.duplicate;
+        self.conflicting += other.conflicting;
+    }
 }
 
 /// Why a write was refused.
@@ -145,6 +153,37 @@ impl StreamBuffer {
         }
         written.duplicate = len - written.new;
         Ok(written)
+    }
+
+    /// Takes `chunks` that follow one another from `offset` on, and leaves them empty; the same as a
+    /// [`write`](Self::write) of each.
+    ///
+    /// # Errors
+    ///
+    /// As of a write; those before the chunk that was refused are stored.
+    pub fn write_chunks(
+        &mut self,
+        mut offset: u64,
+        chunks: &mut [Bytes],
+    ) -> Result<Written, BufferError> {
+        let len = total(chunks);
+        // In order, with nothing ahead: nothing to look up.
+        let next = offset == self.contiguous && offset == self.front.end() && !self.has_gaps();
+        if next && !self.is_closed() && offset.checked_add(len).is_some_and(|e| e <= MAX_OFFSET) {
+            for data in chunks.iter_mut().map(std::mem::take).filter(|data| !data.is_empty()) {
+                self.append_to_front(data);
+            }
+            self.contiguous += len;
+            self.held += len;
+            return Ok(Written { new: len, ..Written::default() });
+        }
+        let mut all = Written::default();
+        for data in chunks {
+            let len = data.len() as u64;
+            all += self.write(offset, std::mem::take(data))?;
+            offset += len;
+        }
+        Ok(all)
     }
 
     /// Takes `data`, all of which is missing.
@@ -455,6 +494,11 @@ fn append(run: &mut Run, data: Bytes, pinned: &mut Pinned, share: &mut Share) ->
         share.set_pinned(pinned.excess());
     }
     keep
+}
+
+/// Bytes of all `chunks`.
+pub(crate) fn total(chunks: &[Bytes]) -> u64 {
+    chunks.iter().map(|chunk| chunk.len() as u64).sum()
 }
 
 fn index(offset: u64) -> usize {

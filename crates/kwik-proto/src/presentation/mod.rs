@@ -16,6 +16,7 @@ pub use backpressure::{
     SessionLoad, StreamLoad,
 };
 pub use budget::MemoryBudget;
+pub(crate) use buffer::total;
 pub use buffer::{BufferError, BufferUsage, StreamBuffer, Written};
 pub use memory::ReceiveMemory;
 pub use window::{ReceiveWindow, WindowError, WindowStatus};

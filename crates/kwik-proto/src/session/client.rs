@@ -503,6 +503,9 @@ impl Machine for ClientSession {
         if self.outputs.closed {
             return;
         }
+        if let Some(link) = self.links.get_mut(&path) {
+            link.control.on_heard();
+        }
         if let Err(error) = self.on_control(path, message, now) {
             self.handle_violation(path, &error, now);
         }

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
-use crate::presentation::{BufferError, BufferUsage, ReceiveMemory, StreamBuffer};
+use crate::presentation::{BufferError, BufferUsage, ReceiveMemory, StreamBuffer, total};
 use crate::range::RangeSet;
 use crate::{Code, CodedError, LeaseId, PathId, PieceId, StreamId, limits};
 
@@ -145,31 +145,54 @@ impl RecvHalf {
         }
     }
 
-    /// Takes bytes that `path` brought for `offset`. They may go on from one piece to the next, and from plain
-    /// data to a piece.
+    /// Takes bytes that `path` brought for `offset`; [`receive_chunks`](Self::receive_chunks) of one.
     ///
     /// # Errors
-    /// The path broke the protocol and is to be closed with the error's code: data outside a lease or
-    /// an activation, beyond credit or the final size, or too many gaps.
+    /// As there.
     pub fn receive(
         &mut self,
         path: PathId,
-        mut offset: u64,
-        mut data: Bytes,
+        offset: u64,
+        data: Bytes,
     ) -> Result<Received, CodedError> {
-        if self.discarded.contains(&path) {
+        self.receive_chunks(path, offset, &mut [data])
+    }
+
+    /// Takes bytes that `path` brought for `offset` and what follows; of the chunks it leaves what it has no use
+    /// for. They may go on from one piece to the next, and from plain data to a piece.
+    ///
+    /// # Errors
+    /// The path broke the protocol and is to be closed with the error's code: data outside a lease or
+    /// an activation, beyond credit or the final size, or too many gaps. What precedes that is taken.
+    pub fn receive_chunks(
+        &mut self,
+        path: PathId,
+        mut offset: u64,
+        chunks: &mut [Bytes],
+    ) -> Result<Received, CodedError> {
+        let range = offset..offset.saturating_add(total(chunks));
+        if range.is_empty() || self.discarded.contains(&path) {
             return Ok(Received::default());
         }
+        // Mostly one piece, or plain data, takes all of them.
+        if let Ok((piece, end)) = self.admit(path, &range)
+            && end == range.end
+            && self.final_size.is_none_or(|size| end <= size)
+        {
+            return self.receive_part(path, range, chunks, piece);
+        }
         let mut all = Received::default();
-        while !data.is_empty() {
-            let range = offset..offset.saturating_add(data.len() as u64);
-            let (piece, end) = self.admit(path, &range)?;
-            let part = data.split_to(usize::try_from(end - offset).unwrap_or(usize::MAX));
-            let received = self.receive_part(path, offset..end, part, piece)?;
-            all.readable |= received.readable;
-            all.piece_ended |= received.piece_ended;
-            all.asked += received.asked;
-            offset = end;
+        for mut data in chunks.iter_mut().map(std::mem::take) {
+            while !data.is_empty() {
+                let range = offset..offset.saturating_add(data.len() as u64);
+                let (piece, end) = self.admit(path, &range)?;
+                let part = data.split_to(usize::try_from(end - offset).unwrap_or(usize::MAX));
+                let received = self.receive_part(path, offset..end, &mut [part], piece)?;
+                all.readable |= received.readable;
+                all.piece_ended |= received.piece_ended;
+                all.asked += received.asked;
+                offset = end;
+            }
         }
         Ok(all)
     }
@@ -178,23 +201,28 @@ impl RecvHalf {
         &mut self,
         path: PathId,
         range: Range<u64>,
-        data: Bytes,
+        chunks: &mut [Bytes],
         piece: Option<PieceId>,
     ) -> Result<Received, CodedError> {
         if self.final_size.is_some_and(|size| range.end > size) {
             return Err(self.mismatch("data beyond the final size", range.end));
         }
         // Only bytes that are kept move the cursor: what is not must be asked of another path.
-        let readable = self.error.is_none() && self.store(path, range.start, data)?;
+        let readable = self.error.is_none() && self.store(path, range.start, chunks)?;
         let (asked, piece_ended) = piece.map_or((0, false), |id| self.advance(path, id, &range));
         Ok(Received { readable, piece_ended, asked })
     }
 
     /// Buffers data; true when the reader has something to do.
-    fn store(&mut self, path: PathId, offset: u64, data: Bytes) -> Result<bool, CodedError> {
+    fn store(
+        &mut self,
+        path: PathId,
+        offset: u64,
+        chunks: &mut [Bytes],
+    ) -> Result<bool, CodedError> {
         let before = self.buffer.contiguous_end();
         let mut new = 0;
-        match self.buffer.write(offset, data) {
+        match self.buffer.write_chunks(offset, chunks) {
             Ok(written) => {
                 new = written.new;
                 self.note_source(path, new);

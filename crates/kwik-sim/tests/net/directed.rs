@@ -38,3 +38,58 @@ fn a_silence_of_ten_seconds_within_the_handshake_costs_no_session() {
         }
     }
 }
+
+#[test]
+fn a_link_that_was_cut_amid_a_transfer_is_used_as_soon_as_it_is_back() {
+    // An acknowledgement comes eleven seconds late, which QUIC takes for a round trip. What was
+    // sent meanwhile fills the window, so that neither data nor acknowledgements leave.
+    let up = Shape::rate_mbit(1).delay(ms(27)).queue(ms(35));
+    let down = Shape::rate_mbit(5).delay(ms(45)).queue(ms(62));
+    let request = Request { kind: Kind::Plain, tag: 1, len: 200_000 };
+    for cut in [1_600, 1_650, 1_668, 1_700, 1_750] {
+        let scenario = Scenario {
+            links: vec![[up, down]],
+            fetches: vec![Fetch { request, at: ms(1_256), pace: None }],
+            ..alone(vec![(ms(cut), Fault::Cut(0)), (ms(12_279), Fault::Mend(0))])
+        };
+        let (at, result) = &scenario.run(1).fetched[0];
+        assert!(result.is_ok() && *at < ms(25_000), "cut at {cut}: {result:?} at {at:?}");
+    }
+}
+
+#[test]
+fn a_silence_shorter_than_the_idle_timeout_ends_when_the_link_is_back() {
+    // QUIC's probes are ten seconds apart by then, and more.
+    for kind in [Kind::Plain, Kind::Leased, Kind::Upload] {
+        for silence in [10_000, 15_000, 20_000, 25_000, 28_000] {
+            let request = Request { kind, tag: 1, len: 4_000_000 };
+            let faults = vec![(ms(500), Fault::Cut(0)), (ms(500 + silence), Fault::Mend(0))];
+            let fetches = vec![Fetch { request, at: ms(0), pace: None }];
+            let outcome = Scenario { fetches, ..alone(faults) }.run(1);
+            let (at, result) = &outcome.fetched[0];
+            let fine = result.is_ok() && *at < ms(silence + 5_000);
+            assert!(fine, "{kind:?}, {silence} ms: {result:?} at {at:?}");
+        }
+    }
+}
+
+#[test]
+fn a_handshake_without_an_answer_for_long_is_begun_anew() {
+    // QUIC's server would repeat its answer after 20 and after 40 s.
+    let faults = vec![(ms(10), Fault::CutUp(0)), (ms(21_500), Fault::Mend(0))];
+    let (at, result) = &alone(faults).run(1).fetched[0];
+    assert!(result.is_ok() && *at < ms(25_000), "{result:?} at {at:?}");
+}
+
+#[test]
+fn the_end_of_a_handshake_that_is_lost_after_a_silence_costs_no_session() {
+    // What the server's first answer says of the round trip is as long as the silence.
+    let faults = vec![
+        (ms(0), Fault::Freeze(0)),
+        (ms(11_761), Fault::Thaw(0)),
+        (ms(11_775), Fault::CutDown(0)),
+        (ms(11_850), Fault::Mend(0)),
+    ];
+    let (at, result) = &alone(faults).run(1).fetched[0];
+    assert!(result.is_ok() && *at < ms(16_000), "{result:?} at {at:?}");
+}

@@ -152,7 +152,7 @@ async fn read_data(
     path: PathId,
     connection: &Connection,
     stream: &mut RecvStream,
-    first: Vec<Bytes>,
+    mut first: Vec<Bytes>,
 ) -> Result<(), CodedError> {
     // A client whose server has not answered yet knows that with the change of the path's status.
     let options = || shared.look(|machine| machine.data_options(path));
@@ -160,14 +160,13 @@ async fn read_data(
     let sink = Sink::new(shared.clone(), path);
     let mut reader =
         DataReader { sink, decoder: DataDecoder::new(options), empty: 0, turn: Turn::default() };
-    reader.handle_batch(connection, first).await?;
+    reader.handle_batch(connection, &mut first).await?;
     let mut chunks = first_batch();
     while let Some(filled) = next_batch(stream, &mut chunks).await {
         if filled == 0 {
             return reader.decoder.handle_fin().map_err(|error| violation(&error));
         }
-        let batch = chunks[..filled].iter_mut().map(std::mem::take);
-        reader.handle_batch(connection, batch).await?;
+        reader.handle_batch(connection, &mut chunks[..filled]).await?;
     }
     Ok(())
 }
@@ -223,15 +222,17 @@ impl DataReader {
     async fn handle_batch(
         &mut self,
         connection: &Connection,
-        batch: impl IntoIterator<Item = Bytes>,
+        mut batch: &mut [Bytes],
     ) -> Result<(), CodedError> {
         let mut handled = Ok(());
-        for chunk in batch {
-            handled = self.handle_chunk(chunk);
-            if handled.is_err() {
-                break;
-            }
-            if self.turn.frames >= TURN_FRAMES {
+        while !batch.is_empty() && handled.is_ok() {
+            // Most of bulk is chunks that a frame goes on behind.
+            let inside = self.decoder.handle_payload(batch);
+            let (now, later) = batch.split_at_mut(inside.max(1));
+            handled =
+                if inside > 0 { self.handle_payload(now) } else { self.handle_chunk(&mut now[0]) };
+            batch = later;
+            if handled.is_ok() && self.turn.frames >= TURN_FRAMES {
                 self.end_turn().await;
             }
         }
@@ -239,8 +240,13 @@ impl DataReader {
         handled.and(self.sink.end_batch(connection))
     }
 
-    fn handle_chunk(&mut self, chunk: Bytes) -> Result<(), CodedError> {
-        self.decoder.handle_input(chunk);
+    fn handle_payload(&mut self, chunks: &mut [Bytes]) -> Result<(), CodedError> {
+        self.empty = 0;
+        self.sink.put(chunks)
+    }
+
+    fn handle_chunk(&mut self, chunk: &mut Bytes) -> Result<(), CodedError> {
+        self.decoder.handle_input(std::mem::take(chunk));
         while let Some(event) = self.decoder.poll().map_err(|error| violation(&error))? {
             match event {
                 DataEvent::Frame(header) => {
@@ -248,10 +254,7 @@ impl DataReader {
                     self.count_empty()?;
                     self.sink.aim(StreamId::from_u64(header.stream_id), header.offset)?;
                 }
-                DataEvent::Payload(data) => {
-                    self.empty = 0;
-                    self.sink.put(data)?;
-                }
+                DataEvent::Payload(data) => self.handle_payload(&mut [data])?,
                 DataEvent::FrameEnd { fin: true } => {
                     self.empty = 0;
                     self.sink.put_fin()?;
@@ -314,14 +317,17 @@ impl Sink {
         Self { shared, path, target: None, offset: 0, batches, aimed, packets, figures_at: None }
     }
 
-    /// Takes payload for where the last went, or [`Self::aim`] said.
-    pub(super) fn put(&mut self, data: Bytes) -> Result<(), CodedError> {
-        let len = data.len() as u64;
+    /// Takes payload for where the last went, or [`Self::aim`] said; leaves the chunks empty.
+    pub(super) fn put(&mut self, chunks: &mut [Bytes]) -> Result<(), CodedError> {
+        let len = chunks.iter().map(|chunk| chunk.len() as u64).sum();
         if let Some(recv) = self.target.as_ref().and_then(|target| target.recv.as_ref()) {
-            let received = lock(recv).receive(self.path, self.offset, data)?;
+            let received = lock(recv).receive_chunks(self.path, self.offset, chunks)?;
             self.note(len, received);
         }
         self.offset += len;
+        // What nobody wanted is not held either.
+        let left = chunks.iter_mut().filter(|chunk| !chunk.is_empty());
+        left.for_each(|chunk| *chunk = Bytes::new());
         Ok(())
     }
 

@@ -71,7 +71,7 @@ impl Reader {
                     self.sink.aim(StreamId::from_u64(m.kwik_stream_id), m.offset)?;
                     let (bytes, _) = self.progress.unwrap_or_default();
                     let len = m.data.len() as u64;
-                    self.sink.put(m.data)?;
+                    self.sink.put(&mut [m.data])?;
                     self.progress = Some((bytes + len, m.offset + len));
                 }
                 SecondaryEvent::Unknown(_) => {}

@@ -1,6 +1,7 @@
 //! Dialing and listening, as in quinn (1.1).
 
 mod config;
+mod dial;
 mod registry;
 
 use std::fmt;
@@ -29,6 +30,7 @@ use crate::secondary::SecondarySession;
 use crate::session::Session;
 
 pub use config::{Certificate, ClientConfig, ServerConfig};
+use dial::Dial;
 use registry::PathRegistry;
 
 /// A UDP socket that dials sessions, and accepts them if it has a [`ServerConfig`]. Cheap to clone.
@@ -206,12 +208,19 @@ impl Endpoint {
         }
         let tls = ClientTls::new(config.trust).map_err(|error| invalid(&error))?;
         let name = if server_name.is_empty() { SERVER_NAME } else { server_name };
-        let connecting = self.quic.connect(addr, name, &tls)?;
+        let dial = Dial {
+            endpoint: self.quic.clone(),
+            runtime: self.runtime.clone(),
+            address: addr,
+            server_name: name.to_owned(),
+            tls,
+        };
+        let connecting = dial.begin()?;
         let endpoint = self.clone();
         let (session, settings) = (config.session.clone(), config.session.settings);
         Ok(Connecting(Box::pin(async move {
             let key = || Identity::from_seed(endpoint.runtime.random_bytes());
-            let (connection, key) = meanwhile(connecting, key).await;
+            let (connection, key) = meanwhile(dial.connect(connecting), key).await;
             let connection = connection?;
             let control = open_control(&connection).await?;
             let mut machine = ClientSession::new(session, key, addr, endpoint.runtime.now());

@@ -4,13 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use kwik_proto::limits::MAX_QUIC_STREAMS;
 
-use super::varint;
+use super::congestion::Congestion;
+use super::{Runtime, varint};
 
 /// Settings of the QUIC connections and the UDP socket of one endpoint.
 ///
 /// What is not named here is the QUIC library's default: MTU discovery, initial RTT of 333 ms
-/// (RFC 9002), CUBIC, no keep-alive (KWIK has heartbeats of its own). A bare QUIC endpoint with
-/// these values is what KWIK is compared with.
+/// (RFC 9002), CUBIC, no keep-alive (KWIK has heartbeats of its own). A sender that its
+/// congestion window has kept from sending for a second may send two packets more. A bare QUIC
+/// endpoint with these values is what KWIK is compared with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuicConfig {
     /// Bytes that a peer may send ahead of our reading on one QUIC stream. More than 1,024 gaps
@@ -56,8 +58,10 @@ impl Default for QuicConfig {
 
 impl QuicConfig {
     /// The same for the QUIC library.
-    pub(super) fn transport(&self) -> Arc<quinn::TransportConfig> {
+    pub(super) fn transport(&self, runtime: &Runtime) -> Arc<quinn::TransportConfig> {
         let idle = u64::try_from(self.idle_timeout.as_millis()).unwrap_or(u64::MAX);
+        let clock = runtime.clone();
+        let congestion = Arc::new(Congestion::new(move || clock.now()));
         let mut transport = quinn::TransportConfig::default();
         transport
             .stream_receive_window(varint(self.stream_receive_window))
@@ -68,6 +72,7 @@ impl QuicConfig {
             .max_concurrent_bidi_streams(1u32.into())
             .max_idle_timeout(Some(varint(idle).into()))
             .keep_alive_interval(None)
+            .congestion_controller_factory(congestion)
             .datagram_receive_buffer_size(Some(self.datagram_receive_buffer))
             .datagram_send_buffer_size(self.datagram_send_buffer);
         Arc::new(transport)

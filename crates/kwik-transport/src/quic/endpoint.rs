@@ -24,6 +24,7 @@ pub(crate) struct Endpoint {
     transport: Arc<quinn::TransportConfig>,
     receive_window: u64,
     send_window: u64,
+    idle_timeout: Duration,
 }
 
 impl Endpoint {
@@ -47,7 +48,7 @@ impl Endpoint {
     ) -> io::Result<Self> {
         let within = |limit| {
             let receive_window = config.receive_window.min(limit);
-            QuicConfig { receive_window, ..config.clone() }.transport()
+            QuicConfig { receive_window, ..config.clone() }.transport(runtime)
         };
         // It grows with what comes.
         let transport = within(limits::CONNECTION_WINDOW);
@@ -67,7 +68,13 @@ impl Endpoint {
             Arc::clone(runtime.inner()),
         )?;
         let (receive_window, send_window) = (config.receive_window, config.send_window);
-        Ok(Self { inner, transport, receive_window, send_window })
+        let idle_timeout = config.idle_timeout;
+        Ok(Self { inner, transport, receive_window, send_window, idle_timeout })
+    }
+
+    /// A connection that heard nothing for this long is over.
+    pub(crate) fn idle_timeout(&self) -> Duration {
+        self.idle_timeout
     }
 
     /// What the receive window of a connection may grow to, in bytes.

@@ -2,6 +2,7 @@
 //! appears in a signature that leaves the module.
 
 mod config;
+mod congestion;
 mod connection;
 mod endpoint;
 mod error;
@@ -15,7 +16,7 @@ mod tests;
 
 pub use config::QuicConfig;
 pub(crate) use connection::{Connection, Figures};
-pub(crate) use endpoint::{Endpoint, Incoming};
+pub(crate) use endpoint::{Connecting, Endpoint, Incoming};
 pub use error::{ClosedStream, ConnectError, ConnectionError, SendDatagramError};
 pub(crate) use error::{ReadError, WriteError};
 pub(crate) use runtime::{Runtime, Sleep};

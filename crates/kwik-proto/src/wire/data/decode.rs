@@ -154,6 +154,28 @@ impl DataDecoder {
         result
     }
 
+    /// Takes those of `chunks`, the stream's next input, that are nothing but payload of the open frame and
+    /// do not end it: how many from the first on. They need no [`poll`](Self::poll).
+    ///
+    /// # Panics
+    /// As [`handle_input`](Self::handle_input).
+    pub fn handle_payload(&mut self, chunks: &[Bytes]) -> usize {
+        assert!(self.input.is_empty(), "poll until None before the next input");
+        let State::Payload(mut left) = self.state else { return 0 };
+        let plain = self.frame.as_ref().is_some_and(|frame| frame.flags & COMPRESSED == 0);
+        if self.options.checksum || !plain {
+            return 0;
+        }
+        let whole = chunks.iter().take_while(|chunk| {
+            let inside = chunk.len() < left;
+            left -= if inside { chunk.len() } else { 0 };
+            inside
+        });
+        let count = whole.count();
+        self.state = State::Payload(left);
+        count
+    }
+
     /// Whether the decoder is between two packets, with no input left.
     #[must_use]
     pub fn is_idle(&self) -> bool {

@@ -1,0 +1,58 @@
+//! Dialing a primary.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use kwik_proto::limits;
+
+use crate::quic::{
+    ClientTls, ConnectError, Connecting, Connection, ConnectionError, Endpoint, Runtime,
+};
+
+use super::before;
+
+/// A round trip that is more likely a silence within the handshake, after which QUIC would repeat
+/// what is lost next only after half a minute or more.
+const LONG_RTT: Duration = Duration::from_secs(1);
+
+/// A primary to be dialed.
+///
+/// A handshake that takes long is begun anew, up to QUIC's idle timeout, since QUIC repeats what
+/// was lost after twice as long each time; and once more if it has measured a [`LONG_RTT`].
+pub(super) struct Dial {
+    pub(super) endpoint: Endpoint,
+    pub(super) runtime: Runtime,
+    pub(super) address: SocketAddr,
+    pub(super) server_name: String,
+    pub(super) tls: ClientTls,
+}
+
+impl Dial {
+    /// Begins a handshake.
+    pub(super) fn begin(&self) -> Result<Connecting, ConnectError> {
+        self.endpoint.connect(self.address, &self.server_name, &self.tls)
+    }
+
+    /// Goes on from the first handshake.
+    pub(super) async fn connect(self, first: Connecting) -> Result<Connection, ConnectError> {
+        let usual = limits::HANDSHAKE_TIMEOUT;
+        let end = self.runtime.now() + self.endpoint.idle_timeout();
+        let (mut connecting, mut patience, mut slow) = (first, usual, None);
+        loop {
+            let until = end.min(self.runtime.now() + patience);
+            let mut timeout = self.runtime.sleep_until(until);
+            let result = before(&mut timeout, connecting).await;
+            match (result, slow.take()) {
+                (Some(Ok(connection)), None) if connection.rtt() >= LONG_RTT => {
+                    slow = Some(connection);
+                    patience = usual;
+                }
+                (Some(Ok(connection)), _) | (_, Some(connection)) => return Ok(connection),
+                (Some(Err(error)), None) => return Err(error),
+                (None, None) if until == end => return Err(ConnectionError::TimedOut.into()),
+                (None, None) => patience *= 2,
+            }
+            connecting = self.begin()?;
+        }
+    }
+}
