@@ -413,9 +413,9 @@ impl StreamTable {
         }));
     }
 
-    /// The application read from a stream: slide its window, and widen it when the reader takes a quarter or
-    /// more of its allowance at a pace of four round trips (`rtt`) for all: so credit keeps ahead of a sender
-    /// that sends twice as much with each round trip.
+    /// The application read from a stream: slide its window, and widen it by what it took in a round trip
+    /// (`rtt`), or to twice as much when that was a quarter of it: so credit keeps ahead of a sender that sends
+    /// twice as much with each round trip.
     pub fn on_consumed(&mut self, id: StreamId, now: Instant, rtt: Duration) {
         self.look(id, now);
         self.give_back(id);
@@ -425,16 +425,16 @@ impl StreamTable {
         let consumed = lock(recv).consumed();
         let allowance = self.window.allowance(id);
         let (since, at) = entry.granted_at;
-        let taken = consumed.saturating_sub(since);
-        let fast = taken >= allowance / 4 && !slow && {
-            let elapsed = now.saturating_duration_since(at).as_nanos();
-            let pace = 4 * rtt.max(Duration::from_millis(1)).as_nanos();
-            elapsed * u128::from(allowance) < pace * u128::from(taken)
-        };
-        if fast || taken >= allowance {
+        let (taken, elapsed) = (consumed.saturating_sub(since), now.saturating_duration_since(at));
+        let round = rtt.max(Duration::from_millis(1));
+        if elapsed >= round {
             entry.granted_at = (consumed, now);
-            self.grow_allowance(id, allowance);
-            if fast && self.window.allowance(id) < allowance + self.step(allowance) {
+            let fast = elapsed.as_nanos() * u128::from(allowance)
+                <= 4 * round.as_nanos() * u128::from(taken);
+            if !slow {
+                self.grow_allowance(id, if fast { allowance } else { taken });
+            }
+            if fast && !slow && self.window.allowance(id) < allowance + self.step(allowance) {
                 self.make_room(id, allowance);
                 self.grow_allowance(id, allowance);
             }

@@ -234,6 +234,64 @@ fn a_stream_under_backpressure_is_granted_nothing_until_its_reader_has_caught_up
 }
 
 #[test]
+fn the_first_stream_of_a_kind_fills_quics_first_flight_before_anything_is_said() {
+    let (config, now) = (Config::default(), crate::test_now());
+    let mut client = StreamTable::new(Side::Client, &config);
+    let mut server = StreamTable::new(Side::Server, &config);
+    let credit = |table: &mut StreamTable| {
+        let streams = [(); 2].map(|()| table.open(Dir::Uni, now).unwrap().send.unwrap());
+        streams.map(|send| lock(&send).credit())
+    };
+    // The server has not said anything yet.
+    let first = limits::FIRST_STREAM_DATA;
+    assert_eq!(credit(&mut client), [first, limits::FIRST_FLIGHT_DATA]);
+    server.handle_limits(&config.to_wire());
+    let floor = config.to_wire().initial_max_stream_data;
+    assert_eq!(credit(&mut server), [first, floor]);
+    // What is sent so is taken, in the least window too.
+    let mut least = Config::default();
+    least.set_max_streams_bidi(8).unwrap().set_max_streams_uni(8).unwrap();
+    least.set_initial_window(4 * first).unwrap().set_max_window(4 * first).unwrap();
+    let mut table = StreamTable::new(Side::Client, &least);
+    for dir in [Dir::Bi, Dir::Uni] {
+        let id = StreamId::new(Side::Server, dir, 0);
+        let recv = table.receiving(PathId::PRIMARY, id, now).unwrap().unwrap();
+        let data = vec![7; usize::try_from(first).unwrap()];
+        assert!(lock(&recv).receive(PathId::PRIMARY, 0, data.into()).is_ok());
+        assert!(table.window().allowance(id) >= first);
+    }
+    let window = table.window();
+    assert!(window.available() >= 22 * window.floor(), "others keep their floors");
+}
+
+/// A reader that takes all at once, and a sender that sends twice as much with each round trip: what it has
+/// on its way never exceeds what it was told.
+#[test]
+fn credit_keeps_ahead_of_slow_start() {
+    let (mut table, recv) = table();
+    let (mut now, rtt) = (crate::test_now(), Duration::from_millis(50));
+    let (mut arrived, mut flight) = (0, 8 * 1024);
+    while flight < Config::default().max_stream_buffer() / 4 {
+        // Bursts, each of which is read before the next comes.
+        for _ in 0..8 {
+            now += rtt / 8;
+            let burst = vec![7; usize::try_from(flight / 8).unwrap()];
+            lock(&recv).receive(PathId::PRIMARY, arrived, burst.into()).unwrap();
+            arrived += flight / 8;
+            while let Read::Data(_) = lock(&recv).read(1 << 20).unwrap() {}
+            table.on_received(ID, now);
+            if lock(&recv).is_update_due() {
+                table.on_consumed(ID, now, rtt);
+            }
+            table.take_messages(now);
+        }
+        flight *= 2;
+        let credit = lock(&recv).max_data() - arrived;
+        assert!(credit >= flight, "{credit} of {flight}");
+    }
+}
+
+#[test]
 fn a_peer_says_of_a_stream_what_it_is_once() {
     let mut table = StreamTable::new(Side::Client, &Config::default());
     let now = crate::test_now();

@@ -41,6 +41,9 @@ enum Made {
 const CASES: [(&str, Made); 2] =
     [("the server's stream", Made::ByServer), ("the client's stream", Made::ByClient)];
 
+/// Both fill the link, and 0.03 % of what it carries are the headers of KWIK's packets.
+const NO_SLOWER: f64 = 1.001;
+
 fn main() {
     let mut options = Options::parse();
     let [what, address] = &std::mem::take(&mut options.names)[..] else {
@@ -98,8 +101,8 @@ fn get(mut report: Report, bed: &Bed, address: SocketAddr) {
     report.bench("link", |report| {
         for (case, (name, made)) in CASES.into_iter().enumerate() {
             let metrics = [
-                Metric::ratio("from dialing to the end", "s").at_most(1.0),
-                Metric::ratio("from the first byte to the end", "s").at_most(1.0),
+                Metric::ratio("from dialing to the end", "s").at_most(NO_SLOWER),
+                Metric::ratio("from the first byte to the end", "s").at_most(NO_SLOWER),
                 Metric::ratio("from dialing to the first byte", "ms"),
                 Metric::difference("lost packets", "").at_most(0.0),
             ];

@@ -19,7 +19,7 @@ pub struct QuicConfig {
     /// in one stream end the connection, so it stays below about 5 MB.
     pub stream_receive_window: u64,
     /// Bytes that a peer may send ahead of our reading on all QUIC streams of a connection, at the most:
-    /// the window starts at 1 MiB and follows twice what arrives in a round trip.
+    /// the window starts at 1 MiB and keeps ahead of what arrives in a round trip.
     pub receive_window: u64,
     /// Bytes kept for one connection that are written and not acknowledged.
     pub send_window: u64,
