@@ -98,8 +98,9 @@ impl Controller for Unstuck {
 
     fn window(&self) -> u64 {
         let window = self.inner.window();
-        // A packet leaves while more than its own size is free.
-        let wanted = self.in_flight + (PROBES + 1) * self.mtu;
+        // A packet leaves while more than its own size is free. A probe of the MTU in flight is not
+        // told of, and may take the place of the second.
+        let wanted = self.in_flight.saturating_add((PROBES + 1) * self.mtu);
         if window < wanted && (self.clock)() >= self.last_sent + STUCK_AFTER {
             return wanted;
         }
@@ -150,6 +151,7 @@ mod tests {
         let later = start + STUCK_AFTER;
         *time.lock().unwrap() = later;
         assert_eq!(packets(&*controller, window), PROBES);
+        assert!(packets(&*controller, window + MTU) > 0, "a probe of the MTU is in flight too");
         controller.on_sent(later, PROBES * MTU, 11);
         assert_eq!(packets(&*controller, window + PROBES * MTU), 0);
         *time.lock().unwrap() = later + STUCK_AFTER;
