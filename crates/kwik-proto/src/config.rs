@@ -184,8 +184,10 @@ impl Config {
                 return Err(ConfigError::TooLarge { setting, other });
             }
         }
-        if self.floor() < limits::FIRST_FLIGHT_DATA {
-            let least = limits::FIRST_FLIGHT_DATA * 2 * self.max_receiving();
+        // Floors take half of it, and the first stream of each kind more of the other half.
+        let floors = limits::FIRST_FLIGHT_DATA * 2 * self.max_receiving();
+        let least = floors.max(4 * limits::FIRST_STREAM_DATA);
+        if self.initial_window < least {
             return Err(ConfigError::WindowTooSmall { least });
         }
         Ok(())

@@ -14,8 +14,9 @@ pub const MAX_PACKET_PAYLOAD: usize = 64 * 1024;
 /// Frames in one data packet: batches small frames, bounds what a header can announce.
 pub const MAX_PACKET_FRAMES: usize = 256;
 /// Data frames and packets in a row, on one QUIC stream, with neither payload nor the end of a stream:
-/// they cost us more than their sender, and no sender needs them.
-pub const MAX_EMPTY_FRAMES: usize = 1024;
+/// they cost us more than their sender, and no sender of ours makes one. Within one turn of a reader,
+/// so that who sends them is cut off before much more has come.
+pub const MAX_EMPTY_FRAMES: usize = 64;
 /// Everything of a data packet that is not payload.
 pub const MAX_PACKET_OVERHEAD: usize = MAX_PACKET_FRAMES * 64;
 /// Largest field other than `data` that a data frame may carry (path ids, unknown fields).
@@ -95,6 +96,9 @@ pub const NOTICE_DELAY: Duration = Duration::from_millis(2);
 pub const FIRST_FLIGHT_STREAMS: u64 = 8;
 /// Bytes that each of them may carry until then: every stream's floor is at least this.
 pub const FIRST_FLIGHT_DATA: u64 = 1200;
+/// Bytes that the first stream of each kind that a side opens may carry before the other has said anything: more
+/// than QUIC's initial congestion window (RFC 9002 section 7.2), so that a session starts as fast as QUIC does.
+pub const FIRST_STREAM_DATA: u64 = 16 * 1024;
 /// Properties of one stream's metadata.
 pub const MAX_PROPERTIES: usize = 16;
 /// Key of such a property.
@@ -215,6 +219,9 @@ const _: () = {
     assert!(GAP_TIMEOUT.as_millis() < AGGREGATION_TIMEOUT.as_millis());
     assert!(INITIAL_WINDOW / (2 * 3 * MAX_STREAMS) >= FIRST_FLIGHT_DATA);
     assert!(FIRST_FLIGHT_STREAMS <= MAX_STREAMS);
+    assert!(
+        FIRST_FLIGHT_DATA <= FIRST_STREAM_DATA && 4 * FIRST_STREAM_DATA <= UNAUTHENTICATED_WINDOW
+    );
     assert!(SUSPECT_AFTER.as_millis() < DEAD_AFTER.as_millis());
     assert!(DEAD_AFTER.as_millis() < AGGREGATION_TIMEOUT.as_millis());
 };

@@ -204,7 +204,13 @@ impl Session {
     #[must_use]
     pub fn stats(&self) -> SessionStats {
         let now = self.shared.runtime.now();
-        let mut stats = self.shared.look(|machine| machine.stats(now));
+        let figures = self.shared.figures();
+        let mut stats = self.shared.look(|machine| {
+            for (path, figures) in figures {
+                machine.on_figures(path, figures, now);
+            }
+            machine.stats(now)
+        });
         (stats.quic_streams, stats.quic_streams_opened) = self.shared.pool.quic_streams();
         for path in &mut stats.paths {
             (path.udp_sent, path.udp_received) = self.shared.udp_bytes(path.id).unwrap_or_default();

@@ -10,8 +10,8 @@ const LEAST_ROUND: Duration = Duration::from_millis(10);
 /// The best of this many rounds counts, so that a pause does not slow down what follows.
 const ROUNDS: usize = 8;
 
-/// Sizes the receive window of a path's QUIC connection: twice what arrives in a round trip, at least
-/// [`CONNECTION_WINDOW`], and no more than is configured.
+/// Sizes the receive window of a path's QUIC connection: twice what arrives in a round trip, or will in the next
+/// if it goes on growing, at least [`CONNECTION_WINDOW`], and no more than is configured.
 #[derive(Debug)]
 pub struct ConnectionWindow {
     maximum: u64,
@@ -37,7 +37,7 @@ impl ConnectionWindow {
     }
 
     /// The connection's smoothed round-trip time and what it has received in all, in bytes: its new
-    /// window, when that is larger or has halved.
+    /// window, when that is larger or a quarter smaller.
     pub fn on_figures(&mut self, rtt: Duration, arrived: u64, now: Instant) -> Option<u64> {
         let (at, before) = *self.began.get_or_insert((now, arrived));
         let (elapsed, round) = (now.saturating_duration_since(at), rtt.max(LEAST_ROUND));
@@ -45,13 +45,16 @@ impl ConnectionWindow {
             return None;
         }
         self.began = Some((now, arrived));
+        let came = per_round(arrived.saturating_sub(before), round, elapsed);
+        let growth = self.rounds.back().map_or(0, |last| came.saturating_sub(*last));
         if self.rounds.len() == ROUNDS {
             self.rounds.pop_front();
         }
-        self.rounds.push_back(per_round(arrived.saturating_sub(before), round, elapsed));
-        let best = self.rounds.iter().copied().max().unwrap_or_default();
+        self.rounds.push_back(came);
+        // A sender in slow start goes on growing while it waits for this.
+        let best = self.rounds.iter().copied().max().unwrap_or_default().max(came + growth);
         let wanted = best.saturating_mul(2).max(CONNECTION_WINDOW).min(self.maximum);
-        if wanted <= self.current && wanted > self.current / 2 {
+        if wanted <= self.current && wanted > self.current / 4 * 3 {
             return None;
         }
         self.current = wanted;
@@ -97,6 +100,28 @@ mod tests {
         // A pause of a few rounds changes nothing; a longer one does.
         assert_eq!(feed(&mut window, &mut state, 0, 200), MAX);
         assert_eq!(feed(&mut window, &mut state, 0, 1000), CONNECTION_WINDOW);
+    }
+
+    #[test]
+    fn a_window_is_ahead_of_a_sender_whose_rate_doubles_with_each_round_trip() {
+        let rtt = Duration::from_millis(50);
+        let (mut window, mut now) = (ConnectionWindow::new(MAX), crate::test_now());
+        let (mut arrived, mut round) = (0, CONNECTION_WINDOW / 16);
+        window.on_figures(rtt, arrived, now);
+        while round < MAX / 8 {
+            now += rtt;
+            arrived += round;
+            window.on_figures(rtt, arrived, now);
+            assert!(window.size() >= (3 * round).min(MAX), "{} after {round}", window.size());
+            round *= 2;
+        }
+        // It does not stay so.
+        for _ in 0..=ROUNDS {
+            now += rtt;
+            arrived += MAX / 8;
+            window.on_figures(rtt, arrived, now);
+        }
+        assert_eq!(window.size(), MAX / 4);
     }
 
     #[test]

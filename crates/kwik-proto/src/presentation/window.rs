@@ -40,12 +40,13 @@ pub struct WindowStatus {
 ///
 /// Half of the window at its start is divided into floors, one for each of `max_streams` streams, lent
 /// to nobody else; the rest is lent to open streams as they ask. A stream's allowance is its floor plus
-/// what it borrowed, and bounds what it may have granted and not read.
+/// what it borrowed, and bounds what it may have granted and not read. Some of the rest may be reserved
+/// for loans to streams to come.
 ///
 /// Invariant: the allowances of the open streams never exceed the size. At most `max_streams`
-/// streams are open, so their floors take at most `max_streams * floor`, and loans take at most
-/// `size - max_streams * floor`, which together is the size. Growing adds to the second term alone, and
-/// the size shrinks no further than what is lent; closing a stream gives both parts back, so with no
+/// streams are open, so their floors take at most `max_streams * floor`, and loans, with what is reserved,
+/// take at most `size - max_streams * floor`, which together is the size. Growing adds to the second term alone, and
+/// the size shrinks no further than what is lent or reserved; closing a stream gives both parts back, so with no
 /// stream open all of the size is available.
 #[derive(Debug)]
 pub struct ReceiveWindow {
@@ -57,6 +58,8 @@ pub struct ReceiveWindow {
     loans: BTreeMap<StreamId, u64>,
     /// Sum of `loans`.
     lent: u64,
+    /// Kept for loans to streams to come.
+    reserved: u64,
     /// What all sessions of the endpoint share.
     budget: Option<Arc<MemoryBudget>>,
 }
@@ -70,7 +73,27 @@ impl ReceiveWindow {
         let max_streams = max_streams.clamp(1, u64::MAX / 2);
         let size = initial.max(2 * max_streams);
         let (maximum, floor) = (maximum.max(size), size / 2 / max_streams);
-        Self { size, maximum, max_streams, floor, loans: BTreeMap::new(), lent: 0, budget: None }
+        let (loans, lent, reserved) = (BTreeMap::new(), 0, 0);
+        Self { size, maximum, max_streams, floor, loans, lent, reserved, budget: None }
+    }
+
+    /// Keeps up to `amount` of what can be lent for streams to come: [`Self::redeem`].
+    pub fn reserve(&mut self, amount: u64) {
+        self.reserved += amount.min(self.lendable());
+    }
+
+    /// Lends `stream`, which is open, up to `amount` of what is reserved, whatever the budget says.
+    pub fn redeem(&mut self, stream: StreamId, amount: u64) {
+        let Some(loan) = self.loans.get_mut(&stream) else {
+            return;
+        };
+        let amount = amount.min(self.reserved);
+        self.reserved -= amount;
+        *loan += amount;
+        self.lent += amount;
+        if let Some(budget) = &self.budget {
+            budget.take(amount);
+        }
     }
 
     /// Counts what is granted against the budget of all sessions too.
@@ -102,7 +125,7 @@ impl ReceiveWindow {
     }
 
     fn shrink(&mut self) {
-        let least = self.maximum.max(self.max_streams * self.floor + self.lent);
+        let least = self.maximum.max(self.size - self.lendable());
         self.size = self.size.min(least);
     }
 
@@ -207,7 +230,7 @@ impl ReceiveWindow {
     /// What can still be lent; the window is full at 0.
     #[must_use]
     pub const fn lendable(&self) -> u64 {
-        self.size - self.max_streams * self.floor - self.lent
+        self.size - self.max_streams * self.floor - self.reserved - self.lent
     }
 
     /// Granted to no stream, floors of streams to come included.
@@ -324,6 +347,8 @@ mod tests {
     enum Operation {
         Open(u64),
         Borrow(u64, u64),
+        Reserve(u64),
+        Redeem(u64, u64),
         Release(u64, u64),
         Close(u64),
         Grow,
@@ -334,6 +359,8 @@ mod tests {
         prop_oneof![
             3 => (0..8u64).prop_map(Operation::Open),
             4 => (0..8u64, 0..400u64).prop_map(|(id, n)| Operation::Borrow(id, n)),
+            1 => (0..400u64).prop_map(Operation::Reserve),
+            2 => (0..8u64, 0..400u64).prop_map(|(id, n)| Operation::Redeem(id, n)),
             2 => (0..8u64, 0..400u64).prop_map(|(id, n)| Operation::Release(id, n)),
             2 => (0..8u64).prop_map(Operation::Close),
             1 => Just(Operation::Grow),
@@ -347,13 +374,15 @@ mod tests {
         floor: u64,
         maximum: u64,
         max_streams: u64,
+        reserved: u64,
         open: Vec<(u64, u64)>,
     }
 
     impl Model {
         /// A size above its maximum follows what comes back.
         fn shrink(&mut self) {
-            let least = self.maximum.max(self.floor * self.max_streams + self.lent());
+            let taken = self.floor * self.max_streams + self.reserved + self.lent();
+            let least = self.maximum.max(taken);
             self.size = self.size.min(least);
         }
 
@@ -370,7 +399,7 @@ mod tests {
         }
 
         fn apply(&mut self, window: &mut ReceiveWindow, operation: &Operation) {
-            let free = self.size - self.floor * self.max_streams - self.lent();
+            let free = self.size - self.floor * self.max_streams - self.reserved - self.lent();
             match *operation {
                 Operation::Open(index) => {
                     let is_open = self.open.iter().any(|(open, _)| *open == index);
@@ -387,6 +416,17 @@ mod tests {
                 Operation::Borrow(index, want) => {
                     let allowance = self.allowance(index, |loan| loan + want.min(free));
                     assert_eq!(window.borrow(stream(index), want), allowance);
+                }
+                Operation::Reserve(amount) => {
+                    window.reserve(amount);
+                    self.reserved += amount.min(free);
+                }
+                Operation::Redeem(index, amount) => {
+                    window.redeem(stream(index), amount);
+                    let amount = amount.min(self.reserved);
+                    if self.allowance(index, |loan| loan + amount) > 0 {
+                        self.reserved -= amount;
+                    }
                 }
                 Operation::Release(index, amount) => {
                     let allowance = self.allowance(index, |loan| loan.saturating_sub(amount));
@@ -422,7 +462,7 @@ mod tests {
                 maximum: self.maximum,
                 floor: self.floor,
                 lent: self.lent(),
-                lendable: self.size - floors - self.lent(),
+                lendable: self.size - floors - self.reserved - self.lent(),
                 available: self.size - total,
                 streams: self.open.len() as u64,
             };
@@ -434,7 +474,8 @@ mod tests {
     fn an_odd_window_that_is_lent_out_grows_by_what_is_left() {
         // 143 is no multiple of two floors: 73 can be lent, and one more byte once it has grown.
         let (mut window, id) = (ReceiveWindow::new(143, 144, 2), stream(7));
-        let mut model = Model { size: 143, floor: 35, maximum: 144, max_streams: 2, open: vec![] };
+        let (maximum, max_streams, reserved, open) = (144, 2, 0, Vec::new());
+        let mut model = Model { size: 143, floor: 35, maximum, max_streams, reserved, open };
         for operation in [Operation::Open(7), Operation::Borrow(7, 73), Operation::Grow] {
             model.apply(&mut window, &operation);
             model.check(&window);
@@ -452,15 +493,17 @@ mod tests {
         ) {
             let (maximum, floor) = (initial + growth, initial / 2 / max_streams);
             let mut window = ReceiveWindow::new(initial, maximum, max_streams);
-            let mut model = Model { size: initial, floor, maximum, max_streams, open: Vec::new() };
+            let (size, reserved, open) = (initial, 0, Vec::new());
+            let mut model = Model { size, floor, maximum, max_streams, reserved, open };
             for operation in operations {
                 model.apply(&mut window, &operation);
                 model.check(&window);
             }
-            for (index, _) in model.open {
+            for (index, _) in model.open.drain(..) {
                 window.close(stream(index));
             }
             prop_assert_eq!((window.available(), window.lent()), (window.size(), 0));
+            prop_assert_eq!(window.lendable(), window.size() - max_streams * floor - model.reserved);
         }
     }
 }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::{Read, SharedRecv, StreamTable};
+use crate::limits::FIRST_STREAM_DATA;
 use crate::presentation::MemoryBudget;
 use crate::sync::lock;
 use crate::wire::control::ControlMessage;
@@ -18,7 +19,7 @@ use crate::{Config, Dir, LeaseId, PathId, PieceId, Side, StreamId};
 const SLOT: u64 = 128;
 const STREAMS: u64 = 8;
 /// The least window for so many.
-const LEAST: u64 = 57_600;
+const LEAST: u64 = 4 * FIRST_STREAM_DATA;
 
 #[derive(Debug, Clone)]
 enum Operation {
@@ -109,7 +110,8 @@ impl World {
         let opened = self.table.receiving(PathId::PRIMARY, Self::id(index), self.now);
         if let Ok(Some(recv)) = opened {
             self.table.accept(Dir::Uni).unwrap();
-            let told = self.table.window().floor();
+            let floor = self.table.window().floor();
+            let told = if index == 0 { floor.max(FIRST_STREAM_DATA) } else { floor };
             let (received, taken) = (BTreeSet::new(), BTreeSet::new());
             self.streams.insert(index, Stream { recv, told, received, taken, ordered: true });
         }

@@ -5,7 +5,7 @@
 //! every stream, `max_data - consumed <= allowance`, and over all streams, `sum(allowance) <= size`;
 //! what all peers together may make us hold is never more than the window, in whatever order it comes
 //! and is read. An allowance starts at the floor that nobody else can borrow, so every stream moves
-//! whatever the others do; it grows from the shared half as its reader consumes, up to the stream's
+//! whatever the others do (that of the first stream of a kind is larger, so that it starts as fast as QUIC); it grows from the shared half as its reader consumes, up to the stream's
 //! buffer, which doubles for readers that keep up. Credit that was told to a peer is never taken
 //! back: an allowance shrinks only by what was read and not granted again.
 
@@ -118,11 +118,13 @@ impl StreamTable {
         }
         kinds[Dir::Bi as usize].max_remote = config.max_streams_bidi();
         kinds[Dir::Uni as usize].max_remote = config.max_streams_uni();
-        let window = ReceiveWindow::new(
+        let mut window = ReceiveWindow::new(
             config.initial_window(),
             config.max_window(),
             config.max_receiving(),
         );
+        // For the peer's first stream of each kind.
+        window.reserve(2 * limits::FIRST_STREAM_DATA.saturating_sub(config.floor()));
         Self {
             side,
             streams: BTreeMap::new(),
@@ -218,10 +220,13 @@ impl StreamTable {
         let max_buffer = max_buffer.unwrap_or(u64::MAX);
         let send = id
             .is_sender(self.side)
-            .then(|| SharedSend::new(SendHalf::new(self.peer_initial_max_data).into()));
+            .then(|| SendHalf::new(initial(id, self.side, self.peer_initial_max_data)))
+            .map(|send| SharedSend::new(send.into()));
         let recv = id.is_sender(!self.side).then(|| {
             self.window.open(id).expect("max_receiving bounds the receiving halves");
-            SharedRecv::new(RecvHalf::new(id, self.floor, self.memory.clone()).into())
+            let granted = self.initial_max_data(id);
+            self.window.redeem(id, granted - self.floor);
+            SharedRecv::new(RecvHalf::new(id, granted, self.memory.clone()).into())
         });
         let halves = Halves { id, send, recv };
         let unaccepted = id.initiator() != self.side;
@@ -241,6 +246,11 @@ impl StreamTable {
             self.grow_allowance(id, FIRST_LOAN * self.config.slide_step());
         }
         halves
+    }
+
+    /// What a stream of which the peer sends is granted before anything is said.
+    fn initial_max_data(&self, id: StreamId) -> u64 {
+        initial(id, !self.side, self.floor)
     }
 
     /// The halves of a stream that a peer names; opens it, and those of its kind below, when unseen.
@@ -363,13 +373,19 @@ impl StreamTable {
 
     /// Doubles what keeps a stream from more than its `allowance`: its buffer, or the window.
     fn make_room(&mut self, id: StreamId, allowance: u64) {
-        if let Some(entry) = self.streams.get_mut(&id).filter(|entry| allowance >= entry.buffer) {
+        let least = allowance + self.step(allowance);
+        if let Some(entry) = self.streams.get_mut(&id).filter(|entry| entry.buffer < least) {
             let most = self.config.max_stream_buffer().min(entry.max_buffer);
             entry.buffer = entry.buffer.saturating_mul(2).min(most).max(entry.buffer);
         }
         if self.window.lendable() < self.config.slide_step() {
             self.window.grow();
         }
+    }
+
+    /// What is worth telling of a stream with this allowance.
+    fn step(&self, allowance: u64) -> u64 {
+        self.config.slide_step().min(allowance / 4).max(1)
     }
 
     /// Grants what was consumed and the allowance permit, in steps.
@@ -380,7 +396,7 @@ impl StreamTable {
         let allowance = self.window.allowance(id);
         let mut recv = lock(recv);
         let limit = (recv.consumed() + allowance).min(limits::MAX_OFFSET);
-        let step = self.config.slide_step().min(allowance / 4).max(1);
+        let step = self.step(allowance);
         let threshold = self.config.stream_threshold();
         let pressed = self.watch.backpressure().withholds(id, recv.held(), allowance, threshold);
         if pressed || recv.is_complete() || limit < recv.max_data() + step {
@@ -396,21 +412,28 @@ impl StreamTable {
         }));
     }
 
-    /// The application read from a stream: slide its window, and widen it when the reader is faster than
-    /// two round trips (`rtt`) per allowance.
+    /// The application read from a stream: slide its window, and widen it when the reader takes a quarter or
+    /// more of its allowance at a pace of four round trips (`rtt`) for all: so credit keeps ahead of a sender
+    /// that sends twice as much with each round trip.
     pub fn on_consumed(&mut self, id: StreamId, now: Instant, rtt: Duration) {
         self.look(id, now);
         self.give_back(id);
+        let slow = self.is_slow(id);
         let Some(entry) = self.streams.get_mut(&id) else { return };
         let Some(recv) = &entry.halves.recv else { return };
         let consumed = lock(recv).consumed();
         let allowance = self.window.allowance(id);
         let (since, at) = entry.granted_at;
-        if consumed.saturating_sub(since) >= allowance {
+        let taken = consumed.saturating_sub(since);
+        let fast = taken >= allowance / 4 && !slow && {
+            let elapsed = now.saturating_duration_since(at).as_nanos();
+            let pace = 4 * rtt.max(Duration::from_millis(1)).as_nanos();
+            elapsed * u128::from(allowance) < pace * u128::from(taken)
+        };
+        if fast || taken >= allowance {
             entry.granted_at = (consumed, now);
-            let fast = now.saturating_duration_since(at) < 4 * rtt.max(Duration::from_millis(1));
             self.grow_allowance(id, allowance);
-            if fast && self.window.allowance(id) == allowance {
+            if fast && self.window.allowance(id) < allowance + self.step(allowance) {
                 self.make_room(id, allowance);
                 self.grow_allowance(id, allowance);
             }
@@ -642,4 +665,10 @@ impl StreamTable {
         self.flush_notices(now);
         std::mem::take(&mut self.outbox)
     }
+}
+
+/// What `sender` may send of a stream before it is told, where others start with `floor`.
+fn initial(id: StreamId, sender: Side, floor: u64) -> u64 {
+    let first = id.initiator() == sender && id.index() == 0;
+    if first { floor.max(limits::FIRST_STREAM_DATA) } else { floor }
 }

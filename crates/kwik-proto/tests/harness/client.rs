@@ -45,12 +45,12 @@ pub(crate) struct ClientApp {
 /// Windows of all sizes, from hardly a datagram per stream.
 pub(crate) fn session_config(rng: &mut Rng) -> Config {
     let streams = rng.pick(&[limits::FIRST_FLIGHT_STREAMS, 12, limits::MAX_STREAMS]);
-    let least = limits::FIRST_FLIGHT_DATA * 2 * 3 * streams;
+    let floors = limits::FIRST_FLIGHT_DATA * 2 * 3 * streams;
+    let least = floors.max(4 * limits::FIRST_STREAM_DATA);
     let initial_window = match rng.below(5) {
         0 => least,
         1 => least + rng.below(100_000),
         2 => least * 8,
-        3 => least.max(64 * 1024),
         _ => limits::INITIAL_WINDOW.max(least),
     };
     let max_window = initial_window * rng.pick(&[1, 2, 8]);

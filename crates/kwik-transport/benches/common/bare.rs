@@ -8,7 +8,7 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Connection, Endpoint, Incoming, VarInt};
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::version::TLS13;
 
 use super::{Settings, Stack, stack::implement};
@@ -23,45 +23,34 @@ implement!(
     |connection: &Connection| {
         let stats = connection.stats();
         stats.udp_tx.bytes + stats.udp_rx.bytes
-    }
+    },
+    |connection: &Connection| connection.stats().path.lost_packets
 );
 
-/// An endpoint, and the certificate that its clients trust.
-#[derive(Clone)]
-pub struct Server {
-    endpoint: Endpoint,
-    certificate: CertificateDer<'static>,
-}
-
 impl Stack for Bare {
-    type Server = Server;
+    type Server = Endpoint;
     type Client = Endpoint;
     type Incoming = Incoming;
     type Session = Connection;
 
-    fn server(settings: &Settings) -> Server {
-        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
-        let params = rcgen::CertificateParams::new(vec!["kwik".to_owned()]).unwrap();
-        let certificate = params.self_signed(&key).unwrap().der().clone();
-        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-        let chain = vec![certificate.clone()];
+    fn server(settings: &Settings) -> Endpoint {
         let mut tls = rustls::ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .unwrap()
             .with_no_client_auth()
-            .with_single_cert(chain, key)
+            .with_single_cert(vec![certificate()], key().into())
             .unwrap();
         // Like KWIK it resumes nothing: each handshake verifies the server's key.
         tls.send_tls13_tickets = 0;
         let tls = QuicServerConfig::try_from(tls).unwrap();
         let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls));
         config.transport_config(transport(settings));
-        Server { endpoint: endpoint(&settings.quic, Some(config)), certificate }
+        endpoint(settings.server, &settings.quic, Some(config))
     }
 
-    fn client(settings: &Settings, server: &Server) -> Endpoint {
+    fn client(settings: &Settings) -> Endpoint {
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(server.certificate.clone()).unwrap();
+        roots.add(certificate()).unwrap();
         let mut tls = rustls::ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .unwrap()
@@ -71,21 +60,21 @@ impl Stack for Bare {
         let tls = QuicClientConfig::try_from(tls).unwrap();
         let mut config = quinn::ClientConfig::new(Arc::new(tls));
         config.transport_config(transport(settings));
-        let mut endpoint = endpoint(&settings.quic, None);
+        let mut endpoint = endpoint(settings.client, &settings.quic, None);
         endpoint.set_default_client_config(config);
         endpoint
     }
 
-    fn address(server: &Server) -> SocketAddr {
-        server.endpoint.local_addr().unwrap()
+    fn address(server: &Endpoint) -> SocketAddr {
+        server.local_addr().unwrap()
     }
 
-    fn close(server: &Server) {
-        server.endpoint.close(VarInt::from_u32(0), b"");
+    fn close(server: &Endpoint) {
+        server.close(VarInt::from_u32(0), b"");
     }
 
-    async fn accept(server: &Server) -> Option<Incoming> {
-        server.endpoint.accept().await
+    async fn accept(server: &Endpoint) -> Option<Incoming> {
+        server.accept().await
     }
 
     async fn establish(incoming: Incoming) -> Option<Connection> {
@@ -101,12 +90,24 @@ impl Stack for Bare {
     }
 }
 
+/// The same in each process: that of KWIK's first server.
+fn key() -> PrivatePkcs8KeyDer<'static> {
+    super::kwik::identity(0).pkcs8_der().into()
+}
+
+/// What clients trust.
+fn certificate() -> CertificateDer<'static> {
+    let key = rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&key(), &rcgen::PKCS_ED25519).unwrap();
+    let params = rcgen::CertificateParams::new(vec!["kwik".to_owned()]).unwrap();
+    params.self_signed(&key).unwrap().der().clone()
+}
+
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
 /// What KWIK tells QUIC, but for the number of streams: that which KWIK's applications have.
-fn transport(Settings { quic: config, session }: &Settings) -> Arc<quinn::TransportConfig> {
+fn transport(Settings { quic: config, session, .. }: &Settings) -> Arc<quinn::TransportConfig> {
     let varint = |value: u64| VarInt::from_u64(value).unwrap();
     let mut transport = quinn::TransportConfig::default();
     transport
@@ -121,9 +122,13 @@ fn transport(Settings { quic: config, session }: &Settings) -> Arc<quinn::Transp
     Arc::new(transport)
 }
 
-fn endpoint(config: &QuicConfig, server: Option<quinn::ServerConfig>) -> Endpoint {
-    let address: SocketAddr = ([127, 0, 0, 1], 0).into();
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+fn endpoint(
+    address: SocketAddr,
+    config: &QuicConfig,
+    server: Option<quinn::ServerConfig>,
+) -> Endpoint {
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::DGRAM, None).unwrap();
     socket.set_recv_buffer_size(config.socket_buffer).unwrap();
     socket.set_send_buffer_size(config.socket_buffer).unwrap();
     socket.bind(&address.into()).unwrap();

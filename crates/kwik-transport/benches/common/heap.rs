@@ -25,7 +25,7 @@ pub async fn settled() -> f64 {
 /// KiB of both ends together that an idle session takes: one that has carried an echo.
 pub fn idle<S: Stack>(bed: &Bed, count: usize) -> f64 {
     let server = bed.serve::<S, _>(serve_echo);
-    let client = bed.client::<S>(&server);
+    let client = bed.client::<S>();
     bed.run(async move {
         echo(&S::connect(&client, S::address(&server)).await).await;
         let before = settled().await;

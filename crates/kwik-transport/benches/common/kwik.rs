@@ -10,9 +10,16 @@ use super::{Settings, Stack, stack::implement};
 
 pub struct Kwik;
 
-implement!(Session, kwik::SendStream, kwik::RecvStream, 0, |session: &Session| {
-    session.stats().paths.iter().map(|path| path.udp_sent + path.udp_received).sum()
-});
+implement!(
+    Session,
+    kwik::SendStream,
+    kwik::RecvStream,
+    0,
+    |session: &Session| {
+        session.stats().paths.iter().map(|path| path.udp_sent + path.udp_received).sum()
+    },
+    |session: &Session| session.stats().paths.iter().map(|path| path.figures.lost_packets).sum()
+);
 
 impl Stack for Kwik {
     type Server = Endpoint;
@@ -24,10 +31,10 @@ impl Stack for Kwik {
         server(settings, 0)
     }
 
-    fn client(settings: &Settings, server: &Endpoint) -> (Endpoint, ClientConfig) {
-        let mut config = ClientConfig::pinned(server.fingerprint().unwrap());
+    fn client(settings: &Settings) -> (Endpoint, ClientConfig) {
+        let mut config = ClientConfig::pinned(identity(0).fingerprint());
         config.session.settings = settings.session.clone();
-        (Endpoint::bind(loopback(), None, &settings.quic).unwrap(), config)
+        (Endpoint::bind(settings.client, None, &settings.quic).unwrap(), config)
     }
 
     fn address(server: &Endpoint) -> SocketAddr {
@@ -57,16 +64,16 @@ impl Stack for Kwik {
 
 /// A server that honours the grants of number 0.
 pub fn server(settings: &Settings, number: u8) -> Endpoint {
-    let identity = |number| Arc::new(Identity::from_seed([100 + number; 32]));
     let config = ServerConfig {
         trusted: BTreeSet::from([identity(0).fingerprint()]),
         settings: settings.session.clone(),
         quic: settings.quic.clone(),
         ..ServerConfig::new(identity(number))
     };
-    Endpoint::server(config, loopback()).unwrap()
+    Endpoint::server(config, settings.server).unwrap()
 }
 
-fn loopback() -> SocketAddr {
-    ([127, 0, 0, 1], 0).into()
+/// Of a server by its number.
+pub fn identity(number: u8) -> Arc<Identity> {
+    Arc::new(Identity::from_seed([100 + number; 32]))
 }

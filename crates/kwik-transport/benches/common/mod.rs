@@ -7,6 +7,7 @@ pub mod report;
 pub mod stack;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -30,10 +31,21 @@ pub const GIB: f64 = (1u64 << 30) as f64;
 const HANGS: Duration = Duration::from_secs(120);
 
 /// What both stacks are told.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     pub quic: QuicConfig,
     pub session: Config,
+    /// Where endpoints are bound: servers, and clients.
+    pub server: SocketAddr,
+    pub client: SocketAddr,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let loopback = ([127, 0, 0, 1], 0).into();
+        let (quic, session) = (QuicConfig::default(), Config::default());
+        Self { quic, session, server: loopback, client: loopback }
+    }
 }
 
 /// The runtimes: one for the client and one for each server, of one worker each.
@@ -58,9 +70,9 @@ impl Bed {
     }
 
     /// A client's endpoint.
-    pub fn client<S: Stack>(&self, server: &S::Server) -> S::Client {
+    pub fn client<S: Stack>(&self) -> S::Client {
         let _inside = self.client.enter();
-        S::client(&self.settings, server)
+        S::client(&self.settings)
     }
 
     /// A server's endpoint that does `serve` with each session.

@@ -23,7 +23,7 @@ pub struct Options {
     profile: Option<String>,
     /// Part of the names of the cases to run.
     case: String,
-    names: Vec<String>,
+    pub names: Vec<String>,
 }
 
 impl Options {

@@ -18,7 +18,7 @@ pub trait Stack: 'static {
     /// In the runtime in which it shall run.
     fn server(settings: &Settings) -> Self::Server;
     /// In the runtime in which it shall run.
-    fn client(settings: &Settings, server: &Self::Server) -> Self::Client;
+    fn client(settings: &Settings) -> Self::Client;
     fn address(server: &Self::Server) -> SocketAddr;
     /// Ends all sessions, and accepts no more.
     fn close(server: &Self::Server);
@@ -46,6 +46,8 @@ pub trait Session: Clone + Sendable + Sync + 'static {
     fn closed(&self) -> impl Future<Output = ()> + Sendable;
     /// UDP payload sent and received, over all paths.
     fn udp_bytes(&self) -> u64;
+    /// QUIC packets that this side has lost.
+    fn lost_packets(&self) -> u64;
 }
 
 pub trait Send: Sendable + 'static {
@@ -63,7 +65,7 @@ pub trait Recv: Sendable + 'static {
 
 /// The two have the same calls.
 macro_rules! implement {
-    ($session:ty, $send:ty, $recv:ty, $close:expr, $udp:expr) => {
+    ($session:ty, $send:ty, $recv:ty, $close:expr, $udp:expr, $lost:expr) => {
         impl $crate::common::Session for $session {
             type Send = $send;
             type Recv = $recv;
@@ -94,6 +96,10 @@ macro_rules! implement {
 
             fn udp_bytes(&self) -> u64 {
                 $udp(self)
+            }
+
+            fn lost_packets(&self) -> u64 {
+                $lost(self)
             }
         }
 

@@ -49,7 +49,7 @@ fn beside_unread<S: Stack>(bed: &Bed, bytes: usize) -> f64 {
             }
             session.closed().await;
         });
-        let client = bed.client::<S>(&server);
+        let client = bed.client::<S>();
         bed.run(async move {
             let session = S::connect(&client, S::address(&server)).await;
             let meter = Meter::start();
@@ -88,7 +88,7 @@ fn pause<S: Stack>(bed: &Bed) -> [f64; 2] {
             while stream.write_chunk(frame.clone()).await {}
         }
     });
-    let client = bed.client::<S>(&server);
+    let client = bed.client::<S>();
     bed.run(async move {
         let session = S::connect(&client, S::address(&server)).await;
         let mut stream = session.accept_uni().await.unwrap();
@@ -127,7 +127,7 @@ fn notices(bed: &Bed) -> [f64; 2] {
             session.closed().await;
         }
     });
-    let client = bed.client::<Kwik>(&server);
+    let client = bed.client::<Kwik>();
     bed.run(async move {
         let session = Kwik::connect(&client, Kwik::address(&server)).await;
         let mut stream = Session::accept_uni(&session).await.unwrap();

@@ -18,7 +18,7 @@ pub fn run(report: &mut Report, bed: &Bed) {
 /// The median, in milliseconds.
 fn dial<S: Stack>(bed: &Bed) -> f64 {
     let server = bed.serve::<S, _>(serve_echo);
-    let client = bed.client::<S>(&server);
+    let client = bed.client::<S>();
     bed.run(async move {
         let mut times = Vec::new();
         for _ in 0..SESSIONS {

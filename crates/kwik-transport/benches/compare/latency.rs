@@ -45,7 +45,7 @@ fn echo<S: Stack>(bed: &Bed, bulk: bool) -> [f64; 2] {
         });
         serve_echo(session).await;
     });
-    let client = bed.client::<S>(&server);
+    let client = bed.client::<S>();
     bed.run(async move {
         let beside = S::connect(&client, S::address(&server)).await;
         if bulk {

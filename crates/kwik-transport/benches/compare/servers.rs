@@ -41,7 +41,7 @@ fn apart(bed: &Bed, servers: usize, bytes: usize) -> [f64; 3] {
             })
         })
         .collect();
-    let clients: Vec<_> = servers.iter().map(|server| bed.client::<Bare>(server)).collect();
+    let clients: Vec<_> = servers.iter().map(|_| bed.client::<Bare>()).collect();
     bed.run(async move {
         let mut sessions = Vec::new();
         for (client, server) in clients.iter().zip(&servers) {
@@ -103,7 +103,7 @@ fn leased(bed: &Bed, servers: usize, bytes: usize) -> [f64; 3] {
         session.session().closed().await;
         drop((own, leases));
     });
-    let client = bed.client::<Kwik>(&endpoints[0]);
+    let client = bed.client::<Kwik>();
     let address = endpoints[0].local_addr().unwrap();
     bed.run(async move {
         let session = Kwik::connect(&client, address).await;

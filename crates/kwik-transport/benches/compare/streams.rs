@@ -24,7 +24,7 @@ pub fn run(report: &mut Report, bed: &Bed) {
 
 fn echo<S: Stack>(bed: &Bed) -> [f64; 3] {
     let server = bed.serve::<S, _>(serve_echo);
-    let client = bed.client::<S>(&server);
+    let client = bed.client::<S>();
     bed.run(async move {
         let session = S::connect(&client, S::address(&server)).await;
         let meter = Meter::start();

@@ -34,7 +34,7 @@ fn download<S: Stack>(bed: &Bed, streams: usize, bytes: usize) -> [f64; 3] {
         }
         session.closed().await;
     });
-    let client = bed.client::<S>(&server);
+    let client = bed.client::<S>();
     bed.run(async move {
         let session = S::connect(&client, S::address(&server)).await;
         let meter = Meter::start();

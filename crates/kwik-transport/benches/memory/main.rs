@@ -72,7 +72,7 @@ fn second_paths(bed: &Bed) -> f64 {
         let _inside = bed.servers[usize::from(number)].enter();
         common::kwik::server(&bed.settings, number)
     });
-    let client = bed.client::<Kwik>(&primary);
+    let client = bed.client::<Kwik>();
     bed.run(async move {
         let mut sessions = Vec::with_capacity(PATHS);
         for _ in 0..PATHS {
@@ -102,7 +102,7 @@ fn second_paths(bed: &Bed) -> f64 {
 /// What a stream takes that has carried a message each way and stays open.
 fn open<S: Stack>(bed: &Bed) -> f64 {
     let server = bed.serve::<S, _>(serve_echo);
-    let client = bed.client::<S>(&server);
+    let client = bed.client::<S>();
     bed.run(async move {
         let session = S::connect(&client, S::address(&server)).await;
         echo(&session).await;
@@ -124,7 +124,7 @@ fn open<S: Stack>(bed: &Bed) -> f64 {
 /// How much of the heap streams leave behind.
 fn growth<S: Stack>(bed: &Bed) -> f64 {
     let server = bed.serve::<S, _>(serve_echo);
-    let client = bed.client::<S>(&server);
+    let client = bed.client::<S>();
     bed.run(async move {
         let session = S::connect(&client, S::address(&server)).await;
         for _ in 0..CLOSED_STREAMS / 100 {
@@ -148,7 +148,7 @@ fn peak_heap<S: Stack>(bed: &Bed, bytes: usize) -> f64 {
         write_all(&mut stream, bytes).await;
         session.closed().await;
     });
-    let client = bed.client::<S>(&server);
+    let client = bed.client::<S>();
     let over = Arc::new(AtomicBool::new(false));
     let before = live();
     let watch = {

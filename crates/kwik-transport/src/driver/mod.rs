@@ -177,7 +177,7 @@ impl<M: Role + ?Sized> Shared<M> {
     }
 
     /// Figures of each path's connection.
-    fn figures(&self) -> Vec<(PathId, Figures)> {
+    pub(crate) fn figures(&self) -> Vec<(PathId, Figures)> {
         let paths = lock(&self.paths);
         paths.iter().map(|(path, link)| (*path, link.connection.figures())).collect()
     }

@@ -92,7 +92,8 @@ impl StreamTable {
     fn tell_credit(&mut self, id: StreamId) {
         self.notices.credit.remove(&id);
         let recv = self.streams.get(&id).and_then(|entry| entry.halves.recv.as_ref());
-        let wanted = |recv: &RecvHalf| !recv.is_complete() && recv.max_data() > self.floor;
+        let told = self.initial_max_data(id);
+        let wanted = |recv: &RecvHalf| !recv.is_complete() && recv.max_data() > told;
         let Some(recv) = recv.map(|recv| lock(recv)).filter(|recv| wanted(recv)) else { return };
         self.outbox.push(ControlMessage::MaxStreamData(pb::MaxStreamData {
             stream_id: id.as_u64(),

@@ -15,10 +15,11 @@ use kwik_proto::{Config, limits};
 /// leaves free.
 const WINDOW_SHARE: u64 = 16;
 
-/// Bytes that may wait for acknowledgement beyond what QUIC has in flight. One acknowledgement
-/// tells of half as many, so that the other half keeps QUIC busy; together with what is in flight
-/// it stays within the least window that a receiver gives QUIC ([`limits::CONNECTION_WINDOW`]).
-const AHEAD: u64 = 512 * 1024;
+/// Bytes that may wait for acknowledgement beyond what QUIC has in flight: twice what one acknowledgement tells
+/// of, as QUIC in slow start sends two bytes for each that arrives, and a packet that is under way at either end.
+/// With a small congestion window it stays within the least window that a receiver gives QUIC
+/// ([`limits::CONNECTION_WINDOW`]).
+const AHEAD: u64 = 2 * (limits::ACK_BYTES + limits::MAX_PACKET_PAYLOAD as u64);
 
 /// Numbers the packets of one connection, and holds those of normal priority back while so much is
 /// not acknowledged that QUIC's windows are nearly full, its own or the peer's: what is more urgent
