@@ -98,8 +98,9 @@ impl Controller for Unstuck {
 
     fn window(&self) -> u64 {
         let window = self.inner.window();
-        // A packet leaves while more than its own size is free.
-        let wanted = self.in_flight + (PROBES + 1) * self.mtu;
+        // A packet leaves while more than its own size is free. A probe of the MTU in flight is not
+        // told of, and may take the place of the second.
+        let wanted = self.in_flight.saturating_add((PROBES + 1) * self.mtu);
         if window < wanted && (self.clock)() >= self.last_sent + STUCK_AFTER {
             return wanted;
         }
@@ -139,7 +140,8 @@ mod tests {
         let time = Arc::new(Mutex::new(start));
         let clock = time.clone();
         let congestion = Arc::new(Congestion::new(move || *clock.lock().unwrap()));
-        let mut controller = congestion.build(start, u16::try_from(MTU).unwrap());
+        let build = || congestion.clone().build(start, u16::try_from(MTU).unwrap());
+        let mut controller = build();
         let window = controller.window();
         controller.on_sent(start, window, 9);
         // QUIC sends a packet while less than the window would be in flight with it.
@@ -157,5 +159,9 @@ mod tests {
         controller.on_congestion_event(later + STUCK_AFTER, later, false, window);
         controller.on_end_acks(later + STUCK_AFTER, 0, false, Some(11));
         assert!(controller.window() < window, "nothing is in the way: the window is CUBIC's");
+        // A probe of the MTU, which nobody tells of, takes what is left of the window.
+        let mut controller = build();
+        controller.on_sent(start, window - MTU - 1, 9);
+        assert!(packets(&*controller, window - 1) > 0);
     }
 }
