@@ -145,8 +145,8 @@ settings! {
     /// The share of the window that waits unread from which on the session is under backpressure
     /// (8.3); 0.80. Changes live.
     window_threshold, set_window_threshold: f64 = 0.80, 0.1..=1.0;
-    /// A stream is told of credit in steps of this many bytes, or of a sixteenth of what it may have in flight
-    /// where that is more; 64 KiB (the design documents' slide size). Changes live.
+    /// A stream is told of credit in steps of this many bytes, of up to four at once while that is less than a
+    /// sixteenth of what it may have in flight; 64 KiB (the design documents' slide size). Changes live.
     slide_step, set_slide_step: u64 = limits::SLIDE_STEP, 1..=limits::MAX_OFFSET;
     /// A gap that keeps a reader waiting for this long is reported and acted on (8.4); 100 ms (the
     /// design documents' gap timeout). Changes live.

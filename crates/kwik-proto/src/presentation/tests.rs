@@ -115,9 +115,16 @@ enum Operation {
         len: usize,
         version: u8,
     },
-    /// Where the first missing byte is, as most writes in practice.
+    /// Where the first missing byte is, as most writes in practice, in so many parts.
     Append {
         len: usize,
+        parts: usize,
+    },
+    WriteChunks {
+        offset: usize,
+        len: usize,
+        version: u8,
+        parts: usize,
     },
     Read {
         max: usize,
@@ -141,9 +148,12 @@ fn operation() -> impl Strategy<Value = Operation> {
     // Most copies agree; few conflict.
     let version = prop_oneof![9 => Just(0u8), 1 => 1..3u8];
     prop_oneof![
+        2 => (offset.clone(), length(), version.clone(), 1..6usize).prop_map(
+            |(offset, len, version, parts)| Operation::WriteChunks { offset, len, version, parts }
+        ),
         12 => (offset, length(), version)
             .prop_map(|(offset, len, version)| Operation::Write { offset, len, version }),
-        6 => length().prop_map(|len| Operation::Append { len }),
+        6 => (length(), 1..6usize).prop_map(|(len, parts)| Operation::Append { len, parts }),
         3 => length().prop_map(|max| Operation::Read { max }),
         1 => length().prop_map(|len| Operation::ReadInto { len }),
         2 => length().prop_map(|max| Operation::ReadUnordered { max }),
@@ -164,6 +174,20 @@ fn content(offset: usize, len: usize, version: u8) -> Bytes {
         .collect()
 }
 
+fn write_chunks(
+    buffer: &mut StreamBuffer,
+    model: &mut Model,
+    offset: usize,
+    mut data: Bytes,
+    parts: usize,
+) {
+    let expected = model.write(offset, &data);
+    let part = data.len().div_ceil(parts);
+    let mut chunks: Vec<_> = (0..parts).map(|_| data.split_to(part.min(data.len()))).collect();
+    assert_eq!(buffer.write_chunks(offset as u64, &mut chunks), Ok(expected));
+    assert!(chunks.iter().all(Bytes::is_empty));
+}
+
 fn apply(buffer: &mut StreamBuffer, model: &mut Model, operation: &Operation) {
     match *operation {
         Operation::Write { offset, len, version } => {
@@ -171,11 +195,12 @@ fn apply(buffer: &mut StreamBuffer, model: &mut Model, operation: &Operation) {
             let expected = model.write(offset, &data);
             assert_eq!(buffer.write(offset as u64, data), Ok(expected));
         }
-        Operation::Append { len } => {
+        Operation::Append { len, parts } => {
             let offset = model.contiguous_end();
-            let data = content(offset, len, 0);
-            let expected = model.write(offset, &data);
-            assert_eq!(buffer.write(offset as u64, data), Ok(expected));
+            write_chunks(buffer, model, offset, content(offset, len, 0), parts);
+        }
+        Operation::WriteChunks { offset, len, version, parts } => {
+            write_chunks(buffer, model, offset, content(offset, len, version), parts);
         }
         Operation::Read { max } => {
             let at = model.position();

@@ -33,6 +33,8 @@ use notices::Notices;
 const SPARE: u64 = 8;
 /// Steps that a stream borrows when it opens.
 const FIRST_LOAN: u64 = 4;
+/// Steps of credit that a stream is told of at once, where they are no more than a sixteenth of its allowance.
+const MAX_STEPS: u64 = 4;
 
 /// The halves of one stream; which exist follows from its id.
 #[derive(Debug, Clone)]
@@ -386,7 +388,9 @@ impl StreamTable {
     /// What is worth telling of a stream with this allowance: each time costs a datagram, and one that
     /// acknowledges it.
     fn step(&self, allowance: u64) -> u64 {
-        self.config.slide_step().max(allowance / 16).min(allowance / 4).max(1)
+        let step = self.config.slide_step();
+        let steps = (allowance / 16 / step).clamp(1, MAX_STEPS);
+        (step * steps).min(allowance / 4).max(1)
     }
 
     /// Grants what was consumed and the allowance permit, in steps.

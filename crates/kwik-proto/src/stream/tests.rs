@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Read, ReadError, SharedRecv, StreamTable};
+use super::{Read, ReadError, Received, RecvHalf, SharedRecv, StreamTable};
 use crate::sync::lock;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
@@ -332,4 +332,45 @@ fn one_frame_may_go_on_from_plain_data_through_several_pieces() {
     recv.add_piece(edge, PieceId(2), LeaseId(1), 14..15);
     let beyond = recv.receive(edge, 14, Bytes::from_static(b"op"));
     assert_eq!(beyond.unwrap_err().code, Code::SecondaryStreamIsolation);
+}
+
+#[test]
+fn chunks_that_come_together_are_admitted_as_one_by_one() {
+    let chunks = ["ab", "cd", "", "efg", "hi"].map(|chunk| Bytes::from_static(chunk.as_bytes()));
+    let pieces = |recv: &SharedRecv| {
+        let mut recv = lock(recv);
+        recv.add_piece(PathId::PRIMARY, PieceId(0), LeaseId(0), 3..5);
+        recv.add_piece(PathId::PRIMARY, PieceId(1), LeaseId(0), 5..40);
+    };
+    // From plain data through two pieces, then within one, then over its end.
+    for (offset, final_size) in [(0, None), (5, None), (5, Some(14)), (5, Some(13))] {
+        let ((_, whole), (_, each)) = (table(), table());
+        for recv in [&whole, &each] {
+            pieces(recv);
+            if let Some(size) = final_size {
+                lock(recv).receive_fin(PathId::PRIMARY, size).unwrap();
+            }
+        }
+        let all = lock(&whole).receive_chunks(PathId::PRIMARY, offset, &mut chunks.clone());
+        let mut sum = Ok(Received::default());
+        let mut at = offset;
+        for chunk in chunks.clone() {
+            let len = chunk.len() as u64;
+            sum = sum.and_then(|mut sum| {
+                let next = lock(&each).receive(PathId::PRIMARY, at, chunk)?;
+                sum.readable |= next.readable;
+                sum.piece_ended |= next.piece_ended;
+                sum.asked += next.asked;
+                Ok(sum)
+            });
+            at += len;
+        }
+        assert_eq!(all, sum, "from {offset}");
+        let (whole, each) = (lock(&whole), lock(&each));
+        assert_eq!(whole.usage(), each.usage());
+        for piece in [PieceId(0), PieceId(1)] {
+            let progress = |recv: &RecvHalf| recv.progress(PathId::PRIMARY, piece);
+            assert_eq!(progress(&whole), progress(&each));
+        }
+    }
 }

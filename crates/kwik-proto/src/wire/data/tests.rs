@@ -23,17 +23,40 @@ pub(super) type Whole = (u64, u64, Vec<u8>, bool);
 /// A packet's id and frames.
 pub(super) type WholePacket = (u64, Vec<Whole>);
 
+/// Chunks of nothing but payload make no difference when they are passed together.
 pub(super) fn decode_packets(
     input: &[u8],
     sizes: &[usize],
     options: DataOptions,
 ) -> Result<Vec<WholePacket>, WireError> {
+    let each = decode_chunks(input, sizes, options, false);
+    assert_eq!(decode_chunks(input, sizes, options, true), each);
+    each
+}
+
+fn decode_chunks(
+    input: &[u8],
+    sizes: &[usize],
+    options: DataOptions,
+    together: bool,
+) -> Result<Vec<WholePacket>, WireError> {
     let mut decoder = DataDecoder::new(options);
     let mut packets = Vec::new();
     let mut frames: Vec<Whole> = Vec::new();
     let mut due = None;
-    for chunk in chunks(input, sizes) {
-        decoder.handle_input(chunk);
+    let chunks = chunks(input, sizes);
+    let mut left = &chunks[..];
+    while let Some(chunk) = left.first() {
+        let payload = if together { decoder.handle_payload(left) } else { 0 };
+        if payload > 0 {
+            let bytes = left[..payload].concat();
+            due = due.map(|due| due - bytes.len());
+            frames.last_mut().unwrap().2.extend_from_slice(&bytes);
+            left = &left[payload..];
+            continue;
+        }
+        left = &left[1..];
+        decoder.handle_input(chunk.clone());
         for event in collect(|| decoder.poll())? {
             match event {
                 DataEvent::Frame(header) => {
