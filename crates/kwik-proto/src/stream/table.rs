@@ -5,9 +5,10 @@
 //! every stream, `max_data - consumed <= allowance`, and over all streams, `sum(allowance) <= size`;
 //! what all peers together may make us hold is never more than the window, in whatever order it comes
 //! and is read. An allowance starts at the floor that nobody else can borrow, so every stream moves
-//! whatever the others do (that of the first stream of a kind is larger, so that it starts as fast as QUIC); it grows from the shared half as its reader consumes, up to the stream's
-//! buffer, which doubles for readers that keep up. Credit that was told to a peer is never taken
-//! back: an allowance shrinks only by what was read and not granted again.
+//! whatever the others do; that of the first stream of a kind is larger, so that it starts as fast as
+//! QUIC. It grows from the shared half as its reader consumes, up to the stream's buffer, which doubles
+//! for readers that keep up. Credit that was told to a peer is never taken back: an allowance shrinks
+//! only by what was read and not granted again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
