@@ -186,7 +186,7 @@ pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 pub const MAX_PATH_EVENTS: usize = 256;
 /// Notices of uncovered ranges that are kept: each names up to [`MAX_GAPS`] ranges.
 pub const MAX_UNCOVERED_EVENTS: usize = 32;
-/// Missing ranges without any live lease fail their reader after this.
+/// Missing ranges without any live lease fail their reader after this, or six round trips of the primary.
 pub const AGGREGATION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Heartbeat of a path with something outstanding, or with a heartbeat that is not answered: QUIC's own
 /// probes wait twice as long each time.

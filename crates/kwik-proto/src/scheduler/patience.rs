@@ -1,7 +1,7 @@
 //! When a path is given up on, and what its pieces do then (design §6).
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::stream::{ReadError, StreamTable};
 use crate::sync::lock;
@@ -22,7 +22,7 @@ impl Scheduler {
         let stalled = self.paths.iter().filter(|(id, _)| !id.is_primary());
         let stalled = stalled.filter_map(|(_, path)| path.schedule.stalled_at());
         let uncovered = self.fills.values().filter_map(|fill| fill.uncovered_since);
-        let uncovered = uncovered.map(|since| since + limits::AGGREGATION_TIMEOUT);
+        let uncovered = uncovered.map(|since| since + self.answer_time());
         let resting = self.paths.values().filter_map(|path| path.schedule.rest_until());
         let rescue = self.rescue_at();
         let paths = suspects.chain(silent).chain(stalled).chain(resting);
@@ -76,12 +76,21 @@ impl Scheduler {
         }
     }
 
+    /// How long the primary may take to lease what is missing: it is told, and tells, and each may be lost
+    /// once, which QUIC finds out after up to three round trips (RFC 9002 section 6.2.1).
+    fn answer_time(&self) -> Duration {
+        let primary = self.paths.get(&PathId::PRIMARY);
+        let rtt = primary.map_or(Duration::ZERO, |path| path.schedule.rtt());
+        limits::AGGREGATION_TIMEOUT.max(rtt * 6)
+    }
+
     /// Fails the streams whose missing ranges nobody may bring. The time that the primary is silent does
     /// not count: it may have leased them, had it been heard.
     fn fail_overdue(&mut self, streams: &mut StreamTable, now: Instant) {
         let primary = self.paths.get(&PathId::PRIMARY);
         let heard = primary.is_none_or(|path| path.schedule.is_reachable(now));
-        let overdue = |since: Instant| since + limits::AGGREGATION_TIMEOUT <= now;
+        let waited = self.answer_time();
+        let overdue = |since: Instant| since + waited <= now;
         let fills = self.fills.iter_mut();
         let overdue = fills.filter(|(_, fill)| fill.uncovered_since.is_some_and(overdue));
         let mut failed = Vec::new();
@@ -95,18 +104,23 @@ impl Scheduler {
         for stream in failed {
             // What was missing may have come late, under a cancelled piece.
             if !self.cover(stream, now) {
-                self.fail(stream, streams, now);
+                self.fail(stream, waited, streams, now);
             }
         }
     }
 
-    fn fail(&mut self, stream: StreamId, streams: &mut StreamTable, now: Instant) {
+    fn fail(
+        &mut self,
+        stream: StreamId,
+        waited: Duration,
+        streams: &mut StreamTable,
+        now: Instant,
+    ) {
         let Some(fill) = self.fills.get_mut(&stream) else { return };
         fill.uncovered_since = None;
         let live = fill.leases().filter_map(|id| self.leases.get(&id));
         let missing = fill.uncovered(live.map(super::ClientLease::open));
         let missing = missing.first().cloned().unwrap_or_default();
-        let waited = limits::AGGREGATION_TIMEOUT;
         let context = format!("{stream}: {missing:?} is missing, for {waited:?} under no lease");
         let error = CodedError::new(Code::AggregationTimeout, context);
         lock(&fill.recv).fail(ReadError::Failed(error));

@@ -206,6 +206,26 @@ fn missing_bytes_that_nobody_may_bring_fail_their_reader() {
 }
 
 #[test]
+fn a_primary_behind_a_slow_link_has_longer_to_lease_what_is_missing() {
+    let mut f = Fixture::new();
+    f.lease(1, A, 0..KIB);
+    f.scheduler.handle_revoke(LeaseId(1), &mut f.streams, f.now);
+    f.scheduler.on_rtt(PathId::PRIMARY, Duration::from_secs(2));
+    let begun = f.now;
+    for (second, read) in [(10, Ok(Read::Blocked)), (12, Err(Code::AggregationTimeout))] {
+        while f.now < begun + Duration::from_secs(second) {
+            f.scheduler.on_alive(PathId::PRIMARY, &mut f.streams, f.now);
+            f.pass(Duration::from_secs(1));
+        }
+        let found = lock(&f.recv).read(1).map_err(|error| match error {
+            ReadError::Failed(error) => error.code,
+            other => panic!("{other}"),
+        });
+        assert_eq!(found, read, "after {second} s");
+    }
+}
+
+#[test]
 fn the_time_that_the_primary_is_silent_does_not_count_against_a_reader() {
     let mut f = Fixture::new();
     f.lease(1, A, 0..KIB);
