@@ -321,8 +321,15 @@ impl Sink {
     pub(super) fn put(&mut self, chunks: &mut [Bytes]) -> Result<(), CodedError> {
         let len = chunks.iter().map(|chunk| chunk.len() as u64).sum();
         if let Some(recv) = self.target.as_ref().and_then(|target| target.recv.as_ref()) {
-            let received = lock(recv).receive_chunks(self.path, self.offset, chunks)?;
-            self.note(len, received);
+            let received = lock(recv).receive_chunks(self.path, self.offset, chunks);
+            match received {
+                Ok(received) => self.note(len, received),
+                Err(error) => {
+                    // What came before the violation may be all that a reader waits for.
+                    self.note(0, Received { readable: true, piece_ended: true, asked: 0 });
+                    return Err(error);
+                }
+            }
         }
         self.offset += len;
         // What nobody wanted is not held either.

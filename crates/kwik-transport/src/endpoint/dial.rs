@@ -15,6 +15,9 @@ use super::before;
 /// what is lost next only after half a minute or more.
 const LONG_RTT: Duration = Duration::from_secs(1);
 
+/// Dialing takes no longer, whatever QUIC's idle timeout is.
+const LONGEST: Duration = Duration::from_secs(3600);
+
 /// A primary to be dialed.
 ///
 /// A handshake that takes long is begun anew, up to QUIC's idle timeout, since QUIC repeats what
@@ -36,7 +39,9 @@ impl Dial {
     /// Goes on from the first handshake.
     pub(super) async fn connect(self, first: Connecting) -> Result<Connection, ConnectError> {
         let usual = limits::HANDSHAKE_TIMEOUT;
-        let end = self.runtime.now() + self.endpoint.idle_timeout();
+        // For QUIC 0 is none, and one that is shorter than a few round trips is as long as they.
+        let idle = Some(self.endpoint.idle_timeout()).filter(|idle| !idle.is_zero());
+        let end = self.runtime.now() + idle.unwrap_or(LONGEST).clamp(usual, LONGEST);
         let (mut connecting, mut patience, mut slow) = (first, usual, None);
         loop {
             let until = end.min(self.runtime.now() + patience);
