@@ -71,7 +71,7 @@ impl MemoryBudget {
         self.granted.fetch_update(Relaxed, Relaxed, take).map_or(0, lent)
     }
 
-    /// Takes a floor, whatever is left.
+    /// Takes a floor, or what a first stream has beyond it, whatever is left.
     pub(super) fn take(&self, bytes: u64) {
         self.granted.fetch_add(bytes, Relaxed);
     }

@@ -23,7 +23,8 @@ const AHEAD: u64 = 2 * (limits::ACK_BYTES + limits::MAX_PACKET_PAYLOAD as u64);
 
 /// Numbers the packets of one connection, and holds those of normal priority back while so much is
 /// not acknowledged that QUIC's windows are nearly full, its own or the peer's: what is more urgent
-/// finds room there, and so do control frames, but for the moments in which the window follows a sender in slow start.
+/// finds room there, and so do control frames, but for moments in which the peer's window follows a
+/// sender in slow start.
 pub(super) struct Gate {
     sent: SharedSent,
     send_window: u64,
