@@ -11,9 +11,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use common::hostile::{self, Peer, frame, introduction, packet};
 use common::{Servers, address, client, echo, fill, identity, object, server, within};
-use kwik::{
-    Accepted, ClientConfig, Code, Identity, PrimarySession, Priority, QuicConfig, Session,
-};
+use kwik::{Accepted, ClientConfig, Code, Identity, PrimarySession, Priority, QuicConfig, Session};
 use kwik_proto::wire::pb::control as pb;
 use kwik_proto::wire::pb::data::{self as wire, AckFrame, AckRange, DataPacket};
 use kwik_proto::wire::{ControlMessage, DataOptions, PacketEncoder, PacketFrame, StreamKind};
