@@ -59,8 +59,12 @@ struct Entry {
 struct Counter {
     next_local: u64,
     max_local: u64,
+    /// So many of ours are among the first ([`limits::FIRST_STREAM_DATA`]), as the peer said.
+    first_local: u64,
     next_remote: u64,
     max_remote: u64,
+    /// The same of the peer's. For those that it has not opened a loan is reserved.
+    first_remote: u64,
     accept: VecDeque<Halves>,
 }
 
@@ -73,6 +77,8 @@ pub struct StreamTable {
     window: ReceiveWindow,
     memory: Arc<ReceiveMemory>,
     floor: u64,
+    /// How many of the streams of a kind that the peer opens next may be among the first.
+    first_streams: u64,
     config: Config,
     watch: Watch,
     notices: Notices,
@@ -104,6 +110,9 @@ impl StreamTable {
     #[must_use]
     pub fn new(side: Side, config: &Config) -> Self {
         let mut kinds = [Counter::default(), Counter::default()];
+        for kind in &mut kinds {
+            (kind.first_local, kind.first_remote) = (1, config.first_streams());
+        }
         if side == Side::Client {
             kinds.iter_mut().for_each(|kind| kind.max_local = limits::FIRST_FLIGHT_STREAMS);
         }
@@ -114,8 +123,7 @@ impl StreamTable {
             config.max_window(),
             config.max_receiving(),
         );
-        // For the peer's first stream of each kind.
-        window.reserve(2 * limits::FIRST_STREAM_DATA.saturating_sub(config.floor()));
+        window.reserve(2 * config.first_streams() * config.first_loan());
         Self {
             side,
             streams: BTreeMap::new(),
@@ -123,6 +131,7 @@ impl StreamTable {
             window,
             memory: Arc::default(),
             floor: config.floor(),
+            first_streams: config.first_streams(),
             config: config.clone(),
             watch: Watch::default(),
             notices: Notices::default(),
@@ -152,6 +161,7 @@ impl StreamTable {
         {
             let kind = &mut self.kinds[dir as usize];
             kind.max_local = kind.max_local.max(maximum.min(limits::MAX_STREAMS));
+            kind.first_local = kind.first_local.max(limits.first_streams);
         }
         self.peer_initial_max_data = limits.initial_max_stream_data;
         self.wakes.extend([StreamWake::Openable(Dir::Bi), StreamWake::Openable(Dir::Uni)]);
@@ -211,11 +221,11 @@ impl StreamTable {
         let max_buffer = max_buffer.unwrap_or(u64::MAX);
         let send = id
             .is_sender(self.side)
-            .then(|| SendHalf::new(initial(id, self.side, self.peer_initial_max_data)))
+            .then(|| SendHalf::new(self.first_data(id, self.side, self.peer_initial_max_data)))
             .map(|send| SharedSend::new(send.into()));
         let recv = id.is_sender(!self.side).then(|| {
             self.window.open(id).expect("max_receiving bounds the receiving halves");
-            let granted = self.initial_max_data(id);
+            let granted = self.first_data(id, !self.side, self.floor);
             self.window.redeem(id, granted - self.floor);
             SharedRecv::new(RecvHalf::new(id, granted, self.memory.clone()).into())
         });
@@ -239,9 +249,12 @@ impl StreamTable {
         halves
     }
 
-    /// What a stream of which the peer sends is granted before anything is said.
-    fn initial_max_data(&self, id: StreamId) -> u64 {
-        initial(id, !self.side, self.floor)
+    /// What `sender` may send of a stream that is opened now before it is told more; of others `floor`.
+    fn first_data(&self, id: StreamId, sender: Side, floor: u64) -> u64 {
+        let kind = &self.kinds[id.dir() as usize];
+        let among = if sender == self.side { kind.first_local } else { kind.first_remote };
+        let first = id.initiator() == sender && id.index() < among;
+        if first { floor.max(limits::FIRST_STREAM_DATA) } else { floor }
     }
 
     /// The halves of a stream that a peer names; opens it, and those of its kind below, when unseen.
@@ -454,10 +467,4 @@ impl StreamTable {
         self.flush_notices(now);
         std::mem::take(&mut self.outbox)
     }
-}
-
-/// What `sender` may send of a stream before it is told, where others start with `floor`.
-fn initial(id: StreamId, sender: Side, floor: u64) -> u64 {
-    let first = id.initiator() == sender && id.index() == 0;
-    if first { floor.max(limits::FIRST_STREAM_DATA) } else { floor }
 }
