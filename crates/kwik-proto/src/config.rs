@@ -203,6 +203,14 @@ impl Config {
         self.initial_window / (2 * self.max_receiving())
     }
 
+    /// What the first stream of each kind that the peer opens is granted before anything is said: a small part of
+    /// the half that is lent.
+    pub(crate) fn first_stream_data(&self) -> u64 {
+        let least = limits::FIRST_STREAM_DATA;
+        let share = self.initial_window / 64;
+        share.clamp(least, limits::MAX_FIRST_STREAM_DATA).max(self.floor())
+    }
+
     /// What is wanted of the packets of a session's paths.
     pub(crate) fn data_options(&self) -> DataOptions {
         DataOptions { checksum: self.checksum, compression: self.compression }
@@ -215,6 +223,7 @@ impl Config {
             max_streams_bidi: self.max_streams_bidi,
             max_streams_uni: self.max_streams_uni,
             initial_max_stream_data: self.floor(),
+            initial_max_first_stream_data: self.first_stream_data(),
         }
     }
 }

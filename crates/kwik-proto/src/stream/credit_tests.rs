@@ -111,7 +111,7 @@ impl World {
         if let Ok(Some(recv)) = opened {
             self.table.accept(Dir::Uni).unwrap();
             let floor = self.table.window().floor();
-            let told = if index == 0 { floor.max(FIRST_STREAM_DATA) } else { floor };
+            let told = if index == 0 { self.config.first_stream_data() } else { floor };
             let (received, taken) = (BTreeSet::new(), BTreeSet::new());
             self.streams.insert(index, Stream { recv, told, received, taken, ordered: true });
         }

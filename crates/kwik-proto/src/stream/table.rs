@@ -84,13 +84,16 @@ pub struct StreamTable {
     kinds: [Counter; 2],
     window: ReceiveWindow,
     memory: Arc<ReceiveMemory>,
+    /// What each stream of the peer is granted before anything is said, and the first of each kind.
     floor: u64,
+    first: u64,
     config: Config,
     watch: Watch,
     notices: Notices,
     /// Why the peer asks to slow down writing all streams.
     backpressure: Option<BackpressureReason>,
-    peer_initial_max_data: u64,
+    /// The same of ours, as the peer said.
+    peer_grants: (u64, u64),
     /// Our own bidirectional streams whose allowance is still held, and how many there may be.
     local_receiving: u64,
     max_local_receiving: u64,
@@ -127,7 +130,7 @@ impl StreamTable {
             config.max_receiving(),
         );
         // For the peer's first stream of each kind.
-        window.reserve(2 * limits::FIRST_STREAM_DATA.saturating_sub(config.floor()));
+        window.reserve(2 * (config.first_stream_data() - config.floor()));
         Self {
             side,
             streams: BTreeMap::new(),
@@ -135,11 +138,12 @@ impl StreamTable {
             window,
             memory: Arc::default(),
             floor: config.floor(),
+            first: config.first_stream_data(),
             config: config.clone(),
             watch: Watch::default(),
             notices: Notices::default(),
             backpressure: None,
-            peer_initial_max_data: limits::FIRST_FLIGHT_DATA,
+            peer_grants: (limits::FIRST_FLIGHT_DATA, limits::FIRST_STREAM_DATA),
             local_receiving: 0,
             max_local_receiving: config.max_streams_bidi(),
             outbox: Vec::new(),
@@ -165,11 +169,12 @@ impl StreamTable {
             let kind = &mut self.kinds[dir as usize];
             kind.max_local = kind.max_local.max(maximum.min(limits::MAX_STREAMS));
         }
-        self.peer_initial_max_data = limits.initial_max_stream_data;
+        let first = limits.initial_max_first_stream_data.max(limits::FIRST_STREAM_DATA);
+        self.peer_grants = (limits.initial_max_stream_data, first);
         self.wakes.extend([StreamWake::Openable(Dir::Bi), StreamWake::Openable(Dir::Uni)]);
         for (id, entry) in &self.streams {
             if let Some(send) = &entry.halves.send {
-                lock(send).on_max_data(limits.initial_max_stream_data);
+                lock(send).on_max_data(initial(*id, self.side, self.peer_grants));
                 self.wakes.push(StreamWake::Writable(*id));
             }
         }
@@ -223,7 +228,7 @@ impl StreamTable {
         let max_buffer = max_buffer.unwrap_or(u64::MAX);
         let send = id
             .is_sender(self.side)
-            .then(|| SendHalf::new(initial(id, self.side, self.peer_initial_max_data)))
+            .then(|| SendHalf::new(initial(id, self.side, self.peer_grants)))
             .map(|send| SharedSend::new(send.into()));
         let recv = id.is_sender(!self.side).then(|| {
             self.window.open(id).expect("max_receiving bounds the receiving halves");
@@ -253,7 +258,7 @@ impl StreamTable {
 
     /// What a stream of which the peer sends is granted before anything is said.
     fn initial_max_data(&self, id: StreamId) -> u64 {
-        initial(id, !self.side, self.floor)
+        initial(id, !self.side, (self.floor, self.first))
     }
 
     /// The halves of a stream that a peer names; opens it, and those of its kind below, when unseen.
@@ -673,8 +678,7 @@ impl StreamTable {
     }
 }
 
-/// What `sender` may send of a stream before it is told, where others start with `floor`.
-fn initial(id: StreamId, sender: Side, floor: u64) -> u64 {
-    let first = id.initiator() == sender && id.index() == 0;
-    if first { floor.max(limits::FIRST_STREAM_DATA) } else { floor }
+/// What `sender` may send of a stream before it is told: the first that it opened of a kind more than others.
+fn initial(id: StreamId, sender: Side, (floor, first): (u64, u64)) -> u64 {
+    if id.initiator() == sender && id.index() == 0 { floor.max(first) } else { floor }
 }

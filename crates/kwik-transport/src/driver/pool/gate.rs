@@ -21,6 +21,14 @@ const WINDOW_SHARE: u64 = 16;
 /// ([`limits::CONNECTION_WINDOW`]).
 const AHEAD: u64 = 2 * (limits::ACK_BYTES + limits::MAX_PACKET_PAYLOAD as u64);
 
+/// Bytes that may wait for acknowledgement with this congestion window. While QUIC repeats what was lost nothing is
+/// acknowledged, for a round trip and more; so with a large window it is as much again, less an eighth of what
+/// the peer lets QUIC have, which is twice what arrives in a round trip.
+fn most_ahead(congestion_window: u64) -> u64 {
+    let peers = congestion_window.saturating_mul(2);
+    (peers - peers / 8).max(congestion_window + AHEAD)
+}
+
 /// Numbers the packets of one connection, and holds those of normal priority back while so much is
 /// not acknowledged that QUIC's windows are nearly full, its own or the peer's: what is more urgent
 /// finds room there, and so do control frames, but for moments in which the peer's window follows a
@@ -105,7 +113,7 @@ impl Gate {
         let sent = lock(&self.sent);
         let bulk = || {
             let most = self.max_outstanding.load(Relaxed);
-            sent.outstanding() < most.min(self.in_flight.load(Relaxed) + AHEAD)
+            sent.outstanding() < most.min(most_ahead(self.in_flight.load(Relaxed)))
         };
         sent.has_room() && (urgent || bulk())
     }
