@@ -15,6 +15,7 @@ use kwik::{
     WriteError,
 };
 use kwik_proto::limits;
+use kwik_proto::wire::pb::data::DataFrame;
 use tokio::time::{sleep, timeout};
 
 const OWN: u8 = 60;
@@ -134,8 +135,8 @@ fn dropping_a_stream_within_a_frame_outside_the_runtime_panicked() {
     assert_eq!(closed, closed_by_peer(0));
 }
 
-#[tokio::test]
-async fn bytes_in_one_batch_with_a_violation_did_not_wake_their_reader() {
+/// A reader waits for 1,000 bytes, all there are, when a hostile edge brings them in a packet with more.
+async fn a_reader_gets_what_precedes_a_violation(frames: impl FnOnce(u64) -> Vec<DataFrame>) {
     within(async {
         let servers = Servers::new(0);
         let (session, primary) = servers.connect(&client()).await;
@@ -149,9 +150,7 @@ async fn bytes_in_one_batch_with_a_violation_did_not_wake_their_reader() {
         let (_, activated) = peer.hear_activation().await;
         assert_eq!((activated.start, activated.end), (0, 1000));
         sleep(SETTLED).await;
-        let id = stream.id().as_u64();
-        let good = frame(id, 0, object(0..1000), false);
-        peer.throw(packet(vec![good, frame(id, 5000, "unasked", false)])).await;
+        peer.throw(packet(frames(stream.id().as_u64()))).await;
         peer.expect(Code::SecondaryStreamIsolation, "unasked").await;
         let read = timeout(Duration::from_secs(3), read).await.expect("its reader sleeps");
         assert!(read.unwrap().unwrap() == object(0..1000));
@@ -161,6 +160,20 @@ async fn bytes_in_one_batch_with_a_violation_did_not_wake_their_reader() {
         nothing_is_left(primary.session(), "primary").await;
     })
     .await;
+}
+
+#[tokio::test]
+async fn bytes_in_one_batch_with_a_violation_did_not_wake_their_reader() {
+    a_reader_gets_what_precedes_a_violation(|id| {
+        vec![frame(id, 0, object(0..1000), false), frame(id, 5000, "unasked", false)]
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bytes_in_one_frame_with_a_violation_did_not_wake_their_reader() {
+    let frames = |id| vec![frame(id, 0, object(0..1001), false)];
+    a_reader_gets_what_precedes_a_violation(frames).await;
 }
 
 #[tokio::test]

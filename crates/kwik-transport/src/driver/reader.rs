@@ -1,7 +1,6 @@
 //! Reads one unidirectional QUIC stream of a peer, whatever its kind.
 
 use std::future::Future;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -14,7 +13,7 @@ use kwik_proto::{Code, CodedError, PathId, StreamId, limits};
 use crate::quic::{Connection, ReadError, RecvStream};
 
 use super::path::Reading;
-use super::{AnyShared, secondary};
+use super::{AnyShared, secondary, yield_now};
 
 /// Chunks that are read at once: one lock and one wake a batch.
 const BATCH: usize = 64;
@@ -169,19 +168,6 @@ async fn read_data(
         reader.handle_batch(connection, &mut chunks[..filled]).await?;
     }
     Ok(())
-}
-
-/// Goes on behind all tasks that are ready.
-async fn yield_now() {
-    let mut yielded = false;
-    let turn = std::future::poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    });
-    turn.await;
 }
 
 /// Where the frames go that are being read.

@@ -84,6 +84,8 @@ fn victim(address: SocketAddr) -> Endpoint {
     let mut config = ServerConfig::new(identity(0));
     let window = WINDOW as u64;
     config.settings.set_initial_window(window).unwrap().set_max_window(window).unwrap();
+    // For those who ask.
+    config.settings.set_checksum(true).unwrap();
     config.quic.receive_window = RECEIVE_WINDOW as u64;
     Endpoint::server(config, address).unwrap()
 }
@@ -223,6 +225,7 @@ attacks! {
     gaps_all_over_the_window_cost_no_more: Reader::Holds;
     a_byte_withheld_for_ever_holds_the_window_and_no_more: Reader::Holds;
     slices_that_pin_receive_buffers_are_copied: Reader::ReadsTheFirst;
+    packets_that_wait_for_their_checksum_pin_nothing: Reader::ReadsTheFirst;
     a_million_empty_frames_are_cut_off: Reader::Reads;
     a_million_empty_packets_are_cut_off: Reader::Reads;
     opening_and_resetting_leaves_nothing: Reader::Reads;

@@ -100,9 +100,10 @@ impl StreamTable {
     ) -> Result<(), CodedError> {
         let reason = BackpressureReason::from_wire(m.reason());
         let Some(id) = m.stream_id.map(StreamId::from_u64) else {
-            self.backpressure = reason;
-            let writing = self.streams.iter().filter(|(_, entry)| entry.halves.send.is_some());
-            self.wakes.extend(writing.map(|(id, _)| StreamWake::Writable(*id)));
+            if std::mem::replace(&mut self.backpressure, reason) != reason {
+                let writing = self.streams.iter().filter(|(_, entry)| entry.halves.send.is_some());
+                self.wakes.extend(writing.map(|(id, _)| StreamWake::Writable(*id)));
+            }
             return Ok(());
         };
         self.check_role(id, self.side)?;

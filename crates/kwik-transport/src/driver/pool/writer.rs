@@ -137,13 +137,14 @@ impl FrameWriter {
         }
     }
 
-    /// Says how many of the bytes that were pushed are not acknowledged: what decides who shares.
-    pub(crate) fn on_unacknowledged(&mut self, bytes: u64) {
+    /// Says how many of the bytes that were pushed are not acknowledged, and how many more are about to be:
+    /// what decides who shares.
+    pub(crate) fn on_unacknowledged(&mut self, pushed: u64, more: u64) {
         let Some(key) = self.key else { return };
-        if !self.bulk && bytes > SHARED_BACKLOG {
+        if !self.bulk && pushed + more > SHARED_BACKLOG {
             self.bulk = true;
             self.pool.on_backlog(key);
-        } else if self.bulk && bytes == 0 {
+        } else if self.bulk && pushed == 0 {
             self.bulk = false;
             self.pool.on_drained(key);
         }
