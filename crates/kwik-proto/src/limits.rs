@@ -140,6 +140,9 @@ pub const SLIDE_STEP: u64 = 64 * 1024;
 pub const STREAM_BUFFER: u64 = 1024 * 1024;
 /// Streams under backpressure that put their session under it, if they are half of all (8.3).
 pub const ESCALATION_STREAMS: usize = 4;
+/// A session under memory pressure looks this often whether it is over: a producer that waits for
+/// that sends nothing that would make it look.
+pub const MEMORY_INTERVAL: Duration = Duration::from_millis(100);
 /// A gap that keeps a reader waiting for this long is reported, unless configured (8.4).
 pub const GAP_TIMEOUT: Duration = Duration::from_millis(100);
 /// Logical streams that share a QUIC stream, unless configured (5.2).

@@ -199,6 +199,29 @@ async fn small_writes_of_many_streams_leave_together() {
     .await;
 }
 
+/// 8.8, of a session that runs.
+#[tokio::test]
+async fn a_packet_has_as_many_frames_as_is_set() {
+    within(async {
+        let servers = servers(0, (false, false));
+        let (peer, primary, _) = join(&servers, DataOptions::default()).await;
+        let session = primary.session();
+        let mut config = session.config();
+        config.set_batch_size(3).unwrap();
+        session.set_config(config).unwrap();
+        for _ in 0..60 {
+            let mut stream = session.open_uni().await.unwrap();
+            stream.write_all(&[7; 8]).await.unwrap();
+            stream.finish().unwrap();
+        }
+        let (_, packets) = heard(&peer, 60).await;
+        assert!(packets.iter().all(|packet| packet.frames.len() <= 3));
+        // A write and an end each, of which those of one stream leave as one frame.
+        assert!(packets.len() >= 2 * 60 / 3, "{} packets", packets.len());
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn what_was_agreed_is_on_the_wire() {
     within(async {

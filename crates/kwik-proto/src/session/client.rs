@@ -280,7 +280,7 @@ impl ClientSession {
     /// # Errors
     /// See [`StreamTable::set_config`].
     pub fn set_config(&mut self, config: Config, now: Instant) -> Result<(), ConfigError> {
-        self.streams.set_config(config)?;
+        self.streams.set_config(config, now)?;
         self.scheduler.on_credit(&mut self.streams, now);
         Ok(())
     }

@@ -291,8 +291,8 @@ impl PrimarySession {
     ///
     /// # Errors
     /// See [`StreamTable::set_config`].
-    pub fn set_config(&mut self, config: Config) -> Result<(), ConfigError> {
-        self.streams.set_config(config)
+    pub fn set_config(&mut self, config: Config, now: Instant) -> Result<(), ConfigError> {
+        self.streams.set_config(config, now)
     }
 
     /// The application read from a stream ([`crate::stream::RecvHalf::is_update_due`]).

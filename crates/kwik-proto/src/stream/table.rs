@@ -673,6 +673,7 @@ impl StreamTable {
 
     /// Control messages for the peer.
     pub fn take_messages(&mut self, now: Instant) -> Vec<ControlMessage> {
+        self.look_at_memory(now);
         self.flush_notices(now);
         std::mem::take(&mut self.outbox)
     }

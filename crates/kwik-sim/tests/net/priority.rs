@@ -33,7 +33,7 @@ fn arrived(priorities: [Priority; 2]) -> [u64; 2] {
             });
         }
     });
-    let writing = client.clone();
+    let writing = client;
     sim.block_on(async move {
         let config = ClientConfig::pinned(identity.fingerprint());
         let session = dialer.connect_with(config, address, "").unwrap().await.unwrap();
