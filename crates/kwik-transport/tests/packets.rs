@@ -100,6 +100,13 @@ async fn bytes_arrive_and_are_acknowledged_whatever_both_ends_want() {
             let servers = servers(1, theirs);
             let (session, primary) = servers.connect_with(&client(), dialing(ours)).await;
             exchange(&session, &primary, &servers).await;
+            let agreed =
+                DataOptions { checksum: ours.0 && theirs.0, compression: ours.1 && theirs.1 };
+            let of =
+                |session: &Session| session.stats().paths.iter().map(|path| path.data).collect();
+            let (near, far): (Vec<_>, Vec<_>) = (of(&session), of(primary.session()));
+            assert_eq!(near, [Some(agreed); 2], "of both paths, as of each server");
+            assert_eq!(far, [Some(agreed), None]);
             acknowledged(&session, primary.session()).await;
             common::settled(&session, primary.session()).await;
         }

@@ -173,6 +173,7 @@ impl ClientSession {
             Some(PathStats {
                 id: info.id,
                 figures: self.figures(info.id, now)?,
+                data: self.data_options(info.id),
                 address: info.address,
                 status: info.status,
                 udp_sent: 0,

@@ -149,6 +149,7 @@ impl PrimarySession {
     pub fn stats(&self, now: Instant) -> SessionStats {
         let paths = self.paths.active().into_iter().map(|info| PathStats {
             figures: self.figures(info.id),
+            data: info.id.is_primary().then_some(self.options),
             id: info.id,
             address: info.address,
             status: info.status,
