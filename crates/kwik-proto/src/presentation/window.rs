@@ -82,13 +82,15 @@ impl ReceiveWindow {
         self.reserved += amount.min(self.lendable());
     }
 
-    /// Lends `stream`, which is open, up to `amount` of what is reserved, whatever the budget says.
-    pub fn redeem(&mut self, stream: StreamId, amount: u64) {
+    /// Frees `reserved` of what is, and lends `stream`, which is open, up to `amount` of that, whatever the budget
+    /// says.
+    pub fn redeem(&mut self, stream: StreamId, reserved: u64, amount: u64) {
         let Some(loan) = self.loans.get_mut(&stream) else {
             return;
         };
-        let amount = amount.min(self.reserved);
-        self.reserved -= amount;
+        let freed = reserved.min(self.reserved);
+        let amount = amount.min(freed);
+        self.reserved -= freed;
         *loan += amount;
         self.lent += amount;
         if let Some(budget) = &self.budget {

@@ -80,8 +80,7 @@ impl StreamMetadata {
     }
 
     /// Bytes that either side shall have granted and not read at the most; none: what its settings
-    /// say. What a stream has before anything is said is granted all the same: its floor, or up to
-    /// 64 KiB if it is the first of its kind.
+    /// say. The floor that every stream has is granted all the same.
     #[must_use]
     pub fn max_buffer(&self) -> Option<u64> {
         self.max_buffer

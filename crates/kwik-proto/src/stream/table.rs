@@ -162,7 +162,7 @@ impl StreamTable {
         self.wakes.extend([StreamWake::Openable(Dir::Bi), StreamWake::Openable(Dir::Uni)]);
         for (id, entry) in &self.streams {
             if let Some(send) = &entry.halves.send {
-                lock(send).on_max_data(initial(*id, self.side, self.peer_grants));
+                lock(send).on_max_data(initial(*id, self.side, self.peer_grants, entry.max_buffer));
                 self.wakes.push(StreamWake::Writable(*id));
             }
         }
@@ -216,12 +216,13 @@ impl StreamTable {
         let max_buffer = max_buffer.unwrap_or(u64::MAX);
         let send = id
             .is_sender(self.side)
-            .then(|| SendHalf::new(initial(id, self.side, self.peer_grants)))
+            .then(|| SendHalf::new(initial(id, self.side, self.peer_grants, max_buffer)))
             .map(|send| SharedSend::new(send.into()));
         let recv = id.is_sender(!self.side).then(|| {
             self.window.open(id).expect("max_receiving bounds the receiving halves");
-            let granted = self.initial_max_data(id);
-            self.window.redeem(id, granted - self.floor);
+            let granted = self.initial_max_data(id, max_buffer);
+            let reserved = self.initial_max_data(id, u64::MAX) - self.floor;
+            self.window.redeem(id, reserved, granted - self.floor);
             SharedRecv::new(RecvHalf::new(id, granted, self.memory.clone()).into())
         });
         let halves = Halves { id, send, recv };
@@ -245,8 +246,8 @@ impl StreamTable {
     }
 
     /// What a stream of which the peer sends is granted before anything is said.
-    fn initial_max_data(&self, id: StreamId) -> u64 {
-        initial(id, !self.side, (self.floor, self.first))
+    fn initial_max_data(&self, id: StreamId, max_buffer: u64) -> u64 {
+        initial(id, !self.side, (self.floor, self.first), max_buffer)
     }
 
     /// The halves of a stream that a peer names; opens it, and those of its kind below, when unseen.
@@ -462,7 +463,9 @@ impl StreamTable {
     }
 }
 
-/// What `sender` may send of a stream before it is told: the first that it opened of a kind more than others.
-fn initial(id: StreamId, sender: Side, (floor, first): (u64, u64)) -> u64 {
-    if id.initiator() == sender && id.index() == 0 { floor.max(first) } else { floor }
+/// What `sender` may send of a stream before it is told: the first that it opened of a kind more than others, as
+/// far as it wants its bytes to be buffered.
+fn initial(id: StreamId, sender: Side, (floor, first): (u64, u64), max_buffer: u64) -> u64 {
+    let is_first = id.initiator() == sender && id.index() == 0;
+    if is_first { first.min(max_buffer).max(floor) } else { floor }
 }

@@ -310,13 +310,12 @@ fn a_peer_says_of_a_stream_what_it_is_once() {
         let handled = table.handle_control(&ControlMessage::StreamCreateNotification(m), now);
         handled.map_err(|error| error.code)
     };
-    let second = StreamId::new(Side::Server, Dir::Uni, 1);
-    assert_eq!(say(second, 20_000), Ok(true));
-    assert_eq!(say(second, 20_000), Ok(true));
-    assert_eq!(say(second, 30_000), Err(Code::MetadataProtocolViolation));
+    assert_eq!(say(ID, 20_000), Ok(true));
+    assert_eq!(say(ID, 20_000), Ok(true));
+    assert_eq!(say(ID, 30_000), Err(Code::MetadataProtocolViolation));
     let ours = StreamId::new(Side::Client, Dir::Bi, 0);
     assert_eq!(say(ours, 20_000), Err(Code::InvalidStreamRole));
-    assert!(table.window().allowance(second) <= 20_000);
+    assert!(table.window().allowance(ID) <= 20_000);
 }
 
 #[test]

@@ -91,8 +91,8 @@ impl StreamTable {
 
     fn tell_credit(&mut self, id: StreamId) {
         self.notices.credit.remove(&id);
-        let recv = self.streams.get(&id).and_then(|entry| entry.halves.recv.as_ref());
-        let told = self.initial_max_data(id);
+        let Some(entry) = self.streams.get(&id) else { return };
+        let (recv, told) = (entry.halves.recv.as_ref(), self.initial_max_data(id, entry.max_buffer));
         let wanted = |recv: &RecvHalf| !recv.is_complete() && recv.max_data() > told;
         let Some(recv) = recv.map(|recv| lock(recv)).filter(|recv| wanted(recv)) else { return };
         self.outbox.push(ControlMessage::MaxStreamData(pb::MaxStreamData {
