@@ -8,13 +8,16 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use kwik_proto::lease::LeaseIssuer;
 use kwik_proto::limits::{MAX_LEASES, MAX_PATHS, MAX_SECONDARY_STREAMS};
 use kwik_proto::mapping::{MappingTable, Place};
 use kwik_proto::presentation::StreamBuffer;
 use kwik_proto::wire::data::{DataDecoder, DataOptions, PacketEncoder, PacketFrame};
+use kwik_proto::wire::pb::{control as pb, metadata, secondary};
+use kwik_proto::wire::secondary::encode_secondary;
+use kwik_proto::wire::{ControlDecoder, ControlMessage, SecondaryDecoder, SecondaryEvent, control};
 use kwik_proto::{Dir, LeaseId, PathId, Side, StreamId};
 
 /// A datagram's worth.
@@ -62,6 +65,55 @@ fn checksum(c: &mut Criterion) {
                 while let Some(event) = decoder.poll().unwrap() {
                     black_box(event);
                 }
+            }
+        });
+    });
+}
+
+/// What opens a mapped stream, and what says of a stream what it is; out and in again.
+fn described(c: &mut Criterion) {
+    let open = SecondaryEvent::Open(secondary::SecondaryStreamOpen {
+        secondary_stream_id: 4003,
+        target_kwik_stream_id: 7,
+        initial_offset: 5_000_000_000,
+        lease_id: 1,
+        ..<_>::default()
+    });
+    let mut decoder = SecondaryDecoder::new();
+    c.bench_function("metadata/secondary stream", |b| {
+        b.iter(|| {
+            let mut out = BytesMut::new();
+            encode_secondary(black_box(&open), &mut out);
+            decoder.handle_input(out.freeze());
+            while let Some(event) = decoder.poll().unwrap() {
+                black_box(event);
+            }
+        });
+    });
+
+    let property = |key: &str| metadata::StreamProperty { key: key.into(), value: "x".into() };
+    let about = metadata::StreamMetadata {
+        stream_type: metadata::StreamType::Control.into(),
+        priority: metadata::StreamPriority::High.into(),
+        max_buffer_size: 1 << 20,
+        created_at: 1_700_000_000_000_000,
+        properties: ["name", "content-type"].map(property).into(),
+        ..<_>::default()
+    };
+    let notice = ControlMessage::StreamCreateNotification(pb::StreamCreateNotification {
+        logical_stream_id: 4003,
+        metadata: Some(about),
+        ..<_>::default()
+    });
+    let (mut frame_id, mut decoder) = (0, ControlDecoder::new());
+    c.bench_function("metadata/stream", |b| {
+        b.iter(|| {
+            let mut out = BytesMut::new();
+            control::encode(frame_id, black_box(&notice), &mut out);
+            frame_id += 1;
+            decoder.handle_input(out.freeze());
+            while let Some(message) = decoder.poll_frame().unwrap() {
+                black_box(message);
             }
         });
     });
@@ -122,6 +174,29 @@ fn buffer(c: &mut Criterion) {
     }
 }
 
+/// A gap that is made, filled and read over, while there are others far ahead.
+fn gap(c: &mut Criterion) {
+    let data = Bytes::from(vec![7; CHUNK as usize]);
+    let mut group = c.benchmark_group("buffer/a gap before");
+    for gaps in [1, 10, 100, 1000] {
+        let (mut buffer, mut at) = (empty(), 0);
+        for gap in 0..gaps {
+            buffer.write((1 << 50) + 2 * gap * CHUNK, data.clone()).unwrap();
+        }
+        group.bench_function(BenchmarkId::from_parameter(gaps), |b| {
+            b.iter(|| {
+                buffer.write(at + CHUNK, data.clone()).unwrap();
+                buffer.write(at, data.clone()).unwrap();
+                while let Some(read) = buffer.read(usize::MAX) {
+                    black_box(read);
+                }
+                at += 2 * CHUNK;
+                assert_eq!(buffer.read_position(), at);
+            });
+        });
+    }
+}
+
 /// Every other chunk first, from the last to the first, then those between: reads all.
 fn fill(buffer: &mut StreamBuffer, gaps: u64, data: &Bytes) {
     for gap in (0..gaps).rev() {
@@ -137,5 +212,5 @@ fn fill(buffer: &mut StreamBuffer, gaps: u64, data: &Bytes) {
     assert_eq!(buffer.read_position(), 2 * gaps * CHUNK);
 }
 
-criterion_group!(benches, header, checksum, lookups, buffer);
+criterion_group!(benches, header, checksum, described, lookups, buffer, gap);
 criterion_main!(benches);

@@ -97,8 +97,12 @@ pub const FIRST_FLIGHT_STREAMS: u64 = 8;
 /// Bytes that each of them may carry until then: every stream's floor is at least this.
 pub const FIRST_FLIGHT_DATA: u64 = 1200;
 /// Bytes that the first stream of each kind that a side opens may carry before the other has said anything, and
-/// later ones as far as the other keeps room for them: more than QUIC's initial congestion window (RFC 9002 section 7.2), so that a session starts as fast as QUIC does.
+/// later ones as far as the other keeps room for them: more than QUIC's initial congestion window (RFC 9002
+/// section 7.2), so that a session starts as fast as QUIC does.
 pub const FIRST_STREAM_DATA: u64 = 16 * 1024;
+/// What a side with a large window says instead, in its first flight: what QUIC sends in slow start until word
+/// of that stream is back.
+pub const MAX_FIRST_STREAM_DATA: u64 = 64 * 1024;
 /// One in this many bytes of what a window lends at its start is kept so that as many streams more can carry it.
 pub const FIRST_STREAMS_SHARE: u64 = 8;
 /// Properties of one stream's metadata.
@@ -139,6 +143,9 @@ pub const SLIDE_STEP: u64 = 64 * 1024;
 pub const STREAM_BUFFER: u64 = 1024 * 1024;
 /// Streams under backpressure that put their session under it, if they are half of all (8.3).
 pub const ESCALATION_STREAMS: usize = 4;
+/// A session under memory pressure looks this often whether it is over: a producer that waits for
+/// that sends nothing that would make it look.
+pub const MEMORY_INTERVAL: Duration = Duration::from_millis(100);
 /// A gap that keeps a reader waiting for this long is reported, unless configured (8.4).
 pub const GAP_TIMEOUT: Duration = Duration::from_millis(100);
 /// Logical streams that share a QUIC stream, unless configured (5.2).
@@ -221,9 +228,8 @@ const _: () = {
     assert!(GAP_TIMEOUT.as_millis() < AGGREGATION_TIMEOUT.as_millis());
     assert!(INITIAL_WINDOW / (2 * 3 * MAX_STREAMS) >= FIRST_FLIGHT_DATA);
     assert!(FIRST_FLIGHT_STREAMS <= MAX_STREAMS);
-    assert!(
-        FIRST_FLIGHT_DATA <= FIRST_STREAM_DATA && 4 * FIRST_STREAM_DATA <= UNAUTHENTICATED_WINDOW
-    );
+    assert!(FIRST_FLIGHT_DATA <= FIRST_STREAM_DATA && FIRST_STREAM_DATA <= MAX_FIRST_STREAM_DATA);
+    assert!(2 * MAX_FIRST_STREAM_DATA < UNAUTHENTICATED_WINDOW);
     assert!(SUSPECT_AFTER.as_millis() < DEAD_AFTER.as_millis());
     assert!(DEAD_AFTER.as_millis() < AGGREGATION_TIMEOUT.as_millis());
 };

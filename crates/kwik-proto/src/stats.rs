@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::path::PathStatus;
 use crate::presentation::{BackpressureReason, BackpressureStats, BufferUsage};
 use crate::stream::GapNotice;
+use crate::wire::DataOptions;
 use crate::wire::pb::control as pb;
 use crate::{PathId, StreamId};
 
@@ -74,6 +75,9 @@ pub struct PathStats {
     pub status: PathStatus,
     /// How it does: at the primary, as the client last said.
     pub figures: PathFigures,
+    /// What its data is subject to: checksums, compression (4.7, 8.5). None until its server has
+    /// answered, and at the primary for paths that lead to others.
+    pub data: Option<DataOptions>,
     /// UDP payload that its connection has sent, in bytes; 0 where this side has none.
     pub udp_sent: u64,
     /// UDP payload that its connection has received, in bytes; 0 where this side has none.

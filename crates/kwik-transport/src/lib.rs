@@ -63,6 +63,7 @@ pub use kwik_proto::stats::{
     PathFigures, PathStats, RecvStats, SecondaryStats, SendStats, SessionStats, StreamStats,
 };
 pub use kwik_proto::stream::{GapNotice, MetadataError, Priority, StreamMetadata, StreamType};
+pub use kwik_proto::wire::DataOptions;
 pub use kwik_proto::{
     Code, CodedError, Config, ConfigError, Dir, LeaseId, PathId, SessionId, Side, StreamId,
 };

@@ -100,6 +100,13 @@ async fn bytes_arrive_and_are_acknowledged_whatever_both_ends_want() {
             let servers = servers(1, theirs);
             let (session, primary) = servers.connect_with(&client(), dialing(ours)).await;
             exchange(&session, &primary, &servers).await;
+            let agreed =
+                DataOptions { checksum: ours.0 && theirs.0, compression: ours.1 && theirs.1 };
+            let of =
+                |session: &Session| session.stats().paths.iter().map(|path| path.data).collect();
+            let (near, far): (Vec<_>, Vec<_>) = (of(&session), of(primary.session()));
+            assert_eq!(near, [Some(agreed); 2], "of both paths, as of each server");
+            assert_eq!(far, [Some(agreed), None]);
             acknowledged(&session, primary.session()).await;
             common::settled(&session, primary.session()).await;
         }
@@ -195,6 +202,29 @@ async fn small_writes_of_many_streams_leave_together() {
         let (_, packets) = heard(&peer, STREAMS).await;
         // The first leaves at once, since nothing says that others follow.
         assert!(packets.len() < STREAMS / 4, "{} packets", packets.len());
+    })
+    .await;
+}
+
+/// 8.8, of a session that runs.
+#[tokio::test]
+async fn a_packet_has_as_many_frames_as_is_set() {
+    within(async {
+        let servers = servers(0, (false, false));
+        let (peer, primary, _) = join(&servers, DataOptions::default()).await;
+        let session = primary.session();
+        let mut config = session.config();
+        config.set_batch_size(3).unwrap();
+        session.set_config(config).unwrap();
+        for _ in 0..60 {
+            let mut stream = session.open_uni().await.unwrap();
+            stream.write_all(&[7; 8]).await.unwrap();
+            stream.finish().unwrap();
+        }
+        let (_, packets) = heard(&peer, 60).await;
+        assert!(packets.iter().all(|packet| packet.frames.len() <= 3));
+        // A write and an end each, of which those of one stream leave as one frame.
+        assert!(packets.len() >= 2 * 60 / 3, "{} packets", packets.len());
     })
     .await;
 }

@@ -1,5 +1,4 @@
-//! Data presentation over real QUIC (8.3 to 8.5, 8.8): backpressure, gaps, timeouts, settings that
-//! change while a session runs, metadata.
+//! Data presentation over real QUIC (8.3 to 8.5): backpressure, gaps, timeouts, metadata.
 #![allow(clippy::disallowed_methods, reason = "tests run on tokio itself")]
 
 mod common;
@@ -7,25 +6,12 @@ mod common;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{Servers, fill, identity, object, pair, settled, within};
+use common::{Servers, fill, identity, object, only, pair, settled, until, within};
 use kwik::{
-    BackpressureReason, ClientConfig, ConfigError, Priority, ReadTimeoutError, RecvStats, Session,
-    StreamMetadata, StreamType,
+    BackpressureReason, ClientConfig, Priority, ReadTimeoutError, StreamMetadata, StreamType,
 };
 use tokio::sync::oneshot;
 use tokio::time::sleep;
-
-/// Waits until `done` holds; [`within`] bounds it.
-async fn until(mut done: impl FnMut() -> bool) {
-    while !done() {
-        sleep(Duration::from_millis(2)).await;
-    }
-}
-
-/// What the only receiving half of a session holds.
-fn only(session: &Session) -> Option<RecvStats> {
-    session.stream_stats().into_iter().find_map(|stats| stats.recv)
-}
 
 #[tokio::test]
 async fn a_slow_reader_presses_its_producer_and_lets_go_by_itself() {
@@ -210,111 +196,6 @@ async fn a_read_with_a_timeout_waits_no_longer_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_agreed_on_at_the_start_cannot_change_live() {
-    within(async {
-        let (client, server, _kept) = pair().await;
-        for session in [&client, &server] {
-            let before = session.config();
-            let mut config = before.clone();
-            config.set_max_streams_bidi(10).unwrap().set_slide_step(1).unwrap();
-            let setting = "max_streams_bidi";
-            let error = session.set_config(config).unwrap_err();
-            assert_eq!(error, ConfigError::FixedForSession { setting });
-            let mut config = before.clone();
-            config.set_checksum(!before.checksum()).unwrap();
-            assert!(session.set_config(config).is_err());
-            let mut config = before.clone();
-            config.set_max_window(1 << 20).unwrap();
-            assert!(session.set_config(config).is_err(), "it contradicts the initial window");
-            assert_eq!(session.config(), before);
-        }
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn windows_and_buffers_change_while_a_session_runs() {
-    within(async {
-        let (client, server, _kept) = pair().await;
-        let mut send = server.open_uni().await.unwrap();
-        send.write_chunk(Bytes::from_static(b"x")).await.unwrap();
-        let mut recv = client.accept_uni().await.unwrap();
-        until(|| only(&client).is_some()).await;
-        let before = only(&client).unwrap();
-        assert_eq!(before.max_allowance, client.config().stream_buffer());
-
-        let mut config = client.config();
-        config.set_max_stream_buffer(400_000).unwrap().set_stream_buffer(300_000).unwrap();
-        config.set_initial_window(8 << 20).unwrap();
-        client.set_config(config.clone()).unwrap();
-        assert_eq!(client.stats().window, 8 << 20, "it grows at once");
-        assert_eq!(only(&client).unwrap().max_allowance, 400_000);
-
-        // However much is read, the stream is granted no more.
-        let task =
-            tokio::spawn(async move { while send.write_chunk(object(0..50_000)).await.is_ok() {} });
-        let mut read = 0;
-        while read < 4_000_000 {
-            read += recv.read_chunk(usize::MAX, true).await.unwrap().unwrap().bytes.len();
-            let stats = only(&client).unwrap();
-            assert!(stats.allowance <= 400_000, "{stats:?}");
-            assert!(stats.granted - stats.buffer.read_position <= 400_000, "{stats:?}");
-        }
-
-        // A smaller window shrinks as the loan comes back, and nothing that was granted is taken.
-        let floors = client.stats().window - client.stats().granted;
-        config.set_initial_window(1 << 20).unwrap().set_max_window(1 << 20).unwrap();
-        config.set_stream_buffer(1 << 16).unwrap().set_max_stream_buffer(1 << 16).unwrap();
-        client.set_config(config).unwrap();
-        let granted = only(&client).unwrap().granted;
-        while client.stats().window > (5 << 20) / 2 || only(&client).unwrap().allowance > 1 << 16 {
-            recv.read_chunk(usize::MAX, true).await.unwrap().unwrap();
-            assert!(only(&client).unwrap().granted >= granted);
-        }
-        assert!(client.stats().window < floors);
-        drop(recv);
-        task.await.unwrap();
-        settled(&client, &server).await;
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn thresholds_and_steps_change_while_a_session_runs() {
-    within(async {
-        let (client, server, _kept) = pair().await;
-        let mut send = server.open_uni().await.unwrap();
-        send.write_all(&[1; 100_000]).await.unwrap();
-        let mut recv = client.accept_uni().await.unwrap();
-        until(|| client.stats().held == 100_000).await;
-        assert_eq!(client.stats().backpressure.streams, 0);
-        let mut config = client.config();
-        config.set_stream_threshold(0.2).unwrap();
-        client.set_config(config.clone()).unwrap();
-        send.write_all(b"x").await.unwrap();
-        until(|| client.stats().backpressure.streams == 1).await;
-        config.set_stream_threshold(0.75).unwrap();
-        client.set_config(config.clone()).unwrap();
-        send.write_all(b"x").await.unwrap();
-        until(|| client.stats().backpressure.streams == 0).await;
-
-        // With a large step, nothing is granted for what little was read.
-        config.set_slide_step(1 << 30).unwrap();
-        client.set_config(config.clone()).unwrap();
-        let granted = only(&client).unwrap().granted;
-        let mut buf = [0; 1000];
-        for _ in 0..20 {
-            recv.read(&mut buf).await.unwrap().unwrap();
-        }
-        assert_eq!(only(&client).unwrap().granted, granted);
-        config.set_slide_step(1).unwrap();
-        client.set_config(config).unwrap();
-        assert!(only(&client).unwrap().granted > granted);
-    })
-    .await;
-}
-
-#[tokio::test]
 async fn what_is_said_of_a_stream_reaches_its_reader() {
     within(async {
         let (client, server, _kept) = pair().await;
@@ -342,31 +223,6 @@ async fn what_is_said_of_a_stream_reaches_its_reader() {
             let (_, mut recv) = reader.accept_bi().await.unwrap();
             assert_eq!(recv.metadata().await.unwrap(), StreamMetadata::new());
         }
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn an_endpoint_gives_sessions_to_come_other_settings() {
-    within(async {
-        let servers = Servers::new(0);
-        let endpoint = common::client();
-        let (_first, one) = servers.connect(&endpoint).await;
-        let before = servers.primary.config().unwrap();
-        let mut config = before.clone();
-        config.set_max_streams_uni(9).unwrap().set_gap_timeout(Duration::from_secs(1)).unwrap();
-        servers.primary.set_config(config.clone()).unwrap();
-        let (second, two) = servers.connect(&endpoint).await;
-        assert_eq!((one.session().config(), two.session().config()), (before, config.clone()));
-        until(|| second.stats().window > 0).await;
-        let mut opened = Vec::new();
-        for _ in 0..9 {
-            opened.push(second.open_uni().await.unwrap());
-        }
-        assert!(second.try_open_uni().unwrap().is_none());
-        config.set_max_window(1 << 10).unwrap();
-        assert!(servers.primary.set_config(config).is_err());
-        assert_eq!(endpoint.config(), None);
     })
     .await;
 }
@@ -409,11 +265,11 @@ async fn a_spent_memory_budget_presses_every_session_until_it_is_raised() {
         send.write_all(b"x").await.unwrap();
         let told = send.backpressure_changed().await.unwrap();
         assert_eq!(told, Some(BackpressureReason::MemoryPressure));
+        // Who was told to slow down sends nothing until that is over.
         servers.primary.set_memory_budget(1 << 30);
-        send.write_all(b"x").await.unwrap();
         assert_eq!(send.backpressure_changed().await.unwrap(), None);
         send.finish().unwrap();
-        assert_eq!(recv.read_to_end(10).await.unwrap(), b"xxx");
+        assert_eq!(recv.read_to_end(10).await.unwrap(), b"xx");
         assert_eq!(server.stats().backpressure.memory_pressure.count, 1);
     })
     .await;

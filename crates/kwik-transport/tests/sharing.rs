@@ -13,8 +13,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::hostile::{self, Peer};
 use common::{
-    LOOPBACK, Rng, Servers, client, fill, identity, object, pair, serve_echo, server, settled,
-    within,
+    LOOPBACK, Rng, Servers, client, fill, identity, object, open_with_a_byte, pair, serve_echo,
+    server, settled, within,
 };
 use kwik::{
     ClientConfig, Config, Endpoint, PrimarySession, Priority, QuicConfig, ReadError, SendStream,
@@ -37,17 +37,6 @@ async fn pair_of_ratio(ratio: u64) -> (Session, PrimarySession, Servers) {
     config.session.settings = settings;
     let (session, primary) = servers.connect_with(&client(), config).await;
     (session, primary, servers)
-}
-
-/// Opens streams that each carry a byte, and stay open.
-async fn open_with_a_byte(session: &Session, count: usize) -> Vec<SendStream> {
-    let mut streams = Vec::new();
-    for _ in 0..count {
-        let mut stream = session.open_uni().await.unwrap();
-        stream.write_all(b"x").await.unwrap();
-        streams.push(stream);
-    }
-    streams
 }
 
 #[tokio::test]

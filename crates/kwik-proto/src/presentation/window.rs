@@ -82,13 +82,15 @@ impl ReceiveWindow {
         self.reserved += amount.min(self.lendable());
     }
 
-    /// Lends `stream`, which is open, up to `amount` of what is reserved, whatever the budget says.
-    pub fn redeem(&mut self, stream: StreamId, amount: u64) {
+    /// Frees `reserved` of what is, and lends `stream`, which is open, up to `amount` of that, whatever the budget
+    /// says.
+    pub fn redeem(&mut self, stream: StreamId, reserved: u64, amount: u64) {
         let Some(loan) = self.loans.get_mut(&stream) else {
             return;
         };
-        let amount = amount.min(self.reserved);
-        self.reserved -= amount;
+        let freed = reserved.min(self.reserved);
+        let amount = amount.min(freed);
+        self.reserved -= freed;
         *loan += amount;
         self.lent += amount;
         if let Some(budget) = &self.budget {
@@ -422,7 +424,7 @@ mod tests {
                     self.reserved += amount.min(free);
                 }
                 Operation::Redeem(index, amount) => {
-                    window.redeem(stream(index), amount);
+                    window.redeem(stream(index), amount, amount);
                     let amount = amount.min(self.reserved);
                     if self.allowance(index, |loan| loan + amount) > 0 {
                         self.reserved -= amount;

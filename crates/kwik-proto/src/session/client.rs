@@ -173,6 +173,7 @@ impl ClientSession {
             Some(PathStats {
                 id: info.id,
                 figures: self.figures(info.id, now)?,
+                data: self.data_options(info.id),
                 address: info.address,
                 status: info.status,
                 udp_sent: 0,
@@ -279,7 +280,7 @@ impl ClientSession {
     /// # Errors
     /// See [`StreamTable::set_config`].
     pub fn set_config(&mut self, config: Config, now: Instant) -> Result<(), ConfigError> {
-        self.streams.set_config(config)?;
+        self.streams.set_config(config, now)?;
         self.scheduler.on_credit(&mut self.streams, now);
         Ok(())
     }

@@ -149,6 +149,7 @@ impl PrimarySession {
     pub fn stats(&self, now: Instant) -> SessionStats {
         let paths = self.paths.active().into_iter().map(|info| PathStats {
             figures: self.figures(info.id),
+            data: info.id.is_primary().then_some(self.options),
             id: info.id,
             address: info.address,
             status: info.status,
@@ -291,8 +292,8 @@ impl PrimarySession {
     ///
     /// # Errors
     /// See [`StreamTable::set_config`].
-    pub fn set_config(&mut self, config: Config) -> Result<(), ConfigError> {
-        self.streams.set_config(config)
+    pub fn set_config(&mut self, config: Config, now: Instant) -> Result<(), ConfigError> {
+        self.streams.set_config(config, now)
     }
 
     /// The application read from a stream ([`crate::stream::RecvHalf::is_update_due`]).

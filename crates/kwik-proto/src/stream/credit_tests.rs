@@ -13,6 +13,7 @@ use crate::limits::FIRST_STREAM_DATA;
 use crate::presentation::MemoryBudget;
 use crate::sync::lock;
 use crate::wire::control::ControlMessage;
+use crate::wire::pb::control as pb;
 use crate::{Config, Dir, LeaseId, PathId, PieceId, Side, StreamId};
 
 /// Everything is written in slots of this many bytes; blocks of copies end between two.
@@ -113,7 +114,11 @@ impl World {
         if let Ok(Some(recv)) = opened {
             self.table.accept(Dir::Uni).unwrap();
             let floor = self.table.window().floor();
-            let told = if index < self.first { floor.max(FIRST_STREAM_DATA) } else { floor };
+            let told = match index {
+                0 => self.config.first_stream_data(),
+                _ if index < self.first => floor.max(FIRST_STREAM_DATA),
+                _ => floor,
+            };
             let (received, taken) = (BTreeSet::new(), BTreeSet::new());
             self.streams.insert(index, Stream { recv, told, received, taken, ordered: true });
         }
@@ -133,7 +138,7 @@ impl World {
             Operation::Bounds(least, more) => {
                 self.config.set_initial_window(least).unwrap();
                 self.config.set_max_window(least + more).unwrap();
-                self.table.set_config(self.config.clone()).unwrap();
+                self.table.set_config(self.config.clone(), self.now).unwrap();
             }
             Operation::Write(choice, ..)
             | Operation::Steal(choice, _)
@@ -302,4 +307,32 @@ fn memory_pressure_shrinks_streams_to_their_floors_and_is_lifted_by_itself() {
         world.check();
     }
     assert!(world.streams[&0].told > granted + 10 * floor, "it goes on");
+}
+
+/// 8.3: nothing comes and nobody reads, as who was told to slow down waits to hear that it is over.
+#[test]
+fn memory_pressure_that_others_end_is_lifted_without_traffic() {
+    let mut world = World::new(LEAST, 0, 20_000);
+    world.open();
+    world.apply_to(0, &Operation::Write(0, 0, 1));
+    world.check();
+    world.budget.set_limit(1);
+    world.table.on_received(World::id(0), world.now);
+    let told = |world: &mut World| {
+        let messages = world.table.take_messages(world.now);
+        messages.into_iter().find_map(|message| match message {
+            ControlMessage::Backpressure(m) => Some(m.reason()),
+            _ => None,
+        })
+    };
+    assert_eq!(told(&mut world), Some(pb::BackpressureReason::BackpressureMemoryPressure));
+    let due = world.table.poll_timeout().unwrap();
+    world.now = due;
+    assert_eq!(told(&mut world), None, "it lasts");
+    world.budget.set_limit(1 << 30);
+    assert_eq!(told(&mut world), None, "nothing is looked at before it is due");
+    world.now = world.table.poll_timeout().unwrap();
+    assert!(world.now > due);
+    assert_eq!(told(&mut world), Some(pb::BackpressureReason::BackpressureNone));
+    assert_eq!(world.table.poll_timeout(), None);
 }

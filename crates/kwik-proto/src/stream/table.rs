@@ -76,7 +76,9 @@ pub struct StreamTable {
     kinds: [Counter; 2],
     window: ReceiveWindow,
     memory: Arc<ReceiveMemory>,
+    /// What each stream of the peer is granted before anything is said, and the first of each kind.
     floor: u64,
+    first: u64,
     /// How many of the streams of a kind that the peer opens next may be among the first.
     first_streams: u64,
     config: Config,
@@ -84,7 +86,8 @@ pub struct StreamTable {
     notices: Notices,
     /// Why the peer asks to slow down writing all streams.
     backpressure: Option<BackpressureReason>,
-    peer_initial_max_data: u64,
+    /// The same of ours, as the peer said.
+    peer_grants: (u64, u64),
     /// Our own bidirectional streams whose allowance is still held, and how many there may be.
     local_receiving: u64,
     max_local_receiving: u64,
@@ -123,7 +126,9 @@ impl StreamTable {
             config.max_window(),
             config.max_receiving(),
         );
-        window.reserve(2 * config.first_streams() * config.first_loan());
+        // For those that the peer opens first of each kind.
+        let first = config.first_stream_data() - config.floor();
+        window.reserve(2 * (first + (config.first_streams() - 1) * config.first_loan()));
         Self {
             side,
             streams: BTreeMap::new(),
@@ -131,12 +136,13 @@ impl StreamTable {
             window,
             memory: Arc::default(),
             floor: config.floor(),
+            first: config.first_stream_data(),
             first_streams: config.first_streams(),
             config: config.clone(),
             watch: Watch::default(),
             notices: Notices::default(),
             backpressure: None,
-            peer_initial_max_data: limits::FIRST_FLIGHT_DATA,
+            peer_grants: (limits::FIRST_FLIGHT_DATA, limits::FIRST_STREAM_DATA),
             local_receiving: 0,
             max_local_receiving: config.max_streams_bidi(),
             outbox: Vec::new(),
@@ -163,11 +169,12 @@ impl StreamTable {
             kind.max_local = kind.max_local.max(maximum.min(limits::MAX_STREAMS));
             kind.first_local = kind.first_local.max(limits.first_streams);
         }
-        self.peer_initial_max_data = limits.initial_max_stream_data;
+        let first = limits.initial_max_first_stream_data.max(limits::FIRST_STREAM_DATA);
+        self.peer_grants = (limits.initial_max_stream_data, first);
         self.wakes.extend([StreamWake::Openable(Dir::Bi), StreamWake::Openable(Dir::Uni)]);
         for (id, entry) in &self.streams {
             if let Some(send) = &entry.halves.send {
-                lock(send).on_max_data(limits.initial_max_stream_data);
+                lock(send).on_max_data(self.peer_initial_max_data(*id, entry.max_buffer));
                 self.wakes.push(StreamWake::Writable(*id));
             }
         }
@@ -221,12 +228,13 @@ impl StreamTable {
         let max_buffer = max_buffer.unwrap_or(u64::MAX);
         let send = id
             .is_sender(self.side)
-            .then(|| SendHalf::new(self.first_data(id, self.side, self.peer_initial_max_data)))
+            .then(|| SendHalf::new(self.peer_initial_max_data(id, max_buffer)))
             .map(|send| SharedSend::new(send.into()));
         let recv = id.is_sender(!self.side).then(|| {
             self.window.open(id).expect("max_receiving bounds the receiving halves");
-            let granted = self.first_data(id, !self.side, self.floor);
-            self.window.redeem(id, granted - self.floor);
+            let granted = self.initial_max_data(id, max_buffer);
+            let reserved = self.initial_max_data(id, u64::MAX) - self.floor;
+            self.window.redeem(id, reserved, granted - self.floor);
             SharedRecv::new(RecvHalf::new(id, granted, self.memory.clone()).into())
         });
         let halves = Halves { id, send, recv };
@@ -249,12 +257,17 @@ impl StreamTable {
         halves
     }
 
-    /// What `sender` may send of a stream that is opened now before it is told more; of others `floor`.
-    fn first_data(&self, id: StreamId, sender: Side, floor: u64) -> u64 {
-        let kind = &self.kinds[id.dir() as usize];
-        let among = if sender == self.side { kind.first_local } else { kind.first_remote };
-        let first = id.initiator() == sender && id.index() < among;
-        if first { floor.max(limits::FIRST_STREAM_DATA) } else { floor }
+    /// What a stream of which the peer sends is granted before anything is said, if it is opened now.
+    fn initial_max_data(&self, id: StreamId, max_buffer: u64) -> u64 {
+        let among = self.kinds[id.dir() as usize].first_remote;
+        initial(id, !self.side, (self.floor, self.first, among), max_buffer)
+    }
+
+    /// The same of a stream of which we send.
+    fn peer_initial_max_data(&self, id: StreamId, max_buffer: u64) -> u64 {
+        let among = self.kinds[id.dir() as usize].first_local;
+        let (floor, first) = self.peer_grants;
+        initial(id, self.side, (floor, first, among), max_buffer)
     }
 
     /// The halves of a stream that a peer names; opens it, and those of its kind below, when unseen.
@@ -464,7 +477,25 @@ impl StreamTable {
 
     /// Control messages for the peer.
     pub fn take_messages(&mut self, now: Instant) -> Vec<ControlMessage> {
+        self.look_at_memory(now);
         self.flush_notices(now);
         std::mem::take(&mut self.outbox)
     }
+}
+
+/// What `sender` may send of a stream before it is told: of the first that it opened of a kind, and of those that
+/// are `among` the first, more than of others, as far as it wants its bytes to be buffered.
+fn initial(
+    id: StreamId,
+    sender: Side,
+    (floor, first, among): (u64, u64, u64),
+    max_buffer: u64,
+) -> u64 {
+    let most = match id.index() {
+        _ if id.initiator() != sender => floor,
+        0 => first,
+        index if index < among => limits::FIRST_STREAM_DATA,
+        _ => floor,
+    };
+    most.min(max_buffer).max(floor)
 }

@@ -246,9 +246,14 @@ fn the_first_stream_of_a_kind_fills_quics_first_flight_before_anything_is_said()
     };
     // The server has not said anything yet.
     let first = limits::FIRST_STREAM_DATA;
-    assert_eq!(credit(&mut client), [first, limits::FIRST_FLIGHT_DATA]);
+    let early = [(); 2].map(|()| client.open(Dir::Bi, now).unwrap().send.unwrap());
+    let credits = || early.each_ref().map(|send| lock(send).credit());
+    assert_eq!(credits(), [first, limits::FIRST_FLIGHT_DATA]);
+    let told = [limits::MAX_FIRST_STREAM_DATA, first];
     server.handle_limits(&config.to_wire());
-    assert_eq!(credit(&mut server), [first; 2]);
+    assert_eq!(credit(&mut server), told);
+    client.handle_limits(&config.to_wire());
+    assert_eq!((credits(), credit(&mut client)), (told, told));
     // What is sent so is taken, in the least window too.
     let mut least = Config::default();
     least.set_max_streams_bidi(8).unwrap().set_max_streams_uni(8).unwrap();
@@ -276,7 +281,12 @@ fn as_many_streams_start_like_the_first_as_loans_are_kept_for() {
     for index in 0..=first {
         let halves = client.open(Dir::Uni, now).unwrap();
         let credit = lock(halves.send.as_ref().unwrap()).credit();
-        assert_eq!(credit, if index < first { limits::FIRST_STREAM_DATA } else { floor });
+        let expected = match index {
+            0 => limits::MAX_FIRST_STREAM_DATA,
+            _ if index < first => limits::FIRST_STREAM_DATA,
+            _ => floor,
+        };
+        assert_eq!(credit, expected);
         let recv = server.receiving(PathId::PRIMARY, halves.id, now).unwrap().unwrap();
         // Nothing else was told, and no more is taken than that, whatever else there may be to lend.
         assert!(lock(&recv).max_data() >= credit);

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use crate::limits::MEMORY_INTERVAL;
 use crate::presentation::{
-    Backpressure, BackpressureChange, SessionLoad, StreamLoad, WindowStatus,
+    Backpressure, BackpressureChange, BackpressureReason, SessionLoad, StreamLoad, WindowStatus,
 };
 use crate::{Config, StreamId};
 
@@ -60,6 +61,13 @@ impl Watch {
         self.streams.insert(id, watched);
     }
 
+    /// A stream received something, or was read.
+    pub(super) fn on_active(&mut self, id: StreamId, now: Instant) {
+        if let Some(watched) = self.streams.get_mut(&id) {
+            watched.active_at = now;
+        }
+    }
+
     /// Looks at a stream with its `allowance`: its backpressure, if that changed.
     pub(super) fn look(
         &mut self,
@@ -71,7 +79,6 @@ impl Watch {
     ) -> Option<BackpressureChange> {
         let watched = self.streams.get_mut(&id)?;
         self.latest = self.latest.max(Some(now));
-        watched.active_at = now;
         let held = recv.held();
         self.held = self.held - watched.held + held;
         watched.held = held;
@@ -113,9 +120,26 @@ impl Watch {
         }
     }
 
-    /// When [`Watch::take_gap`] may have something.
+    /// When [`Watch::take_gap`] or [`Watch::is_look_due`] may have something.
     pub(super) fn poll_timeout(&self, timeout: Duration) -> Option<Instant> {
-        self.gaps.values().filter(|gap| !gap.reported).map(|gap| gap.since + timeout).min()
+        let gaps = self.gaps.values().filter(|gap| !gap.reported).map(|gap| gap.since + timeout);
+        gaps.chain(self.next_look()).min()
+    }
+
+    /// Whether it is time to look at the session, with or without traffic; notes that it was done.
+    pub(super) fn is_look_due(&mut self, now: Instant) -> bool {
+        let due = self.next_look().is_some_and(|at| at <= now);
+        if due {
+            self.latest = self.latest.max(Some(now));
+        }
+        due
+    }
+
+    /// Memory pressure is ended by what other sessions do, of which nothing is heard here.
+    fn next_look(&self) -> Option<Instant> {
+        let (reason, _) = self.backpressure.session()?;
+        let pressed = reason == BackpressureReason::MemoryPressure;
+        self.latest.filter(|_| pressed).map(|at| at + MEMORY_INTERVAL)
     }
 
     /// A gap that has lasted for `timeout` and was not reported yet.

@@ -9,6 +9,7 @@ mod content;
 mod coverage;
 mod directed;
 mod failover;
+mod full_link;
 mod opening;
 mod priority;
 mod random;

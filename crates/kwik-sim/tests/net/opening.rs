@@ -41,7 +41,7 @@ fn streams_that_are_opened_later_need_no_round_trip_for_credit() {
             });
         }
     });
-    let (world, writing) = (sim.clone(), client.clone());
+    let (world, writing) = (sim.clone(), client);
     sim.block_on(async move {
         let config = ClientConfig::pinned(identity.fingerprint());
         let session = dialer.connect_with(config, address, "").unwrap().await.unwrap();

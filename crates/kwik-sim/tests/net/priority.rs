@@ -33,7 +33,6 @@ fn arrived(priorities: [Priority; 2]) -> [u64; 2] {
             });
         }
     });
-    let writing = client.clone();
     sim.block_on(async move {
         let config = ClientConfig::pinned(identity.fingerprint());
         let session = dialer.connect_with(config, address, "").unwrap().await.unwrap();
@@ -41,7 +40,7 @@ fn arrived(priorities: [Priority; 2]) -> [u64; 2] {
             let mut stream = session.open_uni().await.unwrap();
             stream.set_priority(priority.into()).unwrap();
             let chunk = Bytes::from(vec![7; 64 * 1024]);
-            writing.spawn(async move { while stream.write_chunk(chunk.clone()).await.is_ok() {} });
+            client.spawn(async move { while stream.write_chunk(chunk.clone()).await.is_ok() {} });
             world.sleep(Duration::from_secs(1)).await;
         }
         world.sleep(Duration::from_secs(9)).await;

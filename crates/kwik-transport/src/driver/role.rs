@@ -261,8 +261,8 @@ impl StreamRole for PrimarySession {
         self.stats(now)
     }
 
-    fn set_config(&mut self, config: Config, _: Instant) -> Result<(), ConfigError> {
-        self.set_config(config)
+    fn set_config(&mut self, config: Config, now: Instant) -> Result<(), ConfigError> {
+        self.set_config(config, now)
     }
 }
 

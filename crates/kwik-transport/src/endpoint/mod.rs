@@ -411,7 +411,7 @@ impl Incoming {
                 machine.streams().set_budget(self.endpoint.budget.clone());
                 let home = (PathId::PRIMARY, &connection);
                 let quic = (None, receive_window);
-                let shared = Shared::new(*machine, home, &runtime, quic, &config.settings);
+                let shared = Shared::new(*machine, home, &runtime, quic, &settings);
                 let session = PrimarySession::new(Held::new(shared.clone()));
                 start(&(shared as _), PathId::PRIMARY, &connection, control);
                 Ok(Accepted::Primary(session))
@@ -421,7 +421,7 @@ impl Incoming {
                 let mut registry = lock(&self.server.paths);
                 registry.replace(key, machine.verifier(), runtime.now());
                 let (home, quic) = ((key.1, &connection), (None, receive_window));
-                let shared = Shared::new(*machine, home, &runtime, quic, &config.settings);
+                let shared = Shared::new(*machine, home, &runtime, quic, &settings);
                 registry.insert(key, shared.clone(), runtime.now());
                 drop(registry);
                 let session = SecondarySession::new(Held::new(shared.clone()));

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kwik::{
-    Accepted, ClientConfig, Endpoint, Identity, LeaseWriter, PathId, PrimarySession,
-    SecondarySession, ServerConfig, Session,
+    Accepted, ClientConfig, Endpoint, Identity, LeaseWriter, PathId, PrimarySession, RecvStats,
+    SecondarySession, SendStream, ServerConfig, Session,
 };
 
 pub mod hostile;
@@ -20,6 +20,18 @@ pub mod hostile;
 /// Whatever `test` does, it does not hang for ever.
 pub async fn within<T>(test: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(30), test).await.expect("the test hangs")
+}
+
+/// Waits until `done` holds; [`within`] bounds it.
+pub async fn until(mut done: impl FnMut() -> bool) {
+    while !done() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// What the only receiving half of a session holds.
+pub fn only(session: &Session) -> Option<RecvStats> {
+    session.stream_stats().into_iter().find_map(|stats| stats.recv)
 }
 
 pub const LOOPBACK: &str = "127.0.0.1:0";
@@ -136,6 +148,17 @@ pub async fn echo(session: &Session) {
     send.write_all(b"still here?").await.unwrap();
     send.finish().unwrap();
     assert_eq!(recv.read_to_end(100).await.unwrap(), b"still here?");
+}
+
+/// Opens streams that each carry a byte, and stay open.
+pub async fn open_with_a_byte(session: &Session, count: usize) -> Vec<SendStream> {
+    let mut streams = Vec::new();
+    for _ in 0..count {
+        let mut stream = session.open_uni().await.unwrap();
+        stream.write_all(b"x").await.unwrap();
+        streams.push(stream);
+    }
+    streams
 }
 
 /// Answers every bidirectional stream with what it carries.

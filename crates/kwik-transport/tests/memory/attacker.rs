@@ -11,8 +11,8 @@ use kwik_proto::wire::{ControlMessage, DataOptions, PacketEncoder, PacketFrame, 
 use kwik_proto::{Dir, Side, StreamId, limits};
 use prost::Message as _;
 
-use super::WINDOW;
 use super::common::hostile::{self, Peer, frame};
+use super::{GRANTED, WINDOW};
 
 /// Bytes that are written before QUIC has a turn; a packet counts 64 at least, as a write costs.
 const TURN: usize = 16 * 1024;
@@ -95,6 +95,18 @@ impl Attacker {
         *self.credit.entry(uni(index)).or_insert(WINDOW as u64 / (6 * limits::MAX_STREAMS))
     }
 
+    /// Opens as many streams as there may be: the credit of each, most of the window together.
+    async fn open_all(&mut self) -> Vec<(u64, u64)> {
+        let floor = self.open(limits::MAX_STREAMS - 1).await;
+        for index in 0..limits::MAX_STREAMS {
+            self.credit.entry(uni(index)).or_insert(floor);
+        }
+        while self.credit.values().sum::<u64>() < GRANTED {
+            self.hear().await;
+        }
+        (0..limits::MAX_STREAMS).map(|index| (index, self.credit[&uni(index)])).collect()
+    }
+
     async fn wait_for_credit(&mut self, index: u64, end: u64) {
         while self.credit.get(&uni(index)).is_none_or(|credit| *credit < end) {
             self.hear().await;
@@ -141,22 +153,18 @@ impl Attacker {
     }
 
     pub(crate) async fn gaps_all_over_the_window_cost_no_more(&mut self) {
-        // As many gaps as the session may have, spread over all that is granted, of large writes.
-        for index in 0..16 {
-            let end = self.open(index).await;
-            let mut at = 1;
-            while at + 1200 < end {
+        // Nearly as many gaps as the session may have, over all that is granted, of large writes.
+        for (index, end) in self.open_all().await {
+            for at in (1..end - 1200).step_by(1200) {
                 let part = frame(uni(index), at, vec![7; 1199], false);
                 assert!(self.send(vec![part]).await);
-                at += 1200;
             }
         }
         self.leave().await;
     }
 
     pub(crate) async fn a_byte_withheld_for_ever_holds_the_window_and_no_more(&mut self) {
-        for index in 0..limits::MAX_STREAMS {
-            let end = self.open(index).await;
+        for (index, end) in self.open_all().await {
             let mut at = 1;
             while at < end {
                 let next = end.min(at + 60_000);
@@ -170,11 +178,10 @@ impl Attacker {
 
     pub(crate) async fn slices_that_pin_receive_buffers_are_copied(&mut self) {
         const KEPT: u64 = 1100;
-        const READ: u64 = 30_000;
-        self.open(0).await;
+        // The rest of what QUIC sends at once, and so of a receive buffer.
+        const READ: u64 = 13_000;
         let mut at = 0;
-        for index in 1..=16 {
-            let end = self.open(index).await;
+        for (index, end) in self.open_all().await.split_off(1) {
             for kept in (0..end - KEPT).step_by(KEPT as usize) {
                 self.wait_for_credit(0, at + READ).await;
                 let slice = frame(uni(index), kept, vec![7; KEPT as usize], false);
@@ -260,7 +267,7 @@ impl Attacker {
     }
 
     pub(crate) async fn opening_and_resetting_leaves_nothing(&mut self) {
-        for index in 0..20_000 {
+        for index in 0..100_000 {
             while index >= self.streams {
                 self.hear().await;
             }

@@ -1,5 +1,7 @@
 //! The settings of a session's streams, while it runs (8.8).
 
+use std::time::Instant;
+
 use crate::{Config, ConfigError};
 
 use super::StreamTable;
@@ -16,7 +18,7 @@ impl StreamTable {
     /// # Errors
     /// They contradict each other, or one of them holds for the whole session; nothing has changed
     /// then.
-    pub fn set_config(&mut self, config: Config) -> Result<(), ConfigError> {
+    pub fn set_config(&mut self, config: Config, now: Instant) -> Result<(), ConfigError> {
         self.config.check_change(&config)?;
         self.window.set_bounds(config.initial_window(), config.max_window());
         for entry in self.streams.values_mut() {
@@ -25,7 +27,10 @@ impl StreamTable {
         }
         self.config = config;
         let ids: Vec<_> = self.streams.keys().copied().collect();
-        ids.into_iter().for_each(|id| self.grant(id));
+        for id in ids {
+            self.judge(id, now);
+            self.grant(id);
+        }
         Ok(())
     }
 }

@@ -20,8 +20,14 @@ impl StreamTable {
         self.tell_credit_if_used(id);
     }
 
-    /// Looks at what a stream holds, and tells the peer when backpressure changed.
+    /// A stream received something, or was read: looks at what it holds.
     pub(super) fn look(&mut self, id: StreamId, now: Instant) {
+        self.watch.on_active(id, now);
+        self.judge(id, now);
+    }
+
+    /// Tells the peer when backpressure of a stream, or of the session, changed.
+    pub(super) fn judge(&mut self, id: StreamId, now: Instant) {
         let Some(recv) = self.streams.get(&id).and_then(|entry| entry.halves.recv.clone()) else {
             return;
         };
@@ -44,6 +50,13 @@ impl StreamTable {
         };
         let change = self.watch.look_at_session(&self.window.status(), memory, &self.config);
         self.outbox.extend(change.map(|change| change.to_wire()));
+    }
+
+    /// Under memory pressure, looks from time to time whether it is over.
+    pub(super) fn look_at_memory(&mut self, now: Instant) {
+        if self.watch.is_look_due(now) {
+            self.look_at_session();
+        }
     }
 
     /// A stream's reader leaves bytes lying: lending it more would only let it hold more.

@@ -21,6 +21,14 @@ const WINDOW_SHARE: u64 = 16;
 /// ([`limits::CONNECTION_WINDOW`]).
 const AHEAD: u64 = 2 * (limits::ACK_BYTES + limits::MAX_PACKET_PAYLOAD as u64);
 
+/// Bytes that may wait for acknowledgement with this congestion window. While QUIC repeats what was lost nothing is
+/// acknowledged, for a round trip and more; so on a path that loses packets a large window lets through as
+/// much again, less an eighth of what the peer lets QUIC have, which is twice what arrives in a round trip.
+fn most_outstanding((congestion_window, loses): (u64, bool)) -> u64 {
+    let peers = if loses { congestion_window.saturating_mul(2) } else { 0 };
+    (peers - peers / 8).max(congestion_window + AHEAD)
+}
+
 /// One part in this many of QUIC's send window is left to control frames by what is urgent. What waits for
 /// acknowledgement is kept, so this bounds memory too, whatever a peer grants.
 const CONTROL_SHARE: u64 = 32;
@@ -34,8 +42,8 @@ pub(super) struct Gate {
     sent: SharedSent,
     send_window: u64,
     max_outstanding: AtomicU64,
-    /// QUIC's congestion window.
-    in_flight: AtomicU64,
+    /// The same, by what QUIC makes of the path.
+    most_in_quic: AtomicU64,
     batch: AtomicUsize,
     /// QUIC streams with a packet to send, by falling priority, then in the order in which they came.
     waiting: Mutex<VecDeque<Waiting>>,
@@ -53,7 +61,7 @@ impl Gate {
             sent,
             send_window,
             max_outstanding: AtomicU64::new(0),
-            in_flight: AtomicU64::new(0),
+            most_in_quic: AtomicU64::new(AHEAD),
             batch: AtomicUsize::new(0),
             waiting: Mutex::default(),
         };
@@ -110,7 +118,7 @@ impl Gate {
         let most = if priority > Priority::Normal.into() {
             self.send_window - self.send_window / CONTROL_SHARE
         } else {
-            self.max_outstanding.load(Relaxed).min(self.in_flight.load(Relaxed) + AHEAD)
+            self.max_outstanding.load(Relaxed).min(self.most_in_quic.load(Relaxed))
         };
         sent.has_room() && sent.outstanding() < most
     }
@@ -125,9 +133,9 @@ impl Gate {
         sent
     }
 
-    /// What is acknowledged leaves room for more.
-    pub(super) fn on_acknowledged(&self, congestion_window: u64) {
-        self.in_flight.store(congestion_window, Relaxed);
+    /// What is acknowledged leaves room for more: QUIC's congestion window, and whether it has lost packets.
+    pub(super) fn on_acknowledged(&self, path: (u64, bool)) {
+        self.most_in_quic.store(most_outstanding(path), Relaxed);
         self.wake_first();
     }
 

@@ -88,7 +88,7 @@ impl DataPool {
 
     /// The peer has acknowledged packets.
     pub(super) fn on_acknowledged(&self) {
-        self.gate.on_acknowledged(self.connection.congestion_window());
+        self.gate.on_acknowledged(self.connection.congestion());
     }
 
     /// Nothing more is sent.
