@@ -59,8 +59,12 @@ struct Entry {
 struct Counter {
     next_local: u64,
     max_local: u64,
+    /// So many of ours are among the first ([`limits::FIRST_STREAM_DATA`]), as the peer said.
+    first_local: u64,
     next_remote: u64,
     max_remote: u64,
+    /// The same of the peer's. For those that it has not opened a loan is reserved.
+    first_remote: u64,
     accept: VecDeque<Halves>,
 }
 
@@ -72,15 +76,18 @@ pub struct StreamTable {
     kinds: [Counter; 2],
     window: ReceiveWindow,
     memory: Arc<ReceiveMemory>,
-    /// What each stream of the peer is granted before anything is said, and the first of each kind.
+    /// What each stream of the peer is granted before anything is said.
     floor: u64,
-    first: u64,
+    /// What the very first stream of each kind that the peer opens may carry before it is told more.
+    very_first: u64,
+    /// How many of the streams of a kind that the peer opens next may be among the first.
+    first_streams: u64,
     config: Config,
     watch: Watch,
     notices: Notices,
     /// Why the peer asks to slow down writing all streams.
     backpressure: Option<BackpressureReason>,
-    /// The same of ours, as the peer said.
+    /// What the peer grants each of our streams before it says more, and the very first of each kind.
     peer_grants: (u64, u64),
     /// Our own bidirectional streams whose allowance is still held, and how many there may be.
     local_receiving: u64,
@@ -107,6 +114,9 @@ impl StreamTable {
     #[must_use]
     pub fn new(side: Side, config: &Config) -> Self {
         let mut kinds = [Counter::default(), Counter::default()];
+        for kind in &mut kinds {
+            (kind.first_local, kind.first_remote) = (1, config.first_streams());
+        }
         if side == Side::Client {
             kinds.iter_mut().for_each(|kind| kind.max_local = limits::FIRST_FLIGHT_STREAMS);
         }
@@ -117,8 +127,9 @@ impl StreamTable {
             config.max_window(),
             config.max_receiving(),
         );
-        // For the peer's first stream of each kind.
-        window.reserve(2 * (config.first_stream_data() - config.floor()));
+        let very_first = config.first_stream_data() - config.floor();
+        let others = (config.first_streams() - 1) * config.first_loan();
+        window.reserve(2 * (very_first + others));
         Self {
             side,
             streams: BTreeMap::new(),
@@ -126,7 +137,8 @@ impl StreamTable {
             window,
             memory: Arc::default(),
             floor: config.floor(),
-            first: config.first_stream_data(),
+            very_first: config.first_stream_data(),
+            first_streams: config.first_streams(),
             config: config.clone(),
             watch: Watch::default(),
             notices: Notices::default(),
@@ -156,13 +168,14 @@ impl StreamTable {
         {
             let kind = &mut self.kinds[dir as usize];
             kind.max_local = kind.max_local.max(maximum.min(limits::MAX_STREAMS));
+            kind.first_local = kind.first_local.max(limits.first_streams);
         }
-        let first = limits.initial_max_first_stream_data.max(limits::FIRST_STREAM_DATA);
-        self.peer_grants = (limits.initial_max_stream_data, first);
+        let very_first = limits.initial_max_first_stream_data.max(limits::FIRST_STREAM_DATA);
+        self.peer_grants = (limits.initial_max_stream_data, very_first);
         self.wakes.extend([StreamWake::Openable(Dir::Bi), StreamWake::Openable(Dir::Uni)]);
         for (id, entry) in &self.streams {
             if let Some(send) = &entry.halves.send {
-                lock(send).on_max_data(initial(*id, self.side, self.peer_grants, entry.max_buffer));
+                lock(send).on_max_data(self.first_data(*id, self.side, entry.max_buffer));
                 self.wakes.push(StreamWake::Writable(*id));
             }
         }
@@ -216,12 +229,12 @@ impl StreamTable {
         let max_buffer = max_buffer.unwrap_or(u64::MAX);
         let send = id
             .is_sender(self.side)
-            .then(|| SendHalf::new(initial(id, self.side, self.peer_grants, max_buffer)))
+            .then(|| SendHalf::new(self.first_data(id, self.side, max_buffer)))
             .map(|send| SharedSend::new(send.into()));
         let recv = id.is_sender(!self.side).then(|| {
             self.window.open(id).expect("max_receiving bounds the receiving halves");
-            let granted = self.initial_max_data(id, max_buffer);
-            let reserved = self.initial_max_data(id, u64::MAX) - self.floor;
+            let reserved = self.first_data(id, !self.side, u64::MAX) - self.floor;
+            let granted = self.first_data(id, !self.side, max_buffer);
             self.window.redeem(id, reserved, granted - self.floor);
             SharedRecv::new(RecvHalf::new(id, granted, self.memory.clone()).into())
         });
@@ -245,9 +258,22 @@ impl StreamTable {
         halves
     }
 
-    /// What a stream of which the peer sends is granted before anything is said.
-    fn initial_max_data(&self, id: StreamId, max_buffer: u64) -> u64 {
-        initial(id, !self.side, (self.floor, self.first), max_buffer)
+    /// What `sender` may send of a stream that is opened now before it is told more: the first few of a kind more
+    /// than others, as far as `max_buffer` lets it.
+    fn first_data(&self, id: StreamId, sender: Side, max_buffer: u64) -> u64 {
+        let kind = &self.kinds[id.dir() as usize];
+        let (among, (floor, very_first)) = if sender == self.side {
+            (kind.first_local, self.peer_grants)
+        } else {
+            (kind.first_remote, (self.floor, self.very_first))
+        };
+        let first = match id.index() {
+            _ if id.initiator() != sender => 0,
+            0 => very_first,
+            index if index < among => limits::FIRST_STREAM_DATA,
+            _ => 0,
+        };
+        first.min(max_buffer).max(floor)
     }
 
     /// The halves of a stream that a peer names; opens it, and those of its kind below, when unseen.
@@ -461,11 +487,4 @@ impl StreamTable {
         self.flush_notices(now);
         std::mem::take(&mut self.outbox)
     }
-}
-
-/// What `sender` may send of a stream before it is told: the first that it opened of a kind more than others, as
-/// far as it wants its bytes to be buffered.
-fn initial(id: StreamId, sender: Side, (floor, first): (u64, u64), max_buffer: u64) -> u64 {
-    let is_first = id.initiator() == sender && id.index() == 0;
-    if is_first { first.min(max_buffer).max(floor) } else { floor }
 }

@@ -10,6 +10,7 @@ mod coverage;
 mod directed;
 mod failover;
 mod full_link;
+mod opening;
 mod priority;
 mod random;
 mod replay;

@@ -259,8 +259,8 @@ async fn an_endpoint_whose_budget_is_spent_takes_no_new_sessions() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_under_memory_pressure_go_on_with_little() {
     const BUDGET: u64 = 100_000;
-    // Loans stop at 80 %; what comes on top are the floors of four streams.
-    const MOST: u64 = BUDGET / 5 * 4 + 4 * 7000;
+    // Loans stop at 80 %; what comes on top is what four streams may carry before anything is said.
+    const MOST: u64 = BUDGET / 5 * 4 + 4 * limits::FIRST_STREAM_DATA;
     const LEN: usize = 3_000_000;
     let _turn = TURN.lock().await;
     let servers = common::Servers::new(0);

@@ -54,6 +54,7 @@ impl StreamTable {
                 let kind = &mut self.kinds[dir as usize];
                 let live = limits::MAX_STREAMS + kind.next_local;
                 kind.max_local = kind.max_local.max(m.maximum.min(live));
+                kind.first_local = kind.first_local.max(m.first_streams);
                 self.wakes.push(StreamWake::Openable(dir));
             }
             ControlMessage::Backpressure(m) => self.on_backpressure(m, now)?,

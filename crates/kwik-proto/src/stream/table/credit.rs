@@ -5,8 +5,9 @@
 //! every stream, `max_data - consumed <= allowance`, and over all streams, `sum(allowance) <= size`;
 //! what all peers together may make us hold is never more than the window, in whatever order it comes
 //! and is read. An allowance starts at the floor that nobody else can borrow, so every stream moves
-//! whatever the others do; that of the first stream of a kind is larger, so that it starts as fast as
-//! QUIC. It grows from the shared half as its reader consumes, up to the stream's buffer, which doubles
+//! whatever the others do; that of the first streams of a kind is larger, so that they start as fast as
+//! QUIC: their loans are reserved before the peer is told that it may open them so, and again for later ones as
+//! streams end. It grows from the shared half as its reader consumes, up to the stream's buffer, which doubles
 //! for readers that keep up. Credit that was told to a peer is never taken back: an allowance shrinks
 //! only by what was read and not granted again.
 
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use crate::sync::lock;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
-use crate::{StreamId, limits};
+use crate::{Dir, StreamId, limits};
 
 use super::StreamTable;
 
@@ -29,6 +30,21 @@ impl StreamTable {
     pub(super) fn grow_allowance(&mut self, id: StreamId, more: u64) {
         self.window.borrow(id, more.min(self.borrowable(id)));
         self.grant(id);
+    }
+
+    /// Keeps loans for the streams that the peer may open next, as far as there is room: it is about to be told.
+    pub(super) fn reserve_first(&mut self, dir: Dir) {
+        let loan = limits::FIRST_STREAM_DATA.saturating_sub(self.floor);
+        let pressed = self.window.is_pressed();
+        let kind = &mut self.kinds[dir as usize];
+        kind.first_remote = kind.first_remote.max(kind.next_remote);
+        while kind.first_remote < kind.next_remote + self.first_streams
+            && self.window.lendable() >= loan
+            && !pressed
+        {
+            self.window.reserve(loan);
+            kind.first_remote += 1;
+        }
     }
 
     /// Lets a stream that could use more have all that is free, growing its buffer and the window when
@@ -117,9 +133,13 @@ impl StreamTable {
             if !slow {
                 self.grow_allowance(id, if fast { allowance } else { taken });
             }
-            if fast && !slow && self.window.allowance(id) < allowance + self.step(allowance) {
-                self.make_room(id, allowance);
-                self.grow_allowance(id, allowance);
+            // First its buffer may keep it from as much, then the window.
+            for _ in 0..2 {
+                let short = (2 * allowance).saturating_sub(self.window.allowance(id));
+                if fast && !slow && short > 0 {
+                    self.make_room(id, allowance);
+                    self.grow_allowance(id, short);
+                }
             }
         }
         self.grant(id);
