@@ -64,7 +64,7 @@ pub enum EndpointError {
     /// The server's key or certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The settings of its sessions.
+    /// The settings of its sessions, or QUIC's.
     #[error(transparent)]
     Config(#[from] ConfigError),
 }
@@ -106,6 +106,7 @@ impl Endpoint {
         quic: &QuicConfig,
     ) -> Result<Self, EndpointError> {
         let runtime = Runtime::tokio();
+        quic.validate()?;
         let bind = |tls: Option<&ServerTls>| quic::Endpoint::bind(addr, tls, quic, &runtime);
         Self::new(server, &runtime, bind)
     }
@@ -121,6 +122,7 @@ impl Endpoint {
         server: Option<ServerConfig>,
         quic: &QuicConfig,
     ) -> Result<Self, EndpointError> {
+        quic.validate()?;
         let runtime = Runtime::custom(runtime);
         let socket = UdpSocket::custom(socket);
         let new = |tls: Option<&ServerTls>| quic::Endpoint::new(socket, tls, quic, &runtime);
