@@ -219,7 +219,7 @@ impl DataReader {
                 if inside > 0 { self.handle_payload(now) } else { self.handle_chunk(&mut now[0]) };
             batch = later;
             if handled.is_ok() && self.turn.frames >= TURN_FRAMES {
-                self.end_turn().await;
+                handled = self.end_turn().await;
             }
         }
         // What came before a violation counts.
@@ -260,15 +260,19 @@ impl DataReader {
     }
 
     /// Lets others work; for longer after thin turns.
-    async fn end_turn(&mut self) {
+    async fn end_turn(&mut self) -> Result<(), CodedError> {
         let Turn { frames, payload, thin } = std::mem::take(&mut self.turn);
         self.turn.thin = if payload < THIN_FRAME * frames { thin + 1 } else { 0 };
         if self.turn.thin < THIN_TURNS {
-            return yield_now().await;
+            yield_now().await;
+            return Ok(());
         }
         self.turn.thin = 0;
+        // What they brought does not wait as well.
+        self.sink.flush()?;
         let runtime = &self.sink.shared.runtime;
         runtime.sleep_until(runtime.now() + THIN_PAUSE).await;
+        Ok(())
     }
 
     /// One more that may bring nothing; payload and ends start anew.
