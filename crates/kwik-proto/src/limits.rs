@@ -97,11 +97,11 @@ pub const FIRST_FLIGHT_STREAMS: u64 = 8;
 /// Bytes that each of them may carry until then: every stream's floor is at least this.
 pub const FIRST_FLIGHT_DATA: u64 = 1200;
 /// Bytes that the first stream of each kind that a side opens may carry before the other has said anything, and
-/// later ones as far as the other keeps room for them: more than QUIC's initial congestion window (RFC 9002
-/// section 7.2), so that a session starts as fast as QUIC does.
+/// later ones as far as the other keeps room for them: more than QUIC's initial congestion window (RFC 9002 section
+/// 7.2), so that a session starts as fast as QUIC does.
 pub const FIRST_STREAM_DATA: u64 = 16 * 1024;
-/// What a side with a large window says instead, in its first flight: what QUIC sends in slow start until word
-/// of that stream is back.
+/// What a side with a large window says of the very first of each kind: what QUIC sends in slow start until word of
+/// that stream is back.
 pub const MAX_FIRST_STREAM_DATA: u64 = 64 * 1024;
 /// One in this many bytes of what a window lends at its start is kept so that as many streams more can carry it.
 pub const FIRST_STREAMS_SHARE: u64 = 8;

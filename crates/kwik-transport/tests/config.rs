@@ -9,9 +9,28 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::hostile::{self, Peer};
 use common::{Servers, address, object, only, open_with_a_byte, pair, settled, until, within};
-use kwik::{BackpressureReason, ConfigError};
+use kwik::{BackpressureReason, ConfigError, Endpoint, EndpointError, QuicConfig};
 use kwik_proto::wire::ControlMessage;
 use kwik_proto::wire::pb::control as pb;
+
+/// With each of these a session would wait for ever.
+#[tokio::test]
+async fn quic_settings_with_which_nothing_moves_are_refused() {
+    let bind =
+        |quic: QuicConfig| Endpoint::bind("127.0.0.1:0".parse().unwrap(), None, &quic).map(drop);
+    assert!(bind(QuicConfig::default()).is_ok());
+    for quic in [
+        QuicConfig { stream_receive_window: 0, ..QuicConfig::default() },
+        QuicConfig { stream_receive_window: 64 << 20, ..QuicConfig::default() },
+        QuicConfig { receive_window: 0, ..QuicConfig::default() },
+        QuicConfig { send_window: 0, ..QuicConfig::default() },
+        QuicConfig { max_uni_streams: 0, ..QuicConfig::default() },
+    ] {
+        let refused = bind(quic.clone());
+        let out = matches!(refused, Err(EndpointError::Config(ConfigError::OutOfBounds { .. })));
+        assert!(out, "{quic:?}: {refused:?}");
+    }
+}
 
 #[tokio::test]
 async fn what_is_agreed_on_at_the_start_cannot_change_live() {

@@ -350,7 +350,7 @@ mod tests {
         Open(u64),
         Borrow(u64, u64),
         Reserve(u64),
-        Redeem(u64, u64),
+        Redeem(u64, u64, u64),
         Release(u64, u64),
         Close(u64),
         Grow,
@@ -362,7 +362,7 @@ mod tests {
             3 => (0..8u64).prop_map(Operation::Open),
             4 => (0..8u64, 0..400u64).prop_map(|(id, n)| Operation::Borrow(id, n)),
             1 => (0..400u64).prop_map(Operation::Reserve),
-            2 => (0..8u64, 0..400u64).prop_map(|(id, n)| Operation::Redeem(id, n)),
+            2 => (0..8u64, 0..400u64, 0..400u64).prop_map(|(id, r, n)| Operation::Redeem(id, r, n)),
             2 => (0..8u64, 0..400u64).prop_map(|(id, n)| Operation::Release(id, n)),
             2 => (0..8u64).prop_map(Operation::Close),
             1 => Just(Operation::Grow),
@@ -423,11 +423,11 @@ mod tests {
                     window.reserve(amount);
                     self.reserved += amount.min(free);
                 }
-                Operation::Redeem(index, amount) => {
-                    window.redeem(stream(index), amount, amount);
-                    let amount = amount.min(self.reserved);
-                    if self.allowance(index, |loan| loan + amount) > 0 {
-                        self.reserved -= amount;
+                Operation::Redeem(index, reserved, amount) => {
+                    window.redeem(stream(index), reserved, amount);
+                    let freed = reserved.min(self.reserved);
+                    if self.allowance(index, |loan| loan + amount.min(freed)) > 0 {
+                        self.reserved -= freed;
                     }
                 }
                 Operation::Release(index, amount) => {

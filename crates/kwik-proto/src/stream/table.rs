@@ -78,9 +78,10 @@ pub struct StreamTable {
     kinds: [Counter; 2],
     window: ReceiveWindow,
     memory: Arc<ReceiveMemory>,
-    /// What each stream of the peer is granted before anything is said, and the first of each kind.
+    /// What each stream of the peer is granted before anything is said.
     floor: u64,
-    first: u64,
+    /// What the very first stream of each kind that the peer opens may carry before it is told more.
+    very_first: u64,
     /// How many of the streams of a kind that the peer opens next may be among the first.
     first_streams: u64,
     config: Config,
@@ -88,7 +89,7 @@ pub struct StreamTable {
     notices: Notices,
     /// Why the peer asks to slow down writing all streams.
     backpressure: Option<BackpressureReason>,
-    /// The same of ours, as the peer said.
+    /// What the peer grants each of our streams before it says more, and the very first of each kind.
     peer_grants: (u64, u64),
     /// Our own bidirectional streams whose allowance is still held, and how many there may be.
     local_receiving: u64,
@@ -128,9 +129,9 @@ impl StreamTable {
             config.max_window(),
             config.max_receiving(),
         );
-        // For those that the peer opens first of each kind.
-        let first = config.first_stream_data() - config.floor();
-        window.reserve(2 * (first + (config.first_streams() - 1) * config.first_loan()));
+        let very_first = config.first_stream_data() - config.floor();
+        let others = (config.first_streams() - 1) * config.first_loan();
+        window.reserve(2 * (very_first + others));
         Self {
             side,
             streams: BTreeMap::new(),
@@ -138,7 +139,7 @@ impl StreamTable {
             window,
             memory: Arc::default(),
             floor: config.floor(),
-            first: config.first_stream_data(),
+            very_first: config.first_stream_data(),
             first_streams: config.first_streams(),
             config: config.clone(),
             watch: Watch::default(),
@@ -171,12 +172,12 @@ impl StreamTable {
             kind.max_local = kind.max_local.max(maximum.min(limits::MAX_STREAMS));
             kind.first_local = kind.first_local.max(limits.first_streams);
         }
-        let first = limits.initial_max_first_stream_data.max(limits::FIRST_STREAM_DATA);
-        self.peer_grants = (limits.initial_max_stream_data, first);
+        let very_first = limits.initial_max_first_stream_data.max(limits::FIRST_STREAM_DATA);
+        self.peer_grants = (limits.initial_max_stream_data, very_first);
         self.wakes.extend([StreamWake::Openable(Dir::Bi), StreamWake::Openable(Dir::Uni)]);
         for (id, entry) in &self.streams {
             if let Some(send) = &entry.halves.send {
-                lock(send).on_max_data(self.peer_initial_max_data(*id, entry.max_buffer));
+                lock(send).on_max_data(self.first_data(*id, self.side, entry.max_buffer));
                 self.wakes.push(StreamWake::Writable(*id));
             }
         }
@@ -230,12 +231,12 @@ impl StreamTable {
         let max_buffer = max_buffer.unwrap_or(u64::MAX);
         let send = id
             .is_sender(self.side)
-            .then(|| SendHalf::new(self.peer_initial_max_data(id, max_buffer)))
+            .then(|| SendHalf::new(self.first_data(id, self.side, max_buffer)))
             .map(|send| SharedSend::new(send.into()));
         let recv = id.is_sender(!self.side).then(|| {
             self.window.open(id).expect("max_receiving bounds the receiving halves");
-            let granted = self.initial_max_data(id, max_buffer);
-            let reserved = self.initial_max_data(id, u64::MAX) - self.floor;
+            let reserved = self.first_data(id, !self.side, u64::MAX) - self.floor;
+            let granted = self.first_data(id, !self.side, max_buffer);
             self.window.redeem(id, reserved, granted - self.floor);
             SharedRecv::new(RecvHalf::new(id, granted, self.memory.clone()).into())
         });
@@ -259,17 +260,22 @@ impl StreamTable {
         halves
     }
 
-    /// What a stream of which the peer sends is granted before anything is said, if it is opened now.
-    fn initial_max_data(&self, id: StreamId, max_buffer: u64) -> u64 {
-        let among = self.kinds[id.dir() as usize].first_remote;
-        initial(id, !self.side, (self.floor, self.first, among), max_buffer)
-    }
-
-    /// The same of a stream of which we send.
-    fn peer_initial_max_data(&self, id: StreamId, max_buffer: u64) -> u64 {
-        let among = self.kinds[id.dir() as usize].first_local;
-        let (floor, first) = self.peer_grants;
-        initial(id, self.side, (floor, first, among), max_buffer)
+    /// What `sender` may send of a stream that is opened now before it is told more: the first few of a kind more
+    /// than others, as far as `max_buffer` lets it.
+    fn first_data(&self, id: StreamId, sender: Side, max_buffer: u64) -> u64 {
+        let kind = &self.kinds[id.dir() as usize];
+        let (among, (floor, very_first)) = if sender == self.side {
+            (kind.first_local, self.peer_grants)
+        } else {
+            (kind.first_remote, (self.floor, self.very_first))
+        };
+        let first = match id.index() {
+            _ if id.initiator() != sender => 0,
+            0 => very_first,
+            index if index < among => limits::FIRST_STREAM_DATA,
+            _ => 0,
+        };
+        first.min(max_buffer).max(floor)
     }
 
     /// The halves of a stream that a peer names; opens it, and those of its kind below, when unseen.
@@ -483,21 +489,4 @@ impl StreamTable {
         self.flush_notices(now);
         std::mem::take(&mut self.outbox)
     }
-}
-
-/// What `sender` may send of a stream before it is told: of the first that it opened of a kind, and of those that
-/// are `among` the first, more than of others, as far as it wants its bytes to be buffered.
-fn initial(
-    id: StreamId,
-    sender: Side,
-    (floor, first, among): (u64, u64, u64),
-    max_buffer: u64,
-) -> u64 {
-    let most = match id.index() {
-        _ if id.initiator() != sender => floor,
-        0 => first,
-        index if index < among => limits::FIRST_STREAM_DATA,
-        _ => floor,
-    };
-    most.min(max_buffer).max(floor)
 }

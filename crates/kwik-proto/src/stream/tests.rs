@@ -281,12 +281,12 @@ fn as_many_streams_start_like_the_first_as_loans_are_kept_for() {
     for index in 0..=first {
         let halves = client.open(Dir::Uni, now).unwrap();
         let credit = lock(halves.send.as_ref().unwrap()).credit();
-        let expected = match index {
+        let told = match index {
             0 => limits::MAX_FIRST_STREAM_DATA,
             _ if index < first => limits::FIRST_STREAM_DATA,
             _ => floor,
         };
-        assert_eq!(credit, expected);
+        assert_eq!(credit, told);
         let recv = server.receiving(PathId::PRIMARY, halves.id, now).unwrap().unwrap();
         // Nothing else was told, and no more is taken than that, whatever else there may be to lend.
         assert!(lock(&recv).max_data() >= credit);

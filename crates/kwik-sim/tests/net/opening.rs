@@ -41,7 +41,7 @@ fn streams_that_are_opened_later_need_no_round_trip_for_credit() {
             });
         }
     });
-    let (world, writing) = (sim.clone(), client);
+    let world = sim.clone();
     sim.block_on(async move {
         let config = ClientConfig::pinned(identity.fingerprint());
         let session = dialer.connect_with(config, address, "").unwrap().await.unwrap();
@@ -52,7 +52,7 @@ fn streams_that_are_opened_later_need_no_round_trip_for_credit() {
             for _ in 0..burst {
                 let stream = session.open_uni().await.unwrap();
                 begun.insert(stream.id().index(), world.now());
-                writing.spawn(write(stream, LEN));
+                client.spawn(write(stream, LEN));
             }
             world.sleep(ms(1000)).await;
         }

@@ -150,7 +150,8 @@ fn peak_heap<S: Stack>(bed: &Bed, bytes: usize) -> f64 {
     });
     let client = bed.client::<S>();
     let over = Arc::new(AtomicBool::new(false));
-    let before = live();
+    // What the run before leaves is freed by then.
+    let before = bed.run(settled());
     let watch = {
         let over = over.clone();
         std::thread::spawn(move || {

@@ -1,34 +1,32 @@
 //! Dialing and listening, as in quinn (1.1).
 
+mod accept;
 mod config;
 mod dial;
 mod registry;
 
 use std::fmt;
-use std::future::{Future, IntoFuture};
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
-use kwik_proto::auth::{EXPORTER_LABEL, Fingerprint, Identity};
+use kwik_proto::auth::{Fingerprint, Identity};
 use kwik_proto::presentation::MemoryBudget;
-use kwik_proto::session::{self, AcceptContext, ClientSession};
+use kwik_proto::session::ClientSession;
 use kwik_proto::sync::lock;
-use kwik_proto::wire::{ControlDecoder, ControlMessage};
-use kwik_proto::{Code, Config, ConfigError, PathId, SessionId, limits};
+use kwik_proto::{Config, ConfigError, PathId, limits};
 
-use crate::driver::{ControlStream, Held, SERVER_NAME, Shared, open_control, start};
-use crate::primary::PrimarySession;
+use crate::driver::{Held, SERVER_NAME, Shared, open_control, start};
 use crate::quic::{
-    self, ClientTls, ConnectError, Connection, ConnectionError, QuicConfig, Runtime, ServerTls,
-    TlsError, UdpSocket,
+    self, ClientTls, ConnectError, QuicConfig, Runtime, ServerTls, TlsError, UdpSocket,
 };
 use crate::runtime;
-use crate::secondary::SecondarySession;
 use crate::session::Session;
 
+pub use accept::{Accepted, Incoming};
 pub use config::{Certificate, ClientConfig, ServerConfig};
 use dial::Dial;
 use registry::PathRegistry;
@@ -66,7 +64,7 @@ pub enum EndpointError {
     /// The server's key or certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The settings of its sessions.
+    /// The settings of its sessions, or QUIC's.
     #[error(transparent)]
     Config(#[from] ConfigError),
 }
@@ -108,6 +106,7 @@ impl Endpoint {
         quic: &QuicConfig,
     ) -> Result<Self, EndpointError> {
         let runtime = Runtime::tokio();
+        quic.validate()?;
         let bind = |tls: Option<&ServerTls>| quic::Endpoint::bind(addr, tls, quic, &runtime);
         Self::new(server, &runtime, bind)
     }
@@ -123,6 +122,7 @@ impl Endpoint {
         server: Option<ServerConfig>,
         quic: &QuicConfig,
     ) -> Result<Self, EndpointError> {
+        quic.validate()?;
         let runtime = Runtime::custom(runtime);
         let socket = UdpSocket::custom(socket);
         let new = |tls: Option<&ServerTls>| quic::Endpoint::new(socket, tls, quic, &runtime);
@@ -303,6 +303,19 @@ async fn meanwhile<T, U>(wait: impl Future<Output = T>, work: impl FnOnce() -> U
     (waited, done.expect("invariant: it is done once"))
 }
 
+/// Awaits `work` until the timeout; none if it comes first.
+async fn before<T>(
+    timeout: &mut (impl Future<Output = ()> + Unpin),
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    let mut work = pin!(work);
+    std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Pin::new(&mut *timeout).poll(cx).map(|()| None),
+    })
+    .await
+}
+
 /// A session being dialed: a future of it, ready as soon as the first byte may leave.
 pub struct Connecting(Pin<Box<dyn Future<Output = Result<Session, ConnectError>> + Send>>);
 
@@ -317,187 +330,5 @@ impl Future for Connecting {
 impl fmt::Debug for Connecting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connecting").finish_non_exhaustive()
-    }
-}
-
-/// What a connection turned out to be.
-#[derive(Debug)]
-pub enum Accepted {
-    /// A new session with this server as its primary.
-    Primary(PrimarySession),
-    /// A path of a session whose primary is another server.
-    Secondary(SecondarySession),
-}
-
-/// A connection attempt. Awaiting it yields a [`Session`] and refuses secondary paths; [`Self::accept_any`] takes both.
-/// Dropping it refuses it.
-#[derive(Debug)]
-pub struct Incoming {
-    incoming: quic::Incoming,
-    server: Arc<Server>,
-    endpoint: Endpoint,
-}
-
-impl Incoming {
-    /// Whence it comes; the address is not validated yet.
-    #[must_use]
-    pub fn remote_address(&self) -> SocketAddr {
-        self.incoming.remote_address()
-    }
-
-    /// Tells the client that it is not accepted.
-    pub fn refuse(self) {
-        self.incoming.refuse();
-    }
-
-    /// Leaves the client without an answer.
-    pub fn ignore(self) {
-        self.incoming.ignore();
-    }
-
-    /// Handshakes, authenticates, and says what it is. Not cancel safe: the attempt is lost.
-    ///
-    /// # Errors
-    /// The handshake failed, or the client may not come in; it was told why.
-    pub async fn accept_any(self) -> Result<Accepted, ConnectError> {
-        self.accept(true).await
-    }
-
-    async fn accept(self, secondaries: bool) -> Result<Accepted, ConnectError> {
-        let runtime = self.endpoint.runtime.clone();
-        let mut timeout = runtime.sleep_until(runtime.now() + limits::INTRODUCTION_TIMEOUT);
-        let late = ConnectError::from(ConnectionError::TimedOut);
-        let connecting = self.incoming.accept()?;
-        let connection = before(&mut timeout, connecting).await.ok_or(late)??;
-        let introduced = before(&mut timeout, introduce(&connection)).await;
-        let (control, first) = introduced.unwrap_or_else(|| {
-            connection
-                .close(Code::AuthFailed.as_u64(), b"KWIK_AUTH_FAILED: not introduced in time");
-            Err(ConnectionError::TimedOut.into())
-        })?;
-        let exporter = connection.export_keying_material(EXPORTER_LABEL, b"");
-        let config = &self.server.config;
-        let receive_window = config.quic.receive_window;
-        let is_secondary = matches!(&first, ControlMessage::AuthenticationRequest(request)
-            if !request.session_id.is_empty());
-        let settings = lock(&self.server.settings).clone();
-        let unexpected = is_secondary && !secondaries;
-        let spent = !is_secondary && self.endpoint.budget.is_spent();
-        check_welcome(&connection, unexpected, spent)?;
-        let accepted = session::accept(
-            &first,
-            &AcceptContext {
-                identity: &config.identity,
-                trusted: &config.trusted,
-                authenticator: &*config.authenticator,
-                settings: &settings,
-                exporter: &exporter,
-                session_id: SessionId(self.endpoint.runtime.random_bytes()),
-                now: runtime.now(),
-                wall: runtime.wall_clock(),
-            },
-        );
-        if accepted.is_ok() {
-            connection.set_receive_window(limits::CONNECTION_WINDOW.min(receive_window));
-        }
-        match accepted {
-            Err(error) => {
-                tracing::info!(remote = %connection.remote_address(), %error, "client refused");
-                connection.close(error.code.as_u64(), error.to_string().as_bytes());
-                Err(ConnectError::Refused(error.to_string()))
-            }
-            Ok(session::Accepted::Primary(mut machine)) => {
-                machine.streams().set_memory(runtime.receive_memory());
-                machine.streams().set_budget(self.endpoint.budget.clone());
-                let home = (PathId::PRIMARY, &connection);
-                let quic = (None, receive_window);
-                let shared = Shared::new(*machine, home, &runtime, quic, &settings);
-                let session = PrimarySession::new(Held::new(shared.clone()));
-                start(&(shared as _), PathId::PRIMARY, &connection, control);
-                Ok(Accepted::Primary(session))
-            }
-            Ok(session::Accepted::Secondary(mut machine)) => {
-                let key = (machine.id(), machine.path());
-                let mut registry = lock(&self.server.paths);
-                registry.replace(key, machine.verifier(), runtime.now());
-                let (home, quic) = ((key.1, &connection), (None, receive_window));
-                let shared = Shared::new(*machine, home, &runtime, quic, &settings);
-                registry.insert(key, shared.clone(), runtime.now());
-                drop(registry);
-                let session = SecondarySession::new(Held::new(shared.clone()));
-                start(&(shared as _), key.1, &connection, control);
-                Ok(Accepted::Secondary(session))
-            }
-        }
-    }
-}
-
-impl IntoFuture for Incoming {
-    type Output = Result<Session, ConnectError>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
-            match self.accept(false).await? {
-                Accepted::Primary(primary) => Ok(primary.session().clone()),
-                Accepted::Secondary(_) => unreachable!("invariant: refused before"),
-            }
-        })
-    }
-}
-
-/// Sends a client away that came as a secondary path where none is expected, or finds the memory spent.
-fn check_welcome(
-    connection: &Connection,
-    unexpected: bool,
-    spent: bool,
-) -> Result<(), ConnectError> {
-    let (code, reason) = match (unexpected, spent) {
-        (true, _) => (Code::InvalidStreamRole, "a secondary path was not expected"),
-        (_, true) => (Code::LimitExceeded, "no memory is left for another session"),
-        (false, false) => return Ok(()),
-    };
-    connection.close(code.as_u64(), format!("{code}: {reason}").as_bytes());
-    Err(ConnectError::Refused(reason.into()))
-}
-
-/// Awaits `work` until the timeout; none if it comes first.
-async fn before<T>(
-    timeout: &mut (impl Future<Output = ()> + Unpin),
-    work: impl Future<Output = T>,
-) -> Option<T> {
-    let mut work = pin!(work);
-    std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
-        Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending => Pin::new(&mut *timeout).poll(cx).map(|()| None),
-    })
-    .await
-}
-
-/// Reads the first control frame. Nothing else of the connection is read before.
-async fn introduce(
-    connection: &Connection,
-) -> Result<(ControlStream, ControlMessage), ConnectError> {
-    let (send, mut recv) = connection.accept_bi().await?;
-    send.set_priority(i32::MAX).ok();
-    let mut decoder = ControlDecoder::new();
-    loop {
-        match decoder.poll_frame() {
-            Ok(Some(first)) => {
-                return Ok((ControlStream { send, recv, decoder }, first));
-            }
-            Ok(None) => {}
-            Err(error) => {
-                connection.close(error.code().as_u64(), error.to_string().as_bytes());
-                return Err(ConnectError::Refused(error.to_string()));
-            }
-        }
-        match recv.read_chunk(limits::MAX_CONTROL_FRAME, true).await {
-            Ok(Some(chunk)) => decoder.handle_input(chunk.bytes),
-            Ok(None) | Err(_) => {
-                connection.close(Code::InvalidFrame.as_u64(), b"no introduction");
-                return Err(ConnectError::Refused("the client did not introduce itself".into()));
-            }
-        }
     }
 }

@@ -2,10 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kwik_proto::limits::MAX_QUIC_STREAMS;
+use kwik_proto::ConfigError;
+use kwik_proto::limits::{self, MAX_QUIC_STREAMS};
 
 use super::congestion::Congestion;
 use super::{Runtime, varint};
+
+/// A peer that leaves a gap after each packet ends the connection beyond this.
+const MAX_STREAM_WINDOW: u64 = 5_000_000;
 
 /// Settings of the QUIC connections and the UDP socket of one endpoint.
 ///
@@ -16,14 +20,14 @@ use super::{Runtime, varint};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuicConfig {
     /// Bytes that a peer may send ahead of our reading on one QUIC stream. More than 1,024 gaps
-    /// in one stream end the connection, so it stays below about 5 MB.
+    /// in one stream end the connection; from 64 KiB to 5 MB.
     pub stream_receive_window: u64,
     /// Bytes that a peer may send ahead of our reading on all QUIC streams of a connection, at the most:
-    /// the window starts at 1 MiB and keeps ahead of what arrives in a round trip.
+    /// the window starts at 1 MiB and keeps ahead of what arrives in a round trip. 64 KiB at least.
     pub receive_window: u64,
-    /// Bytes kept for one connection that are written and not acknowledged.
+    /// Bytes kept for one connection that are written and not acknowledged; 1,200 at least.
     pub send_window: u64,
-    /// Unidirectional QUIC streams that a peer may have open at once.
+    /// Unidirectional QUIC streams that a peer may have open at once; from 1 to 100.
     pub max_uni_streams: u32,
     /// A connection that heard nothing for this long is over.
     pub idle_timeout: Duration,
@@ -57,6 +61,23 @@ impl Default for QuicConfig {
 }
 
 impl QuicConfig {
+    /// Checks the bounds of its fields: with less, nothing moves.
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        let packet = limits::MAX_PACKET_PAYLOAD as u64;
+        for (setting, value, bounds) in [
+            ("stream_receive_window", self.stream_receive_window, packet..=MAX_STREAM_WINDOW),
+            ("receive_window", self.receive_window, packet..=limits::MAX_OFFSET),
+            ("send_window", self.send_window, limits::FIRST_FLIGHT_DATA..=limits::MAX_OFFSET),
+            ("max_uni_streams", self.max_uni_streams.into(), 1..=MAX_QUIC_STREAMS.into()),
+        ] {
+            if !bounds.contains(&value) {
+                let (value, bounds) = (value.to_string(), format!("{bounds:?}"));
+                return Err(ConfigError::OutOfBounds { setting, value, bounds });
+            }
+        }
+        Ok(())
+    }
+
     /// The same for the QUIC library.
     pub(super) fn transport(&self, runtime: &Runtime) -> Arc<quinn::TransportConfig> {
         let idle = u64::try_from(self.idle_timeout.as_millis()).unwrap_or(u64::MAX);

@@ -38,9 +38,8 @@ const RECEIVE_WINDOW: usize = 2 * 1024 * 1024;
 /// The bound of design §5: the session's window, its path's QUIC window, 2 MiB, and 10 %.
 const BOUND: usize = (WINDOW + RECEIVE_WINDOW + limits::MAX_PINNED) * 11 / 10;
 
-/// What one kind of streams gets of the window: its floors are a third of all, and half is lent, but for what is
-/// kept for the first streams of the other kind.
-const GRANTED: u64 = WINDOW as u64 * 9 / 16;
+/// What one kind of streams gets of the window: its floors are a third of all, and half is lent.
+const GRANTED: u64 = WINDOW as u64 * 5 / 8;
 
 const ATTACK: &str = "KWIK_ATTACK";
 const VICTIM: &str = "KWIK_VICTIM";

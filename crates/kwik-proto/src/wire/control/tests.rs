@@ -93,8 +93,8 @@ fn of_paths(v: &Values) -> Vec<ControlMessage> {
         max_streams_bidi: v.n,
         max_streams_uni: v.n,
         initial_max_stream_data: v.n,
-        initial_max_first_stream_data: v.n,
         first_streams: v.n / 3,
+        initial_max_first_stream_data: v.n,
     });
     vec![
         M::AddPathRequest(pb::control::AddPathRequest {
