@@ -65,6 +65,8 @@ struct Counter {
     max_remote: u64,
     /// The same of the peer's. For those that it has not opened a loan is reserved.
     first_remote: u64,
+    /// Of so many of the peer's first all is said that it has to say.
+    described: u64,
     accept: VecDeque<Halves>,
 }
 
