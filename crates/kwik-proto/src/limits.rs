@@ -56,8 +56,12 @@ pub const MAX_CREDENTIALS: usize = 8 * 1024;
 pub const MAX_TEXT: usize = 512;
 /// Largest offset, as in QUIC (RFC 9000 section 4.5).
 pub const MAX_OFFSET: u64 = (1 << 62) - 1;
-/// Control bytes waiting for one path; beyond it the path is too slow to live.
+/// Control bytes waiting for one path; beyond it the path is too slow to live, and an application that
+/// causes more is refused.
 pub const MAX_CONTROL_QUEUED: usize = 4 * 1024 * 1024;
+/// Of those at a server, what answers its client: one that asks and does not read makes it hold as much,
+/// and twice that while it grows, beside all else.
+pub const MAX_ANSWERS_QUEUED: usize = 1024 * 1024;
 
 /// Live paths of a session.
 pub const MAX_PATHS: usize = 8;
@@ -215,6 +219,7 @@ pub const MAX_GRANT: usize = 2048;
 const _: () = {
     assert!(MAX_COMMAND + 1024 <= MAX_CONTROL_FRAME);
     assert!(MAX_RAW_PACKET + 1024 <= MAX_CONTROL_FRAME);
+    assert!(2 * MAX_ANSWERS_QUEUED <= MAX_PINNED);
     assert!(MAX_CREDENTIALS + MAX_GRANT + 1024 <= MAX_CONTROL_FRAME);
     assert!(MAX_POOLED + MAX_SECONDARY_STREAMS < MAX_QUIC_STREAMS as usize);
     assert!(MAX_POOLED >= 8);

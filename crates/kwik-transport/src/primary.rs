@@ -152,7 +152,8 @@ impl PrimarySession {
     /// Leases a reserved range of a stream to a path; `command` is for the application there.
     ///
     /// # Errors
-    /// The range was not reserved, the stream is over, the path is unknown or dead, or a bound is reached.
+    /// The range was not reserved, the stream is over, the path is unknown or dead, or a bound is reached:
+    /// `KWIK_LIMIT_EXCEEDED` also while 4 MiB have not left for the client.
     pub fn lease(
         &self,
         stream: StreamId,
@@ -161,7 +162,7 @@ impl PrimarySession {
         command: Bytes,
     ) -> Result<Lease, CodedError> {
         let leased =
-            self.shared.drive(|machine, now| machine.lease(stream, range, path, command, now));
+            self.shared.drive_own(|machine, now| machine.lease(stream, range, path, command, now));
         let (id, _) = leased?;
         Ok(Lease { shared: self.shared.clone(), id })
     }
@@ -177,8 +178,9 @@ impl PrimarySession {
         range: Range<u64>,
     ) -> Result<(Lease, LeaseWriter), CodedError> {
         let path = PathId::PRIMARY;
+        let none = Bytes::new();
         let leased =
-            self.shared.drive(|machine, now| machine.lease(stream, range, path, Bytes::new(), now));
+            self.shared.drive_own(|machine, now| machine.lease(stream, range, path, none, now));
         let (id, writer) = leased?;
         let lease = Lease { shared: self.shared.clone(), id };
         let writer = writer.expect("invariant: a lease of the primary's own path has a writer");
@@ -190,9 +192,10 @@ impl PrimarySession {
     /// [`Self::relay_report`] names.
     ///
     /// # Errors
-    /// `KWIK_PACKET_TOO_LARGE`, `KWIK_PATH_NOT_FOUND`, `KWIK_PATH_DEAD`.
+    /// `KWIK_PACKET_TOO_LARGE`, `KWIK_PATH_NOT_FOUND`, `KWIK_PATH_DEAD`; `KWIK_LIMIT_EXCEEDED` while 4 MiB have
+    /// not left for the client.
     pub fn send_raw(&self, path: PathId, data: Bytes) -> Result<u64, CodedError> {
-        self.shared.drive(|machine, now| machine.send_raw(path, data, now))
+        self.shared.drive_own(|machine, now| machine.send_raw(path, data, now))
     }
 
     /// What became of a raw packet; the oldest reports are dropped when nobody takes them. Cancel safe.

@@ -8,7 +8,7 @@ mod common;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{Servers, client, fill, identity, object, within};
+use common::{Servers, client, fill, identity, object, until, within};
 use kwik::{ClientConfig, Code, PathId};
 use kwik_proto::limits;
 use tokio::time::timeout;
@@ -136,6 +136,34 @@ async fn raw_packets_and_leases_do_not_overtake_each_others_sequence() {
             assert_eq!(primary.relay_report().await.unwrap().sequence, before);
         }
         counting.await.unwrap();
+    })
+    .await;
+}
+
+/// Nothing leaves while the application does not let others work: it is told to wait, and loses no session.
+#[tokio::test]
+async fn a_burst_that_nobody_could_read_is_refused_at_its_caller() {
+    within(async {
+        let servers = Servers::new(1);
+        let (session, primary) = servers.connect(&client()).await;
+        let (path, edge) = servers.add_edge(&primary, 0).await;
+        let packet = object(0..limits::MAX_RAW_PACKET as u64);
+        let mut sent = 0;
+        let refused = loop {
+            match primary.send_raw(path, packet.clone()) {
+                Ok(_) => sent += packet.len(),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(refused.code, Code::LimitExceeded);
+        assert!(sent <= limits::MAX_CONTROL_QUEUED, "{sent}");
+        until(|| primary.send_raw(path, packet.clone()).is_ok()).await;
+        assert!(edge.recv_raw().await.unwrap() == packet);
+        let mut stream = primary.session().open_uni().await.unwrap();
+        stream.write_all(b"still here").await.unwrap();
+        stream.finish().unwrap();
+        let mut recv = session.accept_uni().await.unwrap();
+        assert_eq!(recv.read_to_end(100).await.unwrap(), b"still here");
     })
     .await;
 }

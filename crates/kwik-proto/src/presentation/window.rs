@@ -96,6 +96,7 @@ impl ReceiveWindow {
         if let Some(budget) = &self.budget {
             budget.take(amount);
         }
+        self.shrink();
     }
 
     /// Counts what is granted against the budget of all sessions too.
@@ -428,6 +429,7 @@ mod tests {
                     let freed = reserved.min(self.reserved);
                     if self.allowance(index, |loan| loan + amount.min(freed)) > 0 {
                         self.reserved -= freed;
+                        self.shrink();
                     }
                 }
                 Operation::Release(index, amount) => {

@@ -25,7 +25,7 @@ use bytes::Bytes;
 use kwik_proto::session::{Action, Wake};
 use kwik_proto::stream::StreamWake;
 use kwik_proto::sync::lock;
-use kwik_proto::{Code, Config, Dir, LeaseId, PathId, StreamId};
+use kwik_proto::{Code, CodedError, Config, Dir, LeaseId, PathId, StreamId};
 use tokio::sync::Notify;
 
 use crate::quic::{Connection, ConnectionError, Endpoint, Figures, Runtime};
@@ -403,6 +403,23 @@ impl<M: Role + ?Sized> Shared<M> {
         };
         self.rearm(outputs.timeout);
         outputs.actions.into_iter().for_each(|action| self.act(action));
+        result
+    }
+
+    /// As [`Self::drive`], for what the application does and a peer has to read: refused while much of that
+    /// waits for the peer.
+    pub(crate) fn drive_own<R>(
+        &self,
+        input: impl FnOnce(&mut M, Instant) -> Result<R, CodedError>,
+    ) -> Result<R, CodedError> {
+        let queue = lock(&self.paths).get(&self.home).map(|link| link.control.clone());
+        let Some(queue) = queue else { return self.drive(input) };
+        let before = queue.room().ok_or_else(|| {
+            let context = "much waits to leave for the peer: try again when some of it has";
+            CodedError::new(Code::LimitExceeded, context)
+        })?;
+        let result = self.drive(input);
+        queue.note_own(before);
         result
     }
 

@@ -32,7 +32,7 @@ pub(crate) struct PathLink {
     pub(super) connection: Connection,
     /// How large its receive window is.
     window: ConnectionWindow,
-    control: Arc<ControlQueue>,
+    pub(super) control: Arc<ControlQueue>,
     /// From the first raw packet on.
     raw: OnceLock<mpsc::Sender<RawPacketTransmission>>,
     /// Bytes of raw packets that are queued.
@@ -92,7 +92,9 @@ pub(crate) fn start(
     control: ControlStream,
 ) {
     let ControlStream { send, recv, decoder } = control;
-    let queue = Arc::<ControlQueue>::default();
+    let client = shared.endpoint.is_some();
+    let most = if client { limits::MAX_CONTROL_QUEUED } else { limits::MAX_ANSWERS_QUEUED };
+    let queue = Arc::new(ControlQueue::new(most));
     let link = PathLink {
         connection: connection.clone(),
         window: ConnectionWindow::new(shared.receive_window),

@@ -164,6 +164,11 @@ impl Attacker {
     }
 
     pub(crate) async fn a_byte_withheld_for_ever_holds_the_window_and_no_more(&mut self) {
+        self.withhold_a_byte().await;
+        self.leave().await;
+    }
+
+    async fn withhold_a_byte(&mut self) {
         for (index, end) in self.open_all().await {
             let mut at = 1;
             while at < end {
@@ -173,7 +178,24 @@ impl Attacker {
                 at = next;
             }
         }
-        self.leave().await;
+    }
+
+    /// With the window held as well.
+    pub(crate) async fn answers_that_nobody_reads_are_cut_off(&mut self) {
+        self.withhold_a_byte().await;
+        self.data.finish().unwrap();
+        self.data.stopped().await.unwrap();
+        for sequence in 0..5_000_000 {
+            let ping = pb::Heartbeat { sequence, reply: false };
+            self.peer.say(ControlMessage::Heartbeat(ping)).await;
+            if sequence % 1000 == 0 {
+                tokio::task::yield_now().await;
+                if self.peer.connection.close_reason().is_some() {
+                    break;
+                }
+            }
+        }
+        self.peer.expect(Code::LimitExceeded, "answers pile up").await;
     }
 
     pub(crate) async fn slices_that_pin_receive_buffers_are_copied(&mut self) {

@@ -227,6 +227,7 @@ attacks! {
     half_a_million_fragments_that_fit_cost_little: Reader::Reads;
     gaps_all_over_the_window_cost_no_more: Reader::Holds, GRANTED;
     a_byte_withheld_for_ever_holds_the_window_and_no_more: Reader::Holds, GRANTED;
+    answers_that_nobody_reads_are_cut_off: Reader::Holds, GRANTED;
     slices_that_pin_receive_buffers_are_copied: Reader::ReadsTheFirst, GRANTED / 2;
     packets_that_wait_for_their_checksum_pin_nothing: Reader::ReadsTheFirst;
     a_million_empty_frames_are_cut_off: Reader::Reads;
