@@ -49,6 +49,27 @@ fn header(c: &mut Criterion) {
     });
 }
 
+/// A packet that waits for its checksum, as datagrams bring it.
+fn checksum(c: &mut Criterion) {
+    let options = DataOptions { checksum: true, compression: false };
+    let payload = Bytes::from(vec![7; 64 * 1024]);
+    let frame = PacketFrame { stream_id: 4003, offset: 5_000_000_000, payload, fin: false };
+    let mut out = Vec::new();
+    PacketEncoder::new().encode(1, &[frame], options, &mut out);
+    let packet = Bytes::from(out.concat());
+    let mut decoder = DataDecoder::new(options);
+    c.bench_function("data packet/decode with a checksum", |b| {
+        b.iter(|| {
+            for at in (0..packet.len()).step_by(CHUNK as usize) {
+                decoder.handle_input(packet.slice(at..packet.len().min(at + CHUNK as usize)));
+                while let Some(event) = decoder.poll().unwrap() {
+                    black_box(event);
+                }
+            }
+        });
+    });
+}
+
 /// What opens a mapped stream, and what says of a stream what it is; out and in again.
 fn described(c: &mut Criterion) {
     let open = SecondaryEvent::Open(secondary::SecondaryStreamOpen {
@@ -191,5 +212,5 @@ fn fill(buffer: &mut StreamBuffer, gaps: u64, data: &Bytes) {
     assert_eq!(buffer.read_position(), 2 * gaps * CHUNK);
 }
 
-criterion_group!(benches, header, described, lookups, buffer, gap);
+criterion_group!(benches, header, checksum, described, lookups, buffer, gap);
 criterion_main!(benches);

@@ -203,6 +203,26 @@ impl Config {
         self.initial_window / (2 * self.max_receiving())
     }
 
+    /// What the very first stream of each kind that the peer opens is granted before anything is said: a small part
+    /// of what the window lends.
+    pub(crate) fn first_stream_data(&self) -> u64 {
+        let (least, most) = (limits::FIRST_STREAM_DATA, limits::MAX_FIRST_STREAM_DATA);
+        (self.initial_window / 64).clamp(least, most).max(self.floor())
+    }
+
+    /// What [`limits::FIRST_STREAM_DATA`] is beyond a floor.
+    pub(crate) fn first_loan(&self) -> u64 {
+        limits::FIRST_STREAM_DATA.saturating_sub(self.floor())
+    }
+
+    /// For how many streams of each kind that the peer may open next a first loan is kept: one at least.
+    pub(crate) fn first_streams(&self) -> u64 {
+        let lent = self.initial_window - self.max_receiving() * self.floor();
+        let kept = lent / limits::FIRST_STREAMS_SHARE;
+        let streams = kept.checked_div(2 * self.first_loan()).unwrap_or(limits::MAX_STREAMS);
+        streams.clamp(1, limits::MAX_STREAMS)
+    }
+
     /// What is wanted of the packets of a session's paths.
     pub(crate) fn data_options(&self) -> DataOptions {
         DataOptions { checksum: self.checksum, compression: self.compression }
@@ -215,6 +235,8 @@ impl Config {
             max_streams_bidi: self.max_streams_bidi,
             max_streams_uni: self.max_streams_uni,
             initial_max_stream_data: self.floor(),
+            first_streams: self.first_streams(),
+            initial_max_first_stream_data: self.first_stream_data(),
         }
     }
 }

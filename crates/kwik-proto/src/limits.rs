@@ -100,9 +100,15 @@ pub const NOTICE_DELAY: Duration = Duration::from_millis(2);
 pub const FIRST_FLIGHT_STREAMS: u64 = 8;
 /// Bytes that each of them may carry until then: every stream's floor is at least this.
 pub const FIRST_FLIGHT_DATA: u64 = 1200;
-/// Bytes that the first stream of each kind that a side opens may carry before the other has said anything: more
-/// than QUIC's initial congestion window (RFC 9002 section 7.2), so that a session starts as fast as QUIC does.
+/// Bytes that the first stream of each kind that a side opens may carry before the other has said anything, and
+/// later ones as far as the other keeps room for them: more than QUIC's initial congestion window (RFC 9002 section
+/// 7.2), so that a session starts as fast as QUIC does.
 pub const FIRST_STREAM_DATA: u64 = 16 * 1024;
+/// What a side with a large window says of the very first of each kind: what QUIC sends in slow start until word of
+/// that stream is back.
+pub const MAX_FIRST_STREAM_DATA: u64 = 64 * 1024;
+/// One in this many bytes of what a window lends at its start is kept so that as many streams more can carry it.
+pub const FIRST_STREAMS_SHARE: u64 = 8;
 /// Properties of one stream's metadata.
 pub const MAX_PROPERTIES: usize = 16;
 /// Key of such a property.
@@ -227,9 +233,8 @@ const _: () = {
     assert!(GAP_TIMEOUT.as_millis() < AGGREGATION_TIMEOUT.as_millis());
     assert!(INITIAL_WINDOW / (2 * 3 * MAX_STREAMS) >= FIRST_FLIGHT_DATA);
     assert!(FIRST_FLIGHT_STREAMS <= MAX_STREAMS);
-    assert!(
-        FIRST_FLIGHT_DATA <= FIRST_STREAM_DATA && 4 * FIRST_STREAM_DATA <= UNAUTHENTICATED_WINDOW
-    );
+    assert!(FIRST_FLIGHT_DATA <= FIRST_STREAM_DATA && FIRST_STREAM_DATA <= MAX_FIRST_STREAM_DATA);
+    assert!(2 * MAX_FIRST_STREAM_DATA < UNAUTHENTICATED_WINDOW);
     assert!(SUSPECT_AFTER.as_millis() < DEAD_AFTER.as_millis());
     assert!(DEAD_AFTER.as_millis() < AGGREGATION_TIMEOUT.as_millis());
 };

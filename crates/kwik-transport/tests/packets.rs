@@ -11,12 +11,13 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use common::hostile::{self, Peer, frame, introduction, packet};
 use common::{Servers, address, client, echo, fill, identity, object, server, within};
-use kwik::{Accepted, ClientConfig, Code, Identity, PrimarySession, Session};
+use kwik::{Accepted, ClientConfig, Code, Identity, PrimarySession, Priority, QuicConfig, Session};
 use kwik_proto::wire::pb::control as pb;
 use kwik_proto::wire::pb::data::{self as wire, AckFrame, AckRange, DataPacket};
 use kwik_proto::wire::{ControlMessage, DataOptions, PacketEncoder, PacketFrame, StreamKind};
 use kwik_proto::{Dir, Side, StreamId, limits};
 use prost::Message as _;
+use tokio::time::timeout;
 
 const ALL: [(bool, bool); 4] = [(false, false), (true, false), (false, true), (true, true)];
 
@@ -55,7 +56,7 @@ async fn acknowledged(one: &Session, two: &Session) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    assert!(tokio::time::timeout(Duration::from_secs(10), none).await.is_ok(), "{:?}", left());
+    assert!(timeout(Duration::from_secs(10), none).await.is_ok(), "{:?}", left());
 }
 
 /// Both directions, and a lease of a secondary.
@@ -342,6 +343,32 @@ async fn an_ack_of_what_was_never_sent_ends_the_session() {
         let (_session, mut peer) = tokio::join!(dial, Peer::welcome(&listener));
         peer.say(ack(1, 1)).await;
         peer.expect(Code::InvalidFrame, "nothing was sent").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_kept_for_a_peer_that_acknowledges_nothing_is_bounded_whatever_its_priority() {
+    within(async {
+        const WINDOW: u64 = 1 << 20;
+        for priority in [Priority::Normal, Priority::Critical] {
+            let quic = QuicConfig { send_window: WINDOW, ..QuicConfig::default() };
+            let config = kwik::ServerConfig { quic, ..kwik::ServerConfig::new(identity(0)) };
+            let servers = Servers { primary: server(config), edges: Vec::new() };
+            let (mut peer, primary, _) = join(&servers, DataOptions::default()).await;
+            let session = primary.session().clone();
+            let mut stream = session.open_uni().await.unwrap();
+            stream.set_priority(priority.into()).unwrap();
+            let maximum = pb::MaxStreamData { stream_id: stream.id().as_u64(), maximum: 1 << 40 };
+            peer.say(ControlMessage::MaxStreamData(maximum)).await;
+            tokio::spawn(async move { stream.write_chunk(object(0..16 * WINDOW)).await });
+            // It reads whatever comes, for as long as anything does.
+            let mut far = peer.connection.accept_uni().await.unwrap();
+            let silence = Duration::from_millis(500);
+            while let Ok(Ok(Some(_))) = timeout(silence, far.read_chunk(1 << 16, true)).await {}
+            let kept = session.stats().unacknowledged;
+            assert!((WINDOW / 2..=WINDOW).contains(&kept), "{priority:?}: {kept} bytes are kept");
+        }
     })
     .await;
 }

@@ -195,7 +195,11 @@ async fn an_edge_that_breaks_the_control_plane_is_cut_off() {
             ),
             (
                 Code::InvalidStreamRole,
-                M::MaxStreams(pb::MaxStreams { unidirectional: true, maximum: 1000 }),
+                M::MaxStreams(pb::MaxStreams {
+                    unidirectional: true,
+                    maximum: 1000,
+                    first_streams: 0,
+                }),
             ),
             (Code::PathDead, M::SessionClose(pb::SessionClose { code: 5, reason: "bye".into() })),
         ];

@@ -7,7 +7,7 @@ mod common;
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use common::hostile::{self, Peer, frame, packet};
 use common::{Servers, address, client, echo, identity, object, serve_echo, server, within};
 use kwik::{
@@ -15,6 +15,10 @@ use kwik::{
     WriteError,
 };
 use kwik_proto::limits;
+use kwik_proto::wire::pb::data::DataFrame;
+use kwik_proto::wire::pb::secondary::{SecondaryStreamData, SecondaryStreamOpen};
+use kwik_proto::wire::secondary::encode_secondary;
+use kwik_proto::wire::{SecondaryEvent, StreamKind};
 use tokio::time::{sleep, timeout};
 
 const OWN: u8 = 60;
@@ -134,8 +138,8 @@ fn dropping_a_stream_within_a_frame_outside_the_runtime_panicked() {
     assert_eq!(closed, closed_by_peer(0));
 }
 
-#[tokio::test]
-async fn bytes_in_one_batch_with_a_violation_did_not_wake_their_reader() {
+/// A reader waits for 1,000 bytes, all there are, when a hostile edge brings them in a packet with more.
+async fn a_reader_gets_what_precedes_a_violation(frames: impl FnOnce(u64) -> Vec<DataFrame>) {
     within(async {
         let servers = Servers::new(0);
         let (session, primary) = servers.connect(&client()).await;
@@ -149,9 +153,7 @@ async fn bytes_in_one_batch_with_a_violation_did_not_wake_their_reader() {
         let (_, activated) = peer.hear_activation().await;
         assert_eq!((activated.start, activated.end), (0, 1000));
         sleep(SETTLED).await;
-        let id = stream.id().as_u64();
-        let good = frame(id, 0, object(0..1000), false);
-        peer.throw(packet(vec![good, frame(id, 5000, "unasked", false)])).await;
+        peer.throw(packet(frames(stream.id().as_u64()))).await;
         peer.expect(Code::SecondaryStreamIsolation, "unasked").await;
         let read = timeout(Duration::from_secs(3), read).await.expect("its reader sleeps");
         assert!(read.unwrap().unwrap() == object(0..1000));
@@ -159,6 +161,58 @@ async fn bytes_in_one_batch_with_a_violation_did_not_wake_their_reader() {
         drop(stream);
         nothing_is_left(&session, "client").await;
         nothing_is_left(primary.session(), "primary").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bytes_in_one_batch_with_a_violation_did_not_wake_their_reader() {
+    a_reader_gets_what_precedes_a_violation(|id| {
+        vec![frame(id, 0, object(0..1000), false), frame(id, 5000, "unasked", false)]
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bytes_in_one_frame_with_a_violation_did_not_wake_their_reader() {
+    let frames = |id| vec![frame(id, 0, object(0..1001), false)];
+    a_reader_gets_what_precedes_a_violation(frames).await;
+}
+
+#[tokio::test]
+async fn a_secondary_stream_of_frames_that_bring_nothing_was_read_for_ever() {
+    within(async {
+        let servers = Servers::new(0);
+        for empty in [true, false] {
+            let (session, primary) = servers.connect(&client()).await;
+            let (path, mut peer) = hostile_edge(&primary).await;
+            let mut stream = primary.session().open_uni().await.unwrap();
+            let extent = stream.reserve(1000).unwrap();
+            let _lost = primary.lease(stream.id(), extent, path, Bytes::new()).unwrap();
+            let (lease, _) = peer.hear_activation().await;
+            let data = SecondaryStreamData {
+                secondary_stream_id: 1,
+                kwik_stream_id: lease.stream_id,
+                ..Default::default()
+            };
+            let open = SecondaryStreamOpen {
+                secondary_stream_id: 1,
+                target_kwik_stream_id: lease.stream_id,
+                lease_id: lease.lease_id,
+                ..Default::default()
+            };
+            let nothing =
+                if empty { SecondaryEvent::Data(data) } else { SecondaryEvent::Unknown(99) };
+            let mut encoded = BytesMut::new();
+            StreamKind::Secondary.encode(&mut encoded);
+            encode_secondary(&SecondaryEvent::Open(open), &mut encoded);
+            for _ in 0..limits::MAX_EMPTY_FRAMES {
+                encode_secondary(&nothing, &mut encoded);
+            }
+            peer.throw(encoded.freeze()).await;
+            peer.expect(Code::LimitExceeded, "frames that bring nothing").await;
+            assert_eq!(session.close_reason(), None);
+        }
     })
     .await;
 }

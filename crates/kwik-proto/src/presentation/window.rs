@@ -82,18 +82,21 @@ impl ReceiveWindow {
         self.reserved += amount.min(self.lendable());
     }
 
-    /// Lends `stream`, which is open, up to `amount` of what is reserved, whatever the budget says.
-    pub fn redeem(&mut self, stream: StreamId, amount: u64) {
+    /// Frees `reserved` of what is, and lends `stream`, which is open, up to `amount` of that, whatever the budget
+    /// says.
+    pub fn redeem(&mut self, stream: StreamId, reserved: u64, amount: u64) {
         let Some(loan) = self.loans.get_mut(&stream) else {
             return;
         };
-        let amount = amount.min(self.reserved);
-        self.reserved -= amount;
+        let freed = reserved.min(self.reserved);
+        let amount = amount.min(freed);
+        self.reserved -= freed;
         *loan += amount;
         self.lent += amount;
         if let Some(budget) = &self.budget {
             budget.take(amount);
         }
+        self.shrink();
     }
 
     /// Counts what is granted against the budget of all sessions too.
@@ -348,7 +351,7 @@ mod tests {
         Open(u64),
         Borrow(u64, u64),
         Reserve(u64),
-        Redeem(u64, u64),
+        Redeem(u64, u64, u64),
         Release(u64, u64),
         Close(u64),
         Grow,
@@ -360,7 +363,7 @@ mod tests {
             3 => (0..8u64).prop_map(Operation::Open),
             4 => (0..8u64, 0..400u64).prop_map(|(id, n)| Operation::Borrow(id, n)),
             1 => (0..400u64).prop_map(Operation::Reserve),
-            2 => (0..8u64, 0..400u64).prop_map(|(id, n)| Operation::Redeem(id, n)),
+            2 => (0..8u64, 0..400u64, 0..400u64).prop_map(|(id, r, n)| Operation::Redeem(id, r, n)),
             2 => (0..8u64, 0..400u64).prop_map(|(id, n)| Operation::Release(id, n)),
             2 => (0..8u64).prop_map(Operation::Close),
             1 => Just(Operation::Grow),
@@ -421,11 +424,12 @@ mod tests {
                     window.reserve(amount);
                     self.reserved += amount.min(free);
                 }
-                Operation::Redeem(index, amount) => {
-                    window.redeem(stream(index), amount);
-                    let amount = amount.min(self.reserved);
-                    if self.allowance(index, |loan| loan + amount) > 0 {
-                        self.reserved -= amount;
+                Operation::Redeem(index, reserved, amount) => {
+                    window.redeem(stream(index), reserved, amount);
+                    let freed = reserved.min(self.reserved);
+                    if self.allowance(index, |loan| loan + amount.min(freed)) > 0 {
+                        self.reserved -= freed;
+                        self.shrink();
                     }
                 }
                 Operation::Release(index, amount) => {

@@ -18,10 +18,9 @@ use crate::sync::lock;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::wire::{DataOptions, clip};
-use crate::{
-    Code, CodedError, Config, ConfigError, LeaseId, PathId, SessionId, Side, StreamId, limits,
-};
+use crate::{Code, CodedError, Config, ConfigError, PathId, SessionId, Side, StreamId, limits};
 
+mod control;
 mod mapped;
 mod packets;
 mod paths;
@@ -31,7 +30,7 @@ use redial::Target;
 
 use packets::wanted;
 
-use super::{Action, Machine, Outputs, Wake, heartbeat_reply, session_close, wrong_role};
+use super::{Action, Machine, Outputs, Wake, session_close};
 
 /// How a client behaves.
 #[derive(Debug, Clone)]
@@ -322,125 +321,6 @@ impl ClientSession {
         if self.paths.set(path, status, reason, now) {
             self.notify(path, status, reason, now);
         }
-    }
-
-    fn on_control(
-        &mut self,
-        path: PathId,
-        message: ControlMessage,
-        now: Instant,
-    ) -> Result<(), CodedError> {
-        let Some(link) = self.links.get(&path) else { return Ok(()) };
-        self.paths.on_active(path, now);
-        self.scheduler.on_alive(path, &mut self.streams, now);
-        match (&link.stage, message) {
-            (Stage::Authenticating, ControlMessage::AuthenticationResponse(m)) => {
-                self.on_authenticated(path, &m, now)
-            }
-            (Stage::Open, message) => self.on_open_control(path, message, now),
-            // The last of a connection that was given up.
-            (Stage::Waiting | Stage::Dialing, _) => Ok(()),
-            (_, message) => {
-                let context = format!("{} before authentication", message.name());
-                Err(CodedError::new(Code::InvalidFrame, context))
-            }
-        }
-    }
-
-    fn on_authenticated(
-        &mut self,
-        path: PathId,
-        m: &pb::AuthenticationResponse,
-        now: Instant,
-    ) -> Result<(), CodedError> {
-        if !m.success {
-            return Err(CodedError::new(Code::AuthFailed, m.error_message.clone()));
-        }
-        let options = wanted(&self.config).and(DataOptions::from_wire(m.data));
-        let again = self.links.get_mut(&path).is_some_and(|link| {
-            link.options = Some(options);
-            link.open(now)
-        });
-        if path.is_primary() {
-            let id = m.session_id.parse();
-            self.id = Some(id.map_err(|_| CodedError::new(Code::InvalidFrame, "no session id"))?);
-            self.streams.handle_limits(&m.limits.unwrap_or_default());
-            lock(&self.sent).set_options(options);
-            self.paths.set(path, PathStatus::Active, "", now);
-        } else {
-            self.scheduler.add_path(path, now);
-            if again {
-                self.set_status(path, PathStatus::Active, "connected again", now);
-            } else {
-                self.paths.set(path, PathStatus::Active, "", now);
-                self.answer_add_path(path, Ok(()), now);
-            }
-        }
-        self.outputs.wake(Wake::Path(path));
-        Ok(())
-    }
-
-    fn on_open_control(
-        &mut self,
-        path: PathId,
-        message: ControlMessage,
-        now: Instant,
-    ) -> Result<(), CodedError> {
-        match message {
-            ControlMessage::Stopped(m) => {
-                self.scheduler.handle_stopped(path, &m, &mut self.streams, now)?;
-            }
-            ControlMessage::Heartbeat(m) => {
-                if let Some(reply) = heartbeat_reply(&m) {
-                    self.send(path, &reply, now);
-                }
-            }
-            ControlMessage::PathReport(m) => {
-                if let Some(link) = self.links.get_mut(&path) {
-                    link.packets = (m.sent_packets, m.lost_packets);
-                    link.health.on_packets(m.sent_packets, m.lost_packets);
-                    self.judge(path, now);
-                }
-            }
-            ControlMessage::Unknown(_) => {}
-            // A secondary has nothing to receive.
-            ControlMessage::Backpressure(_) if !path.is_primary() => {}
-            ControlMessage::SessionClose(m) if !path.is_primary() => {
-                let reason = String::from_utf8_lossy(&m.reason).into_owned();
-                self.end_path(path, &CodedError::new(Code::PathDead, reason), now);
-            }
-            message if !path.is_primary() => return Err(wrong_role(&message)),
-            ControlMessage::SessionClose(m) => self.outputs.closed_by_peer(m.code, m.reason),
-            ControlMessage::Ack(m) => self.on_ack(&m)?,
-            ControlMessage::AddPathRequest(m) => self.on_add_path(m, now)?,
-            ControlMessage::RemovePathRequest(m) => self.on_remove_path(&m, now),
-            ControlMessage::PathStatusNotification(m) => self.on_marked_dead(&m, now),
-            ControlMessage::RawPacketTransmission(m) => self.on_raw(m, now),
-            ControlMessage::Lease(m) => {
-                let id = StreamId::from_u64(m.stream_id);
-                if !id.is_sender(Side::Server) {
-                    return Err(CodedError::new(
-                        Code::InvalidStreamRole,
-                        format!("a lease of {id}"),
-                    ));
-                }
-                let halves = self.streams.touch(id, now)?;
-                self.scheduler.handle_lease(m, halves, &mut self.streams, now)?;
-            }
-            ControlMessage::Revoke(m) => {
-                self.scheduler.handle_revoke(LeaseId(m.lease_id), &mut self.streams, now);
-            }
-            message => {
-                if !self.streams.handle_control(&message, now)? {
-                    return Err(wrong_role(&message));
-                }
-                if let ControlMessage::StreamReset(m) = message {
-                    let id = StreamId::from_u64(m.stream_id);
-                    self.scheduler.on_stream_ended(id, &mut self.streams, now);
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Takes what the planes have queued.

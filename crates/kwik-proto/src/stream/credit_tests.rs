@@ -84,6 +84,8 @@ struct World {
     table: StreamTable,
     config: Config,
     budget: Arc<MemoryBudget>,
+    /// So many of the first streams may carry more at once, as the peer was told.
+    first: u64,
     streams: BTreeMap<u64, Stream>,
     now: Instant,
     pieces: u64,
@@ -98,8 +100,8 @@ impl World {
         let budget = Arc::new(MemoryBudget::new(u64::MAX / 8));
         let mut table = StreamTable::new(Side::Client, &config);
         table.set_budget(budget.clone());
-        let now = crate::test_now();
-        Self { table, config, budget, streams: BTreeMap::new(), now, pieces: 0 }
+        let (now, first) = (crate::test_now(), config.to_wire().first_streams);
+        Self { table, config, budget, first, streams: BTreeMap::new(), now, pieces: 0 }
     }
 
     fn id(index: u64) -> StreamId {
@@ -112,7 +114,11 @@ impl World {
         if let Ok(Some(recv)) = opened {
             self.table.accept(Dir::Uni).unwrap();
             let floor = self.table.window().floor();
-            let told = if index == 0 { floor.max(FIRST_STREAM_DATA) } else { floor };
+            let told = match index {
+                0 => self.config.first_stream_data(),
+                _ if index < self.first => floor.max(FIRST_STREAM_DATA),
+                _ => floor,
+            };
             let (received, taken) = (BTreeSet::new(), BTreeSet::new());
             self.streams.insert(index, Stream { recv, told, received, taken, ordered: true });
         }
@@ -213,10 +219,14 @@ impl World {
         let mut messages = self.table.take_messages(self.now);
         messages.extend(self.table.take_messages(self.now + crate::limits::NOTICE_DELAY));
         for message in messages {
+            if let ControlMessage::MaxStreams(m) = &message {
+                assert!(m.first_streams >= self.first, "limits only rise");
+                self.first = m.first_streams;
+            }
             if let ControlMessage::MaxStreamData(m) = message
                 && let Some(stream) = self.streams.get_mut(&StreamId::from_u64(m.stream_id).index())
             {
-                assert!(m.maximum > stream.told, "limits only rise");
+                assert!(m.maximum >= stream.told, "limits only rise");
                 stream.told = m.maximum;
             }
         }

@@ -25,6 +25,7 @@ use crate::{Code, CodedError, LeaseId, PathId, PieceId, StreamId, limits};
 use super::StreamMetadata;
 
 mod pieces;
+mod reading;
 
 /// A receiving half, shared by the session and the byte path.
 pub type SharedRecv = Arc<Mutex<RecvHalf>>;
@@ -324,53 +325,6 @@ impl RecvHalf {
         pieces.map(|((_, id), piece)| (*id, piece))
     }
 
-    /// The next contiguous bytes, at most `max`. A chunk is a slice of what was received: no copy.
-    ///
-    /// # Errors
-    /// When the stream was reset, stopped or has failed; data received before a failure is read first.
-    pub fn read(&mut self, max: usize) -> Result<Read, ReadError> {
-        self.unordered = false;
-        self.read_with(|buffer| buffer.read(max).map(Read::Data))
-    }
-
-    /// Any bytes that are here, the lowest first, at most `max`: their offset comes with them. From then
-    /// on, until [`RecvHalf::read`], bytes behind a gap count as readable, and give credit back when read.
-    ///
-    /// # Errors
-    /// As of [`RecvHalf::read`].
-    pub fn read_unordered(&mut self, max: usize) -> Result<(u64, Read), ReadError> {
-        self.unordered = true;
-        let mut at = 0;
-        let read = self.read_with(|buffer| {
-            let (offset, data) = buffer.read_unordered(max)?;
-            at = offset;
-            Some(Read::Data(data))
-        })?;
-        Ok((at, read))
-    }
-
-    fn read_with(
-        &mut self,
-        read: impl FnOnce(&mut StreamBuffer) -> Option<Read>,
-    ) -> Result<Read, ReadError> {
-        if let Some(error @ (ReadError::Reset(_) | ReadError::Stopped)) = &self.error {
-            self.seen_end = true;
-            return Err(error.clone());
-        }
-        if let Some(data) = read(&mut self.buffer) {
-            return Ok(data);
-        }
-        if let Some(error) = &self.error {
-            self.seen_end = true;
-            return Err(error.clone());
-        }
-        if self.final_size == Some(self.buffer.read_position()) {
-            self.seen_end = true;
-            return Ok(Read::Finished);
-        }
-        Ok(Read::Blocked)
-    }
-
     /// Bytes that the application has read, in any order.
     #[must_use]
     pub fn consumed(&self) -> u64 {
@@ -445,24 +399,6 @@ impl RecvHalf {
             return None;
         }
         self.buffer.next_gap()
-    }
-
-    /// To be asked after each batch of reads: whether the session should hear of what was read
-    /// ([`StreamTable::on_consumed`]): a step was read, or all there is, or the end or the error was seen.
-    /// True once for each.
-    ///
-    /// [`StreamTable::on_consumed`]: super::StreamTable::on_consumed
-    pub fn is_update_due(&mut self) -> bool {
-        self.buffer.settle();
-        let read = self.consumed().saturating_sub(self.reported);
-        let ended = self.seen_end && !std::mem::replace(&mut self.end_reported, self.seen_end);
-        // Who has read all there will be comes again, to see the end.
-        let all = read > 0 && self.unread() == 0 && !self.is_read_to_end();
-        let due = ended || read >= self.credit_step || all;
-        if due {
-            self.reported += read;
-        }
-        due
     }
 
     pub(crate) fn set_max_data(&mut self, maximum: u64, step: u64) {

@@ -1,18 +1,8 @@
 //! The streams of a session: opening, accepting, limits and credit in both directions.
-//!
-//! Credit (design §5). A receiving half is granted what its reader has consumed plus the stream's
-//! allowance, and the window keeps the sum of all allowances within its size. So the invariant is: for
-//! every stream, `max_data - consumed <= allowance`, and over all streams, `sum(allowance) <= size`;
-//! what all peers together may make us hold is never more than the window, in whatever order it comes
-//! and is read. An allowance starts at the floor that nobody else can borrow, so every stream moves
-//! whatever the others do; that of the first stream of a kind is larger, so that it starts as fast as
-//! QUIC. It grows from the shared half as its reader consumes, up to the stream's buffer, which doubles
-//! for readers that keep up. Credit that was told to a peer is never taken back: an allowance shrinks
-//! only by what was read and not granted again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::presentation::{BackpressureReason, MemoryBudget, ReceiveMemory, ReceiveWindow};
 use crate::sync::lock;
@@ -25,17 +15,15 @@ use super::watch::Watch;
 use super::{RecvHalf, SendHalf, SharedRecv, SharedSend, StreamMetadata};
 
 mod config;
+mod control;
+mod credit;
 mod notices;
 mod watched;
 
 use notices::Notices;
 
-/// One in this many bytes of what the window lends is left for streams that have less than an even part.
-const SPARE: u64 = 8;
 /// Steps that a stream borrows when it opens.
 const FIRST_LOAN: u64 = 4;
-/// Steps of credit that a stream is told of at once, where they are no more than a sixteenth of its allowance.
-const MAX_STEPS: u64 = 4;
 
 /// The halves of one stream; which exist follows from its id.
 #[derive(Debug, Clone)]
@@ -71,8 +59,14 @@ struct Entry {
 struct Counter {
     next_local: u64,
     max_local: u64,
+    /// So many of ours are among the first ([`limits::FIRST_STREAM_DATA`]), as the peer said.
+    first_local: u64,
     next_remote: u64,
     max_remote: u64,
+    /// The same of the peer's. For those that it has not opened a loan is reserved.
+    first_remote: u64,
+    /// Of so many of the peer's first all is said that it has to say.
+    described: u64,
     accept: VecDeque<Halves>,
 }
 
@@ -84,13 +78,19 @@ pub struct StreamTable {
     kinds: [Counter; 2],
     window: ReceiveWindow,
     memory: Arc<ReceiveMemory>,
+    /// What each stream of the peer is granted before anything is said.
     floor: u64,
+    /// What the very first stream of each kind that the peer opens may carry before it is told more.
+    very_first: u64,
+    /// How many of the streams of a kind that the peer opens next may be among the first.
+    first_streams: u64,
     config: Config,
     watch: Watch,
     notices: Notices,
     /// Why the peer asks to slow down writing all streams.
     backpressure: Option<BackpressureReason>,
-    peer_initial_max_data: u64,
+    /// What the peer grants each of our streams before it says more, and the very first of each kind.
+    peer_grants: (u64, u64),
     /// Our own bidirectional streams whose allowance is still held, and how many there may be.
     local_receiving: u64,
     max_local_receiving: u64,
@@ -116,6 +116,9 @@ impl StreamTable {
     #[must_use]
     pub fn new(side: Side, config: &Config) -> Self {
         let mut kinds = [Counter::default(), Counter::default()];
+        for kind in &mut kinds {
+            (kind.first_local, kind.first_remote) = (1, config.first_streams());
+        }
         if side == Side::Client {
             kinds.iter_mut().for_each(|kind| kind.max_local = limits::FIRST_FLIGHT_STREAMS);
         }
@@ -126,8 +129,9 @@ impl StreamTable {
             config.max_window(),
             config.max_receiving(),
         );
-        // For the peer's first stream of each kind.
-        window.reserve(2 * limits::FIRST_STREAM_DATA.saturating_sub(config.floor()));
+        let very_first = config.first_stream_data() - config.floor();
+        let others = (config.first_streams() - 1) * config.first_loan();
+        window.reserve(2 * (very_first + others));
         Self {
             side,
             streams: BTreeMap::new(),
@@ -135,11 +139,13 @@ impl StreamTable {
             window,
             memory: Arc::default(),
             floor: config.floor(),
+            very_first: config.first_stream_data(),
+            first_streams: config.first_streams(),
             config: config.clone(),
             watch: Watch::default(),
             notices: Notices::default(),
             backpressure: None,
-            peer_initial_max_data: limits::FIRST_FLIGHT_DATA,
+            peer_grants: (limits::FIRST_FLIGHT_DATA, limits::FIRST_STREAM_DATA),
             local_receiving: 0,
             max_local_receiving: config.max_streams_bidi(),
             outbox: Vec::new(),
@@ -164,12 +170,14 @@ impl StreamTable {
         {
             let kind = &mut self.kinds[dir as usize];
             kind.max_local = kind.max_local.max(maximum.min(limits::MAX_STREAMS));
+            kind.first_local = kind.first_local.max(limits.first_streams);
         }
-        self.peer_initial_max_data = limits.initial_max_stream_data;
+        let very_first = limits.initial_max_first_stream_data.max(limits::FIRST_STREAM_DATA);
+        self.peer_grants = (limits.initial_max_stream_data, very_first);
         self.wakes.extend([StreamWake::Openable(Dir::Bi), StreamWake::Openable(Dir::Uni)]);
         for (id, entry) in &self.streams {
             if let Some(send) = &entry.halves.send {
-                lock(send).on_max_data(limits.initial_max_stream_data);
+                lock(send).on_max_data(self.first_data(*id, self.side, entry.max_buffer));
                 self.wakes.push(StreamWake::Writable(*id));
             }
         }
@@ -223,12 +231,13 @@ impl StreamTable {
         let max_buffer = max_buffer.unwrap_or(u64::MAX);
         let send = id
             .is_sender(self.side)
-            .then(|| SendHalf::new(initial(id, self.side, self.peer_initial_max_data)))
+            .then(|| SendHalf::new(self.first_data(id, self.side, max_buffer)))
             .map(|send| SharedSend::new(send.into()));
         let recv = id.is_sender(!self.side).then(|| {
             self.window.open(id).expect("max_receiving bounds the receiving halves");
-            let granted = self.initial_max_data(id);
-            self.window.redeem(id, granted - self.floor);
+            let reserved = self.first_data(id, !self.side, u64::MAX) - self.floor;
+            let granted = self.first_data(id, !self.side, max_buffer);
+            self.window.redeem(id, reserved, granted - self.floor);
             SharedRecv::new(RecvHalf::new(id, granted, self.memory.clone()).into())
         });
         let halves = Halves { id, send, recv };
@@ -251,9 +260,22 @@ impl StreamTable {
         halves
     }
 
-    /// What a stream of which the peer sends is granted before anything is said.
-    fn initial_max_data(&self, id: StreamId) -> u64 {
-        initial(id, !self.side, self.floor)
+    /// What `sender` may send of a stream that is opened now before it is told more: the first few of a kind more
+    /// than others, as far as `max_buffer` lets it.
+    fn first_data(&self, id: StreamId, sender: Side, max_buffer: u64) -> u64 {
+        let kind = &self.kinds[id.dir() as usize];
+        let (among, (floor, very_first)) = if sender == self.side {
+            (kind.first_local, self.peer_grants)
+        } else {
+            (kind.first_remote, (self.floor, self.very_first))
+        };
+        let first = match id.index() {
+            _ if id.initiator() != sender => 0,
+            0 => very_first,
+            index if index < among => limits::FIRST_STREAM_DATA,
+            _ => 0,
+        };
+        first.min(max_buffer).max(floor)
     }
 
     /// The halves of a stream that a peer names; opens it, and those of its kind below, when unseen.
@@ -345,158 +367,6 @@ impl StreamTable {
     #[must_use]
     pub fn window(&self) -> &ReceiveWindow {
         &self.window
-    }
-
-    /// Asks for `more` allowance from the shared half, and tells the peer of what came.
-    fn grow_allowance(&mut self, id: StreamId, more: u64) {
-        self.window.borrow(id, more.min(self.borrowable(id)));
-        self.grant(id);
-    }
-
-    /// Lets a stream that could use more have all that is free, growing its buffer and the window when
-    /// its reader keeps up. True when its limit rose.
-    pub fn widen(&mut self, id: StreamId) -> bool {
-        let Some(recv) = self.streams.get(&id).and_then(|entry| entry.halves.recv.clone()) else {
-            return false;
-        };
-        if self.is_slow(id) {
-            return false;
-        }
-        let allowance = self.window.allowance(id);
-        let (before, keeps_up) = {
-            let recv = lock(&recv);
-            (recv.max_data(), recv.unread() * 4 <= allowance)
-        };
-        if keeps_up {
-            self.make_room(id, allowance);
-        }
-        self.grow_allowance(id, u64::MAX);
-        lock(&recv).max_data() > before
-    }
-
-    /// Doubles what keeps a stream from more than its `allowance`: its buffer, or the window.
-    fn make_room(&mut self, id: StreamId, allowance: u64) {
-        let least = allowance + self.step(allowance);
-        if let Some(entry) = self.streams.get_mut(&id).filter(|entry| entry.buffer < least) {
-            let most = self.config.max_stream_buffer().min(entry.max_buffer);
-            entry.buffer = entry.buffer.saturating_mul(2).min(most).max(entry.buffer);
-        }
-        if self.window.lendable() < self.config.slide_step() {
-            self.window.grow();
-        }
-    }
-
-    /// What is worth telling of a stream with this allowance: each time costs a datagram, and one that
-    /// acknowledges it.
-    fn step(&self, allowance: u64) -> u64 {
-        let step = self.config.slide_step();
-        let steps = (allowance / 16 / step).clamp(1, MAX_STEPS);
-        (step * steps).min(allowance / 4).max(1)
-    }
-
-    /// Grants what was consumed and the allowance permit, in steps.
-    fn grant(&mut self, id: StreamId) {
-        let Some(recv) = self.streams.get(&id).and_then(|entry| entry.halves.recv.as_ref()) else {
-            return;
-        };
-        let allowance = self.window.allowance(id);
-        let mut recv = lock(recv);
-        let limit = (recv.consumed() + allowance).min(limits::MAX_OFFSET);
-        let step = self.step(allowance);
-        let threshold = self.config.stream_threshold();
-        let pressed = self.watch.backpressure().withholds(id, recv.held(), allowance, threshold);
-        if pressed || recv.is_complete() || limit < recv.max_data() + step {
-            return;
-        }
-        recv.set_max_data(limit, step);
-        if self.notices.holds_credit(id) {
-            return;
-        }
-        self.outbox.push(ControlMessage::MaxStreamData(pb::MaxStreamData {
-            stream_id: id.as_u64(),
-            maximum: limit,
-        }));
-    }
-
-    /// The application read from a stream: slide its window, and widen it by what it took in a round trip
-    /// (`rtt`), or to twice as much when that was a quarter of it: so credit keeps ahead of a sender that sends
-    /// twice as much with each round trip.
-    pub fn on_consumed(&mut self, id: StreamId, now: Instant, rtt: Duration) {
-        self.look(id, now);
-        self.give_back(id);
-        let slow = self.is_slow(id);
-        let Some(entry) = self.streams.get_mut(&id) else { return };
-        let Some(recv) = &entry.halves.recv else { return };
-        let consumed = lock(recv).consumed();
-        let allowance = self.window.allowance(id);
-        let (since, at) = entry.granted_at;
-        let (taken, elapsed) = (consumed.saturating_sub(since), now.saturating_duration_since(at));
-        let round = rtt.max(Duration::from_millis(1));
-        if elapsed >= round {
-            entry.granted_at = (consumed, now);
-            let fast = elapsed.as_nanos() * u128::from(allowance)
-                <= 4 * round.as_nanos() * u128::from(taken);
-            if !slow {
-                self.grow_allowance(id, if fast { allowance } else { taken });
-            }
-            if fast && !slow && self.window.allowance(id) < allowance + self.step(allowance) {
-                self.make_room(id, allowance);
-                self.grow_allowance(id, allowance);
-            }
-        }
-        self.grant(id);
-        self.retire(id);
-    }
-
-    /// A stream that has more than its even part returns what was read before it is granted again, until
-    /// others find the spare part of the window. Under memory pressure all that it borrowed is returned.
-    fn give_back(&mut self, id: StreamId) {
-        let Some(recv) = self.streams.get(&id).and_then(|entry| entry.halves.recv.as_ref()) else {
-            return;
-        };
-        let (even, spare) = self.shares();
-        let allowance = self.window.allowance(id);
-        let short = spare.saturating_sub(self.window.lendable());
-        let more = if self.window.is_pressed() {
-            allowance.saturating_sub(self.floor)
-        } else {
-            // What settings took away since.
-            let status = self.window.status();
-            let over = status.size.saturating_sub(status.maximum);
-            let over = over.max(allowance.saturating_sub(self.buffer_of(id)));
-            allowance.saturating_sub(even).min(short).max(over)
-        };
-        if more > 0 {
-            let recv = lock(recv);
-            let granted = recv.max_data() - recv.consumed();
-            self.window.release(id, more.min(allowance.saturating_sub(granted)));
-        }
-    }
-
-    /// How much a stream may borrow within its buffer: all there is up to its even part, beyond it all
-    /// but the spare part.
-    fn borrowable(&self, id: StreamId) -> u64 {
-        let (even, spare) = self.shares();
-        let allowance = self.window.allowance(id);
-        let fair = even.saturating_sub(allowance);
-        let room = self.buffer_of(id).saturating_sub(allowance);
-        let free = self.window.lendable().saturating_sub(spare);
-        let pressed = self.watch.backpressure().session().is_some();
-        room.min(if pressed { fair } else { fair.max(free) })
-    }
-
-    /// What a stream's allowance may be.
-    fn buffer_of(&self, id: StreamId) -> u64 {
-        self.streams.get(&id).map_or(0, |entry| entry.buffer)
-    }
-
-    /// A stream's even part of the window, and the part that is left for those that have less; a stream
-    /// that is alone has all.
-    fn shares(&self) -> (u64, u64) {
-        let status = self.window.status();
-        let shared = status.lendable + status.lent;
-        let spare = if status.streams > 1 { shared / SPARE } else { 0 };
-        (status.floor + shared / status.streams.max(1), spare)
     }
 
     /// Removes a stream whose halves are both over, and makes room for the peer's next one.
@@ -600,59 +470,6 @@ impl StreamTable {
         }
     }
 
-    /// Handles what the peer says of streams. True when `message` was of that kind.
-    ///
-    /// # Errors
-    /// The peer broke the protocol.
-    pub fn handle_control(
-        &mut self,
-        message: &ControlMessage,
-        now: Instant,
-    ) -> Result<bool, CodedError> {
-        match message {
-            ControlMessage::StreamCreateNotification(m) => {
-                self.on_created(m, now)?;
-            }
-            ControlMessage::StreamReset(m) => {
-                let id = StreamId::from_u64(m.stream_id);
-                self.check_role(id, !self.side)?;
-                if let Some(Halves { recv: Some(recv), .. }) = self.touch(id, now)? {
-                    lock(&recv).on_reset(m.code, m.final_size)?;
-                    self.look(id, now);
-                    self.wakes.push(StreamWake::Readable(id));
-                }
-            }
-            ControlMessage::StopSending(m) => {
-                let id = StreamId::from_u64(m.stream_id);
-                self.check_role(id, self.side)?;
-                if let Some(Halves { send: Some(send), .. }) = self.touch(id, now)? {
-                    lock(&send).on_stopped(m.code);
-                    self.wakes.push(StreamWake::Writable(id));
-                    self.retire(id);
-                }
-            }
-            ControlMessage::MaxStreamData(m) => {
-                let id = StreamId::from_u64(m.stream_id);
-                self.check_role(id, self.side)?;
-                if let Some(Halves { send: Some(send), .. }) = self.touch(id, now)?
-                    && lock(&send).on_max_data(m.maximum)
-                {
-                    self.wakes.push(StreamWake::Writable(id));
-                }
-            }
-            ControlMessage::MaxStreams(m) => {
-                let dir = if m.unidirectional { Dir::Uni } else { Dir::Bi };
-                let kind = &mut self.kinds[dir as usize];
-                let live = limits::MAX_STREAMS + kind.next_local;
-                kind.max_local = kind.max_local.max(m.maximum.min(live));
-                self.wakes.push(StreamWake::Openable(dir));
-            }
-            ControlMessage::Backpressure(m) => self.on_backpressure(m, now)?,
-            _ => return Ok(false),
-        }
-        Ok(true)
-    }
-
     fn check_role(&self, id: StreamId, sender: Side) -> Result<(), CodedError> {
         if id.is_sender(sender) {
             return Ok(());
@@ -672,10 +489,4 @@ impl StreamTable {
         self.flush_notices(now);
         std::mem::take(&mut self.outbox)
     }
-}
-
-/// What `sender` may send of a stream before it is told, where others start with `floor`.
-fn initial(id: StreamId, sender: Side, floor: u64) -> u64 {
-    let first = id.initiator() == sender && id.index() == 0;
-    if first { floor.max(limits::FIRST_STREAM_DATA) } else { floor }
 }

@@ -163,7 +163,9 @@ fn short_streams_cost_no_control_messages_but_one_for_many() {
     now += limits::NOTICE_DELAY;
     // What is left over is told in the end, and that is the limit.
     let rest = server.take_messages(now);
-    let max = pb::MaxStreams { unidirectional: true, maximum: limits::MAX_STREAMS + 50 };
+    let maximum = limits::MAX_STREAMS + 50;
+    let first_streams = config.to_wire().first_streams + 50;
+    let max = pb::MaxStreams { unidirectional: true, maximum, first_streams };
     assert_eq!(rest, [ControlMessage::MaxStreams(max)]);
     assert_eq!(server.poll_timeout(), None);
     assert!(matches!(client.take_messages(now)[..], [ControlMessage::StreamCreateNotification(_)]));
@@ -244,10 +246,14 @@ fn the_first_stream_of_a_kind_fills_quics_first_flight_before_anything_is_said()
     };
     // The server has not said anything yet.
     let first = limits::FIRST_STREAM_DATA;
-    assert_eq!(credit(&mut client), [first, limits::FIRST_FLIGHT_DATA]);
+    let early = [(); 2].map(|()| client.open(Dir::Bi, now).unwrap().send.unwrap());
+    let credits = || early.each_ref().map(|send| lock(send).credit());
+    assert_eq!(credits(), [first, limits::FIRST_FLIGHT_DATA]);
+    let told = [limits::MAX_FIRST_STREAM_DATA, first];
     server.handle_limits(&config.to_wire());
-    let floor = config.to_wire().initial_max_stream_data;
-    assert_eq!(credit(&mut server), [first, floor]);
+    assert_eq!(credit(&mut server), told);
+    client.handle_limits(&config.to_wire());
+    assert_eq!((credits(), credit(&mut client)), (told, told));
     // What is sent so is taken, in the least window too.
     let mut least = Config::default();
     least.set_max_streams_bidi(8).unwrap().set_max_streams_uni(8).unwrap();
@@ -262,6 +268,31 @@ fn the_first_stream_of_a_kind_fills_quics_first_flight_before_anything_is_said()
     }
     let window = table.window();
     assert!(window.available() >= 22 * window.floor(), "others keep their floors");
+}
+
+#[test]
+fn as_many_streams_start_like_the_first_as_loans_are_kept_for() {
+    let (config, now) = (Config::default(), crate::test_now());
+    let mut client = StreamTable::new(Side::Client, &config);
+    let mut server = StreamTable::new(Side::Server, &config);
+    client.handle_limits(&config.to_wire());
+    let (first, floor) = (config.to_wire().first_streams, server.window().floor());
+    assert!(first > limits::FIRST_FLIGHT_STREAMS);
+    for index in 0..=first {
+        let halves = client.open(Dir::Uni, now).unwrap();
+        let credit = lock(halves.send.as_ref().unwrap()).credit();
+        let told = match index {
+            0 => limits::MAX_FIRST_STREAM_DATA,
+            _ if index < first => limits::FIRST_STREAM_DATA,
+            _ => floor,
+        };
+        assert_eq!(credit, told);
+        let recv = server.receiving(PathId::PRIMARY, halves.id, now).unwrap().unwrap();
+        // Nothing else was told, and no more is taken than that, whatever else there may be to lend.
+        assert!(lock(&recv).max_data() >= credit);
+        assert!(server.window().allowance(halves.id) >= credit);
+    }
+    assert!(server.take_messages(now).is_empty());
 }
 
 /// A reader that takes all at once, and a sender that sends twice as much with each round trip: what it has

@@ -190,7 +190,7 @@ fn stream_limits(limits: Option<&StreamLimits>) -> Result {
     limits.map_or(Ok(()), |limits| {
         stream_count(limits.max_streams_bidi)?;
         stream_count(limits.max_streams_uni)?;
-        number(limits.initial_max_stream_data)
+        numbers(&[limits.initial_max_stream_data, limits.initial_max_first_stream_data])
     })
 }
 

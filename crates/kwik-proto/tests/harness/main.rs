@@ -8,6 +8,7 @@
 
 mod checks;
 mod client;
+mod delivery;
 mod directed;
 mod edge;
 mod pipe;

@@ -18,7 +18,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, Weak};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -34,6 +34,19 @@ pub(crate) use path::{ControlStream, PathLink, SERVER_NAME, open_control, start}
 pub(crate) use pool::{DataPool, FrameWriter};
 pub(crate) use role::{Role, StreamRole};
 pub(crate) use writer::StreamWriter;
+
+/// Goes on behind all tasks that are ready. Not tokio's, which a runtime of others does not know.
+async fn yield_now() {
+    let mut yielded = false;
+    let turn = std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    });
+    turn.await;
+}
 
 /// Who waits for one stream: its reader and its writer.
 #[derive(Debug, Default)]

@@ -17,7 +17,6 @@ use kwik_proto::wire::pb::control::RawPacketTransmission;
 use kwik_proto::wire::{ControlDecoder, ControlMessage, StreamKind, raw};
 use kwik_proto::{Code, CodedError, PathId, limits};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::yield_now;
 
 use crate::quic::{
     ClientTls, Connection, ConnectionError, Endpoint, ReadError, RecvStream, Runtime, SendStream,
@@ -25,7 +24,7 @@ use crate::quic::{
 };
 
 use super::control::{ControlQueue, ControlWriter};
-use super::{AnyShared, reader, timer};
+use super::{AnyShared, reader, timer, yield_now};
 
 /// A path's connection, and what waits to be written to it.
 #[derive(Debug)]
@@ -217,8 +216,9 @@ async fn write_control(shared: &AnyShared, path: PathId, control: &mut ControlWr
     }
 }
 
-/// Chunks of the control stream that are read before what else the path's task does.
-const CHUNKS_A_TURN: u32 = 16;
+/// Control frames and chunks of them that are handled before what else the path's task does, and before others
+/// get a turn: some frames bring much about.
+const CONTROL_TURN: u32 = 64;
 
 /// Feeds the machine until the control stream ends, which ends the path.
 async fn read_control(
@@ -227,23 +227,28 @@ async fn read_control(
     stream: &mut RecvStream,
     decoder: &mut ControlDecoder,
 ) {
-    for chunk in 1u32.. {
-        loop {
-            match decoder.poll_frame() {
-                Ok(Some(message)) => {
-                    // The answer says how the path does.
-                    if matches!(message, ControlMessage::Heartbeat(_)) {
-                        let figures = connection.figures();
-                        shared.drive(|machine, now| machine.on_figures(path, figures, now));
-                    }
-                    shared.drive(|machine, now| machine.handle_control(path, message, now));
+    let mut handled = 0;
+    loop {
+        handled = (handled + 1) % CONTROL_TURN;
+        if handled == 0 {
+            // What these were answered leaves before more are read.
+            yield_now().await;
+        }
+        match decoder.poll_frame() {
+            Ok(Some(message)) => {
+                // The answer says how the path does.
+                if matches!(message, ControlMessage::Heartbeat(_)) {
+                    let figures = connection.figures();
+                    shared.drive(|machine, now| machine.on_figures(path, figures, now));
                 }
-                Ok(None) => break,
-                Err(error) => {
-                    let error = CodedError::new(error.code(), error.to_string());
-                    shared.drive(|machine, now| machine.handle_violation(path, &error, now));
-                    return;
-                }
+                shared.drive(|machine, now| machine.handle_control(path, message, now));
+                continue;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                let error = CodedError::new(error.code(), error.to_string());
+                shared.drive(|machine, now| machine.handle_violation(path, &error, now));
+                return;
             }
         }
         match stream.read_chunk(limits::MAX_CONTROL_FRAME, true).await {
@@ -251,10 +256,6 @@ async fn read_control(
             // Who accepts streams tells of it.
             Err(ReadError::ConnectionLost(_)) => return,
             Ok(None) | Err(_) => break,
-        }
-        if chunk.is_multiple_of(CHUNKS_A_TURN) {
-            // What these frames were answered leaves before more are read.
-            yield_now().await;
         }
     }
     let error = CodedError::new(Code::InvalidFrame, "the control stream ended");

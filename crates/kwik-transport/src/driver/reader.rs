@@ -1,7 +1,6 @@
 //! Reads one unidirectional QUIC stream of a peer, whatever its kind.
 
 use std::future::Future;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -14,7 +13,7 @@ use kwik_proto::{Code, CodedError, PathId, StreamId, limits};
 use crate::quic::{Connection, ReadError, RecvStream};
 
 use super::path::Reading;
-use super::{AnyShared, secondary};
+use super::{AnyShared, secondary, yield_now};
 
 /// Chunks that are read at once: one lock and one wake a batch.
 const BATCH: usize = 64;
@@ -158,8 +157,7 @@ async fn read_data(
     let options = || shared.look(|machine| machine.data_options(path));
     let Ok(options) = shared.wait_for(&shared.waiters.paths, options).await else { return Ok(()) };
     let sink = Sink::new(shared.clone(), path);
-    let mut reader =
-        DataReader { sink, decoder: DataDecoder::new(options), empty: 0, turn: Turn::default() };
+    let mut reader = DataReader { sink, decoder: DataDecoder::new(options) };
     reader.handle_batch(connection, &mut first).await?;
     let mut chunks = first_batch();
     while let Some(filled) = next_batch(stream, &mut chunks).await {
@@ -169,19 +167,6 @@ async fn read_data(
         reader.handle_batch(connection, &mut chunks[..filled]).await?;
     }
     Ok(())
-}
-
-/// Goes on behind all tasks that are ready.
-async fn yield_now() {
-    let mut yielded = false;
-    let turn = std::future::poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    });
-    turn.await;
 }
 
 /// Where the frames go that are being read.
@@ -203,9 +188,6 @@ struct Batch {
 struct DataReader {
     sink: Sink,
     decoder: DataDecoder,
-    /// Frames and packets since the last one that brought anything.
-    empty: usize,
-    turn: Turn,
 }
 
 /// What a reader did since tasks that are ready had a turn.
@@ -229,20 +211,14 @@ impl DataReader {
             // Most of bulk is chunks that a frame goes on behind.
             let inside = self.decoder.handle_payload(batch);
             let (now, later) = batch.split_at_mut(inside.max(1));
-            handled =
-                if inside > 0 { self.handle_payload(now) } else { self.handle_chunk(&mut now[0]) };
+            handled = if inside > 0 { self.sink.put(now) } else { self.handle_chunk(&mut now[0]) };
             batch = later;
-            if handled.is_ok() && self.turn.frames >= TURN_FRAMES {
-                handled = self.end_turn().await;
+            if handled.is_ok() {
+                handled = self.sink.end_turn().await;
             }
         }
         // What came before a violation counts.
         handled.and(self.sink.end_batch(connection))
-    }
-
-    fn handle_payload(&mut self, chunks: &mut [Bytes]) -> Result<(), CodedError> {
-        self.empty = 0;
-        self.sink.put(chunks)
     }
 
     fn handle_chunk(&mut self, chunk: &mut Bytes) -> Result<(), CodedError> {
@@ -250,50 +226,21 @@ impl DataReader {
         while let Some(event) = self.decoder.poll().map_err(|error| violation(&error))? {
             match event {
                 DataEvent::Frame(header) => {
-                    self.turn.frames += 1;
-                    self.count_empty()?;
+                    self.sink.count_frame()?;
                     self.sink.aim(StreamId::from_u64(header.stream_id), header.offset)?;
                 }
-                DataEvent::Payload(data) => self.handle_payload(&mut [data])?,
-                DataEvent::FrameEnd { fin: true } => {
-                    self.empty = 0;
-                    self.sink.put_fin()?;
-                }
+                DataEvent::Payload(data) => self.sink.put(&mut [data])?,
+                DataEvent::FrameEnd { fin: true } => self.sink.put_fin()?,
                 DataEvent::FrameEnd { fin: false } => {}
                 DataEvent::PacketEnd { id, payload, fin } => {
-                    self.turn.frames += 1;
                     if payload == 0 && !fin {
-                        self.count_empty()?;
+                        self.sink.count_frame()?;
+                    } else {
+                        self.sink.turn.frames += 1;
                     }
-                    self.turn.payload += payload;
                     self.sink.packets.note(id, payload as u64, fin);
                 }
             }
-        }
-        Ok(())
-    }
-
-    /// Lets others work; for longer after thin turns.
-    async fn end_turn(&mut self) -> Result<(), CodedError> {
-        let Turn { frames, payload, thin } = std::mem::take(&mut self.turn);
-        self.turn.thin = if payload < THIN_FRAME * frames { thin + 1 } else { 0 };
-        if self.turn.thin < THIN_TURNS {
-            yield_now().await;
-            return Ok(());
-        }
-        self.turn.thin = 0;
-        // What they brought does not wait as well.
-        self.sink.flush()?;
-        let runtime = &self.sink.shared.runtime;
-        runtime.sleep_until(runtime.now() + THIN_PAUSE).await;
-        Ok(())
-    }
-
-    /// One more that may bring nothing; payload and ends start anew.
-    fn count_empty(&mut self) -> Result<(), CodedError> {
-        self.empty += 1;
-        if self.empty > limits::MAX_EMPTY_FRAMES {
-            return Err(CodedError::new(Code::LimitExceeded, "data frames that bring nothing"));
         }
         Ok(())
     }
@@ -312,18 +259,54 @@ pub(super) struct Sink {
     /// Packets that came whole since.
     packets: ArrivedPackets,
     figures_at: Option<Instant>,
+    turn: Turn,
+    /// Frames and packets since the last one that brought anything.
+    empty: usize,
 }
 
 impl Sink {
     pub(super) fn new(shared: AnyShared, path: PathId) -> Self {
         let packets = ArrivedPackets::default();
-        let (batches, aimed) = (Vec::new(), false);
-        Self { shared, path, target: None, offset: 0, batches, aimed, packets, figures_at: None }
+        let (batches, aimed, turn) = (Vec::new(), false, Turn::default());
+        let (target, offset, figures_at, empty) = (None, 0, None, 0);
+        Self { shared, path, target, offset, batches, aimed, packets, figures_at, turn, empty }
+    }
+
+    /// One more frame, or packet, which may bring nothing; payload and ends start anew.
+    pub(super) fn count_frame(&mut self) -> Result<(), CodedError> {
+        self.turn.frames += 1;
+        self.empty += 1;
+        if self.empty > limits::MAX_EMPTY_FRAMES {
+            return Err(CodedError::new(Code::LimitExceeded, "data frames that bring nothing"));
+        }
+        Ok(())
+    }
+
+    /// Lets others work once enough was read; for longer after thin turns.
+    pub(super) async fn end_turn(&mut self) -> Result<(), CodedError> {
+        if self.turn.frames < TURN_FRAMES {
+            return Ok(());
+        }
+        let Turn { frames, payload, thin } = std::mem::take(&mut self.turn);
+        self.turn.thin = if payload < THIN_FRAME * frames { thin + 1 } else { 0 };
+        if self.turn.thin < THIN_TURNS {
+            yield_now().await;
+            return Ok(());
+        }
+        self.turn.thin = 0;
+        // What they brought does not wait as well.
+        self.flush()?;
+        let runtime = &self.shared.runtime;
+        runtime.sleep_until(runtime.now() + THIN_PAUSE).await;
+        Ok(())
     }
 
     /// Takes payload for where the last went, or [`Self::aim`] said; leaves the chunks empty.
     pub(super) fn put(&mut self, chunks: &mut [Bytes]) -> Result<(), CodedError> {
-        let len = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        let len = chunks.iter().map(Bytes::len).sum::<usize>();
+        self.turn.payload += len;
+        self.empty = if len > 0 { 0 } else { self.empty };
+        let len = len as u64;
         if let Some(recv) = self.target.as_ref().and_then(|target| target.recv.as_ref()) {
             let received = lock(recv).receive_chunks(self.path, self.offset, chunks);
             match received {
@@ -343,6 +326,7 @@ impl Sink {
     }
 
     fn put_fin(&mut self) -> Result<(), CodedError> {
+        self.empty = 0;
         if let Some(recv) = self.target.as_ref().and_then(|target| target.recv.as_ref()) {
             let received = lock(recv).receive_fin(self.path, self.offset)?;
             self.note(0, received);

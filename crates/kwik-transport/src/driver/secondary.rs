@@ -32,6 +32,7 @@ pub(super) async fn read(
     loop {
         for chunk in batch.drain(..) {
             reader.handle_chunk(chunk)?;
+            reader.sink.end_turn().await?;
         }
         reader.end_batch(connection)?;
         if !reader.wanted {
@@ -66,6 +67,7 @@ impl Reader {
         self.decoder.handle_input(chunk);
         while let Some(event) = self.decoder.poll().map_err(|error| violation(&error))? {
             self.inbound.handle(&event)?;
+            self.sink.count_frame()?;
             match event {
                 SecondaryEvent::Data(m) => {
                     self.sink.aim(StreamId::from_u64(m.kwik_stream_id), m.offset)?;

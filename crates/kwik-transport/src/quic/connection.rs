@@ -123,9 +123,10 @@ impl Connection {
         self.0.rtt()
     }
 
-    /// Bytes that it may have in flight.
-    pub(crate) fn congestion_window(&self) -> u64 {
-        self.0.stats().path.cwnd
+    /// Bytes that it may have in flight, and whether it has lost packets.
+    pub(crate) fn congestion(&self) -> (u64, bool) {
+        let path = self.0.stats().path;
+        (path.cwnd, path.lost_packets > 0)
     }
 
     /// What a session wants to know of it.

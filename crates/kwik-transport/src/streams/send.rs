@@ -262,13 +262,14 @@ impl SendStream {
         let want = want as u64;
         let commit = |half: &SharedSend| {
             let mut half = lock(half);
-            half.commit(want).map(|range| (range, half.unacknowledged()))
+            let before = half.unacknowledged();
+            half.commit(want).map(|range| (range, before))
         };
-        let (mut range, mut unacknowledged) = commit(&self.half)?;
+        let (mut range, mut before) = commit(&self.half)?;
         if range.is_empty() && want > 0 {
             self.handle.waiters.wait_writable(cx.waker());
             // Credit may have come before the waker was in place.
-            (range, unacknowledged) = commit(&self.half)?;
+            (range, before) = commit(&self.half)?;
             if range.is_empty() {
                 return match self.handle.shared.close_reason() {
                     Some(error) => Poll::Ready(Err(error.into())),
@@ -277,7 +278,7 @@ impl SendStream {
             }
         }
         if let Some(writer) = &mut self.writer {
-            writer.on_unacknowledged(unacknowledged);
+            writer.on_unacknowledged(before, range.end - range.start);
         }
         Poll::Ready(Ok(range))
     }

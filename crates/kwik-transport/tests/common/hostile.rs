@@ -231,6 +231,7 @@ pub fn introduction(key: &Identity) -> ControlMessage {
         max_streams_bidi: 100,
         max_streams_uni: 100,
         initial_max_stream_data: 1 << 16,
+        ..Default::default()
     };
     ControlMessage::AuthenticationRequest(pb::AuthenticationRequest {
         protocol_version: limits::PROTOCOL_VERSION,
@@ -268,6 +269,7 @@ fn welcome(session: &str) -> pb::AuthenticationResponse {
             max_streams_bidi: 100,
             max_streams_uni: 100,
             initial_max_stream_data: 1 << 16,
+            ..Default::default()
         }),
         data: None,
     }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
-use kwik::Code;
+use kwik::{Code, Identity};
 use kwik_proto::wire::pb::control as pb;
 use kwik_proto::wire::pb::data::{DataFrame, DataPacket};
-use kwik_proto::wire::{ControlMessage, StreamKind};
+use kwik_proto::wire::{ControlMessage, DataOptions, PacketEncoder, PacketFrame, StreamKind};
 use kwik_proto::{Dir, Side, StreamId, limits};
 use prost::Message as _;
 
@@ -34,13 +34,18 @@ fn uni(index: u64) -> u64 {
     StreamId::new(Side::Client, Dir::Uni, index).as_u64()
 }
 
+async fn open_data(peer: &Peer) -> quinn::SendStream {
+    let mut data = peer.connection.open_uni().await.unwrap();
+    let mut kind = BytesMut::new();
+    StreamKind::Data.encode(&mut kind);
+    data.write_all(&kind).await.unwrap();
+    data
+}
+
 impl Attacker {
     pub(crate) async fn join(address: SocketAddr) -> Self {
         let peer = Peer::join(&hostile::dialer(), address).await;
-        let mut data = peer.connection.open_uni().await.unwrap();
-        let mut kind = BytesMut::new();
-        StreamKind::Data.encode(&mut kind);
-        data.write_all(&kind).await.unwrap();
+        let data = open_data(&peer).await;
         Self {
             peer,
             data,
@@ -211,6 +216,58 @@ impl Attacker {
             }
         }
         self.leave().await;
+    }
+
+    pub(crate) async fn packets_that_wait_for_their_checksum_pin_nothing(&mut self) {
+        const WAITING: usize = 64;
+        const KEPT: usize = 1100;
+        const READ: usize = 30_000;
+        const OPTIONS: DataOptions = DataOptions { checksum: true, compression: false };
+        self.join_again(OPTIONS).await;
+        let encode = |id: u64, stream: u64, offset: u64, len: usize| {
+            let payload = Bytes::from(vec![7; len]);
+            let frame = PacketFrame { stream_id: uni(stream), offset, payload, fin: false };
+            let mut out = Vec::new();
+            PacketEncoder::new().encode(id, &[frame], OPTIONS, &mut out);
+            Bytes::from(out.concat())
+        };
+        self.open(0).await;
+        let waiting = encode(1 << 13, 1, 0, 60_000);
+        let mut streams = Vec::new();
+        for _ in 0..WAITING {
+            let stream = open_data(&self.peer).await;
+            // Its slice begins a datagram, of a batch that others fill.
+            stream.set_priority(1).unwrap();
+            streams.push(stream);
+        }
+        let mut at = 0;
+        for kept in (0..40 * KEPT).step_by(KEPT) {
+            for stream in &mut streams {
+                self.wait_for_credit(0, (at + READ) as u64).await;
+                stream.write_chunk(waiting.slice(kept..kept + KEPT)).await.unwrap();
+                self.packets += 1;
+                let rest = encode(self.packets, 0, at as u64, READ);
+                self.data.write_chunk(rest).await.unwrap();
+                tokio::task::yield_now().await;
+                at += READ;
+            }
+        }
+        self.leave().await;
+    }
+
+    /// Dials anew, and asks for `options`.
+    async fn join_again(&mut self, options: DataOptions) {
+        let address = self.peer.connection.remote_address();
+        let mut peer = Peer::dial(&self.peer.endpoint, address).await;
+        let introduction = hostile::introduction(&Identity::from_seed([8; 32]));
+        let ControlMessage::AuthenticationRequest(mut request) = introduction else { return };
+        request.data = options.to_wire();
+        peer.say(ControlMessage::AuthenticationRequest(request)).await;
+        let ControlMessage::AuthenticationResponse(response) = peer.hear().await else {
+            panic!("no answer to the introduction")
+        };
+        assert_eq!(DataOptions::from_wire(response.data), options);
+        (self.data, self.peer) = (open_data(&peer).await, peer);
     }
 
     pub(crate) async fn a_million_empty_frames_are_cut_off(&mut self) {

@@ -190,6 +190,18 @@ impl StreamPool {
         self.slots.get(&nearest).map(|state| (nearest, state.priority))
     }
 
+    /// When an empty slot is to be retired, if nobody comes: [`Self::handle_timeout`].
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let empty = self.slots.values().filter_map(|state| state.empty_since).min();
+        empty.map(|since| since + limits::POOLED_IDLE)
+    }
+
+    /// Retires the slots that nobody has written on for long.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.settle(now);
+    }
+
     /// A slot that is used no more: finish its QUIC stream once what was queued on it is written.
     pub fn poll_retired(&mut self) -> Option<Slot> {
         self.retired.pop_front()

@@ -74,6 +74,17 @@ fn a_burst_does_not_open_and_close_and_silence_retires() {
 }
 
 #[test]
+fn silence_retires_all_without_another_writer() {
+    let (mut pool, now) = pool(4);
+    let keys = attach(&mut pool, 8, NORMAL, now);
+    assert_eq!(pool.poll_timeout(), None);
+    keys.into_iter().for_each(|key| pool.detach(key, now));
+    assert_eq!(pool.poll_timeout(), Some(now + POOLED_IDLE));
+    pool.handle_timeout(now + POOLED_IDLE);
+    assert_eq!((pool.slots(), pool.poll_timeout()), (0, None));
+}
+
+#[test]
 fn a_slot_that_bulk_leaves_is_not_used_again() {
     let (mut pool, now) = pool(4);
     let key = pool.attach(NORMAL, WriterKind::Fixed, now);

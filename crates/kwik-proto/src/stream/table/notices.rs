@@ -67,9 +67,12 @@ impl StreamTable {
 
     fn tell_room(&mut self, dir: Dir) {
         if std::mem::take(&mut self.notices.streams[dir as usize]) > 0 {
+            self.reserve_first(dir);
+            let kind = &self.kinds[dir as usize];
             self.outbox.push(ControlMessage::MaxStreams(pb::MaxStreams {
                 unidirectional: dir == Dir::Uni,
-                maximum: self.kinds[dir as usize].max_remote,
+                maximum: kind.max_remote,
+                first_streams: kind.first_remote,
             }));
         }
     }
@@ -92,8 +95,8 @@ impl StreamTable {
     fn tell_credit(&mut self, id: StreamId) {
         self.notices.credit.remove(&id);
         let recv = self.streams.get(&id).and_then(|entry| entry.halves.recv.as_ref());
-        let told = self.initial_max_data(id);
-        let wanted = |recv: &RecvHalf| !recv.is_complete() && recv.max_data() > told;
+        // Its opener may not have heard that it is among the first.
+        let wanted = |recv: &RecvHalf| !recv.is_complete() && recv.max_data() > self.floor;
         let Some(recv) = recv.map(|recv| lock(recv)).filter(|recv| wanted(recv)) else { return };
         self.outbox.push(ControlMessage::MaxStreamData(pb::MaxStreamData {
             stream_id: id.as_u64(),

@@ -94,7 +94,12 @@ impl StreamTable {
 
     /// Of streams with something to say their opener says it in their order, so nothing is to come of those below.
     fn describe_below(&mut self, id: StreamId) {
-        let lowest = StreamId::new(id.initiator(), id.dir(), 0);
+        let kind = &mut self.kinds[id.dir() as usize];
+        if id.index() <= kind.described {
+            return;
+        }
+        let lowest = StreamId::new(id.initiator(), id.dir(), kind.described);
+        kind.described = id.index();
         for (below, entry) in self.streams.range(lowest..id) {
             let alike = below.initiator() == id.initiator() && below.dir() == id.dir();
             if let Some(recv) = entry.halves.recv.as_ref().filter(|_| alike)
@@ -113,9 +118,10 @@ impl StreamTable {
     ) -> Result<(), CodedError> {
         let reason = BackpressureReason::from_wire(m.reason());
         let Some(id) = m.stream_id.map(StreamId::from_u64) else {
-            self.backpressure = reason;
-            let writing = self.streams.iter().filter(|(_, entry)| entry.halves.send.is_some());
-            self.wakes.extend(writing.map(|(id, _)| StreamWake::Writable(*id)));
+            if std::mem::replace(&mut self.backpressure, reason) != reason {
+                let writing = self.streams.iter().filter(|(_, entry)| entry.halves.send.is_some());
+                self.wakes.extend(writing.map(|(id, _)| StreamWake::Writable(*id)));
+            }
             return Ok(());
         };
         self.check_role(id, self.side)?;

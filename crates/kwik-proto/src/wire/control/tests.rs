@@ -93,6 +93,8 @@ fn of_paths(v: &Values) -> Vec<ControlMessage> {
         max_streams_bidi: v.n,
         max_streams_uni: v.n,
         initial_max_stream_data: v.n,
+        first_streams: v.n / 3,
+        initial_max_first_stream_data: v.n,
     });
     vec![
         M::AddPathRequest(pb::control::AddPathRequest {
@@ -172,7 +174,11 @@ fn of_streams(v: &Values) -> Vec<ControlMessage> {
         }),
         M::Uncovered(pb::control::Uncovered { stream_id: v.n, ranges: v.ranges.clone() }),
         M::StreamReset(pb::control::StreamReset { stream_id: v.n, code: v.n, final_size: v.n }),
-        M::MaxStreams(pb::control::MaxStreams { unidirectional: v.flag, maximum: v.n }),
+        M::MaxStreams(pb::control::MaxStreams {
+            unidirectional: v.flag,
+            maximum: v.n,
+            first_streams: v.n / 2,
+        }),
         M::Resume(pb::control::Resume {
             frame_id: v.n,
             streams: vec![StreamResumption {
@@ -365,7 +371,7 @@ fn invalid_fields_are_refused() {
         ),
         refused(
             T::MaxStreams,
-            &pb::control::MaxStreams { unidirectional: false, maximum: 1 << 61 },
+            &pb::control::MaxStreams { unidirectional: false, maximum: 1 << 61, first_streams: 0 },
         ),
         refused(T::Lease, &pb::control::Lease { signature: short.clone(), ..Default::default() }),
         refused(

@@ -1,12 +1,13 @@
 //! Reads packets as they come: a state machine over fields, with two levels of messages.
 
-use super::held::{HeldPacket, RunningSum};
+use super::held::{HeldMessage, RunningSum};
 use super::{DataOptions, FrameHeader, compression, frame, packet};
 use crate::limits::{MAX_FRAME_FIELD, MAX_PACKET_FRAMES, MAX_PACKET_OVERHEAD, MAX_PACKET_PAYLOAD};
 use crate::wire::pb::data::DataFlags;
 use crate::wire::varint::VarintReader;
 use crate::wire::{WireError, validate};
 use bytes::{Buf, Bytes, BytesMut};
+use std::collections::VecDeque;
 
 const COMPRESSED: u64 = DataFlags::DataFlagCompressed as u64;
 
@@ -35,7 +36,7 @@ pub enum DataEvent {
 }
 
 /// Decodes a data stream. Holds one chunk of input and copies none of it: what a chunk's end cuts
-/// is a varint, whose value so far is kept, or bytes to count. With options it holds a packet.
+/// is a varint, whose value so far is kept, or bytes to count. With options it holds a packet, as a copy.
 #[derive(Debug, Default)]
 pub struct DataDecoder {
     options: DataOptions,
@@ -49,7 +50,10 @@ pub struct DataDecoder {
     /// What came of a compressed frame.
     compressed: BytesMut,
     sum: RunningSum,
-    held: HeldPacket,
+    /// A packet that has to be whole, of which a part has come.
+    held: HeldMessage,
+    /// What is left of one that was whole.
+    events: VecDeque<DataEvent>,
     failed: Option<WireError>,
 }
 
@@ -130,9 +134,6 @@ impl DataDecoder {
         if self.failed.is_none() {
             assert!(self.input.is_empty(), "poll until None before the next input");
             self.input = input;
-            if self.options.checksum {
-                self.sum.handle_input(&self.input);
-            }
         }
     }
 
@@ -144,7 +145,7 @@ impl DataDecoder {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        let result = if self.options.checksum { self.advance_held() } else { self.advance() };
+        let result = if self.options.checksum { self.advance_whole() } else { self.advance() };
         match &result {
             Ok(Some(_)) => {}
             // An empty slice would still pin the buffer.
@@ -180,7 +181,7 @@ impl DataDecoder {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         let between = matches!(self.state, State::PacketLength) && self.varint.is_idle();
-        let empty = self.input.is_empty() && self.held.is_empty();
+        let empty = self.input.is_empty() && self.held.is_empty() && self.events.is_empty();
         between && empty && self.failed.is_none()
     }
 
@@ -193,18 +194,25 @@ impl DataDecoder {
     }
 
     /// Like [`Self::advance`], a whole packet at a time.
-    fn advance_held(&mut self) -> Result<Option<DataEvent>, WireError> {
+    fn advance_whole(&mut self) -> Result<Option<DataEvent>, WireError> {
         loop {
-            if let Some(event) = self.held.release() {
+            if let Some(event) = self.events.pop_front() {
                 return Ok(Some(event));
             }
-            match self.advance()? {
-                Some(event) => self.held.push(event),
-                None => {
-                    self.sum.up_to(0);
-                    return Ok(None);
-                }
+            // Not kept: a packet of many frames has many events.
+            self.events = VecDeque::new();
+            if matches!(self.state, State::PacketLength) {
+                let Some(length) = self.varint.read(&mut self.input)? else { return Ok(None) };
+                self.begin_packet(length)?;
             }
+            let Some(message) = self.held.take(&mut self.input, self.left) else { return Ok(None) };
+            self.sum.begin(&message);
+            let behind = std::mem::replace(&mut self.input, message);
+            while !matches!(self.state, State::PacketLength) {
+                let event = self.advance()?.ok_or(WireError::Overrun)?;
+                self.events.push_back(event);
+            }
+            self.input = behind;
         }
     }
 
@@ -279,9 +287,6 @@ impl DataDecoder {
         WireError::check("a packet", length, limit)?;
         self.left = within(length, limit)?;
         self.packet = Packet::default();
-        if self.options.checksum {
-            self.sum.begin(&self.input);
-        }
         self.state = State::Key;
         Ok(())
     }

@@ -1,78 +1,50 @@
-//! What keeps a packet back until its checksum has held.
+//! What keeps a packet back until it is whole, so that nothing of it is read before its checksum held.
 
-use super::DataEvent;
-use crate::limits::MIN_SLICE;
-use bytes::{Buf, Bytes, BytesMut};
-use std::collections::VecDeque;
+use bytes::{Buf, Bytes};
 
-/// The CRC32C of what a decoder takes from its input, without a look at each field: it follows
-/// behind, chunk by chunk.
+/// The CRC32C of a message up to the fields that are being read, without a look at each.
 #[derive(Debug, Default)]
 pub(super) struct RunningSum {
     sum: u32,
-    /// The input from where the sum ends.
+    /// The message from where the sum ends.
     behind: Bytes,
 }
 
 impl RunningSum {
-    /// A message begins at the front of `input`.
-    pub(super) fn begin(&mut self, input: &Bytes) {
-        *self = Self { sum: 0, behind: input.clone() };
+    pub(super) fn begin(&mut self, message: &Bytes) {
+        *self = Self { sum: 0, behind: message.clone() };
     }
 
-    /// More input came.
-    pub(super) fn handle_input(&mut self, input: &Bytes) {
-        self.behind = input.clone();
-    }
-
-    /// The sum up to where `left` bytes of the input are left.
+    /// The sum up to where `left` bytes of the message are left.
     pub(super) fn up_to(&mut self, left: usize) -> u32 {
         let taken = self.behind.len() - left;
         self.sum = crc32c::crc32c_append(self.sum, &self.behind[..taken]);
         self.behind.advance(taken);
-        if left == 0 {
-            // An empty slice would still pin the buffer.
-            self.behind = Bytes::new();
-        }
         self.sum
     }
 }
 
-/// A packet's events; its payload stays in the slices it came in, but for small ones.
+/// A message of which a part has come: a copy, since slices would pin the receive buffers that they are in,
+/// for as long as the peer likes.
 #[derive(Debug, Default)]
-pub(super) struct HeldPacket {
-    events: VecDeque<DataEvent>,
-    /// Small slices that follow one another: bounds their number.
-    small: BytesMut,
-    complete: bool,
-}
+pub(super) struct HeldMessage(Vec<u8>);
 
-impl HeldPacket {
-    pub(super) fn push(&mut self, event: DataEvent) {
-        if let DataEvent::Payload(bytes) = &event
-            && bytes.len() < MIN_SLICE
-        {
-            self.small.extend_from_slice(bytes);
-            return;
+impl HeldMessage {
+    /// Takes of `input` what a message of `len` bytes lacks: the message, once it is whole. One that came in one
+    /// slice is not copied.
+    pub(super) fn take(&mut self, input: &mut Bytes, len: usize) -> Option<Bytes> {
+        if self.0.is_empty() && input.len() >= len {
+            return Some(input.split_to(len));
         }
-        if !self.small.is_empty() {
-            self.events.push_back(DataEvent::Payload(self.small.split().freeze()));
+        let missing = len - self.0.len();
+        if !input.is_empty() {
+            self.0.reserve_exact(missing);
         }
-        self.complete = matches!(event, DataEvent::PacketEnd { .. });
-        self.events.push_back(event);
-    }
-
-    /// The next event of a packet that is complete.
-    pub(super) fn release(&mut self) -> Option<DataEvent> {
-        if !self.complete {
-            return None;
-        }
-        let event = self.events.pop_front();
-        self.complete = event.is_some();
-        event
+        self.0.extend_from_slice(&input.split_to(missing.min(input.len())));
+        (self.0.len() == len).then(|| std::mem::take(&mut self.0).into())
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.small.is_empty()
+        self.0.is_empty()
     }
 }

@@ -8,8 +8,8 @@
 //! we write (protobuf leaves the order free), so that nothing has to follow the payload.
 //!
 //! With a checksum a packet is kept back until it held; a compressed frame is kept until it is
-//! whole. Either is at most [`MAX_PACKET_PAYLOAD`](crate::limits::MAX_PACKET_PAYLOAD) bytes per
-//! QUIC stream.
+//! whole. Either is a copy, of at most [`MAX_PACKET_PAYLOAD`](crate::limits::MAX_PACKET_PAYLOAD)
+//! and [`MAX_PACKET_OVERHEAD`](crate::limits::MAX_PACKET_OVERHEAD) bytes per QUIC stream.
 
 mod compression;
 mod decode;

@@ -21,24 +21,37 @@ const WINDOW_SHARE: u64 = 16;
 /// ([`limits::CONNECTION_WINDOW`]).
 const AHEAD: u64 = 2 * (limits::ACK_BYTES + limits::MAX_PACKET_PAYLOAD as u64);
 
+/// Bytes that may wait for acknowledgement with this congestion window. While QUIC repeats what was lost nothing is
+/// acknowledged, for a round trip and more; so on a path that loses packets a large window lets through as
+/// much again, less an eighth of what the peer lets QUIC have, which is twice what arrives in a round trip.
+fn most_outstanding((congestion_window, loses): (u64, bool)) -> u64 {
+    let peers = if loses { congestion_window.saturating_mul(2) } else { 0 };
+    (peers - peers / 8).max(congestion_window + AHEAD)
+}
+
+/// One part in this many of QUIC's send window is left to control frames by what is urgent. What waits for
+/// acknowledgement is kept, so this bounds memory too, whatever a peer grants.
+const CONTROL_SHARE: u64 = 32;
+
 /// Numbers the packets of one connection, and holds those of normal priority back while so much is
 /// not acknowledged that QUIC's windows are nearly full, its own or the peer's: what is more urgent
 /// finds room there, and so do control frames, but for moments in which the peer's window follows a
-/// sender in slow start.
+/// sender in slow start. Of those that wait, the higher priority goes first: what QUIC has taken already
+/// leaves in that order too, so that what is low never fills it.
 pub(super) struct Gate {
     sent: SharedSent,
     send_window: u64,
     max_outstanding: AtomicU64,
-    /// QUIC's congestion window.
-    in_flight: AtomicU64,
+    /// The same, by what QUIC makes of the path.
+    most_in_quic: AtomicU64,
     batch: AtomicUsize,
-    /// QUIC streams with a packet to send, in the order in which they came.
+    /// QUIC streams with a packet to send, by falling priority, then in the order in which they came.
     waiting: Mutex<VecDeque<Waiting>>,
 }
 
 struct Waiting {
     slot: Slot,
-    urgent: bool,
+    priority: i32,
     waker: Waker,
 }
 
@@ -48,7 +61,7 @@ impl Gate {
             sent,
             send_window,
             max_outstanding: AtomicU64::new(0),
-            in_flight: AtomicU64::new(0),
+            most_in_quic: AtomicU64::new(AHEAD),
             batch: AtomicUsize::new(0),
             waiting: Mutex::default(),
         };
@@ -76,21 +89,20 @@ impl Gate {
         self.batch.load(Relaxed)
     }
 
-    /// Waits for its turn to send one packet. Who is urgent waits for nobody.
+    /// Waits for its turn to send one packet, behind those of a higher priority and those of its own that
+    /// came before.
     pub(super) fn poll_turn(&self, slot: Slot, priority: i32, cx: &Context<'_>) -> Poll<()> {
-        let urgent = priority > Priority::Normal.into();
         let mut waiting = lock(&self.waiting);
         let at = waiting.iter().position(|waits| waits.slot == slot);
-        let first = waiting.is_empty() || at == Some(0);
-        if self.has_room(urgent) && (urgent || first) {
+        let ahead = at.unwrap_or_else(|| waiting.partition_point(|w| w.priority >= priority));
+        if ahead == 0 && self.has_room(priority) {
             at.and_then(|at| waiting.remove(at));
             return Poll::Ready(());
         }
         let waker = cx.waker().clone();
         match at.and_then(|at| waiting.get_mut(at)) {
             Some(waits) => waits.waker = waker,
-            None if urgent => waiting.push_front(Waiting { slot, urgent, waker }),
-            None => waiting.push_back(Waiting { slot, urgent, waker }),
+            None => waiting.insert(ahead, Waiting { slot, priority, waker }),
         }
         Poll::Pending
     }
@@ -101,13 +113,14 @@ impl Gate {
         self.wake_first();
     }
 
-    fn has_room(&self, urgent: bool) -> bool {
+    fn has_room(&self, priority: i32) -> bool {
         let sent = lock(&self.sent);
-        let bulk = || {
-            let most = self.max_outstanding.load(Relaxed);
-            sent.outstanding() < most.min(self.in_flight.load(Relaxed) + AHEAD)
+        let most = if priority > Priority::Normal.into() {
+            self.send_window - self.send_window / CONTROL_SHARE
+        } else {
+            self.max_outstanding.load(Relaxed).min(self.most_in_quic.load(Relaxed))
         };
-        sent.has_room() && (urgent || bulk())
+        sent.has_room() && sent.outstanding() < most
     }
 
     /// A packet with these frames leaves: its id, and how it is to be encoded.
@@ -120,9 +133,9 @@ impl Gate {
         sent
     }
 
-    /// What is acknowledged leaves room for more.
-    pub(super) fn on_acknowledged(&self, congestion_window: u64) {
-        self.in_flight.store(congestion_window, Relaxed);
+    /// What is acknowledged leaves room for more: QUIC's congestion window, and whether it has lost packets.
+    pub(super) fn on_acknowledged(&self, path: (u64, bool)) {
+        self.most_in_quic.store(most_outstanding(path), Relaxed);
         self.wake_first();
     }
 
@@ -130,7 +143,7 @@ impl Gate {
     /// sent.
     fn wake_first(&self) {
         let waiting = lock(&self.waiting);
-        if let Some(first) = waiting.front().filter(|first| self.has_room(first.urgent)) {
+        if let Some(first) = waiting.front().filter(|first| self.has_room(first.priority)) {
             first.waker.wake_by_ref();
         }
     }

@@ -11,7 +11,8 @@ mod pooled;
 mod writer;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Instant;
 
 use kwik_proto::Config;
 use kwik_proto::ack::SharedSent;
@@ -28,6 +29,8 @@ pub(crate) use writer::FrameWriter;
 
 /// All data that one connection sends.
 pub(crate) struct DataPool {
+    /// Itself, for the task that it starts.
+    this: Weak<Self>,
     connection: Connection,
     runtime: Runtime,
     gate: Arc<Gate>,
@@ -39,6 +42,8 @@ struct Streams {
     /// Those on which a frame was written.
     open: BTreeMap<Slot, Arc<PooledStream>>,
     opened: u64,
+    /// The task that retires those which are left idle runs.
+    retiring: bool,
     closed: bool,
 }
 
@@ -57,9 +62,11 @@ impl DataPool {
             policy: StreamPool::new(ratio(config)),
             open: BTreeMap::new(),
             opened: 0,
+            retiring: false,
             closed: false,
         };
-        Arc::new(Self {
+        Arc::new_cyclic(|this| Self {
+            this: this.clone(),
             connection: connection.clone(),
             runtime: runtime.clone(),
             gate: Gate::new(sent, connection.send_window(), config).into(),
@@ -81,7 +88,7 @@ impl DataPool {
 
     /// The peer has acknowledged packets.
     pub(super) fn on_acknowledged(&self) {
-        self.gate.on_acknowledged(self.connection.congestion_window());
+        self.gate.on_acknowledged(self.connection.congestion());
     }
 
     /// Nothing more is sent.
@@ -128,10 +135,23 @@ impl DataPool {
             while let Some(slot) = streams.policy.poll_retired() {
                 retired.extend(streams.open.remove(&slot));
             }
+            if let Some(due) = streams.policy.poll_timeout().filter(|_| !streams.retiring) {
+                streams.retiring = true;
+                self.runtime.spawn(retire_idle(self.this.clone(), self.runtime.clone(), due));
+            }
             result
         };
         retired.iter().for_each(|stream| stream.retire());
         result
+    }
+
+    /// Retires what was left idle; when to look again, if something still is.
+    fn handle_timeout(&self) -> Option<Instant> {
+        self.change(|policy| policy.handle_timeout(self.runtime.now()));
+        let mut streams = lock(&self.streams);
+        let due = streams.policy.poll_timeout().filter(|_| !streams.closed);
+        streams.retiring = due.is_some();
+        due
     }
 
     /// The QUIC stream that a writer's next frame goes to.
@@ -176,6 +196,17 @@ impl DataPool {
         let mut refused = stream.take_refused().into_iter().peekable();
         if refused.peek().is_some() {
             other.push(&mut refused, &self.runtime);
+        }
+    }
+}
+
+/// Looks after a pool until nothing of it is idle, so that it needs no other call to retire what is.
+async fn retire_idle(pool: Weak<DataPool>, runtime: Runtime, mut due: Instant) {
+    loop {
+        runtime.sleep_until(due).await;
+        match pool.upgrade().and_then(|pool| pool.handle_timeout()) {
+            Some(next) => due = next,
+            None => return,
         }
     }
 }

@@ -18,6 +18,10 @@ use super::pooled::{PooledStream, Queued};
 /// Frames that one writer may have waiting; small ones that follow one another leave as one.
 const MAX_WAITING: usize = 32;
 
+/// A writer with a QUIC stream of its own, all of whose bytes have arrived, shares again once it writes no more
+/// than this: bulk would only come back at once.
+const SMALL_WRITE: u64 = SHARED_BACKLOG / 4;
+
 /// What a writer and the QUIC stream that it writes on share.
 #[derive(Default)]
 pub(super) struct WriterState(Mutex<Waiting>);
@@ -137,13 +141,14 @@ impl FrameWriter {
         }
     }
 
-    /// Says how many of the bytes that were pushed are not acknowledged: what decides who shares.
-    pub(crate) fn on_unacknowledged(&mut self, bytes: u64) {
+    /// Says how many of the bytes that were pushed are not acknowledged, and how many more are about to be:
+    /// what decides who shares.
+    pub(crate) fn on_unacknowledged(&mut self, pushed: u64, more: u64) {
         let Some(key) = self.key else { return };
-        if !self.bulk && bytes > SHARED_BACKLOG {
+        if !self.bulk && pushed + more > SHARED_BACKLOG {
             self.bulk = true;
             self.pool.on_backlog(key);
-        } else if self.bulk && bytes == 0 {
+        } else if self.bulk && pushed == 0 && more <= SMALL_WRITE {
             self.bulk = false;
             self.pool.on_drained(key);
         }

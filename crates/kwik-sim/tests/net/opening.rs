@@ -1,0 +1,64 @@
+//! Streams that a session opens later start as fast as those of QUIC: a round trip of 100 ms.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use kwik::{ClientConfig, Identity, QuicConfig, SendStream, ServerConfig};
+use kwik_sim::{Shape, Sim};
+
+use crate::scenario::ms;
+
+const RTT: Duration = Duration::from_millis(100);
+/// More than a stream's floor.
+const LEN: usize = 15_000;
+
+async fn write(mut stream: SendStream, len: usize) {
+    stream.write_all(&vec![7; len]).await.unwrap();
+    stream.finish().unwrap();
+    stream.stopped().await.unwrap();
+}
+
+#[test]
+fn streams_that_are_opened_later_need_no_round_trip_for_credit() {
+    let sim = Sim::new(5);
+    let (client, server) = (sim.host("client"), sim.host("server"));
+    server.link(Shape::rate_mbit(1000).delay(RTT / 2));
+    let identity = Arc::new(Identity::from_seed([1; 32]));
+    let config = ServerConfig::new(identity.clone());
+    let listener = server.endpoint(4433, Some(config), &QuicConfig::default()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let dialer = client.endpoint(0, None, &QuicConfig::default()).unwrap();
+    let ends = Arc::<Mutex<BTreeMap<u64, Instant>>>::default();
+    let (read, world, reading) = (ends.clone(), sim.clone(), server.clone());
+    server.spawn(async move {
+        let session = listener.accept().await.unwrap().await.unwrap();
+        while let Ok(mut stream) = session.accept_uni().await {
+            let (read, world) = (read.clone(), world.clone());
+            reading.spawn(async move {
+                stream.read_to_end(usize::MAX).await.unwrap();
+                read.lock().unwrap().insert(stream.id().index(), world.now());
+            });
+        }
+    });
+    let world = sim.clone();
+    sim.block_on(async move {
+        let config = ClientConfig::pinned(identity.fingerprint());
+        let session = dialer.connect_with(config, address, "").unwrap().await.unwrap();
+        // QUIC's congestion window has room for what follows.
+        write(session.open_uni().await.unwrap(), 2_000_000).await;
+        let mut begun = BTreeMap::new();
+        for burst in [1, 1, 1, 10, 1, 10, 10] {
+            for _ in 0..burst {
+                let stream = session.open_uni().await.unwrap();
+                begun.insert(stream.id().index(), world.now());
+                client.spawn(write(stream, LEN));
+            }
+            world.sleep(ms(1000)).await;
+        }
+        let ends = ends.lock().unwrap();
+        let took = begun.iter().map(|(stream, at)| ends[stream] - *at).collect::<Vec<_>>();
+        assert!(took.iter().all(|took| *took < RTT * 3 / 4), "{took:?}");
+        session.close(0, b"");
+    });
+}
