@@ -56,7 +56,7 @@ impl RecvHalf {
     /// ([`StreamTable::on_consumed`]): a step was read, or all there is, or the end or the error was seen.
     /// True once for each.
     ///
-    /// [`StreamTable::on_consumed`]: super::StreamTable::on_consumed
+    /// [`StreamTable::on_consumed`]: crate::stream::StreamTable::on_consumed
     pub fn is_update_due(&mut self) -> bool {
         self.buffer.settle();
         let read = self.consumed().saturating_sub(self.reported);
