@@ -14,6 +14,8 @@ use prost::Message as _;
 use super::common::hostile::{self, Peer, frame};
 use super::{GRANTED, WINDOW};
 
+const HEARTBEAT: i32 = pb::ControlFrameType::Heartbeat as i32;
+
 /// Bytes that are written before QUIC has a turn; a packet counts 64 at least, as a write costs.
 const TURN: usize = 16 * 1024;
 
@@ -185,14 +187,15 @@ impl Attacker {
         self.withhold_a_byte().await;
         self.data.finish().unwrap();
         self.data.stopped().await.unwrap();
-        for sequence in 0..5_000_000 {
-            let ping = pb::Heartbeat { sequence, reply: false };
-            self.peer.say(ControlMessage::Heartbeat(ping)).await;
-            if sequence % 1000 == 0 {
-                tokio::task::yield_now().await;
-                if self.peer.connection.close_reason().is_some() {
+        let mut beats = Vec::new();
+        for id in self.peer.due()..5_000_000 {
+            let beat = pb::Heartbeat { sequence: id, reply: false };
+            beats.extend(self.peer.frame(id, HEARTBEAT, beat.encode_to_vec()));
+            if beats.len() > TURN {
+                if self.peer.send.write_all(&std::mem::take(&mut beats)).await.is_err() {
                     break;
                 }
+                tokio::task::yield_now().await;
             }
         }
         self.peer.expect(Code::LimitExceeded, "answers pile up").await;
