@@ -302,20 +302,6 @@ impl Attacker {
         self.peer.ping().await;
     }
 
-    pub(crate) async fn heartbeats_whose_answers_nobody_reads_are_bounded(&mut self) {
-        for sequence in 0..3_000_000 {
-            if self.peer.connection.close_reason().is_some() {
-                break;
-            }
-            let ping = pb::Heartbeat { sequence, reply: false };
-            self.peer.say(ControlMessage::Heartbeat(ping)).await;
-            if sequence % 1000 == 0 {
-                tokio::task::yield_now().await;
-            }
-        }
-        self.peer.expect(Code::LimitExceeded, "answers that nobody reads").await;
-    }
-
     pub(crate) async fn a_moving_final_size_is_cut_off(&mut self) {
         for size in [10, 11] {
             let reset = pb::StreamReset { stream_id: uni(0), code: 1, final_size: size };

@@ -233,7 +233,6 @@ attacks! {
     a_million_empty_frames_are_cut_off: Reader::Reads;
     a_million_empty_packets_are_cut_off: Reader::Reads;
     opening_and_resetting_leaves_nothing: Reader::Reads;
-    heartbeats_whose_answers_nobody_reads_are_bounded: Reader::Reads;
     a_moving_final_size_is_cut_off: Reader::Holds;
     data_beyond_the_credit_is_cut_off: Reader::Holds;
     streams_beyond_the_limit_are_cut_off: Reader::Holds;
