@@ -448,3 +448,39 @@ async fn a_hostile_peer_harms_nobody_else() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_stream_that_is_reset_while_it_waits_lets_those_that_share_go_on() {
+    use tokio::io::AsyncWriteExt as _;
+    within(async {
+        let servers = servers(0, (false, false));
+        let (mut peer, primary, _) = join(&servers, DataOptions::default()).await;
+        let session = primary.session().clone();
+        let mut config = session.config();
+        config.set_max_unacked(2 * limits::MAX_PACKET_PAYLOAD as u64).unwrap();
+        session.set_config(config.clone()).unwrap();
+        let mut first = session.open_uni().await.unwrap();
+        first.write_all(b"x").await.unwrap();
+        first.flush().await.unwrap();
+        let mut bulk = session.open_uni().await.unwrap();
+        let maximum = pb::MaxStreamData { stream_id: bulk.id().as_u64(), maximum: 1 << 30 };
+        peer.say(ControlMessage::MaxStreamData(maximum)).await;
+        let bulk = tokio::spawn(async move {
+            bulk.write_chunk(object(0..300_000)).await.unwrap();
+            bulk.flush().await.unwrap();
+        });
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let mut waits = session.open_uni().await.unwrap();
+        waits.write_all(b"waits").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        waits.reset(7).unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let mut other = session.open_uni().await.unwrap();
+        other.write_all(b"hello").await.unwrap();
+        config.set_max_unacked(limits::MAX_UNACKED).unwrap();
+        session.set_config(config).unwrap();
+        bulk.await.unwrap();
+        other.flush().await.unwrap();
+    })
+    .await;
+}

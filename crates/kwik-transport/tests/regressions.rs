@@ -368,3 +368,44 @@ async fn who_waited_for_a_path_to_change_slept_through_it() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn bytes_of_a_secondary_stream_with_a_violation_behind_them_wake_their_reader() {
+    within(async {
+        let servers = Servers::new(0);
+        let (session, primary) = servers.connect(&client()).await;
+        let (path, mut peer) = hostile_edge(&primary).await;
+        let mut stream = primary.session().open_uni().await.unwrap();
+        let extent = stream.reserve(1000).unwrap();
+        let _lost = primary.lease(stream.id(), extent, path, Bytes::new()).unwrap();
+        stream.finish().unwrap();
+        let mut recv = session.accept_uni().await.unwrap();
+        let read = tokio::spawn(async move { recv.read_to_end(2000).await });
+        let (lease, _) = peer.hear_activation().await;
+        sleep(SETTLED).await;
+        let open = SecondaryStreamOpen {
+            secondary_stream_id: 1,
+            target_kwik_stream_id: lease.stream_id,
+            lease_id: lease.lease_id,
+            ..Default::default()
+        };
+        let data = SecondaryStreamData {
+            secondary_stream_id: 1,
+            kwik_stream_id: lease.stream_id,
+            data: object(0..1000),
+            ..Default::default()
+        };
+        let mut encoded = BytesMut::new();
+        StreamKind::Secondary.encode(&mut encoded);
+        encode_secondary(&SecondaryEvent::Open(open), &mut encoded);
+        encode_secondary(&SecondaryEvent::Data(data), &mut encoded);
+        for _ in 0..=limits::MAX_EMPTY_FRAMES {
+            encode_secondary(&SecondaryEvent::Unknown(99), &mut encoded);
+        }
+        peer.throw(encoded.freeze()).await;
+        peer.expect(Code::LimitExceeded, "frames that bring nothing").await;
+        let read = timeout(Duration::from_secs(3), read).await.expect("its reader sleeps");
+        assert!(read.unwrap().unwrap() == object(0..1000));
+    })
+    .await;
+}

@@ -336,3 +336,33 @@ fn memory_pressure_that_others_end_is_lifted_without_traffic() {
     assert_eq!(told(&mut world), Some(pb::BackpressureReason::BackpressureNone));
     assert_eq!(world.table.poll_timeout(), None);
 }
+
+/// A reader that takes all at once, over a round trip of 100 ms, beside streams on which nothing comes.
+#[test]
+fn the_window_grows_for_one_that_is_fast_beside_others_that_are_idle() {
+    for idle in [0, 1, 3] {
+        let (config, mut now) = (Config::default(), crate::test_now());
+        let mut table = StreamTable::new(Side::Client, &config);
+        let (bulk, rtt) = (World::id(idle), Duration::from_millis(100));
+        let recv = table.receiving(PathId::PRIMARY, bulk, now).unwrap().unwrap();
+        while table.accept(Dir::Uni).is_some() {}
+        let mut end = 0;
+        for _ in 0..200 {
+            let most = lock(&recv).max_data();
+            while end < most {
+                let len = (most - end).min(60_000);
+                let data = vec![1; usize::try_from(len).unwrap()];
+                lock(&recv).receive(PathId::PRIMARY, end, data.into()).unwrap();
+                end += len;
+            }
+            table.on_received(bulk, now);
+            now += rtt;
+            while lock(&recv).read(usize::MAX).unwrap() != Read::Blocked {}
+            table.on_consumed(bulk, now, rtt);
+            table.take_messages(now);
+        }
+        let (status, allowance) = (table.window().status(), table.window().allowance(bulk));
+        assert_eq!(status.size, config.max_window(), "beside {idle}");
+        assert!(allowance > config.max_window() / 4 * 3, "{allowance} beside {idle}");
+    }
+}

@@ -30,11 +30,18 @@ pub(super) async fn read(
     let mut chunks = first_batch();
     let mut batch = first;
     loop {
+        let mut handled = Ok(());
         for chunk in batch.drain(..) {
-            reader.handle_chunk(chunk)?;
-            reader.sink.end_turn().await?;
+            handled = reader.handle_chunk(chunk);
+            if handled.is_ok() {
+                handled = reader.sink.end_turn().await;
+            }
+            if handled.is_err() {
+                break;
+            }
         }
-        reader.end_batch(connection)?;
+        // What came before a violation counts.
+        handled.and(reader.end_batch(connection))?;
         if !reader.wanted {
             stream.stop(Code::SecondaryStreamIsolation.as_u64()).ok();
             return Ok(());

@@ -75,7 +75,8 @@ impl StreamTable {
             let most = self.config.max_stream_buffer().min(entry.max_buffer);
             entry.buffer = entry.buffer.saturating_mul(2).min(most).max(entry.buffer);
         }
-        if self.window.lendable() < self.config.slide_step() {
+        let (_, spare) = self.shares();
+        if self.window.lendable() < spare + self.config.slide_step() {
             self.window.grow();
         }
     }

@@ -213,6 +213,7 @@ impl DataDecoder {
                 self.events.push_back(event);
             }
             self.input = behind;
+            self.sum = RunningSum::default();
         }
     }
 

@@ -219,3 +219,18 @@ fn options_hold_where_both_ends_want_them() {
     assert_eq!(CHECKSUM.and(COMPRESSION), DataOptions::default());
     assert_eq!(CHECKSUM.and(CHECKSUM), CHECKSUM);
 }
+
+#[test]
+fn what_was_held_of_a_packet_that_is_whole_pins_nothing() {
+    let payload = vec![5; 3 * MIN_SLICE];
+    let frames = [frame(4, 9, &payload, true)];
+    let stream = encode(1, &frames, CHECKSUM);
+    let mut decoder = DataDecoder::new(CHECKSUM);
+    let received = Bytes::from([&[0; 60_000][..], &stream].concat());
+    decoder.handle_input(received.slice(60_000..));
+    while let Some(event) = decoder.poll().unwrap() {
+        drop(event);
+    }
+    assert!(decoder.is_idle());
+    assert!(received.is_unique(), "pinned");
+}

@@ -168,6 +168,11 @@ impl PooledStream {
         });
         if inner.queue.is_empty() && std::mem::take(&mut inner.waits) {
             self.gate.leave(self.slot);
+            // The task waits there no more: it looks again, at what others push or at the end.
+            inner.blocked = false;
+            if let Some(flusher) = &inner.flusher {
+                flusher.wake_by_ref();
+            }
         }
     }
 
