@@ -158,14 +158,14 @@ pub const STREAMS_PER_QUIC_STREAM: u64 = 4;
 /// send window, so that urgent frames find room in it.
 pub const MAX_UNACKED: u64 = 7 * 1024 * 1024;
 
-/// A piece for a path that was not measured yet, and the least piece.
-pub const MIN_PIECE: u64 = 64 * 1024;
+/// The least piece: three packets, a sixth of a second on a link of 0.2 Mbit/s.
+pub const MIN_PIECE: u64 = 4 * 1024;
 /// The largest piece: what a stall can hold back.
 pub const MAX_PIECE: u64 = 1024 * 1024;
-/// Bytes that stolen pieces may bring twice: this many, and a share of what was delivered.
-pub const DOUBLED_BYTES: u64 = 256 * 1024;
-/// One in this many: 0.4 %.
-pub const DOUBLED_SHARE: u64 = 250;
+/// Bytes that moved pieces may bring twice: what two servers send first, and a share of what was delivered.
+pub const DOUBLED_BYTES: u64 = 32 * 1024;
+/// One in this many: 0.8 %.
+pub const DOUBLED_SHARE: u64 = 128;
 /// A path with activated bytes outstanding is suspect after max of this and 1.25 smoothed RTT.
 pub const SUSPECT_AFTER: Duration = Duration::from_millis(50);
 /// ... and dead after this silence.

@@ -1,32 +1,19 @@
 //! Which path is asked for what.
 
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::stream::StreamTable;
 use crate::sync::lock;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
-use crate::{LeaseId, PathId, PieceId, StreamId, limits};
+use crate::{LeaseId, PathId, PieceId, StreamId};
 
-use super::{Activation, Path, Scheduler, SchedulerEvent};
-
-impl Path {
-    /// It answers, and is to stay.
-    pub(super) fn is_healthy(&self) -> bool {
-        !self.draining && !self.suspect && !self.dead && self.schedule.rest_until().is_none()
-    }
-
-    /// It may be asked for more, as far as it is concerned.
-    pub(super) fn has_room(&self) -> bool {
-        let few = self.pieces.len() < limits::MAX_PIECES;
-        few && self.is_healthy() && self.schedule.room() > 0
-    }
-}
+use super::path::Path;
+use super::{Activation, Scheduler, SchedulerEvent};
 
 impl Scheduler {
-    /// Gives every path with room the lowest missing range that it may bring, the path that will have
-    /// it first before the others.
+    /// Gives paths with room what they bring soonest, then moves what others would bring sooner.
     ///
     /// It runs for each batch of bytes: a path that had nothing to do is not looked at again before
     /// something changes ([`Scheduler::stir`]).
@@ -35,26 +22,59 @@ impl Scheduler {
             return;
         }
         if std::mem::take(&mut self.moves_due) {
-            self.reassign_suspects(streams, now);
+            self.release_suspects(streams, now);
         }
-        self.relieve(streams, now);
-        self.activate_all(streams, now);
-        while self.rescue(now) || self.steal(now) {
-            self.activate_all(streams, now);
+        self.deal(streams, now);
+        if self.rebalance(now) {
+            self.deal(streams, now);
         }
     }
 
-    fn activate_all(&mut self, streams: &mut StreamTable, now: Instant) {
+    /// Gives every path with room the lowest missing range that it may bring, the path that will have
+    /// it first before the others; but leaves to others what they will have brought by then.
+    fn deal(&mut self, streams: &mut StreamTable, now: Instant) {
+        let mut free = None;
+        let mut declined = Vec::new();
         loop {
-            let ready = self.paths.iter().filter(|(_, path)| !path.idle && path.has_room());
-            let first = ready.min_by_key(|(_, path)| path.schedule.backlog(0));
+            let ready = self.paths.iter().filter(|(id, path)| {
+                !path.idle && path.has_room() && !declined.contains(*id)
+            });
+            let first = ready.min_by_key(|(_, path)| next_arrival(path, now));
             let Some(id) = first.map(|(id, _)| *id) else { break };
-            if !self.activate_next(id, streams, now)
-                && let Some(path) = self.paths.get_mut(&id)
-            {
+            let left = *free.get_or_insert_with(|| self.free_bytes());
+            if !self.pays(id, left, now) {
+                declined.push(id);
+            } else if self.activate_next(id, streams, now) {
+                free = None;
+            } else if let Some(path) = self.paths.get_mut(&id) {
                 path.idle = true;
             }
         }
+    }
+
+    /// Whether a piece on this path brings the end of all that is free nearer than leaving it to the
+    /// others would: by the time it came, they would not have brought all of it.
+    fn pays(&self, id: PathId, free: u64, now: Instant) -> bool {
+        let Some(path) = self.paths.get(&id) else { return false };
+        let arrival = piece_arrival(path, free, now);
+        let mut brought = 0_u64;
+        let mut is_first = true;
+        for (_, other) in self.paths.iter().filter(|(other, path)| {
+            **other != id && !path.idle && path.is_healthy() && self.is_leased(**other)
+        }) {
+            is_first &= arrival <= piece_arrival(other, free, now);
+            brought = brought.saturating_add(other.schedule.model.capacity(arrival, now));
+        }
+        is_first || brought < free
+    }
+
+    fn is_leased(&self, id: PathId) -> bool {
+        self.fills.values().any(|fill| fill.leases_of(id).next().is_some())
+    }
+
+    /// Bytes under leases that nobody was asked for.
+    fn free_bytes(&self) -> u64 {
+        self.fills.values().map(super::Fill::free).sum()
     }
 
     /// Activates one piece on a path. False when it has nothing to bring.
@@ -88,7 +108,7 @@ impl Scheduler {
             if lease.mapped && fill.is_settling(id, lease) {
                 continue;
             }
-            let len = path.schedule.piece_len().min(lease.budget);
+            let len = path.schedule.model.piece_len().min(lease.budget);
             if let Some(range) = fill.take_next(id, &lease.open(), len, streams, stream) {
                 self.activate(id, lease_id, range, now);
                 return true;
@@ -112,7 +132,7 @@ impl Scheduler {
         let piece = PieceId(path.next_piece);
         path.next_piece += 1;
         path.last_stream = stream;
-        let due = now + path.schedule.backlog(len);
+        let due = now + path.schedule.model.arrival(len, now);
         path.schedule.on_activated(len, now);
         lock(&fill.recv).add_piece(id, piece, lease_id, range.clone());
         let activate = ControlMessage::Activate(pb::Activate {
@@ -122,7 +142,18 @@ impl Scheduler {
             end: range.end,
         });
         path.pieces
-            .insert(piece, Activation { stream, lease: lease_id, range, stolen: false, due });
+            .insert(piece, Activation { stream, lease: lease_id, range, charged: 0, due });
         self.events.push(SchedulerEvent::Send(id, activate));
     }
+}
+
+/// When a path's next piece would have come.
+fn next_arrival(path: &Path, now: Instant) -> Duration {
+    piece_arrival(path, u64::MAX, now)
+}
+
+/// The same, where no more than `free` bytes are left.
+fn piece_arrival(path: &Path, free: u64, now: Instant) -> Duration {
+    let model = &path.schedule.model;
+    model.arrival(model.piece_len().min(free), now)
 }

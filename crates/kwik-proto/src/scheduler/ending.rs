@@ -64,7 +64,7 @@ impl Scheduler {
                 if let Some(fill) = self.fills.get_mut(&activation.stream) {
                     let came = lock(&fill.recv).progress(lease.path, *piece);
                     lease.delivered += came.map_or(0, |at| at - activation.range.start);
-                    fill.cancel(lease.path, *piece, &mut owner.schedule);
+                    fill.cancel(lease.path, *piece, &mut owner.schedule.model);
                 }
             }
             if !lease.path.is_primary() {

@@ -9,7 +9,8 @@ use crate::stream::{SharedRecv, StreamTable};
 use crate::sync::lock;
 use crate::{LeaseId, PathId, PieceId, StreamId, limits};
 
-use super::{ClientLease, PathSchedule};
+use super::ClientLease;
+use super::model::PathModel;
 
 #[derive(Debug)]
 pub(super) struct Fill {
@@ -22,8 +23,8 @@ pub(super) struct Fill {
     pub(super) uncovered_since: Option<Instant>,
     /// Some lease ended before all of it had come.
     pub(super) owed: bool,
-    /// The byte that its reader waits for, and since when.
-    pub(super) awaits: Option<(u64, Instant)>,
+    /// From where its leases began to where they end.
+    span: Range<u64>,
     /// When each path brought something of it last.
     pub(super) brought: BTreeMap<PathId, Instant>,
 }
@@ -36,13 +37,14 @@ impl Fill {
             taken: RangeSet::new(),
             uncovered_since: None,
             owed: false,
-            awaits: None,
+            span: u64::MAX..0,
             brought: BTreeMap::new(),
         }
     }
 
-    pub(super) fn add_lease(&mut self, path: PathId, start: u64, id: LeaseId) {
-        self.leases.entry(path).or_default().insert((start, id));
+    pub(super) fn add_lease(&mut self, path: PathId, range: &Range<u64>, id: LeaseId) {
+        self.span = self.span.start.min(range.start)..self.span.end.max(range.end);
+        self.leases.entry(path).or_default().insert((range.start, id));
     }
 
     pub(super) fn remove_lease(&mut self, path: PathId, start: u64, id: LeaseId) {
@@ -72,6 +74,11 @@ impl Fill {
     ) -> Option<(u64, LeaseId)> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.leases.get(&path)?.range((from, Bound::Unbounded)).next().copied()
+    }
+
+    /// Bytes that leases cover and nobody was asked for.
+    pub(super) fn free(&self) -> u64 {
+        self.taken.missing(self.span.clone()).map(|part| part.end - part.start).sum()
     }
 
     /// Nothing of it is missing, and nobody may bring more.
@@ -109,7 +116,7 @@ impl Fill {
         &mut self,
         path: PathId,
         piece: PieceId,
-        schedule: &mut PathSchedule,
+        model: &mut PathModel,
     ) -> bool {
         let live = {
             let mut recv = lock(&self.recv);
@@ -118,7 +125,7 @@ impl Fill {
             live
         };
         let Some(live) = live else { return false };
-        schedule.on_cancelled(live.end - live.cursor);
+        model.on_cancelled(live.end - live.cursor);
         self.release(live.cursor..live.end);
         true
     }

@@ -84,7 +84,7 @@ impl Scheduler {
         let Some(owner) = self.paths.get_mut(&path) else { return };
         let Some(activation) = owner.pieces.get(&piece) else { return };
         let Some(fill) = self.fills.get_mut(&activation.stream) else { return };
-        if fill.cancel(path, piece, &mut owner.schedule) {
+        if fill.cancel(path, piece, &mut owner.schedule.model) {
             let (lease_id, piece_id) = (activation.lease.0, piece.0);
             let cancel = ControlMessage::Cancel(pb::Cancel { lease_id, piece_id });
             self.events.push(SchedulerEvent::Send(path, cancel));

@@ -9,11 +9,13 @@
 mod assign;
 mod ending;
 mod fill;
+mod liveness;
 mod mapped;
+mod model;
+mod moves;
+mod path;
 mod patience;
-mod rate;
-mod rescue;
-mod steal;
+mod tuning;
 #[cfg(test)]
 mod tests;
 
@@ -28,8 +30,8 @@ use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, LeaseId, PathId, PieceId, StreamId, limits};
 
 use fill::Fill;
-pub use rate::PathSchedule;
-use steal::Theft;
+use path::Path;
+pub use path::PathSchedule;
 
 /// A lease as its client sees it.
 #[derive(Debug)]
@@ -62,26 +64,10 @@ struct Activation {
     lease: LeaseId,
     /// What was asked for, less what its writer left.
     range: Range<u64>,
-    /// It was given to another path, which would have it sooner.
-    stolen: bool,
+    /// Bytes of it that may come twice, as it was given to another path.
+    charged: u64,
     /// When all of it should have come.
     due: Instant,
-}
-
-#[derive(Debug)]
-struct Path {
-    schedule: PathSchedule,
-    pieces: BTreeMap<PieceId, Activation>,
-    next_piece: u64,
-    suspect: bool,
-    /// It was silent for so long that its leases were lost; it takes none until it speaks.
-    dead: bool,
-    /// It takes no new pieces.
-    draining: bool,
-    /// The stream it served last: the next one is next.
-    last_stream: StreamId,
-    /// There was nothing to ask of it when it was last looked at.
-    idle: bool,
 }
 
 /// Something that the session must act on.
@@ -126,19 +112,7 @@ pub struct Scheduler {
 impl Scheduler {
     /// A path became active.
     pub fn add_path(&mut self, id: PathId, now: Instant) {
-        self.paths.insert(
-            id,
-            Box::new(Path {
-                schedule: PathSchedule::new(now),
-                pieces: BTreeMap::new(),
-                next_piece: 0,
-                suspect: false,
-                dead: false,
-                draining: false,
-                last_stream: StreamId::from_u64(0),
-                idle: false,
-            }),
-        );
+        self.paths.insert(id, Box::new(Path::new(now)));
     }
 
     /// A path is gone: its pieces go elsewhere, its leases are lost.
@@ -245,7 +219,7 @@ impl Scheduler {
         let path = PathId(lease.path_id);
         let usable = self.paths.get(&path).is_some_and(|path| !path.draining && !path.dead);
         let budget = lease.max_bytes.min(limits::lease_budget(range.end - range.start));
-        fill.add_lease(path, range.start, id);
+        fill.add_lease(path, &range, id);
         // Relayed at once: relays of one path keep the order in which the primary numbered them.
         if usable && !path.is_primary() {
             self.events.push(SchedulerEvent::Send(path, ControlMessage::Lease(lease)));
@@ -320,19 +294,27 @@ impl Scheduler {
             lease.budget += before.end - sent_until;
         }
         activation.range.end = sent_until;
-        if activation.stolen {
-            self.doubled -= before.end - sent_until;
-        }
+        let left = before.end - sent_until;
+        let refund = activation.charged.min(left);
+        activation.charged -= refund;
+        self.doubled -= refund;
+        let mut returned = false;
         if before.cancelled {
-            owner.schedule.on_dropped(before.end - sent_until);
+            owner.schedule.model.on_dropped(left);
         } else {
-            owner.schedule.on_released(before.end - sent_until);
+            owner.schedule.model.on_released(left);
             fill.release(sent_until..before.end);
+            returned = owner.schedule.live.on_returned(now);
         }
+        let lease = activation.lease;
         if over {
             if let Some(activation) = self.count_piece(path, piece, sent_until) {
                 self.on_piece_ended(&activation, now);
             }
+            self.forget_if_idle(stream, streams);
+        }
+        if returned {
+            self.end_lease(lease, pb::LeaseOutcome::LeaseLost, now);
             self.forget_if_idle(stream, streams);
         }
         Ok(())
@@ -407,6 +389,9 @@ impl Scheduler {
     fn count_piece(&mut self, path: PathId, piece: PieceId, at: u64) -> Option<Activation> {
         let owner = self.paths.get_mut(&path)?;
         let activation = owner.pieces.remove(&piece)?;
+        if at == activation.range.end {
+            owner.schedule.live.on_piece();
+        }
         if owner.draining && owner.pieces.is_empty() {
             self.events.push(SchedulerEvent::Drained(path));
         }
@@ -431,14 +416,14 @@ impl Scheduler {
     /// Notes a sign of life; true when it was missed.
     fn hear(&mut self, path: PathId, now: Instant) -> bool {
         let Some(owner) = self.paths.get_mut(&path) else { return false };
-        owner.schedule.on_alive(now);
+        owner.schedule.live.on_alive(now);
         let recovered = std::mem::take(&mut owner.suspect);
         if std::mem::take(&mut owner.dead) {
             owner.schedule.on_revived(now);
             self.events.push(SchedulerEvent::Revived(path));
         }
         if recovered {
-            owner.schedule.on_recovered(now);
+            owner.schedule.live.on_recovered(now);
             self.events.push(SchedulerEvent::Recovered(path));
             self.moves_due = true;
             self.stir();
@@ -454,7 +439,7 @@ impl Scheduler {
     /// A path's smoothed round-trip time.
     pub fn on_rtt(&mut self, path: PathId, rtt: Duration) {
         if let Some(owner) = self.paths.get_mut(&path) {
-            owner.schedule.on_rtt(rtt);
+            owner.schedule.model.on_rtt(rtt);
         }
     }
 

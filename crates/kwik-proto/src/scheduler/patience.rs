@@ -9,7 +9,8 @@ use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, PathId, PieceId, StreamId, limits};
 
-use super::{Path, Scheduler, SchedulerEvent};
+use super::path::Path;
+use super::{Scheduler, SchedulerEvent};
 
 impl Scheduler {
     /// When [`Scheduler::handle_timeout`] has something to do.
@@ -23,10 +24,10 @@ impl Scheduler {
         let stalled = stalled.filter_map(|(_, path)| path.schedule.stalled_at());
         let uncovered = self.fills.values().filter_map(|fill| fill.uncovered_since);
         let uncovered = uncovered.map(|since| since + self.answer_time());
-        let resting = self.paths.values().filter_map(|path| path.schedule.rest_until());
-        let rescue = self.rescue_at();
+        let resting = self.paths.values().filter_map(|path| path.schedule.live.rest_until());
+        let look = self.look_at();
         let paths = suspects.chain(silent).chain(stalled).chain(resting);
-        paths.chain(uncovered).chain(rescue).min()
+        paths.chain(uncovered).chain(look).min()
     }
 
     /// Suspects silent paths, gives up the dead, fails streams that nobody can fill.
@@ -42,12 +43,12 @@ impl Scheduler {
                 lost.push(*id);
             } else if !path.suspect && path.schedule.suspect_at().is_some_and(|at| at <= now) {
                 path.suspect = true;
-                path.schedule.on_suspect(now);
+                path.schedule.live.on_suspect(now);
                 self.moves_due = true;
                 self.events.push(SchedulerEvent::Suspect(*id));
             }
-            if path.schedule.rest_until().is_some_and(|until| until <= now) {
-                path.schedule.end_rest();
+            if path.schedule.live.rest_until().is_some_and(|until| until <= now) {
+                path.schedule.live.end_rest();
                 self.moves_due = true;
             }
         }
@@ -132,42 +133,26 @@ impl Scheduler {
         self.on_stream_ended(stream, streams, now);
     }
 
-    /// Takes the pieces of suspects back where another path may bring them.
-    pub(super) fn reassign_suspects(&mut self, streams: &mut StreamTable, now: Instant) {
+    /// Takes the pieces of suspects back where another path may bring them. What of them comes all
+    /// the same is taken.
+    pub(super) fn release_suspects(&mut self, streams: &mut StreamTable, now: Instant) {
         let suspects: Vec<_> =
             self.paths.iter().filter(|(_, p)| p.suspect).map(|(id, _)| *id).collect();
         for id in suspects {
-            self.reclaim(id, 0, streams, now);
+            self.release(id, streams, now);
         }
     }
 
-    /// Takes back what a path that has become slow would hold up the reader with. That may come twice, once
-    /// for each time that a path becomes slow.
-    pub(super) fn relieve(&mut self, streams: &mut StreamTable, now: Instant) {
-        let kept = self.paths.iter().map(|(id, path)| (*id, path.schedule.kept()));
-        let slow: Vec<_> = kept.filter_map(|(id, kept)| Some((id, kept?))).collect();
-        for (id, kept) in slow {
-            self.reclaim(id, kept, streams, now);
-        }
-    }
-
-    /// Cancels the pieces of a path that another may bring, all that do not lie within the next `kept` bytes
-    /// that it sends. What was cancelled before is sent all the same, and in its turn.
-    fn reclaim(&mut self, id: PathId, kept: u64, streams: &mut StreamTable, now: Instant) {
+    /// Cancels the pieces of a path that another may bring.
+    fn release(&mut self, id: PathId, streams: &mut StreamTable, now: Instant) {
         let Some(path) = self.paths.get(&id) else { return };
-        let mut ahead = 0;
-        let behind = path.pieces.iter().filter(|(piece, activation)| {
-            ahead += self.fills.get(&activation.stream).map_or(0, |fill| {
-                lock(&fill.recv).piece(id, **piece).map_or(0, |piece| piece.end - piece.cursor)
-            });
-            ahead > kept && self.can_move(id, **piece, activation.stream)
-        });
-        let behind: Vec<_> = behind.map(|(id, a)| (*id, a.stream, a.lease)).collect();
+        let movable = path.pieces.iter().filter(|(piece, a)| self.can_move(id, **piece, a.stream));
+        let movable: Vec<_> = movable.map(|(id, a)| (*id, a.stream, a.lease)).collect();
         let mut freed = BTreeSet::new();
-        for (piece, stream, lease) in behind {
+        for (piece, stream, lease) in movable {
             let Some(path) = self.paths.get_mut(&id) else { continue };
             let Some(fill) = self.fills.get_mut(&stream) else { continue };
-            if fill.cancel(id, piece, &mut path.schedule) {
+            if fill.cancel(id, piece, &mut path.schedule.model) {
                 let cancel = pb::Cancel { lease_id: lease.0, piece_id: piece.0 };
                 let cancel = ControlMessage::Cancel(cancel);
                 self.events.push(SchedulerEvent::Send(id, cancel));
@@ -178,7 +163,7 @@ impl Scheduler {
             self.stir();
         }
         for stream in freed {
-            self.hurry(stream, streams, now);
+            self.expedite(stream, streams, now);
         }
     }
 

@@ -236,12 +236,15 @@ async fn read_control(
         }
         match decoder.poll_frame() {
             Ok(Some(message)) => {
-                // The answer says how the path does.
-                if matches!(message, ControlMessage::Heartbeat(_)) {
+                // The answer says how the path does; from the first one on what is asked of it
+                // follows from its round trip.
+                let answer = matches!(message, ControlMessage::Heartbeat(_))
+                    || matches!(message, ControlMessage::AuthenticationResponse(_));
+                shared.drive(|machine, now| machine.handle_control(path, message, now));
+                if answer {
                     let figures = connection.figures();
                     shared.drive(|machine, now| machine.on_figures(path, figures, now));
                 }
-                shared.drive(|machine, now| machine.handle_control(path, message, now));
                 continue;
             }
             Ok(None) => {}

@@ -1,0 +1,376 @@
+//! What is known of how fast a path delivers. It answers one question: *when will the next n bytes
+//! have come?*
+//!
+//! A path begins in slow start (RFC 9002 section 7.3.1): its server sends a window of bytes in a
+//! round trip, and twice as many in the next, but never faster than its link, which the first train
+//! of packets measures. Once its rate stays flat it is steady, and n bytes take n / rate. Bytes that
+//! it was asked for before come first.
+
+use std::time::{Duration, Instant};
+
+use crate::limits;
+
+use super::tuning::{
+    FIRST_WINDOW, FLAT_ROUNDS, PACKET, PIECE_TIME, ROUND, ROUND_BYTES, SLACK, SPACINGS, TRAIN,
+    TRAIN_GAP, UNKNOWN_SPACING,
+};
+
+/// Rounds of slow start that are worth adding up: more bring more than a window of ours takes.
+const MAX_ROUNDS: u32 = 20;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct PathModel {
+    rtt: Duration,
+    /// The least round trip seen: what waits in queues is part of what is outstanding already.
+    base: Duration,
+    /// Delivery rate in bytes a second, once measured.
+    rate: Option<u64>,
+    /// The rate of the fastest train of packets.
+    link: Option<u64>,
+    /// Bytes since a train began, without its first packets; when it began, and its last packet.
+    train: (u64, Instant, Instant),
+    /// Bytes asked for and not come.
+    outstanding: u64,
+    /// Bytes that others were asked for and that this path may still send.
+    stale: u64,
+    /// Payload that came.
+    received: u64,
+    /// What the path's connection has received in all, where the driver says.
+    arrived: Option<u64>,
+    /// Bytes since the current round began, and when that was.
+    round: (u64, Instant),
+    /// Nothing has come since it was asked after a pause: a round begins with the first bytes, lest
+    /// it measure the round trip.
+    waiting: bool,
+    /// Bytes that came since the path last had nothing to do, and when it got something.
+    busy: (u64, Instant),
+    /// The path ran dry during this round, so the round measures us and not the path.
+    dry: bool,
+    flat_rounds: u8,
+    /// When the next byte is expected.
+    due: Instant,
+}
+
+impl PathModel {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            rtt: Duration::ZERO,
+            base: Duration::MAX,
+            rate: None,
+            link: None,
+            train: (0, now, now),
+            outstanding: 0,
+            stale: 0,
+            received: 0,
+            arrived: None,
+            round: (0, now),
+            waiting: true,
+            busy: (0, now),
+            dry: true,
+            flat_rounds: 0,
+            due: now,
+        }
+    }
+
+    pub(super) fn on_rtt(&mut self, rtt: Duration) {
+        self.rtt = rtt;
+        self.base = self.base.min(rtt);
+    }
+
+    /// It is asked for more.
+    pub(super) fn on_activated(&mut self, bytes: u64, now: Instant) {
+        if self.is_dry() {
+            self.due = now + self.base_rtt();
+        }
+        if self.outstanding == 0 {
+            self.waiting = true;
+            self.busy = (0, now);
+        }
+        self.outstanding += bytes;
+    }
+
+    /// Bytes asked for will not come.
+    pub(super) fn on_released(&mut self, bytes: u64) {
+        self.outstanding = self.outstanding.saturating_sub(bytes);
+        self.dry |= self.is_dry();
+    }
+
+    /// Others are asked for these bytes instead. They hold up what it is asked for next until they
+    /// have come, or its server said that they will not.
+    pub(super) fn on_cancelled(&mut self, bytes: u64) {
+        self.stale += bytes;
+        self.on_released(bytes);
+    }
+
+    /// Cancelled bytes came, or will not.
+    pub(super) fn on_dropped(&mut self, bytes: u64) {
+        self.stale = self.stale.saturating_sub(bytes);
+        self.dry |= self.is_dry();
+    }
+
+    /// It was dead and speaks again: what was measured before holds no more.
+    pub(super) fn on_revived(&mut self, now: Instant) {
+        (self.rate, self.link, self.flat_rounds, self.stale) = (None, None, 0, 0);
+        (self.round, self.waiting, self.busy) = ((0, now), true, (0, now));
+        (self.train, self.due) = ((0, now, now), now);
+    }
+
+    /// Bytes came, `asked` of them outstanding until now.
+    pub(super) fn on_received(&mut self, bytes: u64, asked: u64, now: Instant) {
+        self.received += bytes;
+        self.outstanding = self.outstanding.saturating_sub(asked);
+        self.on_dropped(bytes.saturating_sub(asked));
+        self.dry |= self.is_dry();
+        self.busy.0 += asked;
+        self.due = now;
+        self.measure_train(bytes, now);
+        if self.is_dry() {
+            self.end_busy(now);
+        }
+        if std::mem::take(&mut self.waiting) {
+            self.round = (0, now);
+        } else if self.arrived.is_none() {
+            self.measure(bytes, now);
+        }
+    }
+
+    /// What the path's connection has received in all. Streams hold back what came behind a lost
+    /// packet and then give it up at once; what arrives measures the path without such bursts.
+    pub(super) fn on_arrived(&mut self, total: u64, now: Instant) {
+        if let Some(before) = self.arrived.replace(total)
+            && !self.waiting
+        {
+            self.measure(total.saturating_sub(before), now);
+        }
+    }
+
+    fn measure_train(&mut self, bytes: u64, now: Instant) {
+        let (sum, began, last) = &mut self.train;
+        // A train goes on as long as its packets follow as closely as those before did.
+        let spacing = if *sum > 0 { (*last - *began) * 2 } else { UNKNOWN_SPACING };
+        if self.waiting || now.saturating_duration_since(*last) > spacing.max(TRAIN_GAP) {
+            self.train = (0, now, now);
+            return;
+        }
+        (*sum, *last) = (*sum + bytes, now);
+        if *sum >= TRAIN || self.link.is_none() && now > *began {
+            let sample = rate_of(*sum, now.saturating_duration_since(*began));
+            self.link = Some(self.link.map_or(sample, |link| link.max(sample)));
+            self.train = (0, now, now);
+        }
+    }
+
+    fn measure(&mut self, bytes: u64, now: Instant) {
+        self.round.0 += bytes;
+        let lasted = now.saturating_duration_since(self.round.1);
+        if lasted >= self.base_rtt().max(ROUND) && self.round.0 >= ROUND_BYTES {
+            self.end_round(lasted);
+            self.round = (0, now);
+            self.dry = self.is_dry();
+        }
+    }
+
+    fn end_round(&mut self, lasted: Duration) {
+        let sample = rate_of(self.round.0, lasted);
+        let Some(rate) = self.rate else {
+            // What it brought while it had nothing to do is no measure of what it can.
+            self.rate = Some(sample);
+            return;
+        };
+        let grew = sample > rate + rate / 4;
+        if grew && self.is_starting() {
+            // Slow start doubles in a round trip: an average would hold it back.
+            self.rate = Some(sample);
+            self.flat_rounds = 0;
+        } else if sample >= rate {
+            self.rate = Some(rate / 2 + sample / 2);
+            self.flat_rounds = if grew { 0 } else { self.flat_rounds.saturating_add(1) };
+        } else if !self.dry {
+            self.rate = Some(rate - rate / 4 + sample / 4);
+            self.flat_rounds = self.flat_rounds.saturating_add(1);
+        }
+    }
+
+    /// The path brought all it was asked for: it is at least as fast as that took, round trip and
+    /// all. Else one that was measured too low, and so gets little at a time, would stay there.
+    fn end_busy(&mut self, now: Instant) {
+        // A burst out of a buffer may come in no time: it shall not read as a rate.
+        let least = self.base_rtt().max(TRAIN_GAP);
+        let sample = rate_of(self.busy.0, now.saturating_duration_since(self.busy.1).max(least));
+        if self.rate.is_some_and(|rate| sample > rate) {
+            self.rate = Some(sample);
+        }
+    }
+
+    /// It has nothing to send.
+    fn is_dry(&self) -> bool {
+        self.outstanding + self.stale == 0
+    }
+
+    /// Its server's congestion window may still be opening.
+    pub(super) fn is_starting(&self) -> bool {
+        self.flat_rounds < FLAT_ROUNDS
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting
+    }
+
+    /// The round trip without what waits in queues.
+    pub(super) fn base_rtt(&self) -> Duration {
+        if self.base == Duration::MAX { self.rtt } else { self.base }
+    }
+
+    /// What its server may send in a round trip of slow start.
+    fn window(&self) -> u64 {
+        FIRST_WINDOW + self.received
+    }
+
+    /// What lies between two packets.
+    pub(super) fn spacing(&self) -> Duration {
+        let rate = self.rate.or(self.link);
+        rate.map_or(UNKNOWN_SPACING, |rate| time_for(PACKET, rate).min(UNKNOWN_SPACING))
+    }
+
+    /// How long nothing may come before the path is silent, as far as its spacing tells.
+    pub(super) fn patience(&self) -> Duration {
+        let rtt = if self.waiting { self.rtt } else { self.base_rtt() };
+        rtt * 3 / 2 + self.spacing() * SPACINGS
+    }
+
+    /// How long it sends for `bytes`, from the first of them on.
+    fn transfer(&self, bytes: u64) -> Duration {
+        if let Some(rate) = self.rate.filter(|_| !self.is_starting()) {
+            return time_for(bytes, rate);
+        }
+        let link = self.link.unwrap_or(u64::MAX).max(self.rate.unwrap_or(0));
+        let (mut window, mut left, mut time) = (self.window(), bytes, Duration::ZERO);
+        for _ in 0..MAX_ROUNDS {
+            if left <= window {
+                break;
+            }
+            time += self.base_rtt().max(time_for(window, link));
+            left -= window;
+            window *= 2;
+        }
+        time + time_for(left, link)
+    }
+
+    /// Until the next byte comes.
+    fn wait(&self, now: Instant) -> Duration {
+        self.due.saturating_duration_since(now)
+    }
+
+    /// How long from now until the first `bytes` of what it was asked for have come.
+    pub(super) fn delivery(&self, bytes: u64, now: Instant) -> Duration {
+        self.wait(now) + self.transfer(self.stale + bytes)
+    }
+
+    /// How long from now until all it was asked for and `more` bytes have come.
+    pub(super) fn arrival(&self, more: u64, now: Instant) -> Duration {
+        let queued = self.wait(now) + self.transfer(self.outstanding + self.stale + more);
+        // The request travels to the server and its first bytes back.
+        queued.max(self.base_rtt() + self.transfer(more))
+    }
+
+    /// How many bytes more it could bring within `time` from now.
+    pub(super) fn capacity(&self, time: Duration, now: Instant) -> u64 {
+        let queue = self.outstanding + self.stale;
+        let begins = (self.wait(now) + self.transfer(queue)).max(self.base_rtt());
+        let Some(mut left) = time.checked_sub(begins) else { return 0 };
+        if let Some(rate) = self.rate.filter(|_| !self.is_starting()) {
+            return bytes_in(rate, left);
+        }
+        let link = self.link.unwrap_or(u64::MAX).max(self.rate.unwrap_or(0));
+        let (mut window, mut bytes) = (self.window(), 0_u64);
+        for _ in 0..MAX_ROUNDS {
+            bytes = bytes.saturating_add(window.min(bytes_in(link, left)));
+            let round = self.base_rtt().max(time_for(window, link));
+            match left.checked_sub(round) {
+                Some(rest) if !round.is_zero() => left = rest,
+                _ => break,
+            }
+            window *= 2;
+        }
+        bytes
+    }
+
+    /// How far its times may be off.
+    pub(super) fn uncertainty(&self) -> Duration {
+        let part = if self.is_starting() { 2 } else { 4 };
+        self.base_rtt() / part + self.spacing() * 2 + TRAIN_GAP
+    }
+
+    /// How many bytes may be outstanding: enough that its congestion window can open, not so much
+    /// that a stalled path holds back what the reader needs next.
+    fn target(&self) -> u64 {
+        let base = self.base_rtt();
+        let (times, least, most) = SLACK;
+        let slack = (base * times).clamp(least, most);
+        let target = match self.rate {
+            None => 2 * self.window(),
+            // A window under way and the next, so that the server never lacks bytes to send, as far
+            // as the rate can have grown since it was measured.
+            Some(rate) if self.is_starting() => {
+                (2 * self.window()).min(bytes_in(rate, (base + ROUND) * 2 + slack))
+            }
+            Some(rate) => bytes_in(rate, base * 5 / 4 + slack),
+        };
+        target.max(2 * limits::MIN_PIECE)
+    }
+
+    /// How many more bytes to ask for; 0 while it has enough.
+    pub(super) fn room(&self) -> u64 {
+        self.target().saturating_sub(self.outstanding + self.stale)
+    }
+
+    /// Size of its next piece.
+    pub(super) fn piece_len(&self) -> u64 {
+        let measured = self.rate.map_or(0, |rate| bytes_in(rate, PIECE_TIME));
+        let len = if self.is_starting() { measured.max(self.window() / 2) } else { measured };
+        let len = len.clamp(limits::MIN_PIECE, limits::MAX_PIECE);
+        len / limits::MIN_PIECE * limits::MIN_PIECE
+    }
+
+    /// What its server has surely not given to QUIC yet of what lies behind the first `ahead` bytes
+    /// of the queue is called back by a cancellation; of `bytes` there, how many may come all the same.
+    pub(super) fn committed(&self, ahead: u64, bytes: u64) -> u64 {
+        let window = self.rate.map_or(FIRST_WINDOW, |rate| bytes_in(rate, self.base_rtt()));
+        (2 * window + super::tuning::COMMITTED).saturating_sub(self.stale + ahead).min(bytes)
+    }
+
+    /// Smoothed round-trip time.
+    pub(super) fn rtt(&self) -> Duration {
+        self.rtt
+    }
+
+    /// Measured rate in bytes a second.
+    pub(super) fn rate(&self) -> Option<u64> {
+        self.rate
+    }
+
+    pub(super) fn outstanding(&self) -> u64 {
+        self.outstanding
+    }
+
+    pub(super) fn received(&self) -> u64 {
+        self.received
+    }
+}
+
+/// Bytes a second.
+fn rate_of(bytes: u64, time: Duration) -> u64 {
+    let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
+    bytes.saturating_mul(1_000_000) / micros
+}
+
+fn bytes_in(rate: u64, time: Duration) -> u64 {
+    let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    u64::try_from(u128::from(rate) * u128::from(micros) / 1_000_000).unwrap_or(u64::MAX)
+}
+
+fn time_for(bytes: u64, rate: u64) -> Duration {
+    let micros = u128::from(bytes) * 1_000_000 / u128::from(rate.max(1));
+    Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX / 4).min(u64::MAX / 4))
+}

@@ -1,0 +1,207 @@
+//! Which pieces change their path: what its owner will have later than another path would, and later
+//! than what lies before it, so that the reader or the end of all waits for it. By how much later
+//! grows with what the models do not know, and one budget bounds what may come twice by it.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::Instant;
+
+use crate::sync::lock;
+use crate::wire::control::ControlMessage;
+use crate::wire::pb::control as pb;
+use crate::{LeaseId, PathId, PieceId, StreamId, limits};
+
+use super::tuning::{LOOK_AT_LEAST, LOOK_AT_MOST, REPAIR};
+use super::{Scheduler, SchedulerEvent};
+
+/// What a path still owes of a live piece.
+struct Owed {
+    owner: PathId,
+    piece: PieceId,
+    range: Range<u64>,
+    /// Bytes that its owner sends first.
+    ahead: u64,
+    /// When all of it will have come.
+    arrival: Instant,
+    /// It is later than was promised when it was asked for.
+    late: bool,
+}
+
+/// Who takes a piece over, and when it will have it.
+struct Taker {
+    path: PathId,
+    lease: LeaseId,
+    arrival: Instant,
+    idle: bool,
+}
+
+impl Scheduler {
+    /// When pieces are to be looked at next.
+    pub(super) fn look_at(&self) -> Option<Instant> {
+        self.look_at.filter(|_| self.pieces() > 0)
+    }
+
+    /// Moves the pieces that others would have so much sooner. True when something moved.
+    pub(super) fn rebalance(&mut self, now: Instant) -> bool {
+        if self.look_at.is_some_and(|at| now < at) {
+            return false;
+        }
+        let mut moved = false;
+        for (stream, mut owed) in self.owed(now) {
+            owed.sort_by_key(|owed| owed.range.start);
+            // What lies before has come by then: only what comes after it holds anybody up.
+            let mut reached = now;
+            for owed in owed {
+                let arrival = if owed.arrival > reached && self.try_move(stream, &owed, now) {
+                    moved = true;
+                    reached
+                } else {
+                    owed.arrival
+                };
+                reached = reached.max(arrival);
+            }
+        }
+        self.look_at = Some(now + if moved { LOOK_AT_MOST } else { LOOK_AT_LEAST });
+        moved
+    }
+
+    /// An event that changes what paths will have when: look again, if not at once then soon.
+    pub(super) fn look_soon(&mut self, now: Instant) {
+        let soon = now + LOOK_AT_MOST;
+        self.look_at = Some(self.look_at.map_or(soon, |at| at.min(soon)));
+    }
+
+    /// What all paths owe, by stream.
+    fn owed(&self, now: Instant) -> BTreeMap<StreamId, Vec<Owed>> {
+        let mut all: BTreeMap<StreamId, Vec<Owed>> = BTreeMap::new();
+        for (owner, path) in &self.paths {
+            let (model, mut ahead) = (&path.schedule.model, 0);
+            let tolerance = path.schedule.tolerance();
+            let margin = model.uncertainty();
+            for (piece, activation) in &path.pieces {
+                let Some(fill) = self.fills.get(&activation.stream) else { continue };
+                let recv = lock(&fill.recv);
+                let Some(live) = recv.piece(*owner, *piece).filter(|piece| !piece.cancelled) else {
+                    continue;
+                };
+                let range = live.cursor..live.end;
+                let before = ahead;
+                ahead += range.end - range.start;
+                // A server may be stuck with one stream, or a lost packet of it is being repeated.
+                let brought = fill.brought.get(owner).copied().unwrap_or(activation.due);
+                let stuck = now >= activation.due.max(brought) + tolerance + REPAIR;
+                let takes = model.delivery(ahead, now);
+                let takes = if stuck || path.suspect { limits::DEAD_AFTER } else { takes };
+                let arrival = now + takes;
+                let late = arrival > activation.due + margin;
+                let owed = Owed { owner: *owner, piece: *piece, range, ahead: before, arrival, late };
+                all.entry(activation.stream).or_default().push(owed);
+            }
+        }
+        all
+    }
+
+    fn try_move(&mut self, stream: StreamId, owed: &Owed, now: Instant) -> bool {
+        let Some(taker) = self.taker(stream, owed, now) else { return false };
+        let Some(owner) = self.paths.get(&owed.owner) else { return false };
+        let Some(path) = self.paths.get(&taker.path) else { return false };
+        let margin = owner.schedule.model.uncertainty() + path.schedule.model.uncertainty();
+        // A rate may be off by an eighth.
+        let margin = margin + owed.arrival.saturating_duration_since(now) / 8;
+        if !(owed.late || taker.idle) || owed.arrival <= taker.arrival + margin {
+            return false;
+        }
+        let len = owed.range.end - owed.range.start;
+        let twice = owner.schedule.model.committed(owed.ahead, len);
+        if self.doubled + twice > self.double_budget() {
+            return false;
+        }
+        self.take_over(owed, &taker, twice, now)
+    }
+
+    /// The path that would have a piece first, however much it was asked for.
+    fn taker(&self, stream: StreamId, owed: &Owed, now: Instant) -> Option<Taker> {
+        let len = owed.range.end - owed.range.start;
+        let able = self.paths.iter().filter(|(id, path)| {
+            **id != owed.owner && path.is_healthy() && path.pieces.len() < limits::MAX_PIECES
+        });
+        let takers = able.filter_map(|(id, path)| {
+            let arrival = now + path.schedule.model.arrival(len, now);
+            let lease = self.lease_for(*id, stream, &owed.range)?;
+            let idle = path.schedule.model.room() > 0;
+            Some(Taker { path: *id, lease, arrival, idle })
+        });
+        takers.min_by_key(|taker| (taker.arrival, taker.path))
+    }
+
+    /// Bytes that moved pieces may bring twice.
+    pub(super) fn double_budget(&self) -> u64 {
+        limits::DOUBLED_BYTES + self.delivered / limits::DOUBLED_SHARE
+    }
+
+    /// Takes a piece back and asks another path for it. Its writer may have sent some of it when it
+    /// hears of that: `twice` bytes are charged, and given back as far as it stopped before.
+    fn take_over(&mut self, owed: &Owed, taker: &Taker, twice: u64, now: Instant) -> bool {
+        let Some(path) = self.paths.get_mut(&owed.owner) else { return false };
+        let Some(activation) = path.pieces.get_mut(&owed.piece) else { return false };
+        let Some(fill) = self.fills.get_mut(&activation.stream) else { return false };
+        if !fill.cancel(owed.owner, owed.piece, &mut path.schedule.model) {
+            return false;
+        }
+        activation.charged = twice;
+        self.doubled += twice;
+        let (lease_id, piece_id) = (activation.lease.0, owed.piece.0);
+        let cancel = ControlMessage::Cancel(pb::Cancel { lease_id, piece_id });
+        self.events.push(SchedulerEvent::Send(owed.owner, cancel));
+        // Parts of it may have come under an older piece; what lies behind them is free again.
+        if let Some(range) = fill.take(owed.range.clone()) {
+            self.activate(taker.path, taker.lease, range, now);
+        }
+        self.stir();
+        true
+    }
+
+    /// Asks for what the reader of a stream waits for, if nobody was asked for it, on the path that
+    /// has it first, be it busy or not.
+    pub(super) fn expedite(
+        &mut self,
+        stream: StreamId,
+        streams: &mut crate::stream::StreamTable,
+        now: Instant,
+    ) {
+        let Some(fill) = self.fills.get(&stream) else { return };
+        let Some(at) = fill.awaited_free() else { return };
+        let able = self.paths.iter().filter(|(_, path)| {
+            path.is_healthy() && path.pieces.len() < limits::MAX_PIECES
+        });
+        let takers = able.filter_map(|(id, path)| {
+            self.lease_for(*id, stream, &(at..at + 1))?;
+            Some((path.schedule.model.arrival(path.schedule.model.piece_len(), now), *id))
+        });
+        if let Some((_, path)) = takers.min() {
+            self.activate_in(stream, path, streams, now);
+        }
+    }
+
+    /// A path's lease under which it may be asked for a range.
+    pub(super) fn lease_for(
+        &self,
+        id: PathId,
+        stream: StreamId,
+        range: &Range<u64>,
+    ) -> Option<LeaseId> {
+        let fill = self.fills.get(&stream)?;
+        if lock(&fill.recv).leftover(id, range).is_some() {
+            return None;
+        }
+        fill.leases_of(id).find(|id| {
+            self.leases.get(id).is_some_and(|lease| {
+                let open = lease.open();
+                let covers = open.start <= range.start && range.end <= open.end;
+                covers && !lease.closing && lease.budget >= range.end - range.start
+            })
+        })
+    }
+}
+
+const _: () = assert!(LOOK_AT_MOST.as_nanos() < LOOK_AT_LEAST.as_nanos());

@@ -1,0 +1,153 @@
+//! A path as the scheduler sees it: its model, whether it lives, and what it was asked for.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::{PieceId, StreamId, limits};
+
+use super::Activation;
+use super::liveness::Liveness;
+use super::model::PathModel;
+
+/// One path's model and liveness, in step.
+#[derive(Debug)]
+pub struct PathSchedule {
+    pub(super) model: PathModel,
+    pub(super) live: Liveness,
+}
+
+impl PathSchedule {
+    /// A path of which nothing is known.
+    pub(super) fn new(now: Instant) -> Self {
+        Self { model: PathModel::new(now), live: Liveness::new(now) }
+    }
+
+    pub(super) fn on_activated(&mut self, bytes: u64, now: Instant) {
+        if self.model.outstanding() == 0 {
+            self.live.on_asked(now);
+        }
+        self.model.on_activated(bytes, now);
+    }
+
+    /// Bytes came, `asked` of them outstanding until now.
+    pub(super) fn on_received(&mut self, bytes: u64, asked: u64, now: Instant) {
+        self.live.on_received(now);
+        self.model.on_received(bytes, asked, now);
+    }
+
+    /// What the path's connection has received in all, in bytes.
+    pub(super) fn on_arrived(&mut self, total: u64, now: Instant) {
+        self.live.on_arrived(total, now);
+        self.model.on_arrived(total, now);
+    }
+
+    /// It was dead and spoke.
+    pub(super) fn on_revived(&mut self, now: Instant) {
+        self.live.on_revived();
+        self.model.on_revived(now);
+    }
+
+    /// When it becomes suspect unless it speaks; none while nothing is asked of it.
+    pub(super) fn suspect_at(&self) -> Option<Instant> {
+        let asked = self.model.outstanding() > 0;
+        asked.then(|| self.live.suspect_at(self.model.patience()))
+    }
+
+    /// When it loses its leases unless it brings something; none while nothing is asked.
+    pub(super) fn stalled_at(&self) -> Option<Instant> {
+        (self.model.outstanding() > 0).then(|| self.live.stalled_at(self.model.rtt()))
+    }
+
+    /// When it counts as dead unless it speaks.
+    pub(super) fn dead_at(&self) -> Instant {
+        self.live.dead_at(self.model.rtt())
+    }
+
+    /// Its connection receives something.
+    pub(super) fn is_reachable(&self, now: Instant) -> bool {
+        self.live.is_reachable(self.model.rtt(), now)
+    }
+
+    /// How long nothing may come of it.
+    pub(super) fn tolerance(&self) -> Duration {
+        self.live.tolerance(self.model.patience())
+    }
+
+    /// Smoothed round-trip time.
+    #[must_use]
+    pub fn rtt(&self) -> Duration {
+        self.model.rtt()
+    }
+
+    /// Measured delivery rate in bytes a second.
+    #[must_use]
+    pub fn rate(&self) -> Option<u64> {
+        self.model.rate()
+    }
+
+    /// Bytes asked for and not come.
+    #[must_use]
+    pub fn outstanding(&self) -> u64 {
+        self.model.outstanding()
+    }
+
+    /// Payload bytes that came, copies included.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.model.received()
+    }
+
+    /// When anything was last heard of it.
+    #[must_use]
+    pub fn last_heard(&self) -> Instant {
+        self.live.last_heard()
+    }
+
+    /// When it last brought something, or was asked after a pause.
+    #[must_use]
+    pub fn last_brought(&self) -> Instant {
+        self.live.last_brought()
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Path {
+    pub(super) schedule: PathSchedule,
+    pub(super) pieces: BTreeMap<PieceId, Activation>,
+    pub(super) next_piece: u64,
+    pub(super) suspect: bool,
+    /// It was silent for so long that its leases were lost; it takes none until it speaks.
+    pub(super) dead: bool,
+    /// It takes no new pieces.
+    pub(super) draining: bool,
+    /// The stream it served last: the next one is next.
+    pub(super) last_stream: StreamId,
+    /// There was nothing to ask of it when it was last looked at.
+    pub(super) idle: bool,
+}
+
+impl Path {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            schedule: PathSchedule::new(now),
+            pieces: BTreeMap::new(),
+            next_piece: 0,
+            suspect: false,
+            dead: false,
+            draining: false,
+            last_stream: StreamId::from_u64(0),
+            idle: false,
+        }
+    }
+
+    /// It answers, and is to stay.
+    pub(super) fn is_healthy(&self) -> bool {
+        !self.draining && !self.suspect && !self.dead && self.schedule.live.rest_until().is_none()
+    }
+
+    /// It may be asked for more, as far as it is concerned.
+    pub(super) fn has_room(&self) -> bool {
+        let few = self.pieces.len() < limits::MAX_PIECES;
+        few && self.is_healthy() && self.schedule.model.room() > 0
+    }
+}
