@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::limits;
 
 use super::tuning::{
-    FIRST_WINDOW, FLAT_ROUNDS, PACKET, PIECE_TIME, ROUND, ROUND_BYTES, SLACK, SPACINGS, TRAIN,
+    COMMITTED, FIRST_WINDOW, FLAT_ROUNDS, PACKET, PIECE_TIME, ROUND, ROUND_BYTES, SLACK, SPACINGS, TRAIN,
     TRAIN_GAP, UNKNOWN_SPACING,
 };
 
@@ -333,11 +333,14 @@ impl PathModel {
         len / limits::MIN_PIECE * limits::MIN_PIECE
     }
 
-    /// What its server has surely not given to QUIC yet of what lies behind the first `ahead` bytes
-    /// of the queue is called back by a cancellation; of `bytes` there, how many may come all the same.
+    /// Of `bytes` that lie behind the first `ahead` of the queue, how many its server has given to
+    /// QUIC by now: no cancellation calls them back.
     pub(super) fn committed(&self, ahead: u64, bytes: u64) -> u64 {
-        let window = self.rate.map_or(FIRST_WINDOW, |rate| bytes_in(rate, self.base_rtt()));
-        (2 * window + super::tuning::COMMITTED).saturating_sub(self.stale + ahead).min(bytes)
+        let window = match self.rate {
+            Some(rate) if !self.is_starting() => 2 * bytes_in(rate, self.base_rtt()),
+            _ => self.window(),
+        };
+        (2 * window + COMMITTED).saturating_sub(self.stale + ahead).min(bytes)
     }
 
     /// Smoothed round-trip time.

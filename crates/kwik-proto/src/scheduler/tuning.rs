@@ -26,7 +26,7 @@ pub(super) const TRAIN: u64 = 5 * PACKET;
 /// Packets further apart than this belong to two trains.
 pub(super) const TRAIN_GAP: Duration = Duration::from_millis(5);
 /// Bytes received by a connection that are progress, and not just acknowledgements and heartbeats.
-pub(super) const PROGRESS: u64 = 3 * PACKET;
+pub(super) const PROGRESS: u64 = PACKET;
 /// A path is silent when nothing has come for so many times what lies between two packets.
 pub(super) const SPACINGS: u32 = 3;
 /// What lies between two packets of a path whose rate is unknown may be as long as this: a packet
