@@ -131,7 +131,7 @@ impl Liveness {
     /// How long it may be silent, where its model allows `patience`.
     pub(super) fn tolerance(&self, patience: Duration) -> Duration {
         let wobble = self.wobble(self.last_progress) * 3 / 2;
-        (limits::SUSPECT_AFTER + patience).max(wobble)
+        limits::SUSPECT_AFTER.max(patience).max(wobble)
     }
 
     /// When it becomes suspect unless it speaks.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::limits;
 
 use super::tuning::{
-    COMMITTED, FIRST_WINDOW, FLAT_ROUNDS, PACKET, PIECE_TIME, ROUND, ROUND_BYTES, SLACK, SPACINGS, TRAIN,
+    ACK_DELAY, COMMITTED, FIRST_WINDOW, FLAT_ROUNDS, PACKET, PIECE_TIME, ROUND, ROUND_BYTES, SLACK, SPACINGS, TRAIN,
     TRAIN_GAP, UNKNOWN_SPACING,
 };
 
@@ -236,7 +236,7 @@ impl PathModel {
     /// How long nothing may come before the path is silent, as far as its spacing tells.
     pub(super) fn patience(&self) -> Duration {
         let rtt = if self.waiting { self.rtt } else { self.base_rtt() };
-        rtt * 3 / 2 + self.spacing() * SPACINGS
+        rtt * 5 / 4 + ACK_DELAY + self.spacing() * SPACINGS
     }
 
     /// How long it sends for `bytes`, from the first of them on.

@@ -17,7 +17,7 @@ pub(super) const FLAT_ROUNDS: u8 = 3;
 /// How long outstanding bytes last beyond their round trips, in round trips, at least and at most:
 /// what servers, links and the reader hesitate. On short paths more would only fill memory.
 pub(super) const SLACK: (u32, Duration, Duration) =
-    (4, Duration::from_millis(4), Duration::from_millis(50));
+    (4, Duration::from_millis(4), Duration::from_millis(30));
 /// A packet on the wire: what a slow link brings at once.
 pub(super) const PACKET: u64 = 1452;
 /// A train of packets longer than this tells the link's rate: five packets, so that one that was
@@ -27,6 +27,9 @@ pub(super) const TRAIN: u64 = 5 * PACKET;
 pub(super) const TRAIN_GAP: Duration = Duration::from_millis(5);
 /// Bytes received by a connection that are progress, and not just acknowledgements and heartbeats.
 pub(super) const PROGRESS: u64 = PACKET;
+/// What a peer may hold an acknowledgement back for (RFC 9000 section 18.2), and so a probe that
+/// follows a lost packet.
+pub(super) const ACK_DELAY: Duration = Duration::from_millis(25);
 /// A path is silent when nothing has come for so many times what lies between two packets.
 pub(super) const SPACINGS: u32 = 3;
 /// What lies between two packets of a path whose rate is unknown may be as long as this: a packet
