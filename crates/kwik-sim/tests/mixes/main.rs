@@ -11,6 +11,7 @@
 //! `KWIK_MIXES=60 cargo test --release -p kwik-sim --test mixes -- --nocapture` runs all families;
 //! a name before the second `--` runs one.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]
+#![allow(clippy::cast_sign_loss, reason = "figures are not negative")]
 
 mod bounds;
 mod bulk;
