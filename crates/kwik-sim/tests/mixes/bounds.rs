@@ -44,6 +44,8 @@ pub(crate) const BOUNDS: &[Bound] = &[
     bound("slow", "share of sum", 0.85, EVERY),
     bound("slow", "rate/best", 0.97, EVERY),
     bound("slow", "twice", 0.02, EVERY),
+    bound("equal slow links", "share of sum", 0.95, EVERY),
+    bound("equal slow links", "twice", 0.02, EVERY),
     bound("long", "share of sum", 0.98, MEDIAN),
     bound("long", "share of sum", 0.93, P10),
     bound("long", "rate/best", 0.97, EVERY),

@@ -52,6 +52,16 @@ fn slow_links() {
     });
 }
 
+/// Three equal links of 0.5 to 3 Mbit/s and 10 ms: all is as slow, so nothing is to be moved.
+#[test]
+fn equal_slow_links() {
+    const RATES: [u64; 6] = [500, 750, 1000, 1250, 1500, 3000];
+    family("equal slow links", (1, 12), |seed| {
+        let rate = RATES[seed as usize % RATES.len()] * 1000;
+        compare(seed, &[link(rate, ms(10)); 3], 30.0)
+    });
+}
+
 #[test]
 fn long() {
     family("long", (1, u64::MAX), |seed| compare(seed, &fast(seed), 8.0));

@@ -22,8 +22,8 @@ const TAG: u64 = 1;
 /// How long a client waits at most for its paths.
 const JOIN_LIMIT: Duration = Duration::from_secs(60);
 
-/// A server's link. What leaves the server has its rate and its queue, either way has half its round
-/// trip and its loss.
+/// A server's link. What leaves the server has its rate and its queue; each way has half of its
+/// round trip, and its loss.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Link {
     /// Bits a second.

@@ -105,6 +105,7 @@ fn shared_by_20() {
     clients(20, 5_000_000, (1, 4));
 }
 
+/// Only where `KWIK_MIXES` asks for it: it takes far longer than the others.
 #[test]
 fn shared_by_100() {
     clients(100, 1_000_000, (0, 2));
