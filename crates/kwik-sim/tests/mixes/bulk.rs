@@ -41,7 +41,7 @@ fn compare(seed: u64, links: &[Link], seconds: f64) -> Row {
 
 fn family(name: &str, (few, most): (u64, u64), mix: impl Fn(u64) -> Row + Sync) {
     let _turn = turn();
-    report(name, &measure(few, most, mix));
+    assert!(report(name, &measure(few, most, mix)), "bounds do not hold");
 }
 
 #[test]

@@ -102,25 +102,23 @@ fn strict() -> bool {
     std::env::var("KWIK_MIX_STRICT").is_ok_and(|strict| strict == "1")
 }
 
-/// Prints the table of a family and which of its bounds hold.
-///
-/// # Panics
-/// One does not, and bounds are strict.
-pub(crate) fn report(family: &str, rows: &[Row]) {
-    let Some(first) = rows.first() else { return };
+/// Prints the table of a family and which of its bounds hold. False if one does not and is strict.
+#[must_use]
+pub(crate) fn report(family: &str, rows: &[Row]) -> bool {
+    let Some(first) = rows.first() else { return true };
     let mut text = format!("\n{family}: {} mixes\n\n", rows.len());
     text += "| | median | p10 | p90 | worst five (seed) |\n|---|---:|---:|---:|---|\n";
     for figure in &first.figures {
         writeln!(text, "{}", line(rows, figure.name)).unwrap();
     }
     text.push('\n');
-    let mut violated = 0;
+    let mut all_hold = true;
     for bound in BOUNDS.iter().filter(|bound| family == bound.family) {
         let (verdict, holds) = bound.check(rows);
         writeln!(text, "{verdict}").unwrap();
-        violated += usize::from(!holds);
+        all_hold &= holds;
     }
     println!("{text}");
     append_csv(family, rows);
-    assert!(violated == 0 || !strict(), "{family}: {violated} bounds do not hold");
+    all_hold || !strict()
 }

@@ -97,7 +97,7 @@ fn three(seed: u64, clients: u64, len: u64) -> Row {
 fn clients(count: u64, len: u64, (few, most): (u64, u64)) {
     let _turn = turn();
     let rows = measure(few, most, |seed| three(seed, count, len));
-    report(&format!("{count} clients"), &rows);
+    assert!(report(&format!("{count} clients"), &rows), "bounds do not hold");
 }
 
 #[test]
@@ -129,5 +129,5 @@ fn access_link() {
         ];
         Row { seed, what: describe(&links), figures }
     });
-    report("shared access link", &rows);
+    assert!(report("shared access link", &rows), "bounds do not hold");
 }

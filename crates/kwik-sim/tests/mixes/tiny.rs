@@ -31,10 +31,12 @@ fn mix(seed: u64, way: Way, len: u64) -> Row {
 #[test]
 fn tiny() {
     let _turn = turn();
+    let mut hold = true;
     for (name, len) in SIZES {
         for (way, suffix) in [(Way::Leased, ""), (Way::Dialing, " while dialing")] {
             let rows = measure(2, u64::MAX, |seed| mix(seed, way, len));
-            report(&format!("tiny {name}{suffix}"), &rows);
+            hold &= report(&format!("tiny {name}{suffix}"), &rows);
         }
     }
+    assert!(hold, "bounds do not hold");
 }
