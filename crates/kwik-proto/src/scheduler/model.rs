@@ -296,6 +296,11 @@ impl PathModel {
         bytes
     }
 
+    /// What it brings in so much time.
+    pub(super) fn in_time(&self, time: Duration) -> u64 {
+        self.rate.map_or(0, |rate| bytes_in(rate, time))
+    }
+
     /// How far its times may be off.
     pub(super) fn uncertainty(&self) -> Duration {
         let part = if self.is_starting() { 2 } else { 4 };
@@ -320,15 +325,16 @@ impl PathModel {
         target.max(2 * limits::MIN_PIECE)
     }
 
-    /// How many more bytes to ask for; 0 while it has enough.
-    pub(super) fn room(&self) -> u64 {
-        self.target().saturating_sub(self.outstanding + self.stale)
+    /// It may be asked for a piece more: at least half of it fits.
+    pub(super) fn has_room(&self) -> bool {
+        self.outstanding + self.stale + self.piece_len() / 2 < self.target()
     }
 
     /// Size of its next piece.
     pub(super) fn piece_len(&self) -> u64 {
         let measured = self.rate.map_or(0, |rate| bytes_in(rate, PIECE_TIME));
         let len = if self.is_starting() { measured.max(self.window() / 2) } else { measured };
+        let len = len.min(self.target() / 2);
         let len = len.clamp(limits::MIN_PIECE, limits::MAX_PIECE);
         len / limits::MIN_PIECE * limits::MIN_PIECE
     }

@@ -11,7 +11,7 @@ use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
 use crate::{LeaseId, PathId, PieceId, StreamId, limits};
 
-use super::tuning::{LOOK_AT_LEAST, LOOK_AT_MOST, REPAIR};
+use super::tuning::{DOUBLED_TIME, LOOK_AT_LEAST, LOOK_AT_MOST, REPAIR};
 use super::{Scheduler, SchedulerEvent};
 
 /// What a path still owes of a live piece.
@@ -52,7 +52,7 @@ impl Scheduler {
             // What lies before has come by then: only what comes after it holds anybody up.
             let mut reached = now;
             for owed in owed {
-                let arrival = if owed.arrival > reached && self.try_move(stream, &owed, now) {
+                let arrival = if owed.arrival > reached && self.try_move(stream, &owed, reached, now) {
                     moved = true;
                     reached
                 } else {
@@ -101,14 +101,22 @@ impl Scheduler {
         all
     }
 
-    fn try_move(&mut self, stream: StreamId, owed: &Owed, now: Instant) -> bool {
+    fn try_move(
+        &mut self,
+        stream: StreamId,
+        owed: &Owed,
+        reached: Instant,
+        now: Instant,
+    ) -> bool {
         let Some(taker) = self.taker(stream, owed, now) else { return false };
         let Some(owner) = self.paths.get(&owed.owner) else { return false };
         let Some(path) = self.paths.get(&taker.path) else { return false };
         let margin = owner.schedule.model.uncertainty() + path.schedule.model.uncertainty();
         // A rate may be off by an eighth.
         let margin = margin + owed.arrival.saturating_duration_since(now) / 8;
-        if !(owed.late || taker.idle) || owed.arrival <= taker.arrival + margin {
+        // Who has other things to bring takes over what a reader would wait for, for long.
+        let margin = if taker.idle { margin } else { margin + limits::GAP_TIMEOUT };
+        if !(owed.late || taker.idle) || owed.arrival <= taker.arrival.max(reached) + margin {
             return false;
         }
         let len = owed.range.end - owed.range.start;
@@ -128,7 +136,7 @@ impl Scheduler {
         let takers = able.filter_map(|(id, path)| {
             let arrival = now + path.schedule.model.arrival(len, now);
             let lease = self.lease_for(*id, stream, &owed.range)?;
-            let idle = path.schedule.model.room() > 0;
+            let idle = path.schedule.model.has_room();
             Some(Taker { path: *id, lease, arrival, idle })
         });
         takers.min_by_key(|taker| (taker.arrival, taker.path))
@@ -136,7 +144,8 @@ impl Scheduler {
 
     /// Bytes that moved pieces may bring twice.
     pub(super) fn double_budget(&self) -> u64 {
-        limits::DOUBLED_BYTES + self.delivered / limits::DOUBLED_SHARE
+        let rates = self.paths.values().map(|path| path.schedule.model.in_time(DOUBLED_TIME));
+        limits::DOUBLED_BYTES + rates.sum::<u64>() + self.delivered / limits::DOUBLED_SHARE
     }
 
     /// Takes a piece back and asks another path for it. Its writer may have sent some of it when it

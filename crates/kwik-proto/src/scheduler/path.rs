@@ -148,6 +148,6 @@ impl Path {
     /// It may be asked for more, as far as it is concerned.
     pub(super) fn has_room(&self) -> bool {
         let few = self.pieces.len() < limits::MAX_PIECES;
-        few && self.is_healthy() && self.schedule.model.room() > 0
+        few && self.is_healthy() && self.schedule.model.has_room()
     }
 }

@@ -148,21 +148,28 @@ impl Scheduler {
         let Some(path) = self.paths.get(&id) else { return };
         let movable = path.pieces.iter().filter(|(piece, a)| self.can_move(id, **piece, a.stream));
         let movable: Vec<_> = movable.map(|(id, a)| (*id, a.stream, a.lease)).collect();
-        let mut freed = BTreeSet::new();
+        let mut concerned = BTreeSet::new();
         for (piece, stream, lease) in movable {
             let Some(path) = self.paths.get_mut(&id) else { continue };
             let Some(fill) = self.fills.get_mut(&stream) else { continue };
+            let owed = path.schedule.model.outstanding();
             if fill.cancel(id, piece, &mut path.schedule.model) {
+                // What of it comes all the same counts against what may come twice.
+                let freed = owed - path.schedule.model.outstanding();
+                if let Some(activation) = path.pieces.get_mut(&piece) {
+                    activation.charged += freed;
+                    self.doubled += freed;
+                }
                 let cancel = pb::Cancel { lease_id: lease.0, piece_id: piece.0 };
                 let cancel = ControlMessage::Cancel(cancel);
                 self.events.push(SchedulerEvent::Send(id, cancel));
-                freed.insert(stream);
+                concerned.insert(stream);
             }
         }
-        if !freed.is_empty() {
+        if !concerned.is_empty() {
             self.stir();
         }
-        for stream in freed {
+        for stream in concerned {
             self.expedite(stream, streams, now);
         }
     }

@@ -17,7 +17,7 @@ pub(super) const FLAT_ROUNDS: u8 = 3;
 /// How long outstanding bytes last beyond their round trips, in round trips, at least and at most:
 /// what servers, links and the reader hesitate. On short paths more would only fill memory.
 pub(super) const SLACK: (u32, Duration, Duration) =
-    (4, Duration::from_millis(4), Duration::from_millis(30));
+    (4, Duration::from_millis(4), Duration::from_millis(50));
 /// A packet on the wire: what a slow link brings at once.
 pub(super) const PACKET: u64 = 1452;
 /// A train of packets longer than this tells the link's rate: five packets, so that one that was
@@ -51,3 +51,6 @@ pub(super) const LOOK_AT_LEAST: Duration = Duration::from_millis(25);
 pub(super) const LOOK_AT_MOST: Duration = Duration::from_millis(5);
 /// What a server has given to QUIC beyond its congestion window, which no cancellation calls back.
 pub(super) const COMMITTED: u64 = 640 * 1024;
+/// What moved pieces may bring twice beyond a share of what was delivered: what all paths bring in
+/// this time, so that one path that fails costs no more than a pause as long.
+pub(super) const DOUBLED_TIME: Duration = Duration::from_millis(60);
