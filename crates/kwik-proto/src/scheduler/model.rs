@@ -325,9 +325,9 @@ impl PathModel {
         target.max(2 * limits::MIN_PIECE)
     }
 
-    /// It may be asked for a piece more: at least half of it fits.
+    /// It may be asked for a piece more.
     pub(super) fn has_room(&self) -> bool {
-        self.outstanding + self.stale + self.piece_len() / 2 < self.target()
+        self.outstanding + self.stale < self.target()
     }
 
     /// Size of its next piece.
