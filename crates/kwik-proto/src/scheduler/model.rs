@@ -236,7 +236,9 @@ impl PathModel {
     /// How long nothing may come before the path is silent, as far as its spacing tells.
     pub(super) fn patience(&self) -> Duration {
         let rtt = if self.waiting { self.rtt } else { self.base_rtt() };
-        rtt * 5 / 4 + ACK_DELAY + self.spacing() * SPACINGS
+        // At the end of slow start much is lost at once, and repeated in turns.
+        let probe = if self.is_starting() { rtt * 2 + 2 * ACK_DELAY } else { rtt * 5 / 4 + ACK_DELAY };
+        probe + self.spacing() * SPACINGS
     }
 
     /// How long it sends for `bytes`, from the first of them on.
