@@ -24,9 +24,20 @@ impl Scheduler {
         if std::mem::take(&mut self.moves_due) {
             self.release_suspects(streams, now);
         }
+        self.set_horizon(streams.window().status().maximum);
         self.deal(streams, now);
         if self.rebalance(now) {
             self.deal(streams, now);
+        }
+    }
+
+    /// A reader that waits for one path has the others fill the window meanwhile. Half of the time that
+    /// this takes is what a path may be busy with.
+    fn set_horizon(&mut self, window: u64) {
+        let rate: u64 = self.paths.values().filter_map(|path| path.schedule.rate()).sum();
+        let horizon = Duration::from_micros(window.saturating_mul(500_000) / rate.max(1));
+        for path in self.paths.values_mut() {
+            path.schedule.model.set_horizon(horizon);
         }
     }
 

@@ -48,6 +48,8 @@ pub(super) struct PathModel {
     /// The path ran dry during this round, so the round measures us and not the path.
     dry: bool,
     flat_rounds: u8,
+    /// What it is asked for comes within this: longer, and the window fills behind it.
+    horizon: Duration,
     /// When the next byte is expected.
     due: Instant,
 }
@@ -69,6 +71,7 @@ impl PathModel {
             busy: (0, now),
             dry: true,
             flat_rounds: 0,
+            horizon: Duration::MAX,
             due: now,
         }
     }
@@ -76,6 +79,11 @@ impl PathModel {
     pub(super) fn on_rtt(&mut self, rtt: Duration) {
         self.rtt = rtt;
         self.base = self.base.min(rtt);
+    }
+
+    /// How long it may be busy with what it is asked for.
+    pub(super) fn set_horizon(&mut self, horizon: Duration) {
+        self.horizon = horizon;
     }
 
     /// It is asked for more.
@@ -320,7 +328,8 @@ impl PathModel {
             // A window under way and the next, so that the server never lacks bytes to send, as far
             // as the rate can have grown since it was measured.
             Some(rate) if self.is_starting() => {
-                (2 * self.window()).min(bytes_in(rate, (base + ROUND) * 2 + slack))
+                let ahead = ((base + ROUND) * 4 + slack).min(self.horizon.max(base * 2));
+                (2 * self.window()).min(bytes_in(rate, ahead))
             }
             Some(rate) => bytes_in(rate, base * 5 / 4 + slack),
         };
