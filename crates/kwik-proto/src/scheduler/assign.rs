@@ -130,11 +130,13 @@ impl Scheduler {
             }
             let len = path.schedule.model.piece_len().min(lease.budget);
             let skip = if lease.mapped { 0 } else { skip };
-            let open = fill.skip(&lease.open(), skip, len);
-            let range = fill.take_next(id, &open, len, streams, stream);
-            if let Some(range) = range.or_else(|| {
-                fill.take_next(id, &lease.open(), len, streams, stream).filter(|_| skip > 0)
-            }) {
+            let behind = fill.skip(&lease.open(), skip, len);
+            // Where nothing of that is to be had, what lies before it may be.
+            let mut range = fill.take_next(id, &behind, len, streams, stream);
+            if range.is_none() && behind != lease.open() {
+                range = fill.take_next(id, &lease.open(), len, streams, stream);
+            }
+            if let Some(range) = range {
                 self.activate(id, lease_id, range, now);
                 return true;
             }
