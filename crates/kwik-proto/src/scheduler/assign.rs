@@ -31,11 +31,11 @@ impl Scheduler {
         }
     }
 
-    /// A reader that waits for one path has the others fill the window meanwhile. A third of the time that
+    /// A reader that waits for one path has the others fill the window meanwhile. Half of the time that
     /// this takes is what a path may be busy with.
     fn set_horizon(&mut self, window: u64) {
         let rate: u64 = self.paths.values().filter_map(|path| path.schedule.rate()).sum();
-        let horizon = Duration::from_micros(window.saturating_mul(333_333) / rate.max(1));
+        let horizon = Duration::from_micros(window.saturating_mul(500_000) / rate.max(1));
         for path in self.paths.values_mut() {
             path.schedule.model.set_horizon(horizon);
         }
@@ -52,12 +52,10 @@ impl Scheduler {
             });
             let first = ready.min_by_key(|(_, path)| next_arrival(path, now));
             let Some(id) = first.map(|(id, _)| *id) else { break };
-            let (left, streams_left) = *free.get_or_insert_with(|| self.free_bytes());
-            let Some(skip) = self.brought_sooner(id, left, now) else {
+            let left = *free.get_or_insert_with(|| self.free_bytes());
+            if !self.pays(id, left, now) {
                 declined.push(id);
-                continue;
-            };
-            if self.activate_next(id, skip / streams_left.max(1), streams, now) {
+            } else if self.activate_next(id, streams, now) {
                 free = None;
             } else if let Some(path) = self.paths.get_mut(&id) {
                 path.idle = true;
@@ -65,52 +63,45 @@ impl Scheduler {
         }
     }
 
-    /// What of the `free` bytes the others will have brought by the time that this path has its next
-    /// piece, so that the piece is better taken from behind that. None when that is all: a piece on
-    /// this path would bring the end no nearer than leaving it to the others does.
-    fn brought_sooner(&self, id: PathId, free: u64, now: Instant) -> Option<u64> {
-        let path = self.paths.get(&id)?;
+    /// Whether a piece on this path brings the end of all that is free nearer than leaving it to the
+    /// others would: by the time it came, they would not have brought all of it.
+    fn pays(&self, id: PathId, free: u64, now: Instant) -> bool {
+        let Some(path) = self.paths.get(&id) else { return false };
         let arrival = piece_arrival(path, free, now);
-        let (mut brought, mut is_first) = (0_u64, true);
+        let mut brought = 0_u64;
+        let mut is_first = true;
         for (_, other) in self.paths.iter().filter(|(other, path)| {
             **other != id && !path.idle && path.is_healthy() && self.is_leased(**other)
         }) {
             is_first &= arrival <= piece_arrival(other, free, now);
             brought = brought.saturating_add(other.schedule.model.capacity(arrival, now));
         }
-        if is_first { Some(0) } else { Some(brought).filter(|brought| *brought < free) }
+        is_first || brought < free
     }
 
     fn is_leased(&self, id: PathId) -> bool {
         self.fills.values().any(|fill| fill.leases_of(id).next().is_some())
     }
 
-    /// Bytes under leases that nobody was asked for, and how many streams have such.
-    fn free_bytes(&self) -> (u64, u64) {
-        let free = self.fills.values().map(super::Fill::free).filter(|free| *free > 0);
-        free.fold((0, 0), |(bytes, streams), free| (bytes + free, streams + 1))
+    /// Bytes under leases that nobody was asked for.
+    fn free_bytes(&self) -> u64 {
+        self.fills.values().map(super::Fill::free).sum()
     }
 
     /// Activates one piece on a path. False when it has nothing to bring.
-    fn activate_next(
-        &mut self,
-        id: PathId,
-        skip: u64,
-        streams: &mut StreamTable,
-        now: Instant,
-    ) -> bool {
+    fn activate_next(&mut self, id: PathId, streams: &mut StreamTable, now: Instant) -> bool {
         let Some(path) = self.paths.get(&id) else { return false };
         let next = StreamId::from_u64(path.last_stream.as_u64() + 1);
         let after = self.fills.range(next..).map(|(stream, _)| *stream);
         let turn: Vec<_> =
             after.chain(self.fills.range(..next).map(|(stream, _)| *stream)).collect();
-        turn.into_iter().any(|stream| self.activate_in((stream, skip), id, streams, now))
+        turn.into_iter().any(|stream| self.activate_in(stream, id, streams, now))
     }
 
-    /// Activates one piece of a stream on a path, behind the first `skip` free bytes. False when it has nothing to bring.
+    /// Activates one piece of a stream on a path. False when it has nothing to bring.
     pub(super) fn activate_in(
         &mut self,
-        (stream, skip): (StreamId, u64),
+        stream: StreamId,
         id: PathId,
         streams: &mut StreamTable,
         now: Instant,
@@ -129,14 +120,7 @@ impl Scheduler {
                 continue;
             }
             let len = path.schedule.model.piece_len().min(lease.budget);
-            let skip = if lease.mapped { 0 } else { skip };
-            let behind = fill.skip(&lease.open(), skip, len);
-            // Where nothing of that is to be had, what lies before it may be.
-            let mut range = fill.take_next(id, &behind, len, streams, stream);
-            if range.is_none() && behind != lease.open() {
-                range = fill.take_next(id, &lease.open(), len, streams, stream);
-            }
-            if let Some(range) = range {
+            if let Some(range) = fill.take_next(id, &lease.open(), len, streams, stream) {
                 self.activate(id, lease_id, range, now);
                 return true;
             }

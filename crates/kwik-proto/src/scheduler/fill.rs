@@ -130,27 +130,6 @@ impl Fill {
         true
     }
 
-    /// What of `range` lies behind its first `skip` free bytes, on the grid of the least piece; at the
-    /// most as far as leaves room for `len` bytes within the stream's credit.
-    pub(super) fn skip(&self, range: &Range<u64>, skip: u64, len: u64) -> Range<u64> {
-        if skip < limits::MIN_PIECE {
-            return range.clone();
-        }
-        let mut left = skip;
-        let mut from = range.end;
-        for free in self.taken.missing(range.clone()) {
-            let here = free.end - free.start;
-            if left < here {
-                from = free.start + left;
-                break;
-            }
-            left -= here;
-        }
-        let last = lock(&self.recv).max_data().saturating_sub(len);
-        let from = from.min(last) / limits::MIN_PIECE * limits::MIN_PIECE;
-        from.max(range.start)..range.end
-    }
-
     /// Takes the lowest part of `range` that is free and that `path` may be asked for, about `len` long
     /// and within the stream's credit, which is widened when it is what stands in the way.
     pub(super) fn take_next(

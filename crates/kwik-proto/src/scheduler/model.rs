@@ -245,7 +245,7 @@ impl PathModel {
     pub(super) fn patience(&self) -> Duration {
         let rtt = if self.waiting { self.rtt } else { self.base_rtt() };
         // At the end of slow start much is lost at once, and repeated in turns.
-        let probe = if self.is_starting() { rtt * 2 + 2 * ACK_DELAY } else { rtt * 5 / 4 + ACK_DELAY };
+        let probe = if self.is_starting() { rtt * 2 + 2 * ACK_DELAY } else { rtt * 5 / 4 };
         probe + self.spacing() * SPACINGS
     }
 

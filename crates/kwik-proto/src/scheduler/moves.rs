@@ -188,7 +188,7 @@ impl Scheduler {
             Some((path.schedule.model.arrival(path.schedule.model.piece_len(), now), *id))
         });
         if let Some((_, path)) = takers.min() {
-            self.activate_in((stream, 0), path, streams, now);
+            self.activate_in(stream, path, streams, now);
         }
     }
 
