@@ -15,10 +15,11 @@ use super::{Activation, Scheduler, SchedulerEvent};
 impl Scheduler {
     /// Gives paths with room what they bring soonest, then moves what others would bring sooner.
     ///
-    /// It runs for each batch of bytes: a path that had nothing to do is not looked at again before
-    /// something changes ([`Scheduler::stir`]).
-    pub(super) fn schedule(&mut self, streams: &mut StreamTable, now: Instant) {
-        if self.fills.is_empty() {
+    /// It runs once for all that came at once, before what it causes is taken
+    /// ([`Scheduler::take_events`]): leases that come together are dealt together. A path that had
+    /// nothing to do is not looked at again before something changes ([`Scheduler::stir`]).
+    pub fn schedule(&mut self, streams: &mut StreamTable, now: Instant) {
+        if !std::mem::take(&mut self.dirty) || self.fills.is_empty() {
             return;
         }
         if std::mem::take(&mut self.moves_due) {

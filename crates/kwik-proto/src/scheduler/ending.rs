@@ -53,7 +53,6 @@ impl Scheduler {
         }
         self.forget_if_idle(stream, streams);
         self.stir();
-        self.schedule(streams, now);
     }
 
     /// Ends a lease: its pieces are cancelled, the primary and the writer are told.

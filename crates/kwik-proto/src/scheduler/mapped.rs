@@ -35,7 +35,6 @@ impl Scheduler {
         }
         self.set_floor(id, offset, now);
         self.stir();
-        self.schedule(streams, now);
         true
     }
 
@@ -43,7 +42,7 @@ impl Scheduler {
     pub fn on_mapped(&mut self, id: LeaseId, offset: u64, streams: &mut StreamTable, now: Instant) {
         if self.leases.get(&id).is_some_and(|lease| lease.from < offset) {
             self.set_floor(id, offset, now);
-            self.schedule(streams, now);
+            self.dirty = true;
         }
     }
 

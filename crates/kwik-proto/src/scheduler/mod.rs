@@ -99,6 +99,8 @@ pub struct Scheduler {
     /// Boxed, as the map makes room for several at once.
     paths: BTreeMap<PathId, Box<Path>>,
     events: Vec<SchedulerEvent>,
+    /// Something changed since pieces were given out last.
+    dirty: bool,
     /// Pieces of suspects may have found another path.
     moves_due: bool,
     /// Bytes that came when they were asked for.
@@ -141,7 +143,6 @@ impl Scheduler {
             self.forget_if_idle(stream, streams);
         }
         self.stir();
-        self.schedule(streams, now);
     }
 
     /// Gives back what a piece of a vanished path still owed.
@@ -236,7 +237,6 @@ impl Scheduler {
         }
         self.stir();
         self.moves_due = true;
-        self.schedule(streams, now);
         Ok(())
     }
 
@@ -244,7 +244,6 @@ impl Scheduler {
     pub fn handle_revoke(&mut self, id: LeaseId, streams: &mut StreamTable, now: Instant) {
         self.end_lease(id, pb::LeaseOutcome::LeaseStopped, now);
         self.stir();
-        self.schedule(streams, now);
     }
 
     /// A writer stopped a piece, or gave a lease up.
@@ -269,7 +268,6 @@ impl Scheduler {
             self.stop_piece(path, PieceId(m.piece_id), m.sent_until, streams, now)?;
         }
         self.stir();
-        self.schedule(streams, now);
         Ok(())
     }
 
@@ -340,20 +338,18 @@ impl Scheduler {
             fill.brought.insert(path, now);
         }
         self.settle_ended(stream, streams, now);
-        self.schedule(streams, now);
+        self.dirty = true;
     }
 
     /// The reader took bytes, or saw the end.
     pub fn on_consumed(&mut self, stream: StreamId, streams: &mut StreamTable, now: Instant) {
         self.forget_if_idle(stream, streams);
         self.stir();
-        self.schedule(streams, now);
     }
 
     /// Streams were granted credit other than by reading.
     pub fn on_credit(&mut self, streams: &mut StreamTable, now: Instant) {
         self.stir();
-        self.schedule(streams, now);
     }
 
     /// A gap keeps a stream's reader waiting (8.4): what no lease covers is told to the primary, and
@@ -409,7 +405,7 @@ impl Scheduler {
     /// Any sign of life from a path.
     pub fn on_alive(&mut self, path: PathId, streams: &mut StreamTable, now: Instant) {
         if self.hear(path, now) {
-            self.schedule(streams, now);
+            self.dirty = true;
         }
     }
 
@@ -433,6 +429,7 @@ impl Scheduler {
 
     /// Something changed that may give paths more to do.
     fn stir(&mut self) {
+        self.dirty = true;
         self.paths.values_mut().for_each(|path| path.idle = false);
     }
 

@@ -48,6 +48,9 @@ pub(super) struct PathModel {
     /// The path ran dry during this round, so the round measures us and not the path.
     dry: bool,
     flat_rounds: u8,
+    /// In slow start a window of bytes comes in each round trip: when the first of the current one
+    /// came or will come, and how many are still to come.
+    flight: (Instant, u64),
     /// What it is asked for comes within this: longer, and the window fills behind it.
     horizon: Duration,
     /// When the next byte is expected.
@@ -71,6 +74,7 @@ impl PathModel {
             busy: (0, now),
             dry: true,
             flat_rounds: 0,
+            flight: (now, FIRST_WINDOW),
             horizon: Duration::MAX,
             due: now,
         }
@@ -90,6 +94,7 @@ impl PathModel {
     pub(super) fn on_activated(&mut self, bytes: u64, now: Instant) {
         if self.is_dry() {
             self.due = now + self.base_rtt();
+            self.flight = (self.due, self.window());
         }
         if self.outstanding == 0 {
             self.waiting = true;
@@ -126,6 +131,10 @@ impl PathModel {
 
     /// Bytes came, `asked` of them outstanding until now.
     pub(super) fn on_received(&mut self, bytes: u64, asked: u64, now: Instant) {
+        if self.flight.1 == 0 || now >= self.flight.0 + self.base_rtt() {
+            self.flight = (now, self.window());
+        }
+        self.flight.1 = self.flight.1.saturating_sub(bytes);
         self.received += bytes;
         self.outstanding = self.outstanding.saturating_sub(asked);
         self.on_dropped(bytes.saturating_sub(asked));
@@ -249,22 +258,37 @@ impl PathModel {
         probe + self.spacing() * SPACINGS
     }
 
-    /// How long it sends for `bytes`, from the first of them on.
-    fn transfer(&self, bytes: u64) -> Duration {
+    /// How long `bytes` more come for, from now or from when the first of them is due.
+    fn transfer(&self, bytes: u64, now: Instant) -> Duration {
         if let Some(rate) = self.rate.filter(|_| !self.is_starting()) {
             return time_for(bytes, rate);
         }
-        let link = self.link.unwrap_or(u64::MAX).max(self.rate.unwrap_or(0));
-        let (mut window, mut left, mut time) = (self.window(), bytes, Duration::ZERO);
+        let link = self.link_rate();
+        let (began, here) = self.flight;
+        let Some(left) = bytes.checked_sub(here) else { return time_for(bytes, link) };
+        // What is under way first, then a window that is twice as large with each round trip.
+        let next = (began + self.base_rtt()).saturating_duration_since(now.max(self.due));
+        next.max(time_for(here, link)) + self.rounds(left, self.window() + here)
+    }
+
+    /// How long `bytes` come for in slow start that has come to this window.
+    fn rounds(&self, mut bytes: u64, mut window: u64) -> Duration {
+        let link = self.link_rate();
+        let mut time = Duration::ZERO;
         for _ in 0..MAX_ROUNDS {
-            if left <= window {
+            if bytes <= window {
                 break;
             }
             time += self.base_rtt().max(time_for(window, link));
-            left -= window;
+            bytes -= window;
             window *= 2;
         }
-        time + time_for(left, link)
+        time + time_for(bytes, link)
+    }
+
+    /// What its link may carry.
+    fn link_rate(&self) -> u64 {
+        self.link.unwrap_or(u64::MAX).max(self.rate.unwrap_or(0))
     }
 
     /// Until the next byte comes.
@@ -274,36 +298,48 @@ impl PathModel {
 
     /// How long from now until the first `bytes` of what it was asked for have come.
     pub(super) fn delivery(&self, bytes: u64, now: Instant) -> Duration {
-        self.wait(now) + self.transfer(self.stale + bytes)
+        self.wait(now) + self.transfer(self.stale + bytes, now)
     }
 
     /// How long from now until all it was asked for and `more` bytes have come.
     pub(super) fn arrival(&self, more: u64, now: Instant) -> Duration {
-        let queued = self.wait(now) + self.transfer(self.outstanding + self.stale + more);
-        // The request travels to the server and its first bytes back.
-        queued.max(self.base_rtt() + self.transfer(more))
+        if self.is_dry() {
+            return self.base_rtt() + self.fresh(more);
+        }
+        let queued = self.outstanding + self.stale + more;
+        let queued = self.wait(now) + self.transfer(queued, now);
+        // The request travels to the server, and its first bytes back.
+        queued.max(self.base_rtt() + time_for(more, self.rate.unwrap_or(self.link_rate())))
+    }
+
+    /// How long `bytes` come for after a pause.
+    fn fresh(&self, bytes: u64) -> Duration {
+        if let Some(rate) = self.rate.filter(|_| !self.is_starting()) {
+            return time_for(bytes, rate);
+        }
+        self.rounds(bytes, self.window())
     }
 
     /// How many bytes more it could bring within `time` from now.
     pub(super) fn capacity(&self, time: Duration, now: Instant) -> u64 {
-        let queue = self.outstanding + self.stale;
-        let begins = (self.wait(now) + self.transfer(queue)).max(self.base_rtt());
-        let Some(mut left) = time.checked_sub(begins) else { return 0 };
+        // Times rise with bytes, so halving finds the most that come in time.
+        if self.arrival(limits::MIN_PIECE, now) > time {
+            return 0;
+        }
         if let Some(rate) = self.rate.filter(|_| !self.is_starting()) {
-            return bytes_in(rate, left);
+            let queue = self.wait(now) + time_for(self.outstanding + self.stale, rate);
+            return bytes_in(rate, time.saturating_sub(queue.max(self.base_rtt())));
         }
-        let link = self.link.unwrap_or(u64::MAX).max(self.rate.unwrap_or(0));
-        let (mut window, mut bytes) = (self.window(), 0_u64);
-        for _ in 0..MAX_ROUNDS {
-            bytes = bytes.saturating_add(window.min(bytes_in(link, left)));
-            let round = self.base_rtt().max(time_for(window, link));
-            match left.checked_sub(round) {
-                Some(rest) if !round.is_zero() => left = rest,
-                _ => break,
+        let (mut fits, mut late) = (limits::MIN_PIECE, limits::MAX_WINDOW);
+        while late > fits * 9 / 8 {
+            let middle = fits + (late - fits) / 2;
+            if self.arrival(middle, now) <= time {
+                fits = middle;
+            } else {
+                late = middle;
             }
-            window *= 2;
         }
-        bytes
+        fits
     }
 
     /// What it brings in so much time.

@@ -57,7 +57,7 @@ impl Scheduler {
         }
         self.stir();
         self.fail_overdue(streams, now);
-        self.schedule(streams, now);
+        self.dirty = true;
     }
 
     /// Ends all leases of a path that brings nothing. What it sends nevertheless is taken where it is

@@ -71,6 +71,7 @@ impl Fixture {
     }
 
     fn sent(&mut self) -> Vec<(PathId, M)> {
+        self.scheduler.schedule(&mut self.streams, self.now);
         let events = self.scheduler.take_events().into_iter();
         events
             .filter_map(|event| match event {

@@ -327,6 +327,7 @@ impl ClientSession {
     fn flush(&mut self, now: Instant) {
         loop {
             let messages = self.streams.take_messages(now);
+            self.scheduler.schedule(&mut self.streams, now);
             let events = self.scheduler.take_events();
             if messages.is_empty() && events.is_empty() {
                 break;

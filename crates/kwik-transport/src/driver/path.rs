@@ -14,7 +14,7 @@ use kwik_proto::path::ConnectionWindow;
 use kwik_proto::session::Dial;
 use kwik_proto::sync::lock;
 use kwik_proto::wire::pb::control::RawPacketTransmission;
-use kwik_proto::wire::{ControlDecoder, ControlMessage, StreamKind, raw};
+use kwik_proto::wire::{ControlDecoder, ControlMessage, StreamKind, WireError, raw};
 use kwik_proto::{Code, CodedError, PathId, limits};
 use tokio::sync::{mpsc, oneshot};
 
@@ -24,7 +24,7 @@ use crate::quic::{
 };
 
 use super::control::{ControlQueue, ControlWriter};
-use super::{AnyShared, reader, timer, yield_now};
+use super::{AnyShared, Role, reader, timer, yield_now};
 
 /// A path's connection, and what waits to be written to it.
 #[derive(Debug)]
@@ -227,27 +227,16 @@ async fn read_control(
     stream: &mut RecvStream,
     decoder: &mut ControlDecoder,
 ) {
-    let mut handled = 0;
     loop {
-        handled = (handled + 1) % CONTROL_TURN;
-        if handled == 0 {
-            // What these were answered leaves before more are read.
-            yield_now().await;
-        }
-        match decoder.poll_frame() {
-            Ok(Some(message)) => {
-                // The answer says how the path does; from the first one on what is asked of it
-                // follows from its round trip.
-                let answer = matches!(message, ControlMessage::Heartbeat(_))
-                    || matches!(message, ControlMessage::AuthenticationResponse(_));
-                shared.drive(|machine, now| machine.handle_control(path, message, now));
-                if answer {
-                    let figures = connection.figures();
-                    shared.drive(|machine, now| machine.on_figures(path, figures, now));
-                }
+        // All that came together is handled before what it causes: leases of one object, say.
+        let fed = shared.drive(|machine, now| feed(machine, (path, connection), decoder, now));
+        match fed {
+            Ok(true) => {
+                // What these were answered leaves before more are read.
+                yield_now().await;
                 continue;
             }
-            Ok(None) => {}
+            Ok(false) => {}
             Err(error) => {
                 let error = CodedError::new(error.code(), error.to_string());
                 shared.drive(|machine, now| machine.handle_violation(path, &error, now));
@@ -263,6 +252,29 @@ async fn read_control(
     }
     let error = CodedError::new(Code::InvalidFrame, "the control stream ended");
     shared.drive(|machine, now| machine.handle_violation(path, &error, now));
+}
+
+/// Feeds the machine what has been decoded; true when more is left for another turn.
+fn feed(
+    machine: &mut dyn Role,
+    (path, connection): (PathId, &Connection),
+    decoder: &mut ControlDecoder,
+    now: Instant,
+) -> Result<bool, WireError> {
+    for _ in 0..CONTROL_TURN {
+        let Some(message) = decoder.poll_frame()? else { return Ok(false) };
+        // The answer says how the path does; from the first one on what is asked of it follows from
+        // its round trip.
+        let answer = matches!(
+            message,
+            ControlMessage::Heartbeat(_) | ControlMessage::AuthenticationResponse(_)
+        );
+        machine.handle_control(path, message, now);
+        if answer {
+            machine.on_figures(path, connection.figures(), now);
+        }
+    }
+    Ok(true)
 }
 
 fn on_lost(shared: &AnyShared, path: PathId, connection: &Connection, error: ConnectionError) {
