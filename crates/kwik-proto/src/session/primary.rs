@@ -17,7 +17,7 @@ use crate::stats::{PathStats, SessionStats};
 use crate::stream::StreamTable;
 use crate::sync::lock;
 use crate::wire::DataOptions;
-use crate::wire::control::ControlMessage;
+use crate::wire::control::{self, ControlMessage};
 use crate::wire::pb::control as pb;
 use crate::{
     Code, CodedError, Config, ConfigError, EventLog, LeaseId, PathId, SessionId, Side, StreamId,
@@ -183,19 +183,19 @@ impl PrimarySession {
             return Err(CodedError::new(Code::PathDead, context));
         }
         let mut lease = self.issuer.issue(stream, path, range, command)?;
-        let id = LeaseId(lease.lease_id);
+        let id = lease.lease_id;
         let writer = path.is_primary().then(|| self.writers.insert(&lease)).transpose()?;
         if !path.is_primary() {
             let fields = LeaseFields {
                 lease_id: id,
                 stream_id: stream,
-                start: lease.start,
-                end: lease.end,
+                start: lease.range.start,
+                end: lease.range.end,
                 max_bytes: lease.max_bytes,
                 command: &lease.command,
             };
             let signature = sign_lease(&self.identity, self.id, path, lease.sequence, &fields);
-            lease.signature = Bytes::copy_from_slice(signature.as_ref());
+            lease.signature = Some(signature);
         }
         self.send(&ControlMessage::Lease(lease), now);
         Ok((id, writer))
@@ -217,7 +217,7 @@ impl PrimarySession {
     /// Takes a lease back; its outcome will be [`Stopped`](crate::lease::LeaseOutcome::Stopped).
     pub fn revoke(&mut self, lease: LeaseId, now: Instant) {
         if self.issuer.lease(lease).is_some_and(|lease| lease.outcome.is_none()) {
-            self.send(&ControlMessage::Revoke(pb::Revoke { lease_id: lease.0 }), now);
+            self.send(&ControlMessage::Revoke(control::Revoke { lease_id: lease }), now);
         }
     }
 
@@ -329,12 +329,12 @@ impl PrimarySession {
             ControlMessage::AddPathResponse(m) => self.on_path_added(&m, now)?,
             ControlMessage::RemovePathResponse(m) => self.on_path_removed(&m, now)?,
             ControlMessage::PathReport(m) => self.on_path_report(&m, now),
-            ControlMessage::Uncovered(m) => self.on_uncovered(&m),
+            ControlMessage::Uncovered(m) => self.on_uncovered(m),
             ControlMessage::PathStatusNotification(m) => self.on_path_status(&m, now)?,
             ControlMessage::LeaseReport(m) => self.on_report(&m, now)?,
             ControlMessage::Activate(m) => match self.writers.handle_activate(&m)? {
                 Some(answer) => self.send(&answer, now),
-                None => self.outputs.wake(Wake::Writer(LeaseId(m.lease_id))),
+                None => self.outputs.wake(Wake::Writer(m.lease_id)),
             },
             ControlMessage::Cancel(m) => {
                 if let Some(answer) = self.writers.handle_cancel(&m) {
@@ -371,14 +371,14 @@ impl PrimarySession {
         Ok(())
     }
 
-    fn on_report(&mut self, m: &pb::LeaseReport, now: Instant) -> Result<(), CodedError> {
-        let id = LeaseId(m.lease_id);
+    fn on_report(&mut self, m: &control::LeaseReport, now: Instant) -> Result<(), CodedError> {
+        let id = m.lease_id;
         let Some(lease) = self.issuer.handle_report(m)? else { return Ok(()) };
         let stream = lease.stream;
         // However it ended, what is not missing has been delivered.
         let mut delivered: RangeSet = std::iter::once(lease.range).collect();
         for missing in &m.ranges {
-            delivered.remove(missing.start..missing.end);
+            delivered.remove(missing.clone());
         }
         let halves = self.streams.halves(stream);
         if let Some(send) = halves.and_then(|halves| halves.send.as_ref()) {

@@ -12,9 +12,9 @@ use crate::lease::{SharedWriter, WriterTable};
 use crate::mapping::MappingTable;
 use crate::sync::lock;
 use crate::wire::DataOptions;
-use crate::wire::control::ControlMessage;
+use crate::wire::control::{self, ControlMessage};
 use crate::wire::pb::control as pb;
-use crate::{Code, CodedError, LeaseId, PathId, SessionId, StreamId, limits};
+use crate::{Code, CodedError, LeaseId, PathId, SessionId, limits};
 
 mod mapped;
 
@@ -156,7 +156,7 @@ impl SecondarySession {
             ControlMessage::Lease(m) => self.on_lease(&m)?,
             ControlMessage::Activate(m) => match self.writers.handle_activate(&m)? {
                 Some(answer) => self.control.push(&answer, now),
-                None => self.outputs.wake(Wake::Writer(LeaseId(m.lease_id))),
+                None => self.outputs.wake(Wake::Writer(m.lease_id)),
             },
             ControlMessage::Cancel(m) => {
                 if let Some(answer) = self.writers.handle_cancel(&m) {
@@ -164,7 +164,7 @@ impl SecondarySession {
                 }
             }
             ControlMessage::Revoke(m) => {
-                let id = LeaseId(m.lease_id);
+                let id = m.lease_id;
                 for answer in self.writers.handle_revoke(id).unwrap_or_default() {
                     self.control.push(&answer, now);
                 }
@@ -196,16 +196,17 @@ impl SecondarySession {
         Ok(())
     }
 
-    fn on_lease(&mut self, m: &pb::Lease) -> Result<(), CodedError> {
+    fn on_lease(&mut self, m: &control::Lease) -> Result<(), CodedError> {
         let fields = LeaseFields {
-            lease_id: LeaseId(m.lease_id),
-            stream_id: StreamId::from_u64(m.stream_id),
-            start: m.start,
-            end: m.end,
+            lease_id: m.lease_id,
+            stream_id: m.stream_id,
+            start: m.range.start,
+            end: m.range.end,
             max_bytes: m.max_bytes,
             command: &m.command,
         };
-        let verified = self.verifier.verify_lease(m.sequence, &fields, &m.signature);
+        let signature = m.signature.as_ref().map_or(&[][..], AsRef::as_ref);
+        let verified = self.verifier.verify_lease(m.sequence, &fields, signature);
         verified.map_err(|error| CodedError::new(error.code(), error.to_string()))?;
         let writer = self.writers.insert(m)?;
         if self.offered.len() >= limits::MAX_LEASES {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::presentation::{BackpressureReason, MemoryBudget, ReceiveMemory, ReceiveWindow};
 use crate::sync::lock;
 use crate::wire::PacketFrame;
-use crate::wire::control::ControlMessage;
+use crate::wire::control::{ControlMessage, StopSending};
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, Config, Dir, PathId, Side, StreamId, limits};
 
@@ -426,8 +426,8 @@ impl StreamTable {
             tell
         };
         if tell {
-            self.outbox.push(ControlMessage::StopSending(pb::StopSending {
-                stream_id: id.as_u64(),
+            self.outbox.push(ControlMessage::StopSending(StopSending {
+                stream_id: id,
                 code: code.min(limits::MAX_OFFSET),
             }));
         }

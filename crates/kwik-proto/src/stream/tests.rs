@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{Read, ReadError, Received, RecvHalf, SharedRecv, StreamTable};
 use crate::sync::lock;
-use crate::wire::control::ControlMessage;
+use crate::wire::control::{self, ControlMessage};
 use crate::wire::pb::control as pb;
 use crate::{Code, Config, Dir, LeaseId, PathId, PieceId, Side, StreamId, limits};
 
@@ -114,7 +114,7 @@ fn streams_that_nobody_accepted_count_against_the_limit_although_they_are_over()
         let id = StreamId::new(Side::Client, Dir::Bi, index);
         let recv = table.receiving(PathId::PRIMARY, id, now).unwrap().unwrap();
         lock(&recv).receive_fin(PathId::PRIMARY, 0).unwrap();
-        let stop = pb::StopSending { stream_id: id.as_u64(), code: 0 };
+        let stop = control::StopSending { stream_id: id, code: 0 };
         table.handle_control(&ControlMessage::StopSending(stop), now).unwrap();
     }
     let ninth = StreamId::new(Side::Client, Dir::Bi, 8);

@@ -1,11 +1,18 @@
 //! The control plane: length-delimited `ControlFrame`s (3.1 to 3.3).
 
+use super::convert::Convert;
 use super::delimited::{self, DelimitedReader};
 use super::pb::{self, control::ControlFrame, control::ControlFrameType};
 use super::{WireError, validate};
 use crate::limits::MAX_CONTROL_FRAME;
 use bytes::{Bytes, BytesMut};
 use prost::Message;
+
+mod lease;
+mod stream;
+
+pub use lease::{Activate, Cancel, Lease, LeaseOutcome, LeaseReport, Revoke, Stopped, Uncovered};
+pub use stream::StopSending;
 
 /// One table of what a control frame can be: variant, frame type and message.
 macro_rules! messages {
@@ -40,7 +47,7 @@ macro_rules! messages {
 
             fn payload(&self) -> Bytes {
                 match self {
-                    $(Self::$variant(message) => delimited::payload(message),)+
+                    $(Self::$variant(message) => delimited::payload(&message.to_proto()),)+
                     Self::Unknown(_) => delimited::payload(&()),
                 }
             }
@@ -52,7 +59,9 @@ macro_rules! messages {
                     return Ok(Self::Unknown(number));
                 };
                 Ok(match frame_type {
-                    $(ControlFrameType::$variant => Self::$variant(Message::decode(payload)?),)+
+                    $(ControlFrameType::$variant => {
+                        Self::$variant(Convert::from_proto(Message::decode(payload)?)?)
+                    },)+
                 })
             }
         }
@@ -69,15 +78,15 @@ messages! {
     AuthenticationResponse(pb::control::AuthenticationResponse),
     StreamCreateNotification(pb::control::StreamCreateNotification),
     RawPacketTransmission(pb::control::RawPacketTransmission),
-    Lease(pb::control::Lease),
-    Revoke(pb::control::Revoke),
-    LeaseReport(pb::control::LeaseReport),
-    Activate(pb::control::Activate),
-    Cancel(pb::control::Cancel),
-    Stopped(pb::control::Stopped),
-    Uncovered(pb::control::Uncovered),
+    Lease(Lease),
+    Revoke(Revoke),
+    LeaseReport(LeaseReport),
+    Activate(Activate),
+    Cancel(Cancel),
+    Stopped(Stopped),
+    Uncovered(Uncovered),
     StreamReset(pb::control::StreamReset),
-    StopSending(pb::control::StopSending),
+    StopSending(StopSending),
     MaxStreams(pb::control::MaxStreams),
     MaxStreamData(pb::control::MaxStreamData),
     RelayReport(pb::control::RelayReport),
@@ -92,15 +101,54 @@ messages! {
     Ack(pb::data::AckFrame),
 }
 
+/// Those whose protobuf is handed out as it is.
+macro_rules! as_it_travels {
+    ($($message:ty => $variant:ident,)+) => {
+        $(impl Convert for $message {
+            type Proto = Self;
+            fn to_proto(&self) -> Self {
+                self.clone()
+            }
+            fn from_proto(m: Self) -> Result<Self, WireError> {
+                let message = ControlMessage::$variant(m);
+                validate::control(&message)?;
+                let ControlMessage::$variant(m) = message else { unreachable!() };
+                Ok(m)
+            }
+        })+
+    };
+}
+
+as_it_travels! {
+    pb::control::AddPathRequest => AddPathRequest,
+    pb::control::AddPathResponse => AddPathResponse,
+    pb::control::RemovePathRequest => RemovePathRequest,
+    pb::control::RemovePathResponse => RemovePathResponse,
+    pb::control::PathStatusNotification => PathStatusNotification,
+    pb::control::AuthenticationRequest => AuthenticationRequest,
+    pb::control::AuthenticationResponse => AuthenticationResponse,
+    pb::control::StreamCreateNotification => StreamCreateNotification,
+    pb::control::RawPacketTransmission => RawPacketTransmission,
+    pb::control::StreamReset => StreamReset,
+    pb::control::MaxStreams => MaxStreams,
+    pb::control::MaxStreamData => MaxStreamData,
+    pb::control::RelayReport => RelayReport,
+    pb::control::Resume => Resume,
+    pb::control::Heartbeat => Heartbeat,
+    pb::control::Backpressure => Backpressure,
+    pb::control::SessionClose => SessionClose,
+    pb::secondary::OffsetSyncRequest => OffsetSyncRequest,
+    pb::secondary::OffsetSyncResponse => OffsetSyncResponse,
+    pb::metadata::StreamMappingUpdate => StreamMappingUpdate,
+    pb::control::PathReport => PathReport,
+    pb::data::AckFrame => Ack,
+}
+
 /// Appends `message` as the frame `frame_id`, which counts from 0 per path and direction.
 pub fn encode(frame_id: u64, message: &ControlMessage, out: &mut BytesMut) {
-    debug_assert_eq!(validate::control(message), Ok(()), "refused by its receiver");
-    let frame = ControlFrame {
-        frame_id,
-        r#type: message.frame_type(),
-        payload: message.payload(),
-        timestamp: 0,
-    };
+    let (frame_type, payload) = (message.frame_type(), message.payload());
+    debug_assert!(ControlMessage::decode(frame_type, &payload).is_ok(), "refused by its receiver");
+    let frame = ControlFrame { frame_id, r#type: frame_type, payload, timestamp: 0 };
     debug_assert!(frame.encoded_len() <= MAX_CONTROL_FRAME, "refused by its receiver");
     delimited::encode(&frame, out);
 }
@@ -148,9 +196,7 @@ impl ControlDecoder {
             if frame.payload.is_empty() {
                 return Err(WireError::EmptyPayload);
             }
-            let message = ControlMessage::decode(frame.r#type, &frame.payload)?;
-            validate::control(&message)?;
-            Ok(message)
+            ControlMessage::decode(frame.r#type, &frame.payload)
         })
     }
 

@@ -11,6 +11,7 @@ pub mod pb;
 pub mod raw;
 pub mod secondary;
 
+mod convert;
 mod delimited;
 mod error;
 mod validate;

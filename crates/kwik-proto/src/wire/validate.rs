@@ -3,16 +3,15 @@
 use super::control::ControlMessage;
 use super::pb::control::{
     AddPathRequest, AuthenticationRequest, AuthenticationResponse, BackpressureReason, ByteRange,
-    Lease, LeaseOutcome, PathStatus, PathStatusNotification, RawPacketTransmission, Resume,
-    StreamLimits,
+    PathStatus, PathStatusNotification, RawPacketTransmission, Resume, StreamLimits,
 };
 use super::pb::data::AckFrame;
 use super::pb::metadata::{MappingOperation, StreamMappingUpdate};
 use super::pb::secondary::{SecondaryStreamClose, SecondaryStreamData, SecondaryStreamOpen};
 use super::{SecondaryEvent, WireError};
 use crate::limits::{
-    MAX_ACK_RANGES, MAX_COMMAND, MAX_CREDENTIALS, MAX_GAPS, MAX_GRANT, MAX_OFFSET,
-    MAX_PACKET_PAYLOAD, MAX_RAW_PACKET, MAX_STREAMS, MAX_TEXT,
+    MAX_ACK_RANGES, MAX_CREDENTIALS, MAX_GAPS, MAX_GRANT, MAX_OFFSET, MAX_PACKET_PAYLOAD,
+    MAX_RAW_PACKET, MAX_STREAMS, MAX_TEXT,
 };
 
 type Result = std::result::Result<(), WireError>;
@@ -40,22 +39,7 @@ pub(super) fn control(message: &ControlMessage) -> Result {
             text(&m.path_id)
         }
         M::RawPacketTransmission(m) => raw_packet(m),
-        M::Lease(m) => lease(m),
-        M::LeaseReport(m) => {
-            known(LeaseOutcome::try_from(m.outcome), "a lease outcome")?;
-            ranges(&m.ranges)
-        }
-        M::Activate(m) => range(m.start, m.end),
-        M::Stopped(m) => {
-            number(m.sent_until)?;
-            text(&m.reason)
-        }
-        M::Uncovered(m) => {
-            number(m.stream_id)?;
-            ranges(&m.ranges)
-        }
         M::StreamReset(m) => numbers(&[m.stream_id, m.code, m.final_size]),
-        M::StopSending(m) => numbers(&[m.stream_id, m.code]),
         M::MaxStreams(m) => stream_count(m.maximum),
         M::MaxStreamData(m) => numbers(&[m.stream_id, m.maximum]),
         M::Resume(m) => resume(m),
@@ -75,8 +59,11 @@ pub(super) fn control(message: &ControlMessage) -> Result {
         M::StreamMappingUpdate(m) => mapping(m),
         M::Ack(m) => ack(m),
         // Counters and identifiers alone, which are looked up and index nothing.
-        M::Revoke(_) | M::Cancel(_) | M::RelayReport(_) | M::Heartbeat(_) => Ok(()),
+        M::RelayReport(_) | M::Heartbeat(_) => Ok(()),
         M::PathReport(_) | M::Unknown(_) => Ok(()),
+        // Checked where they are converted.
+        M::Lease(_) | M::LeaseReport(_) | M::Activate(_) | M::Stopped(_) => Ok(()),
+        M::Uncovered(_) | M::StopSending(_) | M::Revoke(_) | M::Cancel(_) => Ok(()),
     }
 }
 
@@ -169,13 +156,6 @@ fn mapping(m: &StreamMappingUpdate) -> Result {
     known(MappingOperation::try_from(m.operation), "an operation")?;
     numbers(&[m.secondary_stream_id, m.kwik_stream_id, m.offset])?;
     text(&m.path_id)
-}
-
-fn lease(m: &Lease) -> Result {
-    number(m.stream_id)?;
-    range(m.start, m.end)?;
-    WireError::check("a command", m.command.len() as u64, MAX_COMMAND)?;
-    exact(&m.signature, SIGNATURE, "a signature")
 }
 
 fn resume(m: &Resume) -> Result {

@@ -7,7 +7,7 @@ use crate::sync::lock;
 use crate::wire::DataOptions;
 use crate::wire::control::ControlMessage;
 use crate::wire::pb::control as pb;
-use crate::{Code, CodedError, LeaseId, PathId, Side, StreamId};
+use crate::{Code, CodedError, PathId, Side, StreamId};
 
 use super::super::{Wake, heartbeat_reply, wrong_role};
 use super::packets::wanted;
@@ -107,7 +107,7 @@ impl ClientSession {
             ControlMessage::PathStatusNotification(m) => self.on_marked_dead(&m, now),
             ControlMessage::RawPacketTransmission(m) => self.on_raw(m, now),
             ControlMessage::Lease(m) => {
-                let id = StreamId::from_u64(m.stream_id);
+                let id = m.stream_id;
                 if !id.is_sender(Side::Server) {
                     return Err(CodedError::new(
                         Code::InvalidStreamRole,
@@ -118,7 +118,7 @@ impl ClientSession {
                 self.scheduler.handle_lease(m, halves, &mut self.streams, now)?;
             }
             ControlMessage::Revoke(m) => {
-                self.scheduler.handle_revoke(LeaseId(m.lease_id), &mut self.streams, now);
+                self.scheduler.handle_revoke(m.lease_id, &mut self.streams, now);
             }
             message => {
                 if !self.streams.handle_control(&message, now)? {

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use crate::auth::{Fingerprint, Grant, GrantClaims};
 use crate::path::{PathEvent, PathStatus};
 use crate::stats::PathFigures;
-use crate::wire::control::ControlMessage;
+use crate::wire::control::{self, ControlMessage};
 use crate::wire::pb::control as pb;
-use crate::{Code, CodedError, LogCursor, PathId, StreamId, limits};
+use crate::{Code, CodedError, LogCursor, PathId, limits};
 
 use super::super::{Action, Wake};
 use super::{PrimarySession, Uncovered};
@@ -227,10 +227,8 @@ impl PrimarySession {
         }
     }
 
-    pub(super) fn on_uncovered(&mut self, m: &pb::Uncovered) {
-        let stream = StreamId::from_u64(m.stream_id);
-        let ranges = m.ranges.iter().map(|range| range.start..range.end).collect();
-        self.uncovered.push(Uncovered { stream, ranges });
+    pub(super) fn on_uncovered(&mut self, m: control::Uncovered) {
+        self.uncovered.push(Uncovered { stream: m.stream_id, ranges: m.ranges });
         self.outputs.wake(Wake::Uncovered);
     }
 

@@ -32,7 +32,7 @@ impl StreamTable {
                 }
             }
             ControlMessage::StopSending(m) => {
-                let id = StreamId::from_u64(m.stream_id);
+                let id = m.stream_id;
                 self.check_role(id, self.side)?;
                 if let Some(Halves { send: Some(send), .. }) = self.touch(id, now)? {
                     lock(&send).on_stopped(m.code);

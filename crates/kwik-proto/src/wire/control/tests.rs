@@ -1,9 +1,12 @@
 use super::*;
 use crate::Code;
+use crate::auth::Signature;
 use crate::limits::{MAX_COMMAND, MAX_CREDENTIALS, MAX_GAPS, MAX_GRANT, MAX_OFFSET, MAX_TEXT};
 use crate::wire::testing::{chunks, collect};
+use crate::{LeaseId, PathId, PieceId, StreamId};
 use pb::control::{ByteRange, StreamLimits, StreamResumption};
 use proptest::prelude::*;
+use std::ops::Range;
 
 fn decode(input: &[u8], sizes: &[usize]) -> Result<Vec<ControlMessage>, WireError> {
     let mut decoder = ControlDecoder::new();
@@ -53,12 +56,18 @@ struct Values {
     blob: Bytes,
     flag: bool,
     choice: i32,
-    ranges: Vec<ByteRange>,
+    ranges: Vec<Range<u64>>,
+}
+
+impl Values {
+    fn index(&self) -> usize {
+        usize::try_from(self.choice).unwrap()
+    }
 }
 
 fn values() -> impl Strategy<Value = Values> {
-    let range = (0..=MAX_OFFSET / 2, 0..=MAX_OFFSET / 2)
-        .prop_map(|(start, len)| ByteRange { start, end: start + len });
+    let range =
+        (0..=MAX_OFFSET / 2, 0..=MAX_OFFSET / 2).prop_map(|(start, len)| start..start + len);
     (
         0..=1u64 << 60,
         any::<u32>(),
@@ -138,18 +147,17 @@ fn of_paths(v: &Values) -> Vec<ControlMessage> {
             target_path_id: text(),
             source_server_id: text(),
             sequence: v.n,
-            signature: signature.clone(),
+            signature,
         }),
-        M::Lease(pb::control::Lease {
-            lease_id: v.n,
-            stream_id: v.n,
-            start: v.n / 2,
-            end: v.n,
-            path_id: v.id,
+        M::Lease(Lease {
+            lease_id: LeaseId(v.n),
+            stream_id: StreamId::from_u64(v.n),
+            range: v.n / 2..v.n,
+            path_id: PathId(v.id),
             command: blob(),
             sequence: v.n,
             max_bytes: v.n,
-            signature,
+            signature: v.flag.then_some(Signature([9; 64])),
         }),
     ]
 }
@@ -157,22 +165,23 @@ fn of_paths(v: &Values) -> Vec<ControlMessage> {
 fn of_streams(v: &Values) -> Vec<ControlMessage> {
     use ControlMessage as M;
     let text = || v.text.clone();
+    let stream_id = StreamId::from_u64(v.n);
     vec![
-        M::LeaseReport(pb::control::LeaseReport {
-            lease_id: v.n,
-            outcome: v.choice,
+        M::LeaseReport(LeaseReport {
+            lease_id: LeaseId(v.n),
+            outcome: [LeaseOutcome::Done, LeaseOutcome::Stopped, LeaseOutcome::Lost][v.index()],
             ranges: v.ranges.clone(),
             delivered: v.n,
         }),
-        M::Activate(pb::control::Activate { lease_id: v.n, piece_id: v.n, start: 0, end: v.n }),
-        M::Stopped(pb::control::Stopped {
-            lease_id: v.n,
-            piece_id: v.n,
+        M::Activate(Activate { lease_id: LeaseId(v.n), piece_id: PieceId(v.n), range: 0..v.n }),
+        M::Stopped(Stopped {
+            lease_id: LeaseId(v.n),
+            piece_id: PieceId(v.n),
             sent_until: v.n,
             abandoned: v.flag,
             reason: text(),
         }),
-        M::Uncovered(pb::control::Uncovered { stream_id: v.n, ranges: v.ranges.clone() }),
+        M::Uncovered(Uncovered { stream_id, ranges: v.ranges.clone() }),
         M::StreamReset(pb::control::StreamReset { stream_id: v.n, code: v.n, final_size: v.n }),
         M::MaxStreams(pb::control::MaxStreams {
             unidirectional: v.flag,
@@ -183,7 +192,7 @@ fn of_streams(v: &Values) -> Vec<ControlMessage> {
             frame_id: v.n,
             streams: vec![StreamResumption {
                 stream_id: v.n,
-                received: v.ranges.clone(),
+                received: crate::wire::convert::ranges_to_proto(&v.ranges),
                 final_size: v.n,
                 finished: v.flag,
                 reset: v.flag,
@@ -257,7 +266,7 @@ fn every_type_round_trips_even_when_all_default() {
 
 #[test]
 fn bytes_fields_do_not_pin_the_input() {
-    let lease = pb::control::Lease { command: vec![1; 100].into(), ..Default::default() };
+    let lease = Lease { command: vec![1; 100].into(), ..Default::default() };
     let input = encode_all(&[ControlMessage::Lease(lease)]).freeze();
     let mut decoder = ControlDecoder::new();
     decoder.handle_input(input.clone());
@@ -287,7 +296,7 @@ fn unknown_fields_are_skipped() {
     let mut payload = vec![8, 3];
     prost::encoding::bytes::encode(77, &b"later version".to_vec(), &mut payload);
     let found = decode(&frame(0, ControlFrameType::Revoke as i32, &payload), &[100]);
-    assert_eq!(found, Ok(vec![ControlMessage::Revoke(pb::control::Revoke { lease_id: 3 })]));
+    assert_eq!(found, Ok(vec![ControlMessage::Revoke(Revoke { lease_id: LeaseId(3) })]));
 }
 
 #[test]
