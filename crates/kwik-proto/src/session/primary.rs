@@ -18,7 +18,6 @@ use crate::stream::StreamTable;
 use crate::sync::lock;
 use crate::wire::DataOptions;
 use crate::wire::control::{self, ControlMessage};
-use crate::wire::pb::control as pb;
 use crate::{
     Code, CodedError, Config, ConfigError, EventLog, LeaseId, PathId, SessionId, Side, StreamId,
     limits,
@@ -86,17 +85,15 @@ impl PrimarySession {
         identity: Arc<Identity>,
         client_key: PublicKey,
         config: &Config,
-        peer: &pb::AuthenticationRequest,
+        peer: &control::AuthenticationRequest,
         now: Instant,
     ) -> Self {
-        let options = config.data_options().and(DataOptions::from_wire(peer.data));
+        let options = config.data_options().and(peer.data);
         let mut control = ControlQueue::new(now);
-        let response = pb::AuthenticationResponse {
-            success: true,
-            session_id: id.to_string(),
-            error_message: String::new(),
-            limits: Some(config.to_wire()),
-            data: options.to_wire(),
+        let response = control::AuthenticationResponse {
+            result: Ok(id),
+            limits: Some(config.stream_limits()),
+            data: options,
         };
         control.push(&ControlMessage::AuthenticationResponse(response), now);
         let mut paths = PathTable::default();
@@ -266,12 +263,11 @@ impl PrimarySession {
         let sequence = self.issuer.next_sequence(path);
         let signature = sign_raw(&self.identity, self.id, path, sequence, &data);
         self.send(
-            &ControlMessage::RawPacketTransmission(pb::RawPacketTransmission {
+            &ControlMessage::RawPacketTransmission(control::RawPacketTransmission {
                 data,
-                target_path_id: path.to_string(),
-                source_server_id: String::new(),
+                target_path_id: path,
                 sequence,
-                signature: Bytes::copy_from_slice(signature.as_ref()),
+                signature: Some(signature),
             }),
             now,
         );
@@ -326,11 +322,11 @@ impl PrimarySession {
 
     fn on_control(&mut self, message: ControlMessage, now: Instant) -> Result<(), CodedError> {
         match message {
-            ControlMessage::AddPathResponse(m) => self.on_path_added(&m, now)?,
-            ControlMessage::RemovePathResponse(m) => self.on_path_removed(&m, now)?,
+            ControlMessage::AddPathResponse(m) => self.on_path_added(m, now),
+            ControlMessage::RemovePathResponse(m) => self.on_path_removed(&m, now),
             ControlMessage::PathReport(m) => self.on_path_report(&m, now),
             ControlMessage::Uncovered(m) => self.on_uncovered(m),
-            ControlMessage::PathStatusNotification(m) => self.on_path_status(&m, now)?,
+            ControlMessage::PathStatusNotification(m) => self.on_path_status(&m, now),
             ControlMessage::LeaseReport(m) => self.on_report(&m, now)?,
             ControlMessage::Activate(m) => match self.writers.handle_activate(&m)? {
                 Some(answer) => self.send(&answer, now),
@@ -346,7 +342,7 @@ impl PrimarySession {
                     self.relay_reports.pop_front();
                 }
                 let error = Code::from_u64(m.code).filter(|_| m.code != 0);
-                let (sequence, path) = (m.sequence, PathId(m.path_id));
+                let (sequence, path) = (m.sequence, m.path_id);
                 self.relay_reports.push_back(RelayReport { sequence, path, error });
                 self.outputs.wake(Wake::Raw);
             }

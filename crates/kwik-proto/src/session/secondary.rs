@@ -13,7 +13,6 @@ use crate::mapping::MappingTable;
 use crate::sync::lock;
 use crate::wire::DataOptions;
 use crate::wire::control::{self, ControlMessage};
-use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, LeaseId, PathId, SessionId, limits};
 
 mod mapped;
@@ -47,11 +46,10 @@ impl SecondarySession {
     /// `options` is what both ends want of the path's packets.
     pub(super) fn new(admitted: &Admitted, options: DataOptions, now: Instant) -> Self {
         let mut control = ControlQueue::new(now);
-        let response = pb::AuthenticationResponse {
-            success: true,
-            session_id: admitted.session.to_string(),
-            data: options.to_wire(),
-            ..Default::default()
+        let response = control::AuthenticationResponse {
+            result: Ok(admitted.session),
+            limits: None,
+            data: options,
         };
         control.push(&ControlMessage::AuthenticationResponse(response), now);
         Self {
@@ -135,11 +133,12 @@ impl SecondarySession {
     ///
     /// # Errors
     /// It is forged or replayed, or there is no room: the path is to be closed.
-    pub fn handle_raw(&mut self, m: &pb::RawPacketTransmission) -> Result<(), CodedError> {
+    pub fn handle_raw(&mut self, m: &control::RawPacketTransmission) -> Result<(), CodedError> {
         if self.outputs.closed {
             return Ok(());
         }
-        let verified = self.verifier.verify_raw(m.sequence, &m.data, &m.signature);
+        let signature = m.signature.as_ref().map_or(&[][..], AsRef::as_ref);
+        let verified = self.verifier.verify_raw(m.sequence, &m.data, signature);
         verified.map_err(|error| CodedError::new(error.code(), error.to_string()))?;
         let bytes = self.raw_bytes + m.data.len();
         if self.raw.len() >= limits::MAX_RAW_QUEUED || bytes > limits::MAX_RAW_QUEUED_BYTES {

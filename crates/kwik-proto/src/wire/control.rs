@@ -1,18 +1,37 @@
 //! The control plane: length-delimited `ControlFrame`s (3.1 to 3.3).
 
+use super::WireError;
 use super::convert::Convert;
 use super::delimited::{self, DelimitedReader};
-use super::pb::{self, control::ControlFrame, control::ControlFrameType};
-use super::{WireError, validate};
+use super::pb::control::{ControlFrame, ControlFrameType};
+use super::secondary::StreamMappingUpdate;
 use crate::limits::MAX_CONTROL_FRAME;
 use bytes::{Bytes, BytesMut};
 use prost::Message;
 
 mod lease;
+mod metadata;
+mod path;
+mod priority;
+mod session;
 mod stream;
 
 pub use lease::{Activate, Cancel, Lease, LeaseOutcome, LeaseReport, Revoke, Stopped, Uncovered};
-pub use stream::StopSending;
+pub use metadata::{MetadataError, StreamMetadata, StreamType};
+pub use path::{
+    AddPathRequest, AddPathResponse, PathFigures, PathReport, PathStatus, PathStatusNotification,
+    RemovePathRequest, RemovePathResponse,
+};
+pub use priority::Priority;
+pub use session::{
+    Ack, AuthenticationRequest, AuthenticationResponse, Heartbeat, RawPacketTransmission,
+    RelayReport, SessionClose, StreamLimits,
+};
+pub use stream::{
+    Backpressure, BackpressureReason, MaxStreamData, MaxStreams, OffsetSyncRequest,
+    OffsetSyncResponse, Resume, StopSending, StreamCreateNotification, StreamReset,
+    StreamResumption,
+};
 
 /// One table of what a control frame can be: variant, frame type and message.
 macro_rules! messages {
@@ -69,15 +88,15 @@ macro_rules! messages {
 }
 
 messages! {
-    AddPathRequest(pb::control::AddPathRequest),
-    AddPathResponse(pb::control::AddPathResponse),
-    RemovePathRequest(pb::control::RemovePathRequest),
-    RemovePathResponse(pb::control::RemovePathResponse),
-    PathStatusNotification(pb::control::PathStatusNotification),
-    AuthenticationRequest(pb::control::AuthenticationRequest),
-    AuthenticationResponse(pb::control::AuthenticationResponse),
-    StreamCreateNotification(pb::control::StreamCreateNotification),
-    RawPacketTransmission(pb::control::RawPacketTransmission),
+    AddPathRequest(AddPathRequest),
+    AddPathResponse(AddPathResponse),
+    RemovePathRequest(RemovePathRequest),
+    RemovePathResponse(RemovePathResponse),
+    PathStatusNotification(PathStatusNotification),
+    AuthenticationRequest(AuthenticationRequest),
+    AuthenticationResponse(AuthenticationResponse),
+    StreamCreateNotification(StreamCreateNotification),
+    RawPacketTransmission(RawPacketTransmission),
     Lease(Lease),
     Revoke(Revoke),
     LeaseReport(LeaseReport),
@@ -85,63 +104,20 @@ messages! {
     Cancel(Cancel),
     Stopped(Stopped),
     Uncovered(Uncovered),
-    StreamReset(pb::control::StreamReset),
+    StreamReset(StreamReset),
     StopSending(StopSending),
-    MaxStreams(pb::control::MaxStreams),
-    MaxStreamData(pb::control::MaxStreamData),
-    RelayReport(pb::control::RelayReport),
-    Resume(pb::control::Resume),
-    Heartbeat(pb::control::Heartbeat),
-    Backpressure(pb::control::Backpressure),
-    SessionClose(pb::control::SessionClose),
-    OffsetSyncRequest(pb::secondary::OffsetSyncRequest),
-    OffsetSyncResponse(pb::secondary::OffsetSyncResponse),
-    StreamMappingUpdate(pb::metadata::StreamMappingUpdate),
-    PathReport(pb::control::PathReport),
-    Ack(pb::data::AckFrame),
-}
-
-/// Those whose protobuf is handed out as it is.
-macro_rules! as_it_travels {
-    ($($message:ty => $variant:ident,)+) => {
-        $(impl Convert for $message {
-            type Proto = Self;
-            fn to_proto(&self) -> Self {
-                self.clone()
-            }
-            fn from_proto(m: Self) -> Result<Self, WireError> {
-                let message = ControlMessage::$variant(m);
-                validate::control(&message)?;
-                let ControlMessage::$variant(m) = message else { unreachable!() };
-                Ok(m)
-            }
-        })+
-    };
-}
-
-as_it_travels! {
-    pb::control::AddPathRequest => AddPathRequest,
-    pb::control::AddPathResponse => AddPathResponse,
-    pb::control::RemovePathRequest => RemovePathRequest,
-    pb::control::RemovePathResponse => RemovePathResponse,
-    pb::control::PathStatusNotification => PathStatusNotification,
-    pb::control::AuthenticationRequest => AuthenticationRequest,
-    pb::control::AuthenticationResponse => AuthenticationResponse,
-    pb::control::StreamCreateNotification => StreamCreateNotification,
-    pb::control::RawPacketTransmission => RawPacketTransmission,
-    pb::control::StreamReset => StreamReset,
-    pb::control::MaxStreams => MaxStreams,
-    pb::control::MaxStreamData => MaxStreamData,
-    pb::control::RelayReport => RelayReport,
-    pb::control::Resume => Resume,
-    pb::control::Heartbeat => Heartbeat,
-    pb::control::Backpressure => Backpressure,
-    pb::control::SessionClose => SessionClose,
-    pb::secondary::OffsetSyncRequest => OffsetSyncRequest,
-    pb::secondary::OffsetSyncResponse => OffsetSyncResponse,
-    pb::metadata::StreamMappingUpdate => StreamMappingUpdate,
-    pb::control::PathReport => PathReport,
-    pb::data::AckFrame => Ack,
+    MaxStreams(MaxStreams),
+    MaxStreamData(MaxStreamData),
+    RelayReport(RelayReport),
+    Resume(Resume),
+    Heartbeat(Heartbeat),
+    Backpressure(Backpressure),
+    SessionClose(SessionClose),
+    OffsetSyncRequest(OffsetSyncRequest),
+    OffsetSyncResponse(OffsetSyncResponse),
+    StreamMappingUpdate(StreamMappingUpdate),
+    PathReport(PathReport),
+    Ack(Ack),
 }
 
 /// Appends `message` as the frame `frame_id`, which counts from 0 per path and direction.
@@ -215,5 +191,7 @@ impl ControlDecoder {
     }
 }
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;

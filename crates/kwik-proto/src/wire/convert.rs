@@ -6,9 +6,9 @@ use prost::Message;
 
 use super::WireError;
 use super::pb::control::ByteRange;
-use crate::StreamId;
 use crate::auth::Signature;
 use crate::limits::{MAX_GAPS, MAX_OFFSET, MAX_TEXT};
+use crate::{PathId, SessionId, StreamId};
 
 type Result<T> = std::result::Result<T, WireError>;
 
@@ -33,17 +33,47 @@ pub(super) fn stream_id(value: u64) -> Result<StreamId> {
     number(value).map(StreamId::from_u64)
 }
 
+/// `[offset, offset + len)` lies within what a stream can hold.
+pub(super) fn extent(offset: u64, len: u64) -> Result<()> {
+    let end = offset.checked_add(len).ok_or(WireError::Invalid("an offset"))?;
+    number(end).map(drop)
+}
+
+/// The highest id must fit 62 bits (RFC 9000 section 4.6).
+pub(super) fn stream_count(streams: u64) -> Result<u64> {
+    if streams > 1 << 60 { Err(WireError::Invalid("a number of streams")) } else { Ok(streams) }
+}
+
+/// The original messages have ids of paths as decimal text.
+pub(super) fn path_id(text: &str) -> Result<PathId> {
+    text.parse().map(PathId).map_err(|_| WireError::Invalid("a path id"))
+}
+
+/// Of the path that the connection implies already: absent in what this build sends.
+pub(super) fn implied_path_id(text: &str) -> Result<()> {
+    if text.is_empty() { Ok(()) } else { path_id(text).map(drop) }
+}
+
+pub(super) fn session_id(text: &str) -> Result<SessionId> {
+    text.parse().map_err(|_| WireError::Invalid("a session id"))
+}
+
 pub(super) fn range(start: u64, end: u64) -> Result<Range<u64>> {
     if start > end { Err(WireError::Invalid("a range")) } else { Ok(start..number(end)?) }
 }
 
 pub(super) fn ranges(ranges: Vec<ByteRange>) -> Result<Vec<Range<u64>>> {
-    WireError::check("ranges", ranges.len() as u64, MAX_GAPS)?;
+    count("ranges", ranges.len(), MAX_GAPS as u64)?;
     ranges.into_iter().map(|r| range(r.start, r.end)).collect()
 }
 
 pub(super) fn ranges_to_proto(ranges: &[Range<u64>]) -> Vec<ByteRange> {
     ranges.iter().map(|r| ByteRange { start: r.start, end: r.end }).collect()
+}
+
+pub(super) fn count(what: &'static str, found: usize, limit: u64) -> Result<()> {
+    let found = found as u64;
+    if found > limit { Err(WireError::TooLarge { what, found, limit }) } else { Ok(()) }
 }
 
 pub(super) fn text(text: String) -> Result<String> {

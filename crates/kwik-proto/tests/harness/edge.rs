@@ -12,7 +12,6 @@ use kwik_proto::session::{
 };
 use kwik_proto::wire::ControlDecoder;
 use kwik_proto::wire::control::{self, ControlMessage};
-use kwik_proto::wire::pb::control as pb;
 use kwik_proto::{Code, Config, Dir, LeaseId, PathId, SessionId, Side, StreamId, auth};
 
 use crate::client::exporter;
@@ -277,7 +276,7 @@ impl World {
     }
 
     /// Takes raw packets as they come.
-    pub(crate) fn on_raw(&mut self, path: PathId, packet: &pb::RawPacketTransmission) {
+    pub(crate) fn on_raw(&mut self, path: PathId, packet: &control::RawPacketTransmission) {
         let Some(edge) = self.edges.get_mut(&path) else { return };
         let Some(session) = &mut edge.session else { return };
         if let Err(error) = session.handle_raw(packet) {
