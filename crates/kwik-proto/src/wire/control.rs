@@ -192,6 +192,8 @@ impl ControlDecoder {
 }
 
 #[cfg(test)]
+mod fields;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod tests;
