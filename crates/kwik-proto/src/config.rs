@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::limits;
 use crate::wire::DataOptions;
-use crate::wire::pb::control as pb;
+use crate::wire::control::StreamLimits;
 
 /// A setting that cannot be as asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -230,8 +230,8 @@ impl Config {
 
     /// The limits to tell the peer in the first flight.
     #[must_use]
-    pub fn to_wire(&self) -> pb::StreamLimits {
-        pb::StreamLimits {
+    pub fn stream_limits(&self) -> StreamLimits {
+        StreamLimits {
             max_streams_bidi: self.max_streams_bidi,
             max_streams_uni: self.max_streams_uni,
             initial_max_stream_data: self.floor(),

@@ -9,9 +9,10 @@ use bytes::{Buf as _, Bytes};
 use kwik_proto::lease::SharedWriter;
 use kwik_proto::session::{Mapped, SecondarySession as Machine};
 use kwik_proto::sync::lock;
-use kwik_proto::wire::pb::metadata::{MappingOperation, StreamMappingUpdate};
-use kwik_proto::wire::pb::secondary::{SecondaryStreamClose, SecondaryStreamOpen};
-use kwik_proto::wire::secondary::{encode_secondary, encode_secondary_data};
+use kwik_proto::wire::secondary::{
+    MappingOperation, SecondaryStreamClose, SecondaryStreamOpen, StreamMappingUpdate,
+    encode_secondary, encode_secondary_data,
+};
 use kwik_proto::wire::{SecondaryEvent, StreamKind};
 use kwik_proto::{Code, StreamId, limits};
 use tokio::sync::Notify;
@@ -45,10 +46,9 @@ impl SecondaryStream {
             StreamWriter::new(shared.connection.clone(), StreamKind::Secondary, &shared.runtime);
         let open = SecondaryEvent::Open(SecondaryStreamOpen {
             secondary_stream_id: id,
-            target_kwik_stream_id: stream.as_u64(),
+            target_kwik_stream_id: stream,
             initial_offset: offset,
-            lease_id: lease.0,
-            ..Default::default()
+            lease_id: lease,
         });
         // An error shows at the first write.
         frames.push_with(Bytes::new(), |out| encode_secondary(&open, out)).ok();
@@ -143,11 +143,10 @@ impl SecondaryStream {
         self.offset = offset;
         let update = SecondaryEvent::Update(StreamMappingUpdate {
             secondary_stream_id: self.id,
-            kwik_stream_id: stream.as_u64(),
-            operation: MappingOperation::MappingUpdate.into(),
-            lease_id: lease.0,
+            kwik_stream_id: stream,
+            operation: MappingOperation::Update,
+            lease_id: lease,
             offset,
-            ..Default::default()
         });
         let frames = self.frames.as_mut().ok_or(WriteError::ClosedStream)?;
         frames
@@ -223,10 +222,9 @@ impl SecondaryStream {
         let lease = lock(&self.half).lease();
         let close = SecondaryEvent::Close(SecondaryStreamClose {
             secondary_stream_id: self.id,
-            kwik_stream_id: self.kwik_stream_id().as_u64(),
+            kwik_stream_id: self.kwik_stream_id(),
             reason: reason.to_owned(),
             final_offset: self.offset,
-            ..Default::default()
         });
         // An error means that nobody reads it.
         frames.push_with(Bytes::new(), |out| encode_secondary(&close, out)).ok();

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::wire::pb::control as pb;
+use crate::wire::control;
 use crate::{Code, CodedError, LeaseId, PathId, StreamId, limits};
 
 /// How a lease ended, as the client reports it.
@@ -67,7 +67,7 @@ impl LeaseIssuer {
         path: PathId,
         range: Range<u64>,
         command: Bytes,
-    ) -> Result<pb::Lease, CodedError> {
+    ) -> Result<control::Lease, CodedError> {
         if command.len() > limits::MAX_COMMAND {
             let context = format!("a lease's command is at most {} bytes", limits::MAX_COMMAND);
             return Err(CodedError::new(Code::PacketTooLarge, context));
@@ -78,16 +78,15 @@ impl LeaseIssuer {
         }
         let id = LeaseId(self.next);
         self.next += 1;
-        let lease = pb::Lease {
-            lease_id: id.0,
-            stream_id: stream.as_u64(),
-            start: range.start,
-            end: range.end,
-            path_id: path.0,
+        let lease = control::Lease {
+            lease_id: id,
+            stream_id: stream,
+            range: range.clone(),
+            path_id: path,
             command,
             sequence: self.next_sequence(path),
             max_bytes: limits::lease_budget(range.end - range.start),
-            signature: Bytes::new(),
+            signature: None,
         };
         let issued =
             IssuedLease { stream, path, range, delivered: 0, outcome: None, forgotten: false };
@@ -101,22 +100,22 @@ impl LeaseIssuer {
     /// The reported ranges lie outside the lease.
     pub fn handle_report(
         &mut self,
-        report: &pb::LeaseReport,
+        report: &control::LeaseReport,
     ) -> Result<Option<IssuedLease>, CodedError> {
-        let id = LeaseId(report.lease_id);
+        let id = report.lease_id;
         let Some(lease) = self.leases.get_mut(&id) else { return Ok(None) };
         if lease.outcome.is_some() {
             return Ok(None);
         }
-        let ranges: Vec<_> = report.ranges.iter().map(|range| range.start..range.end).collect();
+        let ranges = &report.ranges;
         if ranges.iter().any(|r| r.start < lease.range.start || r.end > lease.range.end) {
             return Err(CodedError::new(Code::OffsetMismatch, "a report outside its lease"));
         }
         lease.delivered = report.delivered;
-        lease.outcome = Some(match report.outcome() {
-            pb::LeaseOutcome::LeaseDone => LeaseOutcome::Done,
-            pb::LeaseOutcome::LeaseStopped => LeaseOutcome::Stopped,
-            pb::LeaseOutcome::LeaseLost => LeaseOutcome::Lost(ranges),
+        lease.outcome = Some(match report.outcome {
+            control::LeaseOutcome::Done => LeaseOutcome::Done,
+            control::LeaseOutcome::Stopped => LeaseOutcome::Stopped,
+            control::LeaseOutcome::Lost => LeaseOutcome::Lost(ranges.clone()),
         });
         let ended = lease.clone();
         if ended.forgotten {

@@ -5,8 +5,7 @@ mod window;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
-use crate::stats::PathFigures;
-use crate::wire::pb::control::PathStatus as WireStatus;
+use crate::wire::control::PathFigures;
 use crate::{Code, CodedError, PathId, limits};
 
 mod health;
@@ -14,52 +13,7 @@ mod health;
 pub use health::Health;
 pub use window::ConnectionWindow;
 
-/// What state a path is in (2.5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PathStatus {
-    /// Dialing or authenticating.
-    Connecting,
-    /// Carrying data.
-    Active,
-    /// Carrying data badly: see [`Health`].
-    Degraded,
-    /// Leaving in order: no new pieces.
-    Disconnecting,
-    /// Silent for long, or without a connection. The client tries to revive it, unless it has ended.
-    Dead,
-}
-
-impl PathStatus {
-    /// Whether it can carry data, well or badly.
-    #[must_use]
-    pub fn is_usable(self) -> bool {
-        matches!(self, Self::Active | Self::Degraded)
-    }
-
-    /// Its value on the wire.
-    #[must_use]
-    pub fn to_wire(self) -> WireStatus {
-        match self {
-            Self::Connecting => WireStatus::Connecting,
-            Self::Active => WireStatus::Active,
-            Self::Degraded => WireStatus::Degraded,
-            Self::Disconnecting => WireStatus::Disconnecting,
-            Self::Dead => WireStatus::Dead,
-        }
-    }
-}
-
-impl From<WireStatus> for PathStatus {
-    fn from(status: WireStatus) -> Self {
-        match status {
-            WireStatus::Connecting => Self::Connecting,
-            WireStatus::Active => Self::Active,
-            WireStatus::Degraded => Self::Degraded,
-            WireStatus::Disconnecting => Self::Disconnecting,
-            WireStatus::Dead => Self::Dead,
-        }
-    }
-}
+pub use crate::wire::control::PathStatus;
 
 /// One path as it stands, or as it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::stream::{ReadError, StreamTable};
 use crate::sync::lock;
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
+use crate::wire::control::{self, ControlMessage, LeaseOutcome};
 use crate::{Code, CodedError, PathId, PieceId, StreamId, limits};
 
 use super::{Path, Scheduler, SchedulerEvent};
@@ -69,7 +68,7 @@ impl Scheduler {
         let lost: Vec<_> =
             self.leases.iter().filter(|(_, l)| l.path == id).map(|(id, _)| *id).collect();
         for lease in lost {
-            self.end_lease(lease, pb::LeaseOutcome::LeaseLost, now);
+            self.end_lease(lease, LeaseOutcome::Lost, now);
         }
         for stream in concerned {
             self.forget_if_idle(stream, streams);
@@ -125,7 +124,7 @@ impl Scheduler {
         let error = CodedError::new(Code::AggregationTimeout, context);
         lock(&fill.recv).fail(ReadError::Failed(error));
         let code = Code::AggregationTimeout.as_u64();
-        let stop = pb::StopSending { stream_id: stream.as_u64(), code };
+        let stop = control::StopSending { stream_id: stream, code };
         let stop = ControlMessage::StopSending(stop);
         self.events.push(SchedulerEvent::Send(PathId::PRIMARY, stop));
         self.events.push(SchedulerEvent::Failed(stream));
@@ -168,7 +167,7 @@ impl Scheduler {
             let Some(path) = self.paths.get_mut(&id) else { continue };
             let Some(fill) = self.fills.get_mut(&stream) else { continue };
             if fill.cancel(id, piece, &mut path.schedule) {
-                let cancel = pb::Cancel { lease_id: lease.0, piece_id: piece.0 };
+                let cancel = control::Cancel { lease_id: lease, piece_id: piece };
                 let cancel = ControlMessage::Cancel(cancel);
                 self.events.push(SchedulerEvent::Send(id, cancel));
                 freed.insert(stream);

@@ -4,8 +4,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use crate::sync::lock;
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
+use crate::wire::control::{self, ControlMessage};
 use crate::{LeaseId, PathId, PieceId, StreamId, limits};
 
 use super::{Path, PathSchedule, Scheduler, SchedulerEvent};
@@ -51,8 +50,8 @@ impl Scheduler {
             activation.stolen = true;
             self.doubled += range.end - range.start;
         }
-        let (lease_id, piece_id) = (activation.lease.0, piece.0);
-        let cancel = ControlMessage::Cancel(pb::Cancel { lease_id, piece_id });
+        let (lease_id, piece_id) = (activation.lease, piece);
+        let cancel = ControlMessage::Cancel(control::Cancel { lease_id, piece_id });
         self.events.push(SchedulerEvent::Send(owner, cancel));
         // Parts of it may have come under an older piece; what lies behind them is free again.
         if let Some(range) = fill.take(range) {

@@ -15,8 +15,7 @@ use crate::scheduler::{Scheduler, SchedulerEvent};
 use crate::stats::{PathFigures, PathStats, SessionStats};
 use crate::stream::StreamTable;
 use crate::sync::lock;
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
+use crate::wire::control::{AuthenticationRequest, ControlMessage, PathStatusNotification};
 use crate::wire::{DataOptions, clip};
 use crate::{Code, CodedError, Config, ConfigError, PathId, SessionId, Side, StreamId, limits};
 
@@ -115,15 +114,15 @@ impl ClientSession {
         let added = paths.add(primary.to_string(), now);
         debug_assert_eq!(added, Ok(PathId::PRIMARY));
         let mut control = ControlQueue::new(now);
-        let request = pb::AuthenticationRequest {
-            session_id: String::new(),
+        let request = AuthenticationRequest {
+            session_id: None,
             credentials: config.credentials.clone(),
             protocol_version: limits::PROTOCOL_VERSION,
-            client_key: Bytes::copy_from_slice(&key.public_key().0),
-            path_id: 0,
-            proof: Bytes::new(),
-            limits: Some(config.settings.to_wire()),
-            data: wanted(&config).to_wire(),
+            client_key: Some(key.public_key()),
+            path_id: PathId::PRIMARY,
+            proof: None,
+            limits: Some(config.settings.stream_limits()),
+            data: wanted(&config),
         };
         control.push(&ControlMessage::AuthenticationRequest(request), now);
         let deadline = now + limits::INTRODUCTION_TIMEOUT;
@@ -220,15 +219,15 @@ impl ClientSession {
         if self.outputs.closed {
             return false;
         }
-        let request = pb::AuthenticationRequest {
-            session_id: id.to_string(),
+        let request = AuthenticationRequest {
+            session_id: Some(id),
             credentials: target.grant.clone(),
             protocol_version: limits::PROTOCOL_VERSION,
-            client_key: Bytes::copy_from_slice(&self.key.public_key().0),
-            path_id: path.0,
-            proof: Bytes::copy_from_slice(prove(&self.key, exporter, id, path).as_ref()),
+            client_key: Some(self.key.public_key()),
+            path_id: path,
+            proof: Some(prove(&self.key, exporter, id, path)),
             limits: None,
-            data: wanted(&self.config).to_wire(),
+            data: wanted(&self.config),
         };
         link.stage = Stage::Authenticating;
         // Frames are numbered for each connection.
@@ -306,11 +305,11 @@ impl ClientSession {
     }
 
     fn notify(&mut self, path: PathId, status: PathStatus, reason: &str, now: Instant) {
-        let message = ControlMessage::PathStatusNotification(pb::PathStatusNotification {
-            path_id: path.to_string(),
-            status: status.to_wire().into(),
+        let message = ControlMessage::PathStatusNotification(PathStatusNotification {
+            path_id: path,
+            status,
             reason: clip(reason).to_owned(),
-            report: self.figures(path, now).map(|figures| figures.to_wire(path)),
+            report: self.figures(path, now),
             ended: self.paths.has_ended(path),
         });
         self.send(PathId::PRIMARY, &message, now);

@@ -19,8 +19,9 @@ use bytes::Bytes;
 
 use crate::auth::Fingerprint;
 use crate::stream::{GapNotice, StreamWake};
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
+use crate::wire::control::{
+    ControlMessage, Heartbeat, PathFigures, PathReport, RawPacketTransmission, SessionClose,
+};
 use crate::{Code, CodedError, LeaseId, PathId, limits};
 
 pub use accept::{AcceptContext, Accepted, accept};
@@ -36,7 +37,7 @@ pub enum Action {
     /// A path that the client lost is still wanted: call [`PrimarySession::renew_grant`].
     RenewGrant(PathId),
     /// Write this on the path's raw stream, then call [`ClientSession::on_raw_forwarded`].
-    ForwardRaw(PathId, Box<pb::RawPacketTransmission>),
+    ForwardRaw(PathId, Box<RawPacketTransmission>),
     /// Close the path's connection once what was transmitted is on its way.
     ClosePath(PathId, CodedError),
     /// The session is over: close every connection with this code and reason.
@@ -144,22 +145,17 @@ fn wrong_role(message: &ControlMessage) -> CodedError {
 /// The end of a session, with as much of the reason as a message may carry.
 fn session_close(code: u64, reason: &Bytes) -> ControlMessage {
     let reason = reason.slice(..reason.len().min(limits::MAX_TEXT));
-    ControlMessage::SessionClose(pb::SessionClose { code: code.min(limits::MAX_OFFSET), reason })
+    ControlMessage::SessionClose(SessionClose { code: code.min(limits::MAX_OFFSET), reason })
 }
 
 /// What a server sent over a path, and what of that was lost: behind its answer to a heartbeat.
 fn packet_report(path: PathId, (sent_packets, lost_packets): (u64, u64)) -> ControlMessage {
-    let path_id = path.0;
-    ControlMessage::PathReport(pb::PathReport {
-        path_id,
-        sent_packets,
-        lost_packets,
-        ..Default::default()
-    })
+    let figures = PathFigures { sent_packets, lost_packets, ..PathFigures::default() };
+    ControlMessage::PathReport(PathReport { path_id: path, figures })
 }
 
 /// The answer to a heartbeat that asks for one.
-fn heartbeat_reply(beat: &pb::Heartbeat) -> Option<ControlMessage> {
-    let reply = pb::Heartbeat { sequence: beat.sequence, reply: true };
+fn heartbeat_reply(beat: &Heartbeat) -> Option<ControlMessage> {
+    let reply = Heartbeat { sequence: beat.sequence, reply: true };
     (!beat.reply).then_some(ControlMessage::Heartbeat(reply))
 }

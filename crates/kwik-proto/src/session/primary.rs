@@ -17,8 +17,7 @@ use crate::stats::{PathStats, SessionStats};
 use crate::stream::StreamTable;
 use crate::sync::lock;
 use crate::wire::DataOptions;
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
+use crate::wire::control::{self, ControlMessage};
 use crate::{
     Code, CodedError, Config, ConfigError, EventLog, LeaseId, PathId, SessionId, Side, StreamId,
     limits,
@@ -86,17 +85,15 @@ impl PrimarySession {
         identity: Arc<Identity>,
         client_key: PublicKey,
         config: &Config,
-        peer: &pb::AuthenticationRequest,
+        peer: &control::AuthenticationRequest,
         now: Instant,
     ) -> Self {
-        let options = config.data_options().and(DataOptions::from_wire(peer.data));
+        let options = config.data_options().and(peer.data);
         let mut control = ControlQueue::new(now);
-        let response = pb::AuthenticationResponse {
-            success: true,
-            session_id: id.to_string(),
-            error_message: String::new(),
-            limits: Some(config.to_wire()),
-            data: options.to_wire(),
+        let response = control::AuthenticationResponse {
+            result: Ok(id),
+            limits: Some(config.stream_limits()),
+            data: options,
         };
         control.push(&ControlMessage::AuthenticationResponse(response), now);
         let mut paths = PathTable::default();
@@ -183,19 +180,19 @@ impl PrimarySession {
             return Err(CodedError::new(Code::PathDead, context));
         }
         let mut lease = self.issuer.issue(stream, path, range, command)?;
-        let id = LeaseId(lease.lease_id);
+        let id = lease.lease_id;
         let writer = path.is_primary().then(|| self.writers.insert(&lease)).transpose()?;
         if !path.is_primary() {
             let fields = LeaseFields {
                 lease_id: id,
                 stream_id: stream,
-                start: lease.start,
-                end: lease.end,
+                start: lease.range.start,
+                end: lease.range.end,
                 max_bytes: lease.max_bytes,
                 command: &lease.command,
             };
             let signature = sign_lease(&self.identity, self.id, path, lease.sequence, &fields);
-            lease.signature = Bytes::copy_from_slice(signature.as_ref());
+            lease.signature = Some(signature);
         }
         self.send(&ControlMessage::Lease(lease), now);
         Ok((id, writer))
@@ -217,7 +214,7 @@ impl PrimarySession {
     /// Takes a lease back; its outcome will be [`Stopped`](crate::lease::LeaseOutcome::Stopped).
     pub fn revoke(&mut self, lease: LeaseId, now: Instant) {
         if self.issuer.lease(lease).is_some_and(|lease| lease.outcome.is_none()) {
-            self.send(&ControlMessage::Revoke(pb::Revoke { lease_id: lease.0 }), now);
+            self.send(&ControlMessage::Revoke(control::Revoke { lease_id: lease }), now);
         }
     }
 
@@ -266,12 +263,11 @@ impl PrimarySession {
         let sequence = self.issuer.next_sequence(path);
         let signature = sign_raw(&self.identity, self.id, path, sequence, &data);
         self.send(
-            &ControlMessage::RawPacketTransmission(pb::RawPacketTransmission {
+            &ControlMessage::RawPacketTransmission(control::RawPacketTransmission {
                 data,
-                target_path_id: path.to_string(),
-                source_server_id: String::new(),
+                target_path_id: path,
                 sequence,
-                signature: Bytes::copy_from_slice(signature.as_ref()),
+                signature: Some(signature),
             }),
             now,
         );
@@ -326,15 +322,15 @@ impl PrimarySession {
 
     fn on_control(&mut self, message: ControlMessage, now: Instant) -> Result<(), CodedError> {
         match message {
-            ControlMessage::AddPathResponse(m) => self.on_path_added(&m, now)?,
-            ControlMessage::RemovePathResponse(m) => self.on_path_removed(&m, now)?,
+            ControlMessage::AddPathResponse(m) => self.on_path_added(m, now),
+            ControlMessage::RemovePathResponse(m) => self.on_path_removed(&m, now),
             ControlMessage::PathReport(m) => self.on_path_report(&m, now),
-            ControlMessage::Uncovered(m) => self.on_uncovered(&m),
-            ControlMessage::PathStatusNotification(m) => self.on_path_status(&m, now)?,
+            ControlMessage::Uncovered(m) => self.on_uncovered(m),
+            ControlMessage::PathStatusNotification(m) => self.on_path_status(&m, now),
             ControlMessage::LeaseReport(m) => self.on_report(&m, now)?,
             ControlMessage::Activate(m) => match self.writers.handle_activate(&m)? {
                 Some(answer) => self.send(&answer, now),
-                None => self.outputs.wake(Wake::Writer(LeaseId(m.lease_id))),
+                None => self.outputs.wake(Wake::Writer(m.lease_id)),
             },
             ControlMessage::Cancel(m) => {
                 if let Some(answer) = self.writers.handle_cancel(&m) {
@@ -346,7 +342,7 @@ impl PrimarySession {
                     self.relay_reports.pop_front();
                 }
                 let error = Code::from_u64(m.code).filter(|_| m.code != 0);
-                let (sequence, path) = (m.sequence, PathId(m.path_id));
+                let (sequence, path) = (m.sequence, m.path_id);
                 self.relay_reports.push_back(RelayReport { sequence, path, error });
                 self.outputs.wake(Wake::Raw);
             }
@@ -371,14 +367,14 @@ impl PrimarySession {
         Ok(())
     }
 
-    fn on_report(&mut self, m: &pb::LeaseReport, now: Instant) -> Result<(), CodedError> {
-        let id = LeaseId(m.lease_id);
+    fn on_report(&mut self, m: &control::LeaseReport, now: Instant) -> Result<(), CodedError> {
+        let id = m.lease_id;
         let Some(lease) = self.issuer.handle_report(m)? else { return Ok(()) };
         let stream = lease.stream;
         // However it ended, what is not missing has been delivered.
         let mut delivered: RangeSet = std::iter::once(lease.range).collect();
         for missing in &m.ranges {
-            delivered.remove(missing.start..missing.end);
+            delivered.remove(missing.clone());
         }
         let halves = self.streams.halves(stream);
         if let Some(send) = halves.and_then(|halves| halves.send.as_ref()) {

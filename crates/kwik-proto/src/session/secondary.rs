@@ -12,9 +12,8 @@ use crate::lease::{SharedWriter, WriterTable};
 use crate::mapping::MappingTable;
 use crate::sync::lock;
 use crate::wire::DataOptions;
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
-use crate::{Code, CodedError, LeaseId, PathId, SessionId, StreamId, limits};
+use crate::wire::control::{self, ControlMessage};
+use crate::{Code, CodedError, LeaseId, PathId, SessionId, limits};
 
 mod mapped;
 
@@ -47,11 +46,10 @@ impl SecondarySession {
     /// `options` is what both ends want of the path's packets.
     pub(super) fn new(admitted: &Admitted, options: DataOptions, now: Instant) -> Self {
         let mut control = ControlQueue::new(now);
-        let response = pb::AuthenticationResponse {
-            success: true,
-            session_id: admitted.session.to_string(),
-            data: options.to_wire(),
-            ..Default::default()
+        let response = control::AuthenticationResponse {
+            result: Ok(admitted.session),
+            limits: None,
+            data: options,
         };
         control.push(&ControlMessage::AuthenticationResponse(response), now);
         Self {
@@ -135,11 +133,12 @@ impl SecondarySession {
     ///
     /// # Errors
     /// It is forged or replayed, or there is no room: the path is to be closed.
-    pub fn handle_raw(&mut self, m: &pb::RawPacketTransmission) -> Result<(), CodedError> {
+    pub fn handle_raw(&mut self, m: &control::RawPacketTransmission) -> Result<(), CodedError> {
         if self.outputs.closed {
             return Ok(());
         }
-        let verified = self.verifier.verify_raw(m.sequence, &m.data, &m.signature);
+        let signature = m.signature.as_ref().map_or(&[][..], AsRef::as_ref);
+        let verified = self.verifier.verify_raw(m.sequence, &m.data, signature);
         verified.map_err(|error| CodedError::new(error.code(), error.to_string()))?;
         let bytes = self.raw_bytes + m.data.len();
         if self.raw.len() >= limits::MAX_RAW_QUEUED || bytes > limits::MAX_RAW_QUEUED_BYTES {
@@ -156,7 +155,7 @@ impl SecondarySession {
             ControlMessage::Lease(m) => self.on_lease(&m)?,
             ControlMessage::Activate(m) => match self.writers.handle_activate(&m)? {
                 Some(answer) => self.control.push(&answer, now),
-                None => self.outputs.wake(Wake::Writer(LeaseId(m.lease_id))),
+                None => self.outputs.wake(Wake::Writer(m.lease_id)),
             },
             ControlMessage::Cancel(m) => {
                 if let Some(answer) = self.writers.handle_cancel(&m) {
@@ -164,7 +163,7 @@ impl SecondarySession {
                 }
             }
             ControlMessage::Revoke(m) => {
-                let id = LeaseId(m.lease_id);
+                let id = m.lease_id;
                 for answer in self.writers.handle_revoke(id).unwrap_or_default() {
                     self.control.push(&answer, now);
                 }
@@ -196,16 +195,17 @@ impl SecondarySession {
         Ok(())
     }
 
-    fn on_lease(&mut self, m: &pb::Lease) -> Result<(), CodedError> {
+    fn on_lease(&mut self, m: &control::Lease) -> Result<(), CodedError> {
         let fields = LeaseFields {
-            lease_id: LeaseId(m.lease_id),
-            stream_id: StreamId::from_u64(m.stream_id),
-            start: m.start,
-            end: m.end,
+            lease_id: m.lease_id,
+            stream_id: m.stream_id,
+            start: m.range.start,
+            end: m.range.end,
             max_bytes: m.max_bytes,
             command: &m.command,
         };
-        let verified = self.verifier.verify_lease(m.sequence, &fields, &m.signature);
+        let signature = m.signature.as_ref().map_or(&[][..], AsRef::as_ref);
+        let verified = self.verifier.verify_lease(m.sequence, &fields, signature);
         verified.map_err(|error| CodedError::new(error.code(), error.to_string()))?;
         let writer = self.writers.insert(m)?;
         if self.offered.len() >= limits::MAX_LEASES {

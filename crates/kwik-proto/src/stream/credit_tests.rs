@@ -12,8 +12,8 @@ use super::{Read, SharedRecv, StreamTable};
 use crate::limits::FIRST_STREAM_DATA;
 use crate::presentation::MemoryBudget;
 use crate::sync::lock;
+use crate::wire::control::BackpressureReason;
 use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
 use crate::{Config, Dir, LeaseId, PathId, PieceId, Side, StreamId};
 
 /// Everything is written in slots of this many bytes; blocks of copies end between two.
@@ -100,7 +100,7 @@ impl World {
         let budget = Arc::new(MemoryBudget::new(u64::MAX / 8));
         let mut table = StreamTable::new(Side::Client, &config);
         table.set_budget(budget.clone());
-        let (now, first) = (crate::test_now(), config.to_wire().first_streams);
+        let (now, first) = (crate::test_now(), config.stream_limits().first_streams);
         Self { table, config, budget, first, streams: BTreeMap::new(), now, pieces: 0 }
     }
 
@@ -224,7 +224,7 @@ impl World {
                 self.first = m.first_streams;
             }
             if let ControlMessage::MaxStreamData(m) = message
-                && let Some(stream) = self.streams.get_mut(&StreamId::from_u64(m.stream_id).index())
+                && let Some(stream) = self.streams.get_mut(&m.stream_id.index())
             {
                 assert!(m.maximum >= stream.told, "limits only rise");
                 stream.told = m.maximum;
@@ -321,11 +321,11 @@ fn memory_pressure_that_others_end_is_lifted_without_traffic() {
     let told = |world: &mut World| {
         let messages = world.table.take_messages(world.now);
         messages.into_iter().find_map(|message| match message {
-            ControlMessage::Backpressure(m) => Some(m.reason()),
+            ControlMessage::Backpressure(m) => Some(m.reason),
             _ => None,
         })
     };
-    assert_eq!(told(&mut world), Some(pb::BackpressureReason::BackpressureMemoryPressure));
+    assert_eq!(told(&mut world), Some(Some(BackpressureReason::MemoryPressure)));
     let due = world.table.poll_timeout().unwrap();
     world.now = due;
     assert_eq!(told(&mut world), None, "it lasts");
@@ -333,7 +333,7 @@ fn memory_pressure_that_others_end_is_lifted_without_traffic() {
     assert_eq!(told(&mut world), None, "nothing is looked at before it is due");
     world.now = world.table.poll_timeout().unwrap();
     assert!(world.now > due);
-    assert_eq!(told(&mut world), Some(pb::BackpressureReason::BackpressureNone));
+    assert_eq!(told(&mut world), Some(None));
     assert_eq!(world.table.poll_timeout(), None);
 }
 

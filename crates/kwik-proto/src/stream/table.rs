@@ -7,8 +7,7 @@ use std::time::Instant;
 use crate::presentation::{BackpressureReason, MemoryBudget, ReceiveMemory, ReceiveWindow};
 use crate::sync::lock;
 use crate::wire::PacketFrame;
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
+use crate::wire::control::{ControlMessage, StopSending, StreamLimits, StreamReset};
 use crate::{Code, CodedError, Config, Dir, PathId, Side, StreamId, limits};
 
 use super::watch::Watch;
@@ -164,7 +163,7 @@ impl StreamTable {
     }
 
     /// The peer's limits, as its first frame states them.
-    pub fn handle_limits(&mut self, limits: &pb::StreamLimits) {
+    pub fn handle_limits(&mut self, limits: &StreamLimits) {
         for (dir, maximum) in
             [(Dir::Bi, limits.max_streams_bidi), (Dir::Uni, limits.max_streams_uni)]
         {
@@ -209,10 +208,11 @@ impl StreamTable {
         if let Some(recv) = &halves.recv {
             lock(recv).set_metadata(metadata);
         }
-        match metadata.to_wire() {
-            None => self.notices.on_opened(id),
+        if *metadata == StreamMetadata::default() {
+            self.notices.on_opened(id);
+        } else {
             // What is said of it has to be there before its data.
-            metadata => self.announce(id, metadata),
+            self.announce(id, metadata.clone());
         }
         Some(halves)
     }
@@ -426,8 +426,8 @@ impl StreamTable {
             tell
         };
         if tell {
-            self.outbox.push(ControlMessage::StopSending(pb::StopSending {
-                stream_id: id.as_u64(),
+            self.outbox.push(ControlMessage::StopSending(StopSending {
+                stream_id: id,
                 code: code.min(limits::MAX_OFFSET),
             }));
         }
@@ -440,8 +440,8 @@ impl StreamTable {
             return;
         };
         if let Some(final_size) = lock(&send).reset() {
-            self.outbox.push(ControlMessage::StreamReset(pb::StreamReset {
-                stream_id: id.as_u64(),
+            self.outbox.push(ControlMessage::StreamReset(StreamReset {
+                stream_id: id,
                 code: code.min(limits::MAX_OFFSET),
                 final_size,
             }));

@@ -13,7 +13,7 @@ use kwik_proto::auth::EXPORTER_LABEL;
 use kwik_proto::path::ConnectionWindow;
 use kwik_proto::session::Dial;
 use kwik_proto::sync::lock;
-use kwik_proto::wire::pb::control::RawPacketTransmission;
+use kwik_proto::wire::control::RawPacketTransmission;
 use kwik_proto::wire::{ControlDecoder, ControlMessage, StreamKind, raw};
 use kwik_proto::{Code, CodedError, PathId, limits};
 use tokio::sync::{mpsc, oneshot};

@@ -7,7 +7,7 @@ use kwik_proto::mapping::MappingKey;
 use kwik_proto::session::{ClientSession, Machine, PrimarySession, SecondarySession};
 use kwik_proto::stats::SessionStats;
 use kwik_proto::stream::{SharedRecv, StreamTable};
-use kwik_proto::wire::pb::control::RawPacketTransmission;
+use kwik_proto::wire::control::RawPacketTransmission;
 use kwik_proto::wire::{DataOptions, SecondaryEvent};
 use kwik_proto::{Code, CodedError, Config, ConfigError, PathId, StreamId};
 

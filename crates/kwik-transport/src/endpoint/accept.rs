@@ -78,7 +78,7 @@ impl Incoming {
         let config = &self.server.config;
         let receive_window = config.quic.receive_window;
         let is_secondary = matches!(&first, ControlMessage::AuthenticationRequest(request)
-            if !request.session_id.is_empty());
+            if request.session_id.is_some());
         let settings = lock(&self.server.settings).clone();
         let unexpected = is_secondary && !secondaries;
         let spent = !is_secondary && self.endpoint.budget.is_spent();

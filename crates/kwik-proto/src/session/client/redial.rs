@@ -10,8 +10,7 @@ use crate::auth::Fingerprint;
 use crate::control::ControlQueue;
 use crate::path::{Health, PathStatus};
 use crate::wire::DataOptions;
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
+use crate::wire::control::{AddPathRequest, ControlMessage, PathReport};
 use crate::{Code, CodedError, PathId, limits};
 
 use super::super::{Action, Dial};
@@ -102,7 +101,7 @@ impl ClientSession {
         self.report_at = now + limits::REPORT_INTERVAL;
         for path in self.links.keys().copied().collect::<Vec<_>>() {
             if let Some(figures) = self.figures(path, now) {
-                let report = ControlMessage::PathReport(figures.to_wire(path));
+                let report = ControlMessage::PathReport(PathReport { path_id: path, figures });
                 self.send(PathId::PRIMARY, &report, now);
             }
         }
@@ -176,18 +175,17 @@ impl ClientSession {
     /// The primary still wants a path that was joined before: with this grant it can be dialed again.
     pub(super) fn renew_grant(
         &mut self,
-        m: &pb::AddPathRequest,
-        pin: Fingerprint,
+        m: AddPathRequest,
         now: Instant,
     ) -> Result<(), CodedError> {
-        let path = PathId(m.path_id);
+        let path = m.path_id;
         let same = self.paths.path(path).is_some_and(|info| info.address == m.target_address);
         let target = self.links.get_mut(&path).and_then(|link| link.target.as_mut());
-        let Some(target) = target.filter(|target| same && target.pin == pin) else {
+        let Some(target) = target.filter(|target| same && target.pin == m.server_key_hash) else {
             let context = format!("path {path} leads elsewhere");
             return Err(CodedError::new(Code::InvalidFrame, context));
         };
-        target.grant = m.grant.clone();
+        target.grant = m.grant;
         target.expires = now + limits::GRANT_LIFETIME;
         Ok(())
     }

@@ -6,7 +6,7 @@ use crate::CodedError;
 use crate::ack::{ArrivedPackets, SharedSent};
 use crate::sync::lock;
 use crate::wire::DataOptions;
-use crate::wire::pb::data::AckFrame;
+use crate::wire::control::Ack;
 
 use super::super::Wake;
 use super::PrimarySession;
@@ -33,7 +33,7 @@ impl PrimarySession {
     }
 
     /// The client has packets of ours.
-    pub(super) fn on_ack(&mut self, m: &AckFrame) -> Result<(), CodedError> {
+    pub(super) fn on_ack(&mut self, m: &Ack) -> Result<(), CodedError> {
         let frames = lock(&self.sent).handle_ack(m)?;
         self.streams.on_acknowledged(&frames);
         self.outputs.wake(Wake::Acknowledged);

@@ -5,8 +5,8 @@ use std::time::Instant;
 use crate::lease::{SharedWriter, Writer};
 use crate::mapping::{Mapping, Place};
 use crate::sync::lock;
-use crate::wire::pb::metadata as pb;
-use crate::{Code, CodedError, LeaseId, StreamId, limits};
+use crate::wire::secondary::{MappingOperation, StreamMappingUpdate};
+use crate::{Code, CodedError, StreamId, limits};
 
 use super::{SecondarySession, Wake};
 
@@ -110,9 +110,9 @@ impl SecondarySession {
 
     /// The client has taken note of a mapping, or says that it is over with its lease; the stream may have moved on
     /// meanwhile.
-    pub(super) fn on_mapping_update(&mut self, m: &pb::StreamMappingUpdate) {
-        let (stream, lease) = (StreamId::from_u64(m.kwik_stream_id), LeaseId(m.lease_id));
-        if m.operation() == pb::MappingOperation::MappingDelete {
+    pub(super) fn on_mapping_update(&mut self, m: &StreamMappingUpdate) {
+        let (stream, lease) = (m.kwik_stream_id, m.lease_id);
+        if m.operation == MappingOperation::Delete {
             self.mappings.on_lease_ended(self.path, stream, lease);
         } else if let Some(writer) = self.writers.writer(lease) {
             lock(writer).set_settled(true);

@@ -14,8 +14,7 @@
 use std::time::{Duration, Instant};
 
 use crate::sync::lock;
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
+use crate::wire::control::{ControlMessage, MaxStreamData};
 use crate::{Dir, StreamId, limits};
 
 use super::StreamTable;
@@ -107,10 +106,8 @@ impl StreamTable {
         if self.notices.holds_credit(id) {
             return;
         }
-        self.outbox.push(ControlMessage::MaxStreamData(pb::MaxStreamData {
-            stream_id: id.as_u64(),
-            maximum: limit,
-        }));
+        self.outbox
+            .push(ControlMessage::MaxStreamData(MaxStreamData { stream_id: id, maximum: limit }));
     }
 
     /// The application read from a stream: slide its window, and widen it by what it took in a round trip

@@ -5,7 +5,7 @@ use super::{DataOptions, FrameHeader, compression, frame, packet};
 use crate::limits::{MAX_FRAME_FIELD, MAX_PACKET_FRAMES, MAX_PACKET_OVERHEAD, MAX_PACKET_PAYLOAD};
 use crate::wire::pb::data::DataFlags;
 use crate::wire::varint::VarintReader;
-use crate::wire::{WireError, validate};
+use crate::wire::{WireError, convert};
 use bytes::{Buf, Bytes, BytesMut};
 use std::collections::VecDeque;
 
@@ -466,8 +466,8 @@ impl Frame {
         } else {
             len
         };
-        validate::number(self.stream_id)?;
-        validate::extent(self.offset, len as u64)?;
+        convert::number(self.stream_id)?;
+        convert::extent(self.offset, len as u64)?;
         let Self { stream_id, offset, .. } = *self;
         Ok(FrameHeader { stream_id, offset, len })
     }

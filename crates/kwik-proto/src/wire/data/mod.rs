@@ -79,15 +79,13 @@ impl DataOptions {
     }
 
     /// As an authentication states them; nothing when nothing is wanted.
-    #[must_use]
-    pub fn to_wire(self) -> Option<pb::data::DataOptions> {
+    pub(super) fn to_proto(self) -> Option<pb::data::DataOptions> {
         let Self { checksum, compression } = self;
         (self != Self::default()).then_some(pb::data::DataOptions { checksum, compression })
     }
 
     /// As a peer stated them.
-    #[must_use]
-    pub fn from_wire(options: Option<pb::data::DataOptions>) -> Self {
+    pub(super) fn from_proto(options: Option<pb::data::DataOptions>) -> Self {
         let pb::data::DataOptions { checksum, compression } = options.unwrap_or_default();
         Self { checksum, compression }
     }
