@@ -92,7 +92,7 @@ impl Stack for Bare {
 
 /// The same in each process: that of KWIK's first server.
 fn key() -> PrivatePkcs8KeyDer<'static> {
-    super::kwik::identity(0).pkcs8_der().into()
+    super::kwik::identity(0).pkcs8_der().to_vec().into()
 }
 
 /// What clients trust.
