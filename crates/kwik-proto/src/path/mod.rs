@@ -70,7 +70,8 @@ pub struct PathInfo {
     pub address: String,
     /// Its state.
     pub status: PathStatus,
-    /// Why it has that state; empty when there is nothing to say.
+    /// Why it has that state; empty when there is nothing to say. A peer's words as they came: show
+    /// them with [`escape`](crate::escape).
     pub reason: String,
     /// When it was added.
     pub created_at: Instant,
@@ -89,7 +90,8 @@ pub struct PathEvent {
     pub path: PathId,
     /// Its state from now on.
     pub status: PathStatus,
-    /// Why; empty when there is nothing to say.
+    /// Why; empty when there is nothing to say. A peer's words as they came: show
+    /// them with [`escape`](crate::escape).
     pub reason: String,
     /// What the client knew of it then; none where the primary decided by itself.
     pub figures: Option<PathFigures>,
