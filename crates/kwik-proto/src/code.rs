@@ -61,6 +61,8 @@ codes! {
     InvalidStreamRole = 0x4b0e, "KWIK_INVALID_STREAM_ROLE";
     /// The peer is out of a bounded resource.
     LimitExceeded = 0x4b0f, "KWIK_LIMIT_EXCEEDED";
+    /// The server is full: there may be room later.
+    Busy = 0x4b10, "KWIK_BUSY";
     /// An orderly end without an error.
     NoError = 0x4b00, "KWIK_NO_ERROR";
 }

@@ -77,6 +77,28 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// silence that QUIC lives through costs no session.
 pub const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Sessions, and paths to it as a secondary, that a server has at once, unless configured: with all that one may
+/// hold beside its windows, half a gigabyte.
+pub const MAX_SESSIONS: usize = 1024;
+/// Of those from one network, which is an IPv4 address or an IPv6 /64, unless configured: the clients behind one
+/// translator have room, and it takes eight networks to fill a server.
+pub const MAX_NETWORK_SESSIONS: usize = 128;
+/// Connections that have not introduced themselves yet, unless configured: a fast link brings some thousand a
+/// second, each of which takes a round trip or two.
+pub const MAX_HANDSHAKES: usize = 256;
+/// Of those from one network.
+pub const MAX_NETWORK_HANDSHAKES: usize = 64;
+/// From one handshake in this many of [`MAX_HANDSHAKES`] on, and from half of the sessions on, a client first has to
+/// show that it receives at its address (RFC 9000 section 8.1.2).
+pub const UNVALIDATED_SHARE: usize = 8;
+/// A full server lets a session go on which nothing is open and nothing has moved for so long, the one that was
+/// quiet longest first ...
+pub const SLOT_IDLE: Duration = HEARTBEAT_IDLE;
+/// ... and then one on which streams or leases are open, and nothing has moved for so long.
+pub const SLOT_STALLED: Duration = Duration::from_secs(60);
+/// An operator reads of a full server this often at the most.
+pub const BUSY_NOTICE: Duration = Duration::from_secs(10);
+
 /// Streams of one direction that a peer may have open at once.
 pub const MAX_STREAMS: u64 = 100;
 /// Unidirectional QUIC streams of one side on one connection: memory and handshake cost grow with them.
@@ -235,6 +257,9 @@ const _: () = {
     assert!(FIRST_FLIGHT_STREAMS <= MAX_STREAMS);
     assert!(FIRST_FLIGHT_DATA <= FIRST_STREAM_DATA && FIRST_STREAM_DATA <= MAX_FIRST_STREAM_DATA);
     assert!(2 * MAX_FIRST_STREAM_DATA < UNAUTHENTICATED_WINDOW);
+    assert!(MAX_NETWORK_SESSIONS * 4 <= MAX_SESSIONS);
+    assert!(MAX_NETWORK_HANDSHAKES * 4 <= MAX_HANDSHAKES);
+    assert!(SLOT_IDLE.as_millis() < SLOT_STALLED.as_millis());
     assert!(SUSPECT_AFTER.as_millis() < DEAD_AFTER.as_millis());
     assert!(DEAD_AFTER.as_millis() < AGGREGATION_TIMEOUT.as_millis());
 };

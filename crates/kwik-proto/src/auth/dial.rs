@@ -48,7 +48,7 @@ impl DialPolicy {
     }
 
     /// Checks an address alone. `primary` is none where only public addresses will do.
-    fn check_host(&self, ip: IpAddr, primary: Option<IpAddr>) -> Result<(), DialError> {
+    fn check_host(self, ip: IpAddr, primary: Option<IpAddr>) -> Result<(), DialError> {
         if ip.is_unspecified() {
             return Err(DialError::Unspecified(ip));
         }
@@ -110,8 +110,8 @@ fn is_reserved(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => matches!(
             ip.octets(),
-            // This network; IETF protocols; relays of 6to4; future use.
-            [0, ..] | [192, 0, 0, _] | [192, 88, 99, _] | [240..=255, ..]
+            // This network and future use; IETF protocols; relays of 6to4.
+            [0 | 240..=255, ..] | [192, 0, 0, _] | [192, 88, 99, _]
         ),
         IpAddr::V6(ip) => match ip.segments() {
             // NAT64 by the prefix that all know.

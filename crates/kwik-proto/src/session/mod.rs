@@ -71,6 +71,15 @@ pub enum Wake {
     Raw,
 }
 
+/// What a server's session is worth its slot for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Activity {
+    /// Streams or leases are open.
+    pub open: bool,
+    /// When payload last moved, or the session began.
+    pub moved: Instant,
+}
+
 /// A path to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dial {
