@@ -117,7 +117,7 @@ fn transport(Settings { quic: config, session, .. }: &Settings) -> Arc<quinn::Tr
         .max_concurrent_uni_streams(varint(session.max_streams_uni()))
         .max_concurrent_bidi_streams(varint(session.max_streams_bidi()))
         .max_idle_timeout(Some(config.idle_timeout.try_into().unwrap()))
-        .datagram_receive_buffer_size(Some(config.datagram_receive_buffer))
+        .datagram_receive_buffer_size(None)
         .datagram_send_buffer_size(config.datagram_send_buffer);
     Arc::new(transport)
 }

@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr};
 use bytes::Bytes;
 
 use kwik_proto::auth::Fingerprint;
-use kwik_proto::escape;
+use kwik_proto::{Code, escape};
 
 /// A peer's words, which may be anything.
 fn text(reason: &[u8]) -> impl fmt::Display {
@@ -43,6 +43,9 @@ pub enum ConnectionError {
         /// The peer's words.
         reason: Bytes,
     },
+    /// The server is full, or takes no connections now. Later it may.
+    #[error("the server is busy: try again")]
+    Busy,
     /// The peer does not know the connection any more, usually since it restarted.
     #[error("the peer has forgotten the connection")]
     Reset,
@@ -57,7 +60,18 @@ pub enum ConnectionError {
     CidsExhausted,
 }
 
+/// RFC 9000 section 20.1.
+const CONNECTION_REFUSED: u64 = 0x2;
+
 impl ConnectionError {
+    /// The peer closed the connection or the session with this code.
+    pub(crate) fn closed_by_peer(code: u64, reason: Bytes) -> Self {
+        match Code::from_u64(code) {
+            Some(Code::Busy) => Self::Busy,
+            _ => Self::ApplicationClosed { code, reason },
+        }
+    }
+
     pub(super) fn from_quic(error: quinn::ConnectionError) -> Self {
         use quinn::ConnectionError as Quic;
         match error {
@@ -65,11 +79,15 @@ impl ConnectionError {
             Quic::TransportError(error) => {
                 Self::TransportError { code: error.code.into(), reason: error.reason }
             }
+            // CONNECTION_REFUSED, of a server that did not even begin the handshake.
+            Quic::ConnectionClosed(close) if u64::from(close.error_code) == CONNECTION_REFUSED => {
+                Self::Busy
+            }
             Quic::ConnectionClosed(close) => {
                 Self::ConnectionClosed { code: close.error_code.into(), reason: close.reason }
             }
             Quic::ApplicationClosed(close) => {
-                Self::ApplicationClosed { code: close.error_code.into(), reason: close.reason }
+                Self::closed_by_peer(close.error_code.into(), close.reason)
             }
             Quic::Reset => Self::Reset,
             Quic::TimedOut => Self::TimedOut,
