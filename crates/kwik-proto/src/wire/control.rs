@@ -38,6 +38,14 @@ macro_rules! messages {
                 }
             }
 
+            /// Whether a receiver takes it: every field is within its bounds.
+            ///
+            /// # Errors
+            /// Which one is not.
+            pub fn check(&self) -> Result<(), WireError> {
+                validate::control(self)
+            }
+
             fn payload(&self) -> Bytes {
                 match self {
                     $(Self::$variant(message) => delimited::payload(message),)+
