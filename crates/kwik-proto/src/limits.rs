@@ -71,8 +71,13 @@ pub const MAX_PATH_HISTORY: usize = 256;
 pub const MAX_DIALS: usize = 4;
 /// See [`MAX_DIALS`].
 pub const DIAL_PERIOD: Duration = Duration::from_secs(10);
-/// A handshake with a secondary, authentication included. One with a primary that takes longer is begun anew.
+/// A handshake with a secondary, and then its answer, where no long round trip was measured. One with a primary that
+/// takes longer is begun anew.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+/// The same in round trips, as far as they are known: of the primary before the secondary's own.
+pub const HANDSHAKE_ROUND_TRIPS: u32 = 3;
+/// The same at the most.
+pub const MAX_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(6);
 /// From a connection's first datagram until it has said who it is. As long as QUIC's idle timeout, so that a
 /// silence that QUIC lives through costs no session.
 pub const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -257,6 +262,7 @@ const _: () = {
     assert!(FIRST_FLIGHT_STREAMS <= MAX_STREAMS);
     assert!(FIRST_FLIGHT_DATA <= FIRST_STREAM_DATA && FIRST_STREAM_DATA <= MAX_FIRST_STREAM_DATA);
     assert!(2 * MAX_FIRST_STREAM_DATA < UNAUTHENTICATED_WINDOW);
+    assert!(2 * MAX_HANDSHAKE_TIMEOUT.as_millis() < ANSWER_TIMEOUT.as_millis());
     assert!(MAX_NETWORK_SESSIONS * 4 <= MAX_SESSIONS);
     assert!(MAX_NETWORK_HANDSHAKES * 4 <= MAX_HANDSHAKES);
     assert!(SLOT_IDLE.as_millis() < SLOT_STALLED.as_millis());

@@ -13,7 +13,7 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -89,6 +89,8 @@ pub struct Dial {
     pub address: SocketAddr,
     /// Who must answer.
     pub pin: Fingerprint,
+    /// How long it may take.
+    pub within: Duration,
 }
 
 /// What the driver needs of every role.

@@ -128,3 +128,21 @@ fn the_end_of_a_handshake_that_comes_from_another_address_costs_no_session() {
         }
     }
 }
+
+#[test]
+fn edges_behind_a_round_trip_of_two_seconds_join() {
+    // Behind the primary's too, where the client's own link is the long one.
+    for primary in [20, 1_000] {
+        for edge in [500, 1_000, 1_400] {
+            let [near, far] = [primary, edge].map(|delay| Shape::rate_mbit(20).delay(ms(delay)));
+            let request = Request { kind: Kind::LeasedToEdges, tag: 1, len: 100_000 };
+            let scenario = Scenario {
+                links: vec![[near, near], [far, far]],
+                fetches: vec![Fetch { request, at: ms(12_000), pace: None }],
+                ..alone(Vec::new())
+            };
+            let (at, result) = &scenario.run(1).fetched[0];
+            assert!(result.is_ok(), "{primary} and {edge} ms: {result:?} at {at:?}");
+        }
+    }
+}

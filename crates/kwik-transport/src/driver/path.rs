@@ -164,7 +164,7 @@ type Part<'a> = dyn Future<Output = ()> + Send + 'a;
 /// Dials a secondary that the primary named.
 pub(super) async fn dial(shared: AnyShared, endpoint: Endpoint, dial: Dial) {
     let path = dial.path;
-    let deadline = shared.runtime.now() + limits::HANDSHAKE_TIMEOUT;
+    let deadline = shared.runtime.now() + dial.within;
     let mut connecting = pin!(connect(&endpoint, &dial));
     let mut timeout = shared.runtime.sleep_until(deadline);
     let result = poll_fn(|cx| {
