@@ -71,8 +71,8 @@ pub const MAX_PATH_HISTORY: usize = 256;
 pub const MAX_DIALS: usize = 4;
 /// See [`MAX_DIALS`].
 pub const DIAL_PERIOD: Duration = Duration::from_secs(10);
-/// A handshake with a secondary, and then its answer, where no long round trip was measured. One with a primary that
-/// takes longer is begun anew.
+/// A handshake with a secondary, and then its answer, where no long round trip was measured. One
+/// with a primary that takes longer is begun anew.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// The same in round trips, as far as they are known: of the primary before the secondary's own.
 pub const HANDSHAKE_ROUND_TRIPS: u32 = 3;
@@ -82,22 +82,22 @@ pub const MAX_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(6);
 /// silence that QUIC lives through costs no session.
 pub const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Sessions, and paths to it as a secondary, that a server has at once, unless configured: with all that one may
-/// hold beside its windows, half a gigabyte.
+/// Sessions, and paths to it as a secondary, that a server has at once, unless configured: with all
+/// that one may hold beside its windows, half a gigabyte.
 pub const MAX_SESSIONS: usize = 1024;
-/// Of those from one network, which is an IPv4 address or an IPv6 /64, unless configured: the clients behind one
-/// translator have room, and it takes eight networks to fill a server.
+/// Of those from one network, which is an IPv4 address or an IPv6 /64, unless configured: the
+/// clients behind one translator have room, and it takes eight networks to fill a server.
 pub const MAX_NETWORK_SESSIONS: usize = 128;
-/// Connections that have not introduced themselves yet, unless configured: a fast link brings some thousand a
-/// second, each of which takes a round trip or two.
+/// Connections that have not introduced themselves yet, unless configured: a fast link brings some
+/// thousand a second, each of which takes a round trip or two.
 pub const MAX_HANDSHAKES: usize = 256;
 /// Of those from one network.
 pub const MAX_NETWORK_HANDSHAKES: usize = 64;
-/// From one handshake in this many of [`MAX_HANDSHAKES`] on, and from half of the sessions on, a client first has to
-/// show that it receives at its address (RFC 9000 section 8.1.2).
+/// From one handshake in this many of [`MAX_HANDSHAKES`] on, and from half of the sessions on, a
+/// client first has to show that it receives at its address (RFC 9000 section 8.1.2).
 pub const UNVALIDATED_SHARE: usize = 8;
-/// A full server lets a session go on which nothing is open and nothing has moved for so long, the one that was
-/// quiet longest first ...
+/// A full server lets a session go on which nothing is open and nothing has moved for so long, the
+/// one that was quiet longest first ...
 pub const SLOT_IDLE: Duration = HEARTBEAT_IDLE;
 /// ... and then one on which streams or leases are open, and nothing has moved for so long.
 pub const SLOT_STALLED: Duration = Duration::from_secs(60);

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::{AnyShared, Role, Shared, StreamRole};
 
-/// A session as its application holds it. When the last is dropped the session is closed, as in quinn.
+/// A session as its application holds it. When the last is dropped the session is closed, as in
+/// quinn.
 pub(crate) struct Held<M: ?Sized> {
     shared: Arc<Shared<M>>,
     last: Arc<CloseOnDrop>,

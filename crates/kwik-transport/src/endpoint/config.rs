@@ -24,9 +24,10 @@ pub struct ServerConfig {
     pub settings: Config,
     /// QUIC's settings.
     pub quic: QuicConfig,
-    /// Sessions and secondary paths at once. From half of them on, a client that dials first shows that
-    /// it receives at its address, which costs it a round trip. Once all are there, the one that has
-    /// been quiet for longest gives way; if all are at work, the client is told that the server is busy.
+    /// Sessions and secondary paths at once. From half of them on, a client that dials first shows
+    /// that it receives at its address, which costs it a round trip. Once all are there, the one
+    /// that has been quiet for longest gives way; if all are at work, the client is told that the
+    /// server is busy.
     pub max_sessions: usize,
     /// Of those from one IPv4 address or IPv6 /64.
     pub max_network_sessions: usize,

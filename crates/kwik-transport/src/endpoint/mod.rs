@@ -248,8 +248,8 @@ impl Endpoint {
         })))
     }
 
-    /// The next connection attempt that there is room for, or none once the endpoint is closed. Others
-    /// are told to show that they receive at their address, or that the server is busy
+    /// The next connection attempt that there is room for, or none once the endpoint is closed.
+    /// Others are told to show that they receive at their address, or that the server is busy
     /// ([`ServerConfig::max_sessions`]). Cancel safe.
     pub async fn accept(&self) -> Option<Incoming> {
         let server = self.server.clone()?;

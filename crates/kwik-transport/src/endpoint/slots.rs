@@ -175,8 +175,8 @@ impl State {
         self.next
     }
 
-    /// Gives up the handshake that has waited for longest, of one network or of all, unless none has
-    /// waited for as long as one may take.
+    /// Gives up the handshake that has waited for longest, of one network or of all, unless none
+    /// has waited for as long as one may take.
     fn give_up_handshake(&mut self, network: Option<Network>, now: Instant) -> bool {
         let eldest = self
             .handshakes

@@ -31,8 +31,8 @@ pub struct QuicConfig {
     pub max_uni_streams: u32,
     /// A connection that heard nothing for this long is over.
     pub idle_timeout: Duration,
-    /// Bytes of received datagrams that wait for the application, each with 64 bytes more; older ones
-    /// go first. 0 turns datagrams off, both ways, and is the default: a peer could make an
+    /// Bytes of received datagrams that wait for the application, each with 64 bytes more; older
+    /// ones go first. 0 turns datagrams off, both ways, and is the default: a peer could make an
     /// application that never reads any hold them.
     pub datagram_receive_buffer: usize,
     /// Bytes of datagrams that wait to be sent; older ones go first.

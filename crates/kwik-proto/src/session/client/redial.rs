@@ -182,8 +182,8 @@ impl ClientSession {
         }
     }
 
-    /// How long a connection to a secondary may take to stand. Of its round trip nothing is known; where that of
-    /// the primary is long, the client's own link may be why.
+    /// How long a connection to a secondary may take to stand. Of its round trip nothing is known;
+    /// where that of the primary is long, the client's own link may be why.
     pub(super) fn dial_time(&self) -> Duration {
         let primary = self.scheduler.path(PathId::PRIMARY);
         handshake_time(primary.map_or(Duration::ZERO, |path| path.rtt()))

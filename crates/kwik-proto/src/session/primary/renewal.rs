@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::limits;
 
-/// Grants of one path, by time. A grant costs a signature and a kilobyte, and the client asks for it
-/// with a notification of a few bytes: it gets them no faster than it may dial.
+/// Grants of one path, by time. A grant costs a signature and a kilobyte, and the client asks for
+/// it with a notification of a few bytes: it gets them no faster than it may dial.
 #[derive(Debug, Default)]
 pub(super) struct Renewal {
     /// Grants since the path was well for long.
