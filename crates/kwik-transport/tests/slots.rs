@@ -143,9 +143,20 @@ async fn silent_first_datagrams_take_a_share_of_the_handshakes_alone() {
         let share = limits::MAX_HANDSHAKES / limits::UNVALIDATED_SHARE;
         assert_eq!(seen.load(Relaxed), share, "attempts that got a place");
         assert_eq!(asked, SILENT - share, "attempts that have to come again");
+        // Honest clients come in while that goes on.
+        let to = address(&server);
+        let flood = tokio::spawn(async move {
+            for initials in initials.chunks(100).cycle() {
+                for datagram in initials {
+                    socket.send_to(datagram, to).await.ok();
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
         for _ in 0..3 {
             enter(&client_at(1), &server).await;
         }
+        flood.abort();
         assert_eq!(seen.load(Relaxed), share + 3);
     })
     .await;

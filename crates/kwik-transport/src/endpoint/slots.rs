@@ -4,6 +4,7 @@
 //! from then on until it is over. Once many are taken, a client has to show that it receives at its
 //! address before it gets any; when all are, those give way that have been quiet for longest.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, Weak};
@@ -26,7 +27,7 @@ pub(super) struct SlotLimits {
 }
 
 /// What counts as one client: who has an IPv6 network has all of its addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Network {
     V4(Ipv4Addr),
     V6([u16; 4]),
@@ -100,15 +101,7 @@ impl Slots {
             return Admission::Validate;
         }
         let network = validated.then(|| ip.into());
-        let own = |handshake: &&Handshake| network.is_some() && handshake.network == network;
-        let most = limits::MAX_NETWORK_HANDSHAKES.min(self.limits.handshakes);
-        let full = state.handshakes.values().filter(own).count() >= most;
-        let crowded_out = if full {
-            state.give_up_handshake(network, now)
-        } else {
-            state.handshakes.len() < self.limits.handshakes || state.give_up_handshake(None, now)
-        };
-        if !crowded_out {
+        if !state.make_room(network, self.limits.handshakes, now) {
             return Admission::Busy;
         }
         let (id, given_up) = (state.next_id(), Arc::new(Notify::new()));
@@ -175,20 +168,29 @@ impl State {
         self.next
     }
 
-    /// Gives up the handshake that has waited for longest, of one network or of all, unless none
-    /// has waited for as long as one may take.
-    fn give_up_handshake(&mut self, network: Option<Network>, now: Instant) -> bool {
-        let eldest = self
-            .handshakes
-            .iter()
-            .filter(|(_, handshake)| network.is_none() || handshake.network == network)
-            .min_by_key(|(_, handshake)| handshake.since)
-            .map(|(id, handshake)| (*id, handshake.since));
-        let Some((id, since)) = eldest else { return false };
-        if now < since + limits::HANDSHAKE_TIMEOUT {
+    /// Sees to it that there is a place for a handshake from this network. If there is none, the
+    /// eldest of those who have most makes room; within one network, and among equals, not before
+    /// it has taken as long as a handshake may.
+    fn make_room(&mut self, network: Option<Network>, most: usize, now: Instant) -> bool {
+        // How many each has, and which is the eldest: their numbers rise with time.
+        let mut crowds = BTreeMap::<_, (usize, Reverse<u64>)>::new();
+        for (id, handshake) in &self.handshakes {
+            crowds.entry(handshake.network).or_insert((0, Reverse(*id))).0 += 1;
+        }
+        let own = crowds.get(&network).map_or(0, |(count, _)| *count);
+        let crowd = if network.is_some() && own >= limits::MAX_NETWORK_HANDSHAKES.min(most) {
+            crowds.get(&network)
+        } else if self.handshakes.len() < most {
+            return true;
+        } else {
+            crowds.values().max()
+        };
+        let Some((count, Reverse(eldest))) = crowd.copied() else { return false };
+        let late = |one: &Handshake| now >= one.since + limits::HANDSHAKE_TIMEOUT;
+        if count <= own + 1 && !self.handshakes.get(&eldest).is_some_and(late) {
             return false;
         }
-        if let Some(handshake) = self.handshakes.remove(&id) {
+        if let Some(handshake) = self.handshakes.remove(&eldest) {
             handshake.given_up.notify_one();
         }
         true
@@ -339,6 +341,21 @@ mod tests {
         taken[0].given_up().notified().await;
         assert!(matches!(slots.admit(v4(201), true, later), Admission::Busy));
         drop((taken, next));
+        assert_eq!(slots.taken(), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn who_comes_alone_gets_a_place_from_those_who_have_most() {
+        let (slots, now) = (Slots::new(LIMITS), Runtime::tokio().now());
+        let share = limits::MAX_NETWORK_HANDSHAKES;
+        // Two networks take all, and come again whenever they may.
+        let admit = |ip| slots.admit(ip, true, now);
+        let taken: Vec<_> = (0..2 * share).map(|at| begin(admit(v4(at % 2)))).collect();
+        assert!(matches!(admit(v4(0)), Admission::Busy));
+        let alone: Vec<_> = (10..20).map(|at| begin(admit(v4(at)))).collect();
+        assert_eq!(slots.taken(), (2 * share, 0));
+        assert!(alone.iter().all(|slot| lock(&slots.state).handshakes.contains_key(&slot.id)));
+        drop((taken, alone));
         assert_eq!(slots.taken(), (0, 0));
     }
 
