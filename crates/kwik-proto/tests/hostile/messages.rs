@@ -144,6 +144,25 @@ pub(crate) fn to_primary(choices: &mut Choices<'_>, heard: &Heard) -> M {
     }
 }
 
+/// A few messages that are said again and again: what a few of them bring about, many bring about
+/// many times.
+pub(crate) fn cycle(choices: &mut Choices<'_>, heard: &Heard) -> Vec<M> {
+    let path_id = 1 + choices.below(2);
+    let state = |status| {
+        M::PathStatusNotification(pb::PathStatusNotification {
+            path_id: path_id.to_string(),
+            status,
+            ..<_>::default()
+        })
+    };
+    (0..1 + choices.below(3))
+        .map(|_| match choices.below(4) {
+            0 => state(choices.pick(&[0, 1, 1, 3, 16]).unwrap_or_default()),
+            _ => to_primary(choices, heard),
+        })
+        .collect()
+}
+
 /// An end of a lease, as its stream may have brought it.
 fn report(choices: &mut Choices<'_>, heard: &Heard) -> M {
     let lease = choices.pick(&heard.leases).unwrap_or_default();

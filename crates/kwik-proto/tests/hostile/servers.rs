@@ -86,7 +86,14 @@ pub(crate) fn play_primary(choices: &mut Choices<'_>, steps: usize, now: Instant
                 let message = messages::to_primary(choices, &victim.heard);
                 victim.say(PathId::PRIMARY, &message);
             }
-            20..24 => receive(&mut victim, choices),
+            20..23 => receive(&mut victim, choices),
+            23 if choices.chance(20) => {
+                let cycle = messages::cycle(choices, &victim.heard);
+                for message in cycle.iter().cycle().take(600) {
+                    victim.say(PathId::PRIMARY, message);
+                    settle_primary(&mut victim);
+                }
+            }
             24 if choices.chance(10) => {
                 let message = messages::any(choices, &victim.heard);
                 victim.say(PathId::PRIMARY, &message);

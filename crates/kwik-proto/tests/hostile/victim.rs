@@ -130,7 +130,7 @@ impl<T: Machine> Victim<T> {
 
     /// What it says is bounded by what it hears, and by time.
     pub(crate) fn check_answers(&self, own: usize) {
-        let most = 64 * 1024 + 8 * self.bytes_in + 8 * 1024 * self.seconds() + own;
+        let most = 32 * 1024 + 4 * self.bytes_in + 4 * 1024 * self.seconds() + own;
         let (came, went) = (self.bytes_in, self.bytes_out);
         assert!(went <= most, "{went} bytes of answers to {came} bytes");
     }
