@@ -343,6 +343,59 @@ async fn unknown_frames_and_paths_are_no_harm_to_a_client() {
 }
 
 #[tokio::test]
+async fn a_primary_sends_its_client_nowhere_it_may_not() {
+    within(async {
+        let scene = Scene::new().await;
+        let (session, mut peer) = scene.session().await;
+        // The primary is on loopback, which gives it more than any other.
+        let targets = [
+            "127.0.0.1:0",
+            "0.0.0.0:9",
+            "[::]:9",
+            "224.0.0.1:9",
+            "[ff02::1]:9",
+            "255.255.255.255:9",
+            "169.254.169.254:80",
+            "[fe80::1]:9",
+            "240.0.0.1:9",
+            "192.0.0.8:9",
+            "[100::1]:9",
+            "[::127.0.0.1]:9",
+            "[::ffff:0:127.0.0.1]:9",
+            "[64:ff9b::127.0.0.1]:9",
+            "[64:ff9b::10.0.0.1]:9",
+            "[64:ff9b:1::10.0.0.1]:9",
+            "[2002:7f00:1::1]:9",
+            "[2002:a9fe:a9fe::1]:9",
+            "[2001::1]:9",
+            "[2001:db8::5efe:127.0.0.1]:9",
+            "localhost:9",
+            "\u{1b}[2J",
+        ];
+        for (path_id, target) in (1..).zip(targets) {
+            let request = pb::AddPathRequest {
+                target_address: target.into(),
+                path_id,
+                server_key_hash: Bytes::from(vec![1; 32]),
+                ..<_>::default()
+            };
+            peer.say(ControlMessage::AddPathRequest(request)).await;
+            let answer = |m: &ControlMessage| match m {
+                ControlMessage::AddPathResponse(m) => Some(m.clone()),
+                _ => None,
+            };
+            let answer = peer.hear_until(answer).await;
+            assert_eq!(answer.path_id, path_id.to_string());
+            assert!(!answer.success && !answer.error_message.is_empty(), "{target}: {answer:?}");
+            assert!(!answer.error_message.contains(char::is_control), "{answer:?}");
+        }
+        assert_eq!(session.close_reason(), None);
+        echo(&scene.honest).await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn random_bytes_never_hang_nor_kill_a_client() {
     within(async {
         let scene = Scene::new().await;

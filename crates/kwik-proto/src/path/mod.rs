@@ -66,7 +66,7 @@ impl From<WireStatus> for PathStatus {
 pub struct PathInfo {
     /// Its id.
     pub id: PathId,
-    /// Where it leads.
+    /// Where it leads; at a client, as the primary said it.
     pub address: String,
     /// Its state.
     pub status: PathStatus,
