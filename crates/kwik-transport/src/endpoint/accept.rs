@@ -137,7 +137,7 @@ async fn introduced(
         None => introducing.await,
     };
     let (control, first) = introduced.unwrap_or_else(|| {
-        connection.close(Code::AuthFailed.as_u64(), b"KWIK_AUTH_FAILED: not introduced in time");
+        connection.close(Code::PathDead.as_u64(), b"KWIK_PATH_DEAD: not introduced in time");
         Err(ConnectionError::TimedOut.into())
     })?;
     Ok(Introduced { connection, control, first, datagrams })

@@ -158,7 +158,7 @@ impl ClientSession {
         let within = self.dial_time();
         let Some(link) = self.links.get_mut(&path) else { return };
         if !matches!(link.stage, Stage::Waiting) {
-            let error = CodedError::new(Code::AuthFailed, "the server did not answer in time");
+            let error = CodedError::new(Code::PathDead, "the server did not answer in time");
             if path.is_primary() {
                 self.outputs.close_with(&error);
             } else {
