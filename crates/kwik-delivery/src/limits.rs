@@ -25,8 +25,6 @@ pub const MAX_STATE: usize = 256;
 pub const MAX_LOOKUPS: usize = 1024;
 /// Objects hashed at once: hashing is bound by memory and disk, and leaves cores for sending.
 pub const MAX_HASHING: usize = 2;
-/// Sessions that a server serves at once; each holds up to a send window and a few blocks.
-pub const MAX_SESSIONS: usize = 1024;
 /// Requests of one session that are answered at once; more wait on their streams.
 pub const MAX_REQUESTS: usize = 16;
 /// Leases of one session that an edge fills at once; each holds two blocks at the most.

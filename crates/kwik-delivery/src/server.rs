@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use crate::{
     Catalogue, EdgeCommand, Failure, FailureCode, Fingerprint, Found, Manifest, Object, Request,
     Response, Source,
-    limits::{MAX_FILLS, MAX_MESSAGE, MAX_REQUESTS, MAX_SESSIONS},
+    limits::{MAX_FILLS, MAX_MESSAGE, MAX_REQUESTS},
 };
 
 mod extent;
@@ -51,18 +51,13 @@ impl Server {
         Self { source, catalogue, edges }
     }
 
-    /// Serves whoever comes, at most [`MAX_SESSIONS`] at once, until the endpoint is closed. Needs a
+    /// Serves whoever comes, as many at once as the endpoint lets in, until it is closed. Needs a
     /// tokio runtime. Cancel safety: dropping it ends all sessions.
     pub async fn run(self: Arc<Self>, endpoint: &Endpoint) {
         let mut sessions = JoinSet::new();
         while let Some(incoming) = endpoint.accept().await {
             while let Some(ended) = sessions.try_join_next() {
                 log_panic(ended);
-            }
-            if sessions.len() >= MAX_SESSIONS {
-                tracing::warn!("refused a client: {MAX_SESSIONS} sessions are open");
-                incoming.refuse();
-                continue;
             }
             let server = Arc::clone(&self);
             sessions.spawn(async move { server.accept(incoming).await });

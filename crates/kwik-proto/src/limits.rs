@@ -71,11 +71,38 @@ pub const MAX_PATH_HISTORY: usize = 256;
 pub const MAX_DIALS: usize = 4;
 /// See [`MAX_DIALS`].
 pub const DIAL_PERIOD: Duration = Duration::from_secs(10);
-/// A handshake with a secondary, authentication included. One with a primary that takes longer is begun anew.
+/// A handshake with a secondary, and then its answer, where no long round trip was measured. One
+/// with a primary that takes longer is begun anew.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+/// The same in round trips, as far as they are known: of the primary before the secondary's own.
+pub const HANDSHAKE_ROUND_TRIPS: u32 = 3;
+/// The same at the most.
+pub const MAX_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(6);
 /// From a connection's first datagram until it has said who it is. As long as QUIC's idle timeout, so that a
 /// silence that QUIC lives through costs no session.
 pub const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Sessions, and paths to it as a secondary, that a server has at once, unless configured: with all
+/// that one may hold beside its windows, half a gigabyte.
+pub const MAX_SESSIONS: usize = 1024;
+/// Of those from one network, which is an IPv4 address or an IPv6 /64, unless configured: the
+/// clients behind one translator have room, and it takes eight networks to fill a server.
+pub const MAX_NETWORK_SESSIONS: usize = 128;
+/// Connections that have not introduced themselves yet, unless configured: a fast link brings some
+/// thousand a second, each of which takes a round trip or two.
+pub const MAX_HANDSHAKES: usize = 256;
+/// Of those from one network.
+pub const MAX_NETWORK_HANDSHAKES: usize = 64;
+/// From one handshake in this many of [`MAX_HANDSHAKES`] on, and from half of the sessions on, a
+/// client first has to show that it receives at its address (RFC 9000 section 8.1.2).
+pub const UNVALIDATED_SHARE: usize = 8;
+/// A full server lets a session go on which nothing is open and nothing has moved for so long, the
+/// one that was quiet longest first ...
+pub const SLOT_IDLE: Duration = HEARTBEAT_IDLE;
+/// ... and then one on which streams or leases are open, and nothing has moved for so long.
+pub const SLOT_STALLED: Duration = Duration::from_secs(60);
+/// An operator reads of a full server this often at the most.
+pub const BUSY_NOTICE: Duration = Duration::from_secs(10);
 
 /// Streams of one direction that a peer may have open at once.
 pub const MAX_STREAMS: u64 = 100;
@@ -235,6 +262,10 @@ const _: () = {
     assert!(FIRST_FLIGHT_STREAMS <= MAX_STREAMS);
     assert!(FIRST_FLIGHT_DATA <= FIRST_STREAM_DATA && FIRST_STREAM_DATA <= MAX_FIRST_STREAM_DATA);
     assert!(2 * MAX_FIRST_STREAM_DATA < UNAUTHENTICATED_WINDOW);
+    assert!(2 * MAX_HANDSHAKE_TIMEOUT.as_millis() < ANSWER_TIMEOUT.as_millis());
+    assert!(MAX_NETWORK_SESSIONS * 4 <= MAX_SESSIONS);
+    assert!(MAX_NETWORK_HANDSHAKES * 4 <= MAX_HANDSHAKES);
+    assert!(SLOT_IDLE.as_millis() < SLOT_STALLED.as_millis());
     assert!(SUSPECT_AFTER.as_millis() < DEAD_AFTER.as_millis());
     assert!(DEAD_AFTER.as_millis() < AGGREGATION_TIMEOUT.as_millis());
 };

@@ -50,6 +50,8 @@ pub(crate) struct State {
     events: BinaryHeap<Event>,
     pub(crate) hosts: Vec<HostState>,
     pub(crate) rng: Rng,
+    /// Addresses that were given out since hosts were added.
+    pub(crate) moves: u16,
     trace: Trace,
 }
 
@@ -174,6 +176,7 @@ impl Sim {
             events: BinaryHeap::new(),
             hosts: Vec::new(),
             rng: Rng::with_seed(seed),
+            moves: 0,
             trace: Trace::default(),
         };
         let base = Instant::now();

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use kwik_proto::auth::Fingerprint;
 use kwik_proto::path::{PathEvent, PathInfo, PathStatus};
 use kwik_proto::session::{PrimarySession as Machine, RelayReport, Uncovered};
-use kwik_proto::{CodedError, LogCursor, PathId, SessionId, StreamId};
+use kwik_proto::{CodedError, LogCursor, PathId, SessionId, StreamId, escape};
 
 use crate::driver::Held;
 use crate::lease::{Lease, LeaseWriter, WriterSession};
@@ -19,7 +19,7 @@ use crate::session::Session;
 #[non_exhaustive]
 pub enum PathError {
     /// The client could not make it: why.
-    #[error("the client could not make the path: {0}")]
+    #[error("the client could not make the path: {}", escape(.0))]
     Failed(String),
     /// It cannot be asked for, or does not exist.
     #[error("{0}")]

@@ -148,7 +148,8 @@ impl Session {
         Ok(handles(&self.shared, halves, true))
     }
 
-    /// Sends an unreliable datagram to the peer.
+    /// Sends an unreliable datagram to the peer, where both sides have turned datagrams on
+    /// ([`QuicConfig::datagram_receive_buffer`](crate::QuicConfig::datagram_receive_buffer)).
     ///
     /// # Errors
     /// See [`SendDatagramError`].
@@ -159,12 +160,15 @@ impl Session {
         })
     }
 
-    /// The next unreliable datagram of the peer. Cancel safe.
+    /// The next unreliable datagram of the peer; none comes where datagrams are off. Cancel safe.
     ///
     /// # Errors
     /// The session is over.
     pub async fn read_datagram(&self) -> Result<Bytes, ConnectionError> {
-        self.shared.connection.read_datagram().await.map_err(|lost| self.reason(lost))
+        match &self.shared.datagrams {
+            Some(datagrams) => self.shared.wait_for(datagrams.arrived(), || datagrams.pop()).await,
+            None => Err(self.closed().await),
+        }
     }
 
     /// The largest datagram that fits now; none when the peer takes none.

@@ -371,6 +371,61 @@ async fn unknown_frames_and_paths_are_no_harm_to_a_client() {
 }
 
 #[tokio::test]
+async fn a_primary_sends_its_client_nowhere_it_may_not() {
+    within(async {
+        let scene = Scene::new().await;
+        let (session, mut peer) = scene.session().await;
+        // The primary is on loopback, which gives it more than any other.
+        let targets = [
+            "127.0.0.1:0",
+            "0.0.0.0:9",
+            "[::]:9",
+            "224.0.0.1:9",
+            "[ff02::1]:9",
+            "255.255.255.255:9",
+            "169.254.169.254:80",
+            "[fe80::1]:9",
+            "240.0.0.1:9",
+            "192.0.0.8:9",
+            "[100::1]:9",
+            "[::127.0.0.1]:9",
+            "[::ffff:0:127.0.0.1]:9",
+            "[64:ff9b::127.0.0.1]:9",
+            "[64:ff9b::10.0.0.1]:9",
+            "[64:ff9b:1::10.0.0.1]:9",
+            "[2002:7f00:1::1]:9",
+            "[2002:a9fe:a9fe::1]:9",
+            "[2001::1]:9",
+            "[2001:db8::5efe:127.0.0.1]:9",
+            "localhost:9",
+            "\u{1b}[2J",
+        ];
+        for (path_id, target) in (1..).zip(targets) {
+            let path_id = PathId(path_id);
+            let request = control::AddPathRequest {
+                path_id,
+                session_id: None,
+                target_address: target.into(),
+                server_key_hash: Fingerprint([1; 32]),
+                grant: <_>::default(),
+            };
+            peer.say(ControlMessage::AddPathRequest(request)).await;
+            let answer = |m: &ControlMessage| match m {
+                ControlMessage::AddPathResponse(m) => Some(m.clone()),
+                _ => None,
+            };
+            let answer = peer.hear_until(answer).await;
+            assert_eq!(answer.path_id, path_id);
+            let words = answer.result.expect_err(target);
+            assert!(!words.is_empty() && !words.contains(char::is_control), "{target}: {words:?}");
+        }
+        assert_eq!(session.close_reason(), None);
+        echo(&scene.honest).await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn random_bytes_never_hang_nor_kill_a_client() {
     within(async {
         let scene = Scene::new().await;

@@ -20,11 +20,12 @@ pub use crate::wire::control::PathStatus;
 pub struct PathInfo {
     /// Its id.
     pub id: PathId,
-    /// Where it leads.
+    /// Where it leads; at a client, as the primary said it.
     pub address: String,
     /// Its state.
     pub status: PathStatus,
-    /// Why it has that state; empty when there is nothing to say.
+    /// Why it has that state; empty when there is nothing to say. A peer's words as they came: show
+    /// them with [`escape`](crate::escape).
     pub reason: String,
     /// When it was added.
     pub created_at: Instant,
@@ -43,7 +44,8 @@ pub struct PathEvent {
     pub path: PathId,
     /// Its state from now on.
     pub status: PathStatus,
-    /// Why; empty when there is nothing to say.
+    /// Why; empty when there is nothing to say. A peer's words as they came: show
+    /// them with [`escape`](crate::escape).
     pub reason: String,
     /// What the client knew of it then; none where the primary decided by itself.
     pub figures: Option<PathFigures>,

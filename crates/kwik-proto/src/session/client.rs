@@ -77,6 +77,8 @@ struct Link {
     options: Option<DataOptions>,
     /// When a handshake that is still under way has failed, or a lost path is dialed again.
     deadline: Instant,
+    /// When its connection stood last.
+    connected: Instant,
     /// How to reach it; none of the primary, which is not dialed again.
     target: Option<Target>,
     health: Health,
@@ -230,6 +232,7 @@ impl ClientSession {
             data: wanted(&self.config),
         };
         link.stage = Stage::Authenticating;
+        (link.connected, link.deadline) = (now, now + limits::HANDSHAKE_TIMEOUT);
         // Frames are numbered for each connection.
         link.control = ControlQueue::new(now);
         link.received = ReceivedPackets::new();
@@ -253,6 +256,9 @@ impl ClientSession {
 
     /// A path's smoothed round-trip time, as its connection measures it.
     pub fn on_rtt(&mut self, path: PathId, rtt: Duration) {
+        if let Some(link) = self.links.get_mut(&path) {
+            link.on_rtt(rtt);
+        }
         self.scheduler.on_rtt(path, rtt);
     }
 

@@ -13,7 +13,7 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -72,6 +72,15 @@ pub enum Wake {
     Raw,
 }
 
+/// What a server's session is worth its slot for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Activity {
+    /// Streams or leases are open.
+    pub open: bool,
+    /// When payload last moved, or the session began.
+    pub moved: Instant,
+}
+
 /// A path to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dial {
@@ -81,6 +90,8 @@ pub struct Dial {
     pub address: SocketAddr,
     /// Who must answer.
     pub pin: Fingerprint,
+    /// How long it may take.
+    pub within: Duration,
 }
 
 /// What the driver needs of every role.

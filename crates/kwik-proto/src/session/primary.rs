@@ -27,10 +27,13 @@ mod packets;
 
 mod paths;
 
+mod renewal;
+
 use paths::Edge;
 
 use super::{
-    Action, Machine, Outputs, Wake, heartbeat_reply, packet_report, session_close, wrong_role,
+    Action, Activity, Machine, Outputs, Wake, heartbeat_reply, packet_report, session_close,
+    wrong_role,
 };
 
 /// Bytes of a stream that are missing at the client and that no live lease covers (5.4). Leased anew they
@@ -76,6 +79,8 @@ pub struct PrimarySession {
     rtt: Duration,
     /// QUIC packets sent, and of those lost.
     packets: (u64, u64),
+    /// When payload last moved, as far as is known here.
+    moved: Instant,
     outputs: Outputs,
 }
 
@@ -120,6 +125,7 @@ impl PrimarySession {
             options,
             rtt: Duration::ZERO,
             packets: (0, 0),
+            moved: now,
             outputs: Outputs::default(),
         }
     }
@@ -139,6 +145,13 @@ impl PrimarySession {
     #[must_use]
     pub fn paths(&self) -> &PathTable {
         &self.paths
+    }
+
+    /// Whether anything is open, and when payload last moved.
+    #[must_use]
+    pub fn activity(&self) -> Activity {
+        let open = self.streams.iter().next().is_some() || self.issuer.iter().next().is_some();
+        Activity { open, moved: self.moved }
     }
 
     /// Figures of the session; of its paths what the client last said.
@@ -281,6 +294,7 @@ impl PrimarySession {
 
     /// Payload of a stream came and was put into its receiving half.
     pub fn on_received(&mut self, stream: StreamId, now: Instant) {
+        self.moved = now;
         self.streams.on_received(stream, now);
     }
 
@@ -346,7 +360,7 @@ impl PrimarySession {
                 self.relay_reports.push_back(RelayReport { sequence, path, error });
                 self.outputs.wake(Wake::Raw);
             }
-            ControlMessage::Ack(m) => self.on_ack(&m)?,
+            ControlMessage::Ack(m) => self.on_ack(&m, now)?,
             ControlMessage::Heartbeat(m) => {
                 if let Some(reply) = heartbeat_reply(&m) {
                     self.send(&reply, now);
@@ -370,6 +384,7 @@ impl PrimarySession {
     fn on_report(&mut self, m: &control::LeaseReport, now: Instant) -> Result<(), CodedError> {
         let id = m.lease_id;
         let Some(lease) = self.issuer.handle_report(m)? else { return Ok(()) };
+        self.moved = now;
         let stream = lease.stream;
         // However it ended, what is not missing has been delivered.
         let mut delivered: RangeSet = std::iter::once(lease.range).collect();
@@ -426,6 +441,7 @@ impl Machine for PrimarySession {
             self.outputs.actions.push_back(Action::Gap(gap));
         }
         self.give_up_unanswered(now);
+        self.renew_due(now);
     }
 
     fn close(&mut self, code: u64, reason: Bytes, now: Instant) {
@@ -455,6 +471,7 @@ impl Machine for PrimarySession {
 
     fn poll_timeout(&self) -> Option<Instant> {
         let timeouts = self.received.poll_timeout().into_iter().chain(self.streams.poll_timeout());
-        timeouts.chain(self.next_unanswered()).min().filter(|_| !self.outputs.closed)
+        let paths = self.next_unanswered().into_iter().chain(self.next_renewal());
+        timeouts.chain(paths).min().filter(|_| !self.outputs.closed)
     }
 }

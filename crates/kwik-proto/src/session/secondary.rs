@@ -20,7 +20,8 @@ mod mapped;
 pub use mapped::Mapped;
 
 use super::{
-    Action, Machine, Outputs, Wake, heartbeat_reply, packet_report, session_close, wrong_role,
+    Action, Activity, Machine, Outputs, Wake, heartbeat_reply, packet_report, session_close,
+    wrong_role,
 };
 
 /// The state machine of a secondary, for one client.
@@ -38,6 +39,8 @@ pub struct SecondarySession {
     raw_bytes: usize,
     /// QUIC packets sent, and of those lost.
     packets: (u64, u64),
+    /// When payload last moved.
+    moved: Instant,
     sent: SharedSent,
     outputs: Outputs,
 }
@@ -64,6 +67,7 @@ impl SecondarySession {
             raw: VecDeque::new(),
             raw_bytes: 0,
             packets: (0, 0),
+            moved: now,
             sent: SharedSent::new(SentPackets::new(options).into()),
             outputs: Outputs::default(),
         }
@@ -100,6 +104,12 @@ impl SecondarySession {
     /// QUIC packets that the connection has sent, and of those lost; the client is told.
     pub fn on_quic_packets(&mut self, packets: (u64, u64)) {
         self.packets = packets;
+    }
+
+    /// Whether a lease is live, and when payload last moved.
+    #[must_use]
+    pub fn activity(&self) -> Activity {
+        Activity { open: !self.writers.is_empty(), moved: self.moved }
     }
 
     /// Live leases.
@@ -172,7 +182,13 @@ impl SecondarySession {
             ControlMessage::StreamMappingUpdate(m) => self.on_mapping_update(&m),
             ControlMessage::Ack(m) => {
                 // What leases wrote is not kept: the client reports what of it is missing.
-                lock(&self.sent).handle_ack(&m)?;
+                let mut sent = lock(&self.sent);
+                let before = sent.outstanding();
+                sent.handle_ack(&m)?;
+                if sent.outstanding() < before {
+                    self.moved = now;
+                }
+                drop(sent);
                 self.outputs.wake(Wake::Acknowledged);
             }
             ControlMessage::Heartbeat(m) => {

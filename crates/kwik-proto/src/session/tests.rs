@@ -477,3 +477,16 @@ fn packets_are_acknowledged_in_time_although_nothing_else_is_sent() {
         assert_eq!(pair.primary.poll_timeout(), None);
     }
 }
+
+#[test]
+fn a_primary_that_never_answers_is_a_network_at_fault_and_no_trust_denied() {
+    let now = crate::test_now();
+    let (key, address) = (Identity::from_seed([9; 32]), ([127, 0, 0, 1], 1).into());
+    let mut client = ClientSession::new(ClientConfig::default(), key, address, now);
+    client.handle_timeout(now + limits::INTRODUCTION_TIMEOUT);
+    let close = std::iter::from_fn(|| client.poll_action()).find_map(|action| match action {
+        Action::Close(code, _) => Some(code),
+        _ => None,
+    });
+    assert_eq!(close, Some(Code::PathDead.as_u64()));
+}

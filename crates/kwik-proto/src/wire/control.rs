@@ -64,6 +64,14 @@ macro_rules! messages {
                 }
             }
 
+            /// Whether a receiver takes it: every field is within its bounds.
+            ///
+            /// # Errors
+            /// Which one is not.
+            pub fn check(&self) -> Result<(), WireError> {
+                Self::decode(self.frame_type(), &self.payload()).map(drop)
+            }
+
             fn payload(&self) -> Bytes {
                 match self {
                     $(Self::$variant(message) => delimited::payload(&message.to_proto()),)+

@@ -108,6 +108,12 @@ pub(crate) fn start(
     // refuses it, it tells the task too.
     shared.drive(|_, _| {});
     let _refused = control.poll_write(&mut Context::from_waker(Waker::noop()));
+    if path == shared.home
+        && let Some(datagrams) = shared.datagrams.clone()
+    {
+        let connection = connection.clone();
+        shared.runtime.spawn(async move { drop(datagrams.receive(&connection).await) });
+    }
     let control = (control, recv, decoder);
     shared.runtime.spawn(run(shared.clone(), path, connection.clone(), control));
 }
@@ -158,7 +164,7 @@ type Part<'a> = dyn Future<Output = ()> + Send + 'a;
 /// Dials a secondary that the primary named.
 pub(super) async fn dial(shared: AnyShared, endpoint: Endpoint, dial: Dial) {
     let path = dial.path;
-    let deadline = shared.runtime.now() + limits::HANDSHAKE_TIMEOUT;
+    let deadline = shared.runtime.now() + dial.within;
     let mut connecting = pin!(connect(&endpoint, &dial));
     let mut timeout = shared.runtime.sleep_until(deadline);
     let result = poll_fn(|cx| {
@@ -185,7 +191,7 @@ pub(super) async fn dial(shared: AnyShared, endpoint: Endpoint, dial: Dial) {
 
 async fn connect(endpoint: &Endpoint, dial: &Dial) -> Result<(Connection, ControlStream), String> {
     let tls = ClientTls::new(ServerTrust::Pin(dial.pin)).map_err(|error| error.to_string())?;
-    let connecting = endpoint.connect(dial.address, SERVER_NAME, &tls);
+    let connecting = endpoint.connect_path(dial.address, SERVER_NAME, &tls);
     let connecting = connecting.map_err(|error| error.to_string())?;
     let connection = connecting.await.map_err(|error| error.to_string())?;
     let control = open_control(&connection).await.map_err(|error| error.to_string())?;

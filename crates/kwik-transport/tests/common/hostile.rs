@@ -41,7 +41,7 @@ pub fn dialer() -> quinn::Endpoint {
 
 /// A socket that serves as `identity`.
 pub fn listener(identity: &Identity) -> quinn::Endpoint {
-    let key = PrivatePkcs8KeyDer::from(identity.pkcs8_der());
+    let key = PrivatePkcs8KeyDer::from(identity.pkcs8_der().to_vec());
     let signer = rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&key, &rcgen::PKCS_ED25519).unwrap();
     let certificate = rcgen::CertificateParams::new(vec!["kwik".to_owned()]).unwrap();
     let chain = vec![certificate.self_signed(&signer).unwrap().der().clone()];

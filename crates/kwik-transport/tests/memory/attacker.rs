@@ -259,6 +259,20 @@ impl Attacker {
         self.leave().await;
     }
 
+    pub(crate) async fn datagrams_that_nobody_reads_pin_nothing(&mut self) {
+        // With each byte of a datagram comes what fills the rest of its packet, and is read.
+        const REST: usize = 1_100;
+        self.open(0).await;
+        for at in (0..25_000 * REST as u64).step_by(REST) {
+            self.wait_for_credit(0, at + REST as u64).await;
+            let datagram = Bytes::from_static(b"x");
+            self.peer.connection.send_datagram_wait(datagram).await.unwrap();
+            assert!(self.send(vec![frame(uni(0), at, vec![7; REST], false)]).await);
+            tokio::task::yield_now().await;
+        }
+        self.leave().await;
+    }
+
     /// Dials anew, and asks for `options`.
     async fn join_again(&mut self, options: DataOptions) {
         let address = self.peer.connection.remote_address();

@@ -91,6 +91,8 @@ fn victim(address: SocketAddr) -> Endpoint {
     // For those who ask.
     config.settings.set_checksum(true).unwrap();
     config.quic.receive_window = RECEIVE_WINDOW as u64;
+    // Off unless asked for.
+    config.quic.datagram_receive_buffer = 256 * 1024;
     Endpoint::server(config, address).unwrap()
 }
 
@@ -238,6 +240,7 @@ attacks! {
     answers_that_nobody_reads_are_cut_off: Reader::Holds, GRANTED;
     slices_that_pin_receive_buffers_are_copied: Reader::ReadsTheFirst, GRANTED / 2;
     packets_that_wait_for_their_checksum_pin_nothing: Reader::ReadsTheFirst;
+    datagrams_that_nobody_reads_pin_nothing: Reader::Reads;
     a_million_empty_frames_are_cut_off: Reader::Reads;
     a_million_empty_packets_are_cut_off: Reader::Reads;
     opening_and_resetting_leaves_nothing: Reader::Reads;

@@ -65,12 +65,14 @@ impl ClientSession {
         let added = self.paths.insert(path, m.target_address, now);
         match added.and(allowed) {
             Ok(address) => {
-                let deadline = now + limits::HANDSHAKE_TIMEOUT;
+                let within = self.dial_time();
+                let deadline = now + within;
                 let control = ControlQueue::new(now);
                 let target = Some(Target::new(address, pin, m.grant, now));
                 let link = Link::new(&self.config, Stage::Dialing, control, deadline, target, now);
                 self.links.insert(path, link.into());
-                self.outputs.actions.push_back(Action::Dial(Dial { path, address, pin }.into()));
+                let dial = Dial { path, address, pin, within };
+                self.outputs.actions.push_back(Action::Dial(dial.into()));
             }
             Err(error) if error.code == Code::InvalidFrame => return Err(error),
             Err(error) => {

@@ -51,7 +51,15 @@ impl Link {
         // Who wants nothing need not wait for the answer.
         let options = Some(DataOptions::default()).filter(|none| wanted(config) == *none);
         let received = ReceivedPackets::new();
-        Self { stage, control, received, options, deadline, target, health, packets }
+        let connected = now;
+        Self { stage, control, received, options, deadline, connected, target, health, packets }
+    }
+
+    /// Its server's answer takes a round trip, which its connection has measured.
+    pub(super) fn on_rtt(&mut self, rtt: Duration) {
+        if matches!(self.stage, Stage::Authenticating) {
+            self.deadline = self.deadline.max(self.connected + handshake_time(rtt));
+        }
     }
 
     /// It is authenticated. True when it was before, on another connection.
@@ -146,9 +154,10 @@ impl ClientSession {
 
     /// A handshake has failed, or a lost path is to be dialed.
     pub(super) fn on_late(&mut self, path: PathId, now: Instant) {
+        let within = self.dial_time();
         let Some(link) = self.links.get_mut(&path) else { return };
         if !matches!(link.stage, Stage::Waiting) {
-            let error = CodedError::new(Code::AuthFailed, "the server did not answer in time");
+            let error = CodedError::new(Code::PathDead, "the server did not answer in time");
             if path.is_primary() {
                 self.outputs.close_with(&error);
             } else {
@@ -164,12 +173,19 @@ impl ClientSession {
         match self.limiter.try_dial(now) {
             Err(free) => link.deadline = free,
             Ok(()) => {
-                let dial = Dial { path, address: target.address, pin: target.pin };
+                let dial = Dial { path, address: target.address, pin: target.pin, within };
                 link.stage = Stage::Dialing;
-                link.deadline = now + limits::HANDSHAKE_TIMEOUT;
+                link.deadline = now + within;
                 self.outputs.actions.push_back(Action::Dial(dial.into()));
             }
         }
+    }
+
+    /// How long a connection to a secondary may take to stand. Of its round trip nothing is known;
+    /// where that of the primary is long, the client's own link may be why.
+    pub(super) fn dial_time(&self) -> Duration {
+        let primary = self.scheduler.path(PathId::PRIMARY);
+        handshake_time(primary.map_or(Duration::ZERO, |path| path.rtt()))
     }
 
     /// The primary still wants a path that was joined before: with this grant it can be dialed again.
@@ -189,6 +205,12 @@ impl ClientSession {
         target.expires = now + limits::GRANT_LIFETIME;
         Ok(())
     }
+}
+
+/// How long a handshake, or the answer after it, may take over such a round trip.
+fn handshake_time(rtt: Duration) -> Duration {
+    let time = rtt * limits::HANDSHAKE_ROUND_TRIPS;
+    time.clamp(limits::HANDSHAKE_TIMEOUT, limits::MAX_HANDSHAKE_TIMEOUT)
 }
 
 /// Doubled with each attempt, give or take a fifth, so that a server's clients do not all come at once.

@@ -8,6 +8,7 @@ use crate::wire::control::{self, ControlMessage, PathFigures};
 use crate::{Code, CodedError, LogCursor, PathId, limits};
 
 use super::super::{Action, Wake};
+use super::renewal::Renewal;
 use super::{PrimarySession, Uncovered};
 
 /// A secondary behind a path.
@@ -18,6 +19,7 @@ pub(super) struct Edge {
     figures: PathFigures,
     /// When the client's answer on its path is overdue; none while none is expected.
     answer_by: Option<Instant>,
+    renewal: Renewal,
 }
 
 impl PrimarySession {
@@ -39,7 +41,8 @@ impl PrimarySession {
         let path = self.paths.add(address.to_owned(), now)?;
         let answer_by = Some(now + limits::ANSWER_TIMEOUT);
         let figures = PathFigures::default();
-        self.edges.insert(path, Edge { key: edge, figures, answer_by });
+        let renewal = Renewal::default();
+        self.edges.insert(path, Edge { key: edge, figures, answer_by, renewal });
         self.request_path(path, now, wall);
         Ok(path)
     }
@@ -182,7 +185,8 @@ impl PrimarySession {
             _ => {
                 self.expect_no_answer(path);
                 let news = self.set_status(path, status, &m.reason, figures, now);
-                if news && status == PathStatus::Dead {
+                let edge = self.edges.get_mut(&path).filter(|_| status == PathStatus::Dead);
+                if news && edge.is_some_and(|edge| edge.renewal.on_lost(now)) {
                     self.outputs.actions.push_back(Action::RenewGrant(path));
                 }
             }
@@ -201,6 +205,10 @@ impl PrimarySession {
             edge.figures = figures;
             if figures.idle <= limits::REPORT_INTERVAL {
                 self.paths.on_active(path, now);
+                if self.issuer.iter().next().is_some() {
+                    // An edge may take long over a lease, and only the client sees what it brings.
+                    self.moved = now;
+                }
             }
         }
     }
@@ -240,6 +248,20 @@ impl PrimarySession {
     /// The next of it ([`Wake::Uncovered`]).
     pub fn poll_uncovered(&self, cursor: &mut LogCursor) -> Option<Uncovered> {
         self.uncovered.poll(cursor)
+    }
+
+    /// When the next grant falls due.
+    pub(super) fn next_renewal(&self) -> Option<Instant> {
+        self.edges.values().filter_map(|edge| edge.renewal.due()).min()
+    }
+
+    /// Gives the grants that are due; a path that is back needs none.
+    pub(super) fn renew_due(&mut self, now: Instant) {
+        for (path, edge) in &mut self.edges {
+            if edge.renewal.take_due(now) {
+                self.outputs.actions.push_back(Action::RenewGrant(*path));
+            }
+        }
     }
 
     /// When the next answer of the client on a path is overdue.
