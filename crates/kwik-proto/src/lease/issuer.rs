@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use crate::wire::clip;
 use crate::wire::pb::control as pb;
 use crate::{Code, CodedError, LeaseId, PathId, StreamId, limits};
 
@@ -32,6 +33,8 @@ pub struct IssuedLease {
     pub delivered: u64,
     /// How it ended; none while it lives.
     pub outcome: Option<LeaseOutcome>,
+    /// Why its path gave it up, in the path's words as the client relays them; mostly empty.
+    pub reason: String,
     forgotten: bool,
 }
 
@@ -89,8 +92,15 @@ impl LeaseIssuer {
             max_bytes: limits::lease_budget(range.end - range.start),
             signature: Bytes::new(),
         };
-        let issued =
-            IssuedLease { stream, path, range, delivered: 0, outcome: None, forgotten: false };
+        let issued = IssuedLease {
+            stream,
+            path,
+            range,
+            delivered: 0,
+            outcome: None,
+            reason: String::new(),
+            forgotten: false,
+        };
         self.leases.insert(id, issued);
         Ok(lease)
     }
@@ -113,6 +123,7 @@ impl LeaseIssuer {
             return Err(CodedError::new(Code::OffsetMismatch, "a report outside its lease"));
         }
         lease.delivered = report.delivered;
+        clip(&report.reason).clone_into(&mut lease.reason);
         lease.outcome = Some(match report.outcome() {
             pb::LeaseOutcome::LeaseDone => LeaseOutcome::Done,
             pb::LeaseOutcome::LeaseStopped => LeaseOutcome::Stopped,

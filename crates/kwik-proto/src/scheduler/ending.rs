@@ -101,6 +101,8 @@ impl Scheduler {
             outcome: outcome.into(),
             ranges: to_wire(missing),
             delivered,
+            // The session knows what its writer said.
+            reason: String::new(),
         });
         self.events.push(SchedulerEvent::Send(PathId::PRIMARY, report));
     }

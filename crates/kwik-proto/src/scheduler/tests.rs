@@ -253,7 +253,7 @@ fn a_dead_path_loses_its_leases_and_what_it_sends_late_is_taken() {
         lease_id: 2,
         outcome: pb::LeaseOutcome::LeaseLost.into(),
         ranges: vec![pb::ByteRange { start: KIB, end: 4 * KIB }],
-        delivered: 0,
+        ..Default::default()
     });
     assert!(f.sent().contains(&(PathId::PRIMARY, lost)), "a dead path takes no lease");
     f.pass(2 * limits::DEAD_AFTER);

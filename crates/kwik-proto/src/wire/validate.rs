@@ -43,6 +43,7 @@ pub(super) fn control(message: &ControlMessage) -> Result {
         M::Lease(m) => lease(m),
         M::LeaseReport(m) => {
             known(LeaseOutcome::try_from(m.outcome), "a lease outcome")?;
+            text(&m.reason)?;
             ranges(&m.ranges)
         }
         M::Activate(m) => range(m.start, m.end),

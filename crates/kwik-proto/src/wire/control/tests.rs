@@ -163,6 +163,7 @@ fn of_streams(v: &Values) -> Vec<ControlMessage> {
             outcome: v.choice,
             ranges: v.ranges.clone(),
             delivered: v.n,
+            reason: text(),
         }),
         M::Activate(pb::control::Activate { lease_id: v.n, piece_id: v.n, start: 0, end: v.n }),
         M::Stopped(pb::control::Stopped {
