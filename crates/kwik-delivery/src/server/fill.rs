@@ -4,28 +4,37 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use futures_util::future::join;
-use kwik::LeaseWriter;
+use kwik::{LeaseWriter, escape};
 
 use crate::{Object, limits::MAX_SEND};
 
-/// Writes from `object` what the client activates, until the lease is over. Gives the lease up
-/// when the object cannot be read.
-pub(super) async fn fill(mut lease: LeaseWriter, object: &Object) {
-    if let Err(reason) = write_activated(&mut lease, object).await {
-        tracing::warn!(reason, "lease given up");
+/// Writes from `object`, from `offset` on, what the client activates, until the lease is over. Gives the
+/// lease up when the object cannot be read.
+pub(super) async fn fill(mut lease: LeaseWriter, object: &Object, offset: u64) {
+    if let Err(reason) = write_activated(&mut lease, object, offset).await {
+        let name = escape(&object.stat().name);
+        tracing::warn!(%name, reason = %escape(&reason), "lease given up");
         lease.abandon(&reason);
     }
 }
 
 /// Reads one block ahead, so that disk and network do not wait for each other.
-async fn write_activated(lease: &mut LeaseWriter, object: &Object) -> Result<(), String> {
+async fn write_activated(
+    lease: &mut LeaseWriter,
+    object: &Object,
+    offset: u64,
+) -> Result<(), String> {
+    let read = async |range: Range<u64>| {
+        let range = range.start.saturating_add(offset)..range.end.saturating_add(offset);
+        object.read(range).await.map_err(|error| error.to_string())
+    };
     let mut ahead = None;
     while let Some(piece) = lease.activated().await.map_err(|error| error.to_string())? {
         // What was read ahead is of no use when its piece was cancelled.
         let fits = |(start, _): &(u64, Bytes)| *start == piece.start;
         let data = match ahead.take().filter(fits) {
             Some((_, data)) => data,
-            None => read(object, block(piece.clone())).await?,
+            None => read(block(piece.clone())).await?,
         };
         let end = piece.start + data.len() as u64;
         let following = if end < piece.end {
@@ -34,7 +43,9 @@ async fn write_activated(lease: &mut LeaseWriter, object: &Object) -> Result<(),
             lease.queued().into_iter().nth(1).map_or(0..0, block)
         };
         let start = following.start;
-        let (written, following) = join(lease.write_chunk(data), read(object, following)).await;
+        let following =
+            async { if following.is_empty() { Ok(Bytes::new()) } else { read(following).await } };
+        let (written, following) = join(lease.write_chunk(data), following).await;
         written.map_err(|error| error.to_string())?;
         ahead = Some((start, following?)).filter(|(_, data)| !data.is_empty());
     }
@@ -44,8 +55,4 @@ async fn write_activated(lease: &mut LeaseWriter, object: &Object) -> Result<(),
 /// The first block of a piece.
 fn block(piece: Range<u64>) -> Range<u64> {
     piece.start..piece.end.min(piece.start.saturating_add(MAX_SEND))
-}
-
-async fn read(object: &Object, range: Range<u64>) -> Result<Bytes, String> {
-    object.read(range).await.map_err(|error| error.to_string())
 }
