@@ -68,7 +68,8 @@ pub const WORKING_EVERY: Duration = Duration::from_secs(2);
 /// How long an edge that sent wrong bytes is leased nothing: long enough that it costs little when it goes on,
 /// and one that was mended comes back by itself.
 pub const QUARANTINE: Duration = Duration::from_secs(60 * 60);
-/// Files and folders that a search for hidden ones looks at: a moment, also in a home folder.
+/// Files and folders that a search looks at, for hidden ones or for those left behind: a moment, also in a
+/// home folder.
 pub const MAX_LOOKED_AT: usize = 10_000;
 /// Folders within folders that a listing enters.
 pub const MAX_DEPTH: usize = 64;

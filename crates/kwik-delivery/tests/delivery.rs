@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "tests and their fixtures may panic")]
 
-use std::{fs, future::Future, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs, future::Future, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -266,6 +268,42 @@ fn files_take_their_name_only_when_complete() {
     // It replaces what is there, in one step.
     PartFile::create(&target, 0).unwrap().finish().unwrap();
     assert_eq!(fs::read(&target).unwrap(), b"");
+}
+
+#[test]
+fn a_part_file_whose_process_was_killed_goes_with_the_next_and_a_live_one_stays() {
+    let folder = tempdir().unwrap();
+    let target = folder.path().join("x");
+    let dead = folder.path().join(".x.0123456789abcdef.kwik-part");
+    let other = folder.path().join(".x.y.0123456789abcdef.kwik-part");
+    fs::write(&dead, b"dead").unwrap();
+    fs::write(&other, b"of another target").unwrap();
+    let live = PartFile::create(&target, 4).unwrap();
+    assert!(!dead.exists() && other.exists());
+    let second = PartFile::create(&target, 4).unwrap();
+    live.write_at(0, b"live").unwrap();
+    live.finish().unwrap();
+    assert_eq!(fs::read(&target).unwrap(), b"live");
+    drop(second);
+    assert_eq!(files(folder.path()).len(), 2);
+}
+
+#[test]
+fn a_file_that_is_replaced_keeps_its_mode() {
+    let folder = tempdir().unwrap();
+    let target = folder.path().join("x");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    for kept in [0o600, 0o444, 0o755] {
+        fs::write(&target, b"old").ok();
+        fs::set_permissions(&target, fs::Permissions::from_mode(kept)).unwrap();
+        let part = PartFile::create(&target, 3).unwrap();
+        let name = files(folder.path()).into_iter().find(|name| name.ends_with("part")).unwrap();
+        assert_eq!(mode(&folder.path().join(name)) & 0o077 & !kept, 0, "never wider");
+        part.write_at(0, b"new").unwrap();
+        part.finish().unwrap();
+        assert_eq!((mode(&target), fs::read(&target).unwrap()), (kept, b"new".to_vec()));
+        fs::remove_file(&target).unwrap();
+    }
 }
 
 #[test]
