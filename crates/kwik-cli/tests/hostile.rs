@@ -1,0 +1,252 @@
+//! What must not be given away, believed or obeyed, tried from the shell.
+
+#![allow(clippy::unwrap_used, reason = "tests and their fixtures may panic")]
+#![allow(unreachable_pub, dead_code, missing_docs, reason = "a test")]
+
+mod common;
+
+use std::{
+    fs,
+    io::Read,
+    os::unix::fs::symlink,
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use common::{Place, Server, assert_done, assert_failed, content, wait_until};
+
+fn signal(child: &Child, name: &str) {
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+}
+
+/// The state lies in what is served, with hidden files shown: its key does not come, by whatever name.
+#[test]
+fn the_state_of_a_server_is_never_served() {
+    let place = Place::new();
+    place.file("public", 10);
+    place.file(".dotted", 10);
+    let files = place.path("files");
+    fs::create_dir_all(files.join("deep/er")).unwrap();
+    symlink("deep/er/state", files.join("link")).unwrap();
+    let server = Server::start(&place, &files, "files/deep/er/state", &["--hidden"]);
+    assert!(files.join("deep/er/state/identity").exists());
+    for name in [
+        "deep/er/state/identity",
+        "link/identity",
+        "link/catalogue/x",
+        "deep/er/../er/state/identity",
+        "deep/er/state",
+    ] {
+        let output = place.run(&["get", &server.link(name), "-o", "stolen"]);
+        assert!(matches!(output.status.code(), Some(2 | 3)), "{name}");
+    }
+    // Moved while it is served, it is the same folder.
+    fs::rename(files.join("deep/er/state"), files.join("moved")).unwrap();
+    assert_failed(&place.run(&["get", &server.link("moved/identity"), "-o", "stolen"]), 3, "moved");
+    assert!(!place.path("out/stolen").exists());
+    assert_done(&place.run(&["get", &server.link("public")]));
+    assert_done(&place.run(&["get", &server.link(".dotted")]));
+    // The key alone is no object either.
+    let key = place.path("other/identity");
+    assert_done(&place.run(&["id", "--state", place.path("other").to_str().unwrap()]));
+    let arguments = ["serve", key.to_str().unwrap(), "--listen", "127.0.0.1:0", "--state"];
+    let output = place.run(&[&arguments[..], &[place.path("other").to_str().unwrap()]].concat());
+    assert_failed(&output, 6, "secret key");
+}
+
+/// `kwik serve ~` with the default state folder, and nothing else visible.
+#[test]
+fn hidden_files_are_served_by_option_only_and_the_greeting_names_none() {
+    let place = Place::new();
+    place.file(".ssh/id", 10);
+    place.file("z", 10);
+    let start = |options: &[&str]| {
+        let source = place.path("files");
+        let arguments = ["serve", source.to_str().unwrap(), "--listen", "127.0.0.1:0"];
+        let mut command = place.kwik(&[&arguments, options].concat());
+        // The default: it lies in the served folder, as in a home folder.
+        command.env("XDG_STATE_HOME", source.join(".local/state"));
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_until(|| source.join(".local/state/kwik/identity").exists());
+        thread::sleep(Duration::from_millis(300));
+        signal(&child, "-INT");
+        child.wait().unwrap();
+        let (mut greeting, mut warning) = (String::new(), String::new());
+        child.stdout.take().unwrap().read_to_string(&mut greeting).unwrap();
+        child.stderr.take().unwrap().read_to_string(&mut warning).unwrap();
+        (greeting, warning)
+    };
+    let (greeting, warning) = start(&[]);
+    assert!(greeting.lines().any(|line| line.ends_with("/z")), "{greeting}");
+    assert!(warning.contains("are not served: give --hidden"), "{warning}");
+    let (greeting, warning) = start(&["--hidden"]);
+    assert!(!greeting.contains("identity"), "{greeting}");
+    assert!(warning.contains("are served, as --hidden says"), "{warning}");
+
+    let server = Server::start(&place, &place.path("files"), "state", &[]);
+    symlink(".ssh", place.path("files/way")).unwrap();
+    for name in [".ssh/id", "way/id"] {
+        assert_failed(&place.run(&["get", &server.link(name), "-o", "x"]), 3, "no object");
+    }
+}
+
+/// A stale copy of one edge: the file comes, and the edge is named by both ends.
+#[test]
+fn an_edge_with_another_file_of_the_same_size_is_done_without_and_named() {
+    let place = Place::new();
+    let data = place.file("x", 20_000_000);
+    let stale = place.path("stale");
+    fs::create_dir(&stale).unwrap();
+    fs::write(stale.join("x"), vec![7; data.len()]).unwrap();
+    let id = place.run(&["id", "--state", place.path("primary").to_str().unwrap()]);
+    let pin = String::from_utf8(id.stdout).unwrap();
+    let edge = Server::start(&place, &stale, "edge", &["--trust", pin.trim()]);
+    let log = place.path("log");
+    let state = place.path("primary");
+    let files = place.path("files");
+    let mut primary = place.kwik(&[
+        "serve",
+        files.to_str().unwrap(),
+        "--listen",
+        "127.0.0.1:0",
+        "--edge",
+        &edge.edge(),
+        "--state",
+        state.to_str().unwrap(),
+    ]);
+    primary.env("KWIK_LOG", "warn").stderr(fs::File::create(&log).unwrap());
+    let primary = Server::spawn(&mut primary);
+    for round in 0..3 {
+        let mut get = place.kwik(&["get", &primary.link("x"), "-o", "x"]);
+        let output = get.env("KWIK_LOG", "warn").output().unwrap();
+        assert_done(&output);
+        assert!(fs::read(place.path("out/x")).unwrap() == data);
+        let said = String::from_utf8(output.stderr).unwrap();
+        if round == 0 {
+            assert!(said.contains(&edge.address) && said.contains("other bytes"), "{said}");
+        }
+        let mut get = place.kwik(&["get", &primary.link("x"), "-o", "-"]);
+        assert!(get.output().unwrap().stdout == data);
+    }
+    wait_until(|| fs::read_to_string(&log).unwrap().contains("leased nothing for now"));
+    let log = fs::read_to_string(&log).unwrap();
+    let named: Vec<_> =
+        log.lines().filter(|line| line.contains("leased nothing for now")).collect();
+    assert_eq!(named.len(), 1, "{log}");
+    assert!(named[0].contains(&edge.address) && named[0].contains(&edge.fingerprint), "{log}");
+    // It is brought in no more.
+    let output = place.run(&["get", &primary.link("x"), "-o", "x", "--json"]);
+    assert_done(&output);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(json["paths"].as_array().unwrap().iter().all(|path| path["address"] != edge.address));
+}
+
+/// A server that stands still for 8 s as the get starts.
+#[test]
+fn a_server_that_stands_still_as_the_get_starts_costs_no_get() {
+    let place = Place::new();
+    let data = place.file("x", 1_000_000);
+    let server = place.serve("state", &[]);
+    signal(&server.child, "-STOP");
+    let get = place.kwik(&["get", &server.link("x")]).stderr(Stdio::piped()).spawn().unwrap();
+    thread::sleep(Duration::from_secs(8));
+    signal(&server.child, "-CONT");
+    let output = get.wait_with_output().unwrap();
+    assert_done(&output);
+    assert!(String::from_utf8(output.stderr).unwrap().starts_with("waiting for 127.0.0.1:"));
+    assert!(fs::read(place.path("out/x")).unwrap() == data);
+}
+
+#[test]
+fn several_first_uses_at_once_remember_all_servers() {
+    let place = Place::new();
+    place.file("x", 1);
+    let servers: Vec<_> =
+        (0..6).map(|number| place.serve(&format!("state{number}"), &[])).collect();
+    let gets: Vec<_> = (0..)
+        .zip(&servers)
+        .map(|(number, server)| {
+            let link = format!("kwik://{}/x", server.address);
+            let output = format!("x{number}");
+            let mut get = place.kwik(&["get", &link, "--trust-on-first-use", "-o", &output]);
+            get.stderr(Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    for mut get in gets {
+        assert!(get.wait().unwrap().success());
+    }
+    let known = fs::read_to_string(place.path("xdg/kwik/known_servers")).unwrap();
+    for server in &servers {
+        let line = format!("{} {}", server.address, server.fingerprint);
+        assert!(known.lines().any(|known| known == line), "{known}");
+    }
+}
+
+#[test]
+fn targets_that_are_no_plain_files_are_written_through() {
+    let place = Place::new();
+    let data = place.file("x", 300_000);
+    let server = place.serve("state", &[]);
+    let link = server.link("x");
+    let out = |name: &str| place.path("out").join(name);
+    // A pipe.
+    assert!(Command::new("mkfifo").arg(out("pipe")).status().unwrap().success());
+    let get = place.kwik(&["get", &link, "-o", "pipe"]).stderr(Stdio::null()).spawn().unwrap();
+    assert!(fs::read(out("pipe")).unwrap() == data);
+    assert_done(&get.wait_with_output().unwrap());
+    assert!(!fs::symlink_metadata(out("pipe")).unwrap().is_file());
+    // A link stays, and what it leads to is replaced.
+    fs::write(out("real"), b"old").unwrap();
+    symlink("real", out("link")).unwrap();
+    assert_done(&place.run(&["get", &link, "-o", "link"]));
+    assert!(fs::symlink_metadata(out("link")).unwrap().is_symlink());
+    assert!(fs::read(out("real")).unwrap() == data);
+    // Devices and descriptors.
+    assert_done(&place.run(&["get", &link, "-o", "/dev/null"]));
+    assert!(!fs::symlink_metadata("/dev/null").unwrap().is_file());
+    for name in ["/dev/stdout", "/dev/fd/1"] {
+        assert!(place.run(&["get", &link, "-o", name]).stdout == data, "{name}");
+    }
+}
+
+#[test]
+fn messages_do_not_cost_the_download() {
+    let place = Place::new();
+    let data = place.file("x", 3_000_000);
+    let server = place.serve("state", &[]);
+    let link = server.link("x");
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    let status = place.kwik(&["get", &link]).stderr(full()).status().unwrap();
+    assert!(status.success(), "{status}");
+    let run = |script: &str| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script, env!("CARGO_BIN_EXE_kwik"), &link]);
+        shell.current_dir(place.path("out")).env("XDG_STATE_HOME", place.path("xdg"));
+        shell.output().unwrap()
+    };
+    let closed = run(r#""$0" get "$1" -o y 2>&-"#);
+    assert!(closed.status.success());
+    assert!(fs::read(place.path("out/y")).unwrap() == data);
+    // A reader that has seen enough is no disk error, and no line.
+    let head = run(r#"{ "$0" get "$1" -o -; echo $? >&2; } | head -c 1000"#);
+    assert!(head.stdout == data[..1000]);
+    assert_eq!(String::from_utf8(head.stderr).unwrap().trim(), "141");
+}
+
+/// What a server says, and what it calls its files, shows as one harmless line.
+#[test]
+fn foreign_text_does_nothing_to_a_terminal() {
+    let place = Place::new();
+    let evil = "a\u{202e}gpj.exe";
+    place.file(evil, 10);
+    let server = place.serve("state", &[]);
+    let output = place.run(&["get", &server.link("a%E2%80%AEgpj.exe"), "-o", "x"]);
+    assert_done(&output);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains(r"a\u{202e}gpj.exe") && !said.contains('\u{202e}'), "{said}");
+    let output = place.run(&["get", &server.link("no%E2%80%AEsuch"), "-o", "x"]);
+    assert_failed(&output, 3, r"no\u{202e}such");
+    assert!(content(1).len() == 1);
+}
