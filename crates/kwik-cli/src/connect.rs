@@ -109,7 +109,7 @@ pub(crate) async fn connect(
         }
     })?;
     if let Trust::FirstUse(known) = trust {
-        remember(known, &server, &session)?;
+        remember(&known, &server, &session)?;
     }
     Ok(Connection { endpoint, session })
 }
@@ -196,7 +196,7 @@ fn failure(error: &ConnectError, server: &str, trust: &Trust) -> Failure {
     Failure::new(Kind::Trust, message)
 }
 
-fn remember(known: KnownServers, server: &str, session: &Session) -> Result<(), Failure> {
+fn remember(known: &KnownServers, server: &str, session: &Session) -> Result<(), Failure> {
     let pin = session.peer_fingerprint().ok_or_else(|| {
         Failure::new(Kind::Trust, format!("{server} showed no key: take a link with a fingerprint"))
     })?;

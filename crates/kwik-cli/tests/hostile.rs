@@ -143,6 +143,83 @@ fn an_edge_with_another_file_of_the_same_size_is_done_without_and_named() {
     assert!(json["paths"].as_array().unwrap().iter().all(|path| path["address"] != edge.address));
 }
 
+/// An edge that knows that it has another version says so: the reason reaches both operators.
+#[test]
+fn an_edge_that_knows_of_another_version_says_so_to_both_operators() {
+    let place = Place::new();
+    place.file("short", 3_000_000);
+    place.file("other", 3_000_000);
+    let stale = place.path("stale");
+    fs::create_dir(&stale).unwrap();
+    fs::write(stale.join("short"), vec![7; 2_000_000]).unwrap();
+    fs::write(stale.join("other"), vec![7; 3_000_000]).unwrap();
+    let logged = |name: &str, arguments: &[&str]| {
+        let log = fs::File::create(place.path(name)).unwrap();
+        let mut command = place.kwik(arguments);
+        command.env("KWIK_LOG", "warn").stderr(log);
+        Server::spawn(&mut command)
+    };
+    let state = |name: &str| place.path(name).to_str().unwrap().to_owned();
+    let id = place.run(&["id", "--state", &state("primary")]);
+    let pin = String::from_utf8(id.stdout).unwrap();
+    let listen = ["--listen", "127.0.0.1:0"];
+    let (stale, files) = (stale.to_str().unwrap(), state("files"));
+    let serve = ["serve", stale, "--state", &state("edge"), "--trust", pin.trim()];
+    let edge = logged("edge.log", &[&serve[..], &listen].concat());
+    let link = edge.edge();
+    let serve = ["serve", &files, "--state", &state("primary"), "--edge", &link];
+    let primary = logged("primary.log", &[&serve[..], &listen].concat());
+    // The edge knows the hash of its own copy once somebody has asked for that.
+    assert_done(&place.run(&["get", &edge.link("other"), "-o", "x"]));
+    for name in ["short", "other"] {
+        assert_done(&place.run(&["get", &primary.link(name), "-o", "x"]));
+        let reason = format!("another version: {name} has ");
+        for log in ["edge.log", "primary.log"] {
+            wait_until(|| fs::read_to_string(place.path(log)).unwrap().contains(&reason));
+        }
+    }
+    let log = fs::read_to_string(place.path("primary.log")).unwrap();
+    assert!(log.contains(&edge.address) && log.contains(&edge.fingerprint), "{log}");
+}
+
+/// Requests that nobody reads hold no more descriptors than the server can spare.
+#[test]
+fn requests_that_nobody_reads_leave_descriptors_for_others() {
+    use kwik::{ClientConfig, Endpoint};
+    use kwik_delivery::{Client, ObjectName};
+    let place = Place::new();
+    let names: Vec<_> = (0..16).map(|number| format!("f{number}")).collect();
+    for name in &names {
+        place.file(name, 3_000_000);
+    }
+    let script = "ulimit -n 64; exec \"$0\" \"$@\"";
+    let (files, state) = (place.path("files"), place.path("state"));
+    let mut command = Command::new("sh");
+    command.args(["-c", script, env!("CARGO_BIN_EXE_kwik"), "serve", files.to_str().unwrap()]);
+    command.args(["--listen", "127.0.0.1:0", "--state", state.to_str().unwrap()]);
+    let server = Server::spawn(&mut command);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let held = runtime.block_on(async {
+        let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+        let mut held = Vec::new();
+        for _ in 0..6 {
+            let config = ClientConfig::pinned(server.fingerprint.parse().unwrap());
+            let connecting = endpoint.connect_with(config, server.address.parse().unwrap(), "");
+            let client = Client::new(connecting.unwrap().await.unwrap());
+            for name in &names {
+                let fetch = client.fetch(&ObjectName::new(name).unwrap()).await.unwrap();
+                held.push((client.clone(), fetch));
+            }
+        }
+        held
+    });
+    assert_eq!(held.len(), 96);
+    let open = fs::read_dir(format!("/proc/{}/fd", server.child.id())).unwrap().count();
+    assert!(open < 64, "{open}");
+    assert_done(&place.run(&["get", &server.link("f7"), "-o", "x"]));
+    drop(held);
+}
+
 /// A server that stands still for 8 s as the get starts.
 #[test]
 fn a_server_that_stands_still_as_the_get_starts_costs_no_get() {

@@ -4,12 +4,15 @@
 
 mod common;
 
-use std::{fs, io, time::Duration};
+use std::{fs, io, os::unix::fs::FileExt, time::Duration};
 
 use common::{MIB, connect, content, name, source, start, start_all};
 use futures_util::future::join_all;
 use kwik::{RecvStream, SendStream};
-use kwik_delivery::{Client, FailureCode, FetchError, Progress, Request, Response, Source};
+use kwik_delivery::{
+    Client, FailureCode, FetchError, Progress, Request, Response, Source,
+    limits::{GROUP_SIZE, PAGE_GROUPS},
+};
 use tempfile::{TempDir, tempdir};
 use tokio::time::{sleep, timeout};
 
@@ -103,6 +106,28 @@ async fn an_edge_without_the_object_is_done_without() {
     let (client, folder) = (connect(&servers).await, tempdir().unwrap());
     save(&client, "x", &folder).await.unwrap();
     assert!(fs::read(folder.path().join("target")).unwrap() == objects[0].1);
+}
+
+/// The outboard of a large object comes by pages, from first to last.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_of_several_pages_arrives_whole() {
+    let folder = tempdir().unwrap();
+    let size = GROUP_SIZE * PAGE_GROUPS + 3 * GROUP_SIZE + 5;
+    let file = fs::File::create(folder.path().join("x")).unwrap();
+    file.set_len(size).unwrap();
+    file.write_all_at(b"end", size - 3).unwrap();
+    let edge = start(1, Source::folder(folder.path()).unwrap(), Vec::new());
+    let edges = vec![edge.edge];
+    let servers = [start(0, Source::folder(folder.path()).unwrap(), edges), edge];
+    let (client, output) = (connect(&servers).await, tempdir().unwrap());
+    let progress = Progress::default();
+    let target = output.path().join("target");
+    let fetch = client.fetch(&name("x")).await.unwrap();
+    timeout(Duration::from_secs(120), fetch.save(&target, &progress)).await.unwrap().unwrap();
+    assert_eq!(progress.verified(), size);
+    let mut end = [0; 4];
+    fs::File::open(&target).unwrap().read_exact_at(&mut end, size - 4).unwrap();
+    assert_eq!(end, *b"\0end");
 }
 
 #[tokio::test(flavor = "multi_thread")]
