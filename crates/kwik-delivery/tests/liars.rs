@@ -284,6 +284,33 @@ async fn another_file_of_the_same_size_is_found_out_once_for_all_sessions() {
     assert!(QUARANTINE > Duration::from_secs(60));
 }
 
+/// An edge by hand that lies in leases alone: the primary sees it too.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_that_lies_in_leases_alone_is_kept_out_of_later_sessions() {
+    let object = content(SIZE);
+    let liar = Liar::start(9, object.clone(), groups(|_, group| group % 2 == 1));
+    let servers = [primary(&object, objects(&object).await, &[], &[&liar])];
+    let client = connect(&servers).await;
+    while client.session().stats().paths.len() < 2 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    save_checked(&client, &object).await.unwrap();
+    assert_eq!(client.liars_found().len(), 1);
+    timeout(Duration::from_secs(20), async {
+        loop {
+            let later = connect(&servers).await;
+            sleep(Duration::from_millis(200)).await;
+            if later.session().stats().paths.len() == 1 {
+                save_checked(&later, &object).await.unwrap();
+                assert!(later.liars_found().is_empty());
+                break;
+            }
+        }
+    })
+    .await
+    .unwrap();
+}
+
 /// A client that blames an honest edge harms its own session alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_blames_an_honest_edge_harms_nobody_else() {

@@ -1,6 +1,10 @@
 //! A client's request, and its answer.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    io::{self, ErrorKind},
+    ops::Range,
+    sync::Arc,
+};
 
 use blake3::Hash;
 use bytes::{Bytes, BytesMut};
@@ -73,7 +77,7 @@ async fn answer_request(
                     let page = Response::Page { size: values.len() as u64 };
                     reply(send, [page.encode(), values]).await?;
                 }
-                Err(error) => return Err(damaged(serving, object, &error).await.into()),
+                Err(error) => return Err(unusable(serving, object, &error).await.into()),
             }
         }
         Part::Repair(repair) => answer_repair(serving, send, &opened, repair).await?,
@@ -146,7 +150,7 @@ async fn answer_repair(
     opened: &Opened,
     repair: &Repair,
 ) -> Result<(), Unanswered> {
-    let (object, published) = opened;
+    let (_, published) = opened;
     check_version(published, &repair.root)?;
     let size = published.manifest().size;
     let (range, most) = (&repair.range, WRITE_BLOCK as u64);
@@ -160,7 +164,7 @@ async fn answer_repair(
     if let Some(blame) = own.first() {
         check_own(serving, send, opened, &blame.range).await?;
     }
-    edges.iter().for_each(|blame| serving.on_blamed(blame, object, published));
+    edges.iter().for_each(|blame| serving.on_blamed(blame, published));
     if range.is_empty() {
         return Ok(reply(send, [Response::Noted.encode()]).await?);
     }
@@ -219,7 +223,7 @@ async fn check_own(
     match verifier {
         Ok((verifier, _)) if verifier.verify_group(index, &data).is_ok() => return Ok(()),
         Ok(_) => {}
-        Err(error) => return Err(damaged(serving, object, &error).await.into()),
+        Err(error) => return Err(unusable(serving, object, &error).await.into()),
     }
     let name = &object.stat().name;
     let shown = escape(name);
@@ -236,13 +240,24 @@ async fn check_own(
     Err(Failure { code: FailureCode::Changed, message }.into())
 }
 
-/// An entry of the catalogue cannot be used: it goes, and whoever asks again has the object hashed anew.
-async fn damaged(serving: &Serving<'_>, object: &Object, error: &PageError) -> Failure {
+/// A page cannot be had. Where its entry of the catalogue is damaged or gone, whoever asks again has the
+/// object hashed anew.
+async fn unusable(serving: &Serving<'_>, object: &Object, error: &PageError) -> Failure {
     let name = &object.stat().name;
-    tracing::warn!(name = %escape(name), error = %escape(error), "hashing an object anew");
-    serving.server.catalogue.forget(object.stat()).await;
-    let message = format!("what the server had hashed of {name} was damaged: ask again");
-    Failure { code: FailureCode::Changed, message }
+    let gone =
+        |error: &io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof);
+    tracing::warn!(name = %escape(name), error = %escape(error), "cannot use what was hashed");
+    match error {
+        PageError::Read(error) if !gone(error) => {
+            let message = format!("the server cannot read what it had hashed of {name} now");
+            Failure { code: FailureCode::Busy, message }
+        }
+        _ => {
+            serving.server.catalogue.forget(object.stat()).await;
+            let message = format!("what the server had hashed of {name} was damaged: ask again");
+            Failure { code: FailureCode::Changed, message }
+        }
+    }
 }
 
 async fn read_request(recv: &mut RecvStream) -> Result<Request, Failure> {

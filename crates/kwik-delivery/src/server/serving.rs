@@ -5,7 +5,7 @@ use std::{pin::pin, sync::Arc};
 use futures_util::{FutureExt, StreamExt, future::FusedFuture, stream::FuturesUnordered};
 use kwik::{Endpoint, PathId, PrimarySession, escape};
 
-use crate::{Blame, Edge, Object, Published, limits::MAX_REQUESTS};
+use crate::{Blame, Edge, Published, limits::MAX_REQUESTS};
 
 use super::{Server, answer::answer, probe};
 
@@ -88,7 +88,7 @@ impl Serving<'_> {
 
     /// The client says that an edge sent other bytes than the object's. This session does without it from now
     /// on. For others that takes more than one client's word: the edge is looked into.
-    pub(super) fn on_blamed(&self, blame: &Blame, object: &Object, published: &Arc<Published>) {
+    pub(super) fn on_blamed(&self, blame: &Blame, published: &Arc<Published>) {
         let Some(edge) = self.edge(blame.path) else { return };
         self.leave(blame.path);
         if !self.server.quarantine.accuse(edge.fingerprint) {
@@ -103,10 +103,10 @@ impl Serving<'_> {
         );
         let Some((server, endpoint)) = self.prober else { return };
         let (server, endpoint) = (Arc::clone(server), endpoint.clone());
-        let (object, published) = (object.clone(), Arc::clone(published));
+        let published = Arc::clone(published);
         // A task of its own, as the client may leave: one at a time for each edge.
         tokio::spawn(async move {
-            let found = probe::find_lie(&endpoint, edge, &object, &published, &range).await;
+            let found = probe::find_lie(&endpoint, edge, &published, &range).await;
             server.on_looked_into(edge, &published, found);
         });
     }
