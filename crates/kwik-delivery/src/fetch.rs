@@ -72,6 +72,7 @@ impl fmt::Display for Step {
 }
 
 /// An answer, and the stream on which more may follow.
+#[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) response: Response,
     recv: RecvStream,
@@ -165,7 +166,7 @@ impl Client {
         };
         let mender =
             Mender { client: self.clone(), manifest: Arc::new(Manifest { name, size, root }) };
-        Ok(Fetch { mender, outline, page, recv })
+        Ok(Fetch { mender, outline, page, recv, answer })
     }
 
     /// Page `index` of an outboard that has several.
@@ -230,7 +231,8 @@ impl Client {
                 None => break,
             }
         }
-        Ok(std::mem::take(buffer).freeze())
+        let end = usize::try_from(size).unwrap_or(usize::MAX).min(buffer.len());
+        Ok(buffer.split_to(end).freeze())
     }
 
     /// The stream `id`, once it has come.
@@ -260,6 +262,23 @@ impl Client {
     }
 }
 
+impl Answer {
+    /// Waits until the primary says that it cannot go on; for ever when it does not. Cancel safe.
+    pub(crate) async fn failure(&mut self) -> FetchError {
+        loop {
+            match Response::decode(&mut self.buffer) {
+                Ok(Some(response)) => return response.unexpected(),
+                Ok(None) => match self.recv.read_chunk(MAX_MESSAGE, true).await {
+                    Ok(Some(chunk)) => self.buffer.extend_from_slice(&chunk.bytes),
+                    // It has no more to say: the object's stream says what becomes of it.
+                    Ok(None) | Err(_) => return std::future::pending().await,
+                },
+                Err(error) => return error.into(),
+            }
+        }
+    }
+}
+
 impl Response {
     /// Why it is no answer to what was asked.
     pub(crate) fn unexpected(self) -> FetchError {
@@ -278,6 +297,8 @@ pub struct Fetch {
     /// The verifier of all of it, when its outboard has one page.
     pub(crate) page: Option<Verifier>,
     pub(crate) recv: RecvStream,
+    /// What the primary says when it cannot go on.
+    pub(crate) answer: Answer,
 }
 
 impl Fetch {

@@ -43,7 +43,7 @@ impl Sink {
 
 /// Reads the whole of a fetch's stream, in order, into `sink`; tells `progress`.
 pub(crate) async fn pump(fetch: Fetch, sink: Sink, progress: &Progress) -> Result<(), FetchError> {
-    let Fetch { mender, outline, page, recv } = fetch;
+    let Fetch { mender, outline, page, recv, mut answer } = fetch;
     let (full, to_write) = mpsc::channel(WRITE_QUEUE);
     // Written blocks come back: faulting in fresh memory for each costs more than verifying it.
     let (empty, to_fill) = mpsc::channel(WRITE_QUEUE + 2);
@@ -58,7 +58,11 @@ pub(crate) async fn pump(fetch: Fetch, sink: Sink, progress: &Progress) -> Resul
         empty,
         progress,
     };
-    let ((), sink) = try_join(reading, writer.run(to_write)).await?;
+    let all = try_join(reading, writer.run(to_write));
+    let ((), sink) = tokio::select! {
+        result = all => result?,
+        failure = answer.failure() => return Err(failure),
+    };
     offload(move || sink.finish()).await
 }
 

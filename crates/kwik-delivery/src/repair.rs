@@ -211,7 +211,9 @@ impl Mender {
         let repair = Repair { root: self.manifest.root, range: range.clone(), excluded, blamed };
         match self.client.fetch_again(&self.manifest, repair).await {
             Ok(block) => Ok(Again::Came(block)),
-            Err(FetchError::Refused(failure)) if failure.code == FailureCode::NoSource => {
+            Err(FetchError::Refused(failure))
+                if matches!(failure.code, FailureCode::NoSource | FailureCode::Unreadable) =>
+            {
                 Ok(Again::Nobody)
             }
             // Whoever should have brought it could not.
@@ -233,14 +235,17 @@ impl Client {
         repair: Repair,
     ) -> Result<Block, FetchError> {
         let range = repair.range.clone();
-        let answer = self.ask(&manifest.name, Part::Repair(repair)).await?;
+        let mut answer = self.ask(&manifest.name, Part::Repair(repair)).await?;
         let stream_id = match answer.response {
             Response::Again { stream_id } if !range.is_empty() => stream_id,
             Response::Noted if range.is_empty() => return Ok(Block::new(range.start, Vec::new())),
             other => return Err(other.unexpected()),
         };
         let mut recv = self.stream(StreamId::from_u64(stream_id)).await?;
-        self.read_range(&mut recv, &range).await
+        tokio::select! {
+            block = self.read_range(&mut recv, &range) => block,
+            failure = answer.failure() => Err(failure),
+        }
     }
 
     async fn read_range(

@@ -113,7 +113,8 @@ impl Server {
 
     async fn fill_lease(&self, lease: LeaseWriter) {
         match self.open_for(&lease).await {
-            Ok((object, offset)) => fill(lease, &object, offset).await,
+            // Its reason is the client's and the primary's to know, and was logged.
+            Ok((object, offset)) => drop(fill(lease, &object, offset).await),
             Err(reason) => {
                 tracing::warn!(reason = %escape(&reason), "lease refused");
                 lease.abandon(&reason);

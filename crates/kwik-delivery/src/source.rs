@@ -140,7 +140,7 @@ impl Source {
     /// entered; names that are no object's are left out. Cancel safe.
     ///
     /// # Errors
-    /// When a folder or the store cannot be read.
+    /// When the folder or the store cannot be read; folders in it that cannot are left out.
     pub async fn list(&self, limit: usize) -> Result<Vec<ObjectName>, SourceError> {
         match &self.0 {
             Kind::Folder(folder) => {

@@ -42,7 +42,7 @@ pub(super) async fn answer(serving: &Serving<'_>, mut send: SendStream, mut recv
 }
 
 /// Why a request was not answered as it should be.
-enum Unanswered {
+pub(super) enum Unanswered {
     /// The client is told.
     Refused(Failure),
     /// There is nobody to tell.
@@ -131,7 +131,7 @@ async fn deliver(
     serving: &Serving<'_>,
     send: &mut SendStream,
     (object, published): &Opened,
-) -> Result<(), String> {
+) -> Result<(), Unanswered> {
     let Manifest { name, size, root } = published.manifest().clone();
     let opened = serving.primary.session().open_uni().await;
     let mut stream = opened.map_err(|error| error.to_string())?;
@@ -139,9 +139,27 @@ async fn deliver(
     let command = EdgeCommand { name: name.clone(), size, root, offset: 0 };
     let extent = Extent::reserve(serving, &mut stream, size, command, &[])?;
     let found = Response::Found(Found { name, size, root, stream_id });
-    let replied = reply(send, [found.encode(), published.first()]);
-    let (replied, delivered) = join(replied, extent.deliver(object)).await;
-    replied.and(delivered)
+    deliver_beside(send, [found.encode(), published.first()], extent, object).await
+}
+
+/// Answers, and delivers. The answer's stream stays open until that is done: a failure is told there.
+async fn deliver_beside(
+    send: &mut SendStream,
+    parts: [Bytes; 2],
+    extent: Extent<'_>,
+    object: &Object,
+) -> Result<(), Unanswered> {
+    let answered = async {
+        for part in parts.into_iter().filter(|part| !part.is_empty()) {
+            write(send, part).await?;
+        }
+        Ok::<_, String>(())
+    };
+    let (answered, delivered) = join(answered, extent.deliver(object)).await;
+    answered?;
+    delivered?;
+    send.finish().map_err(|error| error.to_string())?;
+    Ok(())
 }
 
 async fn answer_repair(
@@ -190,9 +208,8 @@ async fn bring_again(
     let Range { start: offset, end } = repair.range;
     let command = EdgeCommand { name, size, root, offset };
     let extent = Extent::reserve(serving, &mut stream, end - offset, command, &repair.excluded)?;
-    let replied = reply(send, [Response::Again { stream_id }.encode()]);
-    let (replied, delivered) = join(replied, extent.deliver(object)).await;
-    Ok(replied.and(delivered)?)
+    let again = Response::Again { stream_id }.encode();
+    deliver_beside(send, [again, Bytes::new()], extent, object).await
 }
 
 fn check_version(published: &Published, root: &Hash) -> Result<(), Failure> {

@@ -9,9 +9,9 @@ use kwik::{
     escape,
 };
 
-use crate::{EdgeCommand, Object, server::fill::fill};
+use crate::{EdgeCommand, Failure, FailureCode, Object, SourceError, server::fill::fill};
 
-use super::serving::Serving;
+use super::{answer::Unanswered, serving::Serving};
 
 /// How a lease of a path ended; none with the session.
 type Ended = (PathId, Option<IssuedLease>);
@@ -61,7 +61,10 @@ impl<'a> Extent<'a> {
 
     /// Leases it to all paths, present and to come, and fills the primary's own lease, until all
     /// of it has arrived or nobody wants it any more.
-    pub(super) async fn deliver(mut self, object: &Object) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// When nobody is left to bring it: the client may be told why.
+    pub(super) async fn deliver(mut self, object: &Object) -> Result<(), Unanswered> {
         if self.range.is_empty() {
             return Ok(());
         }
@@ -75,10 +78,10 @@ impl<'a> Extent<'a> {
             Some(writer)
         };
         let mut filled = own.is_none();
+        let mut why = None;
         let mut filling = pin!(async {
-            if let Some(writer) = own {
-                fill(writer, object, offset).await;
-            }
+            let writer = own?;
+            fill(writer, object, offset).await.err()
         });
         loop {
             let mut changed = pin!(self.primary().path_changed());
@@ -88,15 +91,18 @@ impl<'a> Extent<'a> {
             }
             self.lease_to_edges();
             tokio::select! {
-                () = &mut filling, if !filled => filled = true,
+                error = &mut filling, if !filled => (filled, why) = (true, error),
                 ended = self.leases.next() => {
                     let Some((path, Some(lease))) = ended else {
-                        return Err("the session ended, or no server is left".into());
+                        return Err("the session ended, or no server is left".to_owned().into());
                     };
                     match &lease.outcome {
                         // Each lease is over all of it: what holds for one holds for all.
                         Some(LeaseOutcome::Done | LeaseOutcome::Stopped) => return Ok(()),
-                        _ => self.on_lost(path, &lease)?,
+                        _ => self.on_lost(path, &lease),
+                    }
+                    if self.leases.is_empty() {
+                        return Err(nobody(why.as_ref()).into());
                     }
                 }
                 () = changed => {}
@@ -105,7 +111,7 @@ impl<'a> Extent<'a> {
     }
 
     /// A path gave its lease up, or died.
-    fn on_lost(&self, path: PathId, lease: &IssuedLease) -> Result<(), String> {
+    fn on_lost(&self, path: PathId, lease: &IssuedLease) {
         if !lease.reason.is_empty() && !path.is_primary() {
             let edge = self.serving.edge(path);
             let fingerprint = edge.map(|edge| edge.fingerprint.to_string()).unwrap_or_default();
@@ -115,7 +121,6 @@ impl<'a> Extent<'a> {
                 edge = %escape(address), fingerprint, %name, %reason, "an edge brings nothing"
             );
         }
-        if self.leases.is_empty() { Err("no server can bring it".into()) } else { Ok(()) }
     }
 
     fn lease_to_edges(&mut self) {
@@ -137,4 +142,15 @@ impl<'a> Extent<'a> {
     fn watch(&mut self, path: PathId, mut lease: Lease) {
         self.leases.push(Box::pin(async move { (path, lease.outcome().await.ok()) }));
     }
+}
+
+/// What a client is told when no server is left: why the primary is none.
+fn nobody(why: Option<&SourceError>) -> Failure {
+    why.map_or_else(
+        || {
+            let message = "no server is left that could bring the object".to_owned();
+            Failure { code: FailureCode::NoSource, message }
+        },
+        Failure::from,
+    )
 }

@@ -4,18 +4,34 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use futures_util::future::join;
-use kwik::{LeaseWriter, escape};
+use kwik::{LeaseWriter, WriteError, escape};
 
-use crate::{Object, limits::MAX_SEND};
+use crate::{Object, SourceError, limits::MAX_SEND};
 
 /// Writes from `object`, from `offset` on, what the client activates, until the lease is over. Gives the
-/// lease up when the object cannot be read.
-pub(super) async fn fill(mut lease: LeaseWriter, object: &Object, offset: u64) {
-    if let Err(reason) = write_activated(&mut lease, object, offset).await {
-        let name = escape(&object.stat().name);
-        tracing::warn!(%name, reason = %escape(&reason), "lease given up");
-        lease.abandon(&reason);
+/// lease up when the object cannot be read: why.
+pub(super) async fn fill(
+    mut lease: LeaseWriter,
+    object: &Object,
+    offset: u64,
+) -> Result<(), SourceError> {
+    let Err(error) = write_activated(&mut lease, object, offset).await else { return Ok(()) };
+    let (name, reason) = (escape(&object.stat().name), error.to_string());
+    tracing::warn!(%name, reason = %escape(&reason), "lease given up");
+    lease.abandon(&reason);
+    match error {
+        Error::Source(error) => Err(error),
+        Error::Write(_) => Ok(()),
     }
+}
+
+/// Why a lease is not filled to its end.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Write(#[from] WriteError),
 }
 
 /// Reads one block ahead, so that disk and network do not wait for each other.
@@ -23,13 +39,13 @@ async fn write_activated(
     lease: &mut LeaseWriter,
     object: &Object,
     offset: u64,
-) -> Result<(), String> {
+) -> Result<(), Error> {
     let read = async |range: Range<u64>| {
         let range = range.start.saturating_add(offset)..range.end.saturating_add(offset);
-        object.read(range).await.map_err(|error| error.to_string())
+        object.read(range).await
     };
     let mut ahead = None;
-    while let Some(piece) = lease.activated().await.map_err(|error| error.to_string())? {
+    while let Some(piece) = lease.activated().await? {
         // What was read ahead is of no use when its piece was cancelled.
         let fits = |(start, _): &(u64, Bytes)| *start == piece.start;
         let data = match ahead.take().filter(fits) {
@@ -46,7 +62,7 @@ async fn write_activated(
         let following =
             async { if following.is_empty() { Ok(Bytes::new()) } else { read(following).await } };
         let (written, following) = join(lease.write_chunk(data), following).await;
-        written.map_err(|error| error.to_string())?;
+        written?;
         ahead = Some((start, following?)).filter(|(_, data)| !data.is_empty());
     }
     Ok(())

@@ -7,6 +7,8 @@ use std::{
     sync::Arc,
 };
 
+use kwik::escape;
+
 use crate::{ObjectName, SourceError, limits::MAX_LOOKED_AT, partial};
 
 use super::{Object, descriptors::Descriptors, file_error, unreadable};
@@ -116,7 +118,10 @@ impl Folder {
             };
             if is_folder {
                 if depth > 0 && self.shows(&name, &path) {
-                    self.list(&path, depth - 1, limit, names)?;
+                    // One folder that cannot be read is no reason to do without the others.
+                    if let Err(error) = self.list(&path, depth - 1, limit, names) {
+                        tracing::warn!(error = %escape(error), "a folder is left out");
+                    }
                 }
             } else if path
                 .canonicalize()
