@@ -7,7 +7,8 @@ use kwik_delivery::{Fingerprint, Link, ObjectName};
 
 const NOTES: &str = "\
 Exit codes: 0 done, 1 the transfer failed, 2 wrong usage, 3 not found, 4 trust, 5 network, 6 disk,
-130 interrupted, 141 nobody reads standard output. KWIK_LOG=off, error, warn, info, debug or trace says how much is logged.";
+130 interrupted, 141 nobody reads standard output. KWIK_LOG=off, error, warn, info, debug or trace
+says how much is logged.";
 
 /// Fetch one file from several servers at once, verified.
 #[derive(Debug, Parser)]
@@ -68,7 +69,12 @@ pub(crate) struct Get {
     #[arg(long)]
     pub(crate) force: bool,
     /// Give up when nothing has come for so long.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 30,
+        value_parser = clap::value_parser!(u64).range(1..=86_400)
+    )]
     pub(crate) timeout: u64,
     /// Print the summary as one JSON object on standard output.
     #[arg(long)]

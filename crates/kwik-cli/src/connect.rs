@@ -145,8 +145,8 @@ async fn dial(
 ) -> Result<Session, Option<ConnectError>> {
     let dials = (0..).zip(addresses.iter().take(MAX_ADDRESSES)).map(async |(nth, &address)| {
         time::sleep(STAGGER * nth).await;
-        // One deadline for all: within it, the library begins a handshake anew that takes long, but gives
-        // up after QUIC's idle timeout by itself.
+        // One deadline for all: within it, the library begins a handshake anew that takes long, but
+        // gives up after QUIC's idle timeout by itself.
         loop {
             let config = ClientConfig::new(trust.clone());
             let connecting = endpoint.connect_with(config, address, host)?;

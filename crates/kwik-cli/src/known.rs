@@ -19,8 +19,8 @@ use crate::{
 /// More than anyone trusts by hand.
 const MAX_FILE: u64 = 1024 * 1024;
 
-/// The file `known_servers`: a line `HOST:PORT FINGERPRINT` each. Blank lines, and those that begin with
-/// `#`, stay as they are.
+/// The file `known_servers`: a line `HOST:PORT FINGERPRINT` each. Blank lines, and those that begin
+/// with `#`, stay as they are.
 #[derive(Debug)]
 pub(crate) struct KnownServers {
     folder: PathBuf,
@@ -100,7 +100,8 @@ impl KnownServers {
     }
 }
 
-/// Keeps other processes out until it is dropped. The file itself is replaced, so it cannot be the lock.
+/// Keeps other processes out until it is dropped. The file itself is replaced, so it cannot be the
+/// lock.
 fn lock(path: &Path) -> io::Result<File> {
     let file = File::options().create(true).append(true).mode(0o600).open(path)?;
     flock(&file, FlockOperation::LockExclusive)?;

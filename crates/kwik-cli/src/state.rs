@@ -73,7 +73,8 @@ fn publish(path: &Path, seed: &[u8; 32]) -> io::Result<()> {
         file.write_all(seed)?;
         file.sync_all()?;
         fs::hard_link(&draft, path)?;
-        // The name, too, shall survive a crash: a server that comes back as another is trusted by nobody.
+        // The name, too, shall survive a crash: a server that comes back as another is trusted by
+        // nobody.
         File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
     })();
     let removed = fs::remove_file(&draft);

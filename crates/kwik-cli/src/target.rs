@@ -30,8 +30,8 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    /// What `given` is, or the object's own name here. A name that nobody gave replaces nothing unless
-    /// `force` says so.
+    /// What `given` is, or the object's own name here. A name that nobody gave replaces nothing
+    /// unless `force` says so.
     pub(crate) fn find(
         given: Option<&Path>,
         name: &ObjectName,

@@ -21,7 +21,8 @@ fn signal(child: &Child, name: &str) {
     assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
 }
 
-/// The state lies in what is served, with hidden files shown: its key does not come, by whatever name.
+/// The state lies in what is served, with hidden files shown: its key does not come, by whatever
+/// name.
 #[test]
 fn the_state_of_a_server_is_never_served() {
     let place = Place::new();

@@ -22,8 +22,8 @@ use crate::{
 
 mod entry;
 
-/// The published manifests of a server's objects: one file each under `STATE/catalogue/`, made
-/// when the object is first asked for, renewed when its state changes. Cheap to clone. Needs a tokio
+/// The published manifests of a server's objects: one file each under `STATE/catalogue/`, made when
+/// the object is first asked for, renewed when its state changes. Cheap to clone. Needs a tokio
 /// runtime.
 #[derive(Debug, Clone)]
 pub struct Catalogue(Arc<Shared>);
@@ -32,7 +32,8 @@ pub struct Catalogue(Arc<Shared>);
 struct Shared {
     folder: PathBuf,
     slots: Mutex<BTreeMap<Key, Slot>>,
-    /// One for objects up to [`LARGE_OBJECT`], one for others: a small one waits behind no large one.
+    /// One for objects up to [`LARGE_OBJECT`], one for others: a small one waits behind no large
+    /// one.
     hashing: [Semaphore; 2],
 }
 
@@ -157,8 +158,8 @@ impl Catalogue {
         Some(offload(move || entry::load(&path, &stat)).await?.manifest().root)
     }
 
-    /// Forgets what was published of an object in this state, as it does not fit: the next who asks has it
-    /// hashed anew. Cancel safe.
+    /// Forgets what was published of an object in this state, as it does not fit: the next who asks
+    /// has it hashed anew. Cancel safe.
     pub async fn forget(&self, stat: &ObjectStat) {
         self.0.slots().remove(&key(stat));
         let path = self.0.path(stat);

@@ -135,8 +135,8 @@ impl Client {
         self.fetch_with(name, &Progress::default()).await
     }
 
-    /// As [`fetch`](Self::fetch), and tells `progress` of what the primary has to do first. Cancel safety: as
-    /// there.
+    /// As [`fetch`](Self::fetch), and tells `progress` of what the primary has to do first. Cancel
+    /// safety: as there.
     ///
     /// # Errors
     /// As there.
@@ -190,7 +190,8 @@ impl Client {
         self.ask_with(name, part, &Progress::default()).await
     }
 
-    /// Sends a request and waits for its answer, for as long as the primary says that it works on that.
+    /// Sends a request and waits for its answer, for as long as the primary says that it works on
+    /// that.
     async fn ask_with(
         &self,
         name: &ObjectName,
@@ -312,8 +313,8 @@ impl Fetch {
     /// Cancel safety: when dropped, nothing is left under either name.
     ///
     /// # Errors
-    /// When bytes are missing or only liars could bring them, the session ends, or the file cannot be
-    /// written.
+    /// When bytes are missing or only liars could bring them, the session ends, or the file cannot
+    /// be written.
     pub async fn save(self, target: &Path, progress: &Progress) -> Result<(), FetchError> {
         let (target, size) = (target.to_path_buf(), self.manifest().size);
         let file = offload(move || PartFile::create(target, size)).await?;
@@ -351,8 +352,8 @@ impl Progress {
         self.verified.load(Ordering::Relaxed)
     }
 
-    /// What the primary has hashed of the object before it can answer, and the object's size; none when it
-    /// did not say so.
+    /// What the primary has hashed of the object before it can answer, and the object's size; none
+    /// when it did not say so.
     #[must_use]
     pub fn hashed(&self) -> Option<(u64, u64)> {
         let [hashed, size] = self.hashed.each_ref().map(|value| value.load(Ordering::Relaxed));
@@ -393,10 +394,11 @@ pub enum FetchError {
     /// The primary's manifest is wrong.
     #[error(transparent)]
     Outboard(#[from] InvalidOutboard),
-    /// Nobody is left who could bring a range but those who sent other bytes than the primary promised.
+    /// Nobody is left who could bring a range but those who sent other bytes than the primary
+    /// promised.
     #[error(
-        "bytes {range:?} came wrong, and no other server can bring them: {} sent other bytes than the \
-         object's: tell the servers' owner",
+        "bytes {range:?} came wrong, and no other server can bring them: {} sent other bytes than \
+         the object's: tell the servers' owner",
         servers.join(", ")
     )]
     Liars {

@@ -8,8 +8,8 @@ pub const DELIVERY_VERSION: u32 = 1;
 pub const GROUP_SIZE: u64 = 64 * 1024;
 /// Bytes of one chaining value or root.
 pub const HASH_SIZE: usize = 32;
-/// Groups whose chaining values make a page of the outboard: 128 KiB, for 256 MiB of the object. Both sides
-/// hold a page or two of an object at a time.
+/// Groups whose chaining values make a page of the outboard: 128 KiB, for 256 MiB of the object.
+/// Both sides hold a page or two of an object at a time.
 pub const PAGE_GROUPS: u64 = 4096;
 /// Largest object: what stands above the pages of its outboard is 128 KiB, as large as a page.
 pub const MAX_OBJECT: u64 = 1 << 40;
@@ -28,14 +28,15 @@ pub const MAX_TEXT: usize = 512;
 pub const MAX_STATE: usize = 256;
 /// Objects whose manifests are looked up at once; more are told that the server is busy.
 pub const MAX_LOOKUPS: usize = 1024;
-/// Larger objects are hashed one after another, which disks like best; smaller ones take milliseconds.
+/// Larger objects are hashed one after another, which disks like best; smaller ones take
+/// milliseconds.
 pub const LARGE_OBJECT: u64 = 16 * 1024 * 1024;
 /// Large objects hashed at once: leaves disk and cores for sending.
 pub const MAX_HASHING_LARGE: usize = 1;
 /// Small objects hashed at once.
 pub const MAX_HASHING_SMALL: usize = 4;
-/// One in this many of the file descriptors that the process may have is for files that are served; the rest
-/// is for sockets, the catalogue and what the program itself opens.
+/// One in this many of the file descriptors that the process may have is for files that are served;
+/// the rest is for sockets, the catalogue and what the program itself opens.
 pub const DESCRIPTORS_SHARE: usize = 4;
 /// Files read at once: each read has a descriptor for as long as it takes, beside those kept open.
 pub const MAX_READS: usize = 16;
@@ -53,23 +54,23 @@ pub const WRITE_BLOCK: usize = 1024 * 1024;
 pub const WRITE_QUEUE: usize = 4;
 /// Received slices taken from a stream at once.
 pub const READ_BATCH: usize = 64;
-/// Ranges of one download that are fetched again at once: a window full of a liar's bytes takes few round
-/// trips, and each keeps one block.
+/// Ranges of one download that are fetched again at once: a window full of a liar's bytes takes few
+/// round trips, and each keeps one block.
 pub const MAX_REPAIRS: usize = 8;
 /// Paths that a request may name: more than a session ever has at once.
 pub const MAX_EXCLUDED: usize = 64;
 /// Blames in one request: one a path.
 pub const MAX_BLAMED: usize = 16;
-/// A fetch that makes no progress for so long has failed: as long as QUIC's idle timeout, so that a silence
-/// that a session lives through costs no fetch.
+/// A fetch that makes no progress for so long has failed: as long as QUIC's idle timeout, so that a
+/// silence that a session lives through costs no fetch.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// While an answer takes longer, the client is told so this often: a fraction of [`PATIENCE`].
 pub const WORKING_EVERY: Duration = Duration::from_secs(2);
-/// How long an edge that sent wrong bytes is leased nothing: long enough that it costs little when it goes on,
-/// and one that was mended comes back by itself.
+/// How long an edge that sent wrong bytes is leased nothing: long enough that it costs little when
+/// it goes on, and one that was mended comes back by itself.
 pub const QUARANTINE: Duration = Duration::from_secs(60 * 60);
-/// Files and folders that a search looks at, for hidden ones or for those left behind: a moment, also in a
-/// home folder.
+/// Files and folders that a search looks at, for hidden ones or for those left behind: a moment,
+/// also in a home folder.
 pub const MAX_LOOKED_AT: usize = 10_000;
 /// Folders within folders that a listing enters.
 pub const MAX_DEPTH: usize = 64;

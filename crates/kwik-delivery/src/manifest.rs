@@ -130,8 +130,8 @@ pub async fn hash_object(object: &Object) -> Result<Published, SourceError> {
     Ok(Published::new(manifest, above, Pages::Memory(outboard.into())))
 }
 
-/// Hashes `object` as [`hash_object`] does, and hands over the outboard as it comes, in parts of whole
-/// values that cross no page. Counts in `hashed`.
+/// Hashes `object` as [`hash_object`] does, and hands over the outboard as it comes, in parts of
+/// whole values that cross no page. Counts in `hashed`.
 pub(crate) async fn hash_pages<F: Future<Output = ()>>(
     object: &Object,
     hashed: &AtomicU64,

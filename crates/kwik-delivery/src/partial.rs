@@ -23,9 +23,10 @@ pub(crate) fn is_part_name(name: &str) -> bool {
 }
 
 /// A file that takes its name only once it is complete: until [`finish`](Self::finish) it is
-/// `.NAME.RANDOM.kwik-part` beside its target, and dropping it removes it. It is locked for as long, so that
-/// what a process left behind that was killed is told apart, and goes when the target is written next. Its
-/// methods block: call them where blocking is fine. Writes may come from several threads.
+/// `.NAME.RANDOM.kwik-part` beside its target, and dropping it removes it. It is locked for as
+/// long, so that what a process left behind that was killed is told apart, and goes when the target
+/// is written next. Its methods block: call them where blocking is fine. Writes may come from
+/// several threads.
 #[derive(Debug)]
 pub struct PartFile {
     file: File,

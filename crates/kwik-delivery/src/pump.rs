@@ -169,7 +169,8 @@ impl Writer<'_> {
         Ok(page)
     }
 
-    /// Verifies a block, and writes it when it is its turn; gives it back with what of it is corrupt.
+    /// Verifies a block, and writes it when it is its turn; gives it back with what of it is
+    /// corrupt.
     async fn take(
         mut self,
         block: Block,

@@ -18,7 +18,8 @@ use crate::{
 /// Blocks that did not verify, at most, that are compared with what did in the end.
 const MAX_COMPARED: usize = 4;
 
-/// Paths that brought other bytes than an object's, with their addresses: nothing is asked of them any more.
+/// Paths that brought other bytes than an object's, with their addresses: nothing is asked of them
+/// any more.
 pub(crate) type Liars = BTreeMap<PathId, String>;
 
 /// A verified download that mends what does not verify.
@@ -37,8 +38,8 @@ enum Again {
 }
 
 impl Mender {
-    /// Fetches the `corrupt` groups of `block` again, from others than brought them, until they verify. Tells
-    /// the primary who lied.
+    /// Fetches the `corrupt` groups of `block` again, from others than brought them, until they
+    /// verify. Tells the primary who lied.
     ///
     /// # Errors
     /// When only liars are left, or the session fails.
@@ -127,8 +128,8 @@ impl Mender {
         Some(Blame { path, range: range.clone(), expected, received })
     }
 
-    /// The bytes of `range`, verified: from those that brought none of it, else from each one alone. Who
-    /// brought others is blamed then.
+    /// The bytes of `range`, verified: from those that brought none of it, else from each one
+    /// alone. Who brought others is blamed then.
     async fn fetch_good(
         &self,
         verifier: &Verifier,

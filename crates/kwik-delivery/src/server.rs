@@ -55,8 +55,8 @@ impl Server {
         self
     }
 
-    /// Serves whoever comes, at most [`MAX_SESSIONS`] at once, until the endpoint is closed. Needs a
-    /// tokio runtime. Cancel safety: dropping it ends all sessions.
+    /// Serves whoever comes, at most [`MAX_SESSIONS`] at once, until the endpoint is closed. Needs
+    /// a tokio runtime. Cancel safety: dropping it ends all sessions.
     pub async fn run(self: Arc<Self>, endpoint: &Endpoint) {
         let mut sessions = JoinSet::new();
         while let Some(incoming) = endpoint.accept().await {
@@ -90,8 +90,8 @@ impl Server {
         }
     }
 
-    /// Answers a client's requests until the session ends. Without an endpoint of its own it looks into no
-    /// edge that a client accuses. Cancel safety: dropping it abandons what is under way.
+    /// Answers a client's requests until the session ends. Without an endpoint of its own it looks
+    /// into no edge that a client accuses. Cancel safety: dropping it abandons what is under way.
     pub async fn serve_primary(&self, primary: &PrimarySession) {
         Serving { server: self, primary, prober: None }.run().await;
     }
@@ -122,8 +122,8 @@ impl Server {
         }
     }
 
-    /// The object that a lease asks for, and where in it the lease's stream begins. Its hash is compared when
-    /// it is known here; it is not made for that: the client verifies.
+    /// The object that a lease asks for, and where in it the lease's stream begins. Its hash is
+    /// compared when it is known here; it is not made for that: the client verifies.
     async fn open_for(&self, lease: &LeaseWriter) -> Result<(Object, u64), String> {
         let command = EdgeCommand::decode(&lease.command()).map_err(|error| error.to_string())?;
         let EdgeCommand { name, size, root, offset } = command;

@@ -31,9 +31,10 @@ enum Kind {
 }
 
 impl Source {
-    /// The files below the folder `path`, but for hidden ones; when `path` is a file, that one under its own
-    /// name. Symbolic links that lead out are not followed; whoever may write to the folder while it is
-    /// served could still swap a link in between, and is trusted. Blocks shortly: for start-up.
+    /// The files below the folder `path`, but for hidden ones; when `path` is a file, that one
+    /// under its own name. Symbolic links that lead out are not followed; whoever may write to the
+    /// folder while it is served could still swap a link in between, and is trusted. Blocks
+    /// shortly: for start-up.
     ///
     /// # Errors
     /// When `path` cannot be read or its file name is no object's name.
@@ -53,8 +54,8 @@ impl Source {
         Ok(Self(Kind::Folder(Folder::new(path, Some(name)).into())))
     }
 
-    /// Shows nothing of the folder `secret` and what is in it, whatever names lead there: a server's state
-    /// has its key. Blocks shortly: for start-up.
+    /// Shows nothing of the folder `secret` and what is in it, whatever names lead there: a
+    /// server's state has its key. Blocks shortly: for start-up.
     ///
     /// # Errors
     /// When `secret` is not there, or has all that is served in it.
@@ -81,7 +82,8 @@ impl Source {
         self
     }
 
-    /// A hidden file or folder that is there, as far as a short look finds one. Blocks shortly: for start-up.
+    /// A hidden file or folder that is there, as far as a short look finds one. Blocks shortly: for
+    /// start-up.
     #[must_use]
     pub fn find_hidden(&self) -> Option<PathBuf> {
         match &self.0 {
@@ -225,7 +227,7 @@ pub enum SourceError {
         /// Its bytes.
         size: u64,
     },
-    /// A read of more than [`MAX_READ`] bytes or beyond the object's end.
+    /// A read of more than [`MAX_READ`](crate::limits::MAX_READ) bytes or beyond the object's end.
     #[error("bytes {} to {} of object {name} are not one read", range.start, range.end)]
     OutOfRange {
         /// Which.

@@ -19,8 +19,8 @@ pub struct Outline {
 }
 
 impl Outline {
-    /// Checks `above`, one value a page, against `size` (bytes) and `root`, whoever sent it. Empty for an
-    /// object with one page or none.
+    /// Checks `above`, one value a page, against `size` (bytes) and `root`, whoever sent it. Empty
+    /// for an object with one page or none.
     ///
     /// # Errors
     /// When its length does not follow from `size`, or its root is another.
@@ -78,8 +78,8 @@ fn value_at(values: &[u8], index: u64) -> Option<[u8; HASH_SIZE]> {
     values.get(start..)?.first_chunk().copied()
 }
 
-/// Verifies groups of an object in any order: those of one page of its outboard, or all when it holds the
-/// whole outboard.
+/// Verifies groups of an object in any order: those of one page of its outboard, or all when it
+/// holds the whole outboard.
 #[derive(Clone)]
 pub struct Verifier {
     size: u64,

@@ -103,7 +103,8 @@ async fn a_primary_that_falls_silent_is_waited_for_at_no_step_for_ever() {
     }
 }
 
-/// Progress counts, not time: an answer that takes long is waited for while the primary says that it works.
+/// Progress counts, not time: an answer that takes long is waited for while the primary says that
+/// it works.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_says_that_it_works_is_waited_for() {
     let endpoint =

@@ -254,7 +254,8 @@ async fn who_lies_only_when_asked_again_is_found_too() {
     assert!(!found.iter().any(|address| *address == client.session().remote_address().to_string()));
 }
 
-/// A stale copy, served by an honest server: the primary looks into it, and keeps it out from then on.
+/// A stale copy, served by an honest server: the primary looks into it, and keeps it out from then
+/// on.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_file_of_the_same_size_is_found_out_once_for_all_sessions() {
     let object = content(SIZE);
@@ -435,7 +436,8 @@ async fn a_primary_whose_own_bytes_do_not_fit_hashes_anew_and_says_so() {
     save_checked(&client, &rotten).await.unwrap();
 }
 
-/// Changes a byte of a file, and has its entry in the catalogue say that it was so when it was hashed.
+/// Changes a byte of a file, and has its entry in the catalogue say that it was so when it was
+/// hashed.
 fn rot(path: &std::path::Path, catalogue: &std::path::Path) {
     use std::os::unix::fs::MetadataExt;
     let state = || {

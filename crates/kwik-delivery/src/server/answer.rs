@@ -85,7 +85,8 @@ async fn answer_request(
     Ok(())
 }
 
-/// Opens the object, and has its manifest, of which hashing may take a while: the client is told so.
+/// Opens the object, and has its manifest, of which hashing may take a while: the client is told
+/// so.
 async fn prepare(
     serving: &Serving<'_>,
     send: &mut SendStream,
@@ -142,7 +143,8 @@ async fn deliver(
     deliver_beside(send, [found.encode(), published.first()], extent, object).await
 }
 
-/// Answers, and delivers. The answer's stream stays open until that is done: a failure is told there.
+/// Answers, and delivers. The answer's stream stays open until that is done: a failure is told
+/// there.
 async fn deliver_beside(
     send: &mut SendStream,
     parts: [Bytes; 2],
@@ -221,8 +223,8 @@ fn check_version(published: &Published, root: &Hash) -> Result<(), Failure> {
     Err(Failure { code: FailureCode::Changed, message })
 }
 
-/// The client says that this server's own bytes do not fit its manifest. When they do not, the object is
-/// hashed anew.
+/// The client says that this server's own bytes do not fit its manifest. When they do not, the
+/// object is hashed anew.
 async fn check_own(
     serving: &Serving<'_>,
     send: &mut SendStream,
@@ -257,8 +259,8 @@ async fn check_own(
     Err(Failure { code: FailureCode::Changed, message }.into())
 }
 
-/// A page cannot be had. Where its entry of the catalogue is damaged or gone, whoever asks again has the
-/// object hashed anew.
+/// A page cannot be had. Where its entry of the catalogue is damaged or gone, whoever asks again
+/// has the object hashed anew.
 async fn unusable(serving: &Serving<'_>, object: &Object, error: &PageError) -> Failure {
     let name = &object.stat().name;
     let gone =

@@ -16,8 +16,9 @@ use super::{answer::Unanswered, serving::Serving};
 /// How a lease of a path ended; none with the session.
 type Ended = (PathId, Option<IssuedLease>);
 
-/// What one object, or a range of it, needs while it is delivered. The primary's own path holds a lease over
-/// all of it, and so does each edge: whatever one of them loses, the others may bring already.
+/// What one object, or a range of it, needs while it is delivered. The primary's own path holds a
+/// lease over all of it, and so does each edge: whatever one of them loses, the others may bring
+/// already.
 pub(super) struct Extent<'a> {
     serving: &'a Serving<'a>,
     stream: StreamId,
@@ -25,15 +26,15 @@ pub(super) struct Extent<'a> {
     command: EdgeCommand,
     encoded: Bytes,
     excluded: &'a [PathId],
-    /// Paths that have had their lease, and how often they had died by then. One that died since has lost it;
-    /// one that gave it up does not get another.
+    /// Paths that have had their lease, and how often they had died by then. One that died since
+    /// has lost it; one that gave it up does not get another.
     leased: BTreeMap<PathId, u32>,
     leases: FuturesUnordered<BoxFuture<'static, Ended>>,
 }
 
 impl<'a> Extent<'a> {
-    /// Makes the whole of `stream` the extent of `length` bytes of the object, from the command's offset on.
-    /// None of `excluded` is to bring any.
+    /// Makes the whole of `stream` the extent of `length` bytes of the object, from the command's
+    /// offset on. None of `excluded` is to bring any.
     pub(super) fn reserve(
         serving: &'a Serving<'a>,
         stream: &mut SendStream,

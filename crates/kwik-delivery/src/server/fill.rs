@@ -8,8 +8,8 @@ use kwik::{LeaseWriter, WriteError, escape};
 
 use crate::{Object, SourceError, limits::MAX_SEND};
 
-/// Writes from `object`, from `offset` on, what the client activates, until the lease is over. Gives the
-/// lease up when the object cannot be read: why.
+/// Writes from `object`, from `offset` on, what the client activates, until the lease is over.
+/// Gives the lease up when the object cannot be read: why.
 pub(super) async fn fill(
     mut lease: LeaseWriter,
     object: &Object,

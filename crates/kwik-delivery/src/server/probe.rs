@@ -1,5 +1,5 @@
-//! Looking into an edge that a client accuses: the server becomes a client of its own, and has the edge alone
-//! bring what it is said to have brought wrong. The edge sees a client like any other.
+//! Looking into an edge that a client accuses: the server becomes a client of its own, and has the
+//! edge alone bring what it is said to have brought wrong. The edge sees a client like any other.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -20,8 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// Between two looks whether the edge has joined.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Has `edge` bring the group that begins at `range`, through the server that listens on `endpoint`: how it
-/// differs, if it does.
+/// Has `edge` bring the group that begins at `range`, through the server that listens on
+/// `endpoint`: how it differs, if it does.
 pub(super) async fn find_lie(
     endpoint: &Endpoint,
     edge: Edge,

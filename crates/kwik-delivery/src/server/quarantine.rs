@@ -10,7 +10,8 @@ use tokio::sync::watch;
 
 use crate::Fingerprint;
 
-/// Edges that are leased nothing for a while, and those that were accused. At most as many as the server has.
+/// Edges that are leased nothing for a while, and those that were accused. At most as many as the
+/// server has.
 #[derive(Debug)]
 pub(super) struct Quarantine {
     lasts: Duration,

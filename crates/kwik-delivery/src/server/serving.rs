@@ -86,8 +86,8 @@ impl Serving<'_> {
         }
     }
 
-    /// The client says that an edge sent other bytes than the object's. This session does without it from now
-    /// on. For others that takes more than one client's word: the edge is looked into.
+    /// The client says that an edge sent other bytes than the object's. This session does without
+    /// it from now on. For others that takes more than one client's word: the edge is looked into.
     pub(super) fn on_blamed(&self, blame: &Blame, published: &Arc<Published>) {
         let Some(edge) = self.edge(blame.path) else { return };
         self.leave(blame.path);
@@ -98,7 +98,8 @@ impl Serving<'_> {
         let (range, expected) = (blame.range.clone(), hex(&blame.expected));
         let received = blame.received.map(|hash| hex(&hash)).unwrap_or_default();
         tracing::warn!(
-            edge = %edge.address, fingerprint = %edge.fingerprint, %name, ?range, expected, received,
+            edge = %edge.address, fingerprint = %edge.fingerprint, %name, ?range, expected,
+            received,
             "a client says that this edge sent other bytes than the object's: it is looked into"
         );
         let Some((server, endpoint)) = self.prober else { return };

@@ -12,8 +12,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::limits::{DESCRIPTORS_SHARE, MAX_READS};
 
-/// The files of a source that are open: at most a share of what the process may have. Whoever needs one
-/// more takes that of the reader that has waited longest, which opens its own again when it goes on.
+/// The files of a source that are open: at most a share of what the process may have. Whoever needs
+/// one more takes that of the reader that has waited longest, which opens its own again when it
+/// goes on.
 #[derive(Debug)]
 pub(super) struct Descriptors {
     limit: usize,

@@ -79,8 +79,8 @@ impl Folder {
             && !self.is_secret(path)
     }
 
-    /// Whether `path`, or a folder above it, is one of which nothing is shown: by what it is, not by its
-    /// name, so that other names and mounts of it do not help.
+    /// Whether `path`, or a folder above it, is one of which nothing is shown: by what it is, not
+    /// by its name, so that other names and mounts of it do not help.
     fn is_secret(&self, path: &Path) -> bool {
         !self.secrets.is_empty()
             && path.ancestors().any(|above| {

@@ -51,8 +51,8 @@ enum Body {
     Store(Arc<dyn ObjectStore>, object_store::path::Path),
 }
 
-/// What tells a file's content apart while it is read. Not its change time, which moves when the file is
-/// replaced or linked and can be read on.
+/// What tells a file's content apart while it is read. Not its change time, which moves when the
+/// file is replaced or linked and can be read on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Content {
     device: u64,
@@ -168,7 +168,8 @@ impl Object {
     }
 }
 
-/// The file, which may have been closed since and opened again. Another file at its place is refused.
+/// The file, which may have been closed since and opened again. Another file at its place is
+/// refused.
 fn open(
     file: &Arc<OpenFile>,
     name: &ObjectName,

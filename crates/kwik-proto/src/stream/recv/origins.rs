@@ -15,8 +15,8 @@ struct Origin {
     path: Option<PathId>,
 }
 
-/// The paths of a stream's bytes, in order and disjoint. What is not here came from the primary, so that
-/// streams of one server cost nothing.
+/// The paths of a stream's bytes, in order and disjoint. What is not here came from the primary, so
+/// that streams of one server cost nothing.
 #[derive(Debug, Default)]
 pub(super) struct Origins(VecDeque<Origin>);
 
@@ -56,7 +56,8 @@ impl Origins {
         }
     }
 
-    /// Makes one range of unknown origin of the one at `index`, of `new` and of what lies in between.
+    /// Makes one range of unknown origin of the one at `index`, of `new` and of what lies in
+    /// between.
     fn blur(&mut self, index: usize, new: &Origin) {
         let all = &mut self.0[index];
         all.start = all.start.min(new.start);
@@ -147,7 +148,8 @@ mod tests {
                 origins.note(*start..*end, PathId(*path));
             }
             for ((start, end), path) in parts {
-                prop_assert_eq!(origins.at(start), (Some(PathId(path)), if path == 0 && end == 1000 { u64::MAX } else { end }));
+                let end = if path == 0 && end == 1000 { u64::MAX } else { end };
+                prop_assert_eq!(origins.at(start), (Some(PathId(path)), end));
             }
         }
     }
