@@ -43,14 +43,18 @@ impl Target {
         let path = given.map_or_else(|| PathBuf::from(name.file_name()), Path::to_path_buf);
         let shown = path.display();
         let refuse = |message: String| Err(Failure::new(Kind::Disk, message));
+        // Whatever it is: the server chose the name, and not who runs this.
+        let taken = path.symlink_metadata().is_ok_and(|metadata| !metadata.is_dir());
+        if given.is_none() && taken && !force {
+            return refuse(format!(
+                "{shown} exists already: name it with -o to replace it, or give --force"
+            ));
+        }
         if is_descriptor(&path) {
             return Ok(Self::InOrder(path));
         }
         match path.metadata() {
             Ok(metadata) if is_in_order(&metadata) => Ok(Self::InOrder(path)),
-            Ok(metadata) if metadata.is_file() && !force && given.is_none() => refuse(format!(
-                "{shown} exists already: name it with -o to replace it, or give --force"
-            )),
             Ok(metadata) if metadata.is_file() && !force && metadata.permissions().readonly() => {
                 refuse(format!(
                     "{shown} is write-protected: give --force to replace it all the same"
@@ -147,6 +151,17 @@ mod tests {
         assert_eq!(find(&at("link"), false).unwrap(), Target::File(at("real")));
         symlink("loop", at("loop")).unwrap();
         assert!(matches!(find(&at("loop"), false), Ok(Target::File(_))));
+
+        // Without a name of one's own, whatever has the object's own stays.
+        std::env::set_current_dir(folder.path()).unwrap();
+        for taken in ["pipe", "link", "loop", "real"] {
+            let name = ObjectName::new(taken).unwrap();
+            assert!(Target::find(None, &name, false).unwrap_err().message.contains("--force"));
+            assert!(Target::find(None, &name, true).is_ok());
+        }
+        assert_eq!(Target::find(None, &name, false).unwrap(), Target::File("x".into()));
+        let dash = ObjectName::new("-").unwrap();
+        assert_eq!(Target::find(None, &dash, false).unwrap(), Target::File("-".into()));
 
         let mut permissions = fs::metadata(at("real")).unwrap().permissions();
         permissions.set_readonly(true);

@@ -94,6 +94,10 @@ impl Client {
         Self { patience, ..self }
     }
 
+    pub(crate) const fn patience(&self) -> Duration {
+        self.patience
+    }
+
     /// Its session.
     #[must_use]
     pub fn session(&self) -> &Session {

@@ -64,6 +64,9 @@ pub const MAX_BLAMED: usize = 16;
 /// A fetch that makes no progress for so long has failed: as long as QUIC's idle timeout, so that a
 /// silence that a session lives through costs no fetch.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+/// The same for what is fetched again from one of several servers: longer than the primary takes to
+/// notice that a server brings nothing.
+pub const PATIENCE_AGAIN: Duration = Duration::from_secs(10);
 /// While an answer takes longer, the client is told so this often: a fraction of [`PATIENCE`].
 pub const WORKING_EVERY: Duration = Duration::from_secs(2);
 /// How long an edge that sent wrong bytes is leased nothing: long enough that it costs little when
@@ -76,6 +79,7 @@ pub const MAX_LOOKED_AT: usize = 10_000;
 pub const MAX_DEPTH: usize = 64;
 
 const _: () = {
+    assert!(PATIENCE_AGAIN.as_millis() < PATIENCE.as_millis());
     assert!(4 * WORKING_EVERY.as_millis() < PATIENCE.as_millis());
     assert!(GROUP_SIZE.is_power_of_two() && GROUP_SIZE >= 1024); // whole BLAKE3 chunks
     assert!(MAX_SEND <= MAX_READ);

@@ -91,8 +91,11 @@ impl PartFile {
         self.finished = true;
         // The name, too, shall survive a crash. An empty parent is the current folder.
         let folder = self.target.parent().filter(|path| !path.as_os_str().is_empty());
-        let synced = File::open(folder.unwrap_or(Path::new("."))).and_then(|file| file.sync_all());
-        synced.map_err(|source| self.error(source))
+        match File::open(folder.unwrap_or(Path::new("."))).and_then(|file| file.sync_all()) {
+            // One that may be written and not read: the file is there, and whole.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            synced => synced.map_err(|source| self.error(source)),
+        }
     }
 
     fn error(&self, source: io::Error) -> PartError {

@@ -12,7 +12,7 @@ use crate::{
     Blame, FailureCode, FetchError, Manifest, Part, Repair, Response, Verifier,
     block::{Block, joined},
     fetch::{Client, Step},
-    limits::GROUP_SIZE,
+    limits::{GROUP_SIZE, PATIENCE_AGAIN},
 };
 
 /// Blocks that did not verify, at most, that are compared with what did in the end.
@@ -210,7 +210,9 @@ impl Mender {
     ) -> Result<Again, FetchError> {
         let excluded = excluded.iter().copied().collect();
         let repair = Repair { root: self.manifest.root, range: range.clone(), excluded, blamed };
-        match self.client.fetch_again(&self.manifest, repair).await {
+        // Another may bring it sooner than a server that says nothing.
+        let client = self.client.clone().with_patience(self.client.patience().min(PATIENCE_AGAIN));
+        match client.fetch_again(&self.manifest, repair).await {
             Ok(block) => Ok(Again::Came(block)),
             Err(FetchError::Refused(failure))
                 if matches!(failure.code, FailureCode::NoSource | FailureCode::Unreadable) =>

@@ -68,6 +68,11 @@ fn each_bad_field_is_refused() {
     assert_eq!(decode_response(bad), Err(InvalidMessage::OutboardSize));
     let bad = wire_found(MAX_OBJECT + 1);
     assert_eq!(decode_response(bad), Err(InvalidMessage::TooLarge { size: MAX_OBJECT + 1 }));
+    // More of an outboard than a page is not taken, however large the object.
+    let outboard_size = tree::outboard_size(MAX_OBJECT);
+    let bad = wire::Found { outboard_size, ..wire_found(MAX_OBJECT) };
+    assert_eq!(decode_response(bad), Err(InvalidMessage::OutboardSize));
+    assert_eq!(found(MAX_OBJECT).outboard_size(), 128 * 1024);
     let bad = wire::Found { root: Bytes::from_static(b"short"), ..good.clone() };
     assert_eq!(decode_response(bad), Err(InvalidMessage::Malformed));
     let bad = wire::Found { name: "../x".into(), ..good };

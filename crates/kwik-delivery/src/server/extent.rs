@@ -113,15 +113,14 @@ impl<'a> Extent<'a> {
 
     /// A path gave its lease up, or died.
     fn on_lost(&self, path: PathId, lease: &IssuedLease) {
-        if !lease.reason.is_empty() && !path.is_primary() {
-            let edge = self.serving.edge(path);
-            let fingerprint = edge.map(|edge| edge.fingerprint.to_string()).unwrap_or_default();
-            let address = self.serving.address(path);
-            let (name, reason) = (escape(&self.command.name), escape(&lease.reason));
-            tracing::warn!(
-                edge = %escape(address), fingerprint, %name, %reason, "an edge brings nothing"
-            );
+        let Some(edge) = self.serving.edge(path) else { return };
+        let quarantine = &self.serving.server.quarantine;
+        if lease.reason.is_empty() || !quarantine.may_say(edge.fingerprint) {
+            return;
         }
+        let (name, reason) = (escape(&self.command.name), escape(&lease.reason));
+        let (edge, fingerprint) = (edge.address, edge.fingerprint);
+        tracing::warn!(%edge, %fingerprint, %name, %reason, "an edge brings nothing");
     }
 
     fn lease_to_edges(&mut self) {

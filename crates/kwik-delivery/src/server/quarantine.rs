@@ -26,10 +26,16 @@ struct Record {
     until: Option<Instant>,
     /// It is looked into, or was shortly before.
     checked: Option<Instant>,
+    /// Since when lines on it are counted, and how many there were.
+    said: Option<(Instant, u32)>,
 }
 
 /// Between two checks of one edge: a client that accuses an honest one costs no more than that.
 const CHECK_EVERY: Duration = Duration::from_secs(60);
+/// Lines on one edge in the log, at most, of what clients say of it ...
+const MAX_SAID: u32 = 30;
+/// ... within this time: no client fills the disk with them.
+const SAID_WITHIN: Duration = Duration::from_secs(60);
 
 impl Quarantine {
     pub(super) fn new(lasts: Duration) -> Self {
@@ -61,6 +67,18 @@ impl Quarantine {
         true
     }
 
+    /// Whether one more line on what a client says of an edge goes to the log.
+    pub(super) fn may_say(&self, edge: Fingerprint) -> bool {
+        let now = Instant::now();
+        let mut edges = self.edges();
+        let (since, count) = edges.entry(edge).or_default().said.get_or_insert((now, 0));
+        if now.duration_since(*since) >= SAID_WITHIN {
+            (*since, *count) = (now, 0);
+        }
+        *count += 1;
+        *count <= MAX_SAID
+    }
+
     /// It lied: it is leased nothing for a while.
     pub(super) fn put(&self, edge: Fingerprint) {
         let until = Instant::now().checked_add(self.lasts);
@@ -85,6 +103,9 @@ mod tests {
         assert!(quarantine.accuse(one) && !quarantine.accuse(one) && quarantine.accuse(two));
         quarantine.put(one);
         assert!(quarantine.holds(&one) && !quarantine.holds(&two));
+        let said = (0..1000).filter(|_| quarantine.may_say(one)).count();
+        assert_eq!(said, usize::try_from(MAX_SAID).unwrap());
+        assert!(quarantine.may_say(two));
         let quarantine = Quarantine::new(Duration::ZERO);
         quarantine.put(one);
         assert!(!quarantine.holds(&one));

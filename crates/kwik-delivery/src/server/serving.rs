@@ -43,11 +43,12 @@ impl Serving<'_> {
         let adding = trusted.map(|edge| async move {
             match self.primary.add_path(edge.address, edge.fingerprint).await {
                 Ok(path) => tracing::debug!(edge = %edge.address, %path, "edge joined"),
-                Err(error) => {
+                Err(error) if self.server.quarantine.may_say(edge.fingerprint) => {
                     tracing::warn!(
                         edge = %edge.address, error = %escape(&error), "edge did not join"
                     );
                 }
+                Err(_) => {}
             }
         });
         futures_util::future::join_all(adding).await;
