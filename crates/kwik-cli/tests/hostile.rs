@@ -221,6 +221,73 @@ fn requests_that_nobody_reads_leave_descriptors_for_others() {
     drop(held);
 }
 
+/// A server that states one object and sends another, whatever it is asked: one line names it.
+#[test]
+fn a_server_that_lies_and_has_no_other_beside_it_is_named_in_one_line() {
+    let place = Place::new();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (address, fingerprint) = runtime.block_on(lying_primary());
+    let link = format!("kwik://{fingerprint}@{address}/x");
+    for output in ["x", "-"] {
+        let output = place.run(&["get", &link, "-o", output]);
+        assert_failed(&output, 1, &address);
+        assert!(output.stdout.is_empty(), "no wrong byte");
+    }
+    assert!(place.outputs().is_empty());
+}
+
+/// Its address and fingerprint.
+async fn lying_primary() -> (String, String) {
+    use std::sync::Arc;
+
+    use kwik::{Accepted, Endpoint, Identity, ServerConfig};
+    use kwik_delivery::{Found, Manifest, ObjectName, Part, Request, Response, Source};
+    let config = ServerConfig::new(Arc::new(Identity::from_seed([5; 32])));
+    let fingerprint = config.identity.fingerprint().to_string();
+    let endpoint = Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = endpoint.local_addr().unwrap().to_string();
+    let name = ObjectName::new("x").unwrap();
+    let memory = Source::memory([(name.clone(), content(300_000).into())]).await.unwrap();
+    let object = memory.open(&name).await.unwrap();
+    let published = Arc::new(kwik_delivery::hash_object(&object).await.unwrap());
+    tokio::spawn(async move {
+        while let Some(incoming) = endpoint.accept().await {
+            let Ok(Accepted::Primary(primary)) = incoming.accept_any().await else { continue };
+            let published = Arc::clone(&published);
+            tokio::spawn(async move {
+                let Manifest { name, size, root } = published.manifest().clone();
+                while let Ok((mut send, mut recv)) = primary.session().accept_bi().await {
+                    let request = recv.read_to_end(1 << 20).await.unwrap();
+                    let request = Request::decode(&mut request.as_slice().into());
+                    let mut stream = primary.session().open_uni().await.unwrap();
+                    let stream_id = stream.id().as_u64();
+                    let (answer, length) = match request.unwrap().unwrap().part {
+                        Part::Repair(repair) if repair.range.is_empty() => (Response::Noted, 0),
+                        Part::Repair(repair) => {
+                            let length = repair.range.end - repair.range.start;
+                            (Response::Again { stream_id }, length)
+                        }
+                        _ => {
+                            let name = name.clone();
+                            (Response::Found(Found { name, size, root, stream_id }), size)
+                        }
+                    };
+                    send.write_all(&answer.encode()).await.unwrap();
+                    if let Response::Found(_) = answer {
+                        let (_, outboard) = published.page(0).await.unwrap();
+                        send.write_all(&outboard).await.unwrap();
+                    }
+                    send.finish().unwrap();
+                    let lie = vec![9; usize::try_from(length).unwrap()];
+                    stream.write_all(&lie).await.ok();
+                    stream.finish().ok();
+                }
+            });
+        }
+    });
+    (address, fingerprint)
+}
+
 /// A server that stands still for 8 s as the get starts.
 #[test]
 fn a_server_that_stands_still_as_the_get_starts_costs_no_get() {
