@@ -38,6 +38,14 @@ pub(crate) struct Serve {
     /// addresses; port 0 takes a free one.
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Listen,
+    /// How long an edge that sent wrong bytes is asked for nothing; at most until the next start.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 3600,
+        value_parser = clap::value_parser!(u64).range(1..=31_536_000)
+    )]
+    pub(crate) quarantine: u64,
     /// Serve files and folders whose names begin with a dot, too.
     #[arg(long)]
     pub(crate) hidden: bool,

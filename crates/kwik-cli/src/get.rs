@@ -82,7 +82,8 @@ pub(crate) async fn fetch(
     result?;
     shares.update(client.session());
     let longest_stall = progress.longest_stall();
-    Ok(Summary { manifest, elapsed: began.elapsed(), longest_stall, shares })
+    let liars = client.liars_found().into_iter().map(|(_, address)| address).collect();
+    Ok(Summary { manifest, elapsed: began.elapsed(), longest_stall, shares, liars })
 }
 
 async fn write(fetch: Fetch, target: &Target, progress: &Progress) -> Result<(), FetchError> {

@@ -41,7 +41,9 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
 
     let first = source.list(1).await?.into_iter().next();
     print(&greeting(&arguments, fingerprint, address, first))?;
-    let server = Arc::new(Server::new(source, catalogue, edges));
+    let quarantine = Duration::from_secs(arguments.quarantine);
+    let server = Server::new(source, catalogue, edges).with_quarantine(quarantine);
+    let server = Arc::new(server);
     tokio::select! {
         () = server.run(&endpoint) => {}
         // The usual end of a server, so no failure.

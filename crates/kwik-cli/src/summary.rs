@@ -43,6 +43,8 @@ pub(crate) struct Summary {
     /// The longest wait for a next byte.
     pub(crate) longest_stall: Duration,
     pub(crate) shares: Shares,
+    /// Addresses of servers that sent other bytes than the object's, which others brought.
+    pub(crate) liars: Vec<String>,
 }
 
 impl Summary {
@@ -60,6 +62,7 @@ impl Summary {
             "longest_stall_seconds": self.longest_stall.as_secs_f64(),
             "mbit_per_second": mbit(self.manifest.size, self.elapsed),
             "paths": paths.collect::<Vec<_>>(),
+            "liars": self.liars,
             "verified": true,
         });
         format!("{object}\n")
