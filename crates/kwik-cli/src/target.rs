@@ -152,14 +152,6 @@ mod tests {
         symlink("loop", at("loop")).unwrap();
         assert!(matches!(find(&at("loop"), false), Ok(Target::File(_))));
 
-        // Without a name of one's own, whatever has the object's own stays.
-        std::env::set_current_dir(folder.path()).unwrap();
-        for taken in ["pipe", "link", "loop", "real"] {
-            let name = ObjectName::new(taken).unwrap();
-            assert!(Target::find(None, &name, false).unwrap_err().message.contains("--force"));
-            assert!(Target::find(None, &name, true).is_ok());
-        }
-        assert_eq!(Target::find(None, &name, false).unwrap(), Target::File("x".into()));
         let dash = ObjectName::new("-").unwrap();
         assert_eq!(Target::find(None, &dash, false).unwrap(), Target::File("-".into()));
 

@@ -356,6 +356,13 @@ fn targets_that_are_no_plain_files_are_written_through() {
     assert_done(&place.run(&["get", &link, "-o", "link"]));
     assert!(fs::symlink_metadata(out("link")).unwrap().is_symlink());
     assert!(fs::read(out("real")).unwrap() == data);
+    // Without a name of one's own, whatever has the object's own stays.
+    symlink("nowhere", out("x")).unwrap();
+    assert_failed(&place.run(&["get", &link]), 6, "--force");
+    fs::remove_file(out("x")).unwrap();
+    fs::rename(out("pipe"), out("x")).unwrap();
+    assert_failed(&place.run(&["get", &link]), 6, "--force");
+    assert!(!out("nowhere").exists());
     // Devices and descriptors.
     assert_done(&place.run(&["get", &link, "-o", "/dev/null"]));
     assert!(!fs::symlink_metadata("/dev/null").unwrap().is_file());
