@@ -228,9 +228,9 @@ impl RecvHalf {
         chunks: &mut [Bytes],
     ) -> Result<bool, CodedError> {
         let before = self.buffer.contiguous_end();
+        let range = offset..offset.saturating_add(total(chunks));
         if !path.is_primary() && self.error.is_none() {
-            let range = offset..offset.saturating_add(total(chunks));
-            self.buffer.missing(range).for_each(|new| self.origins.note(new, path));
+            self.buffer.missing(range.clone()).for_each(|new| self.origins.note(new, path));
         }
         let mut new = 0;
         match self.buffer.write_chunks(offset, chunks) {
@@ -242,6 +242,7 @@ impl RecvHalf {
             }
             Err(BufferError::Closed) => {}
             Err(error) => {
+                self.origins.doubt(&range);
                 let context = format!("{}: {error}", self.id);
                 return Err(CodedError::new(Code::SecondaryStreamOverflow, context));
             }

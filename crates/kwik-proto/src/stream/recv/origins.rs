@@ -71,6 +71,13 @@ impl Origins {
         }
     }
 
+    /// Some of `range` was refused after it was noted: others may bring it, so nobody is to be blamed
+    /// for it.
+    pub(super) fn doubt(&mut self, range: &Range<u64>) {
+        let overlaps = |origin: &&mut Origin| origin.start < range.end && range.start < origin.end;
+        self.0.iter_mut().filter(overlaps).for_each(|origin| origin.path = None);
+    }
+
     /// Who brought the byte at `offset`, and up to where that holds. None when it is not known.
     pub(super) fn at(&self, offset: u64) -> (Option<PathId>, u64) {
         let next = self.0.partition_point(|origin| origin.end <= offset);
@@ -107,6 +114,8 @@ mod tests {
         assert_eq!(origins.at(0), (Some(PathId(1)), 30));
         assert_eq!(origins.at(35), (Some(PathId(2)), 40));
         assert_eq!(origins.at(45), (Some(PathId::PRIMARY), u64::MAX));
+        origins.doubt(&(31..33));
+        assert_eq!(origins.at(30), (None, 40));
         origins.drop_before(30);
         assert_eq!(origins.at(25), (Some(PathId::PRIMARY), 30));
     }
