@@ -142,6 +142,8 @@ pub const MAX_PROPERTIES: usize = 16;
 pub const MAX_PROPERTY_KEY: usize = 64;
 /// Keys and values of all of a stream's properties: small beside a control frame.
 pub const MAX_PROPERTY_BYTES: usize = 4096;
+/// Reasons for which one path gave leases up, until the primary is told of them, which is at once.
+pub const MAX_REASONS: usize = 16;
 /// Live leases of a session: bounds the table on every side.
 pub const MAX_LEASES: usize = 4096;
 /// Pieces of one path that are activated and not finished.
@@ -152,6 +154,9 @@ pub const MAX_SECONDARY_STREAMS: usize = 64;
 
 /// Paths that a stream names as its sources: far more than there are at once, for those that come and go.
 pub const MAX_SOURCES: usize = 32;
+/// Ranges of one stream's unread bytes that are known by the path that brought them: as many as the least
+/// pieces of the largest window. Beyond that neighbours become one of unknown origin.
+pub const MAX_ORIGINS: usize = 512;
 /// Gaps in one stream's buffer.
 pub const MAX_GAPS: usize = 1024;
 /// Runs of one session's buffers.
@@ -254,6 +259,7 @@ const _: () = {
     assert!(MIN_SLICE <= COPY_BLOCK);
     assert!(UNAUTHENTICATED_WINDOW <= CONNECTION_WINDOW);
     assert!(MAX_GAPS <= MAX_RUNS);
+    assert!(MAX_ORIGINS as u64 >= MAX_WINDOW / MIN_PIECE);
     assert!(MIN_PIECE <= MAX_PIECE && MAX_PIECE < INITIAL_WINDOW);
     assert!(INITIAL_WINDOW <= MAX_WINDOW);
     assert!(SLIDE_STEP <= STREAM_BUFFER && STREAM_BUFFER <= INITIAL_WINDOW);

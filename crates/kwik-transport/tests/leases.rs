@@ -409,6 +409,7 @@ async fn reports_outside_their_lease_end_the_session_and_unknown_ones_are_ignore
                 outcome: control::LeaseOutcome::Lost,
                 ranges: std::iter::once(start..end).collect(),
                 delivered: u64::MAX,
+                reason: "\u{1b}[31mno\n".into(),
             })
         };
         peer.say(report(99, 0, 1 << 40)).await;

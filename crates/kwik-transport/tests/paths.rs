@@ -365,7 +365,9 @@ async fn an_edge_that_gives_a_lease_up_is_asked_no_more() {
         let writer = first.accept_lease().await.unwrap();
         assert_eq!(writer.command(), &b"no"[..]);
         writer.abandon("no such file");
-        assert!(is_lost(&lost.outcome().await.unwrap().outcome, 0..size));
+        let ended = lost.outcome().await.unwrap();
+        assert!(is_lost(&ended.outcome, 0..size));
+        assert_eq!(ended.reason, "no such file");
         let mut taken_back = primary.lease(id, 0..size, one, Bytes::new()).unwrap();
         let mut writer = first.accept_lease().await.unwrap();
         taken_back.revoke();

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::wire::control;
+use crate::wire::{clip, control};
 use crate::{Code, CodedError, LeaseId, PathId, StreamId, limits};
 
 /// How a lease ended, as the client reports it.
@@ -32,6 +32,8 @@ pub struct IssuedLease {
     pub delivered: u64,
     /// How it ended; none while it lives.
     pub outcome: Option<LeaseOutcome>,
+    /// Why its path gave it up, in the path's words as the client relays them; mostly empty.
+    pub reason: String,
     forgotten: bool,
 }
 
@@ -88,8 +90,15 @@ impl LeaseIssuer {
             max_bytes: limits::lease_budget(range.end - range.start),
             signature: None,
         };
-        let issued =
-            IssuedLease { stream, path, range, delivered: 0, outcome: None, forgotten: false };
+        let issued = IssuedLease {
+            stream,
+            path,
+            range,
+            delivered: 0,
+            outcome: None,
+            reason: String::new(),
+            forgotten: false,
+        };
         self.leases.insert(id, issued);
         Ok(lease)
     }
@@ -112,6 +121,7 @@ impl LeaseIssuer {
             return Err(CodedError::new(Code::OffsetMismatch, "a report outside its lease"));
         }
         lease.delivered = report.delivered;
+        clip(&report.reason).clone_into(&mut lease.reason);
         lease.outcome = Some(match report.outcome {
             control::LeaseOutcome::Done => LeaseOutcome::Done,
             control::LeaseOutcome::Stopped => LeaseOutcome::Stopped,

@@ -100,6 +100,8 @@ impl Scheduler {
             outcome,
             ranges: clip_ranges(missing),
             delivered,
+            // The session knows what its writer said.
+            reason: String::new(),
         });
         self.events.push(SchedulerEvent::Send(PathId::PRIMARY, report));
     }

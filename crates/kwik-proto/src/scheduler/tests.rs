@@ -252,7 +252,7 @@ fn a_dead_path_loses_its_leases_and_what_it_sends_late_is_taken() {
         lease_id: LeaseId(2),
         outcome: LeaseOutcome::Lost,
         ranges: std::iter::once(KIB..4 * KIB).collect(),
-        delivered: 0,
+        ..Default::default()
     });
     assert!(f.sent().contains(&(PathId::PRIMARY, lost)), "a dead path takes no lease");
     f.pass(2 * limits::DEAD_AFTER);

@@ -23,8 +23,10 @@ mod control;
 mod mapped;
 mod packets;
 mod paths;
+mod reasons;
 mod redial;
 
+use reasons::Reasons;
 use redial::Target;
 
 use packets::wanted;
@@ -100,6 +102,8 @@ pub struct ClientSession {
     streams: StreamTable,
     scheduler: Scheduler,
     mappings: MappingTable,
+    /// Why leases were given up that the primary is not told of yet.
+    reasons: Reasons,
     /// When the primary is told next how paths do.
     report_at: Instant,
     /// The packets of path 0; a client sends none on others.
@@ -144,6 +148,7 @@ impl ClientSession {
             limiter: DialLimiter::default(),
             scheduler,
             mappings: MappingTable::default(),
+            reasons: Reasons::default(),
             report_at: now,
             sent: SharedSent::new(SentPackets::new(options).into()),
             outputs: Outputs::default(),
@@ -332,7 +337,8 @@ impl ClientSession {
     fn flush(&mut self, now: Instant) {
         loop {
             let messages = self.streams.take_messages(now);
-            let events = self.scheduler.take_events();
+            let mut events = self.scheduler.take_events();
+            self.reasons.complete(&mut events);
             if messages.is_empty() && events.is_empty() {
                 break;
             }

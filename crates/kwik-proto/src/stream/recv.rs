@@ -24,8 +24,11 @@ use crate::{Code, CodedError, LeaseId, PathId, PieceId, StreamId, limits};
 
 use super::StreamMetadata;
 
+mod origins;
 mod pieces;
 mod reading;
+
+use origins::Origins;
 
 /// A receiving half, shared by the session and the byte path.
 pub type SharedRecv = Arc<Mutex<RecvHalf>>;
@@ -113,6 +116,8 @@ pub struct RecvHalf {
     conflicts: u64,
     /// Who brought how many of its bytes first.
     sources: Vec<(PathId, u64)>,
+    /// Who brought those that were not read yet.
+    origins: Origins,
     /// Paths whose bytes are thrown away: the stream is complete, and they were given up.
     discarded: BTreeSet<PathId>,
     /// The reader takes any chunk, not just the next.
@@ -139,6 +144,7 @@ impl RecvHalf {
             duplicates: 0,
             conflicts: 0,
             sources: Vec::new(),
+            origins: Origins::default(),
             discarded: BTreeSet::new(),
             unordered: false,
             credit_step: 1,
@@ -222,6 +228,10 @@ impl RecvHalf {
         chunks: &mut [Bytes],
     ) -> Result<bool, CodedError> {
         let before = self.buffer.contiguous_end();
+        let range = offset..offset.saturating_add(total(chunks));
+        if !path.is_primary() && self.error.is_none() {
+            self.buffer.missing(range.clone()).for_each(|new| self.origins.note(new, path));
+        }
         let mut new = 0;
         match self.buffer.write_chunks(offset, chunks) {
             Ok(written) => {
@@ -232,6 +242,7 @@ impl RecvHalf {
             }
             Err(BufferError::Closed) => {}
             Err(error) => {
+                self.origins.doubt(&range);
                 let context = format!("{}: {error}", self.id);
                 return Err(CodedError::new(Code::SecondaryStreamOverflow, context));
             }
@@ -432,6 +443,7 @@ impl RecvHalf {
     fn end_with(&mut self, error: ReadError) {
         if !matches!(error, ReadError::Failed(_)) {
             self.buffer.close();
+            self.origins = Origins::default();
         }
         self.error = Some(error);
     }

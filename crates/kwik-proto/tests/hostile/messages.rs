@@ -236,6 +236,7 @@ fn of_leases(choices: &mut Choices<'_>, heard: &Heard) -> M {
                 .unwrap_or_default(),
             ranges: ranges(choices),
             delivered: choices.number(),
+            reason: "none\u{9b}31m".into(),
         }),
         3 => {
             let leased = choices.pick(&heard.leases).unwrap_or_default();

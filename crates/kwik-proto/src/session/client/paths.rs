@@ -36,6 +36,7 @@ impl ClientSession {
     pub(super) fn disconnect(&mut self, path: PathId, error: &CodedError, now: Instant) {
         self.outputs.actions.push_back(Action::ClosePath(path, error.clone()));
         self.mappings.end_path(path);
+        self.reasons.end_path(path);
         self.scheduler.remove_path(path, &mut self.streams, now);
     }
 

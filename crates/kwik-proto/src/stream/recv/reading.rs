@@ -1,5 +1,6 @@
 //! What the reader of a stream takes.
 
+use crate::PathId;
 use crate::presentation::StreamBuffer;
 
 use super::{Read, ReadError, RecvHalf};
@@ -28,6 +29,13 @@ impl RecvHalf {
             Some(Read::Data(data))
         })?;
         Ok((at, read))
+    }
+
+    /// Who brought the byte at `offset`, which was not read yet, and up to where that holds (8.5). None when
+    /// several did, in more places than are kept apart.
+    #[must_use]
+    pub fn origin(&self, offset: u64) -> (Option<PathId>, u64) {
+        self.origins.at(offset)
     }
 
     fn read_with(
@@ -59,6 +67,7 @@ impl RecvHalf {
     /// [`StreamTable::on_consumed`]: crate::stream::StreamTable::on_consumed
     pub fn is_update_due(&mut self) -> bool {
         self.buffer.settle();
+        self.origins.drop_before(self.buffer.read_position());
         let read = self.consumed().saturating_sub(self.reported);
         let ended = self.seen_end && !std::mem::replace(&mut self.end_reported, self.seen_end);
         // Who has read all there will be comes again, to see the end.

@@ -258,8 +258,15 @@ fn leases() -> Vec<Pair> {
                 outcome: LeaseOutcome::Lost,
                 ranges: ranges(),
                 delivered: 6,
+                reason: "gone".into(),
             }),
-            &pb::LeaseReport { lease_id: 4, outcome: 2, ranges: told(), delivered: 6 },
+            &pb::LeaseReport {
+                lease_id: 4,
+                outcome: 2,
+                ranges: told(),
+                delivered: 6,
+                reason: "gone".into(),
+            },
         ),
         pair(
             M::Uncovered(Uncovered { stream_id: STREAM, ranges: ranges() }),

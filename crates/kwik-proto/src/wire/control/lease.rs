@@ -111,6 +111,8 @@ pub struct LeaseReport {
     pub ranges: Vec<Range<u64>>,
     /// Bytes that its path brought.
     pub delivered: u64,
+    /// Why its writer gave it up, in its words.
+    pub reason: String,
 }
 
 impl Convert for LeaseReport {
@@ -127,6 +129,7 @@ impl Convert for LeaseReport {
             outcome: outcome.into(),
             ranges: ranges_to_proto(&self.ranges),
             delivered: self.delivered,
+            reason: self.reason.clone(),
         }
     }
 
@@ -136,8 +139,8 @@ impl Convert for LeaseReport {
             pb::LeaseOutcome::LeaseStopped => LeaseOutcome::Stopped,
             pb::LeaseOutcome::LeaseLost => LeaseOutcome::Lost,
         };
-        let (lease_id, delivered) = (LeaseId(m.lease_id), m.delivered);
-        Ok(Self { lease_id, outcome, ranges: ranges(m.ranges)?, delivered })
+        let (ranges, reason) = (ranges(m.ranges)?, text(m.reason)?);
+        Ok(Self { lease_id: LeaseId(m.lease_id), outcome, ranges, delivered: m.delivered, reason })
     }
 }
 

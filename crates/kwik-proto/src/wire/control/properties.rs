@@ -188,6 +188,7 @@ fn of_leases(v: &Values) -> Vec<ControlMessage> {
             outcome: outcomes[v.choice],
             ranges: v.ranges.clone(),
             delivered: v.n,
+            reason: v.text.clone(),
         }),
         M::Activate(Activate { lease_id, piece_id, range: v.n / 2..v.n }),
         M::Cancel(Cancel { lease_id, piece_id }),
