@@ -1,4 +1,4 @@
-//! The client's scheduler: which path brings which piece (design §1 rule 3, §6).
+//! The client's scheduler: which path brings which piece (docs/scheduling.md).
 //!
 //! It keeps the leases that the primary gave, activates the lowest missing range on the path that will
 //! have it first, takes pieces back from paths that fall silent, and reports how each lease ended.

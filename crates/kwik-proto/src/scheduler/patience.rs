@@ -1,4 +1,4 @@
-//! When a path is given up on, and what its pieces do then (design §6).
+//! When a path is given up on, and what its pieces do then (docs/failover.md#the-rules).
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! How much each path is asked for, and in what portions (design §1 rule 3, §8).
+//! How much each path is asked for, and in what portions (docs/scheduling.md).
 //!
 //! Each path is kept busy for a little longer than a round trip: enough that its congestion window
 //! can open, not so much that a stalled path holds back what the reader needs next. The session picks

@@ -1,4 +1,4 @@
-//! What a reader waits for is judged by itself (design §6). A path may bring much and still hold a
+//! What a reader waits for is judged by itself (docs/scheduling.md). A path may bring much and still hold a
 //! reader up: behind a lost packet that takes long to be repeated, or at a server that is stuck
 //! with one stream.
 

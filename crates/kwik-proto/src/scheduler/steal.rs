@@ -1,4 +1,4 @@
-//! Stolen pieces: what a slow path owes goes to one that would have it sooner (design §6).
+//! Stolen pieces: what a slow path owes goes to one that would have it sooner (docs/scheduling.md).
 
 use std::ops::Range;
 use std::time::Instant;
