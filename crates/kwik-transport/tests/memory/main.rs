@@ -196,7 +196,8 @@ macro_rules! attacks {
         #[tokio::test]
         #[ignore = "started by the others"]
         async fn attacker() {
-            let (Ok(attack), Ok(address)) = (std::env::var(ATTACK), std::env::var(VICTIM)) else { return };
+            let (attack, address) = (std::env::var(ATTACK), std::env::var(VICTIM));
+            let (Ok(attack), Ok(address)) = (attack, address) else { return };
             let address = address.parse().unwrap();
             let attack = move || {
                 let attack = attack.clone();
