@@ -33,7 +33,8 @@ pub enum ConfigError {
     },
     /// The floors of so many streams do not fit into the window.
     #[error(
-        "initial_window is too small for so many streams: raise it to {least}, or lower max_streams_*"
+        "initial_window is too small for so many streams: \
+         raise it to {least}, or lower max_streams_*"
     )]
     WindowTooSmall {
         /// The least initial window.

@@ -276,8 +276,8 @@ const _: () = {
     assert!(DEAD_AFTER.as_millis() < AGGREGATION_TIMEOUT.as_millis());
 };
 
-/// The most that a lease's writer will send for a range, repeats included (design: a client that
-/// claims losses for ever gets nothing more).
+/// The most that a lease's writer will send for a range, repeats included: a client that claims
+/// losses for ever gets nothing more.
 #[must_use]
 pub const fn lease_budget(range: u64) -> u64 {
     range.saturating_add(range / 4).saturating_add(1024 * 1024)

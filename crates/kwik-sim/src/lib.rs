@@ -12,7 +12,8 @@
 //!
 //! let sim = Sim::new(7);
 //! let server = sim.host("server");
-//! server.link(Shape::rate_mbit(50).delay(Duration::from_millis(20)).queue(Duration::from_millis(50)));
+//! let ms = Duration::from_millis;
+//! server.link(Shape::rate_mbit(50).delay(ms(20)).queue(ms(50)));
 //! sim.at(Duration::from_secs(3), {
 //!     let server = server.clone();
 //!     move || server.crash()

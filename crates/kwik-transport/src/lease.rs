@@ -100,7 +100,8 @@ impl WriterSession {
 /// the lease up; the client asks others for the rest.
 ///
 /// ```no_run
-/// # async fn serve(mut writer: kwik::LeaseWriter, object: bytes::Bytes) -> Result<(), kwik::WriteError> {
+/// # use kwik::{LeaseWriter, WriteError};
+/// # async fn serve(mut writer: LeaseWriter, object: bytes::Bytes) -> Result<(), WriteError> {
 /// while let Some(piece) = writer.activated().await? {
 ///     let bytes = piece.start as usize..(piece.end as usize).min(piece.start as usize + 65536);
 ///     writer.write_chunk(object.slice(bytes)).await?;

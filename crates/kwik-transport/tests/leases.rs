@@ -1,5 +1,5 @@
 //! Leases and activations that are forged, replayed or outside what was given: who writes for them
-//! closes the path, and nobody else is harmed (design §7).
+//! closes the path, and nobody else is harmed (9.4).
 
 #![allow(clippy::disallowed_methods, reason = "tests run on tokio itself")]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]

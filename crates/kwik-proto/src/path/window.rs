@@ -1,4 +1,4 @@
-//! How much QUIC may hold of one path before it is read (design §5).
+//! How much QUIC may hold of one path before it is read (8.2).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

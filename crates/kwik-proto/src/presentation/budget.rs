@@ -1,4 +1,4 @@
-//! What all sessions of an endpoint together may have granted (design §5).
+//! What all sessions of an endpoint together may have granted (8.2).
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

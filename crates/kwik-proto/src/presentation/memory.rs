@@ -1,4 +1,4 @@
-//! What the stream buffers of one session cost beyond their payload (design §5).
+//! What the stream buffers of one session cost beyond their payload (8.2).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

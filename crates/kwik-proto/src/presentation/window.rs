@@ -507,7 +507,8 @@ mod tests {
                 window.close(stream(index));
             }
             prop_assert_eq!((window.available(), window.lent()), (window.size(), 0));
-            prop_assert_eq!(window.lendable(), window.size() - max_streams * floor - model.reserved);
+            let floors = max_streams * floor;
+            prop_assert_eq!(window.lendable(), window.size() - floors - model.reserved);
         }
     }
 }

@@ -38,7 +38,7 @@ use super::{Action, Machine, Outputs, Wake, session_close};
 pub struct ClientConfig {
     /// Settings of the session.
     pub settings: Config,
-    /// Where a primary may send this client (design §7).
+    /// Where a primary may send this client (docs/protocol.md#trust).
     pub dial: DialPolicy,
     /// Opaque credentials for the primary's authenticator; at most [`limits::MAX_CREDENTIALS`].
     pub credentials: Bytes,

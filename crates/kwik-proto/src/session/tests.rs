@@ -453,8 +453,9 @@ fn an_ack_of_a_packet_that_was_never_sent_ends_the_session() {
     assert_eq!(lock(&pair.client.sent()).outstanding(), 0);
     for machine in [&mut pair.client as &mut dyn Machine, &mut pair.primary] {
         machine.handle_control(PathId::PRIMARY, ack(1, 2), pair.now);
+        let invalid = Code::InvalidFrame.as_u64();
         let closed = std::iter::from_fn(|| machine.poll_action())
-            .any(|action| matches!(action, Action::Close(code, _) if code == Code::InvalidFrame.as_u64()));
+            .any(|action| matches!(action, Action::Close(code, _) if code == invalid));
         assert!(closed);
     }
 }

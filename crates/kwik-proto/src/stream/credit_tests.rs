@@ -43,7 +43,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         3 => Just(Operation::Open),
         8 => (stream(), 0..100u64, 1..200u64).prop_map(|(s, at, n)| Operation::Write(s, at, n)),
         2 => (stream(), 0..100u64).prop_map(|(s, at)| Operation::Steal(s, at)),
-        8 => (stream(), any::<bool>(), 1..200u64).prop_map(|(s, any, n)| Operation::Read(s, any, n)),
+        8 => (stream(), any::<bool>(), 1..200u64)
+            .prop_map(|(s, any, n)| Operation::Read(s, any, n)),
         3 => stream().prop_map(Operation::Widen),
         1 => (stream(), any::<bool>()).prop_map(|(s, stop)| Operation::End(s, stop)),
         1 => (0..4 * LEAST).prop_map(Operation::Budget),

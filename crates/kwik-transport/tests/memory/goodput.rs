@@ -183,8 +183,8 @@ async fn an_honest_session_keeps_its_goodput_over_links() {
         }
         let [kept, alone, attacks, idle, busy] = figures.map(median);
         println!(
-            "{attack}: {kept:.0} % of the goodput without it ({alone:.0} Mbit/s), {attacks:.1} attacks \
-             a second; the server used {busy:.0} % of a core, {idle:.0} % without it"
+            "{attack}: {kept:.0} % of the goodput without it ({alone:.0} Mbit/s), {attacks:.1} \
+             attacks a second; the server used {busy:.0} % of a core, {idle:.0} % without it"
         );
     }
 }

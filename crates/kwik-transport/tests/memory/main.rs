@@ -35,7 +35,7 @@ static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 const WINDOW: usize = 4 * 1024 * 1024;
 const RECEIVE_WINDOW: usize = 2 * 1024 * 1024;
-/// The bound of design §5: the session's window, its path's QUIC window, 2 MiB, and 10 %.
+/// The bound of docs/protocol.md#memory: the session's window, its path's QUIC window, 2 MiB, and 10 %.
 const BOUND: usize = (WINDOW + RECEIVE_WINDOW + limits::MAX_PINNED) * 11 / 10;
 
 /// What one kind of streams gets of the window at the least: its floors are a third of one half, and the other half
@@ -198,7 +198,8 @@ macro_rules! attacks {
         #[tokio::test]
         #[ignore = "started by the others"]
         async fn attacker() {
-            let (Ok(attack), Ok(address)) = (std::env::var(ATTACK), std::env::var(VICTIM)) else { return };
+            let (attack, address) = (std::env::var(ATTACK), std::env::var(VICTIM));
+            let (Ok(attack), Ok(address)) = (attack, address) else { return };
             let address = address.parse().unwrap();
             let attack = move || {
                 let attack = attack.clone();

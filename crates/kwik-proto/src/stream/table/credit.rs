@@ -1,4 +1,4 @@
-//! What receiving streams are granted (design §5).
+//! What receiving streams are granted (docs/protocol.md#credit).
 //!
 //! A receiving half is granted what its reader has consumed plus the stream's
 //! allowance, and the window keeps the sum of all allowances within its size. So the invariant is: for

@@ -1,4 +1,4 @@
-//! What is said of leases and of the pieces asked for under them (design §1).
+//! What is said of leases and of the pieces asked for under them.
 
 use std::ops::Range;
 
