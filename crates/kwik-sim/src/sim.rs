@@ -308,8 +308,8 @@ impl Sim {
         lock(&self.0.state).trace.keep = count;
     }
 
-    /// Ends everything: what runs and what was to happen is dropped. Tasks keep their simulation, which
-    /// keeps its tasks, so that one that is not ended is never freed.
+    /// Ends everything: what runs and what was to happen is dropped. Tasks keep their simulation,
+    /// which keeps its tasks, so that one that is not ended is never freed.
     pub fn end(&self) {
         let hosts = self.state().hosts.len();
         (0..hosts).for_each(|host| Host::new(self.clone(), host).crash());

@@ -1,10 +1,10 @@
 //! KWIK (QUIC With Intelligent Konnections): one session with the API of a QUIC library, several
 //! servers behind it.
 //!
-//! A client dials a primary server and gets a [`Session`], which has the names and shapes of quinn's
-//! `Connection`. The primary may have the client make paths to secondary servers ([`PrimarySession`]) and lease them ranges of
-//! the client's streams; secondaries write for their leases ([`SecondarySession`], [`LeaseWriter`]); the client
-//! reads one ordered stream.
+//! A client dials a primary server and gets a [`Session`], which has the names and shapes of
+//! quinn's `Connection`. The primary may have the client make paths to secondary servers
+//! ([`PrimarySession`]) and lease them ranges of the client's streams; secondaries write for their
+//! leases ([`SecondarySession`], [`LeaseWriter`]); the client reads one ordered stream.
 //!
 //! ```
 //! # tokio::runtime::Runtime::new().unwrap().block_on(async {

@@ -1,4 +1,5 @@
-//! Secondary streams: what a secondary opens to write into a stream of the client, explicitly mapped (7.2).
+//! Secondary streams: what a secondary opens to write into a stream of the client, explicitly
+//! mapped (7.2).
 
 use std::fmt;
 use std::future::poll_fn;
@@ -21,10 +22,11 @@ use crate::driver::{Held, StreamWriter};
 use crate::quic::ConnectionError;
 use crate::streams::WriteError;
 
-/// A stream that a secondary opened, which writes into a stream of the client from an offset on, one byte after
-/// the other (7.2). It writes under a lease, as far as the client has activated it; bytes that the client has from
-/// others, or asked others for, are passed over. Dropping it closes it and says that it was not finished; either
-/// way the client asks others for what its lease leaves.
+/// A stream that a secondary opened, which writes into a stream of the client from an offset on,
+/// one byte after the other (7.2). It writes under a lease, as far as the client has activated
+/// it; bytes that the client has from others, or asked others for, are passed over. Dropping it
+/// closes it and says that it was not finished; either way the client asks others for what its
+/// lease leaves.
 pub struct SecondaryStream {
     shared: Held<Machine>,
     id: u64,
@@ -73,11 +75,12 @@ impl SecondaryStream {
         self.offset
     }
 
-    /// Writes the next bytes without a copy; waits until the client wants them. Not cancel safe: a part may have been
-    /// written, see [`Self::offset`].
+    /// Writes the next bytes without a copy; waits until the client wants them. Not cancel safe: a
+    /// part may have been written, see [`Self::offset`].
     ///
     /// # Errors
-    /// [`WriteError::Stopped`] when the client needs no more here: the lease is over. The session is over.
+    /// [`WriteError::Stopped`] when the client needs no more here: the lease is over. The session
+    /// is over.
     pub async fn write_chunk(&mut self, mut chunk: Bytes) -> Result<(), WriteError> {
         while !chunk.is_empty() {
             self.flush().await?;
@@ -119,9 +122,10 @@ impl SecondaryStream {
         self.write_chunk(Bytes::copy_from_slice(bytes)).await
     }
 
-    /// Goes on elsewhere: at another offset, or in another stream of the client. Waits until a lease of this path
-    /// that nobody writes for covers the place; a lease that is left is given up. Cancel safe until it is mapped, which
-    /// [`Self::kwik_stream_id`] and [`Self::offset`] then say.
+    /// Goes on elsewhere: at another offset, or in another stream of the client. Waits until a
+    /// lease of this path that nobody writes for covers the place; a lease that is left is given
+    /// up. Cancel safe until it is mapped, which [`Self::kwik_stream_id`] and [`Self::offset`]
+    /// then say.
     ///
     /// # Errors
     /// The session is over.

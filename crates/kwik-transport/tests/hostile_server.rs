@@ -190,7 +190,8 @@ async fn frames_that_no_primary_sends_end_the_session() {
     .await;
 }
 
-/// As a primary refuses them: they were taken for the primary's own path, or for one that is not there.
+/// As a primary refuses them: they were taken for the primary's own path, or for one that is
+/// not there.
 #[tokio::test]
 async fn ids_that_cannot_be_read_end_the_session() {
     use Field::{Bytes, Number};

@@ -137,7 +137,8 @@ fn dropping_a_stream_within_a_frame_outside_the_runtime_panicked() {
     assert_eq!(closed, closed_by_peer(0));
 }
 
-/// A reader waits for 1,000 bytes, all there are, when a hostile edge brings them in a packet with more.
+/// A reader waits for 1,000 bytes, all there are, when a hostile edge brings them in a packet
+/// with more.
 async fn a_reader_gets_what_precedes_a_violation(frames: impl FnOnce(u64) -> Vec<DataFrame>) {
     within(async {
         let servers = Servers::new(0);

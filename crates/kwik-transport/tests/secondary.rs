@@ -1,5 +1,5 @@
-//! Secondary streams: they write where their lease allows, and only KWIK in the client sees them (7.1 to
-//! 7.3, 7.6, 7.7).
+//! Secondary streams: they write where their lease allows, and only KWIK in the client sees them
+//! (7.1 to 7.3, 7.6, 7.7).
 
 #![allow(clippy::disallowed_methods, reason = "tests run on tokio itself")]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]

@@ -1,4 +1,5 @@
-//! Who is believed: servers by their key, clients by their grant and its proof (docs/protocol.md#trust).
+//! Who is believed: servers by their key, clients by their grant and its proof
+//! (docs/protocol.md#trust).
 
 #![allow(clippy::disallowed_methods, reason = "tests run on tokio itself")]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]

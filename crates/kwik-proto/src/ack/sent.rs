@@ -17,7 +17,8 @@ pub type SharedSent = Arc<Mutex<SentPackets>>;
 #[derive(Debug)]
 pub struct SentPackets {
     next: u64,
-    /// Those that are not acknowledged, by id: an acknowledgement costs what it tells, however often it tells it.
+    /// Those that are not acknowledged, by id: an acknowledgement costs what it tells, however
+    /// often it tells it.
     packets: BTreeMap<u64, SentPacket>,
     outstanding: u64,
     options: DataOptions,

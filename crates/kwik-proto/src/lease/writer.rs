@@ -31,7 +31,8 @@ pub struct Writer {
     budget: u64,
     /// The client, the primary or this side ended it.
     ended: bool,
-    /// The client knows where a secondary stream goes on: what it does not ask for now, others bring.
+    /// The client knows where a secondary stream goes on: what it does not ask for now,
+    /// others bring.
     settled: bool,
 }
 
@@ -77,8 +78,8 @@ impl Writer {
         self.queue.iter().map(|piece| piece.next..piece.end)
     }
 
-    /// Takes the next bytes to write, at most `max`: from then on they count as sent, and the caller
-    /// owes them to the wire. True with the range when it ends a piece.
+    /// Takes the next bytes to write, at most `max`: from then on they count as sent, and the
+    /// caller owes them to the wire. True with the range when it ends a piece.
     pub fn commit(&mut self, max: u64) -> Option<(Range<u64>, bool)> {
         self.commit_piece(0, max)
     }
@@ -96,8 +97,9 @@ impl Writer {
         (len > 0).then_some((range, ends))
     }
 
-    /// The lowest activated range that begins at or after `offset`: what a writer that never goes back
-    /// sends next. While the client does not know yet where that is, only one that begins there.
+    /// The lowest activated range that begins at or after `offset`: what a writer that never
+    /// goes back sends next. While the client does not know yet where that is, only one that
+    /// begins there.
     #[must_use]
     pub fn next_from(&self, offset: u64) -> Option<Range<u64>> {
         let wanted = |at: u64| at == offset || (self.settled && at > offset);

@@ -10,8 +10,8 @@ struct Opened {
     offset: u64,
 }
 
-/// What one secondary stream may say next: one open, then data that goes on or skips ahead and updates, then one
-/// close at the offset that was reached.
+/// What one secondary stream may say next: one open, then data that goes on or skips ahead and
+/// updates, then one close at the offset that was reached.
 #[derive(Debug, Default)]
 pub struct Inbound {
     opened: Option<Opened>,
@@ -28,7 +28,8 @@ impl Inbound {
     /// Takes note of the next frame.
     ///
     /// # Errors
-    /// [`Code::MetadataProtocolViolation`]: the frame is out of order, and the path is to be closed (7.7).
+    /// [`Code::MetadataProtocolViolation`]: the frame is out of order, and the path is to be
+    /// closed (7.7).
     pub fn handle(&mut self, event: &SecondaryEvent) -> Result<(), CodedError> {
         match event {
             SecondaryEvent::Unknown(_) => return Ok(()),

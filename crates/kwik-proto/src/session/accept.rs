@@ -1,4 +1,5 @@
-//! A server's decision on the first control frame of a connection: a new session, one of its paths, or no.
+//! A server's decision on the first control frame of a connection: a new session, one of its paths,
+//! or no.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -112,8 +112,8 @@ pub struct ClientSession {
 }
 
 impl ClientSession {
-    /// A session over a connection to `primary`; its first flight waits to be transmitted. `key` is a fresh
-    /// identity of this session alone.
+    /// A session over a connection to `primary`; its first flight waits to be transmitted. `key` is
+    /// a fresh identity of this session alone.
     #[must_use]
     pub fn new(config: ClientConfig, key: Identity, primary: SocketAddr, now: Instant) -> Self {
         let mut paths = PathTable::default();
@@ -133,7 +133,8 @@ impl ClientSession {
         control.push(&ControlMessage::AuthenticationRequest(request), now);
         let deadline = now + limits::INTRODUCTION_TIMEOUT;
         let link = Link::new(&config, Stage::Authenticating, control, deadline, None, now);
-        // A server that takes no checksums passes over them; what it has not agreed to take is not sent.
+        // A server that takes no checksums passes over them; what it has not agreed to take is
+        // not sent.
         let options = DataOptions { compression: false, ..wanted(&config) };
         let mut scheduler = Scheduler::default();
         scheduler.add_path(PathId::PRIMARY, now);
@@ -215,8 +216,8 @@ impl ClientSession {
     }
 
     /// The connection of a path that [`Action::Dial`] asked for stands: authenticate on it.
-    /// `exporter` is its exported keying material ([`crate::auth::EXPORTER_LABEL`]). False when nobody wants the
-    /// path any more: the connection is to be closed.
+    /// `exporter` is its exported keying material ([`crate::auth::EXPORTER_LABEL`]). False when
+    /// nobody wants the path any more: the connection is to be closed.
     pub fn handle_connected(&mut self, path: PathId, exporter: &[u8; 32], now: Instant) -> bool {
         let (Some(id), Some(link)) = (self.id, self.links.get_mut(&path)) else { return false };
         let Some(target) = link.target.as_ref().filter(|_| matches!(link.stage, Stage::Dialing))
@@ -245,8 +246,8 @@ impl ClientSession {
         true
     }
 
-    /// Payload of a stream came over a path and was put into its receiving half: `bytes` in all, `asked` of
-    /// them under live pieces ([`crate::stream::Received::asked`]).
+    /// Payload of a stream came over a path and was put into its receiving half: `bytes` in all,
+    /// `asked` of them under live pieces ([`crate::stream::Received::asked`]).
     pub fn on_received(
         &mut self,
         path: PathId,

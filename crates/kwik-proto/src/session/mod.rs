@@ -1,8 +1,9 @@
 //! The three roles of a session as state machines (1.4): a client's, a primary's, a secondary's.
 //!
-//! A machine only routes. The driver feeds it control messages, losses and time through `handle_*`, tells
-//! it of bytes through `on_*`, and after each input takes all outputs: [`Machine::poll_transmit`] until
-//! it is dry, then [`Machine::poll_action`] until it is dry, then [`Machine::poll_timeout`].
+//! A machine only routes. The driver feeds it control messages, losses and time through
+//! `handle_*`, tells it of bytes through `on_*`, and after each input takes all outputs:
+//! [`Machine::poll_transmit`] until it is dry, then [`Machine::poll_action`] until it is dry,
+//! then [`Machine::poll_timeout`].
 
 mod accept;
 mod client;
@@ -96,7 +97,8 @@ pub struct Dial {
 
 /// What the driver needs of every role.
 pub trait Machine: Send {
-    /// Takes a control message of a path. A protocol violation closes the path, or, on the primary's, the session.
+    /// Takes a control message of a path. A protocol violation closes the path, or, on the
+    /// primary's, the session.
     fn handle_control(&mut self, path: PathId, message: ControlMessage, now: Instant);
     /// A path broke the protocol on its data plane or in a frame's encoding.
     fn handle_violation(&mut self, path: PathId, error: &CodedError, now: Instant);

@@ -36,8 +36,8 @@ use super::{
     wrong_role,
 };
 
-/// Bytes of a stream that are missing at the client and that no live lease covers (5.4). Leased anew they
-/// still come; else the reader there fails after [`limits::AGGREGATION_TIMEOUT`].
+/// Bytes of a stream that are missing at the client and that no live lease covers (5.4). Leased
+/// anew they still come; else the reader there fails after [`limits::AGGREGATION_TIMEOUT`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uncovered {
     /// The stream.
@@ -178,7 +178,8 @@ impl PrimarySession {
     /// Leases `range` of a stream to a path. On the primary's own path the writer is returned.
     ///
     /// # Errors
-    /// The range was not reserved, the stream is over, the path is dead or unknown, or a bound is reached.
+    /// The range was not reserved, the stream is over, the path is dead or unknown, or a bound
+    /// is reached.
     pub fn lease(
         &mut self,
         stream: StreamId,
@@ -287,7 +288,8 @@ impl PrimarySession {
         Ok(sequence)
     }
 
-    /// The next report on a raw packet ([`Wake::Raw`]); the oldest are dropped when nobody takes them.
+    /// The next report on a raw packet ([`Wake::Raw`]); the oldest are dropped when nobody
+    /// takes them.
     pub fn take_relay_report(&mut self) -> Option<RelayReport> {
         self.relay_reports.pop_front()
     }
@@ -435,7 +437,8 @@ impl Machine for PrimarySession {
         self.handle_violation(path, &CodedError::new(Code::PathDead, reason), now);
     }
 
-    // The client's heartbeats keep the path alive; acknowledgements leave with what is transmitted next.
+    // The client's heartbeats keep the path alive; acknowledgements leave with what is
+    // transmitted next.
     fn handle_timeout(&mut self, now: Instant) {
         while let Some(gap) = self.streams.take_gap(now) {
             self.outputs.actions.push_back(Action::Gap(gap));

@@ -279,7 +279,8 @@ impl Pair {
         self.exchange();
     }
 
-    /// Whether the client asked for a connection to its edge; everything else that it asked for is done.
+    /// Whether the client asked for a connection to its edge; everything else that it asked for
+    /// is done.
     fn dials(&mut self) -> bool {
         std::iter::from_fn(|| self.client.poll_action())
             .filter(|action| matches!(action, Action::Dial(dial) if dial.path == EDGE))

@@ -1,5 +1,6 @@
-//! The credit of all receiving streams against naive sums: each offset is charged once, whoever it was
-//! granted to and in whatever order it is read, and all charges stay within the window and the budget.
+//! The credit of all receiving streams against naive sums: each offset is charged once, whoever
+//! it was granted to and in whatever order it is read, and all charges stay within the window and
+//! the budget.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -338,7 +339,8 @@ fn memory_pressure_that_others_end_is_lifted_without_traffic() {
     assert_eq!(world.table.poll_timeout(), None);
 }
 
-/// A reader that takes all at once, over a round trip of 100 ms, beside streams on which nothing comes.
+/// A reader that takes all at once, over a round trip of 100 ms, beside streams on which
+/// nothing comes.
 #[test]
 fn the_window_grows_for_one_that_is_fast_beside_others_that_are_idle() {
     for idle in [0, 1, 3] {

@@ -1,16 +1,16 @@
 //! The receiving half of a stream: what may arrive, what has arrived, what was read.
 //!
-//! Path 0 writes plainly up to `max_data`. Every other byte needs a *piece*: an activation that this
-//! side gave to one path. A path delivers each piece in order from its start, so admission is one
-//! comparison: the bytes continue at the cursor of a live piece of that path, or they break the
+//! Path 0 writes plainly up to `max_data`. Every other byte needs a *piece*: an activation that
+//! this side gave to one path. A path delivers each piece in order from its start, so admission is
+//! one comparison: the bytes continue at the cursor of a live piece of that path, or they break the
 //! protocol.
 //!
-//! Each offset is charged once, whoever it was granted to: `max_data` bounds plain writes and pieces
-//! alike. What a stream is charged is `max_data` less the bytes that its reader has taken
+//! Each offset is charged once, whoever it was granted to: `max_data` bounds plain writes and
+//! pieces alike. What a stream is charged is `max_data` less the bytes that its reader has taken
 //! ([`RecvHalf::consumed`]). Read in order, that is the right edge of what is granted less the read
-//! position; read in any order, it is what is held and what is granted and has not come. A piece that is
-//! cancelled or stolen changes nothing of it, so its offsets are free for another path at once, and a
-//! second copy is charged to nobody.
+//! position; read in any order, it is what is held and what is granted and has not come. A piece
+//! that is cancelled or stolen changes nothing of it, so its offsets are free for another path at
+//! once, and a second copy is charged to nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -110,7 +110,8 @@ pub struct RecvHalf {
     end_reported: bool,
     pieces: BTreeMap<(PathId, PieceId), Piece>,
     ended: Vec<PieceEnd>,
-    /// Union of the leases seen on this stream, as far as they were not delivered when the last came.
+    /// Union of the leases seen on this stream, as far as they were not delivered when the
+    /// last came.
     leased: RangeSet,
     duplicates: u64,
     conflicts: u64,
@@ -152,7 +153,8 @@ impl RecvHalf {
         }
     }
 
-    /// Takes bytes that `path` brought for `offset`; [`receive_chunks`](Self::receive_chunks) of one.
+    /// Takes bytes that `path` brought for `offset`; [`receive_chunks`](Self::receive_chunks)
+    /// of one.
     ///
     /// # Errors
     /// As there.
@@ -165,12 +167,14 @@ impl RecvHalf {
         self.receive_chunks(path, offset, &mut [data])
     }
 
-    /// Takes bytes that `path` brought for `offset` and what follows; of the chunks it leaves what it has no use
-    /// for. They may go on from one piece to the next, and from plain data to a piece.
+    /// Takes bytes that `path` brought for `offset` and what follows; of the chunks it leaves
+    /// what it has no use for. They may go on from one piece to the next, and from plain data to
+    /// a piece.
     ///
     /// # Errors
-    /// The path broke the protocol and is to be closed with the error's code: data outside a lease or
-    /// an activation, beyond credit or the final size, or too many gaps. What precedes that is taken.
+    /// The path broke the protocol and is to be closed with the error's code: data outside a
+    /// lease or an activation, beyond credit or the final size, or too many gaps. What precedes
+    /// that is taken.
     pub fn receive_chunks(
         &mut self,
         path: PathId,
@@ -305,8 +309,8 @@ impl RecvHalf {
         CodedError::new(Code::OffsetMismatch, format!("{}: {what} (offset {at})", self.id))
     }
 
-    /// Checks that `path` may bring the first bytes of `range`: up to where, and the piece that they continue,
-    /// none for plain data.
+    /// Checks that `path` may bring the first bytes of `range`: up to where, and the piece that
+    /// they continue, none for plain data.
     fn admit(
         &self,
         path: PathId,

@@ -286,15 +286,16 @@ fn as_many_streams_start_like_the_first_as_loans_are_kept_for() {
         };
         assert_eq!(credit, told);
         let recv = server.receiving(PathId::PRIMARY, halves.id, now).unwrap().unwrap();
-        // Nothing else was told, and no more is taken than that, whatever else there may be to lend.
+        // Nothing else was told, and no more is taken than that, whatever else there may be
+        // to lend.
         assert!(lock(&recv).max_data() >= credit);
         assert!(server.window().allowance(halves.id) >= credit);
     }
     assert!(server.take_messages(now).is_empty());
 }
 
-/// A reader that takes all at once, and a sender that sends twice as much with each round trip: what it has
-/// on its way never exceeds what it was told.
+/// A reader that takes all at once, and a sender that sends twice as much with each round trip:
+/// what it has on its way never exceeds what it was told.
 #[test]
 fn credit_keeps_ahead_of_slow_start() {
     let (mut table, recv) = table();

@@ -1,4 +1,5 @@
-//! The edges: their sessions, and applications that write what they are asked for. Some are hostile.
+//! The edges: their sessions, and applications that write what they are asked for. Some
+//! are hostile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};

@@ -310,8 +310,8 @@ impl<M: Role + ?Sized> Shared<M> {
         self.rearm.notify_one();
     }
 
-    /// Waits until `poll` has something, asking again whenever `notify` says; the session's end is an error.
-    /// Cancel safe if `poll` is.
+    /// Waits until `poll` has something, asking again whenever `notify` says; the session's end is
+    /// an error. Cancel safe if `poll` is.
     pub(crate) async fn wait_for<T>(
         &self,
         notify: &Notify,
@@ -376,8 +376,8 @@ impl<M: Role + ?Sized> Shared<M> {
         result
     }
 
-    /// As [`Self::drive`], for what the application does and a peer has to read: refused while much of that
-    /// waits for the peer.
+    /// As [`Self::drive`], for what the application does and a peer has to read: refused while much
+    /// of that waits for the peer.
     pub(crate) fn drive_own<R>(
         &self,
         input: impl FnOnce(&mut M, Instant) -> Result<R, CodedError>,

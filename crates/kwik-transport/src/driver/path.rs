@@ -46,8 +46,8 @@ impl PathLink {
         }
     }
 
-    /// Queues control bytes, under the machine's lock. A peer that reads so slowly that the bound is passed
-    /// loses the path.
+    /// Queues control bytes, under the machine's lock. A peer that reads so slowly that the bound
+    /// is passed loses the path.
     pub(super) fn queue_control(&self, bytes: &[u8]) {
         if !self.control.push(bytes) {
             let code = Code::LimitExceeded;
@@ -104,8 +104,8 @@ pub(crate) fn start(
     };
     lock(&shared.paths).insert(path, link.into());
     let mut control = ControlWriter::new(queue, send);
-    // What the machine had ready before its path stood leaves with what the application writes first. If QUIC
-    // refuses it, it tells the task too.
+    // What the machine had ready before its path stood leaves with what the application writes
+    // first. If QUIC refuses it, it tells the task too.
     shared.drive(|_, _| {});
     let _refused = control.poll_write(&mut Context::from_waker(Waker::noop()));
     if path == shared.home
@@ -118,8 +118,9 @@ pub(crate) fn start(
     shared.runtime.spawn(run(shared.clone(), path, connection.clone(), control));
 }
 
-/// Serves a path until its connection is lost: reads and writes its control stream, and starts a reader for
-/// each other QUIC stream. The path without which there is no session keeps the session's time too.
+/// Serves a path until its connection is lost: reads and writes its control stream, and starts a
+/// reader for each other QUIC stream. The path without which there is no session keeps the
+/// session's time too.
 #[expect(clippy::manual_async_fn, reason = "it would keep its arguments twice")]
 fn run(
     shared: AnyShared,
@@ -222,8 +223,8 @@ async fn write_control(shared: &AnyShared, path: PathId, control: &mut ControlWr
     }
 }
 
-/// Control frames and chunks of them that are handled before what else the path's task does, and before others
-/// get a turn: some frames bring much about.
+/// Control frames and chunks of them that are handled before what else the path's task does, and
+/// before others get a turn: some frames bring much about.
 const CONTROL_TURN: u32 = 64;
 
 /// Feeds the machine until the control stream ends, which ends the path.
@@ -286,8 +287,8 @@ fn on_lost(shared: &AnyShared, path: PathId, connection: &Connection, error: Con
 /// Held by who still reads from a connection: its loss is told when all is read.
 pub(super) type Reading = Arc<oneshot::Sender<Infallible>>;
 
-/// Starts a reader for each unidirectional QUIC stream of the peer, as many as QUIC's stream limit allows, until the
-/// connection is lost: why.
+/// Starts a reader for each unidirectional QUIC stream of the peer, as many as QUIC's stream limit
+/// allows, until the connection is lost: why.
 async fn accept_streams(
     shared: &AnyShared,
     path: PathId,

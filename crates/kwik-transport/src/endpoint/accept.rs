@@ -31,8 +31,8 @@ pub enum Accepted {
     Secondary(SecondarySession),
 }
 
-/// A connection attempt. Awaiting it yields a [`Session`] and refuses secondary paths; [`Self::accept_any`] takes both.
-/// Dropping it refuses it.
+/// A connection attempt. Awaiting it yields a [`Session`] and refuses secondary paths;
+/// [`Self::accept_any`] takes both. Dropping it refuses it.
 #[derive(Debug)]
 pub struct Incoming {
     pub(super) incoming: quic::Incoming,
@@ -73,8 +73,8 @@ impl Incoming {
         let connection = &introduced.connection;
         let exporter = connection.export_keying_material(EXPORTER_LABEL, b"");
         let config = &server.config;
-        let is_secondary = matches!(&introduced.first, ControlMessage::AuthenticationRequest(request)
-            if request.session_id.is_some());
+        let is_secondary = matches!(&introduced.first,
+            ControlMessage::AuthenticationRequest(request) if request.session_id.is_some());
         let settings = lock(&server.settings).clone();
         let unexpected = is_secondary && !secondaries;
         let spent = !is_secondary && endpoint.budget.is_spent();
@@ -208,7 +208,8 @@ impl IntoFuture for Incoming {
     }
 }
 
-/// Sends a client away that came as a secondary path where none is expected, or finds the memory spent.
+/// Sends a client away that came as a secondary path where none is expected, or finds the
+/// memory spent.
 fn check_welcome(
     connection: &Connection,
     unexpected: bool,

@@ -14,7 +14,8 @@ use crate::quic::{QuicConfig, ServerTrust};
 pub struct ServerConfig {
     /// Who it is.
     pub identity: Arc<Identity>,
-    /// A CA's certificate for clients that trust a CA; none: a self-signed one of the identity, to be pinned.
+    /// A CA's certificate for clients that trust a CA; none: a self-signed one of the identity, to
+    /// be pinned.
     pub certificate: Option<Certificate>,
     /// Primaries whose grants it honours as their secondary.
     pub trusted: BTreeSet<Fingerprint>,

@@ -173,7 +173,8 @@ impl Endpoint {
     }
 
     /// Changes the settings of sessions that it will accept (8.8). Those that live are changed with
-    /// [`Session::set_config`], and those that it will dial with [`Self::set_default_client_config`].
+    /// [`Session::set_config`], and those that it will dial with
+    /// [`Self::set_default_client_config`].
     ///
     /// # Errors
     /// They contradict each other; nothing has changed then.
@@ -190,8 +191,8 @@ impl Endpoint {
         self.default_client = Some(Arc::new(config));
     }
 
-    /// Dials a primary server with the default configuration. `server_name` is the TLS name, which matters to
-    /// servers with a CA's certificate alone.
+    /// Dials a primary server with the default configuration. `server_name` is the TLS name, which
+    /// matters to servers with a CA's certificate alone.
     ///
     /// # Errors
     /// There is no default configuration, or the address cannot be dialed.
@@ -269,9 +270,10 @@ impl Endpoint {
         }
     }
 
-    /// Sets how many bytes of receive credit all sessions of this endpoint may grant together; 1 GiB at
-    /// the start (8.3). From 80 % on, sessions shrink to their streams' floors until there is room again;
-    /// new sessions are refused while all of it is granted. Counts at once, for clones too.
+    /// Sets how many bytes of receive credit all sessions of this endpoint may grant together; 1
+    /// GiB at the start (8.3). From 80 % on, sessions shrink to their streams' floors until there
+    /// is room again; new sessions are refused while all of it is granted. Counts at once, for
+    /// clones too.
     pub fn set_memory_budget(&self, bytes: u64) {
         self.budget.set_limit(bytes);
     }

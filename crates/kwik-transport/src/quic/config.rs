@@ -22,8 +22,9 @@ pub struct QuicConfig {
     /// Bytes that a peer may send ahead of our reading on one QUIC stream. More than 1,024 gaps
     /// in one stream end the connection; from 64 KiB to 5 MB.
     pub stream_receive_window: u64,
-    /// Bytes that a peer may send ahead of our reading on all QUIC streams of a connection, at the most:
-    /// the window starts at 1 MiB and keeps ahead of what arrives in a round trip. 64 KiB at least.
+    /// Bytes that a peer may send ahead of our reading on all QUIC streams of a connection, at
+    /// the most: the window starts at 1 MiB and keeps ahead of what arrives in a round trip. 64
+    /// KiB at least.
     pub receive_window: u64,
     /// Bytes kept for one connection that are written and not acknowledged; 1,200 at least.
     pub send_window: u64,

@@ -79,8 +79,8 @@ impl Chunk {
     }
 }
 
-/// Reads a logical stream in order, whichever servers fill it. Dropping it before the end stops the stream
-/// with code 0, as in quinn.
+/// Reads a logical stream in order, whichever servers fill it. Dropping it before the end stops the
+/// stream with code 0, as in quinn.
 pub struct RecvStream {
     handle: Handle,
     half: SharedRecv,
@@ -111,7 +111,8 @@ impl RecvStream {
         Ok(chunk.map(|chunk| chunk.copy_to(buf)))
     }
 
-    /// Reads some bytes into `buf`, or gives up after `timeout`: how many, none at the end. Cancel safe.
+    /// Reads some bytes into `buf`, or gives up after `timeout`: how many, none at the end.
+    /// Cancel safe.
     ///
     /// # Errors
     /// See [`ReadTimeoutError`]; one that timed out says what is missing.
@@ -127,9 +128,9 @@ impl RecvStream {
         Ok(chunk.map(|chunk| chunk.copy_to(buf)))
     }
 
-    /// The next bytes without a copy, at most `max_length` and at least one; none at the end. With `ordered` off
-    /// any bytes that are here, the lowest first, which may be mixed with ordered reading: that steps over
-    /// what was taken. Cancel safe.
+    /// The next bytes without a copy, at most `max_length` and at least one; none at the end. With
+    /// `ordered` off any bytes that are here, the lowest first, which may be mixed with ordered
+    /// reading: that steps over what was taken. Cancel safe.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -163,8 +164,8 @@ impl RecvStream {
         .await
     }
 
-    /// What the stream's opener says of it (8.5), nothing by default; waits until that is here, which may
-    /// be a little after the first bytes. Cancel safe.
+    /// What the stream's opener says of it (8.5), nothing by default; waits until that is here,
+    /// which may be a little after the first bytes. Cancel safe.
     ///
     /// # Errors
     /// The session is over.
@@ -189,7 +190,8 @@ impl RecvStream {
         Stalled { stream: self.handle.id, position, missing, held: half.held(), waited }
     }
 
-    /// Fills `bufs` with the next bytes without a copy: how many were filled, none at the end. Cancel safe.
+    /// Fills `bufs` with the next bytes without a copy: how many were filled, none at the end.
+    /// Cancel safe.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -206,8 +208,8 @@ impl RecvStream {
         std::future::poll_fn(|cx| self.poll_some(cx, usize::MAX, Taken::Ordered, &mut put)).await
     }
 
-    /// Fills `chunks` with the next bytes, of which each chunk says who brought it: how many were filled,
-    /// none at the end. Cancel safe.
+    /// Fills `chunks` with the next bytes, of which each chunk says who brought it: how many were
+    /// filled, none at the end. Cancel safe.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -268,7 +270,8 @@ impl RecvStream {
         Poll::Ready(Ok(next))
     }
 
-    /// Hands chunks of at most `max` bytes to `put` while that wants more: how many, none at the end.
+    /// Hands chunks of at most `max` bytes to `put` while that wants more: how many, none at
+    /// the end.
     fn poll_some(
         &mut self,
         cx: &mut Context<'_>,

@@ -67,7 +67,8 @@ impl Attacker {
         let packet = packet.encode_length_delimited_to_vec();
         self.written += packet.len().max(64);
         if self.written > TURN {
-            // What was written leaves, and the end is heard: an attacker wastes none of its own time.
+            // What was written leaves, and the end is heard: an attacker wastes none of its
+            // own time.
             self.written = 0;
             tokio::task::yield_now().await;
         }

@@ -13,8 +13,9 @@ use super::ClientSession;
 
 impl ClientSession {
     /// Takes the open, an update or the close of a secondary stream, in the order of
-    /// [`Inbound`](crate::mapping::Inbound). False when no lease of the path covers the place and nothing is due
-    /// there: the QUIC stream is to be stopped once what came of it was admitted, which it will not be.
+    /// [`Inbound`](crate::mapping::Inbound). False when no lease of the path covers the place and
+    /// nothing is due there: the QUIC stream is to be stopped once what came of it was admitted,
+    /// which it will not be.
     ///
     /// # Errors
     /// The path is to be closed.

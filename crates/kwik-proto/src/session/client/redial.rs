@@ -115,7 +115,8 @@ impl ClientSession {
         }
     }
 
-    /// A path was silent for so long that its leases are lost. Its connection stays: it may speak again.
+    /// A path was silent for so long that its leases are lost. Its connection stays: it may
+    /// speak again.
     pub(super) fn on_silent(&mut self, path: PathId, now: Instant) {
         let reason = "silent for too long";
         if self.paths.status(path) == Ok(PathStatus::Disconnecting) {
@@ -188,7 +189,8 @@ impl ClientSession {
         handshake_time(primary.map_or(Duration::ZERO, |path| path.rtt()))
     }
 
-    /// The primary still wants a path that was joined before: with this grant it can be dialed again.
+    /// The primary still wants a path that was joined before: with this grant it can be
+    /// dialed again.
     pub(super) fn renew_grant(
         &mut self,
         m: AddPathRequest,
@@ -213,7 +215,8 @@ fn handshake_time(rtt: Duration) -> Duration {
     time.clamp(limits::HANDSHAKE_TIMEOUT, limits::MAX_HANDSHAKE_TIMEOUT)
 }
 
-/// Doubled with each attempt, give or take a fifth, so that a server's clients do not all come at once.
+/// Doubled with each attempt, give or take a fifth, so that a server's clients do not all come
+/// at once.
 fn redial_wait(seed: u32, attempts: u32) -> Duration {
     let wait = limits::REDIAL_FIRST * (1 << (attempts - 1).min(10));
     let wait = wait.min(limits::REDIAL_LAST);

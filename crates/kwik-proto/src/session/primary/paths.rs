@@ -23,8 +23,9 @@ pub(super) struct Edge {
 }
 
 impl PrimarySession {
-    /// Has the client make a path to the secondary `edge` at `address` (IP:port), with a fresh grant (2.2).
-    /// The path has ended if the client does not answer within [`limits::ANSWER_TIMEOUT`].
+    /// Has the client make a path to the secondary `edge` at `address` (IP:port),
+    /// with a fresh grant (2.2). The path has ended if the client does not answer
+    /// within [`limits::ANSWER_TIMEOUT`].
     ///
     /// # Errors
     /// Too many paths are live.
@@ -47,7 +48,8 @@ impl PrimarySession {
         Ok(path)
     }
 
-    /// Gives the client a fresh grant for a path, with which it is dialed again ([`Action::RenewGrant`]).
+    /// Gives the client a fresh grant for a path, with which it is dialed again
+    /// ([`Action::RenewGrant`]).
     pub fn renew_grant(&mut self, path: PathId, now: Instant, wall: SystemTime) {
         if self.paths.status(path) == Ok(PathStatus::Dead) {
             self.request_path(path, now, wall);
@@ -70,8 +72,8 @@ impl PrimarySession {
         self.send(&ControlMessage::AddPathRequest(request), now);
     }
 
-    /// Has the client leave a path once it has brought what it was asked for (2.3). It is given up if that
-    /// takes longer than [`limits::ANSWER_TIMEOUT`].
+    /// Has the client leave a path once it has brought what it was asked for (2.3). It is given up
+    /// if that takes longer than [`limits::ANSWER_TIMEOUT`].
     ///
     /// # Errors
     /// [`Code::PathNotFound`] or [`Code::PathDead`]; the primary's own path cannot be removed.

@@ -71,8 +71,8 @@ impl Origins {
         }
     }
 
-    /// Some of `range` was refused after it was noted: others may bring it, so nobody is to be blamed
-    /// for it.
+    /// Some of `range` was refused after it was noted: others may bring it, so nobody is to be
+    /// blamed for it.
     pub(super) fn doubt(&mut self, range: &Range<u64>) {
         let overlaps = |origin: &&mut Origin| origin.start < range.end && range.start < origin.end;
         self.0.iter_mut().filter(overlaps).for_each(|origin| origin.path = None);

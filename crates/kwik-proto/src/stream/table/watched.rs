@@ -91,7 +91,8 @@ impl StreamTable {
         Ok(())
     }
 
-    /// Of streams with something to say their opener says it in their order, so nothing is to come of those below.
+    /// Of streams with something to say their opener says it in their order, so nothing is to come
+    /// of those below.
     fn describe_below(&mut self, id: StreamId) {
         let kind = &mut self.kinds[id.dir() as usize];
         if id.index() <= kind.described {

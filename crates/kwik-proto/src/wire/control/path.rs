@@ -141,7 +141,8 @@ pub enum PathStatus {
     Degraded,
     /// Leaving in order: no new pieces.
     Disconnecting,
-    /// Silent for long, or without a connection. The client tries to revive it, unless it has ended.
+    /// Silent for long, or without a connection. The client tries to revive it, unless it
+    /// has ended.
     Dead,
 }
 

@@ -36,7 +36,8 @@ pub enum DataEvent {
 }
 
 /// Decodes a data stream. Holds one chunk of input and copies none of it: what a chunk's end cuts
-/// is a varint, whose value so far is kept, or bytes to count. With options it holds a packet, as a copy.
+/// is a varint, whose value so far is kept, or bytes to count. With options it holds a packet, as
+/// a copy.
 #[derive(Debug, Default)]
 pub struct DataDecoder {
     options: DataOptions,
@@ -155,8 +156,8 @@ impl DataDecoder {
         result
     }
 
-    /// Takes those of `chunks`, the stream's next input, that are nothing but payload of the open frame and
-    /// do not end it: how many from the first on. They need no [`poll`](Self::poll).
+    /// Takes those of `chunks`, the stream's next input, that are nothing but payload of the open
+    /// frame and do not end it: how many from the first on. They need no [`poll`](Self::poll).
     ///
     /// # Panics
     /// As [`handle_input`](Self::handle_input).

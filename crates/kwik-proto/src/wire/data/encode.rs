@@ -38,7 +38,8 @@ impl PacketEncoder {
     }
 
     /// Appends a packet to `out`, to be written in that order. Frames that continue one another
-    /// travel as one. Payload of [`MIN_SLICE`] bytes and more is not copied unless it is compressed.
+    /// travel as one. Payload of [`MIN_SLICE`] bytes and more is not copied unless it
+    /// is compressed.
     ///
     /// There are at most [`MAX_PACKET_FRAMES`] frames, with at most [`MAX_PACKET_PAYLOAD`] bytes.
     pub fn encode(

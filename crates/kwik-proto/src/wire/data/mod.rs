@@ -4,8 +4,8 @@
 //! Only here is protobuf coded by hand: a header is written in front of payload that goes to QUIC
 //! untouched, and payload is handed on as it arrives, before its frame or packet is complete.
 //! What we write, any protobuf decoder reads; of what others write, we demand that stream id and
-//! offset precede the data, and what says that it is compressed. `fin` precedes the data too in what
-//! we write (protobuf leaves the order free), so that nothing has to follow the payload.
+//! offset precede the data, and what says that it is compressed. `fin` precedes the data too in
+//! what we write (protobuf leaves the order free), so that nothing has to follow the payload.
 //!
 //! With a checksum a packet is kept back until it held; a compressed frame is kept until it is
 //! whole. Either is a copy, of at most [`MAX_PACKET_PAYLOAD`](crate::limits::MAX_PACKET_PAYLOAD)
