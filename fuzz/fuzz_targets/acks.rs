@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use kwik_proto::ack::{ArrivedPackets, ReceivedPackets, SentPackets};
 use kwik_proto::limits::MAX_ACK_RANGES;
 use kwik_proto::wire::DataOptions;
-use kwik_proto::wire::pb::data::{AckFrame, AckRange};
+use kwik_proto::wire::control::Ack;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|steps: Vec<(u8, u64, u16)>| {
@@ -24,9 +24,9 @@ fuzz_target!(|steps: Vec<(u8, u64, u16)>| {
                 drop(received.on_arrived(&arrived, now));
             }
             2 => {
-                let ranges = vec![AckRange { first, last: first.saturating_add(len) }];
+                let ranges = std::iter::once(first..=first.saturating_add(len)).collect();
                 let before = sent.outstanding();
-                let result = sent.handle_ack(&AckFrame { ranges, ..AckFrame::default() });
+                let result = sent.handle_ack(&Ack { ranges });
                 assert!(result.is_ok() == (first > 0 && first.saturating_add(len) <= last));
                 assert!(sent.outstanding() <= before);
             }

@@ -7,7 +7,8 @@ use kwik_delivery::{Fingerprint, Link, ObjectName};
 
 const NOTES: &str = "\
 Exit codes: 0 done, 1 the transfer failed, 2 wrong usage, 3 not found, 4 trust, 5 network, 6 disk,
-130 interrupted. KWIK_LOG=off, error, warn, info, debug or trace says how much is logged.";
+130 interrupted, 141 nobody reads standard output. KWIK_LOG=off, error, warn, info, debug or trace
+says how much is logged.";
 
 /// Fetch one file from several servers at once, verified.
 #[derive(Debug, Parser)]
@@ -33,9 +34,21 @@ pub(crate) enum Command {
 pub(crate) struct Serve {
     /// The folder, or the file, to serve.
     pub(crate) source: PathBuf,
-    /// IP address and UDP port to listen on; port 0 takes a free one.
+    /// Address and UDP port to listen on: an IP address or a host name, or the port alone for all
+    /// addresses; port 0 takes a free one.
     #[arg(long, value_name = "ADDR")]
-    pub(crate) listen: SocketAddr,
+    pub(crate) listen: Listen,
+    /// How long an edge that sent wrong bytes is asked for nothing; at most until the next start.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 3600,
+        value_parser = clap::value_parser!(u64).range(1..=31_536_000)
+    )]
+    pub(crate) quarantine: u64,
+    /// Serve files and folders whose names begin with a dot, too.
+    #[arg(long)]
+    pub(crate) hidden: bool,
     /// An edge that brings parts of every object: kwik://FINGERPRINT@HOST:PORT.
     #[arg(long = "edge", value_name = "LINK")]
     pub(crate) edges: Vec<EdgeLink>,
@@ -60,6 +73,17 @@ pub(crate) struct Get {
     /// Where to write it: a file, or - for standard output [default: its own name, here].
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    /// Replace a file that has the object's own name already, or is write-protected.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Give up when nothing has come for so long.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 30,
+        value_parser = clap::value_parser!(u64).range(1..=86_400)
+    )]
+    pub(crate) timeout: u64,
     /// Print the summary as one JSON object on standard output.
     #[arg(long)]
     pub(crate) json: bool,
@@ -84,6 +108,41 @@ pub(crate) struct State {
     /// Where identity, catalogue and known servers are kept [default: $XDG_STATE_HOME/kwik].
     #[arg(long = "state", value_name = "DIR")]
     pub(crate) folder: Option<PathBuf>,
+}
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Listen {
+    Address(SocketAddr),
+    /// On all addresses.
+    Port(u16),
+    Host(String, u16),
+}
+
+impl FromStr for Listen {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Address(address));
+        }
+        let wrong = || {
+            format!(
+                "{text} is no address to listen on: 192.0.2.1:4433, [2001:db8::1]:4433, \
+                     localhost:4433 or :4433"
+            )
+        };
+        let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+        let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+        let port = port.parse().ok().filter(|_| digits).ok_or_else(wrong)?;
+        // What looks like an IP address was none.
+        let numeric = host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        let named = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+        match host {
+            "" | "*" => Ok(Self::Port(port)),
+            host if !numeric && host.bytes().all(named) => Ok(Self::Host(host.to_owned(), port)),
+            _ => Err(wrong()),
+        }
+    }
 }
 
 /// A link to an object.
@@ -136,6 +195,21 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_server_listens_on_what_people_write() {
+        let listen = |text: &str| text.parse::<Listen>();
+        assert_eq!(listen("127.0.0.1:1"), Ok(Listen::Address("127.0.0.1:1".parse().unwrap())));
+        assert_eq!(listen("[::1]:1"), Ok(Listen::Address("[::1]:1".parse().unwrap())));
+        for all in [":4433", "4433", "*:4433"] {
+            assert_eq!(listen(all), Ok(Listen::Port(4433)));
+        }
+        assert_eq!(listen("localhost:0"), Ok(Listen::Host("localhost".into(), 0)));
+        for wrong in ["1.2.3.4", "", ":", "h", "h:", "h:+1", "::1:1", "1.2.3:4", "a b:1", ":65536"]
+        {
+            assert!(listen(wrong).unwrap_err().contains(":4433"), "{wrong}");
+        }
     }
 
     #[test]

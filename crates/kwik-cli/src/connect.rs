@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use kwik::{ClientConfig, ConnectError, Endpoint, ServerTrust, Session};
+use kwik::{ClientConfig, ConnectError, ConnectionError, Endpoint, ServerTrust, Session};
 use kwik_delivery::Fingerprint;
 use tokio::{net::lookup_host, time};
 
@@ -15,11 +15,10 @@ use crate::{
     args::Get,
     failure::{Failure, Kind},
     known::KnownServers,
-    state,
+    progress::Waiting,
+    say, state,
 };
 
-/// From dialing an address to an authenticated session.
-const TIMEOUT: Duration = Duration::from_secs(5);
 /// Each further address of a name is tried this much later (RFC 8305 section 5).
 const STAGGER: Duration = Duration::from_millis(250);
 /// Addresses of a name that are tried.
@@ -77,27 +76,40 @@ impl Trust {
     }
 }
 
-/// Dials a server, by all its addresses.
-pub(crate) async fn connect(host: &str, port: u16, trust: Trust) -> Result<Connection, Failure> {
+/// Dials a server, by all its addresses, for `patience` at the most.
+pub(crate) async fn connect(
+    host: &str,
+    port: u16,
+    trust: Trust,
+    patience: Duration,
+) -> Result<Connection, Failure> {
     let server = server(host, port);
     let config = match trust {
         Trust::Link(pin) | Trust::Known(pin, _) => ServerTrust::Pin(pin),
         Trust::FirstUse(_) => ServerTrust::Capture,
     };
-    let addresses = resolve(host, port).await?;
+    let end = time::Instant::now() + patience;
+    let resolving = resolve(host, port, patience);
+    let addresses =
+        Waiting::new().for_work(resolving, || format!("looking for the host {host}")).await?;
     let endpoint = bind().map_err(|error| {
         Failure::new(Kind::Network, format!("cannot open a UDP socket: {error}"))
     })?;
-    let session =
-        dial(&endpoint, &addresses, host, &config).await.map_err(|error| match error {
-            Some(error) => failure(&error, &server, &trust),
-            None => Failure::new(
-                Kind::Network,
-                format!("no answer from {server}: check the address, and that UDP gets through"),
-            ),
-        })?;
+    let dialing = dial(&endpoint, &addresses, host, &config, end);
+    let session = Waiting::new().for_work(dialing, || format!("waiting for {server} to answer"));
+    let session = session.await.map_err(|error| match error {
+        Some(error) => failure(&error, &server, &trust),
+        None => {
+            let waited = patience.as_secs();
+            let message = format!(
+                "no answer from {server} for {waited} s: check the address, and that UDP gets \
+                 through"
+            );
+            Failure::new(Kind::Network, message)
+        }
+    })?;
     if let Trust::FirstUse(known) = trust {
-        remember(known, &server, &session)?;
+        remember(&known, &server, &session)?;
     }
     Ok(Connection { endpoint, session })
 }
@@ -108,28 +120,43 @@ fn server(host: &str, port: u16) -> String {
 }
 
 /// All addresses of a name.
-pub(crate) async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
+pub(crate) async fn resolve(
+    host: &str,
+    port: u16,
+    patience: Duration,
+) -> Result<Vec<SocketAddr>, Failure> {
     let failed = |reason: String| {
         let message = format!("cannot find the host {host}: {reason}: check its name");
         Failure::new(Kind::Network, message)
     };
-    let found = time::timeout(TIMEOUT, lookup_host((host, port))).await;
+    let found = time::timeout(patience, lookup_host((host, port))).await;
     let found = found.map_err(|_| failed("no answer from the name server".into()))?;
     let addresses: Vec<_> = found.map_err(|error| failed(error.to_string()))?.collect();
     if addresses.is_empty() { Err(failed("it has no address".into())) } else { Ok(addresses) }
 }
 
-/// The first of `addresses` that answers; no error when none did.
+/// The first of `addresses` that answers until `end`; no error when none did.
 async fn dial(
     endpoint: &Endpoint,
     addresses: &[SocketAddr],
     host: &str,
     trust: &ServerTrust,
+    end: time::Instant,
 ) -> Result<Session, Option<ConnectError>> {
     let dials = (0..).zip(addresses.iter().take(MAX_ADDRESSES)).map(async |(nth, &address)| {
         time::sleep(STAGGER * nth).await;
-        let config = ClientConfig::new(trust.clone());
-        time::timeout(TIMEOUT, endpoint.connect_with(config, address, host)?).await.ok().transpose()
+        // One deadline for all: within it, the library begins a handshake anew that takes long, but
+        // gives up after QUIC's idle timeout by itself.
+        loop {
+            let config = ClientConfig::new(trust.clone());
+            let connecting = endpoint.connect_with(config, address, host)?;
+            match time::timeout_at(end, connecting).await {
+                Err(_) => return Ok(None),
+                Ok(Ok(session)) => return Ok(Some(session)),
+                Ok(Err(ConnectError::Connection(ConnectionError::TimedOut))) => {}
+                Ok(Err(error)) => return Err(error),
+            }
+        }
     });
     let mut dials: FuturesUnordered<_> = dials.collect();
     let mut error = None;
@@ -169,11 +196,11 @@ fn failure(error: &ConnectError, server: &str, trust: &Trust) -> Failure {
     Failure::new(Kind::Trust, message)
 }
 
-fn remember(mut known: KnownServers, server: &str, session: &Session) -> Result<(), Failure> {
+fn remember(known: &KnownServers, server: &str, session: &Session) -> Result<(), Failure> {
     let pin = session.peer_fingerprint().ok_or_else(|| {
         Failure::new(Kind::Trust, format!("{server} showed no key: take a link with a fingerprint"))
     })?;
     known.remember(server, pin)?;
-    eprintln!("{server} has the key {pin}; remembered in {}", known.path().display());
+    say(&format!("{server} has the key {pin}; remembered in {}", known.path().display()));
     Ok(())
 }

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kwik::escape;
 use kwik_delivery::{Client, Fingerprint, Link, ObjectName, Source};
 use tempfile::TempDir;
 use tokio::{
@@ -24,6 +25,7 @@ use crate::{
     failure::{Failure, Kind},
     get, print, state,
     summary::Size,
+    target::Target,
 };
 
 /// Size of the object that is made when there is none: long enough to see all servers at work.
@@ -43,7 +45,7 @@ pub(crate) async fn run(arguments: Demo) -> Result<(), Failure> {
     };
     let source = Source::folder(&folder)?;
     let (name, size) = largest(&source, &folder).await?;
-    print(&format!("object   {name}, {}\n", Size(size)))?;
+    print(&format!("object   {}, {}\n", escape(&name), Size(size)))?;
 
     let primary_state = scratch.path().join("primary");
     let pin = state::identity(&primary_state)?.fingerprint();
@@ -75,21 +77,22 @@ async fn download(
 ) -> Result<(), Failure> {
     let began = Instant::now();
     let Link { host, port, .. } = &primary.link;
-    let connection = connect(host, *port, Trust::Link(pin)).await?;
+    let connection = connect(host, *port, Trust::Link(pin), START).await?;
     let client = Client::new(connection.session.clone());
     let mut killed = None;
-    let summary = get::fetch(&client, name, output, began, |verified, size| {
-        if verified >= size / 2 {
-            // Dropping it kills it.
-            killed = victim.take().map(|_| verified).or(killed);
-        }
-    })
-    .await?;
+    let summary =
+        get::fetch(&client, name, &Target::File(output.to_path_buf()), began, |verified, size| {
+            if verified >= size / 2 {
+                // Dropping it kills it.
+                killed = victim.take().map(|_| verified).or(killed);
+            }
+        })
+        .await?;
     connection.close().await;
     if let Some(verified) = killed {
         print(&format!("killed   edge 2, when {} were there\n", Size(verified)))?;
     }
-    print(&format!("result   {summary}\n"))
+    print(&format!("result   {}\n", escape(&summary)))
 }
 
 /// A server, killed when dropped.

@@ -1,8 +1,8 @@
 //! How the command fails: one line on standard error, and an exit code.
 
-use std::{fmt, process::ExitCode};
+use std::{fmt, io, process::ExitCode};
 
-use kwik::{Code, ConnectionError, ReadError, WriteError};
+use kwik::{Code, ConnectionError, ReadError, WriteError, escape};
 use kwik_delivery::{CatalogueError, FailureCode, FetchError, PartError, SourceError};
 
 /// What an exit code says; the README lists them. Wrong usage (2) is clap's.
@@ -22,6 +22,8 @@ pub(crate) enum Kind {
     Disk = 6,
     /// Ctrl-C.
     Interrupted = 130,
+    /// Nobody reads standard output any more, as for a program that SIGPIPE ends.
+    Unread = 141,
 }
 
 /// Why the command failed, and what to do about it.
@@ -44,6 +46,8 @@ impl Failure {
                 let reason = String::from_utf8_lossy(reason);
                 Self::new(Kind::Trust, format!("the server does not let this client in: {reason}"))
             }
+            // It says itself what to do.
+            ConnectionError::Busy => Self::new(Kind::Network, error.to_string()),
             _ => Self::new(Kind::Network, format!("the transfer broke off: {error}: try again")),
         }
     }
@@ -56,8 +60,7 @@ impl Failure {
 /// One line, whatever a peer or the system put into it.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let line = self.message.chars().map(|c| if c.is_control() { ' ' } else { c });
-        line.into_iter().try_for_each(|c| fmt::Write::write_char(f, c))
+        escape(&self.message).fmt(f)
     }
 }
 
@@ -90,11 +93,34 @@ impl From<FetchError> for Failure {
             FetchError::Refused(failure) if failure.code == FailureCode::NotFound => {
                 Self::new(Kind::NotFound, message)
             }
+            FetchError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                Self::new(Kind::Unread, message)
+            }
+            FetchError::Silent { .. } => Self::new(Kind::Network, message),
             FetchError::File(_) | FetchError::Output(_) => Self::new(Kind::Disk, message),
             FetchError::Session(lost)
             | FetchError::Read(ReadError::ConnectionLost(lost))
             | FetchError::Write(WriteError::ConnectionLost(lost)) => Self::lost(&lost),
             _ => Self::new(Kind::Transfer, message),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_one_line_that_does_nothing_to_a_terminal() {
+        let message = "gone\n\u{1b}]0;x\u{7}\u{9b}31m\u{202e}txt\u{2028}ERROR";
+        let shown = Failure::new(Kind::Transfer, message).to_string();
+        assert_eq!(shown, r"gone\n\u{1b}]0;x\u{7}\u{9b}31m\u{202e}txt\u{2028}ERROR");
+    }
+
+    #[test]
+    fn a_busy_server_is_to_be_tried_again_once() {
+        let failure = Failure::lost(&ConnectionError::Busy);
+        assert_eq!(failure.kind, Kind::Network);
+        assert_eq!(failure.to_string(), "the server is busy: try again");
     }
 }

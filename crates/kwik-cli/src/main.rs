@@ -1,6 +1,11 @@
 //! The `kwik` command.
 
-use std::{env, io::Write, process::ExitCode, time::Duration};
+use std::{
+    env,
+    io::{ErrorKind as ErrorOfIo, Write},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Parser, error::ErrorKind};
 use tokio::{
@@ -19,6 +24,7 @@ mod progress;
 mod serve;
 mod state;
 mod summary;
+mod target;
 
 use args::{Arguments, Command};
 use failure::{Failure, Kind};
@@ -31,7 +37,9 @@ fn main() -> ExitCode {
     match parse().and_then(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("kwik: {failure}");
+            if failure.kind != Kind::Unread {
+                say(&format!("kwik: {failure}"));
+            }
             failure.exit_code()
         }
     }
@@ -107,8 +115,17 @@ async fn interrupted() -> Result<(), Failure> {
 fn print(text: &str) -> Result<(), Failure> {
     let mut output = std::io::stdout().lock();
     output.write_all(text.as_bytes()).and_then(|()| output.flush()).map_err(|error| {
-        Failure::new(Kind::Disk, format!("cannot write to standard output: {error}"))
+        let kind = match error.kind() {
+            ErrorOfIo::BrokenPipe => Kind::Unread,
+            _ => Kind::Disk,
+        };
+        Failure::new(kind, format!("cannot write to standard output: {error}"))
     })
+}
+
+/// Says a line on standard error. Where that cannot be written, what is done counts all the same.
+fn say(line: &str) {
+    writeln!(std::io::stderr().lock(), "{line}").ok();
 }
 
 /// Logs warnings to standard error, or what `KWIK_LOG` says: off, error, warn, info, debug, trace.
@@ -118,6 +135,8 @@ fn start_log() {
         .with_max_level(level.unwrap_or(LevelFilter::WARN))
         .with_writer(std::io::stderr)
         .with_target(false)
+        // They would go to standard error too, and a failure there must not end the program.
+        .log_internal_errors(false)
         .without_time()
         .init();
 }

@@ -7,7 +7,10 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::summary::{Shares, Size, mbit};
+use crate::{
+    say,
+    summary::{Shares, Size, mbit},
+};
 
 /// Between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(1);
@@ -56,7 +59,7 @@ impl Display {
             Kind::Lines { last } if now - *last >= LINE_EVERY => {
                 *last = now;
                 let percent = verified.saturating_mul(100).checked_div(self.size).unwrap_or(100);
-                eprintln!("{percent:>3} %  {text}");
+                say(&format!("{percent:>3} %  {text}"));
             }
             Kind::Lines { .. } => {}
         }
@@ -67,6 +70,39 @@ impl Drop for Display {
     fn drop(&mut self) {
         if let Kind::Bar(bar) = &self.kind {
             bar.finish_and_clear();
+        }
+    }
+}
+
+/// Says what is waited for, once that takes a while, and now and then from there on.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    next: Instant,
+}
+
+/// Until the first line, and between two.
+const WAITING_EVERY: Duration = Duration::from_secs(3);
+
+impl Waiting {
+    pub(crate) fn new() -> Self {
+        Self { next: Instant::now() + WAITING_EVERY }
+    }
+
+    /// Waits for `work`, and says of `what` until it is done.
+    pub(crate) async fn for_work<T>(
+        mut self,
+        work: impl Future<Output = T>,
+        what: impl Fn() -> String,
+    ) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                result = &mut work => return result,
+                () = tokio::time::sleep_until(self.next.into()) => {
+                    self.next = Instant::now() + WAITING_EVERY;
+                    say(&what());
+                }
+            }
         }
     }
 }

@@ -1,14 +1,17 @@
 //! What the command keeps between runs: the state folder and the server's identity in it.
 
 use std::{
-    env, fs,
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    env,
+    fs::{self, File},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     process,
 };
 
 use kwik::Identity;
+use rustix::fs::OFlags;
+use zeroize::Zeroizing;
 
 use crate::failure::{Failure, Kind};
 
@@ -44,8 +47,8 @@ pub(crate) fn identity(folder: &Path) -> Result<Identity, Failure> {
         return Ok(identity);
     }
     create(folder)?;
-    let mut seed = [0; 32];
-    getrandom::fill(&mut seed).map_err(|error| {
+    let mut seed = Zeroizing::new([0; 32]);
+    getrandom::fill(seed.as_mut()).map_err(|error| {
         Failure::new(Kind::Disk, format!("the system gives no random bytes: {error}"))
     })?;
     publish(&path, &seed).map_err(|error| {
@@ -69,7 +72,10 @@ fn publish(path: &Path, seed: &[u8; 32]) -> io::Result<()> {
             fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
         file.write_all(seed)?;
         file.sync_all()?;
-        fs::hard_link(&draft, path)
+        fs::hard_link(&draft, path)?;
+        // The name, too, shall survive a crash: a server that comes back as another is trusted by
+        // nobody.
+        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
     })();
     let removed = fs::remove_file(&draft);
     match written {
@@ -78,27 +84,45 @@ fn publish(path: &Path, seed: &[u8; 32]) -> io::Result<()> {
     }
 }
 
+/// The identity at `path`: a file of this user alone, and no link to one.
 fn read(path: &Path) -> Result<Option<Identity>, Failure> {
     let shown = path.display();
-    let failed = |error| Failure::new(Kind::Disk, format!("cannot read {shown}: {error}"));
-    let metadata = match path.metadata() {
-        Ok(metadata) => metadata,
+    let failed =
+        |error: io::Error| Failure::new(Kind::Disk, format!("cannot read {shown}: {error}"));
+    let refused = |message: String| Err(Failure::new(Kind::Trust, message));
+    let no_link = i32::try_from(OFlags::NOFOLLOW.bits() | OFlags::NONBLOCK.bits());
+    let no_link = no_link.map_err(|_| failed(io::ErrorKind::Unsupported.into()))?;
+    let mut file = match File::options().read(true).custom_flags(no_link).open(path) {
+        Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(_) if path.is_symlink() => {
+            return refused(format!(
+                "the secret key {shown} is a symbolic link: put the file itself there"
+            ));
+        }
         Err(error) => return Err(failed(error)),
     };
-    if metadata.permissions().mode() & 0o077 != 0 {
-        let message = format!("others can read the secret key {shown}: run `chmod 600 {shown}`");
-        return Err(Failure::new(Kind::Trust, message));
+    // Of the open file: another that takes its name meanwhile changes nothing.
+    let metadata = file.metadata().map_err(failed)?;
+    let (owner, user) = (metadata.uid(), rustix::process::geteuid().as_raw());
+    if owner != user {
+        return refused(format!(
+            "the secret key {shown} belongs to the user {owner}, not to {user}: run `chown` on it, \
+             or give another folder with --state DIR"
+        ));
     }
-    if metadata.len() != 32 {
+    if metadata.permissions().mode() & 0o077 != 0 {
+        return refused(format!("others can read the secret key {shown}: run `chmod 600 {shown}`"));
+    }
+    if !metadata.is_file() || metadata.len() != 32 {
         let message = format!(
             "{shown} is damaged: restore it, or remove it and publish this server's new fingerprint"
         );
         return Err(Failure::new(Kind::Disk, message));
     }
-    let seed = fs::read(path).map_err(failed)?;
-    let seed = seed.try_into().map_err(|_| failed(io::ErrorKind::InvalidData.into()))?;
-    Ok(Some(Identity::from_seed(seed)))
+    let mut seed = Zeroizing::new([0; 32]);
+    file.read_exact(seed.as_mut()).map_err(failed)?;
+    Ok(Some(Identity::from_seed(*seed)))
 }
 
 #[cfg(test)]
@@ -124,6 +148,24 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(&path, b"short").unwrap();
         assert_eq!(identity(&state).unwrap_err().kind, Kind::Disk);
+    }
+
+    #[test]
+    fn an_identity_of_another_or_behind_a_link_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (real, link) = (folder.path().join("real"), folder.path().join("state"));
+        identity(&real).unwrap();
+        fs::create_dir(&link).unwrap();
+        std::os::unix::fs::symlink(real.join("identity"), link.join("identity")).unwrap();
+        let refused = identity(&link).unwrap_err();
+        assert_eq!(refused.kind, Kind::Trust);
+        assert!(refused.message.contains("symbolic link"), "{refused}");
+        // Only root can give a file away.
+        if std::os::unix::fs::chown(real.join("identity"), Some(12345), None).is_ok() {
+            let refused = identity(&real).unwrap_err();
+            assert_eq!(refused.kind, Kind::Trust);
+            assert!(refused.message.contains("belongs to the user 12345"), "{refused}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use kwik::{PathId, Session};
+use kwik::{PathId, Session, escape};
 use kwik_delivery::Manifest;
 use serde_json::json;
 
@@ -43,14 +43,18 @@ pub(crate) struct Summary {
     /// The longest wait for a next byte.
     pub(crate) longest_stall: Duration,
     pub(crate) shares: Shares,
+    /// Addresses of servers that sent other bytes than the object's, which others brought.
+    pub(crate) liars: Vec<String>,
 }
 
 impl Summary {
     /// One JSON object.
     pub(crate) fn to_json(&self, output: &str) -> String {
-        let paths = self.shares.iter().map(
-            |(address, bytes, share)| json!({ "address": address, "bytes": bytes, "share": share }),
-        );
+        let shown = |address: &str| escape(address).to_string();
+        let paths = self.shares.iter().map(|(address, bytes, share)| {
+            json!({ "address": shown(address), "bytes": bytes, "share": share })
+        });
+        let liars = self.liars.iter().map(|address| shown(address));
         let object = json!({
             "name": self.manifest.name.as_str(),
             "output": output,
@@ -60,6 +64,7 @@ impl Summary {
             "longest_stall_seconds": self.longest_stall.as_secs_f64(),
             "mbit_per_second": mbit(self.manifest.size, self.elapsed),
             "paths": paths.collect::<Vec<_>>(),
+            "liars": liars.collect::<Vec<_>>(),
             "verified": true,
         });
         format!("{object}\n")

@@ -7,6 +7,7 @@
 
 pub mod limits;
 
+mod block;
 mod catalogue;
 mod fetch;
 mod link;
@@ -15,6 +16,7 @@ mod name;
 mod offload;
 mod partial;
 mod pump;
+mod repair;
 mod request;
 mod server;
 mod source;
@@ -22,17 +24,20 @@ mod tree;
 mod verify;
 
 pub use blake3::Hash;
-pub use catalogue::{Catalogue, CatalogueError};
-pub use fetch::{Client, Fetch, FetchError, Progress};
+pub use catalogue::{Asked, Catalogue, CatalogueError};
+pub use fetch::{Client, Fetch, FetchError, Progress, Step};
 pub use kwik_proto::auth::{Fingerprint, InvalidFingerprint};
 pub use link::{InvalidLink, Link};
-pub use manifest::{Manifest, hash_object};
+pub use manifest::{Manifest, PageError, Published, hash_object};
 pub use name::{InvalidName, ObjectName};
 pub use partial::{PartError, PartFile};
-pub use request::{EdgeCommand, Failure, FailureCode, Found, InvalidMessage, Request, Response};
+pub use request::{
+    Blame, EdgeCommand, Failure, FailureCode, Found, InvalidMessage, Part, Repair, Request,
+    Response,
+};
 pub use server::{Edge, Server};
 pub use source::{Object, ObjectStat, Source, SourceError};
-pub use verify::{Corrupt, InvalidOutboard, Verifier};
+pub use verify::{Corrupt, InvalidOutboard, Outline, Verifier};
 
 /// Messages generated from `proto/delivery.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]

@@ -1,12 +1,17 @@
 //! Every bound of delivery, with its reason.
 
+use std::time::Duration;
+
 /// Version of the delivery protocol that this build speaks.
 pub const DELIVERY_VERSION: u32 = 1;
 /// Bytes of a group: what is verified, blamed and fetched again as one.
 pub const GROUP_SIZE: u64 = 64 * 1024;
 /// Bytes of one chaining value or root.
 pub const HASH_SIZE: usize = 32;
-/// Largest object: its outboard, which both sides hold in memory, stays at 512 MiB.
+/// Groups whose chaining values make a page of the outboard: 128 KiB, for 256 MiB of the object.
+/// Both sides hold a page or two of an object at a time.
+pub const PAGE_GROUPS: u64 = 4096;
+/// Largest object: what stands above the pages of its outboard is 128 KiB, as large as a page.
 pub const MAX_OBJECT: u64 = 1 << 40;
 /// Largest single read from a source: large enough for full disk speed, small enough to bound
 /// what a slow peer keeps in memory.
@@ -23,10 +28,18 @@ pub const MAX_TEXT: usize = 512;
 pub const MAX_STATE: usize = 256;
 /// Objects whose manifests are looked up at once; more are told that the server is busy.
 pub const MAX_LOOKUPS: usize = 1024;
-/// Objects hashed at once: hashing is bound by memory and disk, and leaves cores for sending.
-pub const MAX_HASHING: usize = 2;
-/// Sessions that a server serves at once; each holds up to a send window and a few blocks.
-pub const MAX_SESSIONS: usize = 1024;
+/// Larger objects are hashed one after another, which disks like best; smaller ones take
+/// milliseconds.
+pub const LARGE_OBJECT: u64 = 16 * 1024 * 1024;
+/// Large objects hashed at once: leaves disk and cores for sending.
+pub const MAX_HASHING_LARGE: usize = 1;
+/// Small objects hashed at once.
+pub const MAX_HASHING_SMALL: usize = 4;
+/// One in this many of the file descriptors that the process may have is for files that are served;
+/// the rest is for sockets, the catalogue and what the program itself opens.
+pub const DESCRIPTORS_SHARE: usize = 4;
+/// Files read at once: each read has a descriptor for as long as it takes, beside those kept open.
+pub const MAX_READS: usize = 16;
 /// Requests of one session that are answered at once; more wait on their streams.
 pub const MAX_REQUESTS: usize = 16;
 /// Leases of one session that an edge fills at once; each holds two blocks at the most.
@@ -39,14 +52,40 @@ pub const WRITE_BLOCK: usize = 1024 * 1024;
 pub const WRITE_QUEUE: usize = 4;
 /// Received slices taken from a stream at once.
 pub const READ_BATCH: usize = 64;
+/// Ranges of one download that are fetched again at once: a window full of a liar's bytes takes few
+/// round trips, and each keeps one block.
+pub const MAX_REPAIRS: usize = 8;
+/// Paths that a request may name: more than a session ever has at once.
+pub const MAX_EXCLUDED: usize = 64;
+/// Blames in one request: one a path.
+pub const MAX_BLAMED: usize = 16;
+/// A fetch that makes no progress for so long has failed: as long as QUIC's idle timeout, so that a
+/// silence that a session lives through costs no fetch.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// The same for what is fetched again from one of several servers: longer than the primary takes to
+/// notice that a server brings nothing.
+pub const PATIENCE_AGAIN: Duration = Duration::from_secs(10);
+/// While an answer takes longer, the client is told so this often: a fraction of [`PATIENCE`].
+pub const WORKING_EVERY: Duration = Duration::from_secs(2);
+/// How long an edge that sent wrong bytes is leased nothing: long enough that it costs little when
+/// it goes on, and one that was mended comes back by itself.
+pub const QUARANTINE: Duration = Duration::from_secs(60 * 60);
+/// Files and folders that a search looks at, for hidden ones or for those left behind: a moment,
+/// also in a home folder.
+pub const MAX_LOOKED_AT: usize = 10_000;
 /// Folders within folders that a listing enters.
 pub const MAX_DEPTH: usize = 64;
 
 const _: () = {
+    assert!(PATIENCE_AGAIN.as_millis() < PATIENCE.as_millis());
+    assert!(4 * WORKING_EVERY.as_millis() < PATIENCE.as_millis());
     assert!(GROUP_SIZE.is_power_of_two() && GROUP_SIZE >= 1024); // whole BLAKE3 chunks
     assert!(MAX_SEND <= MAX_READ);
     assert!((WRITE_BLOCK as u64).is_multiple_of(GROUP_SIZE));
     assert!(MAX_READ.is_multiple_of(GROUP_SIZE));
-    assert!(MAX_OBJECT / GROUP_SIZE * (HASH_SIZE as u64) <= 512 * 1024 * 1024);
+    assert!(PAGE_GROUPS.is_power_of_two()); // a page is a whole subtree
+    assert!((GROUP_SIZE * PAGE_GROUPS).is_multiple_of(WRITE_BLOCK as u64));
+    assert!((GROUP_SIZE * PAGE_GROUPS).is_multiple_of(MAX_READ));
+    assert!(MAX_OBJECT / GROUP_SIZE / PAGE_GROUPS <= PAGE_GROUPS);
     assert!(MAX_NAME + MAX_TEXT + MAX_STATE + 256 <= MAX_MESSAGE);
 };

@@ -1,20 +1,27 @@
 //! What verifies an object.
 
-use std::fmt;
+use std::{
+    fs::File,
+    io,
+    ops::Range,
+    os::unix::fs::FileExt,
+    path::PathBuf,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use blake3::Hash;
 use bytes::Bytes;
 use futures_util::future::try_join;
 
 use crate::{
-    InvalidOutboard, Object, ObjectName, SourceError, Verifier,
-    limits::{GROUP_SIZE, MAX_OBJECT, MAX_READ},
+    InvalidOutboard, Object, ObjectName, Outline, SourceError, Verifier,
+    limits::{GROUP_SIZE, HASH_SIZE, MAX_OBJECT, MAX_READ, PAGE_GROUPS},
     offload::offload,
     tree,
 };
 
-/// What verifies an object: its size, its BLAKE3 hash, and the chaining values of its groups.
-#[derive(Clone, PartialEq, Eq)]
+/// One version of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
     /// The object's name.
     pub name: ObjectName,
@@ -22,26 +29,90 @@ pub struct Manifest {
     pub size: u64,
     /// Its BLAKE3 hash, the same as `b3sum` prints.
     pub root: Hash,
-    /// 32 bytes for each 64 KiB group in order; empty when there is one group or none.
-    pub outboard: Bytes,
 }
 
-impl Manifest {
-    /// Checks the outboard and makes it the verifier of the object.
+/// A manifest with the outboard that goes with it: in memory when that is one page, else in a file.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Published {
+    manifest: Manifest,
+    /// One value a page; empty when there is one page or none.
+    above: Bytes,
+    pages: Pages,
+}
+
+/// Where the pages of an outboard are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Pages {
+    /// All of it.
+    Memory(Bytes),
+    /// In the file at `path`, from `start` on.
+    File { path: PathBuf, start: u64 },
+}
+
+impl Published {
+    pub(crate) fn new(manifest: Manifest, above: Bytes, pages: Pages) -> Self {
+        Self { manifest, above, pages }
+    }
+
+    /// Which version it is.
+    #[must_use]
+    pub const fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// What a client gets first: the only page, or what stands above all.
+    pub(crate) fn first(&self) -> Bytes {
+        match &self.pages {
+            Pages::Memory(outboard) if self.above.is_empty() => outboard.clone(),
+            _ => self.above.clone(),
+        }
+    }
+
+    /// What makes verifiers of its pages.
     ///
     /// # Errors
-    /// When the outboard does not belong to size and root.
-    pub fn verifier(&self) -> Result<Verifier, InvalidOutboard> {
-        Verifier::new(self.size, self.root, self.outboard.clone())
+    /// When the values above the pages are not the root's.
+    pub fn outline(&self) -> Result<Outline, InvalidOutboard> {
+        Outline::new(self.manifest.size, self.manifest.root, self.above.clone())
+    }
+
+    /// Page `index`, checked. Cancel safe.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read or is damaged.
+    pub async fn page(&self, index: u64) -> Result<(Verifier, Bytes), PageError> {
+        let range = tree::page_range(self.manifest.size, index);
+        let values = match &self.pages {
+            Pages::Memory(outboard) => outboard.slice(position(range.start)..position(range.end)),
+            Pages::File { path, start } => {
+                let (path, range) = (path.clone(), start + range.start..start + range.end);
+                offload(move || read_at(&File::open(path)?, range)).await?
+            }
+        };
+        Ok((self.outline()?.page(index, values.clone())?, values))
     }
 }
 
-impl fmt::Debug for Manifest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut debug = f.debug_struct("Manifest");
-        debug.field("name", &self.name).field("size", &self.size).field("root", &self.root);
-        debug.finish_non_exhaustive()
-    }
+/// Why a page of a published outboard cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PageError {
+    /// It cannot be read.
+    #[error("cannot read the catalogue: {0}")]
+    Read(#[from] io::Error),
+    /// It is not what was published.
+    #[error("the catalogue is damaged: {0}")]
+    Damaged(#[from] InvalidOutboard),
+}
+
+fn read_at(file: &File, range: Range<u64>) -> io::Result<Bytes> {
+    let mut data = vec![0; position(range.end - range.start)];
+    file.read_exact_at(&mut data, range.start)?;
+    Ok(data.into())
+}
+
+fn position(offset: u64) -> usize {
+    usize::try_from(offset).unwrap_or(usize::MAX)
 }
 
 /// Reads and hashes the whole of `object`, hashing one piece while the next is read; holds two
@@ -49,31 +120,55 @@ impl fmt::Debug for Manifest {
 ///
 /// # Errors
 /// When the object cannot be read, changes meanwhile, or is larger than [`MAX_OBJECT`].
-pub async fn hash_object(object: &Object) -> Result<Manifest, SourceError> {
+pub async fn hash_object(object: &Object) -> Result<Published, SourceError> {
+    let mut outboard = Vec::new();
+    let put = |values: Vec<u8>| {
+        outboard.extend_from_slice(&values);
+        std::future::ready(())
+    };
+    let (manifest, above) = hash_pages(object, &AtomicU64::new(0), put).await?;
+    Ok(Published::new(manifest, above, Pages::Memory(outboard.into())))
+}
+
+/// Hashes `object` as [`hash_object`] does, and hands over the outboard as it comes, in parts of
+/// whole values that cross no page. Counts in `hashed`.
+pub(crate) async fn hash_pages<F: Future<Output = ()>>(
+    object: &Object,
+    hashed: &AtomicU64,
+    mut put: impl FnMut(Vec<u8>) -> F,
+) -> Result<(Manifest, Bytes), SourceError> {
     let stat = object.stat();
     if stat.size > MAX_OBJECT {
         return Err(SourceError::TooLarge { name: stat.name.clone(), size: stat.size });
     }
-    let manifest =
-        |root, outboard| Manifest { name: stat.name.clone(), size: stat.size, root, outboard };
+    let manifest = |root| Manifest { name: stat.name.clone(), size: stat.size, root };
     let mut piece = object.read(0..MAX_READ.min(stat.size)).await?;
     if stat.size <= GROUP_SIZE {
-        return Ok(manifest(blake3::hash(&piece), Bytes::new()));
+        object.check_unchanged().await?;
+        return Ok((manifest(blake3::hash(&piece)), Bytes::new()));
     }
-    let mut outboard = Vec::new();
+    let (mut page, mut above) = (Vec::new(), Vec::new());
     let mut start = 0;
     while !piece.is_empty() {
         let end = start + piece.len() as u64;
         let hashing = async { Ok(offload(move || values(start / GROUP_SIZE, &piece)).await) };
         let reading = object.read(end..end.saturating_add(MAX_READ).min(stat.size));
-        let (hashed, next) = try_join(hashing, reading).await?;
-        outboard.extend_from_slice(&hashed);
+        let (part, next) = try_join(hashing, reading).await?;
+        page.extend_from_slice(&part);
+        put(part).await;
+        if page.len() as u64 == PAGE_GROUPS * HASH_SIZE as u64 && !next.is_empty() {
+            above.extend_from_slice(&tree::subtree(&page));
+            page.clear();
+        }
+        hashed.store(end, Ordering::Relaxed);
         (start, piece) = (end, next);
     }
-    let outboard = Bytes::from(outboard);
-    let above = outboard.clone();
-    let root = offload(move || tree::root(&above)).await;
-    Ok(manifest(root, outboard))
+    object.check_unchanged().await?;
+    if above.is_empty() {
+        return Ok((manifest(tree::root(&page)), Bytes::new()));
+    }
+    above.extend_from_slice(&tree::subtree(&page));
+    Ok((manifest(tree::root(&above)), above.into()))
 }
 
 /// The chaining values of the groups of `piece`, whose first is `index`.

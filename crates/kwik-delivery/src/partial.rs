@@ -1,14 +1,18 @@
 //! The destination of a download.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    process,
-    sync::atomic::{AtomicU64, Ordering},
 };
 
+use rustix::fs::{FlockOperation, flock};
+
+use crate::limits::MAX_LOOKED_AT;
+
+/// Hexadecimal digits of a part file's name that are random.
+const RANDOM_DIGITS: usize = 16;
 const SUFFIX: &str = ".kwik-part";
 /// Longest file name of the usual file systems, in bytes.
 const MAX_FILE_NAME: usize = 255;
@@ -19,13 +23,17 @@ pub(crate) fn is_part_name(name: &str) -> bool {
 }
 
 /// A file that takes its name only once it is complete: until [`finish`](Self::finish) it is
-/// `.NAME.PROCESS-NUMBER.kwik-part` beside its target, and dropping it removes it. Its methods
-/// block: call them where blocking is fine. Writes may come from several threads.
+/// `.NAME.RANDOM.kwik-part` beside its target, and dropping it removes it. It is locked for as
+/// long, so that what a process left behind that was killed is told apart, and goes when the target
+/// is written next. Its methods block: call them where blocking is fine. Writes may come from
+/// several threads.
 #[derive(Debug)]
 pub struct PartFile {
     file: File,
     part: PathBuf,
     target: PathBuf,
+    /// Of the file that it replaces: who may read that reads this, and nobody else.
+    mode: Option<u32>,
     size: u64,
     finished: bool,
 }
@@ -36,23 +44,23 @@ impl PartFile {
     /// # Errors
     /// When `target` is a folder, or a file of that size cannot be created beside it.
     pub fn create(target: impl AsRef<Path>, size: u64) -> Result<Self, PartError> {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
         let target = target.as_ref().to_path_buf();
         let name = target.file_name().filter(|_| !target.is_dir());
         let Some(name) = name else {
             return Err(PartError::TargetIsFolder { path: target });
         };
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let end = format!(".{}-{number}{SUFFIX}", process::id());
         // Lossy and cut: only its uniqueness matters.
-        let mut name = name.to_string_lossy().into_owned();
-        while name.len() + end.len() + 1 > MAX_FILE_NAME {
-            name.pop();
+        let mut start = format!(".{}", name.to_string_lossy());
+        while start.len() + 1 + RANDOM_DIGITS + SUFFIX.len() > MAX_FILE_NAME {
+            start.pop();
         }
-        let part = target.with_file_name(format!(".{name}{end}"));
-        let opened = OpenOptions::new().write(true).create_new(true).open(&part);
-        let file = opened.map_err(|source| PartError::from_io(&target, source))?;
-        let this = Self { file, part, target, size, finished: false };
+        start.push('.');
+        remove_dead(&target, &start);
+        let existing = target.symlink_metadata().ok().filter(fs::Metadata::is_file);
+        let mode = existing.map(|metadata| metadata.permissions().mode() & 0o777);
+        let (file, part) =
+            open(&target, &start, mode).map_err(|e| PartError::from_io(&target, e))?;
+        let this = Self { file, part, target, mode, size, finished: false };
         this.file.set_len(size).map_err(|source| this.error(source))?;
         Ok(this)
     }
@@ -74,13 +82,20 @@ impl PartFile {
     /// # Errors
     /// When the disk is full or failing, or the target became a folder; the file is removed then.
     pub fn finish(mut self) -> Result<(), PartError> {
+        if let Some(mode) = self.mode {
+            let permissions = fs::Permissions::from_mode(mode);
+            self.file.set_permissions(permissions).map_err(|source| self.error(source))?;
+        }
         self.file.sync_all().map_err(|source| self.error(source))?;
         fs::rename(&self.part, &self.target).map_err(|source| self.error(source))?;
         self.finished = true;
         // The name, too, shall survive a crash. An empty parent is the current folder.
         let folder = self.target.parent().filter(|path| !path.as_os_str().is_empty());
-        let synced = File::open(folder.unwrap_or(Path::new("."))).and_then(|file| file.sync_all());
-        synced.map_err(|source| self.error(source))
+        match File::open(folder.unwrap_or(Path::new("."))).and_then(|file| file.sync_all()) {
+            // One that may be written and not read: the file is there, and whole.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            synced => synced.map_err(|source| self.error(source)),
+        }
     }
 
     fn error(&self, source: io::Error) -> PartError {
@@ -94,6 +109,48 @@ impl Drop for PartFile {
             && let Err(error) = fs::remove_file(&self.part)
         {
             tracing::warn!(path = %self.part.display(), %error, "cannot remove a partial file");
+        }
+    }
+}
+
+/// Makes and locks a part file beside `target`, with a name that nobody can foresee.
+fn open(target: &Path, start: &str, mode: Option<u32>) -> io::Result<(File, PathBuf)> {
+    loop {
+        let mut random = [0; RANDOM_DIGITS / 2];
+        getrandom::fill(&mut random).map_err(io::Error::other)?;
+        let random: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let part = target.with_file_name(format!("{start}{random}{SUFFIX}"));
+        let mut options = File::options();
+        options.write(true).create_new(true);
+        if let Some(mode) = mode {
+            options.mode(mode | 0o200);
+        }
+        let file = match options.open(&part) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            opened => opened?,
+        };
+        // Where there are no locks, nothing is taken for dead either.
+        flock(&file, FlockOperation::NonBlockingLockExclusive).ok();
+        // Another process may have taken it for dead before it was locked.
+        if part.exists() {
+            return Ok((file, part));
+        }
+    }
+}
+
+/// Removes the part files of `target` that no process has open any more.
+fn remove_dead(target: &Path, start: &str) {
+    let folder = target.parent().filter(|path| !path.as_os_str().is_empty());
+    let entries = fs::read_dir(folder.unwrap_or(Path::new(".")));
+    for entry in entries.into_iter().flatten().flatten().take(MAX_LOOKED_AT) {
+        let name = entry.file_name();
+        let random = name.to_str().and_then(|name| name.strip_prefix(start)?.strip_suffix(SUFFIX));
+        if random.is_none_or(|random| random.len() != RANDOM_DIGITS) {
+            continue;
+        }
+        let opened = File::options().write(true).open(entry.path());
+        if opened.is_ok_and(|file| flock(file, FlockOperation::NonBlockingLockExclusive).is_ok()) {
+            fs::remove_file(entry.path()).ok();
         }
     }
 }

@@ -1,33 +1,103 @@
 //! Messages of the delivery protocol (`proto/delivery.proto`), checked.
 
+use std::ops::Range;
+
 use blake3::Hash;
 use bytes::{Buf, Bytes, BytesMut};
+use kwik::PathId;
 use prost::Message;
 
 use crate::{
     InvalidName, ObjectName, SourceError,
-    limits::{DELIVERY_VERSION, MAX_MESSAGE, MAX_OBJECT, MAX_TEXT},
+    limits::{
+        DELIVERY_VERSION, HASH_SIZE, MAX_BLAMED, MAX_EXCLUDED, MAX_MESSAGE, MAX_OBJECT, MAX_TEXT,
+        PAGE_GROUPS,
+    },
     tree, wire,
 };
 
-/// Client to primary: deliver this object.
+/// Client to primary: deliver this object, or a part of what belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// Which.
+    /// Which object.
     pub name: ObjectName,
+    /// What of it.
+    pub part: Part,
+}
+
+/// What a [`Request`] asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// A page of its outboard.
+    Page {
+        /// Of which version.
+        root: Hash,
+        /// Which page.
+        index: u64,
+    },
+    /// Some of it again.
+    Repair(Repair),
+}
+
+/// Groups that did not verify, from other servers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repair {
+    /// Of which version.
+    pub root: Hash,
+    /// Which bytes; empty when nothing is asked for.
+    pub range: Range<u64>,
+    /// Paths that are not to bring them.
+    pub excluded: Vec<PathId>,
+    /// Paths that brought other bytes than the object's.
+    pub blamed: Vec<Blame>,
+}
+
+/// A path brought other bytes than the object's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blame {
+    /// Which path.
+    pub path: PathId,
+    /// The group.
+    pub range: Range<u64>,
+    /// What it should hash to.
+    pub expected: [u8; HASH_SIZE],
+    /// What it hashes to as it came; none when others brought some of it.
+    pub received: Option<[u8; HASH_SIZE]>,
 }
 
 /// Primary to client: the answer to a [`Request`].
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Response {
     /// The object is coming.
     Found(Found),
     /// It is not.
     Failed(Failure),
+    /// A page of the outboard follows on the same stream.
+    Page {
+        /// Its bytes.
+        size: u64,
+    },
+    /// The range of a [`Repair`] is coming.
+    Again {
+        /// The logical stream that carries it.
+        stream_id: u64,
+    },
+    /// What was told is known.
+    Noted,
+    /// The answer takes a while.
+    Working {
+        /// Bytes that were hashed.
+        hashed: u64,
+        /// Of how many.
+        size: u64,
+    },
 }
 
-/// An object that is coming. The outboard, as long as [`outboard_size`](Self::outboard_size)
-/// says, follows on the same stream.
+/// An object that is coming. Of the outboard, as much as [`outboard_size`](Self::outboard_size)
+/// says follows on the same stream: all when it is one page, else what stands above its pages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     /// As requested.
@@ -65,9 +135,11 @@ pub enum FailureCode {
     Busy,
     /// The request is malformed or of another version.
     InvalidRequest,
+    /// No path is left that may bring what is asked for.
+    NoSource,
 }
 
-/// The command in a lease: which object an edge sends, at the lease's own offsets.
+/// The command in a lease: which object an edge sends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EdgeCommand {
     /// Which.
@@ -76,14 +148,29 @@ pub struct EdgeCommand {
     pub size: u64,
     /// Its BLAKE3 hash.
     pub root: Hash,
+    /// Where in the object the lease's stream begins.
+    pub offset: u64,
 }
 
 impl Request {
+    /// For all of an object.
+    #[must_use]
+    pub const fn whole(name: ObjectName) -> Self {
+        Self { name, part: Part::Whole }
+    }
+
     /// With its length prefix.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let name = self.name.to_string();
-        frame(&wire::Request { name, version: DELIVERY_VERSION })
+        use wire::request::Part as Wire;
+        let part = match &self.part {
+            Part::Whole => None,
+            Part::Page { root, index } => {
+                Some(Wire::Page(wire::OutboardPage { root: root_bytes(root), index: *index }))
+            }
+            Part::Repair(repair) => Some(Wire::Repair(repair.to_wire())),
+        };
+        frame(&wire::Request { name: self.name.to_string(), version: DELIVERY_VERSION, part })
     }
 
     /// Takes one from the front of `buffer`, or `None` until it is there whole.
@@ -91,11 +178,62 @@ impl Request {
     /// # Errors
     /// When it is too long, malformed or of another version.
     pub fn decode(buffer: &mut BytesMut) -> Result<Option<Self>, InvalidMessage> {
+        use wire::request::Part as Wire;
         let Some(message) = take_frame::<wire::Request>(buffer)? else {
             return Ok(None);
         };
         check_version(message.version)?;
-        Ok(Some(Self { name: ObjectName::new(&message.name)? }))
+        let part = match message.part {
+            None => Part::Whole,
+            Some(Wire::Page(page)) => {
+                Part::Page { root: check_root(&page.root)?, index: page.index }
+            }
+            Some(Wire::Repair(repair)) => Part::Repair(Repair::from_wire(repair)?),
+        };
+        Ok(Some(Self { name: ObjectName::new(&message.name)?, part }))
+    }
+}
+
+impl Repair {
+    fn to_wire(&self) -> wire::Repair {
+        let blamed = self.blamed.iter().take(MAX_BLAMED).map(|blame| wire::Blame {
+            path_id: blame.path.0,
+            start: blame.range.start,
+            end: blame.range.end,
+            expected: Bytes::copy_from_slice(&blame.expected),
+            received: blame.received.map(|hash| Bytes::copy_from_slice(&hash)).unwrap_or_default(),
+        });
+        wire::Repair {
+            root: root_bytes(&self.root),
+            start: self.range.start,
+            end: self.range.end,
+            excluded: self.excluded.iter().take(MAX_EXCLUDED).map(|path| path.0).collect(),
+            blamed: blamed.collect(),
+        }
+    }
+
+    /// Whether the ranges lie in the object is for the server to see.
+    fn from_wire(message: wire::Repair) -> Result<Self, InvalidMessage> {
+        let within = message.excluded.len() <= MAX_EXCLUDED && message.blamed.len() <= MAX_BLAMED;
+        if !within || message.start > message.end || message.end > MAX_OBJECT {
+            return Err(InvalidMessage::Malformed);
+        }
+        let blamed = message.blamed.into_iter().map(|blame| {
+            let hash = |hash: &Bytes| hash[..].try_into().map_err(|_| InvalidMessage::Malformed);
+            let received =
+                if blame.received.is_empty() { None } else { Some(hash(&blame.received)?) };
+            if blame.start >= blame.end || blame.end > MAX_OBJECT {
+                return Err(InvalidMessage::Malformed);
+            }
+            let (path, range) = (PathId(blame.path_id), blame.start..blame.end);
+            Ok(Blame { path, range, expected: hash(&blame.expected)?, received })
+        });
+        Ok(Self {
+            root: check_root(&message.root)?,
+            range: message.start..message.end,
+            excluded: message.excluded.into_iter().map(PathId).collect(),
+            blamed: blamed.collect::<Result<_, _>>()?,
+        })
     }
 }
 
@@ -115,6 +253,14 @@ impl Response {
                 code: failure.code.to_wire().into(),
                 message: truncated(&failure.message).to_owned(),
             }),
+            Self::Page { size } => wire::response::Outcome::Page(wire::Page { size: *size }),
+            Self::Again { stream_id } => {
+                wire::response::Outcome::Again(wire::Again { stream_id: *stream_id })
+            }
+            Self::Noted => wire::response::Outcome::Noted(wire::Noted {}),
+            Self::Working { hashed, size } => {
+                wire::response::Outcome::Working(wire::Working { hashed: *hashed, size: *size })
+            }
         };
         frame(&wire::Response { outcome: Some(outcome) })
     }
@@ -131,7 +277,7 @@ impl Response {
         match message.outcome {
             Some(wire::response::Outcome::Found(found)) => {
                 let size = check_size(found.size)?;
-                if found.outboard_size != tree::outboard_size(size) {
+                if found.outboard_size != tree::first_size(size) {
                     return Err(InvalidMessage::OutboardSize);
                 }
                 let (name, root) = (ObjectName::new(&found.name)?, check_root(&found.root)?);
@@ -142,16 +288,29 @@ impl Response {
                 let message = truncated(&failure.message).to_owned();
                 Ok(Some(Self::Failed(Failure { code, message })))
             }
+            Some(wire::response::Outcome::Page(wire::Page { size })) => {
+                if size > PAGE_GROUPS * HASH_SIZE as u64 {
+                    return Err(InvalidMessage::OutboardSize);
+                }
+                Ok(Some(Self::Page { size }))
+            }
+            Some(wire::response::Outcome::Again(again)) => {
+                Ok(Some(Self::Again { stream_id: again.stream_id }))
+            }
+            Some(wire::response::Outcome::Noted(_)) => Ok(Some(Self::Noted)),
+            Some(wire::response::Outcome::Working(wire::Working { hashed, size })) => {
+                Ok(Some(Self::Working { hashed, size }))
+            }
             None => Err(InvalidMessage::Malformed),
         }
     }
 }
 
 impl Found {
-    /// Bytes of the outboard; it follows from the size.
+    /// Bytes that follow of the outboard, at most a page; they follow from the size.
     #[must_use]
     pub const fn outboard_size(&self) -> u64 {
-        tree::outboard_size(self.size)
+        tree::first_size(self.size)
     }
 }
 
@@ -164,6 +323,7 @@ impl EdgeCommand {
             size: self.size,
             root: root_bytes(&self.root),
             version: DELIVERY_VERSION,
+            offset: self.offset,
         };
         message.encode_to_vec().into()
     }
@@ -179,7 +339,11 @@ impl EdgeCommand {
         let message = wire::EdgeCommand::decode(command).map_err(|_| InvalidMessage::Malformed)?;
         check_version(message.version)?;
         let (name, root) = (ObjectName::new(&message.name)?, check_root(&message.root)?);
-        Ok(Self { name, size: check_size(message.size)?, root })
+        let (size, offset) = (check_size(message.size)?, message.offset);
+        if offset > size {
+            return Err(InvalidMessage::Malformed);
+        }
+        Ok(Self { name, size, root, offset })
     }
 }
 
@@ -192,6 +356,7 @@ impl FailureCode {
             Self::Changed => wire::FailureCode::Changed,
             Self::Busy => wire::FailureCode::Busy,
             Self::InvalidRequest => wire::FailureCode::InvalidRequest,
+            Self::NoSource => wire::FailureCode::NoSource,
         }
     }
 
@@ -203,6 +368,7 @@ impl FailureCode {
             wire::FailureCode::Changed => Self::Changed,
             wire::FailureCode::Busy => Self::Busy,
             wire::FailureCode::InvalidRequest => Self::InvalidRequest,
+            wire::FailureCode::NoSource => Self::NoSource,
         }
     }
 }

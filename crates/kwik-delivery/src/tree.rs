@@ -1,7 +1,7 @@
 //! The shape of an object's BLAKE3 tree, cut at groups of 64 KiB.
 //!
-//! The outboard is the chaining value of every group, in order. The receiver takes all of it
-//! before the first group, so the parents above need not travel: it computes them.
+//! The outboard is the chaining value of every group, in order. The receiver has a page of it, and
+//! the values above all pages, before a group of that page: it computes the parents in between.
 
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ use blake3::{
     hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root},
 };
 
-use crate::limits::{GROUP_SIZE, HASH_SIZE};
+use crate::limits::{GROUP_SIZE, HASH_SIZE, PAGE_GROUPS};
 
 /// Groups of an object of `size` bytes.
 pub(crate) const fn groups(size: u64) -> u64 {
@@ -25,6 +25,34 @@ pub(crate) const fn outboard_size(size: u64) -> u64 {
     }
 }
 
+/// Pages of the outboard of an object of `size` bytes.
+pub(crate) const fn pages(size: u64) -> u64 {
+    match groups(size) {
+        0 | 1 => 0,
+        groups => groups.div_ceil(PAGE_GROUPS),
+    }
+}
+
+/// Bytes that stand above the pages of an object of `size` bytes, when there are several.
+pub(crate) const fn above_size(size: u64) -> u64 {
+    match pages(size) {
+        0 | 1 => 0,
+        pages => pages * HASH_SIZE as u64,
+    }
+}
+
+/// What a client gets with the answer: the only page, or what stands above all.
+pub(crate) const fn first_size(size: u64) -> u64 {
+    if pages(size) > 1 { above_size(size) } else { outboard_size(size) }
+}
+
+/// Where page `index` lies in the outboard; empty beyond its end.
+pub(crate) fn page_range(size: u64, index: u64) -> Range<u64> {
+    let (end, page) = (outboard_size(size), PAGE_GROUPS * HASH_SIZE as u64);
+    let start = index.saturating_mul(page).min(end);
+    start..start.saturating_add(page).min(end)
+}
+
 /// The bytes of group `index`; empty beyond the object's end.
 pub(crate) fn group_range(size: u64, index: u64) -> Range<u64> {
     let start = index.saturating_mul(GROUP_SIZE).min(size);
@@ -36,13 +64,14 @@ pub(crate) fn group_value(index: u64, data: &[u8]) -> ChainingValue {
     Hasher::new().set_input_offset(index * GROUP_SIZE).update(data).finalize_non_root()
 }
 
-/// The root above the groups of `outboard`, which has two or more values.
+/// The root above `outboard`, two or more values of groups, or of pages.
 pub(crate) fn root(outboard: &[u8]) -> Hash {
     let (left, right) = halves(outboard);
     merge_subtrees_root(&subtree(left), &subtree(right), Mode::Hash)
 }
 
-fn subtree(values: &[u8]) -> ChainingValue {
+/// The chaining value above `values`, of which there are one or more.
+pub(crate) fn subtree(values: &[u8]) -> ChainingValue {
     if let Ok(value) = values.try_into() {
         return value;
     }

@@ -6,21 +6,91 @@ use blake3::Hash;
 use bytes::Bytes;
 
 use crate::{
-    limits::{GROUP_SIZE, HASH_SIZE},
+    limits::{GROUP_SIZE, HASH_SIZE, PAGE_GROUPS},
     tree,
 };
 
-/// Verifies an object's groups in any order against its root. Holds the outboard: 0.05 % of the
-/// object.
+/// What stands above the pages of an object's outboard: makes a [`Verifier`] of each page.
+#[derive(Debug, Clone)]
+pub struct Outline {
+    size: u64,
+    root: Hash,
+    above: Bytes,
+}
+
+impl Outline {
+    /// Checks `above`, one value a page, against `size` (bytes) and `root`, whoever sent it. Empty
+    /// for an object with one page or none.
+    ///
+    /// # Errors
+    /// When its length does not follow from `size`, or its root is another.
+    pub fn new(size: u64, root: Hash, above: Bytes) -> Result<Self, InvalidOutboard> {
+        let expected = tree::above_size(size);
+        if above.len() as u64 != expected {
+            return Err(InvalidOutboard::Length { length: above.len(), expected });
+        }
+        let holds = match tree::groups(size) {
+            0 => blake3::hash(&[]) == root,
+            // One group, or one page, is checked against the root itself.
+            _ => above.is_empty() || tree::root(&above) == root,
+        };
+        if holds { Ok(Self { size, root, above }) } else { Err(InvalidOutboard::Root) }
+    }
+
+    /// The object's size in bytes.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The page for the byte at `offset`.
+    #[must_use]
+    pub const fn page_of(&self, offset: u64) -> u64 {
+        offset / (GROUP_SIZE * PAGE_GROUPS)
+    }
+
+    /// Checks page `index` and makes it a verifier of its groups.
+    ///
+    /// # Errors
+    /// When `values` is not that page.
+    pub fn page(&self, index: u64, values: Bytes) -> Result<Verifier, InvalidOutboard> {
+        let range = tree::page_range(self.size, index);
+        let (length, expected) = (values.len(), range.end - range.start);
+        if length as u64 != expected {
+            return Err(InvalidOutboard::Length { length, expected });
+        }
+        let holds = match self.value_above(index) {
+            Some(value) => !values.is_empty() && tree::subtree(&values) == value,
+            None if index > 0 => false,
+            None => values.is_empty() || tree::root(&values) == self.root,
+        };
+        let verifier = |first| Verifier { size: self.size, root: self.root, first, values };
+        if holds { Ok(verifier(index * PAGE_GROUPS)) } else { Err(InvalidOutboard::Root) }
+    }
+
+    fn value_above(&self, index: u64) -> Option<[u8; HASH_SIZE]> {
+        value_at(&self.above, index)
+    }
+}
+
+fn value_at(values: &[u8], index: u64) -> Option<[u8; HASH_SIZE]> {
+    let start = usize::try_from(index).ok()?.checked_mul(HASH_SIZE)?;
+    values.get(start..)?.first_chunk().copied()
+}
+
+/// Verifies groups of an object in any order: those of one page of its outboard, or all when it
+/// holds the whole outboard.
 #[derive(Clone)]
 pub struct Verifier {
     size: u64,
     root: Hash,
-    outboard: Bytes,
+    /// The first group that `values` has.
+    first: u64,
+    values: Bytes,
 }
 
 impl Verifier {
-    /// Checks `outboard` against `size` (bytes) and `root`, whoever sent it.
+    /// Checks a whole `outboard` against `size` (bytes) and `root`, whoever sent it.
     ///
     /// # Errors
     /// When the outboard's length does not follow from `size`, or its root is another.
@@ -34,7 +104,8 @@ impl Verifier {
             1 => true, // The group itself is checked against the root.
             _ => tree::root(&outboard) == root,
         };
-        if holds { Ok(Self { size, root, outboard }) } else { Err(InvalidOutboard::Root) }
+        let all = |values| Self { size, root, first: 0, values };
+        if holds { Ok(all(outboard)) } else { Err(InvalidOutboard::Root) }
     }
 
     /// The object's size in bytes.
@@ -64,22 +135,31 @@ impl Verifier {
     /// Checks the whole of group `index`.
     ///
     /// # Errors
-    /// When `data` is not that group, in length or in content.
+    /// When `data` is not that group, in length or in content, or the group is none of this page.
     pub fn verify_group(&self, index: u64, data: &[u8]) -> Result<(), Corrupt> {
         let range = self.group_range(index);
         let fits = data.len() as u64 == range.end - range.start && !data.is_empty();
-        let holds = fits
-            && match self.value(index) {
-                Some(value) => tree::group_value(index, data) == value,
-                None => blake3::hash(data) == self.root,
-            };
+        let holds = fits && self.expected(index) == Some(self.hash(index, data));
         if holds { Ok(()) } else { Err(Corrupt { range }) }
     }
 
-    /// The chaining value of group `index`; `None` when the root stands for the only group.
-    fn value(&self, index: u64) -> Option<[u8; HASH_SIZE]> {
-        let start = usize::try_from(index).ok()?.checked_mul(HASH_SIZE)?;
-        self.outboard.get(start..)?.first_chunk().copied()
+    /// What group `index` hashes to; none when it is not of this page.
+    #[must_use]
+    pub fn expected(&self, index: u64) -> Option<[u8; HASH_SIZE]> {
+        if self.groups() == 1 {
+            return (index == 0).then_some(*self.root.as_bytes());
+        }
+        value_at(&self.values, index.checked_sub(self.first)?)
+    }
+
+    /// What `data` hashes to as group `index`.
+    #[must_use]
+    pub fn hash(&self, index: u64, data: &[u8]) -> [u8; HASH_SIZE] {
+        match self.groups() {
+            0 | 1 => *blake3::hash(data).as_bytes(),
+            _ if data.is_empty() => [0; HASH_SIZE],
+            _ => tree::group_value(index, data),
+        }
     }
 }
 
@@ -160,6 +240,41 @@ mod tests {
         let group = usize::try_from(GROUP_SIZE).unwrap();
         for size in [0, 1, group - 1, group, group + 1, 2 * group, 5 * group, 8 * group + 1] {
             check(&object(size));
+        }
+    }
+
+    #[test]
+    fn pages_verify_alone_and_only_in_their_place() {
+        let page = usize::try_from(PAGE_GROUPS).unwrap() * HASH_SIZE;
+        for groups in [2, 4095, 4096, 4097, 8192, 8193, 9000, 20_000_u64] {
+            let size = groups * GROUP_SIZE - 1;
+            let values: Vec<_> = (0..groups)
+                .flat_map(|group| *blake3::hash(&group.to_le_bytes()).as_bytes())
+                .collect();
+            let values = Bytes::from(values);
+            let root = tree::root(&values);
+            let above: Bytes = match tree::pages(size) {
+                1 => Bytes::new(),
+                _ => values.chunks(page).flat_map(tree::subtree).collect(),
+            };
+            let outline = Outline::new(size, root, above.clone()).unwrap();
+            for (index, chunk) in (0..).zip(values.chunks(page)) {
+                let verifier = outline.page(index, Bytes::copy_from_slice(chunk)).unwrap();
+                let first = index * PAGE_GROUPS;
+                assert_eq!(verifier.expected(first).unwrap(), chunk[..HASH_SIZE]);
+                assert_eq!(verifier.expected(first.wrapping_sub(1)), None);
+                let mut bad = chunk.to_vec();
+                bad[7] ^= 1;
+                assert!(outline.page(index, bad.into()).is_err());
+                assert!(outline.page(index + 1, Bytes::copy_from_slice(chunk)).is_err());
+            }
+            assert!(outline.page(tree::pages(size), Bytes::new()).is_err());
+            if !above.is_empty() {
+                let mut bad = above.to_vec();
+                bad[40] ^= 1;
+                assert!(Outline::new(size, root, bad.into()).is_err());
+                assert!(Outline::new(size, root, above.slice(32..)).is_err());
+            }
         }
     }
 

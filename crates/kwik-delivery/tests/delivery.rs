@@ -2,15 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "tests and their fixtures may panic")]
 
-use std::{fs, future::Future, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs, future::Future, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use kwik_delivery::{
-    Catalogue, CatalogueError, Object, ObjectName, PartError, PartFile, Source, SourceError,
-    hash_object, limits::MAX_READ,
+    Asked, Catalogue, CatalogueError, Object, ObjectName, PageError, PartError, PartFile, Source,
+    SourceError, hash_object,
+    limits::{GROUP_SIZE, MAX_READ, PAGE_GROUPS},
 };
 use tempfile::tempdir;
+use tokio::time::sleep;
 
 fn name(name: &str) -> ObjectName {
     ObjectName::new(name).unwrap()
@@ -37,9 +41,10 @@ async fn manifests_verify_what_was_hashed() {
     let piece = usize::try_from(MAX_READ).unwrap();
     for size in [0, 1, 65_536, 65_537, piece - 1, piece, piece + 1, 2 * piece + 65_536, 3_000_000] {
         let data = content(size);
-        let manifest = hash_object(&memory_object(&data).await).await.unwrap();
+        let published = hash_object(&memory_object(&data).await).await.unwrap();
+        let manifest = published.manifest();
         assert_eq!((manifest.size, manifest.root), (size as u64, blake3::hash(&data)));
-        let verifier = manifest.verifier().unwrap();
+        let (verifier, _) = published.page(0).await.unwrap();
         for index in 0..verifier.groups() {
             let range = verifier.group_range(index);
             let range = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
@@ -57,27 +62,33 @@ async fn published_manifests_outlive_the_server_and_are_not_hashed_again() {
     let source = Source::folder(folder.path()).unwrap();
     let object = source.open(&name("x")).await.unwrap();
     let first = Catalogue::open(state.path()).unwrap().manifest(&object).await.unwrap();
-    assert_eq!(first.root, blake3::hash(&data));
+    assert_eq!(first.manifest().root, blake3::hash(&data));
     let key = blake3::hash(b"x").to_hex().to_string();
     assert_eq!(files(&state.path().join("catalogue")), [key.as_str()]);
 
-    // Other content in the same state: only the catalogue can still know the old root.
+    // Another catalogue, and only what was written can still know.
+    let entry = state.path().join("catalogue").join(&key);
+    let written = fs::metadata(&entry).unwrap().modified().unwrap();
+    let catalogue = Catalogue::open(state.path()).unwrap();
+    assert_eq!(catalogue.known(object.stat()).await, Some(first.manifest().root));
+    assert_eq!(catalogue.manifest(&object).await.unwrap(), first);
+    assert_eq!(fs::metadata(&entry).unwrap().modified().unwrap(), written);
+
+    // Other content renews it, also with the size and the time of before.
     let modified = fs::metadata(&path).unwrap().modified().unwrap();
+    sleep(Duration::from_millis(20)).await;
     fs::write(&path, vec![0; 200_000]).unwrap();
     fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
-    let catalogue = Catalogue::open(state.path()).unwrap();
-    assert_eq!(catalogue.manifest(&object).await.unwrap(), first);
-
-    // A new modification time renews it.
-    let later = modified + Duration::from_secs(1);
-    fs::File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
     let changed = source.open(&name("x")).await.unwrap();
+    assert_eq!(changed.stat().modified, modified);
+    assert_eq!(catalogue.known(changed.stat()).await, None);
     let renewed = catalogue.manifest(&changed).await.unwrap();
-    assert_eq!(renewed.root, blake3::hash(&[0; 200_000]));
+    assert_eq!(renewed.manifest().root, blake3::hash(&[0; 200_000]));
 
     // What was opened before is gone: its new content is not published as its old state.
+    drop(first);
     let error = catalogue.manifest(&object).await.unwrap_err();
-    assert!(matches!(error, CatalogueError::Source(SourceError::Changed { .. })), "{error}");
+    assert!(matches!(*error, CatalogueError::Source(SourceError::Changed { .. })), "{error}");
     assert_eq!(catalogue.manifest(&changed).await.unwrap(), renewed);
     assert_eq!(files(&state.path().join("catalogue")).len(), 1);
 }
@@ -98,11 +109,108 @@ async fn damaged_entries_are_made_anew() {
         bytes
     }));
     damaged.push([&bytes[..], b"more"].concat());
+    let root = good.manifest().root;
+    drop(good);
     for bad in damaged {
         fs::write(&entry, bad).unwrap();
-        assert_eq!(catalogue.manifest(&object).await.unwrap(), good);
+        assert_eq!(catalogue.manifest(&object).await.unwrap().manifest().root, root);
         assert_eq!(fs::read(&entry).unwrap(), bytes);
     }
+}
+
+#[tokio::test]
+async fn one_flipped_bit_in_an_entry_makes_no_object_unfetchable() {
+    // One group: nothing but the entry's own hash can tell.
+    let state = tempdir().unwrap();
+    let object = memory_object(b"small").await;
+    let catalogue = Catalogue::open(state.path()).unwrap();
+    catalogue.manifest(&object).await.unwrap();
+    let entry = state.path().join("catalogue").join(blake3::hash(b"x").to_hex().as_str());
+    let bytes = fs::read(&entry).unwrap();
+    for place in 0..bytes.len() {
+        let mut bad = bytes.clone();
+        bad[place] ^= 1 << (place % 8);
+        fs::write(&entry, bad).unwrap();
+        let published = catalogue.manifest(&object).await.unwrap();
+        assert_eq!(published.manifest().root, blake3::hash(b"small"), "byte {place}");
+    }
+}
+
+#[tokio::test]
+async fn an_outboard_of_several_pages_stays_on_disk_and_is_shared() {
+    let (state, folder) = (tempdir().unwrap(), tempdir().unwrap());
+    // Sparse: two pages and a bit.
+    let size = 2 * GROUP_SIZE * PAGE_GROUPS + 100_000;
+    fs::File::create(folder.path().join("x")).unwrap().set_len(size).unwrap();
+    let source = Source::folder(folder.path()).unwrap();
+    let object = source.open(&name("x")).await.unwrap();
+    let catalogue = Catalogue::open(state.path()).unwrap();
+    let published = catalogue.manifest(&object).await.unwrap();
+    let again = source.open(&name("x")).await.unwrap();
+    assert!(Arc::ptr_eq(&published, &catalogue.manifest(&again).await.unwrap()));
+    let outline = published.outline().unwrap();
+    let group = vec![0; usize::try_from(GROUP_SIZE).unwrap()];
+    for page in 0..3 {
+        let (verifier, values) = published.page(page).await.unwrap();
+        assert!(values.len() as u64 <= PAGE_GROUPS * 32);
+        assert_eq!(outline.page_of(page * GROUP_SIZE * PAGE_GROUPS), page);
+        verifier.verify_group(page * PAGE_GROUPS, &group).unwrap();
+        assert!(verifier.verify_group(page * PAGE_GROUPS + 4096, &group).is_err());
+    }
+    assert!(published.page(3).await.is_err());
+    // Read again by another, and damaged, it is noticed.
+    drop(published);
+    let catalogue = Catalogue::open(state.path()).unwrap();
+    let published = catalogue.manifest(&object).await.unwrap();
+    let entry = state.path().join("catalogue").join(blake3::hash(b"x").to_hex().as_str());
+    let mut bytes = fs::read(&entry).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&entry, bytes).unwrap();
+    assert!(published.page(0).await.is_ok());
+    assert!(matches!(published.page(2).await, Err(PageError::Damaged(_))));
+}
+
+/// Waits until an object's hashing is under way.
+async fn hashing(asked: &Asked) {
+    while asked.progress().0 == 0 {
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_object_waits_behind_no_large_one_and_hashing_outlives_its_client() {
+    let (state, folder) = (tempdir().unwrap(), tempdir().unwrap());
+    for large in ["a", "b", "c"] {
+        let file = fs::File::create(folder.path().join(large)).unwrap();
+        file.set_len(800_000_000).unwrap();
+    }
+    fs::write(folder.path().join("small"), b"small").unwrap();
+    let source = Source::folder(folder.path()).unwrap();
+    let catalogue = Catalogue::open(state.path()).unwrap();
+    let object = source.open(&name("a")).await.unwrap();
+    let first = catalogue.ask(&object).unwrap();
+    hashing(&first).await;
+    let mut large = Vec::new();
+    for object in ["b", "c"] {
+        let object = source.open(&name(object)).await.unwrap();
+        large.push(catalogue.ask(&object).unwrap());
+    }
+    let small = source.open(&name("small")).await.unwrap();
+    let published = catalogue.manifest(&small).await.unwrap();
+    assert_eq!(published.manifest().size, 5);
+    assert!(first.progress().0 < first.progress().1, "the large one is still under way");
+    assert!(large.iter().all(|asked| asked.progress().0 == 0), "one after another");
+    // All leave: the one under way is finished, the others are not begun.
+    drop((first, large));
+    let object = source.open(&name("a")).await.unwrap();
+    while catalogue.known(object.stat()).await.is_none() {
+        sleep(Duration::from_millis(20)).await;
+    }
+    sleep(Duration::from_millis(50)).await;
+    let other = source.open(&name("b")).await.unwrap();
+    assert_eq!(catalogue.ask(&other).unwrap().progress().0, 0);
+    assert!(!files(&state.path().join("catalogue")).iter().any(|file| file.contains("part")));
 }
 
 #[tokio::test]
@@ -121,7 +229,8 @@ async fn an_unwritable_catalogue_still_answers() {
     let catalogue = Catalogue::open(state.path()).unwrap();
     fs::remove_dir(state.path().join("catalogue")).unwrap();
     let object = memory_object(b"data").await;
-    assert_eq!(catalogue.manifest(&object).await.unwrap().root, blake3::hash(b"data"));
+    let published = catalogue.manifest(&object).await.unwrap();
+    assert_eq!(published.manifest().root, blake3::hash(b"data"));
     fs::write(state.path().join("file"), b"").unwrap();
     assert!(Catalogue::open(state.path().join("file")).is_err());
 }
@@ -160,6 +269,42 @@ fn files_take_their_name_only_when_complete() {
     // It replaces what is there, in one step.
     PartFile::create(&target, 0).unwrap().finish().unwrap();
     assert_eq!(fs::read(&target).unwrap(), b"");
+}
+
+#[test]
+fn a_part_file_whose_process_was_killed_goes_with_the_next_and_a_live_one_stays() {
+    let folder = tempdir().unwrap();
+    let target = folder.path().join("x");
+    let dead = folder.path().join(".x.0123456789abcdef.kwik-part");
+    let other = folder.path().join(".x.y.0123456789abcdef.kwik-part");
+    fs::write(&dead, b"dead").unwrap();
+    fs::write(&other, b"of another target").unwrap();
+    let live = PartFile::create(&target, 4).unwrap();
+    assert!(!dead.exists() && other.exists());
+    let second = PartFile::create(&target, 4).unwrap();
+    live.write_at(0, b"live").unwrap();
+    live.finish().unwrap();
+    assert_eq!(fs::read(&target).unwrap(), b"live");
+    drop(second);
+    assert_eq!(files(folder.path()).len(), 2);
+}
+
+#[test]
+fn a_file_that_is_replaced_keeps_its_mode() {
+    let folder = tempdir().unwrap();
+    let target = folder.path().join("x");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    for kept in [0o600, 0o444, 0o755] {
+        fs::write(&target, b"old").ok();
+        fs::set_permissions(&target, fs::Permissions::from_mode(kept)).unwrap();
+        let part = PartFile::create(&target, 3).unwrap();
+        let name = files(folder.path()).into_iter().find(|name| name.ends_with("part")).unwrap();
+        assert_eq!(mode(&folder.path().join(name)) & 0o077 & !kept, 0, "never wider");
+        part.write_at(0, b"new").unwrap();
+        part.finish().unwrap();
+        assert_eq!((mode(&target), fs::read(&target).unwrap()), (kept, b"new".to_vec()));
+        fs::remove_file(&target).unwrap();
+    }
 }
 
 #[test]

@@ -2,90 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "tests and their fixtures may panic")]
 
-use std::{fs, io, sync::Arc, time::Duration};
+mod common;
 
-use bytes::Bytes;
+use std::{fs, io, os::unix::fs::FileExt, time::Duration};
+
+use common::{MIB, connect, content, name, source, start, start_all};
 use futures_util::future::join_all;
-use kwik::{ClientConfig, Endpoint, Identity, RecvStream, SendStream, ServerConfig};
+use kwik::{RecvStream, SendStream};
 use kwik_delivery::{
-    Catalogue, Client, Edge, FailureCode, FetchError, ObjectName, Progress, Request, Response,
-    Server, Source,
+    Client, FailureCode, FetchError, Progress, Request, Response, Source,
+    limits::{GROUP_SIZE, PAGE_GROUPS},
 };
 use tempfile::{TempDir, tempdir};
-use tokio::{
-    task::JoinHandle,
-    time::{sleep, timeout},
-};
-
-const MIB: usize = 1024 * 1024;
-
-fn name(name: &str) -> ObjectName {
-    ObjectName::new(name).unwrap()
-}
-
-fn content(size: usize) -> Bytes {
-    let mut data = vec![0; size];
-    blake3::Hasher::new().finalize_xof().fill(&mut data);
-    data.into()
-}
-
-async fn source(objects: &[(&str, Bytes)]) -> Source {
-    let objects = objects.iter().map(|(text, data)| (name(text), data.clone()));
-    Source::memory(objects).await.unwrap()
-}
-
-/// A running server.
-struct Running {
-    edge: Edge,
-    endpoint: Endpoint,
-    task: JoinHandle<()>,
-    _state: TempDir,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-fn identity(seed: u8) -> Arc<Identity> {
-    Arc::new(Identity::from_seed([100 + seed; 32]))
-}
-
-/// Number 0 is the primary, which the others trust.
-fn start(number: u8, source: Source, edges: Vec<Edge>) -> Running {
-    let mut config = ServerConfig::new(identity(number));
-    let fingerprint = config.identity.fingerprint();
-    config.trusted.insert(identity(0).fingerprint());
-    let endpoint = Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
-    let state = tempdir().unwrap();
-    let server = Arc::new(Server::new(source, Catalogue::open(&state).unwrap(), edges));
-    let listening = endpoint.clone();
-    let task = tokio::spawn(async move { server.run(&listening).await });
-    let edge = Edge { address: endpoint.local_addr().unwrap(), fingerprint };
-    Running { edge, endpoint, task, _state: state }
-}
-
-/// A primary that holds `objects`, with an edge for each of `edges`.
-async fn start_all(objects: &[(&str, Bytes)], edges: Vec<Source>) -> Vec<Running> {
-    let mut servers: Vec<_> =
-        (1..).zip(edges).map(|(number, source)| start(number, source, Vec::new())).collect();
-    let edges = servers.iter().map(|server| server.edge).collect();
-    servers.insert(0, start(0, source(objects).await, edges));
-    servers
-}
-
-/// A client whose session has all its paths.
-async fn connect(servers: &[Running]) -> Client {
-    let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-    let Edge { address, fingerprint } = servers[0].edge;
-    let config = ClientConfig::pinned(fingerprint);
-    let session = endpoint.connect_with(config, address, "").unwrap().await.unwrap();
-    while session.stats().paths.len() < servers.len() {
-        sleep(Duration::from_millis(1)).await;
-    }
-    Client::new(session)
-}
+use tokio::time::{sleep, timeout};
 
 async fn save(client: &Client, object: &str, folder: &TempDir) -> Result<(), FetchError> {
     let progress = Progress::default();
@@ -179,15 +108,26 @@ async fn an_edge_without_the_object_is_done_without() {
     assert!(fs::read(folder.path().join("target")).unwrap() == objects[0].1);
 }
 
+/// The outboard of a large object comes by pages, from first to last.
 #[tokio::test(flavor = "multi_thread")]
-async fn another_object_of_the_same_size_is_not_written() {
-    let objects = [("x", content(20 * MIB))];
-    let other = [("x", Bytes::from(vec![7; 20 * MIB]))];
-    let servers = start_all(&objects, vec![source(&other).await]).await;
-    let (client, folder) = (connect(&servers).await, tempdir().unwrap());
-    let error = save(&client, "x", &folder).await.unwrap_err();
-    assert!(matches!(&error, FetchError::Corrupt(corrupt) if corrupt.range.end > 0), "{error}");
-    assert!(is_empty(&folder));
+async fn an_object_of_several_pages_arrives_whole() {
+    let folder = tempdir().unwrap();
+    let size = GROUP_SIZE * PAGE_GROUPS + 3 * GROUP_SIZE + 5;
+    let file = fs::File::create(folder.path().join("x")).unwrap();
+    file.set_len(size).unwrap();
+    file.write_all_at(b"end", size - 3).unwrap();
+    let edge = start(1, Source::folder(folder.path()).unwrap(), Vec::new());
+    let edges = vec![edge.edge];
+    let servers = [start(0, Source::folder(folder.path()).unwrap(), edges), edge];
+    let (client, output) = (connect(&servers).await, tempdir().unwrap());
+    let progress = Progress::default();
+    let target = output.path().join("target");
+    let fetch = client.fetch(&name("x")).await.unwrap();
+    timeout(Duration::from_secs(120), fetch.save(&target, &progress)).await.unwrap().unwrap();
+    assert_eq!(progress.verified(), size);
+    let mut end = [0; 4];
+    fs::File::open(&target).unwrap().read_exact_at(&mut end, size - 4).unwrap();
+    assert_eq!(end, *b"\0end");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -224,7 +164,10 @@ async fn an_object_that_changes_is_not_half_delivered() {
     let target = output.path().join("target");
     let saving = fetch.save(&target, &progress);
     let error = timeout(Duration::from_secs(20), saving).await.unwrap().unwrap_err();
-    assert!(matches!(error, FetchError::Read(_)), "{error}");
+    assert!(
+        matches!(&error, FetchError::Refused(failure) if failure.code == FailureCode::Changed),
+        "{error}"
+    );
     assert!(is_empty(&output));
     // The session goes on.
     save(&client, "x", &output).await.unwrap();
@@ -259,7 +202,7 @@ async fn requests_may_come_in_pieces() {
     let servers = start_all(&[("x", content(100))], Vec::new()).await;
     let client = connect(&servers).await;
     let (mut send, mut recv) = client.session().open_bi().await.unwrap();
-    let request = Request { name: name("x") };
+    let request = Request::whole(name("x"));
     for byte in request.encode() {
         send.write_all(&[byte]).await.unwrap();
         sleep(Duration::from_millis(2)).await;

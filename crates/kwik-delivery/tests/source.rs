@@ -108,6 +108,54 @@ async fn a_file_alone_is_the_only_object() {
     assert!(is_not_found(&source, "a#1").await);
 }
 
+#[tokio::test]
+async fn what_is_excluded_is_not_there_by_whatever_name() {
+    let (folder, source) = folder();
+    let at = |name: &str| folder.path().join(name);
+    symlink("sub", at("way")).unwrap();
+    symlink("sub/deep/b", at("file")).unwrap();
+    let source = source.excluding(at("sub")).unwrap();
+    for secret in ["sub/deep/b", "way/deep/b", "file"] {
+        assert!(is_not_found(&source, secret).await, "{secret}");
+    }
+    assert_eq!(source.list(9).await.unwrap(), [name("a#1")]);
+    // It is the folder, not its name; and its name stays kept back as well.
+    fs::rename(at("sub"), at("moved")).unwrap();
+    fs::create_dir_all(at("sub/deep")).unwrap();
+    fs::write(at("sub/deep/b"), b"new").unwrap();
+    for secret in ["moved/deep/b", "sub/deep/b"] {
+        assert!(is_not_found(&source, secret).await, "{secret}");
+    }
+    let refused = Source::folder(at("moved/deep")).unwrap().excluding(at("moved")).unwrap_err();
+    assert!(refused.to_string().contains("secret key"), "{refused}");
+    let refused = Source::folder(at("moved/deep/b")).unwrap().excluding(at("moved"));
+    assert!(refused.is_err());
+}
+
+#[tokio::test]
+async fn hidden_files_are_objects_by_option_only() {
+    let (folder, source) = folder();
+    let at = |name: &str| folder.path().join(name);
+    assert_eq!(source.find_hidden(), None);
+    fs::create_dir(at(".git")).unwrap();
+    fs::write(at(".git/config"), b"x").unwrap();
+    fs::write(at("sub/.env"), b"x").unwrap();
+    symlink(".git/config", at("way")).unwrap();
+    assert!(source.find_hidden().is_some());
+    for hidden in [".git/config", "sub/.env", "way"] {
+        assert!(is_not_found(&source, hidden).await, "{hidden}");
+    }
+    assert_eq!(source.list(9).await.unwrap().len(), 2);
+    let shown = source.with_hidden(true);
+    for hidden in [".git/config", "sub/.env", "way"] {
+        assert!(shown.open(&name(hidden)).await.is_ok(), "{hidden}");
+    }
+    assert_eq!(shown.list(9).await.unwrap().len(), 5);
+    // Who names one file means it.
+    let alone = Source::folder(at("sub/.env")).unwrap();
+    assert!(alone.open(&name(".env")).await.is_ok());
+}
+
 #[test]
 fn a_missing_folder_is_said_at_once() {
     let error = Source::folder("/no/such/folder").unwrap_err().to_string();

@@ -6,7 +6,7 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
@@ -14,9 +14,9 @@ use kwik_proto::lease::LeaseIssuer;
 use kwik_proto::limits::{MAX_LEASES, MAX_PATHS, MAX_SECONDARY_STREAMS};
 use kwik_proto::mapping::{MappingTable, Place};
 use kwik_proto::presentation::StreamBuffer;
+use kwik_proto::wire::control::{Priority, StreamCreateNotification, StreamMetadata, StreamType};
 use kwik_proto::wire::data::{DataDecoder, DataOptions, PacketEncoder, PacketFrame};
-use kwik_proto::wire::pb::{control as pb, metadata, secondary};
-use kwik_proto::wire::secondary::encode_secondary;
+use kwik_proto::wire::secondary::{SecondaryStreamOpen, encode_secondary};
 use kwik_proto::wire::{ControlDecoder, ControlMessage, SecondaryDecoder, SecondaryEvent, control};
 use kwik_proto::{Dir, LeaseId, PathId, Side, StreamId};
 
@@ -72,12 +72,11 @@ fn checksum(c: &mut Criterion) {
 
 /// What opens a mapped stream, and what says of a stream what it is; out and in again.
 fn described(c: &mut Criterion) {
-    let open = SecondaryEvent::Open(secondary::SecondaryStreamOpen {
+    let open = SecondaryEvent::Open(SecondaryStreamOpen {
         secondary_stream_id: 4003,
-        target_kwik_stream_id: 7,
+        target_kwik_stream_id: stream(1),
         initial_offset: 5_000_000_000,
-        lease_id: 1,
-        ..<_>::default()
+        lease_id: LeaseId(1),
     });
     let mut decoder = SecondaryDecoder::new();
     c.bench_function("metadata/secondary stream", |b| {
@@ -91,19 +90,16 @@ fn described(c: &mut Criterion) {
         });
     });
 
-    let property = |key: &str| metadata::StreamProperty { key: key.into(), value: "x".into() };
-    let about = metadata::StreamMetadata {
-        stream_type: metadata::StreamType::Control.into(),
-        priority: metadata::StreamPriority::High.into(),
-        max_buffer_size: 1 << 20,
-        created_at: 1_700_000_000_000_000,
-        properties: ["name", "content-type"].map(property).into(),
-        ..<_>::default()
-    };
-    let notice = ControlMessage::StreamCreateNotification(pb::StreamCreateNotification {
-        logical_stream_id: 4003,
-        metadata: Some(about),
-        ..<_>::default()
+    let mut about = StreamMetadata::new();
+    about.set_stream_type(StreamType::Control).set_priority(Priority::High);
+    about.set_max_buffer(1 << 20);
+    about.set_created_at(UNIX_EPOCH + Duration::from_secs(1_700_000_000));
+    for key in ["name", "content-type"] {
+        about.set_property(key, "x").unwrap();
+    }
+    let notice = ControlMessage::StreamCreateNotification(StreamCreateNotification {
+        stream_id: stream(1000),
+        metadata: about,
     });
     let (mut frame_id, mut decoder) = (0, ControlDecoder::new());
     c.bench_function("metadata/stream", |b| {

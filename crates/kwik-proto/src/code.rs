@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::escape;
+
 macro_rules! codes {
     ($($(#[doc = $doc:literal])+ $variant:ident = $number:literal, $name:literal;)+) => {
         /// Why a stream, path or session was refused or ended (9.1).
@@ -59,6 +61,8 @@ codes! {
     InvalidStreamRole = 0x4b0e, "KWIK_INVALID_STREAM_ROLE";
     /// The peer is out of a bounded resource.
     LimitExceeded = 0x4b0f, "KWIK_LIMIT_EXCEEDED";
+    /// The server is full: there may be room later.
+    Busy = 0x4b10, "KWIK_BUSY";
     /// An orderly end without an error.
     NoError = 0x4b00, "KWIK_NO_ERROR";
 }
@@ -79,11 +83,11 @@ impl fmt::Display for Code {
 
 /// A peer broke the protocol, or a request cannot be met: a code with its context.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{code}: {context}")]
+#[error("{code}: {}", escape(.context))]
 pub struct CodedError {
     /// What kind.
     pub code: Code,
-    /// Which frame, stream or path, and why.
+    /// Which frame, stream or path, and why. It may hold a peer's words as they came.
     pub context: String,
 }
 
@@ -97,6 +101,12 @@ impl CodedError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peers_words_are_shown_escaped() {
+        let error = CodedError::new(Code::AuthFailed, "no\n\u{1b}[2JERROR \u{202e}");
+        assert_eq!(error.to_string(), r"KWIK_AUTH_FAILED: no\n\u{1b}[2JERROR \u{202e}");
+    }
 
     #[test]
     fn numbers_round_trip_and_are_unique() {

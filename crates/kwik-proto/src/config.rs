@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::limits;
 use crate::wire::DataOptions;
-use crate::wire::pb::control as pb;
+use crate::wire::control::StreamLimits;
 
 /// A setting that cannot be as asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,7 +33,8 @@ pub enum ConfigError {
     },
     /// The floors of so many streams do not fit into the window.
     #[error(
-        "initial_window is too small for so many streams: raise it to {least}, or lower max_streams_*"
+        "initial_window is too small for so many streams: \
+         raise it to {least}, or lower max_streams_*"
     )]
     WindowTooSmall {
         /// The least initial window.
@@ -145,8 +146,9 @@ settings! {
     /// The share of the window that waits unread from which on the session is under backpressure
     /// (8.3); 0.80. Changes live.
     window_threshold, set_window_threshold: f64 = 0.80, 0.1..=1.0;
-    /// A stream is told of credit in steps of this many bytes, of up to four at once while that is less than a
-    /// sixteenth of what it may have in flight; 64 KiB (the design documents' slide size). Changes live.
+    /// A stream is told of credit in steps of this many bytes, of up to four at once while that is
+    /// less than a sixteenth of what it may have in flight; 64 KiB (the design documents' slide
+    /// size). Changes live.
     slide_step, set_slide_step: u64 = limits::SLIDE_STEP, 1..=limits::MAX_OFFSET;
     /// A gap that keeps a reader waiting for this long is reported and acted on (8.4); 100 ms (the
     /// design documents' gap timeout). Changes live.
@@ -203,8 +205,8 @@ impl Config {
         self.initial_window / (2 * self.max_receiving())
     }
 
-    /// What the very first stream of each kind that the peer opens is granted before anything is said: a small part
-    /// of what the window lends.
+    /// What the very first stream of each kind that the peer opens is granted before anything is
+    /// said: a small part of what the window lends.
     pub(crate) fn first_stream_data(&self) -> u64 {
         let (least, most) = (limits::FIRST_STREAM_DATA, limits::MAX_FIRST_STREAM_DATA);
         (self.initial_window / 64).clamp(least, most).max(self.floor())
@@ -215,7 +217,8 @@ impl Config {
         limits::FIRST_STREAM_DATA.saturating_sub(self.floor())
     }
 
-    /// For how many streams of each kind that the peer may open next a first loan is kept: one at least.
+    /// For how many streams of each kind that the peer may open next a first loan is kept: one
+    /// at least.
     pub(crate) fn first_streams(&self) -> u64 {
         let lent = self.initial_window - self.max_receiving() * self.floor();
         let kept = lent / limits::FIRST_STREAMS_SHARE;
@@ -230,8 +233,8 @@ impl Config {
 
     /// The limits to tell the peer in the first flight.
     #[must_use]
-    pub fn to_wire(&self) -> pb::StreamLimits {
-        pb::StreamLimits {
+    pub fn stream_limits(&self) -> StreamLimits {
+        StreamLimits {
             max_streams_bidi: self.max_streams_bidi,
             max_streams_uni: self.max_streams_uni,
             initial_max_stream_data: self.floor(),

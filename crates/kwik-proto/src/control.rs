@@ -5,8 +5,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 
 use crate::limits;
-use crate::wire::control::{self, ControlMessage};
-use crate::wire::pb::control as pb;
+use crate::wire::control::{self, ControlMessage, Heartbeat};
 
 /// One path's outgoing control frames: numbered, encoded, in order.
 #[derive(Debug)]
@@ -67,7 +66,7 @@ impl ControlQueue {
         if now >= self.heartbeat_due(busy) {
             self.heartbeat += 1;
             self.unanswered = true;
-            let beat = pb::Heartbeat { sequence: self.heartbeat, reply: false };
+            let beat = Heartbeat { sequence: self.heartbeat, reply: false };
             self.push(&ControlMessage::Heartbeat(beat), now);
         }
     }

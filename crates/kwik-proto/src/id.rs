@@ -32,7 +32,7 @@ pub enum Dir {
 
 /// A logical stream. The two low bits are QUIC's: bit 0 the initiator, bit 1 the direction
 /// (RFC 9000 section 2.1), so that HTTP/3 runs over KWIK unchanged.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(u64);
 
 impl StreamId {
@@ -88,7 +88,7 @@ impl fmt::Display for StreamId {
 }
 
 /// A path of a session: one QUIC connection to one server. The primary assigns it; 0 is itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PathId(pub u32);
 
 impl PathId {
@@ -108,7 +108,7 @@ impl fmt::Display for PathId {
 }
 
 /// A lease; unique within its session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(pub u64);
 
 impl fmt::Display for LeaseId {
@@ -118,7 +118,7 @@ impl fmt::Display for LeaseId {
 }
 
 /// One activation of a lease; rises by one with each `Activate` of a path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PieceId(pub u64);
 
 /// A session: 128 random bits. An identifier, never an authority.

@@ -21,6 +21,7 @@ pub mod wire;
 
 mod code;
 mod config;
+mod escape;
 mod event_log;
 mod id;
 
@@ -32,5 +33,6 @@ pub(crate) fn test_now() -> std::time::Instant {
 
 pub use code::{Code, CodedError};
 pub use config::{Config, ConfigError};
+pub use escape::{Escaped, escape};
 pub use event_log::{EventLog, LogCursor};
 pub use id::{Dir, LeaseId, PathId, PieceId, SessionId, Side, StreamId};

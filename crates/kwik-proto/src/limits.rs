@@ -13,9 +13,9 @@ pub const MAX_CONTROL_FRAME: usize = 64 * 1024;
 pub const MAX_PACKET_PAYLOAD: usize = 64 * 1024;
 /// Frames in one data packet: batches small frames, bounds what a header can announce.
 pub const MAX_PACKET_FRAMES: usize = 256;
-/// Data frames and packets in a row, on one QUIC stream, with neither payload nor the end of a stream:
-/// they cost us more than their sender, and no sender of ours makes one. Within one turn of a reader,
-/// so that who sends them is cut off before much more has come.
+/// Data frames and packets in a row, on one QUIC stream, with neither payload nor the end of a
+/// stream: they cost us more than their sender, and no sender of ours makes one. Within one turn of
+/// a reader, so that who sends them is cut off before much more has come.
 pub const MAX_EMPTY_FRAMES: usize = 64;
 /// Everything of a data packet that is not payload.
 pub const MAX_PACKET_OVERHEAD: usize = MAX_PACKET_FRAMES * 64;
@@ -56,11 +56,11 @@ pub const MAX_CREDENTIALS: usize = 8 * 1024;
 pub const MAX_TEXT: usize = 512;
 /// Largest offset, as in QUIC (RFC 9000 section 4.5).
 pub const MAX_OFFSET: u64 = (1 << 62) - 1;
-/// Control bytes waiting for one path; beyond it the path is too slow to live, and an application that
-/// causes more is refused.
+/// Control bytes waiting for one path; beyond it the path is too slow to live, and an application
+/// that causes more is refused.
 pub const MAX_CONTROL_QUEUED: usize = 4 * 1024 * 1024;
-/// Of those at a server, what answers its client: one that asks and does not read makes it hold as much,
-/// and twice that while it grows, beside all else.
+/// Of those at a server, what answers its client: one that asks and does not read makes it hold as
+/// much, and twice that while it grows, beside all else.
 pub const MAX_ANSWERS_QUEUED: usize = 1024 * 1024;
 
 /// Live paths of a session.
@@ -71,28 +71,57 @@ pub const MAX_PATH_HISTORY: usize = 256;
 pub const MAX_DIALS: usize = 4;
 /// See [`MAX_DIALS`].
 pub const DIAL_PERIOD: Duration = Duration::from_secs(10);
-/// A handshake with a secondary, authentication included. One with a primary that takes longer is begun anew.
+/// A handshake with a secondary, and then its answer, where no long round trip was measured. One
+/// with a primary that takes longer is begun anew.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
-/// From a connection's first datagram until it has said who it is. As long as QUIC's idle timeout, so that a
-/// silence that QUIC lives through costs no session.
+/// The same in round trips, as far as they are known: of the primary before the secondary's own.
+pub const HANDSHAKE_ROUND_TRIPS: u32 = 3;
+/// The same at the most.
+pub const MAX_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(6);
+/// From a connection's first datagram until it has said who it is. As long as QUIC's idle timeout,
+/// so that a silence that QUIC lives through costs no session.
 pub const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Sessions, and paths to it as a secondary, that a server has at once, unless configured: with all
+/// that one may hold beside its windows, half a gigabyte.
+pub const MAX_SESSIONS: usize = 1024;
+/// Of those from one network, which is an IPv4 address or an IPv6 /64, unless configured: the
+/// clients behind one translator have room, and it takes eight networks to fill a server.
+pub const MAX_NETWORK_SESSIONS: usize = 128;
+/// Connections that have not introduced themselves yet, unless configured: a fast link brings some
+/// thousand a second, each of which takes a round trip or two.
+pub const MAX_HANDSHAKES: usize = 256;
+/// Of those from one network.
+pub const MAX_NETWORK_HANDSHAKES: usize = 64;
+/// From one handshake in this many of [`MAX_HANDSHAKES`] on, and from half of the sessions on, a
+/// client first has to show that it receives at its address (RFC 9000 section 8.1.2).
+pub const UNVALIDATED_SHARE: usize = 8;
+/// A full server lets a session go on which nothing is open and nothing has moved for so long, the
+/// one that was quiet longest first ...
+pub const SLOT_IDLE: Duration = HEARTBEAT_IDLE;
+/// ... and then one on which streams or leases are open, and nothing has moved for so long.
+pub const SLOT_STALLED: Duration = Duration::from_secs(60);
+/// An operator reads of a full server this often at the most.
+pub const BUSY_NOTICE: Duration = Duration::from_secs(10);
 
 /// Streams of one direction that a peer may have open at once.
 pub const MAX_STREAMS: u64 = 100;
-/// Unidirectional QUIC streams of one side on one connection: memory and handshake cost grow with them.
+/// Unidirectional QUIC streams of one side on one connection: memory and handshake cost grow
+/// with them.
 pub const MAX_QUIC_STREAMS: u32 = 100;
-/// Of those, how many logical streams and leases share (5.2): leaves room for secondary streams, raw packets, and
-/// those that were finished and are not acknowledged yet.
+/// Of those, how many logical streams and leases share (5.2): leaves room for secondary streams,
+/// raw packets, and those that were finished and are not acknowledged yet.
 pub const MAX_POOLED: usize = 24;
 /// A stream with more than this many bytes on their way writes on a QUIC stream of its own.
 pub const SHARED_BACKLOG: u64 = 64 * 1024;
-/// A pooled QUIC stream that nobody writes on is kept this long, so that a burst does not open and close.
+/// A pooled QUIC stream that nobody writes on is kept this long, so that a burst does not open
+/// and close.
 pub const POOLED_IDLE: Duration = Duration::from_secs(1);
-/// With fewer entries than this, streams that wait for nothing but acknowledgements do not count against their
-/// opener's limit.
+/// With fewer entries than this, streams that wait for nothing but acknowledgements do not count
+/// against their opener's limit.
 pub const MAX_LINGERING: usize = 1024;
-/// One in this many of the streams that a peer may open is told as soon as there is room for so many more, as in
-/// quinn.
+/// One in this many of the streams that a peer may open is told as soon as there is room for so
+/// many more, as in quinn.
 pub const MAX_STREAMS_BATCH: u64 = 8;
 /// What need not be told at once is told after this, if it still has to be.
 pub const NOTICE_DELAY: Duration = Duration::from_millis(2);
@@ -100,14 +129,15 @@ pub const NOTICE_DELAY: Duration = Duration::from_millis(2);
 pub const FIRST_FLIGHT_STREAMS: u64 = 8;
 /// Bytes that each of them may carry until then: every stream's floor is at least this.
 pub const FIRST_FLIGHT_DATA: u64 = 1200;
-/// Bytes that the first stream of each kind that a side opens may carry before the other has said anything, and
-/// later ones as far as the other keeps room for them: more than QUIC's initial congestion window (RFC 9002 section
-/// 7.2), so that a session starts as fast as QUIC does.
+/// Bytes that the first stream of each kind that a side opens may carry before the other has said
+/// anything, and later ones as far as the other keeps room for them: more than QUIC's initial
+/// congestion window (RFC 9002 section 7.2), so that a session starts as fast as QUIC does.
 pub const FIRST_STREAM_DATA: u64 = 16 * 1024;
-/// What a side with a large window says of the very first of each kind: what QUIC sends in slow start until word of
-/// that stream is back.
+/// What a side with a large window says of the very first of each kind: what QUIC sends in slow
+/// start until word of that stream is back.
 pub const MAX_FIRST_STREAM_DATA: u64 = 64 * 1024;
-/// One in this many bytes of what a window lends at its start is kept so that as many streams more can carry it.
+/// One in this many bytes of what a window lends at its start is kept so that as many streams more
+/// can carry it.
 pub const FIRST_STREAMS_SHARE: u64 = 8;
 /// Properties of one stream's metadata.
 pub const MAX_PROPERTIES: usize = 16;
@@ -115,6 +145,8 @@ pub const MAX_PROPERTIES: usize = 16;
 pub const MAX_PROPERTY_KEY: usize = 64;
 /// Keys and values of all of a stream's properties: small beside a control frame.
 pub const MAX_PROPERTY_BYTES: usize = 4096;
+/// Reasons for which one path gave leases up, until the primary is told of them, which is at once.
+pub const MAX_REASONS: usize = 16;
 /// Live leases of a session: bounds the table on every side.
 pub const MAX_LEASES: usize = 4096;
 /// Pieces of one path that are activated and not finished.
@@ -123,8 +155,12 @@ pub const MAX_PIECES: usize = 256;
 /// Secondary streams that one path's server has open at once: leaves QUIC streams for plain leases.
 pub const MAX_SECONDARY_STREAMS: usize = 64;
 
-/// Paths that a stream names as its sources: far more than there are at once, for those that come and go.
+/// Paths that a stream names as its sources: far more than there are at once, for those that come
+/// and go.
 pub const MAX_SOURCES: usize = 32;
+/// Ranges of one stream's unread bytes that are known by the path that brought them: as many as it may
+/// have gaps. Beyond that neighbours become one of unknown origin.
+pub const MAX_ORIGINS: usize = 1024;
 /// Gaps in one stream's buffer.
 pub const MAX_GAPS: usize = 1024;
 /// Runs of one session's buffers.
@@ -143,7 +179,8 @@ pub const INITIAL_WINDOW: u64 = 4 * 1024 * 1024;
 pub const MAX_WINDOW: u64 = 32 * 1024 * 1024;
 /// A stream is told of credit in steps of this size, unless configured (8.2).
 pub const SLIDE_STEP: u64 = 64 * 1024;
-/// What a stream may have granted and not read until its reader proves fast, unless configured (8.3).
+/// What a stream may have granted and not read until its reader proves fast, unless
+/// configured (8.3).
 pub const STREAM_BUFFER: u64 = 1024 * 1024;
 /// Streams under backpressure that put their session under it, if they are half of all (8.3).
 pub const ESCALATION_STREAMS: usize = 4;
@@ -154,8 +191,8 @@ pub const MEMORY_INTERVAL: Duration = Duration::from_millis(100);
 pub const GAP_TIMEOUT: Duration = Duration::from_millis(100);
 /// Logical streams that share a QUIC stream, unless configured (5.2).
 pub const STREAMS_PER_QUIC_STREAM: u64 = 4;
-/// Bytes unacknowledged on a path beyond which bulk waits, unless configured: a little less than QUIC's
-/// send window, so that urgent frames find room in it.
+/// Bytes unacknowledged on a path beyond which bulk waits, unless configured: a little less than
+/// QUIC's send window, so that urgent frames find room in it.
 pub const MAX_UNACKED: u64 = 7 * 1024 * 1024;
 
 /// The least piece: three packets, a sixth of a second on a link of 0.2 Mbit/s.
@@ -170,10 +207,11 @@ pub const DOUBLED_SHARE: u64 = 128;
 pub const SUSPECT_AFTER: Duration = Duration::from_millis(50);
 /// ... and dead after this silence.
 pub const DEAD_AFTER: Duration = Duration::from_secs(3);
-/// A path that is asked, lives, and brings nothing for so long loses its leases: as long as a reader waits
-/// for what nobody may bring.
+/// A path that is asked, lives, and brings nothing for so long loses its leases: as long as a
+/// reader waits for what nobody may bring.
 pub const STALLED_AFTER: Duration = AGGREGATION_TIMEOUT;
-/// A path is degraded when it has been suspect for so long: a lost packet's repetition takes less ...
+/// A path is degraded when it has been suspect for so long: a lost packet's repetition takes
+/// less ...
 pub const DEGRADED_AFTER: Duration = Duration::from_millis(250);
 /// ... or suspect so often ...
 pub const DEGRADED_TIMES: usize = 3;
@@ -183,8 +221,8 @@ pub const DEGRADED_WITHIN: Duration = Duration::from_secs(10);
 pub const HEALTH_HOLD: Duration = Duration::from_secs(1);
 /// The primary hears of the figures of paths that are at work this often.
 pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
-/// Wait before a lost path is dialed again: doubled with each attempt, up to the largest, give or take a
-/// fifth.
+/// Wait before a lost path is dialed again: doubled with each attempt, up to the largest, give or
+/// take a fifth.
 pub const REDIAL_FIRST: Duration = Duration::from_millis(250);
 /// See [`REDIAL_FIRST`].
 pub const REDIAL_LAST: Duration = Duration::from_secs(15);
@@ -192,17 +230,18 @@ pub const REDIAL_LAST: Duration = Duration::from_secs(15);
 pub const REDIAL_CALM: Duration = Duration::from_secs(10);
 /// Attempts in a row, after which a path has ended.
 pub const MAX_REDIALS: u32 = 12;
-/// The client owes an answer on a path that is added or removed within this: longer than the silence that
-/// a session survives unharmed, so that a wait for it ends.
+/// The client owes an answer on a path that is added or removed within this: longer than the
+/// silence that a session survives unharmed, so that a wait for it ends.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// Events on paths that are kept for who reads them late.
 pub const MAX_PATH_EVENTS: usize = 256;
 /// Notices of uncovered ranges that are kept: each names up to [`MAX_GAPS`] ranges.
 pub const MAX_UNCOVERED_EVENTS: usize = 32;
-/// Missing ranges without any live lease fail their reader after this, or six round trips of the primary.
+/// Missing ranges without any live lease fail their reader after this, or six round trips of
+/// the primary.
 pub const AGGREGATION_TIMEOUT: Duration = Duration::from_secs(5);
-/// Heartbeat of a path with something outstanding, or with a heartbeat that is not answered: QUIC's own
-/// probes wait twice as long each time.
+/// Heartbeat of a path with something outstanding, or with a heartbeat that is not answered: QUIC's
+/// own probes wait twice as long each time.
 pub const HEARTBEAT_BUSY: Duration = Duration::from_secs(1);
 /// Heartbeat of an idle path.
 pub const HEARTBEAT_IDLE: Duration = Duration::from_secs(10);
@@ -227,6 +266,7 @@ const _: () = {
     assert!(MIN_SLICE <= COPY_BLOCK);
     assert!(UNAUTHENTICATED_WINDOW <= CONNECTION_WINDOW);
     assert!(MAX_GAPS <= MAX_RUNS);
+    assert!(MAX_ORIGINS >= MAX_GAPS);
     assert!(MIN_PIECE <= MAX_PIECE && MAX_PIECE < INITIAL_WINDOW);
     assert!(INITIAL_WINDOW <= MAX_WINDOW);
     assert!(SLIDE_STEP <= STREAM_BUFFER && STREAM_BUFFER <= INITIAL_WINDOW);
@@ -235,12 +275,16 @@ const _: () = {
     assert!(FIRST_FLIGHT_STREAMS <= MAX_STREAMS);
     assert!(FIRST_FLIGHT_DATA <= FIRST_STREAM_DATA && FIRST_STREAM_DATA <= MAX_FIRST_STREAM_DATA);
     assert!(2 * MAX_FIRST_STREAM_DATA < UNAUTHENTICATED_WINDOW);
+    assert!(2 * MAX_HANDSHAKE_TIMEOUT.as_millis() < ANSWER_TIMEOUT.as_millis());
+    assert!(MAX_NETWORK_SESSIONS * 4 <= MAX_SESSIONS);
+    assert!(MAX_NETWORK_HANDSHAKES * 4 <= MAX_HANDSHAKES);
+    assert!(SLOT_IDLE.as_millis() < SLOT_STALLED.as_millis());
     assert!(SUSPECT_AFTER.as_millis() < DEAD_AFTER.as_millis());
     assert!(DEAD_AFTER.as_millis() < AGGREGATION_TIMEOUT.as_millis());
 };
 
-/// The most that a lease's writer will send for a range, repeats included (design: a client that
-/// claims losses for ever gets nothing more).
+/// The most that a lease's writer will send for a range, repeats included: a client that claims
+/// losses for ever gets nothing more.
 #[must_use]
 pub const fn lease_budget(range: u64) -> u64 {
     range.saturating_add(range / 4).saturating_add(1024 * 1024)

@@ -1,68 +1,14 @@
 //! Figures of a session, as snapshots.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::path::PathStatus;
 use crate::presentation::{BackpressureReason, BackpressureStats, BufferUsage};
 use crate::stream::GapNotice;
 use crate::wire::DataOptions;
-use crate::wire::pb::control as pb;
+use crate::wire::control::PathStatus;
 use crate::{PathId, StreamId};
 
-/// How a path does, as its client sees it (2.6).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PathFigures {
-    /// Smoothed round-trip time.
-    pub rtt: Duration,
-    /// QUIC packets that its server sent, as far as that told.
-    pub sent_packets: u64,
-    /// Of those, lost.
-    pub lost_packets: u64,
-    /// Measured delivery rate in bytes a second; none until measured.
-    pub goodput: Option<u64>,
-    /// Payload bytes that came over it, copies included.
-    pub received: u64,
-    /// Bytes asked of it that have not come yet.
-    pub outstanding: u64,
-    /// Since anything was heard of it.
-    pub idle: Duration,
-    /// Since it brought something, or was asked for something after a pause.
-    pub stalled: Duration,
-}
-
-impl PathFigures {
-    /// As the primary is told.
-    #[must_use]
-    pub fn to_wire(self, path: PathId) -> pb::PathReport {
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        pb::PathReport {
-            path_id: path.0,
-            rtt_us: micros(self.rtt),
-            lost_packets: self.lost_packets,
-            goodput: self.goodput,
-            sent_packets: self.sent_packets,
-            received: self.received,
-            outstanding: self.outstanding,
-            idle_us: micros(self.idle),
-            stalled_us: micros(self.stalled),
-        }
-    }
-}
-
-impl From<&pb::PathReport> for PathFigures {
-    fn from(report: &pb::PathReport) -> Self {
-        Self {
-            rtt: Duration::from_micros(report.rtt_us),
-            sent_packets: report.sent_packets,
-            lost_packets: report.lost_packets,
-            goodput: report.goodput,
-            received: report.received,
-            outstanding: report.outstanding,
-            idle: Duration::from_micros(report.idle_us),
-            stalled: Duration::from_micros(report.stalled_us),
-        }
-    }
-}
+pub use crate::wire::control::PathFigures;
 
 /// What one path has done for a session.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -32,7 +32,7 @@ impl Session {
         let config = Config::default();
         let tables = [Side::Client, Side::Server].map(|side| StreamTable::new(side, &config));
         let mut session = Self { tables, now: Instant::now() };
-        session.tables.iter_mut().for_each(|table| table.handle_limits(&config.to_wire()));
+        session.tables.iter_mut().for_each(|table| table.handle_limits(&config.stream_limits()));
         session
     }
 

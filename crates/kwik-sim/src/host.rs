@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -88,6 +88,15 @@ impl Host {
         let host = &mut state.hosts[self.id];
         host.up.shape = host.up.shape.cut(cut);
         host.down.shape = host.down.shape.cut(cut);
+    }
+
+    /// Gives it another address, as a translator that forgets does: it does not notice, and what is
+    /// on its way to the old one is lost.
+    pub fn rebind(&self) {
+        let mut state = self.sim.state();
+        state.moves += 1;
+        let [high, low] = state.moves.to_be_bytes();
+        state.hosts[self.id].address = IpAddr::V4(Ipv4Addr::new(10, 1, high, low));
     }
 
     /// Runs `work` on it.

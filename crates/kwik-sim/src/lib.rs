@@ -1,10 +1,10 @@
 //! A simulated UDP network in virtual time, under unmodified KWIK and its QUIC library (11.2).
 //!
-//! A [`Sim`] has [`Host`]s. Each is on the network by a link with a [`Shape`] either way: rate, queue,
-//! delay, loss and more, which may change at any time. A host may also crash, freeze and start again.
-//! Everything runs on one thread, and time passes only while nobody has anything to do, so that a
-//! scenario of minutes takes milliseconds, and the same seed gives the same trace of packets
-//! ([`Sim::trace`]).
+//! A [`Sim`] has [`Host`]s. Each is on the network by a link with a [`Shape`] either way: rate,
+//! queue, delay, loss and more, which may change at any time. A host may also crash, freeze and
+//! start again. Everything runs on one thread, and time passes only while nobody has anything to
+//! do, so that a scenario of minutes takes milliseconds, and the same seed gives the same trace of
+//! packets ([`Sim::trace`]).
 //!
 //! ```
 //! use std::time::Duration;
@@ -12,7 +12,8 @@
 //!
 //! let sim = Sim::new(7);
 //! let server = sim.host("server");
-//! server.link(Shape::rate_mbit(50).delay(Duration::from_millis(20)).queue(Duration::from_millis(50)));
+//! let ms = Duration::from_millis;
+//! server.link(Shape::rate_mbit(50).delay(ms(20)).queue(ms(50)));
 //! sim.at(Duration::from_secs(3), {
 //!     let server = server.clone();
 //!     move || server.crash()

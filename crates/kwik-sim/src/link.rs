@@ -86,8 +86,8 @@ impl Shape {
         Self { loss, ..self }
     }
 
-    /// Bursts of half a second at most in which all is lost: the chance that a datagram begins one, and that it
-    /// ends one.
+    /// Bursts of half a second at most in which all is lost: the chance that a datagram begins one,
+    /// and that it ends one.
     #[must_use]
     pub fn bursts(self, begin: f64, end: f64) -> Self {
         Self { burst: Some((begin, end)), ..self }

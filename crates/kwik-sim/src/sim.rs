@@ -50,6 +50,8 @@ pub(crate) struct State {
     events: BinaryHeap<Event>,
     pub(crate) hosts: Vec<HostState>,
     pub(crate) rng: Rng,
+    /// Addresses that were given out since hosts were added.
+    pub(crate) moves: u16,
     trace: Trace,
 }
 
@@ -174,6 +176,7 @@ impl Sim {
             events: BinaryHeap::new(),
             hosts: Vec::new(),
             rng: Rng::with_seed(seed),
+            moves: 0,
             trace: Trace::default(),
         };
         let base = Instant::now();
@@ -305,8 +308,8 @@ impl Sim {
         lock(&self.0.state).trace.keep = count;
     }
 
-    /// Ends everything: what runs and what was to happen is dropped. Tasks keep their simulation, which
-    /// keeps its tasks, so that one that is not ended is never freed.
+    /// Ends everything: what runs and what was to happen is dropped. Tasks keep their simulation,
+    /// which keeps its tasks, so that one that is not ended is never freed.
     pub fn end(&self) {
         let hosts = self.state().hosts.len();
         (0..hosts).for_each(|host| Host::new(self.clone(), host).crash());

@@ -72,7 +72,9 @@ impl runtime::Socket for Socket {
         let own = state.hosts[self.host].sockets.get(&self.address.port());
         if own.is_some_and(|inbox| Arc::ptr_eq(inbox, &self.inbox)) {
             let contents = Bytes::copy_from_slice(datagram);
-            state.send(self.host, Datagram { from: self.address, to, contents });
+            // The host may have moved since.
+            let from = SocketAddr::new(state.hosts[self.host].address, self.address.port());
+            state.send(self.host, Datagram { from, to, contents });
         }
     }
 

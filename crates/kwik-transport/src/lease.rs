@@ -41,7 +41,8 @@ impl Lease {
         self.shared.wait_for(&self.shared.waiters.lease_ends, ended).await
     }
 
-    /// Takes it back: no more is asked for under it, and its outcome is [`LeaseOutcome::Stopped`](crate::LeaseOutcome::Stopped).
+    /// Takes it back: no more is asked for under it, and its outcome is
+    /// [`LeaseOutcome::Stopped`](crate::LeaseOutcome::Stopped).
     pub fn revoke(&self) {
         self.shared.drive(|machine, now| machine.revoke(self.id, now));
     }
@@ -96,11 +97,12 @@ impl WriterSession {
     }
 }
 
-/// Writes for a lease: exactly what the client has activated, in the order in which it wants it. Dropping it gives
-/// the lease up; the client asks others for the rest.
+/// Writes for a lease: exactly what the client has activated, in the order in which it wants it.
+/// Dropping it gives the lease up; the client asks others for the rest.
 ///
 /// ```no_run
-/// # async fn serve(mut writer: kwik::LeaseWriter, object: bytes::Bytes) -> Result<(), kwik::WriteError> {
+/// # use kwik::{LeaseWriter, WriteError};
+/// # async fn serve(mut writer: LeaseWriter, object: bytes::Bytes) -> Result<(), WriteError> {
 /// while let Some(piece) = writer.activated().await? {
 ///     let bytes = piece.start as usize..(piece.end as usize).min(piece.start as usize + 65536);
 ///     writer.write_chunk(object.slice(bytes)).await?;
@@ -155,8 +157,8 @@ impl LeaseWriter {
         lock(&self.half).command().clone()
     }
 
-    /// Waits until something is to be written: the rest of the piece that is due. None once the lease is over.
-    /// Cancel safe.
+    /// Waits until something is to be written: the rest of the piece that is due. None once the
+    /// lease is over. Cancel safe.
     ///
     /// # Errors
     /// The session is over.
@@ -179,8 +181,9 @@ impl LeaseWriter {
         }
     }
 
-    /// Goes on as a secondary stream from `offset` on (7.2). Gives the writer back when something was written already,
-    /// the lease does not cover the offset, the path has too many, or this is a primary.
+    /// Goes on as a secondary stream from `offset` on (7.2). Gives the writer back when something
+    /// was written already, the lease does not cover the offset, the path has too many, or this is
+    /// a primary.
     ///
     /// # Errors
     /// See above; nothing has changed.
@@ -206,9 +209,9 @@ impl LeaseWriter {
         lock(&self.half).queued().collect()
     }
 
-    /// Writes the bytes from where [`Self::activated`] said, without a copy; another write goes on after them. Bytes
-    /// whose piece ended or was cancelled meanwhile are dropped: ask [`Self::activated`] where to go on. Not cancel safe: a part may
-    /// have been written.
+    /// Writes the bytes from where [`Self::activated`] said, without a copy; another write goes on
+    /// after them. Bytes whose piece ended or was cancelled meanwhile are dropped: ask
+    /// [`Self::activated`] where to go on. Not cancel safe: a part may have been written.
     ///
     /// # Errors
     /// The session is over.

@@ -1,10 +1,10 @@
 //! KWIK (QUIC With Intelligent Konnections): one session with the API of a QUIC library, several
 //! servers behind it.
 //!
-//! A client dials a primary server and gets a [`Session`], which has the names and shapes of quinn's
-//! `Connection`. The primary may have the client make paths to secondary servers ([`PrimarySession`]) and lease them ranges of
-//! the client's streams; secondaries write for their leases ([`SecondarySession`], [`LeaseWriter`]); the client
-//! reads one ordered stream.
+//! A client dials a primary server and gets a [`Session`], which has the names and shapes of
+//! quinn's `Connection`. The primary may have the client make paths to secondary servers
+//! ([`PrimarySession`]) and lease them ranges of the client's streams; secondaries write for their
+//! leases ([`SecondarySession`], [`LeaseWriter`]); the client reads one ordered stream.
 //!
 //! ```
 //! # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -65,7 +65,8 @@ pub use kwik_proto::stats::{
 pub use kwik_proto::stream::{GapNotice, MetadataError, Priority, StreamMetadata, StreamType};
 pub use kwik_proto::wire::DataOptions;
 pub use kwik_proto::{
-    Code, CodedError, Config, ConfigError, Dir, LeaseId, PathId, SessionId, Side, StreamId,
+    Code, CodedError, Config, ConfigError, Dir, Escaped, LeaseId, PathId, SessionId, Side,
+    StreamId, escape,
 };
 pub use lease::{Lease, LeaseWriter};
 pub use mapped::{OpenStreamError, SecondaryStream};

@@ -1,4 +1,5 @@
-//! Secondary streams: what a secondary opens to write into a stream of the client, explicitly mapped (7.2).
+//! Secondary streams: what a secondary opens to write into a stream of the client, explicitly
+//! mapped (7.2).
 
 use std::fmt;
 use std::future::poll_fn;
@@ -9,9 +10,10 @@ use bytes::{Buf as _, Bytes};
 use kwik_proto::lease::SharedWriter;
 use kwik_proto::session::{Mapped, SecondarySession as Machine};
 use kwik_proto::sync::lock;
-use kwik_proto::wire::pb::metadata::{MappingOperation, StreamMappingUpdate};
-use kwik_proto::wire::pb::secondary::{SecondaryStreamClose, SecondaryStreamOpen};
-use kwik_proto::wire::secondary::{encode_secondary, encode_secondary_data};
+use kwik_proto::wire::secondary::{
+    MappingOperation, SecondaryStreamClose, SecondaryStreamOpen, StreamMappingUpdate,
+    encode_secondary, encode_secondary_data,
+};
 use kwik_proto::wire::{SecondaryEvent, StreamKind};
 use kwik_proto::{Code, StreamId, limits};
 use tokio::sync::Notify;
@@ -20,10 +22,11 @@ use crate::driver::{Held, StreamWriter};
 use crate::quic::ConnectionError;
 use crate::streams::WriteError;
 
-/// A stream that a secondary opened, which writes into a stream of the client from an offset on, one byte after
-/// the other (7.2). It writes under a lease, as far as the client has activated it; bytes that the client has from
-/// others, or asked others for, are passed over. Dropping it closes it and says that it was not finished; either
-/// way the client asks others for what its lease leaves.
+/// A stream that a secondary opened, which writes into a stream of the client from an offset on,
+/// one byte after the other (7.2). It writes under a lease, as far as the client has activated
+/// it; bytes that the client has from others, or asked others for, are passed over. Dropping it
+/// closes it and says that it was not finished; either way the client asks others for what its
+/// lease leaves.
 pub struct SecondaryStream {
     shared: Held<Machine>,
     id: u64,
@@ -45,10 +48,9 @@ impl SecondaryStream {
             StreamWriter::new(shared.connection.clone(), StreamKind::Secondary, &shared.runtime);
         let open = SecondaryEvent::Open(SecondaryStreamOpen {
             secondary_stream_id: id,
-            target_kwik_stream_id: stream.as_u64(),
+            target_kwik_stream_id: stream,
             initial_offset: offset,
-            lease_id: lease.0,
-            ..Default::default()
+            lease_id: lease,
         });
         // An error shows at the first write.
         frames.push_with(Bytes::new(), |out| encode_secondary(&open, out)).ok();
@@ -73,11 +75,12 @@ impl SecondaryStream {
         self.offset
     }
 
-    /// Writes the next bytes without a copy; waits until the client wants them. Not cancel safe: a part may have been
-    /// written, see [`Self::offset`].
+    /// Writes the next bytes without a copy; waits until the client wants them. Not cancel safe: a
+    /// part may have been written, see [`Self::offset`].
     ///
     /// # Errors
-    /// [`WriteError::Stopped`] when the client needs no more here: the lease is over. The session is over.
+    /// [`WriteError::Stopped`] when the client needs no more here: the lease is over. The session
+    /// is over.
     pub async fn write_chunk(&mut self, mut chunk: Bytes) -> Result<(), WriteError> {
         while !chunk.is_empty() {
             self.flush().await?;
@@ -119,9 +122,10 @@ impl SecondaryStream {
         self.write_chunk(Bytes::copy_from_slice(bytes)).await
     }
 
-    /// Goes on elsewhere: at another offset, or in another stream of the client. Waits until a lease of this path
-    /// that nobody writes for covers the place; a lease that is left is given up. Cancel safe until it is mapped, which
-    /// [`Self::kwik_stream_id`] and [`Self::offset`] then say.
+    /// Goes on elsewhere: at another offset, or in another stream of the client. Waits until a
+    /// lease of this path that nobody writes for covers the place; a lease that is left is given
+    /// up. Cancel safe until it is mapped, which [`Self::kwik_stream_id`] and [`Self::offset`]
+    /// then say.
     ///
     /// # Errors
     /// The session is over.
@@ -143,11 +147,10 @@ impl SecondaryStream {
         self.offset = offset;
         let update = SecondaryEvent::Update(StreamMappingUpdate {
             secondary_stream_id: self.id,
-            kwik_stream_id: stream.as_u64(),
-            operation: MappingOperation::MappingUpdate.into(),
-            lease_id: lease.0,
+            kwik_stream_id: stream,
+            operation: MappingOperation::Update,
+            lease_id: lease,
             offset,
-            ..Default::default()
         });
         let frames = self.frames.as_mut().ok_or(WriteError::ClosedStream)?;
         frames
@@ -223,10 +226,9 @@ impl SecondaryStream {
         let lease = lock(&self.half).lease();
         let close = SecondaryEvent::Close(SecondaryStreamClose {
             secondary_stream_id: self.id,
-            kwik_stream_id: self.kwik_stream_id().as_u64(),
+            kwik_stream_id: self.kwik_stream_id(),
             reason: reason.to_owned(),
             final_offset: self.offset,
-            ..Default::default()
         });
         // An error means that nobody reads it.
         frames.push_with(Bytes::new(), |out| encode_secondary(&close, out)).ok();

@@ -1,4 +1,5 @@
-//! A server's session whose primary it is: streams, and the control plane that its client never sees (1.3).
+//! A server's session whose primary it is: streams, and the control plane that its client never
+//! sees (1.3).
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -7,7 +8,7 @@ use bytes::Bytes;
 use kwik_proto::auth::Fingerprint;
 use kwik_proto::path::{PathEvent, PathInfo, PathStatus};
 use kwik_proto::session::{PrimarySession as Machine, RelayReport, Uncovered};
-use kwik_proto::{CodedError, LogCursor, PathId, SessionId, StreamId};
+use kwik_proto::{CodedError, LogCursor, PathId, SessionId, StreamId, escape};
 
 use crate::driver::Held;
 use crate::lease::{Lease, LeaseWriter, WriterSession};
@@ -19,7 +20,7 @@ use crate::session::Session;
 #[non_exhaustive]
 pub enum PathError {
     /// The client could not make it: why.
-    #[error("the client could not make the path: {0}")]
+    #[error("the client could not make the path: {}", escape(.0))]
     Failed(String),
     /// It cannot be asked for, or does not exist.
     #[error("{0}")]
@@ -53,8 +54,9 @@ impl PrimarySession {
         self.shared.look(|machine| machine.id())
     }
 
-    /// Has the client make a path to the secondary with this key at this address (2.2). Fails when the client does
-    /// not answer within [`limits::ANSWER_TIMEOUT`]. Not cancel safe: the path may still come.
+    /// Has the client make a path to the secondary with this key at this address (2.2). Fails when
+    /// the client does not answer within [`limits::ANSWER_TIMEOUT`]. Not cancel safe: the path may
+    /// still come.
     ///
     /// [`limits::ANSWER_TIMEOUT`]: kwik_proto::limits::ANSWER_TIMEOUT
     ///
@@ -82,7 +84,8 @@ impl PrimarySession {
         self.shared.wait_for(&self.shared.waiters.paths, settled).await?
     }
 
-    /// Has the client leave a path once it brought what it was asked for (2.3). Not cancel safe: it leaves anyway.
+    /// Has the client leave a path once it brought what it was asked for (2.3). Not cancel safe: it
+    /// leaves anyway.
     ///
     /// # Errors
     /// The path is unknown or dead; the primary's own cannot be removed.
@@ -125,8 +128,8 @@ impl PrimarySession {
         self.shared.look(|machine| machine.paths().all())
     }
 
-    /// What happens to paths from now on, with reasons and figures (2.5). Each reader gets all of it, the last
-    /// [`limits::MAX_PATH_EVENTS`] when it is slow.
+    /// What happens to paths from now on, with reasons and figures (2.5). Each reader gets all of
+    /// it, the last [`limits::MAX_PATH_EVENTS`] when it is slow.
     ///
     /// [`limits::MAX_PATH_EVENTS`]: kwik_proto::limits::MAX_PATH_EVENTS
     #[must_use]
@@ -135,16 +138,17 @@ impl PrimarySession {
         PathEvents { shared: self.shared.clone(), cursor }
     }
 
-    /// Missing ranges that no live lease covers, from now on. Leased anew they still come; else their reader fails
-    /// 5 s later. A lease that is lost says the same of its own range as its outcome.
+    /// Missing ranges that no live lease covers, from now on. Leased anew they still come;
+    /// else their reader fails 5 s later. A lease that is lost says the same of its own range
+    /// as its outcome.
     #[must_use]
     pub fn uncovered(&self) -> UncoveredEvents {
         let cursor = self.shared.look(|machine| machine.uncovered());
         UncoveredEvents { shared: self.shared.clone(), cursor }
     }
 
-    /// Waits until a path is added or changes its status after this was called; for ever once the session is over.
-    /// So make it, look at [`Self::all_paths`], then await it. Cancel safe.
+    /// Waits until a path is added or changes its status after this was called; for ever once the
+    /// session is over. So make it, look at [`Self::all_paths`], then await it. Cancel safe.
     pub fn path_changed(&self) -> impl Future<Output = ()> + Send {
         self.shared.waiters.paths.notified()
     }
@@ -152,8 +156,8 @@ impl PrimarySession {
     /// Leases a reserved range of a stream to a path; `command` is for the application there.
     ///
     /// # Errors
-    /// The range was not reserved, the stream is over, the path is unknown or dead, or a bound is reached:
-    /// `KWIK_LIMIT_EXCEEDED` also while 4 MiB have not left for the client.
+    /// The range was not reserved, the stream is over, the path is unknown or dead, or a bound is
+    /// reached: `KWIK_LIMIT_EXCEEDED` also while 4 MiB have not left for the client.
     pub fn lease(
         &self,
         stream: StreamId,
@@ -188,17 +192,18 @@ impl PrimarySession {
         Ok((lease, LeaseWriter::new(session, writer)))
     }
 
-    /// Sends an uninterpreted packet to the server at the end of a path, through the client (6.1). Its number, which
-    /// [`Self::relay_report`] names.
+    /// Sends an uninterpreted packet to the server at the end of a path, through the client (6.1).
+    /// Its number, which [`Self::relay_report`] names.
     ///
     /// # Errors
-    /// `KWIK_PACKET_TOO_LARGE`, `KWIK_PATH_NOT_FOUND`, `KWIK_PATH_DEAD`; `KWIK_LIMIT_EXCEEDED` while 4 MiB have
-    /// not left for the client.
+    /// `KWIK_PACKET_TOO_LARGE`, `KWIK_PATH_NOT_FOUND`, `KWIK_PATH_DEAD`; `KWIK_LIMIT_EXCEEDED`
+    /// while 4 MiB have not left for the client.
     pub fn send_raw(&self, path: PathId, data: Bytes) -> Result<u64, CodedError> {
         self.shared.drive_own(|machine, now| machine.send_raw(path, data, now))
     }
 
-    /// What became of a raw packet; the oldest reports are dropped when nobody takes them. Cancel safe.
+    /// What became of a raw packet; the oldest reports are dropped when nobody takes them.
+    /// Cancel safe.
     ///
     /// # Errors
     /// The session is over.

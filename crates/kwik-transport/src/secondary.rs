@@ -1,4 +1,5 @@
-//! A server's part in a session whose primary is another server (1.4): it writes for leases, and opens nothing.
+//! A server's part in a session whose primary is another server (1.4): it writes for leases, and
+//! opens nothing.
 
 use bytes::Bytes;
 use kwik_proto::mapping::Mapping;
@@ -10,8 +11,8 @@ use crate::lease::{LeaseWriter, WriterSession};
 use crate::mapped::{OpenStreamError, SecondaryStream};
 use crate::quic::ConnectionError;
 
-/// One path of somebody's session, at the secondary it leads to. Cheap to clone; the path is closed with code 0
-/// when its last handle is dropped, where lease writers are handles too.
+/// One path of somebody's session, at the secondary it leads to. Cheap to clone; the path is closed
+/// with code 0 when its last handle is dropped, where lease writers are handles too.
 #[derive(Debug, Clone)]
 pub struct SecondarySession {
     shared: Held<Machine>,
@@ -44,9 +45,9 @@ impl SecondarySession {
         Ok(LeaseWriter::new(WriterSession::Secondary(self.shared.clone()), writer))
     }
 
-    /// Opens a stream that writes into `stream` of the client from `offset` on (7.2). Waits until the primary has
-    /// leased this path a range that covers it, and that neither [`Self::accept_lease`] nor another stream has
-    /// taken. Cancel safe.
+    /// Opens a stream that writes into `stream` of the client from `offset` on (7.2). Waits until
+    /// the primary has leased this path a range that covers it, and that neither
+    /// [`Self::accept_lease`] nor another stream has taken. Cancel safe.
     ///
     /// # Errors
     /// See [`OpenStreamError`].

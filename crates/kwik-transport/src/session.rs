@@ -1,4 +1,5 @@
-//! The session that applications see: quinn's `Connection`, whatever number of servers is behind it.
+//! The session that applications see: quinn's `Connection`, whatever number of servers is
+//! behind it.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,12 +14,12 @@ use kwik_proto::{Config, ConfigError, Dir};
 use crate::quic::{ConnectionError, SendDatagramError};
 use crate::streams::{RecvStream, SendStream, StreamSession, handles};
 
-/// One session with a primary server, on either side. Cheap to clone. It is closed with code 0 when its last
-/// handle is dropped, where streams, leases and their writers are handles too: as in quinn, what was not delivered
-/// then may be lost.
+/// One session with a primary server, on either side. Cheap to clone. It is closed with code 0 when
+/// its last handle is dropped, where streams, leases and their writers are handles too: as in
+/// quinn, what was not delivered then may be lost.
 ///
-/// Names, arguments and errors are those of quinn's `Connection`. What a session has more (paths, leases) shows
-/// on a server's [`PrimarySession`](crate::PrimarySession) alone (1.3).
+/// Names, arguments and errors are those of quinn's `Connection`. What a session has more (paths,
+/// leases) shows on a server's [`PrimarySession`](crate::PrimarySession) alone (1.3).
 #[derive(Clone)]
 pub struct Session {
     shared: StreamSession,
@@ -85,7 +86,8 @@ impl Session {
         Ok(self.try_open(Dir::Uni, &StreamMetadata::default())?.map(sending))
     }
 
-    /// The next bidirectional stream of the peer. Streams of secondaries never show here (7.1). Cancel safe.
+    /// The next bidirectional stream of the peer. Streams of secondaries never show here (7.1).
+    /// Cancel safe.
     ///
     /// # Errors
     /// The session is over.
@@ -148,7 +150,8 @@ impl Session {
         Ok(handles(&self.shared, halves, true))
     }
 
-    /// Sends an unreliable datagram to the peer.
+    /// Sends an unreliable datagram to the peer, where both sides have turned datagrams on
+    /// ([`QuicConfig::datagram_receive_buffer`](crate::QuicConfig::datagram_receive_buffer)).
     ///
     /// # Errors
     /// See [`SendDatagramError`].
@@ -159,12 +162,15 @@ impl Session {
         })
     }
 
-    /// The next unreliable datagram of the peer. Cancel safe.
+    /// The next unreliable datagram of the peer; none comes where datagrams are off. Cancel safe.
     ///
     /// # Errors
     /// The session is over.
     pub async fn read_datagram(&self) -> Result<Bytes, ConnectionError> {
-        self.shared.connection.read_datagram().await.map_err(|lost| self.reason(lost))
+        match &self.shared.datagrams {
+            Some(datagrams) => self.shared.wait_for(datagrams.arrived(), || datagrams.pop()).await,
+            None => Err(self.closed().await),
+        }
     }
 
     /// The largest datagram that fits now; none when the peer takes none.
@@ -233,8 +239,8 @@ impl Session {
     /// Goes on with other settings: what was granted stays so, the rest takes effect at once (8.8).
     ///
     /// # Errors
-    /// They contradict each other, or one of them is agreed on when a session starts; nothing has changed
-    /// then.
+    /// They contradict each other, or one of them is agreed on when a session starts; nothing has
+    /// changed then.
     pub fn set_config(&self, config: Config) -> Result<(), ConfigError> {
         let new = config.clone();
         self.shared.drive(|machine, now| machine.set_config(config, now))?;

@@ -11,7 +11,7 @@ use common::hostile::{self, Peer};
 use common::{Servers, address, object, only, open_with_a_byte, pair, settled, until, within};
 use kwik::{BackpressureReason, ConfigError, Endpoint, EndpointError, QuicConfig};
 use kwik_proto::wire::ControlMessage;
-use kwik_proto::wire::pb::control as pb;
+use kwik_proto::wire::control::MaxStreamData;
 
 /// With each of these a session would wait for ever.
 #[tokio::test]
@@ -213,7 +213,7 @@ async fn what_may_be_unacknowledged_changes_while_a_session_runs() {
         config.set_max_unacked(150_000).unwrap();
         server.set_config(config.clone()).unwrap();
         let mut send = server.open_uni().await.unwrap();
-        let credit = pb::MaxStreamData { stream_id: send.id().as_u64(), maximum: 1 << 30 };
+        let credit = MaxStreamData { stream_id: send.id(), maximum: 1 << 30 };
         peer.say(ControlMessage::MaxStreamData(credit)).await;
         tokio::spawn(async move { while send.write_chunk(object(0..60_000)).await.is_ok() {} });
         let unacknowledged = || server.stats().unacknowledged;

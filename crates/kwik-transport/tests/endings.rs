@@ -8,8 +8,11 @@ mod common;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{Servers, client, identity, object, pair, within};
-use kwik::{ClientConfig, ConnectionError, ReadError, WriteError};
+use common::{LOOPBACK, Servers, client, identity, object, pair, within};
+use kwik::{
+    ClientConfig, ConnectionError, Endpoint, QuicConfig, ReadError, SendDatagramError,
+    ServerConfig, Session, WriteError,
+};
 use tokio::time::{sleep, timeout};
 
 #[tokio::test]
@@ -103,10 +106,41 @@ async fn an_endpoint_that_closes_ends_all_its_sessions() {
     .await;
 }
 
+/// A session at both ends, with these settings of QUIC.
+async fn pair_with(quic: &QuicConfig) -> (Session, Session, [Endpoint; 2]) {
+    let local = LOOPBACK.parse().unwrap();
+    let config = ServerConfig::new(identity(0));
+    let server = Endpoint::bind(local, Some(config), quic).unwrap();
+    let client = Endpoint::bind(local, None, quic).unwrap();
+    let config = ClientConfig::pinned(identity(0).fingerprint());
+    let connecting = client.connect_with(config, common::address(&server), "").unwrap();
+    let accepting = async { server.accept().await.unwrap().await.unwrap() };
+    let (one, two) = tokio::join!(async { connecting.await.unwrap() }, accepting);
+    (one, two, [server, client])
+}
+
+#[tokio::test]
+async fn datagrams_are_off_unless_both_ask_for_them() {
+    within(async {
+        let (one, two, _kept) = pair().await;
+        for session in [&one, &two] {
+            let sent = session.send_datagram(Bytes::from_static(b"x"));
+            assert_eq!(sent, Err(SendDatagramError::Disabled));
+            assert_eq!(session.max_datagram_size(), None);
+        }
+        let reading = tokio::spawn(async move { two.read_datagram().await });
+        one.close(7, b"");
+        let ended = reading.await.unwrap().unwrap_err();
+        assert!(matches!(ended, ConnectionError::ApplicationClosed { code: 7, .. }), "{ended:?}");
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn datagrams_go_both_ways() {
     within(async {
-        let (one, two, _kept) = pair().await;
+        let quic = QuicConfig { datagram_receive_buffer: 64 * 1024, ..QuicConfig::default() };
+        let (one, two, _kept) = pair_with(&quic).await;
         let most = one.max_datagram_size().unwrap();
         for size in [0, 1, most] {
             let data = object(0..size as u64);
@@ -121,11 +155,11 @@ async fn datagrams_go_both_ways() {
             assert!(echoed == data);
         }
         let large = Bytes::from(vec![0; 70_000]);
-        assert_eq!(one.send_datagram(large), Err(kwik::SendDatagramError::TooLarge));
+        assert_eq!(one.send_datagram(large), Err(SendDatagramError::TooLarge));
         one.close(0, b"");
         assert!(matches!(
             one.send_datagram(Bytes::new()),
-            Err(kwik::SendDatagramError::ConnectionLost(_))
+            Err(SendDatagramError::ConnectionLost(_))
         ));
     })
     .await;

@@ -8,10 +8,10 @@ mod common;
 
 use bytes::{Bytes, BytesMut};
 use common::hostile::{self, Peer, frame, introduction, numbered, packet};
+use common::proto::{DataFrame, Field, message};
 use common::{Rng, Servers, address, client, echo, serve_clients, within};
-use kwik::{Code, ConnectionError, Identity};
-use kwik_proto::wire::pb::control as pb;
-use kwik_proto::wire::pb::data::DataFrame;
+use kwik::{Code, ConnectionError, Identity, PathId, SessionId};
+use kwik_proto::wire::control::{self, AuthenticationRequest, Heartbeat};
 use kwik_proto::wire::{ControlMessage, StreamKind};
 use kwik_proto::{Dir, Side, StreamId, limits};
 use prost::Message as _;
@@ -61,7 +61,7 @@ impl Scene {
 async fn malformed_control_bytes_end_the_session_as_invalid_frames() {
     within(async {
         let scene = Scene::new().await;
-        let beat = pb::Heartbeat { sequence: 1, reply: false }.encode_to_vec();
+        let beat = message(&[(1, Field::Number(1))]);
         let oversized = {
             let mut out = BytesMut::new();
             prost::encoding::encode_varint(limits::MAX_CONTROL_FRAME as u64 + 1, &mut out);
@@ -73,10 +73,10 @@ async fn malformed_control_bytes_end_the_session_as_invalid_frames() {
             ("no varint", vec![0xff; 11]),
             ("no protobuf", vec![4, 0xff, 0xff, 0xff, 0xff]),
             ("an empty frame", vec![0]),
-            ("a frame id ahead", some.frame(2, HEARTBEAT, beat.clone())),
-            ("a frame id again", some.frame(0, HEARTBEAT, beat.clone())),
-            ("no payload", some.frame(1, HEARTBEAT, Vec::new())),
-            ("a payload that is no message", some.frame(1, HEARTBEAT, vec![0xff, 0xff])),
+            ("a frame id ahead", some.frame(2, HEARTBEAT, &beat)),
+            ("a frame id again", some.frame(0, HEARTBEAT, &beat)),
+            ("no payload", some.frame(1, HEARTBEAT, &[])),
+            ("a payload that is no message", some.frame(1, HEARTBEAT, &[0xff, 0xff])),
         ];
         for (what, bytes) in cases {
             let mut peer = scene.join().await;
@@ -86,7 +86,7 @@ async fn malformed_control_bytes_end_the_session_as_invalid_frames() {
         }
         for truncated in [false, true] {
             let mut peer = scene.join().await;
-            let part = peer.frame(1, HEARTBEAT, beat.clone());
+            let part = peer.frame(1, HEARTBEAT, &beat);
             if truncated {
                 peer.say_bytes(&part[..part.len() - 1]).await;
             }
@@ -105,7 +105,7 @@ async fn malformed_control_bytes_end_the_session_as_invalid_frames() {
 async fn flood(peer: &mut Peer, count: u64) {
     let first = peer.due();
     for sequence in first..first + count {
-        peer.say(ControlMessage::Heartbeat(pb::Heartbeat { sequence, reply: false })).await;
+        peer.say(ControlMessage::Heartbeat(Heartbeat { sequence, reply: false })).await;
     }
 }
 
@@ -131,31 +131,33 @@ async fn answers_that_have_to_wait_come_all_and_in_order() {
 
 fn wrong_roles() -> Vec<(Code, ControlMessage)> {
     use ControlMessage as M;
-    let reset =
-        |stream_id, final_size| M::StreamReset(pb::StreamReset { stream_id, code: 1, final_size });
-    let credit = |stream_id| M::MaxStreamData(pb::MaxStreamData { stream_id, maximum: 10 });
-    let create = |logical_stream_id| {
-        M::StreamCreateNotification(pb::StreamCreateNotification {
-            logical_stream_id,
-            ..<_>::default()
-        })
+    let id = StreamId::from_u64;
+    let reset = |stream, final_size| {
+        M::StreamReset(control::StreamReset { stream_id: id(stream), code: 1, final_size })
     };
-    let answer = pb::AuthenticationResponse { success: true, ..<_>::default() };
-    let add = pb::AddPathRequest { path_id: 1, ..<_>::default() };
-    let raw = pb::RawPacketTransmission { sequence: 1, ..<_>::default() };
+    let credit =
+        |stream| M::MaxStreamData(control::MaxStreamData { stream_id: id(stream), maximum: 10 });
+    let create = |stream| {
+        let (stream_id, metadata) = (id(stream), <_>::default());
+        M::StreamCreateNotification(control::StreamCreateNotification { stream_id, metadata })
+    };
+    let add = control::AddPathRequest {
+        path_id: PathId(1),
+        session_id: None,
+        target_address: String::new(),
+        server_key_hash: Identity::from_seed([1; 32]).fingerprint(),
+        grant: Bytes::new(),
+    };
     vec![
         (Code::InvalidStreamRole, introduction(&Identity::from_seed([1; 32]))),
-        (Code::InvalidStreamRole, M::AuthenticationResponse(answer)),
+        (Code::InvalidStreamRole, M::AuthenticationResponse(hostile::welcome(SessionId([5; 16])))),
         (Code::InvalidStreamRole, M::AddPathRequest(add)),
-        (
-            Code::InvalidStreamRole,
-            M::RemovePathRequest(pb::RemovePathRequest { path_id: "1".into() }),
-        ),
-        (Code::InvalidStreamRole, M::Lease(pb::Lease { lease_id: 1, ..<_>::default() })),
-        (Code::InvalidStreamRole, M::Revoke(pb::Revoke { lease_id: 1 })),
-        (Code::InvalidStreamRole, M::Stopped(pb::Stopped { lease_id: 1, ..<_>::default() })),
-        (Code::InvalidStreamRole, M::RawPacketTransmission(raw)),
-        (Code::InvalidStreamRole, M::Resume(pb::Resume { frame_id: 1, streams: vec![] })),
+        (Code::InvalidStreamRole, M::RemovePathRequest(<_>::default())),
+        (Code::InvalidStreamRole, M::Lease(<_>::default())),
+        (Code::InvalidStreamRole, M::Revoke(<_>::default())),
+        (Code::InvalidStreamRole, M::Stopped(<_>::default())),
+        (Code::InvalidStreamRole, M::RawPacketTransmission(<_>::default())),
+        (Code::InvalidStreamRole, M::Resume(<_>::default())),
         (Code::InvalidStreamRole, reset(server_uni(0), 0)),
         (Code::InvalidStreamRole, credit(client_uni(0))),
         (Code::InvalidStreamRole, credit(server_uni(0))),
@@ -167,44 +169,21 @@ fn wrong_roles() -> Vec<(Code, ControlMessage)> {
 }
 
 fn impossible_values() -> Vec<(&'static str, i32, Vec<u8>)> {
-    let range = |start, end| pb::ByteRange { start, end };
+    use Field::{Bytes, Number};
+    let many = vec![(3, Bytes(&[16, 1])); 1025];
+    let long = "x".repeat(513);
     vec![
-        (
-            "a code over 62 bits",
-            24,
-            pb::StopSending { stream_id: 0, code: 1 << 62 }.encode_to_vec(),
-        ),
-        (
-            "a stream over 62 bits",
-            26,
-            pb::MaxStreamData { stream_id: 1 << 63, maximum: 1 }.encode_to_vec(),
-        ),
-        (
-            "a reversed range",
-            19,
-            pb::Activate { start: 2, end: 1, ..<_>::default() }.encode_to_vec(),
-        ),
-        (
-            "an unknown outcome",
-            18,
-            pb::LeaseReport { outcome: 9, ..<_>::default() }.encode_to_vec(),
-        ),
-        (
-            "too many ranges",
-            18,
-            pb::LeaseReport { ranges: vec![range(0, 1); 1025], ..<_>::default() }.encode_to_vec(),
-        ),
-        (
-            "a path that is no number",
-            1,
-            pb::AddPathResponse { path_id: "one".into(), ..<_>::default() }.encode_to_vec(),
-        ),
-        (
-            "a long text",
-            4,
-            pb::PathStatusNotification { reason: "x".repeat(513), ..<_>::default() }
-                .encode_to_vec(),
-        ),
+        ("a code over 62 bits", 24, message(&[(2, Number(1 << 62))])),
+        ("a stream over 62 bits", 26, message(&[(1, Number(1 << 63)), (2, Number(1))])),
+        ("a reversed range", 19, message(&[(3, Number(2)), (4, Number(1))])),
+        ("an unknown outcome", 18, message(&[(2, Number(9))])),
+        ("too many ranges", 18, message(&many)),
+        ("a path that is no number", 1, message(&[(2, Bytes(b"one"))])),
+        ("a removed path that is no number", 3, message(&[(1, Number(1)), (2, Bytes(b"one"))])),
+        ("a changed path that is no number", 4, message(&[(1, Bytes(b"one"))])),
+        ("no path", 4, message(&[(2, Number(1))])),
+        ("a long text", 4, message(&[(1, Bytes(b"1")), (3, Bytes(long.as_bytes()))])),
+        ("a session that is none", 5, message(&[(1, Bytes(b"zz"))])),
     ]
 }
 
@@ -225,7 +204,7 @@ async fn frames_of_another_role_and_impossible_values_end_the_session() {
         }
         for (what, number, payload) in impossible_values() {
             let mut peer = scene.join().await;
-            let bytes = peer.frame(peer.due(), number, payload);
+            let bytes = peer.frame(peer.due(), number, &payload);
             peer.say_bytes(&bytes).await;
             peer.expect(Code::InvalidFrame, what).await;
         }
@@ -239,15 +218,15 @@ async fn frames_and_streams_of_a_later_version_are_skipped() {
     within(async {
         let scene = Scene::new().await;
         let mut peer = scene.join().await;
-        let unknown = peer.frame(1, 1000, b"whatever".to_vec());
+        let unknown = peer.frame(1, 1000, b"whatever");
         peer.say_bytes(&unknown).await;
         let mut bytes = BytesMut::new();
         StreamKind::Unknown(77).encode(&mut bytes);
         let stream = peer.throw(bytes.freeze()).await;
         assert!(stream.stopped().await.is_ok());
         // The frame id that was used up by the unknown one.
-        let beat = pb::Heartbeat { sequence: 1, reply: false }.encode_to_vec();
-        let beat = peer.frame(2, HEARTBEAT, beat);
+        let beat = message(&[(1, Field::Number(1))]);
+        let beat = peer.frame(2, HEARTBEAT, &beat);
         peer.say_bytes(&beat).await;
         peer.hear_until(|m| matches!(m, ControlMessage::Heartbeat(m) if m.reply).then_some(()))
             .await;
@@ -261,7 +240,7 @@ async fn an_introduction_that_is_none_is_refused() {
         let scene = Scene::new().await;
         let key = Identity::from_seed([1; 32]);
         let mut peer = scene.dial().await;
-        peer.say(ControlMessage::Heartbeat(pb::Heartbeat { sequence: 1, reply: false })).await;
+        peer.say(ControlMessage::Heartbeat(Heartbeat { sequence: 1, reply: false })).await;
         peer.expect(Code::InvalidFrame, "a heartbeat first").await;
         let mut peer = scene.dial().await;
         peer.say_bytes(&[0xff; 12]).await;
@@ -272,16 +251,18 @@ async fn an_introduction_that_is_none_is_refused() {
         let ControlMessage::AuthenticationRequest(good) = introduction(&key) else {
             unreachable!()
         };
-        let other = pb::AuthenticationRequest { protocol_version: 2, ..good.clone() };
-        let nameless = pb::AuthenticationRequest { client_key: Bytes::new(), ..good.clone() };
-        let nowhere = pb::AuthenticationRequest { session_id: "zz".into(), ..good };
-        for (request, words) in [(other, "version 2"), (nameless, "key"), (nowhere, "session id")] {
+        let other = AuthenticationRequest { protocol_version: 2, ..good.clone() };
+        let nameless = AuthenticationRequest { client_key: None, ..good };
+        for (request, words) in [(other, "version 2"), (nameless, "key")] {
             let mut peer = scene.dial().await;
             peer.say(ControlMessage::AuthenticationRequest(request)).await;
             let (code, reason) = peer.closed().await;
             assert_eq!(code, Some(Code::AuthFailed), "{reason}");
             assert!(reason.contains(words), "{reason}");
         }
+        let mut peer = scene.dial().await;
+        peer.say_frame(5, message(&[(1, Field::Bytes(b"zz")), (16, Field::Number(1))])).await;
+        peer.expect(Code::InvalidFrame, "a session id that is none").await;
         echo(&scene.honest).await;
     })
     .await;
@@ -370,10 +351,7 @@ fn misplaced_data() -> Vec<(&'static str, Code, Vec<u8>)> {
             Code::StreamCreateFailed,
             packet(vec![frame(client_uni(limits::MAX_STREAMS), 0, bytes(1), false)]),
         ),
-        ("a raw packet", Code::InvalidStreamRole, {
-            let packet = pb::RawPacketTransmission { sequence: 1, ..Default::default() };
-            [vec![1u8], packet.encode_length_delimited_to_vec()].concat()
-        }),
+        ("a raw packet", Code::InvalidStreamRole, { hostile::raw_stream(&[<_>::default()]) }),
         ("a raw packet that is too large", Code::InvalidFrame, vec![1, 0xff, 0xff, 0x7f]),
     ]
 }
@@ -454,7 +432,7 @@ async fn random_bytes_never_hang_nor_kill_a_server() {
                     0 => peer.say_bytes(&bytes).await,
                     1 => {
                         let number = rng.below(37) as i32;
-                        let frame = peer.frame(peer.due(), number, bytes);
+                        let frame = peer.frame(peer.due(), number, &bytes);
                         peer.say_bytes(&frame).await;
                     }
                     _ => {
@@ -482,8 +460,8 @@ async fn a_client_that_reads_no_control_frames_loses_its_session() {
         // Each beat asks for an answer that nobody takes.
         let mut beats = Vec::new();
         for id in 1..=400_000u64 {
-            let beat = pb::Heartbeat { sequence: id, reply: false }.encode_to_vec();
-            beats.extend(peer.frame(id, HEARTBEAT, beat));
+            let beat = message(&[(1, Field::Number(id))]);
+            beats.extend(peer.frame(id, HEARTBEAT, &beat));
             if beats.len() > 60_000 {
                 if peer.send.write_all(&beats).await.is_err() {
                     break;

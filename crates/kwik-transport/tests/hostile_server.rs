@@ -6,16 +6,15 @@
 
 mod common;
 
-use bytes::Bytes;
 use common::hostile::{self, Peer, frame, packet};
+use common::proto::{Field, message};
 use common::{Rng, Servers, client, echo, identity, serve_echo, within};
 use kwik::{
-    ClientConfig, Code, ConnectionError, Dir, Endpoint, ReadError, Session, Side, StreamId,
+    ClientConfig, Code, ConnectionError, Dir, Endpoint, Fingerprint, LeaseId, PathId, PathStatus,
+    ReadError, Session, SessionId, Side, StreamId,
 };
-use kwik_proto::limits;
-use kwik_proto::wire::ControlMessage;
-use kwik_proto::wire::pb::control as pb;
-use prost::Message as _;
+use kwik_proto::wire::control::{self, ControlMessage};
+use kwik_proto::{PieceId, limits};
 
 const OWN: u8 = 50;
 
@@ -74,10 +73,16 @@ async fn expect(session: &Session, peer: &Peer, code: Code, what: &str) {
     assert_eq!(session.open_bi().await.err(), session.close_reason(), "{what}");
 }
 
-fn lease(lease_id: u64, stream_id: u64, path_id: u32, range: std::ops::Range<u64>) -> pb::Lease {
-    let (start, end) = (range.start, range.end);
-    let max_bytes = limits::lease_budget(end - start);
-    pb::Lease { lease_id, stream_id, start, end, path_id, max_bytes, sequence: 1, ..<_>::default() }
+fn lease(id: u64, stream: u64, path: u32, range: std::ops::Range<u64>) -> control::Lease {
+    control::Lease {
+        lease_id: LeaseId(id),
+        stream_id: StreamId::from_u64(stream),
+        path_id: PathId(path),
+        max_bytes: limits::lease_budget(range.end - range.start),
+        range,
+        sequence: 1,
+        ..<_>::default()
+    }
 }
 
 #[tokio::test]
@@ -85,15 +90,17 @@ async fn an_answer_that_is_none_ends_the_session() {
     within(async {
         let scene = Scene::new().await;
         let (session, mut peer) = scene.fresh().await;
-        peer.say(ControlMessage::Heartbeat(pb::Heartbeat { sequence: 1, reply: false })).await;
+        peer.say(ControlMessage::Heartbeat(<_>::default())).await;
         expect(&session, &peer, Code::InvalidFrame, "a heartbeat first").await;
         let (session, mut peer) = scene.fresh().await;
-        let nameless = pb::AuthenticationResponse { success: true, ..<_>::default() };
-        peer.say(ControlMessage::AuthenticationResponse(nameless)).await;
+        peer.say_frame(6, message(&[(1, Field::Number(1))])).await;
         expect(&session, &peer, Code::InvalidFrame, "no session id").await;
         let (session, mut peer) = scene.fresh().await;
-        let error_message = "not you".to_owned();
-        let refusal = pb::AuthenticationResponse { error_message, ..<_>::default() };
+        let refusal = control::AuthenticationResponse {
+            result: Err("not you".to_owned()),
+            limits: None,
+            data: <_>::default(),
+        };
         peer.say(ControlMessage::AuthenticationResponse(refusal)).await;
         expect(&session, &peer, Code::AuthFailed, "refused").await;
         assert!(session.close_reason().unwrap().to_string().contains("not you"));
@@ -111,22 +118,21 @@ async fn an_answer_that_is_none_ends_the_session() {
 /// What a client is told, and why it ends the session for it.
 fn crimes() -> Vec<(Code, Vec<ControlMessage>)> {
     use ControlMessage as M;
-    let pin = Bytes::from(vec![1; 32]);
-    let add = |path_id, pin: &Bytes| {
-        M::AddPathRequest(pb::AddPathRequest {
+    let add = |path| {
+        M::AddPathRequest(control::AddPathRequest {
+            path_id: PathId(path),
+            session_id: None,
             target_address: "169.254.0.1:1".into(),
-            path_id,
-            server_key_hash: pin.clone(),
-            ..<_>::default()
+            server_key_hash: Fingerprint([1; 32]),
+            grant: <_>::default(),
         })
     };
     let own = StreamId::new(Side::Client, Dir::Bi, 0).as_u64();
     let far = limits::MAX_STREAMS;
     vec![
-        (Code::InvalidFrame, vec![add(1, &Bytes::new())]),
-        (Code::InvalidFrame, vec![add(0, &pin)]),
-        (Code::InvalidFrame, vec![add(3, &pin), add(2, &pin)]),
-        (Code::InvalidFrame, vec![add(u32::MAX, &pin), add(u32::MAX, &pin)]),
+        (Code::InvalidFrame, vec![add(0)]),
+        (Code::InvalidFrame, vec![add(3), add(2)]),
+        (Code::InvalidFrame, vec![add(u32::MAX), add(u32::MAX)]),
         (Code::InvalidStreamRole, vec![M::Lease(lease(1, client_uni(0), 0, 0..10))]),
         (Code::InvalidStreamRole, vec![M::Lease(lease(1, own, 0, 0..10))]),
         (Code::StreamCreateFailed, vec![M::Lease(lease(1, server_uni(far), 0, 0..10))]),
@@ -138,28 +144,19 @@ fn crimes() -> Vec<(Code, Vec<ControlMessage>)> {
                 M::Lease(lease(1, server_uni(0), 0, 10..20)),
             ],
         ),
+        (Code::InvalidStreamRole, vec![M::LeaseReport(<_>::default())]),
+        (Code::InvalidStreamRole, vec![M::Activate(<_>::default())]),
+        (Code::InvalidStreamRole, vec![M::Cancel(<_>::default())]),
         (
             Code::InvalidStreamRole,
-            vec![M::LeaseReport(pb::LeaseReport { lease_id: 1, ..<_>::default() })],
-        ),
-        (
-            Code::InvalidStreamRole,
-            vec![M::Activate(pb::Activate { lease_id: 1, ..<_>::default() })],
-        ),
-        (Code::InvalidStreamRole, vec![M::Cancel(pb::Cancel { lease_id: 1, piece_id: 1 })]),
-        (
-            Code::InvalidStreamRole,
-            vec![M::AuthenticationResponse(pb::AuthenticationResponse {
-                success: true,
-                ..<_>::default()
-            })],
+            vec![M::AuthenticationResponse(hostile::welcome(SessionId([5; 16])))],
         ),
         (
             Code::OffsetMismatch,
             vec![
                 M::Lease(lease(1, server_uni(0), 0, 0..10)),
-                M::StreamReset(pb::StreamReset {
-                    stream_id: server_uni(0),
+                M::StreamReset(control::StreamReset {
+                    stream_id: StreamId::from_u64(server_uni(0)),
                     code: 1,
                     final_size: 5,
                 }),
@@ -167,7 +164,10 @@ fn crimes() -> Vec<(Code, Vec<ControlMessage>)> {
         ),
         (
             Code::InvalidStreamRole,
-            vec![M::StopSending(pb::StopSending { stream_id: client_uni(9), code: 1 })],
+            vec![M::StopSending(control::StopSending {
+                stream_id: StreamId::from_u64(client_uni(9)),
+                code: 1,
+            })],
         ),
     ]
 }
@@ -184,6 +184,35 @@ async fn frames_that_no_primary_sends_end_the_session() {
                 peer.say(message).await;
             }
             expect(&session, &peer, code, &what).await;
+        }
+        echo(&scene.honest).await;
+    })
+    .await;
+}
+
+/// As a primary refuses them: they were taken for the primary's own path, or for one that is
+/// not there.
+#[tokio::test]
+async fn ids_that_cannot_be_read_end_the_session() {
+    use Field::{Bytes, Number};
+    within(async {
+        let scene = Scene::new().await;
+        for (what, number, payload) in [
+            (
+                "a path to add without a pin",
+                0,
+                message(&[(1, Bytes(b"1.2.3.4:5")), (16, Number(1))]),
+            ),
+            ("a path to remove", 2, message(&[(1, Bytes(b"seven"))])),
+            ("no path to remove", 2, message(&[(1000, Number(0))])),
+            ("a path that is dead", 4, message(&[(1, Bytes(b"seven")), (2, Number(1))])),
+            ("the path of a raw packet", 8, message(&[(2, Bytes(b"seven")), (16, Number(3))])),
+            ("the path of a stream", 7, message(&[(1, Number(3)), (2, Bytes(b"seven"))])),
+            ("a session", 6, message(&[(1, Number(1)), (2, Bytes(b"zz"))])),
+        ] {
+            let (session, mut peer) = scene.session().await;
+            peer.say_frame(number, payload).await;
+            expect(&session, &peer, Code::InvalidFrame, what).await;
         }
         echo(&scene.honest).await;
     })
@@ -223,10 +252,7 @@ async fn a_primary_writes_beyond_what_it_may_and_loses_the_session() {
                 Code::InvalidFrame,
                 packet(vec![frame(server_uni(0), 0, vec![1; 50], false)])[..30].to_vec(),
             ),
-            ("a raw packet", Code::InvalidStreamRole, {
-                let raw = pb::RawPacketTransmission { sequence: 1, ..<_>::default() };
-                [vec![1], raw.encode_length_delimited_to_vec()].concat()
-            }),
+            ("a raw packet", Code::InvalidStreamRole, { hostile::raw_stream(&[<_>::default()]) }),
         ];
         for (what, code, bytes) in cases {
             let (session, peer) = scene.session().await;
@@ -266,16 +292,16 @@ async fn a_writer_that_stops_where_it_cannot_have_is_cut_off() {
             let (session, mut peer) = scene.session().await;
             peer.say(ControlMessage::Lease(lease(1, server_uni(0), 0, 0..10))).await;
             let activate = |m: &ControlMessage| match m {
-                ControlMessage::Activate(m) => Some(*m),
+                ControlMessage::Activate(m) => Some(m.clone()),
                 _ => None,
             };
             let piece = peer.hear_until(activate).await;
-            assert_eq!((piece.start, piece.end), (0, 10));
+            assert_eq!(piece.range, 0..10);
             peer.throw(packet(vec![frame(server_uni(0), 0, &b"12345"[..], false)])).await;
             let mut stream = session.accept_uni().await.unwrap();
             assert_eq!(stream.read_chunk(10, true).await.unwrap().unwrap().bytes.len(), 5);
-            let (lease_id, piece_id) = (1, piece.piece_id);
-            let stopped = pb::Stopped { lease_id, piece_id, sent_until, ..<_>::default() };
+            let (lease_id, piece_id) = (LeaseId(1), piece.piece_id);
+            let stopped = control::Stopped { lease_id, piece_id, sent_until, ..<_>::default() };
             peer.say(ControlMessage::Stopped(stopped)).await;
             expect(&session, &peer, code, "a piece that stopped elsewhere").await;
         }
@@ -288,30 +314,33 @@ async fn unknown_frames_and_paths_are_no_harm_to_a_client() {
     within(async {
         let scene = Scene::new().await;
         let (session, mut peer) = scene.session().await;
-        let revoke = pb::Revoke { lease_id: 99 };
+        let revoke = control::Revoke { lease_id: LeaseId(99) };
         peer.say(ControlMessage::Revoke(revoke)).await;
-        let stopped = pb::Stopped { lease_id: 9, piece_id: 9, sent_until: 9, ..<_>::default() };
+        let (lease_id, piece_id) = (LeaseId(9), PieceId(9));
+        let stopped = control::Stopped { lease_id, piece_id, sent_until: 9, ..<_>::default() };
         peer.say(ControlMessage::Stopped(stopped)).await;
-        for path_id in ["7", "0", "seven"] {
-            let remove = pb::RemovePathRequest { path_id: path_id.into() };
+        for path_id in [7, 0, u32::MAX].map(PathId) {
+            let remove = control::RemovePathRequest { path_id };
             peer.say(ControlMessage::RemovePathRequest(remove)).await;
             let answer = |m: &ControlMessage| match m {
-                ControlMessage::RemovePathResponse(m) => Some(m.success),
+                ControlMessage::RemovePathResponse(m) => Some(m.result.is_ok()),
                 _ => None,
             };
             assert!(!peer.hear_until(answer).await);
         }
-        let dead = pb::PathStatus::Dead.into();
-        let notice = |path_id: &str| pb::PathStatusNotification {
-            path_id: path_id.into(),
-            status: dead,
-            ..<_>::default()
+        let notice = |path| control::PathStatusNotification {
+            path_id: PathId(path),
+            status: PathStatus::Dead,
+            reason: String::new(),
+            report: None,
+            ended: false,
         };
-        peer.say(ControlMessage::PathStatusNotification(notice("0"))).await;
-        peer.say(ControlMessage::PathStatusNotification(notice("9"))).await;
-        for (target, code) in [("9", Code::PathNotFound), ("0", Code::InvalidStreamRole)] {
-            let target_path_id = target.into();
-            let raw = pb::RawPacketTransmission { target_path_id, sequence: 3, ..<_>::default() };
+        peer.say(ControlMessage::PathStatusNotification(notice(0))).await;
+        peer.say(ControlMessage::PathStatusNotification(notice(9))).await;
+        for (target, code) in [(9, Code::PathNotFound), (0, Code::InvalidStreamRole)] {
+            let target_path_id = PathId(target);
+            let raw =
+                control::RawPacketTransmission { target_path_id, sequence: 3, ..<_>::default() };
             peer.say(ControlMessage::RawPacketTransmission(raw)).await;
             let report = |m: &ControlMessage| match m {
                 ControlMessage::RelayReport(m) => Some(m.code),
@@ -328,8 +357,8 @@ async fn unknown_frames_and_paths_are_no_harm_to_a_client() {
             _ => None,
         };
         let report = peer.hear_until(report).await;
-        assert_eq!(report.outcome(), pb::LeaseOutcome::LeaseLost);
-        assert_eq!(report.ranges, [pb::ByteRange { start: 0, end: 10 }]);
+        assert_eq!(report.outcome, control::LeaseOutcome::Lost);
+        assert_eq!(report.ranges, std::iter::once(0..10).collect::<Vec<_>>());
         let uncovered = |m: &ControlMessage| matches!(m, ControlMessage::Uncovered(_));
         peer.hear_until(|m| uncovered(m).then_some(())).await;
         // No lease follows: the reader is told instead of waiting for ever.
@@ -338,6 +367,61 @@ async fn unknown_frames_and_paths_are_no_harm_to_a_client() {
             panic!("nobody could have brought it")
         };
         assert_eq!(error.code, Code::AggregationTimeout);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_primary_sends_its_client_nowhere_it_may_not() {
+    within(async {
+        let scene = Scene::new().await;
+        let (session, mut peer) = scene.session().await;
+        // The primary is on loopback, which gives it more than any other.
+        let targets = [
+            "127.0.0.1:0",
+            "0.0.0.0:9",
+            "[::]:9",
+            "224.0.0.1:9",
+            "[ff02::1]:9",
+            "255.255.255.255:9",
+            "169.254.169.254:80",
+            "[fe80::1]:9",
+            "240.0.0.1:9",
+            "192.0.0.8:9",
+            "[100::1]:9",
+            "[::127.0.0.1]:9",
+            "[::ffff:0:127.0.0.1]:9",
+            "[64:ff9b::127.0.0.1]:9",
+            "[64:ff9b::10.0.0.1]:9",
+            "[64:ff9b:1::10.0.0.1]:9",
+            "[2002:7f00:1::1]:9",
+            "[2002:a9fe:a9fe::1]:9",
+            "[2001::1]:9",
+            "[2001:db8::5efe:127.0.0.1]:9",
+            "localhost:9",
+            "\u{1b}[2J",
+        ];
+        for (path_id, target) in (1..).zip(targets) {
+            let path_id = PathId(path_id);
+            let request = control::AddPathRequest {
+                path_id,
+                session_id: None,
+                target_address: target.into(),
+                server_key_hash: Fingerprint([1; 32]),
+                grant: <_>::default(),
+            };
+            peer.say(ControlMessage::AddPathRequest(request)).await;
+            let answer = |m: &ControlMessage| match m {
+                ControlMessage::AddPathResponse(m) => Some(m.clone()),
+                _ => None,
+            };
+            let answer = peer.hear_until(answer).await;
+            assert_eq!(answer.path_id, path_id);
+            let words = answer.result.expect_err(target);
+            assert!(!words.is_empty() && !words.contains(char::is_control), "{target}: {words:?}");
+        }
+        assert_eq!(session.close_reason(), None);
+        echo(&scene.honest).await;
     })
     .await;
 }
@@ -358,7 +442,7 @@ async fn random_bytes_never_hang_nor_kill_a_client() {
                 match rng.below(3) {
                     0 => peer.say_bytes(&bytes).await,
                     1 => {
-                        let frame = peer.frame(peer.due(), rng.below(37) as i32, bytes);
+                        let frame = peer.frame(peer.due(), rng.below(37) as i32, &bytes);
                         peer.say_bytes(&frame).await;
                     }
                     _ => {

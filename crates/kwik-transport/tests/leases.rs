@@ -1,5 +1,5 @@
 //! Leases and activations that are forged, replayed or outside what was given: who writes for them
-//! closes the path, and nobody else is harmed (design §7).
+//! closes the path, and nobody else is harmed (9.4).
 
 #![allow(clippy::disallowed_methods, reason = "tests run on tokio itself")]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]
@@ -9,18 +9,17 @@ mod common;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use common::hostile::{self, Peer, visit};
+use common::hostile::{self, Peer, raw_stream, visit};
 use common::{Servers, accept_secondary, address, fill, identity, object, server, within};
 use kwik::{
     Accepted, Code, CodedError, ConnectionError, Identity, LeaseId, PathId, QuicConfig,
     SecondarySession, ServerConfig, SessionId, StreamId,
 };
+use kwik_proto::PieceId;
 use kwik_proto::auth::{Grant, GrantClaims, LeaseFields, sign_lease, sign_raw};
 use kwik_proto::limits;
-use kwik_proto::wire::pb::control as pb;
-use kwik_proto::wire::pb::data::{AckFrame, AckRange};
+use kwik_proto::wire::control;
 use kwik_proto::wire::{ControlMessage, StreamKind, data};
-use prost::Message as _;
 use tokio::time::timeout;
 
 const SESSION: SessionId = SessionId([3; 16]);
@@ -60,7 +59,8 @@ impl Scene {
             let exporter = peer.exporter();
             peer.say(visit(&self.key, &exporter, SESSION, PATH, self.grant())).await;
             let answer = peer.hear().await;
-            let ok = matches!(&answer, ControlMessage::AuthenticationResponse(m) if m.success);
+            let ok =
+                matches!(&answer, ControlMessage::AuthenticationResponse(m) if m.result.is_ok());
             assert!(ok, "{answer:?}");
             peer
         };
@@ -69,7 +69,7 @@ impl Scene {
 }
 
 /// What the primary would sign.
-fn lease(id: u64, sequence: u64) -> pb::Lease {
+fn lease(id: u64, sequence: u64) -> control::Lease {
     let (start, end) = (0, 1_000_000);
     let fields = LeaseFields {
         lease_id: LeaseId(id),
@@ -80,22 +80,21 @@ fn lease(id: u64, sequence: u64) -> pb::Lease {
         command: b"fill",
     };
     let signature = sign_lease(&identity(0), SESSION, PATH, sequence, &fields);
-    pb::Lease {
-        lease_id: id,
-        stream_id: 3,
-        start,
-        end,
-        path_id: PATH.0,
+    control::Lease {
+        lease_id: fields.lease_id,
+        stream_id: fields.stream_id,
+        range: start..end,
+        path_id: PATH,
         command: Bytes::from_static(b"fill"),
         sequence,
         max_bytes: fields.max_bytes,
-        signature: Bytes::copy_from_slice(signature.as_ref()),
+        signature: Some(signature),
     }
 }
 
 fn activate(lease_id: u64, piece_id: u64, range: std::ops::Range<u64>) -> ControlMessage {
-    let (start, end) = (range.start, range.end);
-    ControlMessage::Activate(pb::Activate { lease_id, piece_id, start, end })
+    let (lease_id, piece_id) = (LeaseId(lease_id), PieceId(piece_id));
+    ControlMessage::Activate(control::Activate { lease_id, piece_id, range })
 }
 
 #[tokio::test]
@@ -132,8 +131,8 @@ async fn what_an_edge_neither_sent_nor_takes_closes_its_path() {
     within(async {
         let scene = Scene::new();
         let (mut peer, _edge) = scene.visit().await;
-        let ranges = vec![AckRange { first: 1, last: 1 }];
-        peer.say(ControlMessage::Ack(AckFrame { ranges, ..AckFrame::default() })).await;
+        peer.say(ControlMessage::Ack(control::Ack { ranges: std::iter::once(1..=1).collect() }))
+            .await;
         peer.expect(Code::InvalidFrame, "an ack of what was never sent").await;
 
         let (peer, _edge) = scene.visit().await;
@@ -147,16 +146,16 @@ async fn what_an_edge_neither_sent_nor_takes_closes_its_path() {
 async fn a_lease_that_was_tampered_with_closes_its_path_alone() {
     within(async {
         let scene = Scene::new();
-        type Tamper = fn(&mut pb::Lease);
+        type Tamper = fn(&mut control::Lease);
         let cases: Vec<(&str, Tamper, Code)> = vec![
-            ("another stream", |m| m.stream_id = 7, Code::AuthFailed),
-            ("a longer range", |m| m.end += 1, Code::AuthFailed),
-            ("an earlier range", |m| m.start += 1, Code::AuthFailed),
+            ("another stream", |m| m.stream_id = StreamId::from_u64(7), Code::AuthFailed),
+            ("a longer range", |m| m.range.end += 1, Code::AuthFailed),
+            ("an earlier range", |m| m.range.start += 1, Code::AuthFailed),
             ("a larger budget", |m| m.max_bytes += 1, Code::AuthFailed),
             ("another command", |m| m.command = Bytes::from_static(b"rm"), Code::AuthFailed),
-            ("another id", |m| m.lease_id += 1, Code::AuthFailed),
+            ("another id", |m| m.lease_id.0 += 1, Code::AuthFailed),
             ("another sequence", |m| m.sequence += 1, Code::AuthFailed),
-            ("no signature", |m| m.signature.clear(), Code::AuthFailed),
+            ("no signature", |m| m.signature = None, Code::AuthFailed),
         ];
         for (what, tamper, code) in cases {
             let (mut peer, edge) = scene.visit().await;
@@ -245,15 +244,19 @@ async fn an_edge_takes_no_streams_and_no_frames_of_a_primary() {
     within(async {
         use ControlMessage as M;
         let scene = Scene::new();
-        let credit = pb::MaxStreamData { stream_id: 3, maximum: 1 };
-        let create = pb::StreamCreateNotification { logical_stream_id: 4, ..<_>::default() };
-        let report = pb::LeaseReport { lease_id: 1, ..<_>::default() };
+        let stream_id = StreamId::from_u64(3);
+        let credit = control::MaxStreamData { stream_id, maximum: 1 };
+        let create = control::StreamCreateNotification {
+            stream_id: StreamId::from_u64(4),
+            ..<_>::default()
+        };
+        let report = control::LeaseReport::default();
         for message in [
             M::MaxStreamData(credit),
             M::StreamCreateNotification(create),
             M::LeaseReport(report),
-            M::AddPathResponse(pb::AddPathResponse { success: true, ..<_>::default() }),
-            M::StopSending(pb::StopSending { stream_id: 3, code: 1 }),
+            M::AddPathResponse(control::AddPathResponse { path_id: PATH, result: Ok(()) }),
+            M::StopSending(control::StopSending { stream_id, code: 1 }),
         ] {
             let (mut peer, _edge) = scene.visit().await;
             let what = format!("{message:?}");
@@ -268,20 +271,14 @@ async fn an_edge_takes_no_streams_and_no_frames_of_a_primary() {
 }
 
 /// A raw packet as the primary would sign it.
-fn raw(sequence: u64, data: &'static [u8]) -> pb::RawPacketTransmission {
+fn raw(sequence: u64, data: &'static [u8]) -> control::RawPacketTransmission {
     let signature = sign_raw(&identity(0), SESSION, PATH, sequence, data);
-    pb::RawPacketTransmission {
+    control::RawPacketTransmission {
         data: Bytes::from_static(data),
+        target_path_id: PATH,
         sequence,
-        signature: Bytes::copy_from_slice(signature.as_ref()),
-        ..<_>::default()
+        signature: Some(signature),
     }
-}
-
-/// The bytes of a raw stream.
-fn stream(packets: &[pb::RawPacketTransmission]) -> Vec<u8> {
-    let encoded = packets.iter().flat_map(|m| m.encode_length_delimited_to_vec());
-    std::iter::once(1).chain(encoded).collect()
 }
 
 #[tokio::test]
@@ -290,7 +287,7 @@ async fn raw_packets_that_nobody_takes_do_not_hide_the_end() {
         let scene = Scene::new();
         let (peer, edge) = scene.visit().await;
         let packets: Vec<_> = (1..200).map(|sequence| raw(sequence, b"unread")).collect();
-        peer.throw(stream(&packets)).await;
+        peer.throw(raw_stream(&packets)).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
         peer.connection.close(7u32.into(), b"");
         let closed = edge.closed().await;
@@ -305,17 +302,18 @@ async fn raw_packets_are_taken_from_the_primary_alone_and_once() {
     within(async {
         let scene = Scene::new();
         let (peer, edge) = scene.visit().await;
-        peer.throw(stream(&[raw(1, b"one"), raw(5, b"five")])).await;
+        peer.throw(raw_stream(&[raw(1, b"one"), raw(5, b"five")])).await;
         assert_eq!(edge.recv_raw().await.unwrap(), &b"one"[..]);
         assert_eq!(edge.recv_raw().await.unwrap(), &b"five"[..]);
-        peer.throw(stream(&[raw(5, b"five")])).await;
+        peer.throw(raw_stream(&[raw(5, b"five")])).await;
         peer.expect(Code::AuthFailed, "replayed").await;
         let (peer, _edge) = scene.visit().await;
-        let forged = pb::RawPacketTransmission { data: Bytes::from_static(b"x"), ..raw(9, b"y") };
-        peer.throw(stream(&[forged])).await;
+        let forged =
+            control::RawPacketTransmission { data: Bytes::from_static(b"x"), ..raw(9, b"y") };
+        peer.throw(raw_stream(&[forged])).await;
         peer.expect(Code::AuthFailed, "forged").await;
         let (peer, _edge) = scene.visit().await;
-        let whole = stream(&[raw(10, b"ten")]);
+        let whole = raw_stream(&[raw(10, b"ten")]);
         peer.throw(whole[..whole.len() - 1].to_vec()).await;
         peer.expect(Code::InvalidFrame, "truncated").await;
     })
@@ -377,9 +375,7 @@ async fn activations_that_its_leases_do_not_allow_end_the_session() {
                     _ => None,
                 })
                 .await;
-            let activate = |piece_id, start, end| {
-                ControlMessage::Activate(pb::Activate { lease_id, piece_id, start, end })
-            };
+            let activate = |piece, start, end| activate(lease_id.0, piece, start..end);
             if piece > 0 {
                 peer.say(activate(piece, 0, 10)).await;
             }
@@ -408,24 +404,28 @@ async fn reports_outside_their_lease_end_the_session_and_unknown_ones_are_ignore
         let extent = stream.reserve(100).unwrap();
         let (_lease, _writer) = primary.lease_own(stream.id(), extent).unwrap();
         let report = |lease_id, start, end| {
-            ControlMessage::LeaseReport(pb::LeaseReport {
-                lease_id,
-                outcome: pb::LeaseOutcome::LeaseLost.into(),
-                ranges: vec![pb::ByteRange { start, end }],
+            ControlMessage::LeaseReport(control::LeaseReport {
+                lease_id: LeaseId(lease_id),
+                outcome: control::LeaseOutcome::Lost,
+                ranges: std::iter::once(start..end).collect(),
                 delivered: u64::MAX,
+                reason: "\u{1b}[31mno\n".into(),
             })
         };
         peer.say(report(99, 0, 1 << 40)).await;
-        peer.say(ControlMessage::Cancel(pb::Cancel { lease_id: 99, piece_id: 1 })).await;
-        let activate = pb::Activate { lease_id: 99, piece_id: 1, start: 5, end: 9 };
-        peer.say(ControlMessage::Activate(activate)).await;
+        peer.say(ControlMessage::Cancel(control::Cancel {
+            lease_id: LeaseId(99),
+            piece_id: PieceId(1),
+        }))
+        .await;
+        peer.say(activate(99, 1, 5..9)).await;
         let stopped = peer
             .hear_until(|m| match m {
                 ControlMessage::Stopped(stopped) => Some(stopped.clone()),
                 _ => None,
             })
             .await;
-        assert_eq!((stopped.lease_id, stopped.sent_until), (99, 5));
+        assert_eq!((stopped.lease_id, stopped.sent_until), (LeaseId(99), 5));
         peer.say(report(0, 50, 101)).await;
         peer.expect(Code::OffsetMismatch, "a report outside").await;
     })

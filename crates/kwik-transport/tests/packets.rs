@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use common::hostile::{self, Peer, frame, introduction, packet};
+use common::proto::{DataFrame, DataPacket};
 use common::{Servers, address, client, echo, fill, identity, object, server, within};
 use kwik::{Accepted, ClientConfig, Code, Identity, PrimarySession, Priority, QuicConfig, Session};
-use kwik_proto::wire::pb::control as pb;
-use kwik_proto::wire::pb::data::{self as wire, AckFrame, AckRange, DataPacket};
+use kwik_proto::wire::control::{
+    Ack, AuthenticationRequest, AuthenticationResponse, MaxStreamData,
+};
 use kwik_proto::wire::{ControlMessage, DataOptions, PacketEncoder, PacketFrame, StreamKind};
 use kwik_proto::{Dir, Side, StreamId, limits};
 use prost::Message as _;
@@ -121,8 +123,7 @@ fn wanting(options: DataOptions) -> ControlMessage {
     else {
         panic!("no introduction")
     };
-    let data = options.to_wire();
-    ControlMessage::AuthenticationRequest(pb::AuthenticationRequest { data, ..request })
+    ControlMessage::AuthenticationRequest(AuthenticationRequest { data: options, ..request })
 }
 
 /// A hostile client that is let in, its session at the server, and what they agreed on.
@@ -133,7 +134,7 @@ async fn join(servers: &Servers, options: DataOptions) -> (Peer, PrimarySession,
         let ControlMessage::AuthenticationResponse(answer) = peer.hear().await else {
             panic!("no answer")
         };
-        (peer, DataOptions::from_wire(answer.data))
+        (peer, answer.data)
     };
     let accept = async {
         match servers.primary.accept().await.unwrap().accept_any().await.unwrap() {
@@ -243,7 +244,7 @@ async fn what_was_agreed_is_on_the_wire() {
             for packet in &packets {
                 assert_eq!(packet.checksum != 0, options.checksum);
             }
-            let compressed = |frame: &wire::DataFrame| frame.flags == 4;
+            let compressed = |frame: &DataFrame| frame.flags == 4;
             let any = packets.iter().flat_map(|packet| &packet.frames).any(compressed);
             assert_eq!(any, options.compression);
             let ids: Vec<_> = packets.iter().map(|packet| packet.packet_id).collect();
@@ -315,8 +316,7 @@ async fn packets_that_break_what_was_agreed_end_the_session() {
 }
 
 fn ack(first: u64, last: u64) -> ControlMessage {
-    let ranges = vec![AckRange { first, last }];
-    ControlMessage::Ack(AckFrame { ranges, ..AckFrame::default() })
+    ControlMessage::Ack(Ack { ranges: std::iter::once(first..=last).collect() })
 }
 
 #[tokio::test]
@@ -359,7 +359,7 @@ async fn what_is_kept_for_a_peer_that_acknowledges_nothing_is_bounded_whatever_i
             let session = primary.session().clone();
             let mut stream = session.open_uni().await.unwrap();
             stream.set_priority(priority.into()).unwrap();
-            let maximum = pb::MaxStreamData { stream_id: stream.id().as_u64(), maximum: 1 << 40 };
+            let maximum = MaxStreamData { stream_id: stream.id(), maximum: 1 << 40 };
             peer.say(ControlMessage::MaxStreamData(maximum)).await;
             tokio::spawn(async move { stream.write_chunk(object(0..16 * WINDOW)).await });
             // It reads whatever comes, for as long as anything does.
@@ -383,18 +383,18 @@ async fn packets_are_acknowledged_at_a_streams_end_and_in_time() {
             _ => None,
         };
         peer.throw(encoded(1, b"payload", DataOptions::default())).await;
-        assert_eq!(peer.hear_until(acked).await, [AckRange { first: 1, last: 1 }]);
-        let open = wire::DataFrame { fin: false, ..frame(uni() + 4, 0, &b"x"[..], false) };
+        assert_eq!(peer.hear_until(acked).await, [1..=1]);
+        let open = frame(uni() + 4, 0, &b"x"[..], false);
         let mut stream = peer.connection.open_uni().await.unwrap();
         let open = DataPacket { packet_id: 3, frames: vec![open], ..Default::default() };
         stream
             .write_all(&[&[0][..], &open.encode_length_delimited_to_vec()].concat())
             .await
             .unwrap();
-        assert_eq!(peer.hear_until(acked).await, [AckRange { first: 3, last: 3 }]);
+        assert_eq!(peer.hear_until(acked).await, [3..=3]);
         let late = DataPacket { packet_id: 2, ..Default::default() };
         stream.write_all(&late.encode_length_delimited_to_vec()).await.unwrap();
-        assert_eq!(peer.hear_until(acked).await, [AckRange { first: 2, last: 2 }]);
+        assert_eq!(peer.hear_until(acked).await, [2..=2]);
     })
     .await;
 }
@@ -414,17 +414,15 @@ async fn data_that_overtakes_the_servers_answer_waits_for_it() {
             let ControlMessage::AuthenticationRequest(request) = peer.hear().await else {
                 panic!("no introduction")
             };
-            assert_eq!(DataOptions::from_wire(request.data), CHECKSUM);
+            assert_eq!(request.data, CHECKSUM);
             let options = DataOptions { checksum: agreed, compression: false };
             let of_server = StreamId::new(Side::Server, Dir::Uni, 0).as_u64();
             let early = encoded_for(of_server, 1, b"early", options);
             peer.throw(early).await;
             tokio::time::sleep(Duration::from_millis(50)).await;
-            peer.say(ControlMessage::AuthenticationResponse(pb::AuthenticationResponse {
-                success: true,
-                session_id: kwik::SessionId([5; 16]).to_string(),
-                data: options.to_wire(),
-                ..Default::default()
+            peer.say(ControlMessage::AuthenticationResponse(AuthenticationResponse {
+                data: options,
+                ..hostile::welcome(kwik::SessionId([5; 16]))
             }))
             .await;
             let mut stream = session.accept_uni().await.unwrap();
@@ -463,7 +461,7 @@ async fn a_stream_that_is_reset_while_it_waits_lets_those_that_share_go_on() {
         first.write_all(b"x").await.unwrap();
         first.flush().await.unwrap();
         let mut bulk = session.open_uni().await.unwrap();
-        let maximum = pb::MaxStreamData { stream_id: bulk.id().as_u64(), maximum: 1 << 30 };
+        let maximum = MaxStreamData { stream_id: bulk.id(), maximum: 1 << 30 };
         peer.say(ControlMessage::MaxStreamData(maximum)).await;
         let bulk = tokio::spawn(async move {
             bulk.write_chunk(object(0..300_000)).await.unwrap();

@@ -13,12 +13,14 @@ use common::hostile::{self, Peer, frame, packet};
 use common::{Rng, Servers, client, fill, identity, object, serve_leases, within};
 use kwik::{
     Code, LeaseOutcome, PathError, PathId, PathStatus, PrimarySession, RecvStream, SendStream,
-    Session, StreamId,
+    Session, SessionId, StreamId,
 };
-use kwik_proto::wire::pb::control as pb;
-use kwik_proto::wire::pb::secondary::SecondaryStreamOpen;
+use kwik_proto::Dir;
+use kwik_proto::wire::control::{
+    Activate, AddPathRequest, Lease, MaxStreams, RawPacketTransmission, SessionClose,
+    StreamCreateNotification, StreamReset,
+};
 use kwik_proto::wire::{ControlMessage, StreamKind};
-use prost::Message as _;
 use tokio::time::timeout;
 
 const EDGE: u8 = 70;
@@ -61,29 +63,30 @@ fn is_lost(outcome: &Option<LeaseOutcome>, missing: std::ops::Range<u64>) -> boo
 }
 
 /// What a hostile edge does with its first lease: bytes of a data stream, or control frames.
-type Crime = fn(&pb::Lease, &pb::Activate) -> Vec<u8>;
+type Crime = fn(&Lease, &Activate) -> Vec<u8>;
 
 fn crimes() -> Vec<(&'static str, Code, Crime)> {
     vec![
         ("twice in it", Code::SecondaryStreamIsolation, |lease, piece| {
-            let bytes = || object(piece.start..piece.start + 99);
-            let once = || packet(vec![frame(lease.stream_id, piece.start, bytes(), false)]);
+            let bytes = || object(piece.range.start..piece.range.start + 99);
+            let once =
+                || packet(vec![frame(lease.stream_id.as_u64(), piece.range.start, bytes(), false)]);
             [once(), once()[1..].to_vec()].concat()
         }),
         ("out of order in it", Code::SecondaryStreamIsolation, |lease, piece| {
-            packet(vec![frame(lease.stream_id, piece.start + 1, vec![1; 5], false)])
+            packet(vec![frame(lease.stream_id.as_u64(), piece.range.start + 1, vec![1; 5], false)])
         }),
         ("outside its lease", Code::SecondaryStreamIsolation, |lease, _| {
-            packet(vec![frame(lease.stream_id, lease.end, vec![1; 5], false)])
+            packet(vec![frame(lease.stream_id.as_u64(), lease.range.end, vec![1; 5], false)])
         }),
         ("beyond the final size", Code::SecondaryStreamIsolation, |lease, _| {
-            packet(vec![frame(lease.stream_id, 1 << 40, vec![1; 5], false)])
+            packet(vec![frame(lease.stream_id.as_u64(), 1 << 40, vec![1; 5], false)])
         }),
         ("into a stream without its lease", Code::SecondaryStreamIsolation, |_, _| {
             packet(vec![frame(StreamId::from_u64(3).as_u64(), 0, vec![1; 5], false)])
         }),
         ("into a new stream", Code::SecondaryStreamIsolation, |lease, _| {
-            packet(vec![frame(lease.stream_id + 4, 0, vec![1; 5], false)])
+            packet(vec![frame(lease.stream_id.as_u64() + 4, 0, vec![1; 5], false)])
         }),
         ("into a new bidirectional stream", Code::SecondaryStreamIsolation, |_, _| {
             packet(vec![frame(1, 0, vec![1; 5], true)])
@@ -93,17 +96,17 @@ fn crimes() -> Vec<(&'static str, Code, Crime)> {
         }),
         ("a truncated frame", Code::InvalidFrame, |lease, piece| {
             packet(vec![frame(
-                lease.stream_id,
-                piece.start,
-                object(piece.start..piece.start + 99),
+                lease.stream_id.as_u64(),
+                piece.range.start,
+                object(piece.range.start..piece.range.start + 99),
                 false,
             )])[..50]
                 .to_vec()
         }),
         ("a packet without end", Code::InvalidFrame, |_, _| vec![0, 0xff, 0xff, 0xff, 0xff, 0xf]),
         ("a raw packet", Code::InvalidStreamRole, |_, _| {
-            let raw = pb::RawPacketTransmission { sequence: 1, ..<_>::default() };
-            [vec![1], raw.encode_length_delimited_to_vec()].concat()
+            let raw = RawPacketTransmission { sequence: 1, ..<_>::default() };
+            hostile::raw_stream(&[raw])
         }),
     ]
 }
@@ -163,46 +166,38 @@ async fn an_edge_that_writes_where_it_may_not_is_cut_off_and_the_stream_is_whole
     .await;
 }
 
+/// What an edge may not say.
+fn control_crimes() -> Vec<(Code, ControlMessage)> {
+    use ControlMessage as M;
+    let stream_id = StreamId::from_u64(3);
+    let path = AddPathRequest {
+        path_id: PathId(9),
+        session_id: None,
+        target_address: String::new(),
+        server_key_hash: identity(EDGE).fingerprint(),
+        grant: Bytes::new(),
+    };
+    let reset = StreamReset { stream_id, code: 1, final_size: 0 };
+    let created = StreamCreateNotification { stream_id, ..<_>::default() };
+    let answer = hostile::welcome(SessionId([5; 16]));
+    let limit = MaxStreams { dir: Dir::Uni, maximum: 1000, first_streams: 0 };
+    vec![
+        (Code::InvalidStreamRole, M::Lease(Lease::default())),
+        (Code::InvalidStreamRole, M::AddPathRequest(path)),
+        (Code::InvalidStreamRole, M::StreamReset(reset)),
+        (Code::InvalidStreamRole, M::StreamCreateNotification(created)),
+        (Code::InvalidStreamRole, M::AuthenticationResponse(answer)),
+        (Code::InvalidStreamRole, M::MaxStreams(limit)),
+        (Code::PathDead, M::SessionClose(SessionClose { code: 5, reason: "bye".into() })),
+    ]
+}
+
 #[tokio::test]
 async fn an_edge_that_breaks_the_control_plane_is_cut_off() {
     within(async {
-        use ControlMessage as M;
         let servers = Servers::new(0);
         let listener = hostile::listener(&identity(EDGE));
-        let crimes: Vec<(Code, M)> = vec![
-            (Code::InvalidStreamRole, M::Lease(pb::Lease { lease_id: 1, ..<_>::default() })),
-            (
-                Code::InvalidStreamRole,
-                M::AddPathRequest(pb::AddPathRequest { path_id: 9, ..<_>::default() }),
-            ),
-            (
-                Code::InvalidStreamRole,
-                M::StreamReset(pb::StreamReset { stream_id: 3, code: 1, final_size: 0 }),
-            ),
-            (
-                Code::InvalidStreamRole,
-                M::StreamCreateNotification(pb::StreamCreateNotification {
-                    logical_stream_id: 3,
-                    ..<_>::default()
-                }),
-            ),
-            (
-                Code::InvalidStreamRole,
-                M::AuthenticationResponse(pb::AuthenticationResponse {
-                    success: true,
-                    ..<_>::default()
-                }),
-            ),
-            (
-                Code::InvalidStreamRole,
-                M::MaxStreams(pb::MaxStreams {
-                    unidirectional: true,
-                    maximum: 1000,
-                    first_streams: 0,
-                }),
-            ),
-            (Code::PathDead, M::SessionClose(pb::SessionClose { code: 5, reason: "bye".into() })),
-        ];
+        let crimes = control_crimes();
         for batch in crimes.chunks(4) {
             let (session, primary) = servers.connect(&client()).await;
             for (code, crime) in batch {
@@ -227,7 +222,6 @@ async fn an_edge_that_breaks_the_control_plane_is_cut_off() {
         let (path, mut peer) = add_hostile(&primary, &listener).await;
         let mut bytes = BytesMut::new();
         StreamKind::Secondary.encode(&mut bytes);
-        SecondaryStreamOpen::default().encode(&mut bytes).unwrap();
         let stream = peer.throw(bytes.freeze()).await;
         stream.stopped().await.unwrap();
         peer.ping().await;
@@ -289,8 +283,9 @@ async fn a_stream_is_whole_when_an_edge_falls_silent() {
         let _silent = primary.lease(id, 0..size, bad, Bytes::new()).unwrap();
         // It takes its piece and a part of it comes; then nothing more is heard of it.
         let (lease, piece) = peer.hear_activation().await;
-        let start = object(piece.start..piece.start + 100);
-        peer.throw(packet(vec![frame(lease.stream_id, piece.start, start, false)])).await;
+        let start = object(piece.range.start..piece.range.start + 100);
+        peer.throw(packet(vec![frame(lease.stream_id.as_u64(), piece.range.start, start, false)]))
+            .await;
         let _kept = primary.lease(id, 0..size, good, Bytes::new()).unwrap();
         stream.finish().unwrap();
         let read = recv.read_to_end(1 << 30).await.unwrap();
@@ -370,7 +365,9 @@ async fn an_edge_that_gives_a_lease_up_is_asked_no_more() {
         let writer = first.accept_lease().await.unwrap();
         assert_eq!(writer.command(), &b"no"[..]);
         writer.abandon("no such file");
-        assert!(is_lost(&lost.outcome().await.unwrap().outcome, 0..size));
+        let ended = lost.outcome().await.unwrap();
+        assert!(is_lost(&ended.outcome, 0..size));
+        assert_eq!(ended.reason, "no such file");
         let mut taken_back = primary.lease(id, 0..size, one, Bytes::new()).unwrap();
         let mut writer = first.accept_lease().await.unwrap();
         taken_back.revoke();
@@ -420,7 +417,7 @@ async fn an_edge_whose_connection_breaks_is_dialed_again_and_the_primary_hears_o
         stream.reserve(1000).unwrap();
         primary.lease(stream.id(), 0..1000, path, Bytes::new()).unwrap();
         let (lease, _) = again.hear_activation().await;
-        assert_eq!(lease.path_id, path.0);
+        assert_eq!(lease.path_id, path);
         primary.mark_dead(path).unwrap();
         let gone = next().await;
         assert_eq!((gone.status, gone.ended), (PathStatus::Dead, true));

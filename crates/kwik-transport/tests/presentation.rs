@@ -274,3 +274,56 @@ async fn a_spent_memory_budget_presses_every_session_until_it_is_raised() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn each_chunk_says_which_path_brought_it() {
+    within(async {
+        let servers = Servers::new(2);
+        let client = common::client();
+        let (session, primary) = servers.connect(&client).await;
+        let mut send = primary.session().open_uni().await.unwrap();
+        let size = 3_000_000;
+        let extent = send.reserve(size).unwrap();
+        send.finish().unwrap();
+        // Each server writes its own number, so that each byte tells who brought it.
+        let write = |mut writer: kwik::LeaseWriter, byte: u8| async move {
+            while let Ok(Some(piece)) = writer.activated().await {
+                let length = usize::try_from(piece.end - piece.start).unwrap();
+                writer.write_chunk(Bytes::from(vec![byte; length])).await.ok();
+            }
+        };
+        for edge in 0..2 {
+            let (path, session) = servers.add_edge(&primary, edge).await;
+            let id = u8::try_from(path.0).unwrap();
+            drop(primary.lease(send.id(), extent.clone(), path, Bytes::new()).unwrap());
+            tokio::spawn(async move {
+                let writer = session.accept_lease().await.unwrap();
+                write(writer, id).await;
+                drop(session);
+            });
+        }
+        let (_lease, own) = primary.lease_own(send.id(), extent).unwrap();
+        tokio::spawn(write(own, 0));
+        let mut recv = session.accept_uni().await.unwrap();
+        let mut chunks = vec![kwik::Chunk::default(); 16];
+        let (mut at, mut paths) = (0, std::collections::BTreeSet::new());
+        // Let them come, out of order too.
+        sleep(Duration::from_millis(50)).await;
+        while let Some(count) = recv.read_sourced(&mut chunks).await.unwrap() {
+            for chunk in &chunks[..count] {
+                assert_eq!(chunk.offset, at);
+                at += chunk.bytes.len() as u64;
+                let path = chunk.path.expect("it is known");
+                assert!(chunk.bytes.iter().all(|byte| u32::from(*byte) == path.0));
+                paths.insert(path);
+            }
+            let Some(chunk) = recv.read_chunk(1000, true).await.unwrap() else { break };
+            assert_eq!(chunk.offset, at);
+            at += chunk.bytes.len() as u64;
+            let path = chunk.path.expect("it is known");
+            assert!(chunk.bytes.iter().all(|byte| u32::from(*byte) == path.0));
+        }
+        assert_eq!((at, paths.len()), (size, 3));
+    })
+    .await;
+}

@@ -140,7 +140,8 @@ async fn raw_packets_and_leases_do_not_overtake_each_others_sequence() {
     .await;
 }
 
-/// Nothing leaves while the application does not let others work: it is told to wait, and loses no session.
+/// Nothing leaves while the application does not let others work: it is told to wait, and loses
+/// no session.
 #[tokio::test]
 async fn a_burst_that_nobody_could_read_is_refused_at_its_caller() {
     within(async {

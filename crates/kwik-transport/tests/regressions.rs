@@ -9,15 +9,14 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use common::hostile::{self, Peer, frame, packet};
+use common::proto::DataFrame;
 use common::{Servers, address, client, echo, identity, object, serve_echo, server, within};
 use kwik::{
     ClientConfig, Code, ConnectionError, PathId, PrimarySession, QuicConfig, ServerConfig, Session,
     WriteError,
 };
 use kwik_proto::limits;
-use kwik_proto::wire::pb::data::DataFrame;
-use kwik_proto::wire::pb::secondary::{SecondaryStreamData, SecondaryStreamOpen};
-use kwik_proto::wire::secondary::encode_secondary;
+use kwik_proto::wire::secondary::{SecondaryStreamData, SecondaryStreamOpen, encode_secondary};
 use kwik_proto::wire::{SecondaryEvent, StreamKind};
 use tokio::time::{sleep, timeout};
 
@@ -138,7 +137,8 @@ fn dropping_a_stream_within_a_frame_outside_the_runtime_panicked() {
     assert_eq!(closed, closed_by_peer(0));
 }
 
-/// A reader waits for 1,000 bytes, all there are, when a hostile edge brings them in a packet with more.
+/// A reader waits for 1,000 bytes, all there are, when a hostile edge brings them in a packet
+/// with more.
 async fn a_reader_gets_what_precedes_a_violation(frames: impl FnOnce(u64) -> Vec<DataFrame>) {
     within(async {
         let servers = Servers::new(0);
@@ -151,7 +151,7 @@ async fn a_reader_gets_what_precedes_a_violation(frames: impl FnOnce(u64) -> Vec
         let mut recv = session.accept_uni().await.unwrap();
         let read = tokio::spawn(async move { recv.read_to_end(2000).await });
         let (_, activated) = peer.hear_activation().await;
-        assert_eq!((activated.start, activated.end), (0, 1000));
+        assert_eq!(activated.range, 0..1000);
         sleep(SETTLED).await;
         peer.throw(packet(frames(stream.id().as_u64()))).await;
         peer.expect(Code::SecondaryStreamIsolation, "unasked").await;
@@ -299,7 +299,7 @@ async fn a_peer_that_stopped_its_control_stream_was_kept() {
         let (mut peer, _primary) = tokio::join!(join, accept);
         peer.recv.stop(0u32.into()).unwrap();
         // The server finds out when it has something to say.
-        let beat = kwik_proto::wire::pb::control::Heartbeat { sequence: 1, reply: false };
+        let beat = kwik_proto::wire::control::Heartbeat { sequence: 1, reply: false };
         peer.say(kwik_proto::wire::ControlMessage::Heartbeat(beat)).await;
         peer.expect(Code::InvalidFrame, "its control stream is stopped").await;
     })

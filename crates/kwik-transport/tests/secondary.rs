@@ -1,5 +1,5 @@
-//! Secondary streams: they write where their lease allows, and only KWIK in the client sees them (7.1 to
-//! 7.3, 7.6, 7.7).
+//! Secondary streams: they write where their lease allows, and only KWIK in the client sees them
+//! (7.1 to 7.3, 7.6, 7.7).
 
 #![allow(clippy::disallowed_methods, reason = "tests run on tokio itself")]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]
@@ -12,16 +12,15 @@ use bytes::{Bytes, BytesMut};
 use common::hostile::{self, Peer};
 use common::{Rng, Servers, client, fill, identity, object, serve_leases, within};
 use kwik::{
-    Code, LeaseOutcome, MappingState, OpenStreamError, PathId, PrimarySession, RecvStream,
+    Code, LeaseId, LeaseOutcome, MappingState, OpenStreamError, PathId, PrimarySession, RecvStream,
     SecondarySession, SecondaryStats, SendStream, Session, StreamId, WriteError,
 };
 use kwik_proto::limits;
-use kwik_proto::wire::pb::control as pb;
-use kwik_proto::wire::pb::metadata::StreamMappingUpdate;
-use kwik_proto::wire::pb::secondary::{
-    SecondaryStreamClose, SecondaryStreamData, SecondaryStreamOpen,
+use kwik_proto::wire::control::{Activate, Lease};
+use kwik_proto::wire::secondary::{
+    MappingOperation, SecondaryStreamClose, SecondaryStreamData, SecondaryStreamOpen,
+    StreamMappingUpdate, encode_secondary,
 };
-use kwik_proto::wire::secondary::encode_secondary;
 use kwik_proto::wire::{SecondaryEvent, StreamKind};
 use tokio::time::timeout;
 
@@ -362,19 +361,18 @@ async fn more_streams_than_a_path_may_have_are_refused() {
     .await;
 }
 
-type Crime = fn(&pb::Lease, &pb::Activate) -> Vec<SecondaryEvent>;
+type Crime = fn(&Lease, &Activate) -> Vec<SecondaryEvent>;
 
-fn open(lease: &pb::Lease, offset: u64) -> SecondaryEvent {
+fn open(lease: &Lease, offset: u64) -> SecondaryEvent {
     SecondaryEvent::Open(SecondaryStreamOpen {
         secondary_stream_id: 1,
         target_kwik_stream_id: lease.stream_id,
         initial_offset: offset,
         lease_id: lease.lease_id,
-        ..Default::default()
     })
 }
 
-fn data(lease: &pb::Lease, range: std::ops::Range<u64>) -> SecondaryEvent {
+fn data(lease: &Lease, range: std::ops::Range<u64>) -> SecondaryEvent {
     SecondaryEvent::Data(SecondaryStreamData {
         secondary_stream_id: 1,
         kwik_stream_id: lease.stream_id,
@@ -384,18 +382,17 @@ fn data(lease: &pb::Lease, range: std::ops::Range<u64>) -> SecondaryEvent {
     })
 }
 
-fn update(lease: &pb::Lease, offset: u64) -> SecondaryEvent {
+fn update(lease: &Lease, offset: u64) -> SecondaryEvent {
     SecondaryEvent::Update(StreamMappingUpdate {
         secondary_stream_id: 1,
         kwik_stream_id: lease.stream_id,
-        operation: 1,
+        operation: MappingOperation::Update,
         lease_id: lease.lease_id,
         offset,
-        ..Default::default()
     })
 }
 
-fn close(lease: &pb::Lease, final_offset: u64) -> SecondaryEvent {
+fn close(lease: &Lease, final_offset: u64) -> SecondaryEvent {
     SecondaryEvent::Close(SecondaryStreamClose {
         secondary_stream_id: 1,
         kwik_stream_id: lease.stream_id,
@@ -420,19 +417,29 @@ async fn an_edge_that_breaks_the_rules_is_cut_off_alone() {
         let metadata = Code::MetadataProtocolViolation;
         let cases: Vec<(&str, Code, Crime)> = vec![
             ("no such lease", isolation, |lease, piece| {
-                let other = pb::Lease { lease_id: 99, stream_id: 7, ..lease.clone() };
-                vec![open(&other, piece.start), data(&other, piece.start..piece.start + 9)]
+                let other = Lease {
+                    lease_id: LeaseId(99),
+                    stream_id: StreamId::from_u64(7),
+                    ..lease.clone()
+                };
+                vec![
+                    open(&other, piece.range.start),
+                    data(&other, piece.range.start..piece.range.start + 9),
+                ]
             }),
             ("before its lease", isolation, |lease, _| vec![open(lease, 5), data(lease, 5..9)]),
             ("beyond its activation", isolation, |lease, piece| {
-                vec![open(lease, piece.start), data(lease, lease.end - 9..lease.end)]
+                vec![
+                    open(lease, piece.range.start),
+                    data(lease, lease.range.end - 9..lease.range.end),
+                ]
             }),
             ("into an unknown stream", isolation, |lease, _| {
-                let other = pb::Lease { stream_id: 43, ..lease.clone() };
+                let other = Lease { stream_id: StreamId::from_u64(43), ..lease.clone() };
                 vec![open(&other, 100), data(&other, 100..101)]
             }),
             ("moved outside", isolation, |lease, piece| {
-                vec![open(lease, piece.start), update(lease, 5), data(lease, 5..9)]
+                vec![open(lease, piece.range.start), update(lease, 5), data(lease, 5..9)]
             }),
             ("data before the open", metadata, |lease, _| vec![data(lease, 100..101)]),
             ("a second open", metadata, |lease, _| vec![open(lease, 100), open(lease, 100)]),
@@ -480,7 +487,8 @@ async fn a_stream_without_a_lease_is_stopped_and_counted() {
         let add = primary.add_path(listener.local_addr().unwrap(), identity(EDGE).fingerprint());
         let (path, mut peer) = tokio::join!(add, Peer::welcome(&listener));
         let path = path.unwrap();
-        let opened = open(&pb::Lease { lease_id: 4, stream_id: 3, ..<_>::default() }, 0);
+        let (lease_id, stream_id) = (LeaseId(4), StreamId::from_u64(3));
+        let opened = open(&Lease { lease_id, stream_id, ..<_>::default() }, 0);
         let mut stream = peer.connection.open_uni().await.unwrap();
         stream.write_chunk(encode(&[opened])).await.unwrap();
         let code = stream.stopped().await.unwrap().map(quinn::VarInt::into_inner);

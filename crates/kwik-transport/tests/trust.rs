@@ -1,4 +1,5 @@
-//! Who is believed: servers by their key, clients by their grant and its proof (design §7).
+//! Who is believed: servers by their key, clients by their grant and its proof
+//! (docs/protocol.md#trust).
 
 #![allow(clippy::disallowed_methods, reason = "tests run on tokio itself")]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]
@@ -21,7 +22,7 @@ use kwik::{
 use kwik_proto::auth::{Grant, GrantClaims, prove};
 use kwik_proto::limits;
 use kwik_proto::wire::ControlMessage;
-use kwik_proto::wire::pb::control as pb;
+use kwik_proto::wire::control::AuthenticationRequest;
 
 const SESSION: SessionId = SessionId([3; 16]);
 const PATH: PathId = PathId(1);
@@ -220,9 +221,8 @@ async fn bad_grants_are_refused_and_named() {
             unreachable!()
         };
         let thieves = Identity::from_seed([6; 32]);
-        let proof = prove(&thieves, &exporter, SESSION, PATH);
-        let proof = Bytes::copy_from_slice(proof.as_ref());
-        let request = pb::AuthenticationRequest { proof, ..request };
+        let proof = Some(prove(&thieves, &exporter, SESSION, PATH));
+        let request = AuthenticationRequest { proof, ..request };
         thief.say(ControlMessage::AuthenticationRequest(request)).await;
         let (code, reason) = thief.closed().await;
         assert_eq!(code, Some(Code::AuthFailed), "{reason}");

@@ -1,5 +1,7 @@
 //! Running `kwik` as people do.
 
+#![allow(dead_code, reason = "each test target uses a part")]
+
 use std::{
     fs,
     io::{BufRead, BufReader},
@@ -88,8 +90,12 @@ impl Server {
         let (source, state) = (source.to_str().unwrap(), place.path(state));
         let arguments =
             ["serve", source, "--listen", "127.0.0.1:0", "--state", state.to_str().unwrap()];
-        let mut child =
-            place.kwik(&[&arguments, options].concat()).stdout(Stdio::piped()).spawn().unwrap();
+        Self::spawn(&mut place.kwik(&[&arguments, options].concat()))
+    }
+
+    /// Starts `kwik serve` as `command` has it.
+    pub fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let link = lines.map(Result::unwrap).find_map(|line| {
             Some(line.split_once("kwik get kwik://")?.1.split_once('/')?.0.to_owned())

@@ -17,13 +17,13 @@ fn decode_response(message: wire::Found) -> Result<Option<Response>, InvalidMess
 
 fn wire_found(size: u64) -> wire::Found {
     let (root, name) = (root_bytes(&blake3::hash(b"x")), "a".into());
-    let outboard_size = tree::outboard_size(size);
+    let outboard_size = tree::first_size(size);
     wire::Found { name, size, root, outboard_size, stream_id: 1 }
 }
 
 #[test]
 fn messages_round_trip_byte_by_byte_and_leave_the_rest() {
-    let request = Request { name: name() };
+    let request = Request::whole(name());
     let failure = Failure { code: FailureCode::Busy, message: "later".into() };
     let mut sent = BytesMut::from(request.encode());
     sent.extend_from_slice(&Response::Found(found(1 << 30)).encode());
@@ -68,13 +68,18 @@ fn each_bad_field_is_refused() {
     assert_eq!(decode_response(bad), Err(InvalidMessage::OutboardSize));
     let bad = wire_found(MAX_OBJECT + 1);
     assert_eq!(decode_response(bad), Err(InvalidMessage::TooLarge { size: MAX_OBJECT + 1 }));
+    // More of an outboard than a page is not taken, however large the object.
+    let outboard_size = tree::outboard_size(MAX_OBJECT);
+    let bad = wire::Found { outboard_size, ..wire_found(MAX_OBJECT) };
+    assert_eq!(decode_response(bad), Err(InvalidMessage::OutboardSize));
+    assert_eq!(found(MAX_OBJECT).outboard_size(), 128 * 1024);
     let bad = wire::Found { root: Bytes::from_static(b"short"), ..good.clone() };
     assert_eq!(decode_response(bad), Err(InvalidMessage::Malformed));
     let bad = wire::Found { name: "../x".into(), ..good };
     assert_eq!(decode_response(bad), Err(InvalidMessage::Name(InvalidName::DotSegment)));
     let empty = frame(&wire::Response { outcome: None });
     assert_eq!(Response::decode(&mut empty.into()), Err(InvalidMessage::Malformed));
-    let old = frame(&wire::Request { name: "a".into(), version: 2 });
+    let old = frame(&wire::Request { name: "a".into(), version: 2, part: None });
     let refused = Request::decode(&mut old.into());
     assert_eq!(refused, Err(InvalidMessage::Version { version: 2 }));
 }
@@ -91,7 +96,7 @@ fn long_texts_are_cut_between_characters() {
 proptest! {
     #[test]
     fn commands_round_trip(size in 0..=MAX_OBJECT, root in any::<[u8; 32]>()) {
-        let command = EdgeCommand { name: name(), size, root: root.into() };
+        let command = EdgeCommand { name: name(), size, root: root.into(), offset: size / 3 };
         prop_assert_eq!(EdgeCommand::decode(&command.encode()), Ok(command));
     }
 

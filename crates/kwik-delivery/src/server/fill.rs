@@ -4,28 +4,53 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use futures_util::future::join;
-use kwik::LeaseWriter;
+use kwik::{LeaseWriter, WriteError, escape};
 
-use crate::{Object, limits::MAX_SEND};
+use crate::{Object, SourceError, limits::MAX_SEND};
 
-/// Writes from `object` what the client activates, until the lease is over. Gives the lease up
-/// when the object cannot be read.
-pub(super) async fn fill(mut lease: LeaseWriter, object: &Object) {
-    if let Err(reason) = write_activated(&mut lease, object).await {
-        tracing::warn!(reason, "lease given up");
-        lease.abandon(&reason);
+/// Writes from `object`, from `offset` on, what the client activates, until the lease is over.
+/// Gives the lease up when the object cannot be read: why.
+pub(super) async fn fill(
+    mut lease: LeaseWriter,
+    object: &Object,
+    offset: u64,
+) -> Result<(), SourceError> {
+    let Err(error) = write_activated(&mut lease, object, offset).await else { return Ok(()) };
+    let (name, reason) = (escape(&object.stat().name), error.to_string());
+    tracing::warn!(%name, reason = %escape(&reason), "lease given up");
+    lease.abandon(&reason);
+    match error {
+        Error::Source(error) => Err(error),
+        Error::Write(_) => Ok(()),
     }
 }
 
+/// Why a lease is not filled to its end.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
 /// Reads one block ahead, so that disk and network do not wait for each other.
-async fn write_activated(lease: &mut LeaseWriter, object: &Object) -> Result<(), String> {
+async fn write_activated(
+    lease: &mut LeaseWriter,
+    object: &Object,
+    offset: u64,
+) -> Result<(), Error> {
+    let read = async |range: Range<u64>| {
+        let range = range.start.saturating_add(offset)..range.end.saturating_add(offset);
+        object.read(range).await
+    };
     let mut ahead = None;
-    while let Some(piece) = lease.activated().await.map_err(|error| error.to_string())? {
+    while let Some(piece) = lease.activated().await? {
         // What was read ahead is of no use when its piece was cancelled.
         let fits = |(start, _): &(u64, Bytes)| *start == piece.start;
         let data = match ahead.take().filter(fits) {
             Some((_, data)) => data,
-            None => read(object, block(piece.clone())).await?,
+            None => read(block(piece.clone())).await?,
         };
         let end = piece.start + data.len() as u64;
         let following = if end < piece.end {
@@ -34,8 +59,10 @@ async fn write_activated(lease: &mut LeaseWriter, object: &Object) -> Result<(),
             lease.queued().into_iter().nth(1).map_or(0..0, block)
         };
         let start = following.start;
-        let (written, following) = join(lease.write_chunk(data), read(object, following)).await;
-        written.map_err(|error| error.to_string())?;
+        let following =
+            async { if following.is_empty() { Ok(Bytes::new()) } else { read(following).await } };
+        let (written, following) = join(lease.write_chunk(data), following).await;
+        written?;
         ahead = Some((start, following?)).filter(|(_, data)| !data.is_empty());
     }
     Ok(())
@@ -44,8 +71,4 @@ async fn write_activated(lease: &mut LeaseWriter, object: &Object) -> Result<(),
 /// The first block of a piece.
 fn block(piece: Range<u64>) -> Range<u64> {
     piece.start..piece.end.min(piece.start.saturating_add(MAX_SEND))
-}
-
-async fn read(object: &Object, range: Range<u64>) -> Result<Bytes, String> {
-    object.read(range).await.map_err(|error| error.to_string())
 }

@@ -9,7 +9,7 @@ use crate::limits::{
     ACK_BYTES, ACK_DELAY, ACK_END_DELAY, ACK_ENDS, MAX_ACK_RANGES, MAX_UNACKED_PACKETS,
 };
 use crate::range::RangeSet;
-use crate::wire::pb::data::{AckFrame, AckRange};
+use crate::wire::control::Ack;
 
 /// Packets that one reader has read whole since it told its session.
 #[derive(Debug, Default)]
@@ -93,7 +93,7 @@ impl ReceivedPackets {
     }
 
     /// The next acknowledgement that is due.
-    pub fn poll_ack(&mut self, now: Instant) -> Option<AckFrame> {
+    pub fn poll_ack(&mut self, now: Instant) -> Option<Ack> {
         self.due.filter(|due| *due <= now)?;
         let told: Vec<_> = self.unreported.iter().take(MAX_ACK_RANGES).collect();
         for range in &told {
@@ -102,8 +102,8 @@ impl ReceivedPackets {
         if self.unreported.is_empty() {
             (self.bytes, self.ends, self.due) = (0, 0, None);
         }
-        let ranges = told.into_iter().map(|ids| AckRange { first: ids.start, last: ids.end - 1 });
-        Some(AckFrame { ranges: ranges.collect(), ..AckFrame::default() })
+        let ranges = told.into_iter().map(|ids| ids.start..=ids.end - 1);
+        Some(Ack { ranges: ranges.collect() })
     }
 
     /// When [`Self::poll_ack`] will have one.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use super::violation;
 use crate::CodedError;
 use crate::limits::MAX_UNACKED_PACKETS;
-use crate::wire::pb::data::AckFrame;
+use crate::wire::control::Ack;
 use crate::wire::{DataOptions, PacketFrame};
 
 /// The packets of one connection, shared by the session and its writers. A leaf: who holds it locks
@@ -17,7 +17,8 @@ pub type SharedSent = Arc<Mutex<SentPackets>>;
 #[derive(Debug)]
 pub struct SentPackets {
     next: u64,
-    /// Those that are not acknowledged, by id: an acknowledgement costs what it tells, however often it tells it.
+    /// Those that are not acknowledged, by id: an acknowledgement costs what it tells, however
+    /// often it tells it.
     packets: BTreeMap<u64, SentPacket>,
     outstanding: u64,
     options: DataOptions,
@@ -78,9 +79,8 @@ impl SentPackets {
     ///
     /// # Errors
     /// One of them was never sent; nothing is acknowledged then.
-    pub fn handle_ack(&mut self, m: &AckFrame) -> Result<Vec<PacketFrame>, CodedError> {
-        let ids = m.acked_packet_ids.iter().map(|id| (*id, *id));
-        let ranges = || m.ranges.iter().map(|range| (range.first, range.last)).chain(ids.clone());
+    pub fn handle_ack(&mut self, m: &Ack) -> Result<Vec<PacketFrame>, CodedError> {
+        let ranges = || m.ranges.iter().map(|ids| (*ids.start(), *ids.end()));
         if let Some((first, last)) =
             ranges().find(|(first, last)| *first == 0 || *last >= self.next)
         {

@@ -11,7 +11,7 @@ use crate::limits::{
     ACK_BYTES, ACK_DELAY, ACK_END_DELAY, ACK_ENDS, MAX_ACK_RANGES, MAX_UNACKED_PACKETS,
 };
 use crate::test_now;
-use crate::wire::pb::data::{AckFrame, AckRange};
+use crate::wire::control::Ack;
 use crate::wire::{ControlMessage, DataOptions, PacketFrame};
 
 fn sent() -> SentPackets {
@@ -22,9 +22,8 @@ fn frame(stream_id: u64, len: usize) -> PacketFrame {
     PacketFrame { stream_id, offset: 0, payload: vec![0; len].into(), fin: false }
 }
 
-fn ack(ranges: &[(u64, u64)]) -> AckFrame {
-    let ranges = ranges.iter().map(|&(first, last)| AckRange { first, last });
-    AckFrame { ranges: ranges.collect(), ..AckFrame::default() }
+fn ack(ranges: &[(u64, u64)]) -> Ack {
+    Ack { ranges: ranges.iter().map(|&(first, last)| first..=last).collect() }
 }
 
 fn arrived(ids: impl IntoIterator<Item = u64>, bytes: u64, fin: bool) -> ArrivedPackets {
@@ -33,8 +32,8 @@ fn arrived(ids: impl IntoIterator<Item = u64>, bytes: u64, fin: bool) -> Arrived
     arrived
 }
 
-fn ids(ack: &AckFrame) -> Vec<u64> {
-    ack.ranges.iter().flat_map(|range| range.first..=range.last).collect()
+fn ids(ack: &Ack) -> Vec<u64> {
+    ack.ranges.iter().cloned().flatten().collect()
 }
 
 #[test]
@@ -56,11 +55,9 @@ fn an_ack_of_what_was_never_sent_is_refused_whole() {
     for ranges in [&[(1, 2)][..], &[(0, 1)], &[(1, 1), (2, 2)], &[(u64::MAX, u64::MAX)]] {
         assert_eq!(sent.handle_ack(&ack(ranges)).unwrap_err().code, crate::Code::InvalidFrame);
     }
-    let named = AckFrame { acked_packet_ids: vec![1, 9], ..AckFrame::default() };
-    assert!(sent.handle_ack(&named).is_err());
+    assert!(sent.handle_ack(&ack(&[(1, 1), (9, 9)])).is_err());
     assert_eq!(sent.outstanding(), 10);
-    let named = AckFrame { acked_packet_ids: vec![1], ..AckFrame::default() };
-    assert_eq!((sent.handle_ack(&named), sent.outstanding()), (Ok(vec![]), 0));
+    assert_eq!((sent.handle_ack(&ack(&[(1, 1)])), sent.outstanding()), (Ok(vec![]), 0));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use ring::digest::{SHA256, digest};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use zeroize::Zeroizing;
 
 use super::{AuthError, hex};
 
@@ -15,8 +16,11 @@ const PKCS8_PREFIX: [u8; 16] =
 const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0];
 
 /// A key pair: a server's persistent one, or a client's of one session.
+///
+/// The seed, and what is made of it here, is overwritten when it is dropped. What `ring` keeps to
+/// sign with is not: it offers no way.
 pub struct Identity {
-    seed: [u8; 32],
+    seed: Zeroizing<[u8; 32]>,
     pair: Ed25519KeyPair,
     public: PublicKey,
 }
@@ -25,6 +29,7 @@ impl Identity {
     /// From 32 secret random bytes.
     #[must_use]
     pub fn from_seed(seed: [u8; 32]) -> Self {
+        let seed = Zeroizing::new(seed);
         let pair = key_pair(&seed);
         let mut public = [0; 32];
         public.copy_from_slice(pair.public_key().as_ref());
@@ -53,13 +58,13 @@ impl Identity {
 
     /// The private key as PKCS#8 v1 DER, for the TLS certificate. Secret.
     #[must_use]
-    pub fn pkcs8_der(&self) -> Vec<u8> {
-        [&PKCS8_PREFIX[..], &self.seed].concat()
+    pub fn pkcs8_der(&self) -> Zeroizing<Vec<u8>> {
+        [&PKCS8_PREFIX[..], &self.seed[..]].concat().into()
     }
 
     /// Seed and public key, the form that PASETO libraries take. Secret.
-    pub(super) fn seed_and_public(&self) -> Vec<u8> {
-        [self.seed, self.public.0].concat()
+    pub(super) fn seed_and_public(&self) -> Zeroizing<Vec<u8>> {
+        [*self.seed, self.public.0].concat().into()
     }
 }
 
@@ -228,6 +233,16 @@ mod tests {
         let other = Identity::from_seed([2; 32]).public_key();
         assert_eq!(other.verify(b"text", signature.as_ref()), Err(AuthError::BadSignature));
         assert!(matches!(PublicKey::try_from(&[0; 31][..]), Err(AuthError::Malformed(_))));
+    }
+
+    #[test]
+    fn secrets_that_leave_are_overwritten_when_dropped() {
+        // By their types: what is freed cannot be looked at.
+        fn overwritten<T: zeroize::ZeroizeOnDrop>(_: &T) {}
+        let identity = Identity::from_seed([1; 32]);
+        overwritten(&identity.seed);
+        overwritten(&identity.pkcs8_der());
+        overwritten(&identity.seed_and_public());
     }
 
     #[test]

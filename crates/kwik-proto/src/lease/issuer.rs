@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::wire::pb::control as pb;
+use crate::wire::{clip, control};
 use crate::{Code, CodedError, LeaseId, PathId, StreamId, limits};
 
 /// How a lease ended, as the client reports it.
@@ -32,6 +32,8 @@ pub struct IssuedLease {
     pub delivered: u64,
     /// How it ended; none while it lives.
     pub outcome: Option<LeaseOutcome>,
+    /// Why its path gave it up, in the path's words as the client relays them; mostly empty.
+    pub reason: String,
     forgotten: bool,
 }
 
@@ -67,7 +69,7 @@ impl LeaseIssuer {
         path: PathId,
         range: Range<u64>,
         command: Bytes,
-    ) -> Result<pb::Lease, CodedError> {
+    ) -> Result<control::Lease, CodedError> {
         if command.len() > limits::MAX_COMMAND {
             let context = format!("a lease's command is at most {} bytes", limits::MAX_COMMAND);
             return Err(CodedError::new(Code::PacketTooLarge, context));
@@ -78,19 +80,25 @@ impl LeaseIssuer {
         }
         let id = LeaseId(self.next);
         self.next += 1;
-        let lease = pb::Lease {
-            lease_id: id.0,
-            stream_id: stream.as_u64(),
-            start: range.start,
-            end: range.end,
-            path_id: path.0,
+        let lease = control::Lease {
+            lease_id: id,
+            stream_id: stream,
+            range: range.clone(),
+            path_id: path,
             command,
             sequence: self.next_sequence(path),
             max_bytes: limits::lease_budget(range.end - range.start),
-            signature: Bytes::new(),
+            signature: None,
         };
-        let issued =
-            IssuedLease { stream, path, range, delivered: 0, outcome: None, forgotten: false };
+        let issued = IssuedLease {
+            stream,
+            path,
+            range,
+            delivered: 0,
+            outcome: None,
+            reason: String::new(),
+            forgotten: false,
+        };
         self.leases.insert(id, issued);
         Ok(lease)
     }
@@ -101,22 +109,23 @@ impl LeaseIssuer {
     /// The reported ranges lie outside the lease.
     pub fn handle_report(
         &mut self,
-        report: &pb::LeaseReport,
+        report: &control::LeaseReport,
     ) -> Result<Option<IssuedLease>, CodedError> {
-        let id = LeaseId(report.lease_id);
+        let id = report.lease_id;
         let Some(lease) = self.leases.get_mut(&id) else { return Ok(None) };
         if lease.outcome.is_some() {
             return Ok(None);
         }
-        let ranges: Vec<_> = report.ranges.iter().map(|range| range.start..range.end).collect();
+        let ranges = &report.ranges;
         if ranges.iter().any(|r| r.start < lease.range.start || r.end > lease.range.end) {
             return Err(CodedError::new(Code::OffsetMismatch, "a report outside its lease"));
         }
         lease.delivered = report.delivered;
-        lease.outcome = Some(match report.outcome() {
-            pb::LeaseOutcome::LeaseDone => LeaseOutcome::Done,
-            pb::LeaseOutcome::LeaseStopped => LeaseOutcome::Stopped,
-            pb::LeaseOutcome::LeaseLost => LeaseOutcome::Lost(ranges),
+        clip(&report.reason).clone_into(&mut lease.reason);
+        lease.outcome = Some(match report.outcome {
+            control::LeaseOutcome::Done => LeaseOutcome::Done,
+            control::LeaseOutcome::Stopped => LeaseOutcome::Stopped,
+            control::LeaseOutcome::Lost => LeaseOutcome::Lost(ranges.clone()),
         });
         let ended = lease.clone();
         if ended.forgotten {

@@ -1,7 +1,7 @@
-//! Leases: permission for one path to bring a range of a stream (design §1).
+//! Leases: permission for one path to bring a range of a stream (ARCHITECTURE.md#four-rules).
 //!
-//! The primary issues them ([`LeaseIssuer`]), a client schedules them, and whoever writes for one holds
-//! a [`Writer`] that is bounded to what the client has activated.
+//! The primary issues them ([`LeaseIssuer`]), a client schedules them, and whoever writes for one
+//! holds a [`Writer`] that is bounded to what the client has activated.
 
 mod issuer;
 mod writer;

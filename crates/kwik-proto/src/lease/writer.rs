@@ -7,8 +7,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use crate::sync::lock;
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
+use crate::wire::control::{self, ControlMessage};
 use crate::{Code, CodedError, LeaseId, PieceId, StreamId, limits, wire::clip};
 
 /// A lease's writer, shared by the session and the application's byte path.
@@ -32,7 +31,8 @@ pub struct Writer {
     budget: u64,
     /// The client, the primary or this side ended it.
     ended: bool,
-    /// The client knows where a secondary stream goes on: what it does not ask for now, others bring.
+    /// The client knows where a secondary stream goes on: what it does not ask for now,
+    /// others bring.
     settled: bool,
 }
 
@@ -78,8 +78,8 @@ impl Writer {
         self.queue.iter().map(|piece| piece.next..piece.end)
     }
 
-    /// Takes the next bytes to write, at most `max`: from then on they count as sent, and the caller
-    /// owes them to the wire. True with the range when it ends a piece.
+    /// Takes the next bytes to write, at most `max`: from then on they count as sent, and the
+    /// caller owes them to the wire. True with the range when it ends a piece.
     pub fn commit(&mut self, max: u64) -> Option<(Range<u64>, bool)> {
         self.commit_piece(0, max)
     }
@@ -97,8 +97,9 @@ impl Writer {
         (len > 0).then_some((range, ends))
     }
 
-    /// The lowest activated range that begins at or after `offset`: what a writer that never goes back
-    /// sends next. While the client does not know yet where that is, only one that begins there.
+    /// The lowest activated range that begins at or after `offset`: what a writer that never
+    /// goes back sends next. While the client does not know yet where that is, only one that
+    /// begins there.
     #[must_use]
     pub fn next_from(&self, offset: u64) -> Option<Range<u64>> {
         let wanted = |at: u64| at == offset || (self.settled && at > offset);
@@ -161,9 +162,9 @@ impl WriterTable {
     ///
     /// # Errors
     /// It is malformed, known already, or one too many.
-    pub fn insert(&mut self, lease: &pb::Lease) -> Result<SharedWriter, CodedError> {
-        let id = LeaseId(lease.lease_id);
-        let range = lease.start..lease.end;
+    pub fn insert(&mut self, lease: &control::Lease) -> Result<SharedWriter, CodedError> {
+        let id = lease.lease_id;
+        let range = lease.range.clone();
         if range.is_empty() || range.end > limits::MAX_OFFSET {
             let context = format!("lease {id} of {range:?} is no range of a stream");
             return Err(CodedError::new(Code::OffsetMismatch, context));
@@ -175,10 +176,10 @@ impl WriterTable {
         if self.writers.len() >= limits::MAX_LEASES {
             return Err(CodedError::new(Code::LimitExceeded, "too many leases"));
         }
-        let budget = lease.max_bytes.min(limits::lease_budget(lease.end - lease.start));
+        let budget = lease.max_bytes.min(limits::lease_budget(range.end - range.start));
         let writer = SharedWriter::new(Mutex::new(Writer {
             lease: id,
-            stream: StreamId::from_u64(lease.stream_id),
+            stream: lease.stream_id,
             range,
             command: lease.command.clone(),
             queue: VecDeque::new(),
@@ -196,22 +197,22 @@ impl WriterTable {
     /// The client asks for what the lease does not allow.
     pub fn handle_activate(
         &mut self,
-        m: &pb::Activate,
+        m: &control::Activate,
     ) -> Result<Option<ControlMessage>, CodedError> {
-        let (id, piece) = (LeaseId(m.lease_id), PieceId(m.piece_id));
+        let (id, piece) = (m.lease_id, m.piece_id);
         if self.last_piece.is_some_and(|last| piece <= last) {
             return Err(CodedError::new(Code::InvalidFrame, "piece ids must rise"));
         }
         self.last_piece = Some(piece);
         let Some(writer) = self.writers.get(&id) else {
-            return Ok(Some(stopped(id, piece, m.start)));
+            return Ok(Some(stopped(id, piece, m.range.start)));
         };
-        lock(writer).activate(piece, m.start..m.end).map(|()| None)
+        lock(writer).activate(piece, m.range.clone()).map(|()| None)
     }
 
     /// Ends a piece early; the answer for the client, none when the piece was sent whole.
-    pub fn handle_cancel(&mut self, m: &pb::Cancel) -> Option<ControlMessage> {
-        let (id, piece) = (LeaseId(m.lease_id), PieceId(m.piece_id));
+    pub fn handle_cancel(&mut self, m: &control::Cancel) -> Option<ControlMessage> {
+        let (id, piece) = (m.lease_id, m.piece_id);
         let sent_until = lock(self.writers.get(&id)?).cancel(piece)?;
         Some(stopped(id, piece, sent_until))
     }
@@ -220,8 +221,8 @@ impl WriterTable {
     pub fn abandon(&mut self, id: LeaseId, reason: &str) -> Vec<ControlMessage> {
         let Some(pieces) = self.handle_revoke(id) else { return Vec::new() };
         // First, so that the client does not ask this lease again for what the pieces leave.
-        let abandoned = ControlMessage::Stopped(pb::Stopped {
-            lease_id: id.0,
+        let abandoned = ControlMessage::Stopped(control::Stopped {
+            lease_id: id,
             abandoned: true,
             reason: clip(reason).to_owned(),
             ..Default::default()
@@ -271,9 +272,9 @@ impl WriterTable {
     }
 }
 
-fn stopped(lease: LeaseId, piece: PieceId, sent_until: u64) -> ControlMessage {
-    let (lease_id, piece_id) = (lease.0, piece.0);
-    ControlMessage::Stopped(pb::Stopped { lease_id, piece_id, sent_until, ..Default::default() })
+fn stopped(lease_id: LeaseId, piece_id: PieceId, sent_until: u64) -> ControlMessage {
+    let stopped = control::Stopped { lease_id, piece_id, sent_until, ..Default::default() };
+    ControlMessage::Stopped(stopped)
 }
 
 #[cfg(test)]
@@ -283,10 +284,10 @@ mod tests {
     #[test]
     fn an_abandoned_lease_says_so_before_it_gives_its_pieces_back() {
         let mut table = WriterTable::default();
-        let lease = pb::Lease { end: 100, max_bytes: 100, ..pb::Lease::default() };
+        let lease = control::Lease { range: 0..100, max_bytes: 100, ..Default::default() };
         let writer = table.insert(&lease).unwrap();
-        for piece_id in 0..2 {
-            let activate = pb::Activate { piece_id, start: 0, end: 50, ..pb::Activate::default() };
+        for piece_id in [0, 1].map(PieceId) {
+            let activate = control::Activate { piece_id, range: 0..50, ..Default::default() };
             assert_eq!(table.handle_activate(&activate), Ok(None));
         }
         assert_eq!(lock(&writer).commit(10), Some((0..10, false)));

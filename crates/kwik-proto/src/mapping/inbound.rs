@@ -1,17 +1,17 @@
 //! The order of frames on one secondary stream, as its receiver checks it.
 
 use crate::wire::SecondaryEvent;
-use crate::{Code, CodedError};
+use crate::{Code, CodedError, StreamId};
 
 #[derive(Debug, Clone, Copy)]
 struct Opened {
     id: u64,
-    stream: u64,
+    stream: StreamId,
     offset: u64,
 }
 
-/// What one secondary stream may say next: one open, then data that goes on or skips ahead and updates, then one
-/// close at the offset that was reached.
+/// What one secondary stream may say next: one open, then data that goes on or skips ahead and
+/// updates, then one close at the offset that was reached.
 #[derive(Debug, Default)]
 pub struct Inbound {
     opened: Option<Opened>,
@@ -28,7 +28,8 @@ impl Inbound {
     /// Takes note of the next frame.
     ///
     /// # Errors
-    /// [`Code::MetadataProtocolViolation`]: the frame is out of order, and the path is to be closed (7.7).
+    /// [`Code::MetadataProtocolViolation`]: the frame is out of order, and the path is to be
+    /// closed (7.7).
     pub fn handle(&mut self, event: &SecondaryEvent) -> Result<(), CodedError> {
         match event {
             SecondaryEvent::Unknown(_) => return Ok(()),
@@ -78,15 +79,14 @@ fn violation(what: &str) -> CodedError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::pb::metadata::StreamMappingUpdate;
-    use crate::wire::pb::secondary::{
-        SecondaryStreamClose, SecondaryStreamData, SecondaryStreamOpen,
+    use crate::wire::secondary::{
+        SecondaryStreamClose, SecondaryStreamData, SecondaryStreamOpen, StreamMappingUpdate,
     };
 
     fn open(id: u64) -> SecondaryEvent {
         SecondaryEvent::Open(SecondaryStreamOpen {
             secondary_stream_id: id,
-            target_kwik_stream_id: 3,
+            target_kwik_stream_id: StreamId::from_u64(3),
             initial_offset: 100,
             ..Default::default()
         })
@@ -95,7 +95,7 @@ mod tests {
     fn data(id: u64, stream: u64, offset: u64) -> SecondaryEvent {
         SecondaryEvent::Data(SecondaryStreamData {
             secondary_stream_id: id,
-            kwik_stream_id: stream,
+            kwik_stream_id: StreamId::from_u64(stream),
             offset,
             data: vec![0; 10].into(),
             ..Default::default()
@@ -105,7 +105,7 @@ mod tests {
     fn update(id: u64, stream: u64, offset: u64) -> SecondaryEvent {
         SecondaryEvent::Update(StreamMappingUpdate {
             secondary_stream_id: id,
-            kwik_stream_id: stream,
+            kwik_stream_id: StreamId::from_u64(stream),
             offset,
             ..Default::default()
         })
@@ -114,7 +114,7 @@ mod tests {
     fn close(id: u64, stream: u64, final_offset: u64) -> SecondaryEvent {
         SecondaryEvent::Close(SecondaryStreamClose {
             secondary_stream_id: id,
-            kwik_stream_id: stream,
+            kwik_stream_id: StreamId::from_u64(stream),
             final_offset,
             ..Default::default()
         })

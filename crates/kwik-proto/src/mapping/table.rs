@@ -54,7 +54,8 @@ pub struct Mapping {
     pub last_activity: Instant,
 }
 
-/// The mappings of a session, found by secondary stream and by stream. It holds those that are open.
+/// The mappings of a session, found by secondary stream and by stream. It holds those that
+/// are open.
 #[derive(Debug, Default)]
 pub struct MappingTable {
     open: BTreeMap<MappingKey, Mapping>,
@@ -63,7 +64,8 @@ pub struct MappingTable {
 }
 
 impl MappingTable {
-    /// Adds a mapping; `covered` tells whether a lease allows it: if not, its state is [`MappingState::Error`].
+    /// Adds a mapping; `covered` tells whether a lease allows it: if not, its state
+    /// is [`MappingState::Error`].
     ///
     /// # Errors
     /// The id is in use, or the path has too many.
@@ -78,7 +80,8 @@ impl MappingTable {
             let context = format!("secondary stream {} is open already", key.1);
             return Err(CodedError::new(Code::MetadataProtocolViolation, context));
         }
-        // QUIC allows no more; a stream that was closed may be seen to end after its successor opened.
+        // QUIC allows no more; a stream that was closed may be seen to end after its
+        // successor opened.
         if self.of_path(key.0).count() >= limits::MAX_QUIC_STREAMS as usize {
             return Err(CodedError::new(Code::LimitExceeded, "too many secondary streams"));
         }
@@ -138,8 +141,8 @@ impl MappingTable {
         closing
     }
 
-    /// Removes a mapping whose stream is over: as it was, its state [`MappingState::Closed`] or, when it did
-    /// not close in order, [`MappingState::Error`].
+    /// Removes a mapping whose stream is over: as it was, its state [`MappingState::Closed`] or,
+    /// when it did not close in order, [`MappingState::Error`].
     pub fn close(&mut self, key: MappingKey, in_order: bool) -> Option<Mapping> {
         let mut mapping = self.open.remove(&key)?;
         self.by_stream.remove(&(mapping.place.stream, key));

@@ -1,10 +1,10 @@
 //! How well a path does: when it counts as degraded, and when as well again (2.6).
 //!
 //! A path is degraded while it is suspect for [`limits::DEGRADED_AFTER`] or was
-//! [`limits::DEGRADED_TIMES`] times within [`limits::DEGRADED_WITHIN`], brings less than a quarter of what
-//! it used to, or loses a tenth of its packets. It is well again [`limits::HEALTH_HOLD`] after the last
-//! such trouble, with half of its rate and a twentieth of losses as the bounds: a path on the edge of
-//! one does not change its state all the time.
+//! [`limits::DEGRADED_TIMES`] times within [`limits::DEGRADED_WITHIN`], brings less than a quarter
+//! of what it used to, or loses a tenth of its packets. It is well again [`limits::HEALTH_HOLD`]
+//! after the last such trouble, with half of its rate and a twentieth of losses as the bounds: a
+//! path on the edge of one does not change its state all the time.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -97,7 +97,8 @@ impl Health {
         self.lossy = if missing > bound { (self.lossy + 1).min(LOSSY_SAMPLES) } else { 0 };
     }
 
-    /// Why it is degraded, if it is. To be asked after each input, and when [`Self::poll_timeout`] says.
+    /// Why it is degraded, if it is. To be asked after each input, and when
+    /// [`Self::poll_timeout`] says.
     pub fn judge(&mut self, now: Instant) -> Option<&'static str> {
         let repeated = self.suspected.len() == limits::DEGRADED_TIMES;
         let first = self.suspected.front().filter(|_| repeated);

@@ -5,8 +5,7 @@ mod window;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
-use crate::stats::PathFigures;
-use crate::wire::pb::control::PathStatus as WireStatus;
+use crate::wire::control::PathFigures;
 use crate::{Code, CodedError, PathId, limits};
 
 mod health;
@@ -14,63 +13,19 @@ mod health;
 pub use health::Health;
 pub use window::ConnectionWindow;
 
-/// What state a path is in (2.5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PathStatus {
-    /// Dialing or authenticating.
-    Connecting,
-    /// Carrying data.
-    Active,
-    /// Carrying data badly: see [`Health`].
-    Degraded,
-    /// Leaving in order: no new pieces.
-    Disconnecting,
-    /// Silent for long, or without a connection. The client tries to revive it, unless it has ended.
-    Dead,
-}
-
-impl PathStatus {
-    /// Whether it can carry data, well or badly.
-    #[must_use]
-    pub fn is_usable(self) -> bool {
-        matches!(self, Self::Active | Self::Degraded)
-    }
-
-    /// Its value on the wire.
-    #[must_use]
-    pub fn to_wire(self) -> WireStatus {
-        match self {
-            Self::Connecting => WireStatus::Connecting,
-            Self::Active => WireStatus::Active,
-            Self::Degraded => WireStatus::Degraded,
-            Self::Disconnecting => WireStatus::Disconnecting,
-            Self::Dead => WireStatus::Dead,
-        }
-    }
-}
-
-impl From<WireStatus> for PathStatus {
-    fn from(status: WireStatus) -> Self {
-        match status {
-            WireStatus::Connecting => Self::Connecting,
-            WireStatus::Active => Self::Active,
-            WireStatus::Degraded => Self::Degraded,
-            WireStatus::Disconnecting => Self::Disconnecting,
-            WireStatus::Dead => Self::Dead,
-        }
-    }
-}
+pub use crate::wire::control::PathStatus;
 
 /// One path as it stands, or as it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathInfo {
     /// Its id.
     pub id: PathId,
-    /// Where it leads.
+    /// Where it leads; at a client, as the primary said it.
     pub address: String,
     /// Its state.
     pub status: PathStatus,
-    /// Why it has that state; empty when there is nothing to say.
+    /// Why it has that state; empty when there is nothing to say. A peer's words as they came: show
+    /// them with [`escape`](crate::escape).
     pub reason: String,
     /// When it was added.
     pub created_at: Instant,
@@ -89,7 +44,8 @@ pub struct PathEvent {
     pub path: PathId,
     /// Its state from now on.
     pub status: PathStatus,
-    /// Why; empty when there is nothing to say.
+    /// Why; empty when there is nothing to say. A peer's words as they came: show
+    /// them with [`escape`](crate::escape).
     pub reason: String,
     /// What the client knew of it then; none where the primary decided by itself.
     pub figures: Option<PathFigures>,

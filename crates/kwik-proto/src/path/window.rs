@@ -1,4 +1,4 @@
-//! How much QUIC may hold of one path before it is read (design §5).
+//! How much QUIC may hold of one path before it is read (8.2).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -10,8 +10,9 @@ const LEAST_ROUND: Duration = Duration::from_millis(10);
 /// The best of this many rounds counts, so that a pause does not slow down what follows.
 const ROUNDS: usize = 8;
 
-/// Sizes the receive window of a path's QUIC connection: twice what arrives in a round trip, or will in the next
-/// if it goes on growing, at least [`CONNECTION_WINDOW`], and no more than is configured.
+/// Sizes the receive window of a path's QUIC connection: twice what arrives in a round trip,
+/// or will in the next if it goes on growing, at least [`CONNECTION_WINDOW`], and no more than
+/// is configured.
 #[derive(Debug)]
 pub struct ConnectionWindow {
     maximum: u64,

@@ -5,44 +5,9 @@ use std::time::{Duration, Instant};
 
 use crate::id::StreamId;
 use crate::limits::ESCALATION_STREAMS;
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
+use crate::wire::control::{self, ControlMessage};
 
-/// Why a producer is to slow down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum BackpressureReason {
-    /// A stream's buffer is full of bytes that wait for missing ones before them.
-    BufferFull,
-    /// A stream's buffer is full of bytes that its application could read.
-    SlowConsumer,
-    /// The unread bytes of all streams fill the session's window.
-    WindowFull,
-    /// The endpoint has granted nearly all the memory that it may use.
-    MemoryPressure,
-}
-
-impl BackpressureReason {
-    /// What a peer's message says; none: lifted.
-    #[must_use]
-    pub const fn from_wire(reason: pb::BackpressureReason) -> Option<Self> {
-        match reason {
-            pb::BackpressureReason::BackpressureNone => None,
-            pb::BackpressureReason::BackpressureWindowFull => Some(Self::WindowFull),
-            pb::BackpressureReason::BackpressureBufferFull => Some(Self::BufferFull),
-            pb::BackpressureReason::BackpressureSlowConsumer => Some(Self::SlowConsumer),
-            pb::BackpressureReason::BackpressureMemoryPressure => Some(Self::MemoryPressure),
-        }
-    }
-
-    const fn to_wire(self) -> pb::BackpressureReason {
-        match self {
-            Self::WindowFull => pb::BackpressureReason::BackpressureWindowFull,
-            Self::BufferFull => pb::BackpressureReason::BackpressureBufferFull,
-            Self::SlowConsumer => pb::BackpressureReason::BackpressureSlowConsumer,
-            Self::MemoryPressure => pb::BackpressureReason::BackpressureMemoryPressure,
-        }
-    }
-}
+pub use crate::wire::control::BackpressureReason;
 
 /// What changed, for who produces: a stream's reason or the session's, none when it was lifted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,12 +21,9 @@ pub struct BackpressureChange {
 impl BackpressureChange {
     /// The notice to the peer.
     #[must_use]
-    pub fn to_wire(self) -> ControlMessage {
-        let reason = self.reason.map_or(pb::BackpressureReason::BackpressureNone, |r| r.to_wire());
-        ControlMessage::Backpressure(pb::Backpressure {
-            stream_id: self.stream.map(StreamId::as_u64),
-            reason: reason.into(),
-        })
+    pub fn message(self) -> ControlMessage {
+        let Self { stream: stream_id, reason } = self;
+        ControlMessage::Backpressure(control::Backpressure { stream_id, reason })
     }
 }
 

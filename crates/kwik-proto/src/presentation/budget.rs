@@ -1,4 +1,4 @@
-//! What all sessions of an endpoint together may have granted (design §5).
+//! What all sessions of an endpoint together may have granted (8.2).
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -7,8 +7,8 @@ const PRESSED: (u64, u64) = (4, 5);
 
 /// Receive credit that the sessions of an endpoint have granted, against a limit.
 ///
-/// Loans beyond the streams' floors stop at 80 % of the limit: sessions then shrink to their floors as
-/// their readers read, until the others have given enough back. The rest is for floors, which no
+/// Loans beyond the streams' floors stop at 80 % of the limit: sessions then shrink to their floors
+/// as their readers read, until the others have given enough back. The rest is for floors, which no
 /// stream is denied; an endpoint whose budget is spent takes no new sessions.
 #[derive(Debug)]
 pub struct MemoryBudget {
@@ -46,8 +46,8 @@ impl MemoryBudget {
         self.granted() >= self.lendable_limit()
     }
 
-    /// Whether enough is free again that sessions need not be told of pressure: an eighth below its mark,
-    /// so that a loan or two does not bring it back at once.
+    /// Whether enough is free again that sessions need not be told of pressure: an eighth below its
+    /// mark, so that a loan or two does not bring it back at once.
     #[must_use]
     pub fn is_eased(&self) -> bool {
         self.granted() < self.lendable_limit() / 8 * 7

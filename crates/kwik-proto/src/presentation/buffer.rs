@@ -78,9 +78,9 @@ pub struct BufferUsage {
 ///
 /// Memory: with `held` bytes in `runs` runs there are at most `2 * held / MIN_SLICE + 2 * runs +
 /// 64` chunks, however small the writes were, and copies take at most twice the bytes that they
-/// hold. What uncopied slices pin beyond themselves is bounded for all buffers of a session together
-/// ([`ReceiveMemory`]), and so are runs and gaps: [`MAX_RUNS`] of all, [`MAX_GAPS`] of one. `held` is
-/// bounded by the credit that was granted.
+/// hold. What uncopied slices pin beyond themselves is bounded for all buffers of a session
+/// together ([`ReceiveMemory`]), and so are runs and gaps: [`MAX_RUNS`] of all, [`MAX_GAPS`] of
+/// one. `held` is bounded by the credit that was granted.
 ///
 /// Unordered reading takes the lowest chunk. It may be mixed with ordered reading, which steps
 /// over what was taken: [`StreamBuffer::read_position`] says where the next read begins.
@@ -155,8 +155,8 @@ impl StreamBuffer {
         Ok(written)
     }
 
-    /// Takes `chunks` that follow one another from `offset` on, and leaves them empty; the same as a
-    /// [`write`](Self::write) of each.
+    /// Takes `chunks` that follow one another from `offset` on, and leaves them empty; the same as
+    /// a [`write`](Self::write) of each.
     ///
     /// # Errors
     ///
@@ -369,8 +369,8 @@ impl StreamBuffer {
         self.held
     }
 
-    /// Bytes that were read, in order or not, or dropped on closing. Reading in order alone, it is the
-    /// read position.
+    /// Bytes that were read, in order or not, or dropped on closing. Reading in order alone, it is
+    /// the read position.
     #[must_use]
     pub const fn taken(&self) -> u64 {
         match self.closed {
@@ -476,8 +476,8 @@ impl StreamBuffer {
     }
 }
 
-/// Appends `data` as it is while the session may pin its receive buffer, else as a copy; whether it was
-/// kept.
+/// Appends `data` as it is while the session may pin its receive buffer, else as a copy; whether it
+/// was kept.
 fn append(run: &mut Run, data: Bytes, pinned: &mut Pinned, share: &mut Share) -> bool {
     let same_batch = pinned.are_batched() && run.is_same_batch(&data);
     let keep = same_batch || share.pin() || {

@@ -1,4 +1,4 @@
-//! What the stream buffers of one session cost beyond their payload (design §5).
+//! What the stream buffers of one session cost beyond their payload (8.2).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -14,8 +14,8 @@ const DATAGRAM_BUFFER: usize = 1500;
 ///
 /// Over-allocation: each receive buffer that a slice pins counts whole, at its largest, less the
 /// payload held in it. A buffer keeps a slice as it is only while that leaves the sum within
-/// [`MAX_PINNED`], and copies it else; when reading part of a receive buffer makes the sum larger, the
-/// rest of it is copied. So the sum is bounded by construction.
+/// [`MAX_PINNED`], and copies it else; when reading part of a receive buffer makes the sum larger,
+/// the rest of it is copied. So the sum is bounded by construction.
 #[derive(Debug)]
 pub struct ReceiveMemory {
     runs: AtomicUsize,
@@ -31,8 +31,8 @@ impl Default for ReceiveMemory {
 }
 
 impl ReceiveMemory {
-    /// For sockets that receive each datagram into a buffer of its own. Which slices share a buffer is not
-    /// asked of their addresses then, so that the same input gives the same output.
+    /// For sockets that receive each datagram into a buffer of its own. Which slices share a buffer
+    /// is not asked of their addresses then, so that the same input gives the same output.
     #[must_use]
     pub fn of_datagrams() -> Self {
         Self { buffer: DATAGRAM_BUFFER, ..Self::default() }

@@ -1,6 +1,6 @@
 //! The presentation plane: what arrived, in order for its reader, and the credit for what may
-//! arrive (8.1, 8.2), and when who sends is to slow down (8.3). It carries every byte, so it is locked
-//! per stream, never by the session.
+//! arrive (8.1, 8.2), and when who sends is to slow down (8.3). It carries every byte, so it is
+//! locked per stream, never by the session.
 
 mod backpressure;
 mod budget;

@@ -38,16 +38,16 @@ pub struct WindowStatus {
 
 /// A ledger of a session's receive credit (8.2); the bytes are elsewhere.
 ///
-/// Half of the window at its start is divided into floors, one for each of `max_streams` streams, lent
-/// to nobody else; the rest is lent to open streams as they ask. A stream's allowance is its floor plus
-/// what it borrowed, and bounds what it may have granted and not read. Some of the rest may be reserved
-/// for loans to streams to come.
+/// Half of the window at its start is divided into floors, one for each of `max_streams` streams,
+/// lent to nobody else; the rest is lent to open streams as they ask. A stream's allowance is its
+/// floor plus what it borrowed, and bounds what it may have granted and not read. Some of the rest
+/// may be reserved for loans to streams to come.
 ///
 /// Invariant: the allowances of the open streams never exceed the size. At most `max_streams`
-/// streams are open, so their floors take at most `max_streams * floor`, and loans, with what is reserved,
-/// take at most `size - max_streams * floor`, which together is the size. Growing adds to the second term alone, and
-/// the size shrinks no further than what is lent or reserved; closing a stream gives both parts back, so with no
-/// stream open all of the size is available.
+/// streams are open, so their floors take at most `max_streams * floor`, and loans, with what is
+/// reserved, take at most `size - max_streams * floor`, which together is the size. Growing adds to
+/// the second term alone, and the size shrinks no further than what is lent or reserved; closing a
+/// stream gives both parts back, so with no stream open all of the size is available.
 #[derive(Debug)]
 pub struct ReceiveWindow {
     size: u64,
@@ -82,8 +82,8 @@ impl ReceiveWindow {
         self.reserved += amount.min(self.lendable());
     }
 
-    /// Frees `reserved` of what is, and lends `stream`, which is open, up to `amount` of that, whatever the budget
-    /// says.
+    /// Frees `reserved` of what is, and lends `stream`, which is open, up to `amount` of that,
+    /// whatever the budget says.
     pub fn redeem(&mut self, stream: StreamId, reserved: u64, amount: u64) {
         let Some(loan) = self.loans.get_mut(&stream) else {
             return;
@@ -119,8 +119,8 @@ impl ReceiveWindow {
         self.budget.as_ref().is_none_or(|budget| budget.is_eased())
     }
 
-    /// Changes the size's bounds: a smaller window grows to `least` at once, a larger one shrinks to
-    /// `maximum` as loans come back. The floors stay as they are.
+    /// Changes the size's bounds: a smaller window grows to `least` at once, a larger one shrinks
+    /// to `maximum` as loans come back. The floors stay as they are.
     pub fn set_bounds(&mut self, least: u64, maximum: u64) {
         self.size = self.size.max(least);
         self.maximum = maximum.max(least);
@@ -202,7 +202,8 @@ impl ReceiveWindow {
         self.shrink();
     }
 
-    /// Doubles the size, up to the maximum; returns whether it grew. Under memory pressure it does not.
+    /// Doubles the size, up to the maximum; returns whether it grew. Under memory pressure it
+    /// does not.
     pub fn grow(&mut self) -> bool {
         let size = self.size.saturating_mul(2).min(self.maximum);
         let grows = size > self.size && !self.is_pressed();
@@ -507,7 +508,8 @@ mod tests {
                 window.close(stream(index));
             }
             prop_assert_eq!((window.available(), window.lent()), (window.size(), 0));
-            prop_assert_eq!(window.lendable(), window.size() - max_streams * floor - model.reserved);
+            let floors = max_streams * floor;
+            prop_assert_eq!(window.lendable(), window.size() - floors - model.reserved);
         }
     }
 }

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::stream::StreamTable;
 use crate::sync::lock;
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
+use crate::wire::control::{self, ControlMessage};
 use crate::{LeaseId, PathId, PieceId, StreamId};
 
 use super::path::Path;
@@ -147,11 +146,10 @@ impl Scheduler {
         let due = now + path.schedule.model.arrival(len, now);
         path.schedule.on_activated(len, now);
         lock(&fill.recv).add_piece(id, piece, lease_id, range.clone());
-        let activate = ControlMessage::Activate(pb::Activate {
-            lease_id: lease_id.0,
-            piece_id: piece.0,
-            start: range.start,
-            end: range.end,
+        let activate = ControlMessage::Activate(control::Activate {
+            lease_id,
+            piece_id: piece,
+            range: range.clone(),
         });
         path.pieces
             .insert(piece, Activation { stream, lease: lease_id, range, charged: 0, due });

@@ -5,8 +5,7 @@ use std::time::Instant;
 
 use crate::stream::StreamTable;
 use crate::sync::lock;
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
+use crate::wire::control::{self, ControlMessage, LeaseOutcome};
 use crate::{Code, LeaseId, PathId, StreamId, limits};
 
 use super::{ClientLease, Scheduler, SchedulerEvent};
@@ -32,7 +31,7 @@ impl Scheduler {
             fill.leases().filter(is_done).collect()
         };
         for id in done {
-            self.end_lease(id, pb::LeaseOutcome::LeaseDone, now);
+            self.end_lease(id, LeaseOutcome::Done, now);
         }
     }
 
@@ -41,7 +40,7 @@ impl Scheduler {
         let Some(lease) = self.leases.get(&id).filter(over) else { return };
         let owner = self.paths.get(&lease.path);
         if !owner.is_some_and(|path| path.pieces.values().any(|piece| piece.lease == id)) {
-            self.end_lease(id, pb::LeaseOutcome::LeaseLost, now);
+            self.end_lease(id, LeaseOutcome::Lost, now);
         }
     }
 
@@ -49,14 +48,14 @@ impl Scheduler {
     pub fn on_stream_ended(&mut self, stream: StreamId, streams: &mut StreamTable, now: Instant) {
         let Some(fill) = self.fills.get(&stream) else { return };
         for id in fill.leases().collect::<Vec<_>>() {
-            self.end_lease(id, pb::LeaseOutcome::LeaseStopped, now);
+            self.end_lease(id, LeaseOutcome::Stopped, now);
         }
         self.forget_if_idle(stream, streams);
         self.stir();
     }
 
     /// Ends a lease: its pieces are cancelled, the primary and the writer are told.
-    pub(super) fn end_lease(&mut self, id: LeaseId, outcome: pb::LeaseOutcome, now: Instant) {
+    pub(super) fn end_lease(&mut self, id: LeaseId, outcome: LeaseOutcome, now: Instant) {
         let Some(mut lease) = self.leases.remove(&id) else { return };
         if let Some(owner) = self.paths.get_mut(&lease.path) {
             for (piece, activation) in owner.pieces.iter().filter(|(_, a)| a.lease == id) {
@@ -67,7 +66,7 @@ impl Scheduler {
                 }
             }
             if !lease.path.is_primary() {
-                let revoke = ControlMessage::Revoke(pb::Revoke { lease_id: id.0 });
+                let revoke = ControlMessage::Revoke(control::Revoke { lease_id: id });
                 self.events.push(SchedulerEvent::Send(lease.path, revoke));
             }
         }
@@ -79,9 +78,9 @@ impl Scheduler {
         }
         // A mapped lease is over when what lies behind its writer has come, whatever lies before.
         let outcome = match outcome {
-            pb::LeaseOutcome::LeaseStopped => outcome,
-            _ if missing.is_empty() => pb::LeaseOutcome::LeaseDone,
-            _ => pb::LeaseOutcome::LeaseLost,
+            LeaseOutcome::Stopped => outcome,
+            _ if missing.is_empty() => LeaseOutcome::Done,
+            _ => LeaseOutcome::Lost,
         };
         self.report(id, outcome, missing, lease.delivered);
         self.events.push(SchedulerEvent::LeaseEnded(lease.path, lease.stream, id));
@@ -91,15 +90,17 @@ impl Scheduler {
     pub(super) fn report(
         &mut self,
         id: LeaseId,
-        outcome: pb::LeaseOutcome,
+        outcome: LeaseOutcome,
         missing: Vec<Range<u64>>,
         delivered: u64,
     ) {
-        let report = ControlMessage::LeaseReport(pb::LeaseReport {
-            lease_id: id.0,
-            outcome: outcome.into(),
-            ranges: to_wire(missing),
+        let report = ControlMessage::LeaseReport(control::LeaseReport {
+            lease_id: id,
+            outcome,
+            ranges: clip_ranges(missing),
             delivered,
+            // The session knows what its writer said.
+            reason: String::new(),
         });
         self.events.push(SchedulerEvent::Send(PathId::PRIMARY, report));
     }
@@ -116,7 +117,7 @@ impl Scheduler {
         }
         if fill.uncovered_since.is_none() {
             fill.uncovered_since = Some(now);
-            let message = pb::Uncovered { stream_id: stream.as_u64(), ranges: to_wire(uncovered) };
+            let message = control::Uncovered { stream_id: stream, ranges: clip_ranges(uncovered) };
             let message = ControlMessage::Uncovered(message);
             self.events.push(SchedulerEvent::Send(PathId::PRIMARY, message));
         }
@@ -137,8 +138,8 @@ impl Scheduler {
         let Some(fill) = self.fills.get(&stream).filter(|fill| fill.is_idle()) else { return };
         // What a lease left missing came late, outside every lease: the primary has to hear of it.
         if fill.owed && !lock(&fill.recv).has_failed() {
-            let (stream_id, code) = (stream.as_u64(), Code::NoError.as_u64());
-            let stop = ControlMessage::StopSending(pb::StopSending { stream_id, code });
+            let (stream_id, code) = (stream, Code::NoError.as_u64());
+            let stop = ControlMessage::StopSending(control::StopSending { stream_id, code });
             self.events.push(SchedulerEvent::Send(PathId::PRIMARY, stop));
         }
         self.fills.remove(&stream);
@@ -147,13 +148,11 @@ impl Scheduler {
 }
 
 /// As many ranges as a message may have; the last one then reaches to the end of all.
-pub(super) fn to_wire(ranges: Vec<Range<u64>>) -> Vec<pb::ByteRange> {
+pub(super) fn clip_ranges(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
     let end = ranges.last().map_or(0, |range| range.end);
-    let ranges = ranges.into_iter().take(limits::MAX_GAPS);
-    let mut wire: Vec<_> =
-        ranges.map(|range| pb::ByteRange { start: range.start, end: range.end }).collect();
-    if let Some(last) = wire.last_mut() {
+    ranges.truncate(limits::MAX_GAPS);
+    if let Some(last) = ranges.last_mut() {
         last.end = end;
     }
-    wire
+    ranges
 }

@@ -4,8 +4,7 @@ use std::time::Instant;
 
 use crate::stream::StreamTable;
 use crate::sync::lock;
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
+use crate::wire::control::{self, ControlMessage};
 use crate::{LeaseId, PathId, PieceId, StreamId};
 
 use super::{Scheduler, SchedulerEvent};
@@ -84,8 +83,8 @@ impl Scheduler {
         let Some(activation) = owner.pieces.get(&piece) else { return };
         let Some(fill) = self.fills.get_mut(&activation.stream) else { return };
         if fill.cancel(path, piece, &mut owner.schedule.model) {
-            let (lease_id, piece_id) = (activation.lease.0, piece.0);
-            let cancel = ControlMessage::Cancel(pb::Cancel { lease_id, piece_id });
+            let (lease_id, piece_id) = (activation.lease, piece);
+            let cancel = ControlMessage::Cancel(control::Cancel { lease_id, piece_id });
             self.events.push(SchedulerEvent::Send(path, cancel));
         }
         self.stir();

@@ -25,8 +25,7 @@ use std::time::{Duration, Instant};
 
 use crate::stream::{Halves, PieceEnd, StreamTable};
 use crate::sync::lock;
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
+use crate::wire::control::{self, ControlMessage, LeaseOutcome};
 use crate::{Code, CodedError, LeaseId, PathId, PieceId, StreamId, limits};
 
 use fill::Fill;
@@ -137,7 +136,7 @@ impl Scheduler {
         let lost: Vec<_> =
             self.leases.iter().filter(|(_, l)| l.path == id).map(|(id, _)| *id).collect();
         for lease in lost {
-            self.end_lease(lease, pb::LeaseOutcome::LeaseLost, now);
+            self.end_lease(lease, LeaseOutcome::Lost, now);
         }
         for stream in self.fills.keys().copied().collect::<Vec<_>>() {
             self.forget_if_idle(stream, streams);
@@ -173,13 +172,13 @@ impl Scheduler {
     /// The primary broke the protocol.
     pub fn handle_lease(
         &mut self,
-        lease: pb::Lease,
+        lease: control::Lease,
         halves: Option<Halves>,
         streams: &mut StreamTable,
         now: Instant,
     ) -> Result<(), CodedError> {
-        let (id, range) = (LeaseId(lease.lease_id), lease.start..lease.end);
-        let stream = StreamId::from_u64(lease.stream_id);
+        let (id, range) = (lease.lease_id, lease.range.clone());
+        let stream = lease.stream_id;
         if self.leases.contains_key(&id) {
             let context = format!("lease {id} came twice");
             return Err(CodedError::new(Code::StreamMappingConflict, context));
@@ -193,7 +192,7 @@ impl Scheduler {
         }
         let Some(recv) = halves.and_then(|halves| halves.recv) else {
             // The stream is over, and the lease came late: nothing of it is missing.
-            self.report(id, pb::LeaseOutcome::LeaseDone, Vec::new(), 0);
+            self.report(id, LeaseOutcome::Done, Vec::new(), 0);
             return Ok(());
         };
         if lock(&recv).final_size().is_some_and(|size| range.end > size) {
@@ -205,8 +204,7 @@ impl Scheduler {
             (recv.has_failed(), recv.is_complete())
         };
         if complete {
-            let outcome =
-                if failed { pb::LeaseOutcome::LeaseStopped } else { pb::LeaseOutcome::LeaseDone };
+            let outcome = if failed { LeaseOutcome::Stopped } else { LeaseOutcome::Done };
             self.report(id, outcome, Vec::new(), 0);
             return Ok(());
         }
@@ -217,7 +215,7 @@ impl Scheduler {
         let fill = self.fills.entry(stream).or_insert_with(|| Fill::new(recv));
         // An answer to what was uncovered: the time for the next one starts anew.
         fill.uncovered_since = None;
-        let path = PathId(lease.path_id);
+        let path = lease.path_id;
         let usable = self.paths.get(&path).is_some_and(|path| !path.draining && !path.dead);
         let budget = lease.max_bytes.min(limits::lease_budget(range.end - range.start));
         fill.add_lease(path, &range, id);
@@ -233,7 +231,7 @@ impl Scheduler {
             self.end_done_leases(stream, None, now);
             self.cover(stream, now);
         } else {
-            self.end_lease(id, pb::LeaseOutcome::LeaseLost, now);
+            self.end_lease(id, LeaseOutcome::Lost, now);
         }
         self.stir();
         self.moves_due = true;
@@ -242,7 +240,7 @@ impl Scheduler {
 
     /// The primary takes a lease back.
     pub fn handle_revoke(&mut self, id: LeaseId, streams: &mut StreamTable, now: Instant) {
-        self.end_lease(id, pb::LeaseOutcome::LeaseStopped, now);
+        self.end_lease(id, LeaseOutcome::Stopped, now);
         self.stir();
     }
 
@@ -253,19 +251,19 @@ impl Scheduler {
     pub fn handle_stopped(
         &mut self,
         path: PathId,
-        m: &pb::Stopped,
+        m: &control::Stopped,
         streams: &mut StreamTable,
         now: Instant,
     ) -> Result<(), CodedError> {
         self.hear(path, now);
         if m.abandoned {
-            let id = LeaseId(m.lease_id);
+            let id = m.lease_id;
             if let Some(lease) = self.leases.get_mut(&id).filter(|lease| lease.path == path) {
                 lease.closing = true;
                 self.end_if_closed(id, now);
             }
         } else {
-            self.stop_piece(path, PieceId(m.piece_id), m.sent_until, streams, now)?;
+            self.stop_piece(path, m.piece_id, m.sent_until, streams, now)?;
         }
         self.stir();
         Ok(())
@@ -312,7 +310,7 @@ impl Scheduler {
             self.forget_if_idle(stream, streams);
         }
         if returned {
-            self.end_lease(lease, pb::LeaseOutcome::LeaseLost, now);
+            self.end_lease(lease, LeaseOutcome::Lost, now);
             self.forget_if_idle(stream, streams);
         }
         Ok(())

@@ -7,8 +7,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use crate::sync::lock;
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
+use crate::wire::control::{self, ControlMessage};
 use crate::{LeaseId, PathId, PieceId, StreamId, limits};
 
 use super::tuning::{DOUBLED_TIME, LOOK_AT_LEAST, LOOK_AT_MOST, REPAIR};
@@ -159,8 +158,8 @@ impl Scheduler {
         }
         activation.charged = twice;
         self.doubled += twice;
-        let (lease_id, piece_id) = (activation.lease.0, owed.piece.0);
-        let cancel = ControlMessage::Cancel(pb::Cancel { lease_id, piece_id });
+        let (lease_id, piece_id) = (activation.lease, owed.piece);
+        let cancel = ControlMessage::Cancel(control::Cancel { lease_id, piece_id });
         self.events.push(SchedulerEvent::Send(owed.owner, cancel));
         // Parts of it may have come under an older piece; what lies behind them is free again.
         if let Some(range) = fill.take(owed.range.clone()) {

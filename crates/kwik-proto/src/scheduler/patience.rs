@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::stream::{ReadError, StreamTable};
 use crate::sync::lock;
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
+use crate::wire::control::{self, ControlMessage, LeaseOutcome};
 use crate::{Code, CodedError, PathId, PieceId, StreamId, limits};
 
 use super::path::Path;
@@ -70,7 +69,7 @@ impl Scheduler {
         let lost: Vec<_> =
             self.leases.iter().filter(|(_, l)| l.path == id).map(|(id, _)| *id).collect();
         for lease in lost {
-            self.end_lease(lease, pb::LeaseOutcome::LeaseLost, now);
+            self.end_lease(lease, LeaseOutcome::Lost, now);
         }
         for stream in concerned {
             self.forget_if_idle(stream, streams);
@@ -126,7 +125,7 @@ impl Scheduler {
         let error = CodedError::new(Code::AggregationTimeout, context);
         lock(&fill.recv).fail(ReadError::Failed(error));
         let code = Code::AggregationTimeout.as_u64();
-        let stop = pb::StopSending { stream_id: stream.as_u64(), code };
+        let stop = control::StopSending { stream_id: stream, code };
         let stop = ControlMessage::StopSending(stop);
         self.events.push(SchedulerEvent::Send(PathId::PRIMARY, stop));
         self.events.push(SchedulerEvent::Failed(stream));
@@ -160,7 +159,7 @@ impl Scheduler {
                     activation.charged += freed;
                     self.doubled += freed;
                 }
-                let cancel = pb::Cancel { lease_id: lease.0, piece_id: piece.0 };
+                let cancel = control::Cancel { lease_id: lease, piece_id: piece };
                 let cancel = ControlMessage::Cancel(cancel);
                 self.events.push(SchedulerEvent::Send(id, cancel));
                 concerned.insert(stream);

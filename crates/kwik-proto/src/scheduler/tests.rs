@@ -8,9 +8,8 @@ use bytes::Bytes;
 use super::{Scheduler, SchedulerEvent};
 use crate::stream::{Read, ReadError, SharedRecv, StreamTable};
 use crate::sync::lock;
-use crate::wire::control::ControlMessage as M;
-use crate::wire::pb::control as pb;
-use crate::{Code, Config, Dir, LeaseId, PathId, Side, StreamId, limits};
+use crate::wire::control::{self, ControlMessage as M, LeaseOutcome};
+use crate::{Code, Config, Dir, LeaseId, PathId, PieceId, Side, StreamId, limits};
 
 const A: PathId = PathId(1);
 const B: PathId = PathId(2);
@@ -40,14 +39,13 @@ impl Fixture {
     }
 
     fn lease(&mut self, lease_id: u64, path: PathId, range: Range<u64>) {
-        let lease = pb::Lease {
-            lease_id,
-            stream_id: self.id.as_u64(),
-            start: range.start,
-            end: range.end,
-            path_id: path.0,
+        let lease = control::Lease {
+            lease_id: LeaseId(lease_id),
+            stream_id: self.id,
+            range,
+            path_id: path,
             max_bytes: u64::MAX,
-            ..pb::Lease::default()
+            ..control::Lease::default()
         };
         let halves = self.streams.touch(self.id, self.now).unwrap();
         self.scheduler.handle_lease(lease, halves, &mut self.streams, self.now).unwrap();
@@ -84,23 +82,24 @@ impl Fixture {
     fn activated(&mut self) -> Vec<(PathId, Range<u64>)> {
         let sent = self.sent().into_iter();
         sent.filter_map(|(path, message)| match message {
-            M::Activate(m) => Some((path, m.start..m.end)),
+            M::Activate(m) => Some((path, m.range)),
             _ => None,
         })
         .collect()
     }
 
-    fn reports(&mut self) -> Vec<(u64, pb::LeaseOutcome)> {
+    fn reports(&mut self) -> Vec<(u64, LeaseOutcome)> {
         let sent = self.sent().into_iter();
         sent.filter_map(|(_, message)| match message {
-            M::LeaseReport(m) => Some((m.lease_id, m.outcome())),
+            M::LeaseReport(m) => Some((m.lease_id.0, m.outcome)),
             _ => None,
         })
         .collect()
     }
 
     fn stopped(&mut self, path: PathId, lease_id: u64, piece_id: u64, sent_until: u64) {
-        let m = pb::Stopped { lease_id, piece_id, sent_until, ..pb::Stopped::default() };
+        let (lease_id, piece_id) = (LeaseId(lease_id), PieceId(piece_id));
+        let m = control::Stopped { lease_id, piece_id, sent_until, ..control::Stopped::default() };
         self.scheduler.handle_stopped(path, &m, &mut self.streams, self.now).unwrap();
     }
 }
@@ -113,7 +112,7 @@ fn leases_are_relayed_in_the_order_of_their_signatures() {
     let relayed: Vec<_> = f
         .sent()
         .into_iter()
-        .filter_map(|(_, m)| if let M::Lease(m) = m { Some(m.lease_id) } else { None })
+        .filter_map(|(_, m)| if let M::Lease(m) = m { Some(m.lease_id.0) } else { None })
         .collect();
     assert_eq!(relayed, [1, 2]);
 }
@@ -123,9 +122,9 @@ fn a_lease_of_what_has_come_is_done_at_once() {
     let mut f = Fixture::new();
     f.lease(1, A, 0..KIB);
     f.receive(A, 0..KIB);
-    assert_eq!(f.reports(), [(1, pb::LeaseOutcome::LeaseDone)]);
+    assert_eq!(f.reports(), [(1, LeaseOutcome::Done)]);
     f.lease(2, B, 0..KIB);
-    assert_eq!(f.reports(), [(2, pb::LeaseOutcome::LeaseDone)]);
+    assert_eq!(f.reports(), [(2, LeaseOutcome::Done)]);
     assert_eq!(f.scheduler.leases(), 0);
 }
 
@@ -135,7 +134,7 @@ fn a_lease_of_a_stopped_stream_is_not_reported_done() {
     f.lease(1, A, 0..KIB);
     f.streams.stop(f.id, 1);
     f.lease(2, B, 0..KIB);
-    assert!(f.reports().contains(&(2, pb::LeaseOutcome::LeaseStopped)));
+    assert!(f.reports().contains(&(2, LeaseOutcome::Stopped)));
 }
 
 #[test]
@@ -190,7 +189,7 @@ fn bytes_that_came_late_fail_no_stream() {
     f.sent();
     f.scheduler.on_consumed(f.id, &mut f.streams, f.now);
     let code = Code::NoError.as_u64();
-    let stop = M::StopSending(pb::StopSending { stream_id: f.id.as_u64(), code });
+    let stop = M::StopSending(control::StopSending { stream_id: f.id, code });
     assert_eq!(f.sent(), [(PathId::PRIMARY, stop)]);
 }
 
@@ -250,11 +249,11 @@ fn a_dead_path_loses_its_leases_and_what_it_sends_late_is_taken() {
     f.pass(limits::DEAD_AFTER);
     assert!(f.scheduler.take_events().contains(&SchedulerEvent::Dead(A)));
     f.lease(2, A, KIB..4 * KIB);
-    let lost = M::LeaseReport(pb::LeaseReport {
-        lease_id: 2,
-        outcome: pb::LeaseOutcome::LeaseLost.into(),
-        ranges: vec![pb::ByteRange { start: KIB, end: 4 * KIB }],
-        delivered: 0,
+    let lost = M::LeaseReport(control::LeaseReport {
+        lease_id: LeaseId(2),
+        outcome: LeaseOutcome::Lost,
+        ranges: std::iter::once(KIB..4 * KIB).collect(),
+        ..Default::default()
     });
     assert!(f.sent().contains(&(PathId::PRIMARY, lost)), "a dead path takes no lease");
     f.pass(2 * limits::DEAD_AFTER);
@@ -280,9 +279,9 @@ fn a_path_that_answers_and_brings_nothing_loses_its_leases() {
         passed += step;
     }
     let sent = f.sent();
-    let uncovered = M::Uncovered(pb::Uncovered {
-        stream_id: f.id.as_u64(),
-        ranges: vec![pb::ByteRange { start: KIB, end: 4 * KIB }],
+    let uncovered = M::Uncovered(control::Uncovered {
+        stream_id: f.id,
+        ranges: std::iter::once(KIB..4 * KIB).collect(),
     });
     assert!(sent.contains(&(PathId::PRIMARY, uncovered)), "{sent:?}");
 }
@@ -310,8 +309,8 @@ fn what_a_dead_path_brought_ends_the_leases_of_others() {
     f.sent();
     f.scheduler.remove_path(A, &mut f.streams, f.now);
     let reports = f.reports();
-    assert!(reports.contains(&(2, pb::LeaseOutcome::LeaseDone)), "{reports:?}");
-    assert!(reports.contains(&(1, pb::LeaseOutcome::LeaseLost)), "{reports:?}");
+    assert!(reports.contains(&(2, LeaseOutcome::Done)), "{reports:?}");
+    assert!(reports.contains(&(1, LeaseOutcome::Lost)), "{reports:?}");
 }
 
 #[test]
@@ -342,7 +341,8 @@ fn an_abandoned_lease_is_not_asked_again_for_what_it_gave_back() {
     let mut f = Fixture::new();
     f.lease(1, A, 0..KIB);
     f.activated();
-    let abandoned = pb::Stopped { lease_id: 1, abandoned: true, ..pb::Stopped::default() };
+    let abandoned =
+        control::Stopped { lease_id: LeaseId(1), abandoned: true, ..control::Stopped::default() };
     f.scheduler.handle_stopped(A, &abandoned, &mut f.streams, f.now).unwrap();
     f.stopped(A, 1, 0, 0);
     let sent = f.sent();
@@ -353,7 +353,7 @@ fn an_abandoned_lease_is_not_asked_again_for_what_it_gave_back() {
 #[test]
 fn a_lost_lease_names_all_that_is_missing_however_many_gaps() {
     let gaps = (0..2 * limits::MAX_GAPS as u64).map(|i| 2 * i..2 * i + 1).collect();
-    let wire = super::ending::to_wire(gaps);
+    let wire = super::ending::clip_ranges(gaps);
     let last = wire.last().unwrap();
     assert_eq!((wire.len(), last.end), (limits::MAX_GAPS, 4 * limits::MAX_GAPS as u64 - 1));
 }
@@ -378,7 +378,11 @@ fn a_mapped_lease_is_asked_for_what_lies_ahead_in_order() {
     // Nothing further ahead is asked for before the writer has answered for what is.
     for (piece_id, (_, range)) in before.iter().enumerate() {
         let sent_until = range.start;
-        let stopped = pb::Stopped { piece_id: piece_id as u64, sent_until, ..Default::default() };
+        let stopped = control::Stopped {
+            piece_id: PieceId(piece_id as u64),
+            sent_until,
+            ..Default::default()
+        };
         fixture.scheduler.handle_stopped(A, &stopped, &mut fixture.streams, now).unwrap();
     }
     let asked = fixture.activated();
@@ -386,7 +390,7 @@ fn a_mapped_lease_is_asked_for_what_lies_ahead_in_order() {
     assert!(asked.windows(2).all(|pair| pair[0].1.end == pair[1].1.start), "{asked:?}");
     // It passed over the rest: the lease is over, and the beginning is lost.
     fixture.scheduler.on_mapped(LeaseId(1), 256 * KIB, &mut fixture.streams, now);
-    assert_eq!(fixture.reports(), [(1, pb::LeaseOutcome::LeaseLost)]);
+    assert_eq!(fixture.reports(), [(1, LeaseOutcome::Lost)]);
 }
 
 /// Bytes that connections receive, but not those of the stream that is looked at.

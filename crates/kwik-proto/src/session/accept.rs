@@ -1,14 +1,13 @@
-//! A server's decision on the first control frame of a connection: a new session, one of its paths, or no.
+//! A server's decision on the first control frame of a connection: a new session, one of its paths,
+//! or no.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use crate::auth::{self, AdmissionRequest, Authenticator, Fingerprint, Identity, PublicKey};
-use crate::wire::DataOptions;
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
-use crate::{Code, CodedError, Config, PathId, SessionId, limits};
+use crate::auth::{self, AdmissionRequest, Authenticator, Fingerprint, Identity};
+use crate::wire::control::{AuthenticationRequest, ControlMessage};
+use crate::{Code, CodedError, Config, SessionId, limits};
 
 use super::{PrimarySession, SecondarySession};
 
@@ -55,20 +54,19 @@ pub fn accept(first: &ControlMessage, context: &AcceptContext<'_>) -> Result<Acc
         let context = format!("the peer speaks version {theirs}, this server version {ours}");
         return Err(CodedError::new(Code::AuthFailed, context));
     }
-    if request.session_id.is_empty() {
-        accept_primary(request, context)
-    } else {
-        accept_secondary(request, context)
+    match request.session_id {
+        None => accept_primary(request, context),
+        Some(session) => accept_secondary(session, request, context),
     }
 }
 
 fn accept_primary(
-    request: &pb::AuthenticationRequest,
+    request: &AuthenticationRequest,
     context: &AcceptContext<'_>,
 ) -> Result<Accepted, CodedError> {
     let failed = |why: String| CodedError::new(Code::AuthFailed, why);
-    let key = PublicKey::try_from(&request.client_key[..]);
-    let key = key.map_err(|_| failed("the client states no key of its session".into()))?;
+    let key = request.client_key;
+    let key = key.ok_or_else(|| failed("the client states no key of its session".into()))?;
     context.authenticator.authenticate(&request.credentials).map_err(failed)?;
     Ok(Accepted::Primary(Box::new(PrimarySession::new(
         context.session_id,
@@ -81,22 +79,21 @@ fn accept_primary(
 }
 
 fn accept_secondary(
-    request: &pb::AuthenticationRequest,
+    session: SessionId,
+    request: &AuthenticationRequest,
     context: &AcceptContext<'_>,
 ) -> Result<Accepted, CodedError> {
-    let session = request.session_id.parse::<SessionId>();
-    let session = session.map_err(|error| CodedError::new(Code::AuthFailed, error.to_string()))?;
     let admission = AdmissionRequest {
         session,
-        path: PathId(request.path_id),
+        path: request.path_id,
         grant: &request.credentials,
-        client_key: &request.client_key,
-        proof: &request.proof,
+        client_key: request.client_key.as_ref().map_or(&[][..], |key| &key.0),
+        proof: request.proof.as_ref().map_or(&[][..], AsRef::as_ref),
         exporter: context.exporter,
     };
     let own = context.identity.fingerprint();
     let admitted = auth::admit(&admission, own, context.trusted, context.wall);
     let admitted = admitted.map_err(|error| CodedError::new(error.code(), error.to_string()))?;
-    let options = context.settings.data_options().and(DataOptions::from_wire(request.data));
+    let options = context.settings.data_options().and(request.data);
     Ok(Accepted::Secondary(Box::new(SecondarySession::new(&admitted, options, context.now))))
 }

@@ -15,8 +15,7 @@ use crate::scheduler::{Scheduler, SchedulerEvent};
 use crate::stats::{PathFigures, PathStats, SessionStats};
 use crate::stream::StreamTable;
 use crate::sync::lock;
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
+use crate::wire::control::{AuthenticationRequest, ControlMessage, PathStatusNotification};
 use crate::wire::{DataOptions, clip};
 use crate::{Code, CodedError, Config, ConfigError, PathId, SessionId, Side, StreamId, limits};
 
@@ -24,8 +23,10 @@ mod control;
 mod mapped;
 mod packets;
 mod paths;
+mod reasons;
 mod redial;
 
+use reasons::Reasons;
 use redial::Target;
 
 use packets::wanted;
@@ -37,7 +38,7 @@ use super::{Action, Machine, Outputs, Wake, session_close};
 pub struct ClientConfig {
     /// Settings of the session.
     pub settings: Config,
-    /// Where a primary may send this client (design §7).
+    /// Where a primary may send this client (docs/protocol.md#trust).
     pub dial: DialPolicy,
     /// Opaque credentials for the primary's authenticator; at most [`limits::MAX_CREDENTIALS`].
     pub credentials: Bytes,
@@ -78,6 +79,8 @@ struct Link {
     options: Option<DataOptions>,
     /// When a handshake that is still under way has failed, or a lost path is dialed again.
     deadline: Instant,
+    /// When its connection stood last.
+    connected: Instant,
     /// How to reach it; none of the primary, which is not dialed again.
     target: Option<Target>,
     health: Health,
@@ -99,6 +102,8 @@ pub struct ClientSession {
     streams: StreamTable,
     scheduler: Scheduler,
     mappings: MappingTable,
+    /// Why leases were given up that the primary is not told of yet.
+    reasons: Reasons,
     /// When the primary is told next how paths do.
     report_at: Instant,
     /// The packets of path 0; a client sends none on others.
@@ -107,28 +112,29 @@ pub struct ClientSession {
 }
 
 impl ClientSession {
-    /// A session over a connection to `primary`; its first flight waits to be transmitted. `key` is a fresh
-    /// identity of this session alone.
+    /// A session over a connection to `primary`; its first flight waits to be transmitted. `key` is
+    /// a fresh identity of this session alone.
     #[must_use]
     pub fn new(config: ClientConfig, key: Identity, primary: SocketAddr, now: Instant) -> Self {
         let mut paths = PathTable::default();
         let added = paths.add(primary.to_string(), now);
         debug_assert_eq!(added, Ok(PathId::PRIMARY));
         let mut control = ControlQueue::new(now);
-        let request = pb::AuthenticationRequest {
-            session_id: String::new(),
+        let request = AuthenticationRequest {
+            session_id: None,
             credentials: config.credentials.clone(),
             protocol_version: limits::PROTOCOL_VERSION,
-            client_key: Bytes::copy_from_slice(&key.public_key().0),
-            path_id: 0,
-            proof: Bytes::new(),
-            limits: Some(config.settings.to_wire()),
-            data: wanted(&config).to_wire(),
+            client_key: Some(key.public_key()),
+            path_id: PathId::PRIMARY,
+            proof: None,
+            limits: Some(config.settings.stream_limits()),
+            data: wanted(&config),
         };
         control.push(&ControlMessage::AuthenticationRequest(request), now);
         let deadline = now + limits::INTRODUCTION_TIMEOUT;
         let link = Link::new(&config, Stage::Authenticating, control, deadline, None, now);
-        // A server that takes no checksums passes over them; what it has not agreed to take is not sent.
+        // A server that takes no checksums passes over them; what it has not agreed to take is
+        // not sent.
         let options = DataOptions { compression: false, ..wanted(&config) };
         let mut scheduler = Scheduler::default();
         scheduler.add_path(PathId::PRIMARY, now);
@@ -143,6 +149,7 @@ impl ClientSession {
             limiter: DialLimiter::default(),
             scheduler,
             mappings: MappingTable::default(),
+            reasons: Reasons::default(),
             report_at: now,
             sent: SharedSent::new(SentPackets::new(options).into()),
             outputs: Outputs::default(),
@@ -209,8 +216,8 @@ impl ClientSession {
     }
 
     /// The connection of a path that [`Action::Dial`] asked for stands: authenticate on it.
-    /// `exporter` is its exported keying material ([`crate::auth::EXPORTER_LABEL`]). False when nobody wants the
-    /// path any more: the connection is to be closed.
+    /// `exporter` is its exported keying material ([`crate::auth::EXPORTER_LABEL`]). False when
+    /// nobody wants the path any more: the connection is to be closed.
     pub fn handle_connected(&mut self, path: PathId, exporter: &[u8; 32], now: Instant) -> bool {
         let (Some(id), Some(link)) = (self.id, self.links.get_mut(&path)) else { return false };
         let Some(target) = link.target.as_ref().filter(|_| matches!(link.stage, Stage::Dialing))
@@ -220,17 +227,18 @@ impl ClientSession {
         if self.outputs.closed {
             return false;
         }
-        let request = pb::AuthenticationRequest {
-            session_id: id.to_string(),
+        let request = AuthenticationRequest {
+            session_id: Some(id),
             credentials: target.grant.clone(),
             protocol_version: limits::PROTOCOL_VERSION,
-            client_key: Bytes::copy_from_slice(&self.key.public_key().0),
-            path_id: path.0,
-            proof: Bytes::copy_from_slice(prove(&self.key, exporter, id, path).as_ref()),
+            client_key: Some(self.key.public_key()),
+            path_id: path,
+            proof: Some(prove(&self.key, exporter, id, path)),
             limits: None,
-            data: wanted(&self.config).to_wire(),
+            data: wanted(&self.config),
         };
         link.stage = Stage::Authenticating;
+        (link.connected, link.deadline) = (now, now + limits::HANDSHAKE_TIMEOUT);
         // Frames are numbered for each connection.
         link.control = ControlQueue::new(now);
         link.received = ReceivedPackets::new();
@@ -238,8 +246,8 @@ impl ClientSession {
         true
     }
 
-    /// Payload of a stream came over a path and was put into its receiving half: `bytes` in all, `asked` of
-    /// them under live pieces ([`crate::stream::Received::asked`]).
+    /// Payload of a stream came over a path and was put into its receiving half: `bytes` in all,
+    /// `asked` of them under live pieces ([`crate::stream::Received::asked`]).
     pub fn on_received(
         &mut self,
         path: PathId,
@@ -254,6 +262,9 @@ impl ClientSession {
 
     /// A path's smoothed round-trip time, as its connection measures it.
     pub fn on_rtt(&mut self, path: PathId, rtt: Duration) {
+        if let Some(link) = self.links.get_mut(&path) {
+            link.on_rtt(rtt);
+        }
         self.scheduler.on_rtt(path, rtt);
     }
 
@@ -306,11 +317,11 @@ impl ClientSession {
     }
 
     fn notify(&mut self, path: PathId, status: PathStatus, reason: &str, now: Instant) {
-        let message = ControlMessage::PathStatusNotification(pb::PathStatusNotification {
-            path_id: path.to_string(),
-            status: status.to_wire().into(),
+        let message = ControlMessage::PathStatusNotification(PathStatusNotification {
+            path_id: path,
+            status,
             reason: clip(reason).to_owned(),
-            report: self.figures(path, now).map(|figures| figures.to_wire(path)),
+            report: self.figures(path, now),
             ended: self.paths.has_ended(path),
         });
         self.send(PathId::PRIMARY, &message, now);
@@ -328,7 +339,8 @@ impl ClientSession {
         loop {
             let messages = self.streams.take_messages(now);
             self.scheduler.schedule(&mut self.streams, now);
-            let events = self.scheduler.take_events();
+            let mut events = self.scheduler.take_events();
+            self.reasons.complete(&mut events);
             if messages.is_empty() && events.is_empty() {
                 break;
             }

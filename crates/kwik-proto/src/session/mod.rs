@@ -1,8 +1,9 @@
 //! The three roles of a session as state machines (1.4): a client's, a primary's, a secondary's.
 //!
-//! A machine only routes. The driver feeds it control messages, losses and time through `handle_*`, tells
-//! it of bytes through `on_*`, and after each input takes all outputs: [`Machine::poll_transmit`] until
-//! it is dry, then [`Machine::poll_action`] until it is dry, then [`Machine::poll_timeout`].
+//! A machine only routes. The driver feeds it control messages, losses and time through
+//! `handle_*`, tells it of bytes through `on_*`, and after each input takes all outputs:
+//! [`Machine::poll_transmit`] until it is dry, then [`Machine::poll_action`] until it is dry,
+//! then [`Machine::poll_timeout`].
 
 mod accept;
 mod client;
@@ -13,14 +14,15 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use crate::auth::Fingerprint;
 use crate::stream::{GapNotice, StreamWake};
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
+use crate::wire::control::{
+    ControlMessage, Heartbeat, PathFigures, PathReport, RawPacketTransmission, SessionClose,
+};
 use crate::{Code, CodedError, LeaseId, PathId, limits};
 
 pub use accept::{AcceptContext, Accepted, accept};
@@ -36,7 +38,7 @@ pub enum Action {
     /// A path that the client lost is still wanted: call [`PrimarySession::renew_grant`].
     RenewGrant(PathId),
     /// Write this on the path's raw stream, then call [`ClientSession::on_raw_forwarded`].
-    ForwardRaw(PathId, Box<pb::RawPacketTransmission>),
+    ForwardRaw(PathId, Box<RawPacketTransmission>),
     /// Close the path's connection once what was transmitted is on its way.
     ClosePath(PathId, CodedError),
     /// The session is over: close every connection with this code and reason.
@@ -71,6 +73,15 @@ pub enum Wake {
     Raw,
 }
 
+/// What a server's session is worth its slot for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Activity {
+    /// Streams or leases are open.
+    pub open: bool,
+    /// When payload last moved, or the session began.
+    pub moved: Instant,
+}
+
 /// A path to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dial {
@@ -80,11 +91,14 @@ pub struct Dial {
     pub address: SocketAddr,
     /// Who must answer.
     pub pin: Fingerprint,
+    /// How long it may take.
+    pub within: Duration,
 }
 
 /// What the driver needs of every role.
 pub trait Machine: Send {
-    /// Takes a control message of a path. A protocol violation closes the path, or, on the primary's, the session.
+    /// Takes a control message of a path. A protocol violation closes the path, or, on the
+    /// primary's, the session.
     fn handle_control(&mut self, path: PathId, message: ControlMessage, now: Instant);
     /// A path broke the protocol on its data plane or in a frame's encoding.
     fn handle_violation(&mut self, path: PathId, error: &CodedError, now: Instant);
@@ -144,22 +158,17 @@ fn wrong_role(message: &ControlMessage) -> CodedError {
 /// The end of a session, with as much of the reason as a message may carry.
 fn session_close(code: u64, reason: &Bytes) -> ControlMessage {
     let reason = reason.slice(..reason.len().min(limits::MAX_TEXT));
-    ControlMessage::SessionClose(pb::SessionClose { code: code.min(limits::MAX_OFFSET), reason })
+    ControlMessage::SessionClose(SessionClose { code: code.min(limits::MAX_OFFSET), reason })
 }
 
 /// What a server sent over a path, and what of that was lost: behind its answer to a heartbeat.
 fn packet_report(path: PathId, (sent_packets, lost_packets): (u64, u64)) -> ControlMessage {
-    let path_id = path.0;
-    ControlMessage::PathReport(pb::PathReport {
-        path_id,
-        sent_packets,
-        lost_packets,
-        ..Default::default()
-    })
+    let figures = PathFigures { sent_packets, lost_packets, ..PathFigures::default() };
+    ControlMessage::PathReport(PathReport { path_id: path, figures })
 }
 
 /// The answer to a heartbeat that asks for one.
-fn heartbeat_reply(beat: &pb::Heartbeat) -> Option<ControlMessage> {
-    let reply = pb::Heartbeat { sequence: beat.sequence, reply: true };
+fn heartbeat_reply(beat: &Heartbeat) -> Option<ControlMessage> {
+    let reply = Heartbeat { sequence: beat.sequence, reply: true };
     (!beat.reply).then_some(ControlMessage::Heartbeat(reply))
 }

@@ -17,8 +17,7 @@ use crate::stats::{PathStats, SessionStats};
 use crate::stream::StreamTable;
 use crate::sync::lock;
 use crate::wire::DataOptions;
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
+use crate::wire::control::{self, ControlMessage};
 use crate::{
     Code, CodedError, Config, ConfigError, EventLog, LeaseId, PathId, SessionId, Side, StreamId,
     limits,
@@ -28,14 +27,17 @@ mod packets;
 
 mod paths;
 
+mod renewal;
+
 use paths::Edge;
 
 use super::{
-    Action, Machine, Outputs, Wake, heartbeat_reply, packet_report, session_close, wrong_role,
+    Action, Activity, Machine, Outputs, Wake, heartbeat_reply, packet_report, session_close,
+    wrong_role,
 };
 
-/// Bytes of a stream that are missing at the client and that no live lease covers (5.4). Leased anew they
-/// still come; else the reader there fails after [`limits::AGGREGATION_TIMEOUT`].
+/// Bytes of a stream that are missing at the client and that no live lease covers (5.4). Leased
+/// anew they still come; else the reader there fails after [`limits::AGGREGATION_TIMEOUT`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uncovered {
     /// The stream.
@@ -77,6 +79,8 @@ pub struct PrimarySession {
     rtt: Duration,
     /// QUIC packets sent, and of those lost.
     packets: (u64, u64),
+    /// When payload last moved, as far as is known here.
+    moved: Instant,
     outputs: Outputs,
 }
 
@@ -86,17 +90,15 @@ impl PrimarySession {
         identity: Arc<Identity>,
         client_key: PublicKey,
         config: &Config,
-        peer: &pb::AuthenticationRequest,
+        peer: &control::AuthenticationRequest,
         now: Instant,
     ) -> Self {
-        let options = config.data_options().and(DataOptions::from_wire(peer.data));
+        let options = config.data_options().and(peer.data);
         let mut control = ControlQueue::new(now);
-        let response = pb::AuthenticationResponse {
-            success: true,
-            session_id: id.to_string(),
-            error_message: String::new(),
-            limits: Some(config.to_wire()),
-            data: options.to_wire(),
+        let response = control::AuthenticationResponse {
+            result: Ok(id),
+            limits: Some(config.stream_limits()),
+            data: options,
         };
         control.push(&ControlMessage::AuthenticationResponse(response), now);
         let mut paths = PathTable::default();
@@ -123,6 +125,7 @@ impl PrimarySession {
             options,
             rtt: Duration::ZERO,
             packets: (0, 0),
+            moved: now,
             outputs: Outputs::default(),
         }
     }
@@ -142,6 +145,13 @@ impl PrimarySession {
     #[must_use]
     pub fn paths(&self) -> &PathTable {
         &self.paths
+    }
+
+    /// Whether anything is open, and when payload last moved.
+    #[must_use]
+    pub fn activity(&self) -> Activity {
+        let open = self.streams.iter().next().is_some() || self.issuer.iter().next().is_some();
+        Activity { open, moved: self.moved }
     }
 
     /// Figures of the session; of its paths what the client last said.
@@ -168,7 +178,8 @@ impl PrimarySession {
     /// Leases `range` of a stream to a path. On the primary's own path the writer is returned.
     ///
     /// # Errors
-    /// The range was not reserved, the stream is over, the path is dead or unknown, or a bound is reached.
+    /// The range was not reserved, the stream is over, the path is dead or unknown, or a bound
+    /// is reached.
     pub fn lease(
         &mut self,
         stream: StreamId,
@@ -183,19 +194,19 @@ impl PrimarySession {
             return Err(CodedError::new(Code::PathDead, context));
         }
         let mut lease = self.issuer.issue(stream, path, range, command)?;
-        let id = LeaseId(lease.lease_id);
+        let id = lease.lease_id;
         let writer = path.is_primary().then(|| self.writers.insert(&lease)).transpose()?;
         if !path.is_primary() {
             let fields = LeaseFields {
                 lease_id: id,
                 stream_id: stream,
-                start: lease.start,
-                end: lease.end,
+                start: lease.range.start,
+                end: lease.range.end,
                 max_bytes: lease.max_bytes,
                 command: &lease.command,
             };
             let signature = sign_lease(&self.identity, self.id, path, lease.sequence, &fields);
-            lease.signature = Bytes::copy_from_slice(signature.as_ref());
+            lease.signature = Some(signature);
         }
         self.send(&ControlMessage::Lease(lease), now);
         Ok((id, writer))
@@ -217,7 +228,7 @@ impl PrimarySession {
     /// Takes a lease back; its outcome will be [`Stopped`](crate::lease::LeaseOutcome::Stopped).
     pub fn revoke(&mut self, lease: LeaseId, now: Instant) {
         if self.issuer.lease(lease).is_some_and(|lease| lease.outcome.is_none()) {
-            self.send(&ControlMessage::Revoke(pb::Revoke { lease_id: lease.0 }), now);
+            self.send(&ControlMessage::Revoke(control::Revoke { lease_id: lease }), now);
         }
     }
 
@@ -266,25 +277,26 @@ impl PrimarySession {
         let sequence = self.issuer.next_sequence(path);
         let signature = sign_raw(&self.identity, self.id, path, sequence, &data);
         self.send(
-            &ControlMessage::RawPacketTransmission(pb::RawPacketTransmission {
+            &ControlMessage::RawPacketTransmission(control::RawPacketTransmission {
                 data,
-                target_path_id: path.to_string(),
-                source_server_id: String::new(),
+                target_path_id: path,
                 sequence,
-                signature: Bytes::copy_from_slice(signature.as_ref()),
+                signature: Some(signature),
             }),
             now,
         );
         Ok(sequence)
     }
 
-    /// The next report on a raw packet ([`Wake::Raw`]); the oldest are dropped when nobody takes them.
+    /// The next report on a raw packet ([`Wake::Raw`]); the oldest are dropped when nobody
+    /// takes them.
     pub fn take_relay_report(&mut self) -> Option<RelayReport> {
         self.relay_reports.pop_front()
     }
 
     /// Payload of a stream came and was put into its receiving half.
     pub fn on_received(&mut self, stream: StreamId, now: Instant) {
+        self.moved = now;
         self.streams.on_received(stream, now);
     }
 
@@ -326,15 +338,15 @@ impl PrimarySession {
 
     fn on_control(&mut self, message: ControlMessage, now: Instant) -> Result<(), CodedError> {
         match message {
-            ControlMessage::AddPathResponse(m) => self.on_path_added(&m, now)?,
-            ControlMessage::RemovePathResponse(m) => self.on_path_removed(&m, now)?,
+            ControlMessage::AddPathResponse(m) => self.on_path_added(m, now),
+            ControlMessage::RemovePathResponse(m) => self.on_path_removed(&m, now),
             ControlMessage::PathReport(m) => self.on_path_report(&m, now),
-            ControlMessage::Uncovered(m) => self.on_uncovered(&m),
-            ControlMessage::PathStatusNotification(m) => self.on_path_status(&m, now)?,
+            ControlMessage::Uncovered(m) => self.on_uncovered(m),
+            ControlMessage::PathStatusNotification(m) => self.on_path_status(&m, now),
             ControlMessage::LeaseReport(m) => self.on_report(&m, now)?,
             ControlMessage::Activate(m) => match self.writers.handle_activate(&m)? {
                 Some(answer) => self.send(&answer, now),
-                None => self.outputs.wake(Wake::Writer(LeaseId(m.lease_id))),
+                None => self.outputs.wake(Wake::Writer(m.lease_id)),
             },
             ControlMessage::Cancel(m) => {
                 if let Some(answer) = self.writers.handle_cancel(&m) {
@@ -346,11 +358,11 @@ impl PrimarySession {
                     self.relay_reports.pop_front();
                 }
                 let error = Code::from_u64(m.code).filter(|_| m.code != 0);
-                let (sequence, path) = (m.sequence, PathId(m.path_id));
+                let (sequence, path) = (m.sequence, m.path_id);
                 self.relay_reports.push_back(RelayReport { sequence, path, error });
                 self.outputs.wake(Wake::Raw);
             }
-            ControlMessage::Ack(m) => self.on_ack(&m)?,
+            ControlMessage::Ack(m) => self.on_ack(&m, now)?,
             ControlMessage::Heartbeat(m) => {
                 if let Some(reply) = heartbeat_reply(&m) {
                     self.send(&reply, now);
@@ -371,14 +383,15 @@ impl PrimarySession {
         Ok(())
     }
 
-    fn on_report(&mut self, m: &pb::LeaseReport, now: Instant) -> Result<(), CodedError> {
-        let id = LeaseId(m.lease_id);
+    fn on_report(&mut self, m: &control::LeaseReport, now: Instant) -> Result<(), CodedError> {
+        let id = m.lease_id;
         let Some(lease) = self.issuer.handle_report(m)? else { return Ok(()) };
+        self.moved = now;
         let stream = lease.stream;
         // However it ended, what is not missing has been delivered.
         let mut delivered: RangeSet = std::iter::once(lease.range).collect();
         for missing in &m.ranges {
-            delivered.remove(missing.start..missing.end);
+            delivered.remove(missing.clone());
         }
         let halves = self.streams.halves(stream);
         if let Some(send) = halves.and_then(|halves| halves.send.as_ref()) {
@@ -424,12 +437,14 @@ impl Machine for PrimarySession {
         self.handle_violation(path, &CodedError::new(Code::PathDead, reason), now);
     }
 
-    // The client's heartbeats keep the path alive; acknowledgements leave with what is transmitted next.
+    // The client's heartbeats keep the path alive; acknowledgements leave with what is
+    // transmitted next.
     fn handle_timeout(&mut self, now: Instant) {
         while let Some(gap) = self.streams.take_gap(now) {
             self.outputs.actions.push_back(Action::Gap(gap));
         }
         self.give_up_unanswered(now);
+        self.renew_due(now);
     }
 
     fn close(&mut self, code: u64, reason: Bytes, now: Instant) {
@@ -459,6 +474,7 @@ impl Machine for PrimarySession {
 
     fn poll_timeout(&self) -> Option<Instant> {
         let timeouts = self.received.poll_timeout().into_iter().chain(self.streams.poll_timeout());
-        timeouts.chain(self.next_unanswered()).min().filter(|_| !self.outputs.closed)
+        let paths = self.next_unanswered().into_iter().chain(self.next_renewal());
+        timeouts.chain(paths).min().filter(|_| !self.outputs.closed)
     }
 }

@@ -12,16 +12,16 @@ use crate::lease::{SharedWriter, WriterTable};
 use crate::mapping::MappingTable;
 use crate::sync::lock;
 use crate::wire::DataOptions;
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
-use crate::{Code, CodedError, LeaseId, PathId, SessionId, StreamId, limits};
+use crate::wire::control::{self, ControlMessage};
+use crate::{Code, CodedError, LeaseId, PathId, SessionId, limits};
 
 mod mapped;
 
 pub use mapped::Mapped;
 
 use super::{
-    Action, Machine, Outputs, Wake, heartbeat_reply, packet_report, session_close, wrong_role,
+    Action, Activity, Machine, Outputs, Wake, heartbeat_reply, packet_report, session_close,
+    wrong_role,
 };
 
 /// The state machine of a secondary, for one client.
@@ -39,6 +39,8 @@ pub struct SecondarySession {
     raw_bytes: usize,
     /// QUIC packets sent, and of those lost.
     packets: (u64, u64),
+    /// When payload last moved.
+    moved: Instant,
     sent: SharedSent,
     outputs: Outputs,
 }
@@ -47,11 +49,10 @@ impl SecondarySession {
     /// `options` is what both ends want of the path's packets.
     pub(super) fn new(admitted: &Admitted, options: DataOptions, now: Instant) -> Self {
         let mut control = ControlQueue::new(now);
-        let response = pb::AuthenticationResponse {
-            success: true,
-            session_id: admitted.session.to_string(),
-            data: options.to_wire(),
-            ..Default::default()
+        let response = control::AuthenticationResponse {
+            result: Ok(admitted.session),
+            limits: None,
+            data: options,
         };
         control.push(&ControlMessage::AuthenticationResponse(response), now);
         Self {
@@ -66,6 +67,7 @@ impl SecondarySession {
             raw: VecDeque::new(),
             raw_bytes: 0,
             packets: (0, 0),
+            moved: now,
             sent: SharedSent::new(SentPackets::new(options).into()),
             outputs: Outputs::default(),
         }
@@ -104,6 +106,12 @@ impl SecondarySession {
         self.packets = packets;
     }
 
+    /// Whether a lease is live, and when payload last moved.
+    #[must_use]
+    pub fn activity(&self) -> Activity {
+        Activity { open: !self.writers.is_empty(), moved: self.moved }
+    }
+
     /// Live leases.
     #[must_use]
     pub fn leases(&self) -> usize {
@@ -135,11 +143,12 @@ impl SecondarySession {
     ///
     /// # Errors
     /// It is forged or replayed, or there is no room: the path is to be closed.
-    pub fn handle_raw(&mut self, m: &pb::RawPacketTransmission) -> Result<(), CodedError> {
+    pub fn handle_raw(&mut self, m: &control::RawPacketTransmission) -> Result<(), CodedError> {
         if self.outputs.closed {
             return Ok(());
         }
-        let verified = self.verifier.verify_raw(m.sequence, &m.data, &m.signature);
+        let signature = m.signature.as_ref().map_or(&[][..], AsRef::as_ref);
+        let verified = self.verifier.verify_raw(m.sequence, &m.data, signature);
         verified.map_err(|error| CodedError::new(error.code(), error.to_string()))?;
         let bytes = self.raw_bytes + m.data.len();
         if self.raw.len() >= limits::MAX_RAW_QUEUED || bytes > limits::MAX_RAW_QUEUED_BYTES {
@@ -156,7 +165,7 @@ impl SecondarySession {
             ControlMessage::Lease(m) => self.on_lease(&m)?,
             ControlMessage::Activate(m) => match self.writers.handle_activate(&m)? {
                 Some(answer) => self.control.push(&answer, now),
-                None => self.outputs.wake(Wake::Writer(LeaseId(m.lease_id))),
+                None => self.outputs.wake(Wake::Writer(m.lease_id)),
             },
             ControlMessage::Cancel(m) => {
                 if let Some(answer) = self.writers.handle_cancel(&m) {
@@ -164,7 +173,7 @@ impl SecondarySession {
                 }
             }
             ControlMessage::Revoke(m) => {
-                let id = LeaseId(m.lease_id);
+                let id = m.lease_id;
                 for answer in self.writers.handle_revoke(id).unwrap_or_default() {
                     self.control.push(&answer, now);
                 }
@@ -173,7 +182,13 @@ impl SecondarySession {
             ControlMessage::StreamMappingUpdate(m) => self.on_mapping_update(&m),
             ControlMessage::Ack(m) => {
                 // What leases wrote is not kept: the client reports what of it is missing.
-                lock(&self.sent).handle_ack(&m)?;
+                let mut sent = lock(&self.sent);
+                let before = sent.outstanding();
+                sent.handle_ack(&m)?;
+                if sent.outstanding() < before {
+                    self.moved = now;
+                }
+                drop(sent);
                 self.outputs.wake(Wake::Acknowledged);
             }
             ControlMessage::Heartbeat(m) => {
@@ -196,16 +211,17 @@ impl SecondarySession {
         Ok(())
     }
 
-    fn on_lease(&mut self, m: &pb::Lease) -> Result<(), CodedError> {
+    fn on_lease(&mut self, m: &control::Lease) -> Result<(), CodedError> {
         let fields = LeaseFields {
-            lease_id: LeaseId(m.lease_id),
-            stream_id: StreamId::from_u64(m.stream_id),
-            start: m.start,
-            end: m.end,
+            lease_id: m.lease_id,
+            stream_id: m.stream_id,
+            start: m.range.start,
+            end: m.range.end,
             max_bytes: m.max_bytes,
             command: &m.command,
         };
-        let verified = self.verifier.verify_lease(m.sequence, &fields, &m.signature);
+        let signature = m.signature.as_ref().map_or(&[][..], AsRef::as_ref);
+        let verified = self.verifier.verify_lease(m.sequence, &fields, signature);
         verified.map_err(|error| CodedError::new(error.code(), error.to_string()))?;
         let writer = self.writers.insert(m)?;
         if self.offered.len() >= limits::MAX_LEASES {

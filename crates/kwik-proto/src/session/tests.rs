@@ -15,9 +15,7 @@ use crate::auth::{AcceptAny, Identity};
 use crate::path::PathStatus;
 use crate::stream::{Halves, StreamWake};
 use crate::sync::lock;
-use crate::wire::control::ControlMessage as M;
-use crate::wire::pb::control as pb;
-use crate::wire::pb::data::{AckFrame, AckRange};
+use crate::wire::control::{self, Ack, ControlMessage as M, PathFigures};
 use crate::wire::{ControlDecoder, PacketFrame};
 use crate::{Code, CodedError, Config, Dir, LeaseId, PathId, SessionId, limits};
 
@@ -162,10 +160,12 @@ fn a_path_that_is_leaving_does_not_come_back_by_a_late_notification() {
     let mut pair = Pair::new();
     let _edge = pair.add_edge();
     pair.primary.remove_path(EDGE, pair.now).unwrap();
-    let late = pb::PathStatusNotification {
-        path_id: EDGE.to_string(),
-        status: pb::PathStatus::Degraded.into(),
-        ..<_>::default()
+    let late = control::PathStatusNotification {
+        path_id: EDGE,
+        status: PathStatus::Degraded,
+        reason: String::new(),
+        report: None,
+        ended: false,
     };
     pair.primary.handle_control(PathId::PRIMARY, M::PathStatusNotification(late), pair.now);
     assert_eq!(pair.primary.paths().status(EDGE), Ok(PathStatus::Disconnecting));
@@ -224,7 +224,7 @@ fn a_stream_that_has_come_whole_leaves_no_lease_when_its_reader_stops() {
 #[test]
 fn a_second_introduction_ends_the_session() {
     let mut pair = Pair::new();
-    let request = pb::AuthenticationRequest::default();
+    let request = control::AuthenticationRequest::default();
     pair.primary.handle_control(PathId::PRIMARY, M::AuthenticationRequest(request), pair.now);
     let end = std::iter::from_fn(|| pair.primary.poll_action()).last();
     let code = Code::InvalidStreamRole.as_u64();
@@ -279,7 +279,8 @@ impl Pair {
         self.exchange();
     }
 
-    /// Whether the client asked for a connection to its edge; everything else that it asked for is done.
+    /// Whether the client asked for a connection to its edge; everything else that it asked for
+    /// is done.
     fn dials(&mut self) -> bool {
         std::iter::from_fn(|| self.client.poll_action())
             .filter(|action| matches!(action, Action::Dial(dial) if dial.path == EDGE))
@@ -326,7 +327,11 @@ fn a_lost_path_is_dialed_again_with_a_fresh_grant() {
     assert!(second > first, "{second:?} after {first:?}");
     assert!(pair.client.handle_connected(EDGE, &EXPORTER, pair.now));
     pair.to_edge.clear();
-    let answer = pb::AuthenticationResponse { success: true, ..<_>::default() };
+    let answer = control::AuthenticationResponse {
+        result: Ok(SessionId([0; 16])),
+        limits: None,
+        data: <_>::default(),
+    };
     pair.client.handle_control(EDGE, M::AuthenticationResponse(answer), pair.now);
     pair.exchange();
     assert_eq!(pair.primary.paths().status(EDGE), Ok(PathStatus::Active));
@@ -419,7 +424,8 @@ fn the_primary_hears_how_a_path_does_and_what_nobody_may_bring() {
     let recv = pair.client.streams().receiving(EDGE, halves.id, pair.now).unwrap().unwrap();
     let received = lock(&recv).receive(EDGE, 0, vec![0; 60].into()).unwrap();
     pair.client.on_received(EDGE, halves.id, (60, received.asked), pair.now);
-    let sent = pb::PathReport { sent_packets: 10, lost_packets: 1, ..<_>::default() };
+    let figures = PathFigures { sent_packets: 10, lost_packets: 1, ..<_>::default() };
+    let sent = control::PathReport { path_id: EDGE, figures };
     pair.client.handle_control(EDGE, M::PathReport(sent), pair.now);
     pair.pass(limits::REPORT_INTERVAL);
     let stats = pair.primary.stats(pair.now);
@@ -441,15 +447,16 @@ fn an_ack_of_a_packet_that_was_never_sent_ends_the_session() {
     let mut pair = Pair::new();
     lock(&pair.client.sent()).on_sent(5, vec![]);
     let ack = |first, last| {
-        let ranges = vec![AckRange { first, last }];
-        M::Ack(AckFrame { ranges, ..AckFrame::default() })
+        let ranges = vec![first..=last];
+        M::Ack(Ack { ranges })
     };
     pair.client.handle_control(PathId::PRIMARY, ack(1, 1), pair.now);
     assert_eq!(lock(&pair.client.sent()).outstanding(), 0);
     for machine in [&mut pair.client as &mut dyn Machine, &mut pair.primary] {
         machine.handle_control(PathId::PRIMARY, ack(1, 2), pair.now);
+        let invalid = Code::InvalidFrame.as_u64();
         let closed = std::iter::from_fn(|| machine.poll_action())
-            .any(|action| matches!(action, Action::Close(code, _) if code == Code::InvalidFrame.as_u64()));
+            .any(|action| matches!(action, Action::Close(code, _) if code == invalid));
         assert!(closed);
     }
 }
@@ -471,4 +478,17 @@ fn packets_are_acknowledged_in_time_although_nothing_else_is_sent() {
         assert_eq!(lock(&pair.client.sent()).outstanding(), 0);
         assert_eq!(pair.primary.poll_timeout(), None);
     }
+}
+
+#[test]
+fn a_primary_that_never_answers_is_a_network_at_fault_and_no_trust_denied() {
+    let now = crate::test_now();
+    let (key, address) = (Identity::from_seed([9; 32]), ([127, 0, 0, 1], 1).into());
+    let mut client = ClientSession::new(ClientConfig::default(), key, address, now);
+    client.handle_timeout(now + limits::INTRODUCTION_TIMEOUT);
+    let close = std::iter::from_fn(|| client.poll_action()).find_map(|action| match action {
+        Action::Close(code, _) => Some(code),
+        _ => None,
+    });
+    assert_eq!(close, Some(Code::PathDead.as_u64()));
 }

@@ -1,5 +1,6 @@
-//! The credit of all receiving streams against naive sums: each offset is charged once, whoever it was
-//! granted to and in whatever order it is read, and all charges stay within the window and the budget.
+//! The credit of all receiving streams against naive sums: each offset is charged once, whoever
+//! it was granted to and in whatever order it is read, and all charges stay within the window and
+//! the budget.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,8 +13,8 @@ use super::{Read, SharedRecv, StreamTable};
 use crate::limits::FIRST_STREAM_DATA;
 use crate::presentation::MemoryBudget;
 use crate::sync::lock;
+use crate::wire::control::BackpressureReason;
 use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
 use crate::{Config, Dir, LeaseId, PathId, PieceId, Side, StreamId};
 
 /// Everything is written in slots of this many bytes; blocks of copies end between two.
@@ -43,7 +44,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         3 => Just(Operation::Open),
         8 => (stream(), 0..100u64, 1..200u64).prop_map(|(s, at, n)| Operation::Write(s, at, n)),
         2 => (stream(), 0..100u64).prop_map(|(s, at)| Operation::Steal(s, at)),
-        8 => (stream(), any::<bool>(), 1..200u64).prop_map(|(s, any, n)| Operation::Read(s, any, n)),
+        8 => (stream(), any::<bool>(), 1..200u64)
+            .prop_map(|(s, any, n)| Operation::Read(s, any, n)),
         3 => stream().prop_map(Operation::Widen),
         1 => (stream(), any::<bool>()).prop_map(|(s, stop)| Operation::End(s, stop)),
         1 => (0..4 * LEAST).prop_map(Operation::Budget),
@@ -100,7 +102,7 @@ impl World {
         let budget = Arc::new(MemoryBudget::new(u64::MAX / 8));
         let mut table = StreamTable::new(Side::Client, &config);
         table.set_budget(budget.clone());
-        let (now, first) = (crate::test_now(), config.to_wire().first_streams);
+        let (now, first) = (crate::test_now(), config.stream_limits().first_streams);
         Self { table, config, budget, first, streams: BTreeMap::new(), now, pieces: 0 }
     }
 
@@ -224,7 +226,7 @@ impl World {
                 self.first = m.first_streams;
             }
             if let ControlMessage::MaxStreamData(m) = message
-                && let Some(stream) = self.streams.get_mut(&StreamId::from_u64(m.stream_id).index())
+                && let Some(stream) = self.streams.get_mut(&m.stream_id.index())
             {
                 assert!(m.maximum >= stream.told, "limits only rise");
                 stream.told = m.maximum;
@@ -321,11 +323,11 @@ fn memory_pressure_that_others_end_is_lifted_without_traffic() {
     let told = |world: &mut World| {
         let messages = world.table.take_messages(world.now);
         messages.into_iter().find_map(|message| match message {
-            ControlMessage::Backpressure(m) => Some(m.reason()),
+            ControlMessage::Backpressure(m) => Some(m.reason),
             _ => None,
         })
     };
-    assert_eq!(told(&mut world), Some(pb::BackpressureReason::BackpressureMemoryPressure));
+    assert_eq!(told(&mut world), Some(Some(BackpressureReason::MemoryPressure)));
     let due = world.table.poll_timeout().unwrap();
     world.now = due;
     assert_eq!(told(&mut world), None, "it lasts");
@@ -333,11 +335,12 @@ fn memory_pressure_that_others_end_is_lifted_without_traffic() {
     assert_eq!(told(&mut world), None, "nothing is looked at before it is due");
     world.now = world.table.poll_timeout().unwrap();
     assert!(world.now > due);
-    assert_eq!(told(&mut world), Some(pb::BackpressureReason::BackpressureNone));
+    assert_eq!(told(&mut world), Some(None));
     assert_eq!(world.table.poll_timeout(), None);
 }
 
-/// A reader that takes all at once, over a round trip of 100 ms, beside streams on which nothing comes.
+/// A reader that takes all at once, over a round trip of 100 ms, beside streams on which
+/// nothing comes.
 #[test]
 fn the_window_grows_for_one_that_is_fast_beside_others_that_are_idle() {
     for idle in [0, 1, 3] {

@@ -2,9 +2,7 @@
 
 #[cfg(test)]
 mod credit_tests;
-mod metadata;
 mod pool;
-mod priority;
 mod recv;
 mod send;
 mod table;
@@ -12,10 +10,10 @@ mod table;
 mod tests;
 mod watch;
 
-pub use metadata::{MetadataError, StreamMetadata, StreamType};
 pub use pool::{Slot, StreamPool, WriterKey, WriterKind};
-pub use priority::Priority;
 pub use recv::{Piece, PieceEnd, Read, ReadError, Received, RecvHalf, SharedRecv};
 pub use send::{SendHalf, SharedSend, WriteError};
 pub use table::{Halves, StreamTable, StreamWake};
 pub use watch::GapNotice;
+
+pub use crate::wire::control::{MetadataError, Priority, StreamMetadata, StreamType};

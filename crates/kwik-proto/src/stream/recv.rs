@@ -1,16 +1,16 @@
 //! The receiving half of a stream: what may arrive, what has arrived, what was read.
 //!
-//! Path 0 writes plainly up to `max_data`. Every other byte needs a *piece*: an activation that this
-//! side gave to one path. A path delivers each piece in order from its start, so admission is one
-//! comparison: the bytes continue at the cursor of a live piece of that path, or they break the
+//! Path 0 writes plainly up to `max_data`. Every other byte needs a *piece*: an activation that
+//! this side gave to one path. A path delivers each piece in order from its start, so admission is
+//! one comparison: the bytes continue at the cursor of a live piece of that path, or they break the
 //! protocol.
 //!
-//! Each offset is charged once, whoever it was granted to: `max_data` bounds plain writes and pieces
-//! alike. What a stream is charged is `max_data` less the bytes that its reader has taken
+//! Each offset is charged once, whoever it was granted to: `max_data` bounds plain writes and
+//! pieces alike. What a stream is charged is `max_data` less the bytes that its reader has taken
 //! ([`RecvHalf::consumed`]). Read in order, that is the right edge of what is granted less the read
-//! position; read in any order, it is what is held and what is granted and has not come. A piece that is
-//! cancelled or stolen changes nothing of it, so its offsets are free for another path at once, and a
-//! second copy is charged to nobody.
+//! position; read in any order, it is what is held and what is granted and has not come. A piece
+//! that is cancelled or stolen changes nothing of it, so its offsets are free for another path at
+//! once, and a second copy is charged to nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -24,8 +24,11 @@ use crate::{Code, CodedError, LeaseId, PathId, PieceId, StreamId, limits};
 
 use super::StreamMetadata;
 
+mod origins;
 mod pieces;
 mod reading;
+
+use origins::Origins;
 
 /// A receiving half, shared by the session and the byte path.
 pub type SharedRecv = Arc<Mutex<RecvHalf>>;
@@ -107,12 +110,15 @@ pub struct RecvHalf {
     end_reported: bool,
     pieces: BTreeMap<(PathId, PieceId), Piece>,
     ended: Vec<PieceEnd>,
-    /// Union of the leases seen on this stream, as far as they were not delivered when the last came.
+    /// Union of the leases seen on this stream, as far as they were not delivered when the
+    /// last came.
     leased: RangeSet,
     duplicates: u64,
     conflicts: u64,
     /// Who brought how many of its bytes first.
     sources: Vec<(PathId, u64)>,
+    /// Who brought those that were not read yet.
+    origins: Origins,
     /// Paths whose bytes are thrown away: the stream is complete, and they were given up.
     discarded: BTreeSet<PathId>,
     /// The reader takes any chunk, not just the next.
@@ -139,6 +145,7 @@ impl RecvHalf {
             duplicates: 0,
             conflicts: 0,
             sources: Vec::new(),
+            origins: Origins::default(),
             discarded: BTreeSet::new(),
             unordered: false,
             credit_step: 1,
@@ -146,7 +153,8 @@ impl RecvHalf {
         }
     }
 
-    /// Takes bytes that `path` brought for `offset`; [`receive_chunks`](Self::receive_chunks) of one.
+    /// Takes bytes that `path` brought for `offset`; [`receive_chunks`](Self::receive_chunks)
+    /// of one.
     ///
     /// # Errors
     /// As there.
@@ -159,12 +167,14 @@ impl RecvHalf {
         self.receive_chunks(path, offset, &mut [data])
     }
 
-    /// Takes bytes that `path` brought for `offset` and what follows; of the chunks it leaves what it has no use
-    /// for. They may go on from one piece to the next, and from plain data to a piece.
+    /// Takes bytes that `path` brought for `offset` and what follows; of the chunks it leaves
+    /// what it has no use for. They may go on from one piece to the next, and from plain data to
+    /// a piece.
     ///
     /// # Errors
-    /// The path broke the protocol and is to be closed with the error's code: data outside a lease or
-    /// an activation, beyond credit or the final size, or too many gaps. What precedes that is taken.
+    /// The path broke the protocol and is to be closed with the error's code: data outside a
+    /// lease or an activation, beyond credit or the final size, or too many gaps. What precedes
+    /// that is taken.
     pub fn receive_chunks(
         &mut self,
         path: PathId,
@@ -222,6 +232,10 @@ impl RecvHalf {
         chunks: &mut [Bytes],
     ) -> Result<bool, CodedError> {
         let before = self.buffer.contiguous_end();
+        let range = offset..offset.saturating_add(total(chunks));
+        if !path.is_primary() && self.error.is_none() {
+            self.buffer.missing(range.clone()).for_each(|new| self.origins.note(new, path));
+        }
         let mut new = 0;
         match self.buffer.write_chunks(offset, chunks) {
             Ok(written) => {
@@ -232,6 +246,7 @@ impl RecvHalf {
             }
             Err(BufferError::Closed) => {}
             Err(error) => {
+                self.origins.doubt(&range);
                 let context = format!("{}: {error}", self.id);
                 return Err(CodedError::new(Code::SecondaryStreamOverflow, context));
             }
@@ -294,8 +309,8 @@ impl RecvHalf {
         CodedError::new(Code::OffsetMismatch, format!("{}: {what} (offset {at})", self.id))
     }
 
-    /// Checks that `path` may bring the first bytes of `range`: up to where, and the piece that they continue,
-    /// none for plain data.
+    /// Checks that `path` may bring the first bytes of `range`: up to where, and the piece that
+    /// they continue, none for plain data.
     fn admit(
         &self,
         path: PathId,
@@ -432,6 +447,7 @@ impl RecvHalf {
     fn end_with(&mut self, error: ReadError) {
         if !matches!(error, ReadError::Failed(_)) {
             self.buffer.close();
+            self.origins = Origins::default();
         }
         self.error = Some(error);
     }

@@ -95,7 +95,7 @@ impl SendHalf {
         Ok(start..self.cursor)
     }
 
-    /// Moves the cursor past an extent that only leases fill (design §5 'Owner').
+    /// Moves the cursor past an extent that leases fill: plain writes go on behind it.
     ///
     /// # Errors
     /// When the stream has ended or would grow too long.

@@ -7,8 +7,7 @@ use std::time::Instant;
 use crate::presentation::{BackpressureReason, MemoryBudget, ReceiveMemory, ReceiveWindow};
 use crate::sync::lock;
 use crate::wire::PacketFrame;
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
+use crate::wire::control::{ControlMessage, StopSending, StreamLimits, StreamReset};
 use crate::{Code, CodedError, Config, Dir, PathId, Side, StreamId, limits};
 
 use super::watch::Watch;
@@ -47,8 +46,8 @@ struct Entry {
     max_buffer: u64,
     /// Its allowance was given back: only late pieces keep it here.
     released: bool,
-    /// The peer opened it, and nobody has accepted it yet: it counts against the peer's limit whatever
-    /// has become of it, which bounds the queue.
+    /// The peer opened it, and nobody has accepted it yet: it counts against the peer's limit
+    /// whatever has become of it, which bounds the queue.
     unaccepted: bool,
     /// It counts against the peer's limit.
     counts: bool,
@@ -80,7 +79,8 @@ pub struct StreamTable {
     memory: Arc<ReceiveMemory>,
     /// What each stream of the peer is granted before anything is said.
     floor: u64,
-    /// What the very first stream of each kind that the peer opens may carry before it is told more.
+    /// What the very first stream of each kind that the peer opens may carry before it is
+    /// told more.
     very_first: u64,
     /// How many of the streams of a kind that the peer opens next may be among the first.
     first_streams: u64,
@@ -89,7 +89,8 @@ pub struct StreamTable {
     notices: Notices,
     /// Why the peer asks to slow down writing all streams.
     backpressure: Option<BackpressureReason>,
-    /// What the peer grants each of our streams before it says more, and the very first of each kind.
+    /// What the peer grants each of our streams before it says more, and the very first of
+    /// each kind.
     peer_grants: (u64, u64),
     /// Our own bidirectional streams whose allowance is still held, and how many there may be.
     local_receiving: u64,
@@ -164,7 +165,7 @@ impl StreamTable {
     }
 
     /// The peer's limits, as its first frame states them.
-    pub fn handle_limits(&mut self, limits: &pb::StreamLimits) {
+    pub fn handle_limits(&mut self, limits: &StreamLimits) {
         for (dir, maximum) in
             [(Dir::Bi, limits.max_streams_bidi), (Dir::Uni, limits.max_streams_uni)]
         {
@@ -209,10 +210,11 @@ impl StreamTable {
         if let Some(recv) = &halves.recv {
             lock(recv).set_metadata(metadata);
         }
-        match metadata.to_wire() {
-            None => self.notices.on_opened(id),
+        if *metadata == StreamMetadata::default() {
+            self.notices.on_opened(id);
+        } else {
             // What is said of it has to be there before its data.
-            metadata => self.announce(id, metadata),
+            self.announce(id, metadata.clone());
         }
         Some(halves)
     }
@@ -260,8 +262,8 @@ impl StreamTable {
         halves
     }
 
-    /// What `sender` may send of a stream that is opened now before it is told more: the first few of a kind more
-    /// than others, as far as `max_buffer` lets it.
+    /// What `sender` may send of a stream that is opened now before it is told more: the first few
+    /// of a kind more than others, as far as `max_buffer` lets it.
     fn first_data(&self, id: StreamId, sender: Side, max_buffer: u64) -> u64 {
         let kind = &self.kinds[id.dir() as usize];
         let (among, (floor, very_first)) = if sender == self.side {
@@ -278,8 +280,8 @@ impl StreamTable {
         first.min(max_buffer).max(floor)
     }
 
-    /// The halves of a stream that a peer names; opens it, and those of its kind below, when unseen.
-    /// None when the stream is over: what comes for it is drained.
+    /// The halves of a stream that a peer names; opens it, and those of its kind below, when
+    /// unseen. None when the stream is over: what comes for it is drained.
     ///
     /// # Errors
     /// The peer may not open it: over the limit, or one of ours that does not exist.
@@ -324,8 +326,8 @@ impl StreamTable {
         Ok(self.streams.get(&id).map(|entry| entry.halves.clone()))
     }
 
-    /// The receiving half that data of `path` is for; none when the stream is over: drain it. Only the
-    /// primary's path opens streams.
+    /// The receiving half that data of `path` is for; none when the stream is over: drain it. Only
+    /// the primary's path opens streams.
     ///
     /// # Errors
     /// The path may not write there, and is to be closed.
@@ -390,7 +392,8 @@ impl StreamTable {
             self.look_at_session();
         }
         let Some(entry) = self.streams.get_mut(&id) else { return };
-        // What was finished here and is not acknowledged keeps its entry, and keeps nobody from opening.
+        // What was finished here and is not acknowledged keeps its entry, and keeps nobody
+        // from opening.
         let written = entry.halves.send.as_ref().is_none_or(|send| lock(send).has_ended());
         let counts = std::mem::take(&mut entry.counts);
         entry.counts = counts && !(written && read && quiet && lingering);
@@ -426,8 +429,8 @@ impl StreamTable {
             tell
         };
         if tell {
-            self.outbox.push(ControlMessage::StopSending(pb::StopSending {
-                stream_id: id.as_u64(),
+            self.outbox.push(ControlMessage::StopSending(StopSending {
+                stream_id: id,
                 code: code.min(limits::MAX_OFFSET),
             }));
         }
@@ -440,8 +443,8 @@ impl StreamTable {
             return;
         };
         if let Some(final_size) = lock(&send).reset() {
-            self.outbox.push(ControlMessage::StreamReset(pb::StreamReset {
-                stream_id: id.as_u64(),
+            self.outbox.push(ControlMessage::StreamReset(StreamReset {
+                stream_id: id,
                 code: code.min(limits::MAX_OFFSET),
                 final_size,
             }));

@@ -6,8 +6,7 @@ use bytes::Bytes;
 
 use super::{Read, ReadError, Received, RecvHalf, SharedRecv, StreamTable};
 use crate::sync::lock;
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
+use crate::wire::control::{self, ControlMessage};
 use crate::{Code, Config, Dir, LeaseId, PathId, PieceId, Side, StreamId, limits};
 
 const ID: StreamId = StreamId::new(Side::Server, Dir::Uni, 0);
@@ -20,7 +19,7 @@ fn table() -> (StreamTable, SharedRecv) {
 }
 
 fn reset(table: &mut StreamTable, final_size: u64) {
-    let reset = pb::StreamReset { stream_id: ID.as_u64(), code: 5, final_size };
+    let reset = control::StreamReset { stream_id: ID, code: 5, final_size };
     let now = crate::test_now();
     assert_eq!(table.handle_control(&ControlMessage::StreamReset(reset), now), Ok(true));
 }
@@ -114,7 +113,7 @@ fn streams_that_nobody_accepted_count_against_the_limit_although_they_are_over()
         let id = StreamId::new(Side::Client, Dir::Bi, index);
         let recv = table.receiving(PathId::PRIMARY, id, now).unwrap().unwrap();
         lock(&recv).receive_fin(PathId::PRIMARY, 0).unwrap();
-        let stop = pb::StopSending { stream_id: id.as_u64(), code: 0 };
+        let stop = control::StopSending { stream_id: id, code: 0 };
         table.handle_control(&ControlMessage::StopSending(stop), now).unwrap();
     }
     let ninth = StreamId::new(Side::Client, Dir::Bi, 8);
@@ -144,7 +143,7 @@ fn short_streams_cost_no_control_messages_but_one_for_many() {
     let (mut now, config) = (crate::test_now(), Config::default());
     let mut client = StreamTable::new(Side::Client, &config);
     let mut server = StreamTable::new(Side::Server, &config);
-    client.handle_limits(&config.to_wire());
+    client.handle_limits(&config.stream_limits());
     let mut told = Vec::new();
     for _ in 0..50 {
         let halves = client.open(Dir::Uni, now).unwrap();
@@ -164,8 +163,8 @@ fn short_streams_cost_no_control_messages_but_one_for_many() {
     // What is left over is told in the end, and that is the limit.
     let rest = server.take_messages(now);
     let maximum = limits::MAX_STREAMS + 50;
-    let first_streams = config.to_wire().first_streams + 50;
-    let max = pb::MaxStreams { unidirectional: true, maximum, first_streams };
+    let first_streams = config.stream_limits().first_streams + 50;
+    let max = control::MaxStreams { dir: Dir::Uni, maximum, first_streams };
     assert_eq!(rest, [ControlMessage::MaxStreams(max)]);
     assert_eq!(server.poll_timeout(), None);
     assert!(matches!(client.take_messages(now)[..], [ControlMessage::StreamCreateNotification(_)]));
@@ -175,7 +174,7 @@ fn short_streams_cost_no_control_messages_but_one_for_many() {
 fn an_idle_stream_is_announced_with_those_below_and_long_ones_get_credit_at_once() {
     let (now, config) = (crate::test_now(), Config::default());
     let mut client = StreamTable::new(Side::Client, &config);
-    client.handle_limits(&config.to_wire());
+    client.handle_limits(&config.stream_limits());
     for _ in 0..3 {
         client.open(Dir::Bi, now).unwrap();
     }
@@ -185,7 +184,7 @@ fn an_idle_stream_is_announced_with_those_below_and_long_ones_get_credit_at_once
     let opened: Vec<_> = told
         .iter()
         .filter_map(|message| match message {
-            ControlMessage::StreamCreateNotification(m) => Some(m.logical_stream_id),
+            ControlMessage::StreamCreateNotification(m) => Some(m.stream_id.as_u64()),
             _ => None,
         })
         .collect();
@@ -196,7 +195,7 @@ fn an_idle_stream_is_announced_with_those_below_and_long_ones_get_credit_at_once
     let recv = server.receiving(PathId::PRIMARY, id, now).unwrap().unwrap();
     let floor = usize::try_from(lock(&recv).max_data()).unwrap();
     assert_eq!(server.take_messages(now), []);
-    let half = usize::try_from(config.to_wire().initial_max_stream_data / 2).unwrap();
+    let half = usize::try_from(config.stream_limits().initial_max_stream_data / 2).unwrap();
     assert!(half < floor);
     lock(&recv).receive(PathId::PRIMARY, 0, vec![0; half].into()).unwrap();
     server.on_received(id, now);
@@ -215,11 +214,10 @@ fn a_stream_under_backpressure_is_granted_nothing_until_its_reader_has_caught_up
     lock(&recv).receive(PathId::PRIMARY, 0, data).unwrap();
     table.on_received(ID, now);
     table.on_received(ID, now);
-    let notice = |reason: pb::BackpressureReason| {
-        let stream_id = Some(ID.as_u64());
-        ControlMessage::Backpressure(pb::Backpressure { stream_id, reason: reason.into() })
+    let notice = |reason| {
+        ControlMessage::Backpressure(control::Backpressure { stream_id: Some(ID), reason })
     };
-    let pressed = notice(pb::BackpressureReason::BackpressureSlowConsumer);
+    let pressed = notice(Some(control::BackpressureReason::SlowConsumer));
     assert_eq!(table.take_messages(now), [pressed], "it is told once");
     let read = |table: &mut StreamTable, len: u64| {
         let read = lock(&recv).read(usize::try_from(len).unwrap()).unwrap();
@@ -231,7 +229,7 @@ fn a_stream_under_backpressure_is_granted_nothing_until_its_reader_has_caught_up
     assert_eq!(read(&mut table, granted / 10 * 3 - 1), []);
     assert_eq!(lock(&recv).max_data(), granted);
     let eased = read(&mut table, 5);
-    assert!(eased.contains(&notice(pb::BackpressureReason::BackpressureNone)), "{eased:?}");
+    assert!(eased.contains(&notice(None)), "{eased:?}");
     assert!(lock(&recv).max_data() > granted, "and granted what was withheld");
 }
 
@@ -250,9 +248,9 @@ fn the_first_stream_of_a_kind_fills_quics_first_flight_before_anything_is_said()
     let credits = || early.each_ref().map(|send| lock(send).credit());
     assert_eq!(credits(), [first, limits::FIRST_FLIGHT_DATA]);
     let told = [limits::MAX_FIRST_STREAM_DATA, first];
-    server.handle_limits(&config.to_wire());
+    server.handle_limits(&config.stream_limits());
     assert_eq!(credit(&mut server), told);
-    client.handle_limits(&config.to_wire());
+    client.handle_limits(&config.stream_limits());
     assert_eq!((credits(), credit(&mut client)), (told, told));
     // What is sent so is taken, in the least window too.
     let mut least = Config::default();
@@ -275,8 +273,8 @@ fn as_many_streams_start_like_the_first_as_loans_are_kept_for() {
     let (config, now) = (Config::default(), crate::test_now());
     let mut client = StreamTable::new(Side::Client, &config);
     let mut server = StreamTable::new(Side::Server, &config);
-    client.handle_limits(&config.to_wire());
-    let (first, floor) = (config.to_wire().first_streams, server.window().floor());
+    client.handle_limits(&config.stream_limits());
+    let (first, floor) = (config.stream_limits().first_streams, server.window().floor());
     assert!(first > limits::FIRST_FLIGHT_STREAMS);
     for index in 0..=first {
         let halves = client.open(Dir::Uni, now).unwrap();
@@ -288,15 +286,16 @@ fn as_many_streams_start_like_the_first_as_loans_are_kept_for() {
         };
         assert_eq!(credit, told);
         let recv = server.receiving(PathId::PRIMARY, halves.id, now).unwrap().unwrap();
-        // Nothing else was told, and no more is taken than that, whatever else there may be to lend.
+        // Nothing else was told, and no more is taken than that, whatever else there may be
+        // to lend.
         assert!(lock(&recv).max_data() >= credit);
         assert!(server.window().allowance(halves.id) >= credit);
     }
     assert!(server.take_messages(now).is_empty());
 }
 
-/// A reader that takes all at once, and a sender that sends twice as much with each round trip: what it has
-/// on its way never exceeds what it was told.
+/// A reader that takes all at once, and a sender that sends twice as much with each round trip:
+/// what it has on its way never exceeds what it was told.
 #[test]
 fn credit_keeps_ahead_of_slow_start() {
     let (mut table, recv) = table();
@@ -327,12 +326,9 @@ fn a_peer_says_of_a_stream_what_it_is_once() {
     let mut table = StreamTable::new(Side::Client, &Config::default());
     let now = crate::test_now();
     let mut say = |id: StreamId, max_buffer_size| {
-        let metadata = Some(crate::wire::pb::metadata::StreamMetadata {
-            max_buffer_size,
-            ..Default::default()
-        });
-        let logical_stream_id = id.as_u64();
-        let m = pb::StreamCreateNotification { logical_stream_id, metadata, ..Default::default() };
+        let mut metadata = control::StreamMetadata::new();
+        metadata.set_max_buffer(max_buffer_size);
+        let m = control::StreamCreateNotification { stream_id: id, metadata };
         let handled = table.handle_control(&ControlMessage::StreamCreateNotification(m), now);
         handled.map_err(|error| error.code)
     };

@@ -1,11 +1,37 @@
 //! The control plane: length-delimited `ControlFrame`s (3.1 to 3.3).
 
+use super::WireError;
+use super::convert::Convert;
 use super::delimited::{self, DelimitedReader};
-use super::pb::{self, control::ControlFrame, control::ControlFrameType};
-use super::{WireError, validate};
+use super::pb::control::{ControlFrame, ControlFrameType};
+use super::secondary::StreamMappingUpdate;
 use crate::limits::MAX_CONTROL_FRAME;
 use bytes::{Bytes, BytesMut};
 use prost::Message;
+
+mod lease;
+mod metadata;
+mod path;
+mod priority;
+mod session;
+mod stream;
+
+pub use lease::{Activate, Cancel, Lease, LeaseOutcome, LeaseReport, Revoke, Stopped, Uncovered};
+pub use metadata::{MetadataError, StreamMetadata, StreamType};
+pub use path::{
+    AddPathRequest, AddPathResponse, PathFigures, PathReport, PathStatus, PathStatusNotification,
+    RemovePathRequest, RemovePathResponse,
+};
+pub use priority::Priority;
+pub use session::{
+    Ack, AuthenticationRequest, AuthenticationResponse, Heartbeat, RawPacketTransmission,
+    RelayReport, SessionClose, StreamLimits,
+};
+pub use stream::{
+    Backpressure, BackpressureReason, MaxStreamData, MaxStreams, OffsetSyncRequest,
+    OffsetSyncResponse, Resume, StopSending, StreamCreateNotification, StreamReset,
+    StreamResumption,
+};
 
 /// One table of what a control frame can be: variant, frame type and message.
 macro_rules! messages {
@@ -38,9 +64,17 @@ macro_rules! messages {
                 }
             }
 
+            /// Whether a receiver takes it: every field is within its bounds.
+            ///
+            /// # Errors
+            /// Which one is not.
+            pub fn check(&self) -> Result<(), WireError> {
+                Self::decode(self.frame_type(), &self.payload()).map(drop)
+            }
+
             fn payload(&self) -> Bytes {
                 match self {
-                    $(Self::$variant(message) => delimited::payload(message),)+
+                    $(Self::$variant(message) => delimited::payload(&message.to_proto()),)+
                     Self::Unknown(_) => delimited::payload(&()),
                 }
             }
@@ -52,7 +86,9 @@ macro_rules! messages {
                     return Ok(Self::Unknown(number));
                 };
                 Ok(match frame_type {
-                    $(ControlFrameType::$variant => Self::$variant(Message::decode(payload)?),)+
+                    $(ControlFrameType::$variant => {
+                        Self::$variant(Convert::from_proto(Message::decode(payload)?)?)
+                    },)+
                 })
             }
         }
@@ -60,47 +96,43 @@ macro_rules! messages {
 }
 
 messages! {
-    AddPathRequest(pb::control::AddPathRequest),
-    AddPathResponse(pb::control::AddPathResponse),
-    RemovePathRequest(pb::control::RemovePathRequest),
-    RemovePathResponse(pb::control::RemovePathResponse),
-    PathStatusNotification(pb::control::PathStatusNotification),
-    AuthenticationRequest(pb::control::AuthenticationRequest),
-    AuthenticationResponse(pb::control::AuthenticationResponse),
-    StreamCreateNotification(pb::control::StreamCreateNotification),
-    RawPacketTransmission(pb::control::RawPacketTransmission),
-    Lease(pb::control::Lease),
-    Revoke(pb::control::Revoke),
-    LeaseReport(pb::control::LeaseReport),
-    Activate(pb::control::Activate),
-    Cancel(pb::control::Cancel),
-    Stopped(pb::control::Stopped),
-    Uncovered(pb::control::Uncovered),
-    StreamReset(pb::control::StreamReset),
-    StopSending(pb::control::StopSending),
-    MaxStreams(pb::control::MaxStreams),
-    MaxStreamData(pb::control::MaxStreamData),
-    RelayReport(pb::control::RelayReport),
-    Resume(pb::control::Resume),
-    Heartbeat(pb::control::Heartbeat),
-    Backpressure(pb::control::Backpressure),
-    SessionClose(pb::control::SessionClose),
-    OffsetSyncRequest(pb::secondary::OffsetSyncRequest),
-    OffsetSyncResponse(pb::secondary::OffsetSyncResponse),
-    StreamMappingUpdate(pb::metadata::StreamMappingUpdate),
-    PathReport(pb::control::PathReport),
-    Ack(pb::data::AckFrame),
+    AddPathRequest(AddPathRequest),
+    AddPathResponse(AddPathResponse),
+    RemovePathRequest(RemovePathRequest),
+    RemovePathResponse(RemovePathResponse),
+    PathStatusNotification(PathStatusNotification),
+    AuthenticationRequest(AuthenticationRequest),
+    AuthenticationResponse(AuthenticationResponse),
+    StreamCreateNotification(StreamCreateNotification),
+    RawPacketTransmission(RawPacketTransmission),
+    Lease(Lease),
+    Revoke(Revoke),
+    LeaseReport(LeaseReport),
+    Activate(Activate),
+    Cancel(Cancel),
+    Stopped(Stopped),
+    Uncovered(Uncovered),
+    StreamReset(StreamReset),
+    StopSending(StopSending),
+    MaxStreams(MaxStreams),
+    MaxStreamData(MaxStreamData),
+    RelayReport(RelayReport),
+    Resume(Resume),
+    Heartbeat(Heartbeat),
+    Backpressure(Backpressure),
+    SessionClose(SessionClose),
+    OffsetSyncRequest(OffsetSyncRequest),
+    OffsetSyncResponse(OffsetSyncResponse),
+    StreamMappingUpdate(StreamMappingUpdate),
+    PathReport(PathReport),
+    Ack(Ack),
 }
 
 /// Appends `message` as the frame `frame_id`, which counts from 0 per path and direction.
 pub fn encode(frame_id: u64, message: &ControlMessage, out: &mut BytesMut) {
-    debug_assert_eq!(validate::control(message), Ok(()), "refused by its receiver");
-    let frame = ControlFrame {
-        frame_id,
-        r#type: message.frame_type(),
-        payload: message.payload(),
-        timestamp: 0,
-    };
+    let (frame_type, payload) = (message.frame_type(), message.payload());
+    debug_assert!(ControlMessage::decode(frame_type, &payload).is_ok(), "refused by its receiver");
+    let frame = ControlFrame { frame_id, r#type: frame_type, payload, timestamp: 0 };
     debug_assert!(frame.encoded_len() <= MAX_CONTROL_FRAME, "refused by its receiver");
     delimited::encode(&frame, out);
 }
@@ -148,9 +180,7 @@ impl ControlDecoder {
             if frame.payload.is_empty() {
                 return Err(WireError::EmptyPayload);
             }
-            let message = ControlMessage::decode(frame.r#type, &frame.payload)?;
-            validate::control(&message)?;
-            Ok(message)
+            ControlMessage::decode(frame.r#type, &frame.payload)
         })
     }
 
@@ -169,5 +199,9 @@ impl ControlDecoder {
     }
 }
 
+#[cfg(test)]
+mod fields;
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;

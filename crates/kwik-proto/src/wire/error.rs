@@ -53,6 +53,9 @@ pub enum WireError {
     /// A field's value is not one of those it may have.
     #[error("{0} is invalid")]
     Invalid(&'static str),
+    /// What the opener of a stream says of it cannot be.
+    #[error("metadata of a stream: {0}")]
+    Metadata(String),
     /// The QUIC stream ended inside a message.
     #[error("the stream ended inside a message")]
     Truncated,
@@ -65,7 +68,10 @@ impl WireError {
     /// What to end the path with.
     #[must_use]
     pub const fn code(&self) -> Code {
-        Code::InvalidFrame
+        match self {
+            Self::Metadata(_) => Code::MetadataProtocolViolation,
+            _ => Code::InvalidFrame,
+        }
     }
 
     /// Refuses `found` over `limit`.

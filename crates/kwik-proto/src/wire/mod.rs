@@ -7,13 +7,13 @@
 pub mod control;
 pub mod data;
 pub mod kind;
-pub mod pb;
 pub mod raw;
 pub mod secondary;
 
+mod convert;
 mod delimited;
 mod error;
-mod validate;
+mod pb;
 mod varint;
 
 /// As much of `text` as a message may carry.

@@ -1,6 +1,8 @@
-//! Messages generated from `proto/*.proto`; see there for what they mean.
+//! Messages generated from `proto/*.proto`; see there for what they mean. What they say leaves
+//! `wire` as types of ours ([`Convert`](super::convert::Convert)).
 
 #![allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+#![allow(dead_code, reason = "data packets are coded by hand, and checked against these in tests")]
 
 pub mod common {
     include!(concat!(env!("OUT_DIR"), "/kwik.common.rs"));

@@ -1,7 +1,9 @@
 //! Raw packets on a path's raw stream, in order (6.1).
 
+use super::WireError;
+use super::control::RawPacketTransmission;
+use super::convert::Convert;
 use super::delimited::{self, DelimitedReader};
-use super::{WireError, pb::control::RawPacketTransmission, validate};
 use crate::limits::{MAX_RAW_PACKET, MAX_TEXT};
 use bytes::{Bytes, BytesMut};
 use prost::Message;
@@ -11,8 +13,12 @@ const MAX_RAW_MESSAGE: usize = MAX_RAW_PACKET + 2 * MAX_TEXT + 128;
 
 /// Appends `packet` behind its length.
 pub fn encode_raw(packet: &RawPacketTransmission, out: &mut BytesMut) {
-    debug_assert_eq!(validate::raw_packet(packet), Ok(()), "refused by its receiver");
-    delimited::encode(packet, out);
+    let proto = packet.to_proto();
+    debug_assert!(
+        RawPacketTransmission::from_proto(proto.clone()).is_ok(),
+        "refused by its receiver"
+    );
+    delimited::encode(&proto, out);
 }
 
 /// Decodes a raw stream. Holds at most one packet and one chunk.
@@ -49,9 +55,7 @@ impl RawDecoder {
     pub fn poll(&mut self) -> Result<Option<RawPacketTransmission>, WireError> {
         self.reader.poll(|message| {
             // From a slice: a queued packet is a right-sized copy, no pinned receive buffer.
-            let packet = RawPacketTransmission::decode(&message[..])?;
-            validate::raw_packet(&packet)?;
-            Ok(packet)
+            RawPacketTransmission::from_proto(Message::decode(&message[..])?)
         })
     }
 
@@ -68,6 +72,8 @@ impl RawDecoder {
 mod tests {
     use super::super::testing::{chunks, collect};
     use super::*;
+    use crate::PathId;
+    use crate::auth::Signature;
     use proptest::prelude::*;
 
     fn decode(input: &[u8], sizes: &[usize]) -> Result<Vec<RawPacketTransmission>, WireError> {
@@ -85,16 +91,15 @@ mod tests {
     proptest! {
         #[test]
         fn packets_round_trip(
-            packets in prop::collection::vec((any::<u64>(), 0usize..2000, "[a-z]{0,20}"), 0..5),
+            packets in prop::collection::vec((any::<u64>(), 0usize..2000, any::<u32>()), 0..5),
             sizes in prop::collection::vec(1usize..300, 1..8),
         ) {
-            let packets: Vec<_> = packets.into_iter().map(|(sequence, len, text)| {
+            let packets: Vec<_> = packets.into_iter().map(|(sequence, len, path)| {
                 RawPacketTransmission {
                     data: vec![7; len].into(),
-                    target_path_id: text.clone(),
-                    source_server_id: text,
+                    target_path_id: PathId(path),
                     sequence,
-                    signature: vec![1; 64].into(),
+                    signature: Some(Signature([1; 64])),
                 }
             }).collect();
             let mut out = BytesMut::new();
@@ -120,7 +125,7 @@ mod tests {
             data: vec![0; MAX_RAW_PACKET + 1].into(),
             ..Default::default()
         };
-        let encoded = packet.encode_length_delimited_to_vec();
+        let encoded = packet.to_proto().encode_length_delimited_to_vec();
         assert!(matches!(decode(&encoded, &[1000]), Err(WireError::TooLarge { .. })));
     }
 

@@ -1,13 +1,20 @@
 //! Explicitly mapped secondary streams: length-delimited `StreamMetadataFrame`s.
 
+use super::WireError;
+use super::convert::Convert;
 use super::delimited::{self, DelimitedReader};
-use super::pb::metadata::{MetadataFrameType, StreamMappingUpdate, StreamMetadataFrame};
-use super::pb::secondary::{SecondaryStreamClose, SecondaryStreamData, SecondaryStreamOpen};
-use super::{WireError, validate};
+use super::pb::metadata::{MetadataFrameType, StreamMetadataFrame};
 use crate::limits::{MAX_CONTROL_FRAME, MAX_PACKET_OVERHEAD, MAX_PACKET_PAYLOAD};
 use bytes::{Bytes, BytesMut};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
+
+mod messages;
+
+pub use messages::{
+    MappingOperation, SecondaryStreamClose, SecondaryStreamData, SecondaryStreamOpen,
+    StreamMappingUpdate,
+};
 
 /// A whole frame: data and everything around it.
 const MAX_SECONDARY_FRAME: usize = MAX_PACKET_PAYLOAD + MAX_PACKET_OVERHEAD;
@@ -29,17 +36,21 @@ pub enum SecondaryEvent {
 
 /// Appends `event` as one frame.
 pub fn encode_secondary(event: &SecondaryEvent, out: &mut BytesMut) {
-    debug_assert_eq!(validate::secondary(event), Ok(()), "refused by its receiver");
     use MetadataFrameType as Type;
     let (frame_type, payload) = match event {
-        SecondaryEvent::Open(open) => (Type::SecondaryStreamOpen as i32, delimited::payload(open)),
-        SecondaryEvent::Data(data) => (Type::SecondaryStreamData as i32, delimited::payload(data)),
-        SecondaryEvent::Update(m) => (Type::StreamMappingUpdate as i32, delimited::payload(m)),
-        SecondaryEvent::Close(m) => (Type::SecondaryStreamClose as i32, delimited::payload(m)),
+        SecondaryEvent::Open(m) => (Type::SecondaryStreamOpen as i32, payload(m)),
+        SecondaryEvent::Data(m) => (Type::SecondaryStreamData as i32, payload(m)),
+        SecondaryEvent::Update(m) => (Type::StreamMappingUpdate as i32, payload(m)),
+        SecondaryEvent::Close(m) => (Type::SecondaryStreamClose as i32, payload(m)),
         SecondaryEvent::Unknown(number) => (*number, delimited::payload(&())),
     };
+    debug_assert!(decode(frame_type, payload.clone()).is_ok(), "refused by its receiver");
     let frame = StreamMetadataFrame { r#type: frame_type, payload, ..Default::default() };
     delimited::encode(&frame, out);
+}
+
+fn payload(message: &impl Convert) -> Bytes {
+    delimited::payload(&message.to_proto())
 }
 
 /// Appends all of a data frame but its payload: the `len` bytes that are to follow, at most
@@ -101,9 +112,7 @@ impl SecondaryDecoder {
     pub fn poll(&mut self) -> Result<Option<SecondaryEvent>, WireError> {
         self.reader.poll(|frame| {
             let frame = StreamMetadataFrame::decode(frame)?;
-            let event = decode(frame.r#type, frame.payload)?;
-            validate::secondary(&event)?;
-            Ok(event)
+            decode(frame.r#type, frame.payload)
         })
     }
 
@@ -122,21 +131,19 @@ fn decode(number: i32, payload: Bytes) -> Result<SecondaryEvent, WireError> {
     }
     let frame_type = MetadataFrameType::try_from(number);
     if let Ok(MetadataFrameType::SecondaryStreamData) = frame_type {
-        return Ok(SecondaryEvent::Data(Message::decode(payload)?));
+        return Ok(SecondaryEvent::Data(convert(payload)?));
     }
     WireError::check("a message", payload.len() as u64, MAX_CONTROL_FRAME)?;
     Ok(match frame_type {
-        Ok(MetadataFrameType::SecondaryStreamOpen) => {
-            SecondaryEvent::Open(Message::decode(payload)?)
-        }
-        Ok(MetadataFrameType::StreamMappingUpdate) => {
-            SecondaryEvent::Update(Message::decode(payload)?)
-        }
-        Ok(MetadataFrameType::SecondaryStreamClose) => {
-            SecondaryEvent::Close(Message::decode(payload)?)
-        }
+        Ok(MetadataFrameType::SecondaryStreamOpen) => SecondaryEvent::Open(convert(payload)?),
+        Ok(MetadataFrameType::StreamMappingUpdate) => SecondaryEvent::Update(convert(payload)?),
+        Ok(MetadataFrameType::SecondaryStreamClose) => SecondaryEvent::Close(convert(payload)?),
         _ => SecondaryEvent::Unknown(number),
     })
+}
+
+fn convert<T: Convert>(payload: Bytes) -> Result<T, WireError> {
+    T::from_proto(Message::decode(payload)?)
 }
 
 #[cfg(test)]
@@ -144,6 +151,8 @@ mod tests {
     use super::super::testing::{chunks, collect};
     use super::*;
     use crate::limits::MAX_OFFSET;
+    use crate::wire::pb::secondary as pb;
+    use crate::{LeaseId, StreamId};
     use proptest::prelude::*;
 
     fn decode(input: &[u8], sizes: &[usize]) -> Result<Vec<SecondaryEvent>, WireError> {
@@ -170,25 +179,26 @@ mod tests {
             id in 0..=MAX_OFFSET, offset in 0..MAX_OFFSET - 70_000, len in 0usize..3000, fin: bool,
             text in "[a-z]{0,20}", sizes in prop::collection::vec(1usize..300, 1..8),
         ) {
+            let (stream, lease) = (StreamId::from_u64(id), LeaseId(id));
             let events = vec![
                 SecondaryEvent::Open(SecondaryStreamOpen {
-                    secondary_stream_id: id, target_kwik_stream_id: id, initial_offset: offset,
-                    source_path_id: text.clone(), timestamp: id, lease_id: id,
+                    secondary_stream_id: id, target_kwik_stream_id: stream,
+                    initial_offset: offset, lease_id: lease,
                 }),
                 SecondaryEvent::Update(StreamMappingUpdate {
-                    secondary_stream_id: id, kwik_stream_id: id, operation: 1, lease_id: id,
-                    offset, ..Default::default()
+                    secondary_stream_id: id, kwik_stream_id: stream, lease_id: lease, offset,
+                    operation: MappingOperation::Update,
                 }),
                 SecondaryEvent::Data(SecondaryStreamData {
-                    secondary_stream_id: id, kwik_stream_id: id, offset,
-                    data: vec![9; len].into(), fin, timestamp: id, source_path_id: text.clone(),
+                    secondary_stream_id: id, kwik_stream_id: stream, offset,
+                    data: vec![9; len].into(), fin,
                 }),
                 SecondaryEvent::Unknown(77),
                 SecondaryEvent::Open(SecondaryStreamOpen::default()),
                 SecondaryEvent::Data(SecondaryStreamData::default()),
                 SecondaryEvent::Close(SecondaryStreamClose {
-                    secondary_stream_id: id, kwik_stream_id: id, reason: text,
-                    final_offset: offset, timestamp: id,
+                    secondary_stream_id: id, kwik_stream_id: stream, reason: text,
+                    final_offset: offset,
                 }),
             ];
             let mut out = BytesMut::new();
@@ -206,7 +216,7 @@ mod tests {
             encode_secondary_data(&mut out, id, stream, offset, len);
             out.extend_from_slice(&vec![5; len]);
             let data = SecondaryStreamData {
-                secondary_stream_id: id, kwik_stream_id: stream, offset,
+                secondary_stream_id: id, kwik_stream_id: StreamId::from_u64(stream), offset,
                 data: vec![5; len].into(), ..Default::default()
             };
             prop_assert_eq!(decode(&out, &[9999]), Ok(vec![SecondaryEvent::Data(data)]));
@@ -236,7 +246,7 @@ mod tests {
     #[test]
     fn oversized_data_is_refused() {
         let data = vec![0; MAX_PACKET_PAYLOAD + 1].into();
-        let encoded = frame(1, &SecondaryStreamData { data, ..Default::default() });
+        let encoded = frame(1, &pb::SecondaryStreamData { data, ..Default::default() });
         assert!(matches!(decode(&encoded, &[9999]), Err(WireError::TooLarge { .. })));
     }
 
@@ -244,7 +254,7 @@ mod tests {
     fn data_beyond_the_largest_offset_is_refused() {
         for offset in [MAX_OFFSET, u64::MAX] {
             let data = Bytes::from_static(b"xx");
-            let encoded = frame(1, &SecondaryStreamData { offset, data, ..Default::default() });
+            let encoded = frame(1, &pb::SecondaryStreamData { offset, data, ..Default::default() });
             assert!(matches!(decode(&encoded, &[99]), Err(WireError::Invalid(_))));
         }
     }

@@ -122,7 +122,8 @@ impl World {
         }
     }
 
-    /// Paths are closed for a reason: honest ones never for a violation, hostile ones with its code.
+    /// Paths are closed for a reason: honest ones never for a violation, hostile ones with
+    /// its code.
     pub(crate) fn check_path_close(&mut self, path: PathId, error: &CodedError) {
         self.covered.count(format!("closed {}", error.code));
         let harmless = matches!(error.code, Code::PathDead | Code::NoError);

@@ -11,7 +11,8 @@ use crate::world::{Event, World};
 
 const DELAY: Duration = Duration::from_millis(10);
 
-/// A world with one edge for each of `rates`, in bytes a second, that all hold all of one stream of `len`.
+/// A world with one edge for each of `rates`, in bytes a second, that all hold all of one stream
+/// of `len`.
 fn world(rates: &[u64], len: u64) -> World {
     world_with(Config::default(), rates, len)
 }
@@ -76,7 +77,8 @@ fn an_edge_that_answers_but_sends_nothing_holds_nobody_up() {
     let until = world.now + Duration::from_secs(30);
     world.edges.get_mut(&PathId(1)).unwrap().stalled_until = Some(until);
     let took = finish(&mut world);
-    // The other one alone takes 1.75 s; asked again whenever it answers, the stalled one costs 2.4 s.
+    // The other one alone takes 1.75 s; asked again whenever it answers, the stalled one costs
+    // 2.4 s.
     assert!(took < Duration::from_millis(2000), "{took:?}");
 }
 
@@ -85,7 +87,8 @@ fn what_a_slow_edge_has_not_begun_is_stolen_within_the_budget() {
     let len = 2_000_000;
     let mut world = world(&[5_000_000, 100_000], len);
     let took = finish(&mut world);
-    // Alone, the fast edge takes 400 ms; the slow one was asked for 256 KiB at first, which take 2.6 s.
+    // Alone, the fast edge takes 400 ms; the slow one was asked for 256 KiB at first, which take
+    // 2.6 s.
     assert!(took < Duration::from_millis(1300), "{took:?}");
     let doubled: u64 =
         world.client.readers.values().map(|r| r.recv.lock().unwrap().duplicates().0).sum();

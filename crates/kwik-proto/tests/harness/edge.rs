@@ -1,4 +1,5 @@
-//! The edges: their sessions, and applications that write what they are asked for. Some are hostile.
+//! The edges: their sessions, and applications that write what they are asked for. Some
+//! are hostile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
@@ -12,7 +13,6 @@ use kwik_proto::session::{
 };
 use kwik_proto::wire::ControlDecoder;
 use kwik_proto::wire::control::{self, ControlMessage};
-use kwik_proto::wire::pb::control as pb;
 use kwik_proto::{Code, Config, Dir, LeaseId, PathId, SessionId, Side, StreamId, auth};
 
 use crate::client::exporter;
@@ -67,7 +67,7 @@ pub(crate) struct Edge {
     /// Where its forbidden write begins.
     pub(crate) poison: Option<u64>,
     sent: ControlDecoder,
-    last: Option<pb::Activate>,
+    last: Option<control::Activate>,
 }
 
 /// Identities of servers: 0 is the primary.
@@ -115,7 +115,7 @@ impl World {
         let (now, wall) = (self.now, self.wall());
         let Some(edge) = self.edges.get_mut(&path) else { return };
         if let ControlMessage::Activate(activate) = &message {
-            edge.last = Some(*activate);
+            edge.last = Some(activate.clone());
         }
         if let Some(session) = &mut edge.session {
             session.handle_control(path, message, now);
@@ -234,18 +234,18 @@ impl World {
                 self.send_frame(pipe, stream, at, Bytes::from_static(&[0; 100]), false);
             }
             Hostility::FalseStop => {
-                let Some(last) = edge.last else { return };
+                let Some(last) = &edge.last else { return };
                 let (lease_id, piece_id) = (last.lease_id, last.piece_id);
-                let stopped = pb::Stopped {
+                let stopped = control::Stopped {
                     lease_id,
                     piece_id,
-                    sent_until: last.end + 1,
-                    ..pb::Stopped::default()
+                    sent_until: last.range.end + 1,
+                    ..Default::default()
                 };
                 self.inject(path, &ControlMessage::Stopped(stopped));
             }
             Hostility::WrongRole => {
-                self.inject(path, &ControlMessage::Revoke(pb::Revoke { lease_id: 0 }));
+                self.inject(path, &ControlMessage::Revoke(control::Revoke::default()));
             }
             Hostility::Garbage => {
                 self.send_control(path, Toward::Client, Bytes::from_static(&[3, 0xff, 0xff, 0xff]));
@@ -277,7 +277,7 @@ impl World {
     }
 
     /// Takes raw packets as they come.
-    pub(crate) fn on_raw(&mut self, path: PathId, packet: &pb::RawPacketTransmission) {
+    pub(crate) fn on_raw(&mut self, path: PathId, packet: &control::RawPacketTransmission) {
         let Some(edge) = self.edges.get_mut(&path) else { return };
         let Some(session) = &mut edge.session else { return };
         if let Err(error) = session.handle_raw(packet) {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use kwik_proto::wire::pb::control::RawPacketTransmission;
+use kwik_proto::wire::control::RawPacketTransmission;
 use kwik_proto::wire::{ControlDecoder, DataDecoder, DataOptions};
 use kwik_proto::{PathId, StreamId};
 

@@ -43,6 +43,7 @@ fn name(fault: Fault) -> &'static str {
         Fault::Slow(..) => "a slow server",
         Fault::Leave(_) => "a path removed",
         Fault::Join(_) => "a path added",
+        Fault::Rebind => "another address of the client",
     }
 }
 

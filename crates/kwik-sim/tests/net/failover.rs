@@ -1,5 +1,5 @@
-//! What a reader sees when servers fail: links of 50, 100 and 200 Mbit/s with 40, 60 and 20 ms, queues
-//! of 50 ms. `KWIK_SEEDS=200` measures what docs/failover.md says.
+//! What a reader sees when servers fail: links of 50, 100 and 200 Mbit/s with 40, 60 and 20 ms,
+//! queues of 50 ms. `KWIK_SEEDS=200` measures what docs/failover.md says.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -118,8 +118,8 @@ fn p99(mut values: Vec<f64>) -> f64 {
     values[(values.len() * 99).div_ceil(100) - 1]
 }
 
-/// One edge and then the other fails in the middle, so that `part` of its rate is left: the reader waits 250 ms
-/// at the most, and the whole ends within 5 % of what the links that are left allow.
+/// One edge and then the other fails in the middle, so that `part` of its rate is left: the reader
+/// waits 250 ms at the most, and the whole ends within 5 % of what the links that are left allow.
 fn fails(name: &str, part: Option<u64>, fail: fn(&Cluster, usize)) {
     let (mut waits, mut late, mut took) = <([Vec<f64>; 2], [Vec<f64>; 2], [f64; 2])>::default();
     for seed in 0..seeds() {

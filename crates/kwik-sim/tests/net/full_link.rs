@@ -1,5 +1,5 @@
-//! One stream over one link with a deep queue, 100 Mbit/s, 20 ms, and 100 ms of queue, which QUIC's slow start fills
-//! and overfills: from its first round trips on, the link never waits for KWIK.
+//! One stream over one link with a deep queue, 100 Mbit/s, 20 ms, and 100 ms of queue, which QUIC's
+//! slow start fills and overfills: from its first round trips on, the link never waits for KWIK.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -16,4 +16,5 @@ mod random;
 mod replay;
 mod scenario;
 mod seeds;
+mod slots;
 mod urgent;

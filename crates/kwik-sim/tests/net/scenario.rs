@@ -30,6 +30,8 @@ pub(crate) enum Fault {
     Mend(usize),
     /// It sends at a part of its rate.
     Slow(usize, u64),
+    /// The client gets another address.
+    Rebind,
     /// The primary removes its path.
     Leave(usize),
     /// The primary adds a path to it.
@@ -44,6 +46,8 @@ impl Fault {
             Self::Thaw(server) | Self::Cut(server) | Self::CutUp(server) => server,
             Self::CutDown(server) | Self::Mend(server) | Self::Slow(server, _) => server,
             Self::Leave(server) | Self::Join(server) => server,
+            // All of them, the primary first.
+            Self::Rebind => 0,
         }
     }
 }
@@ -104,6 +108,7 @@ impl Scenario {
             Fault::Slow(server, part) => {
                 cluster.servers[server].link_up(shape(server)[0].slowed(part));
             }
+            Fault::Rebind => cluster.client.rebind(),
             Fault::Leave(server) => cluster.leave(server),
             Fault::Join(server) => cluster.join(server),
         }

@@ -92,7 +92,7 @@ impl Stack for Bare {
 
 /// The same in each process: that of KWIK's first server.
 fn key() -> PrivatePkcs8KeyDer<'static> {
-    super::kwik::identity(0).pkcs8_der().into()
+    super::kwik::identity(0).pkcs8_der().to_vec().into()
 }
 
 /// What clients trust.
@@ -117,7 +117,7 @@ fn transport(Settings { quic: config, session, .. }: &Settings) -> Arc<quinn::Tr
         .max_concurrent_uni_streams(varint(session.max_streams_uni()))
         .max_concurrent_bidi_streams(varint(session.max_streams_bidi()))
         .max_idle_timeout(Some(config.idle_timeout.try_into().unwrap()))
-        .datagram_receive_buffer_size(Some(config.datagram_receive_buffer))
+        .datagram_receive_buffer_size(None)
         .datagram_send_buffer_size(config.datagram_send_buffer);
     Arc::new(transport)
 }

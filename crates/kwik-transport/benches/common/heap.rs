@@ -1,4 +1,5 @@
-//! The live heap, as the allocator counts it: of binaries whose global one is `INSTRUMENTED_SYSTEM`.
+//! The live heap, as the allocator counts it: of binaries whose global one is
+//! `INSTRUMENTED_SYSTEM`.
 
 use std::time::Duration;
 

@@ -68,6 +68,9 @@ pub fn server(settings: &Settings, number: u8) -> Endpoint {
         trusted: BTreeSet::from([identity(0).fingerprint()]),
         settings: settings.session.clone(),
         quic: settings.quic.clone(),
+        // All come from one address, and more than half of the default.
+        max_sessions: 4096,
+        max_network_sessions: 4096,
         ..ServerConfig::new(identity(number))
     };
     Endpoint::server(config, settings.server).unwrap()

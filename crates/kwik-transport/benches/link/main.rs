@@ -1,7 +1,9 @@
-//! KWIK next to bare quinn, in turn, between two hosts: one server sends one stream. Run it with bench/lab/one-link.sh.
+//! KWIK next to bare quinn, in turn, between two hosts: one server sends one stream. Run it
+//! with bench/lab/one-link.sh.
 //!
-//! `link -- [--mib N] serve ADDRESS` serves, at four ports from the address's on, until it is killed;
-//! `link -- [--rounds N] [--mib N] get ADDRESS` measures: from the same call of the client to the same read.
+//! `link -- [--mib N] serve ADDRESS` serves, at four ports from the address's on, until it is
+//! killed; `link -- [--rounds N] [--mib N] get ADDRESS` measures: from the same call of the client
+//! to the same read.
 #![allow(
     dead_code,
     missing_docs,

@@ -34,8 +34,8 @@ impl ControlQueue {
         Self { most, queued: Mutex::default() }
     }
 
-    /// Appends bytes; called under the machine's lock, so that they keep their order. False when the peer reads
-    /// so slowly that more would wait than may.
+    /// Appends bytes; called under the machine's lock, so that they keep their order. False when
+    /// the peer reads so slowly that more would wait than may.
     pub(super) fn push(&self, bytes: &[u8]) -> bool {
         let mut queued = lock(&self.queued);
         let others = queued.frames.len().saturating_sub(queued.own) + queued.taken;
@@ -56,7 +56,8 @@ impl ControlQueue {
         room.then_some(queued.frames.len())
     }
 
-    /// What was pushed while `before` bytes waited is the application's; about, when others push as well.
+    /// What was pushed while `before` bytes waited is the application's; about, when others push
+    /// as well.
     pub(super) fn note_own(&self, before: usize) {
         let mut queued = lock(&self.queued);
         queued.own += queued.frames.len().saturating_sub(before);

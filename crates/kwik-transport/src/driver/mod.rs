@@ -5,6 +5,8 @@
 //! task puts chunks into a stream's receiving half, and tells the machine once a batch.
 
 mod control;
+mod datagrams;
+mod held;
 mod path;
 mod pool;
 mod reader;
@@ -14,8 +16,6 @@ mod timer;
 mod writer;
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::ops::Deref;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Poll, Waker};
@@ -28,8 +28,11 @@ use kwik_proto::sync::lock;
 use kwik_proto::{Code, CodedError, Config, Dir, LeaseId, PathId, StreamId};
 use tokio::sync::Notify;
 
+use crate::endpoint::SessionSlot;
 use crate::quic::{Connection, ConnectionError, Endpoint, Figures, Runtime};
 
+pub(crate) use datagrams::Datagrams;
+pub(crate) use held::Held;
 pub(crate) use path::{ControlStream, PathLink, SERVER_NAME, open_control, start};
 pub(crate) use pool::{DataPool, FrameWriter};
 pub(crate) use role::{Role, StreamRole};
@@ -116,6 +119,8 @@ pub(crate) struct Shared<M: ?Sized> {
     endpoint: Option<Endpoint>,
     /// What the receive window of a path's connection may grow to.
     receive_window: u64,
+    /// Those that come on that connection; none where they are off.
+    pub(crate) datagrams: Option<Arc<Datagrams>>,
     pub(crate) waiters: SessionWaiters,
     /// With how many handles each stream has.
     streams: Mutex<BTreeMap<StreamId, (Arc<StreamWaiters>, u8)>>,
@@ -123,6 +128,8 @@ pub(crate) struct Shared<M: ?Sized> {
     /// Boxed, as the map makes room for several at once.
     paths: Mutex<BTreeMap<PathId, Box<PathLink>>>,
     closed: Mutex<Option<ConnectionError>>,
+    /// A server's place for it, until it is over.
+    slot: Mutex<Option<SessionSlot>>,
     /// When the timer fires; it is told when something is due earlier.
     armed: Mutex<Option<Instant>>,
     rearm: Notify,
@@ -137,7 +144,7 @@ impl<M: Role> Shared<M> {
         (home, connection): (PathId, &Connection),
         runtime: &Runtime,
         (endpoint, receive_window): (Option<Endpoint>, u64),
-        settings: &Config,
+        (settings, datagrams): (&Config, Option<Arc<Datagrams>>),
     ) -> Arc<Self> {
         let pool = DataPool::new(connection, runtime, machine.sent(), settings);
         Arc::new_cyclic(|this: &Weak<Self>| Self {
@@ -148,11 +155,13 @@ impl<M: Role> Shared<M> {
             pool,
             endpoint,
             receive_window,
+            datagrams,
             waiters: SessionWaiters::default(),
             streams: Mutex::default(),
             writers: Mutex::default(),
             paths: Mutex::default(),
             closed: Mutex::default(),
+            slot: Mutex::default(),
             armed: Mutex::default(),
             rearm: Notify::new(),
             machine: Mutex::new(machine),
@@ -169,6 +178,14 @@ impl<M: Role + ?Sized> Shared<M> {
     /// Notes why the session is ending; the first reason stays.
     pub(crate) fn on_connection_lost(&self, error: ConnectionError) {
         lock(&self.closed).get_or_insert(error);
+        let slot = lock(&self.slot).take();
+        drop(slot);
+    }
+
+    /// Keeps a server's place until the session is over.
+    pub(crate) fn hold_slot(&self, slot: SessionSlot) {
+        slot.occupy(self.this.clone());
+        lock(&self.slot).replace(slot);
     }
 
     /// Why the session ended, if it did.
@@ -289,11 +306,12 @@ impl<M: Role + ?Sized> Shared<M> {
         for writer in lock(&self.writers).values().filter_map(Weak::upgrade) {
             writer.notify_one();
         }
+        self.datagrams.iter().for_each(|datagrams| datagrams.arrived().notify_waiters());
         self.rearm.notify_one();
     }
 
-    /// Waits until `poll` has something, asking again whenever `notify` says; the session's end is an error.
-    /// Cancel safe if `poll` is.
+    /// Waits until `poll` has something, asking again whenever `notify` says; the session's end is
+    /// an error. Cancel safe if `poll` is.
     pub(crate) async fn wait_for<T>(
         &self,
         notify: &Notify,
@@ -310,54 +328,6 @@ impl<M: Role + ?Sized> Shared<M> {
             }
             notified.await;
         }
-    }
-}
-
-/// A session as its application holds it. When the last is dropped the session is closed, as in quinn.
-pub(crate) struct Held<M: ?Sized> {
-    shared: Arc<Shared<M>>,
-    last: Arc<CloseOnDrop>,
-}
-
-struct CloseOnDrop(AnyShared);
-
-impl Drop for CloseOnDrop {
-    fn drop(&mut self) {
-        self.0.close(0, b"");
-    }
-}
-
-impl<M: Role> Held<M> {
-    pub(crate) fn new(shared: Arc<Shared<M>>) -> Self {
-        let last = Arc::new(CloseOnDrop(shared.clone()));
-        Self { shared, last }
-    }
-}
-
-impl<M: StreamRole> Held<M> {
-    /// The same session, whatever its role.
-    pub(crate) fn streams(&self) -> Held<dyn StreamRole> {
-        Held { shared: self.shared.clone(), last: self.last.clone() }
-    }
-}
-
-impl<M: ?Sized> Clone for Held<M> {
-    fn clone(&self) -> Self {
-        Self { shared: self.shared.clone(), last: self.last.clone() }
-    }
-}
-
-impl<M: ?Sized> Deref for Held<M> {
-    type Target = Shared<M>;
-
-    fn deref(&self) -> &Shared<M> {
-        &self.shared
-    }
-}
-
-impl<M: ?Sized> fmt::Debug for Held<M> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Held").field("home", &self.shared.home).finish_non_exhaustive()
     }
 }
 
@@ -406,8 +376,8 @@ impl<M: Role + ?Sized> Shared<M> {
         result
     }
 
-    /// As [`Self::drive`], for what the application does and a peer has to read: refused while much of that
-    /// waits for the peer.
+    /// As [`Self::drive`], for what the application does and a peer has to read: refused while much
+    /// of that waits for the peer.
     pub(crate) fn drive_own<R>(
         &self,
         input: impl FnOnce(&mut M, Instant) -> Result<R, CodedError>,
@@ -451,7 +421,7 @@ impl<M: Role + ?Sized> Shared<M> {
                 self.close_connections(code, &reason);
             }
             Action::ClosedByPeer(code, reason) => {
-                let error = ConnectionError::ApplicationClosed { code, reason: reason.clone() };
+                let error = ConnectionError::closed_by_peer(code, reason.clone());
                 self.on_connection_lost(error);
                 self.close_connections(code, &reason);
             }

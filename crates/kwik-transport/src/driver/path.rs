@@ -13,7 +13,7 @@ use kwik_proto::auth::EXPORTER_LABEL;
 use kwik_proto::path::ConnectionWindow;
 use kwik_proto::session::Dial;
 use kwik_proto::sync::lock;
-use kwik_proto::wire::pb::control::RawPacketTransmission;
+use kwik_proto::wire::control::RawPacketTransmission;
 use kwik_proto::wire::{ControlDecoder, ControlMessage, StreamKind, WireError, raw};
 use kwik_proto::{Code, CodedError, PathId, limits};
 use tokio::sync::{mpsc, oneshot};
@@ -46,8 +46,8 @@ impl PathLink {
         }
     }
 
-    /// Queues control bytes, under the machine's lock. A peer that reads so slowly that the bound is passed
-    /// loses the path.
+    /// Queues control bytes, under the machine's lock. A peer that reads so slowly that the bound
+    /// is passed loses the path.
     pub(super) fn queue_control(&self, bytes: &[u8]) {
         if !self.control.push(bytes) {
             let code = Code::LimitExceeded;
@@ -104,16 +104,23 @@ pub(crate) fn start(
     };
     lock(&shared.paths).insert(path, link.into());
     let mut control = ControlWriter::new(queue, send);
-    // What the machine had ready before its path stood leaves with what the application writes first. If QUIC
-    // refuses it, it tells the task too.
+    // What the machine had ready before its path stood leaves with what the application writes
+    // first. If QUIC refuses it, it tells the task too.
     shared.drive(|_, _| {});
     let _refused = control.poll_write(&mut Context::from_waker(Waker::noop()));
+    if path == shared.home
+        && let Some(datagrams) = shared.datagrams.clone()
+    {
+        let connection = connection.clone();
+        shared.runtime.spawn(async move { drop(datagrams.receive(&connection).await) });
+    }
     let control = (control, recv, decoder);
     shared.runtime.spawn(run(shared.clone(), path, connection.clone(), control));
 }
 
-/// Serves a path until its connection is lost: reads and writes its control stream, and starts a reader for
-/// each other QUIC stream. The path without which there is no session keeps the session's time too.
+/// Serves a path until its connection is lost: reads and writes its control stream, and starts a
+/// reader for each other QUIC stream. The path without which there is no session keeps the
+/// session's time too.
 #[expect(clippy::manual_async_fn, reason = "it would keep its arguments twice")]
 fn run(
     shared: AnyShared,
@@ -158,7 +165,7 @@ type Part<'a> = dyn Future<Output = ()> + Send + 'a;
 /// Dials a secondary that the primary named.
 pub(super) async fn dial(shared: AnyShared, endpoint: Endpoint, dial: Dial) {
     let path = dial.path;
-    let deadline = shared.runtime.now() + limits::HANDSHAKE_TIMEOUT;
+    let deadline = shared.runtime.now() + dial.within;
     let mut connecting = pin!(connect(&endpoint, &dial));
     let mut timeout = shared.runtime.sleep_until(deadline);
     let result = poll_fn(|cx| {
@@ -185,7 +192,7 @@ pub(super) async fn dial(shared: AnyShared, endpoint: Endpoint, dial: Dial) {
 
 async fn connect(endpoint: &Endpoint, dial: &Dial) -> Result<(Connection, ControlStream), String> {
     let tls = ClientTls::new(ServerTrust::Pin(dial.pin)).map_err(|error| error.to_string())?;
-    let connecting = endpoint.connect(dial.address, SERVER_NAME, &tls);
+    let connecting = endpoint.connect_path(dial.address, SERVER_NAME, &tls);
     let connecting = connecting.map_err(|error| error.to_string())?;
     let connection = connecting.await.map_err(|error| error.to_string())?;
     let control = open_control(&connection).await.map_err(|error| error.to_string())?;
@@ -216,8 +223,8 @@ async fn write_control(shared: &AnyShared, path: PathId, control: &mut ControlWr
     }
 }
 
-/// Control frames and chunks of them that are handled before what else the path's task does, and before others
-/// get a turn: some frames bring much about.
+/// Control frames and chunks of them that are handled before what else the path's task does, and
+/// before others get a turn: some frames bring much about.
 const CONTROL_TURN: u32 = 64;
 
 /// Feeds the machine until the control stream ends, which ends the path.
@@ -295,8 +302,8 @@ fn on_lost(shared: &AnyShared, path: PathId, connection: &Connection, error: Con
 /// Held by who still reads from a connection: its loss is told when all is read.
 pub(super) type Reading = Arc<oneshot::Sender<Infallible>>;
 
-/// Starts a reader for each unidirectional QUIC stream of the peer, as many as QUIC's stream limit allows, until the
-/// connection is lost: why.
+/// Starts a reader for each unidirectional QUIC stream of the peer, as many as QUIC's stream limit
+/// allows, until the connection is lost: why.
 async fn accept_streams(
     shared: &AnyShared,
     path: PathId,

@@ -21,11 +21,11 @@ const BATCH: usize = 64;
 const FIRST_BATCH: usize = 4;
 /// Frames and packets after which tasks that are ready get a turn.
 const TURN_FRAMES: usize = 64;
-/// A turn whose frames bring less than this many bytes each is thin: it costs far more than its sender
-/// could want, and is to keep nobody else from the processor.
+/// A turn whose frames bring less than this many bytes each is thin: it costs far more than its
+/// sender could want, and is to keep nobody else from the processor.
 const THIN_FRAME: usize = 16;
-/// Thin turns in a row that are followed by a pause. So half a million thin frames a second are read of
-/// a QUIC stream, which is more than an application could send in earnest.
+/// Thin turns in a row that are followed by a pause. So half a million thin frames a second are
+/// read of a QUIC stream, which is more than an application could send in earnest.
 const THIN_TURNS: usize = 8;
 const THIN_PAUSE: Duration = Duration::from_millis(1);
 /// The connection's figures are looked up at most this often.
@@ -94,8 +94,8 @@ pub(super) fn first_batch() -> Vec<Bytes> {
     vec![Bytes::new(); FIRST_BATCH]
 }
 
-/// The next chunks: how many, 0 at the stream's end. None when its connection is lost or it was reset: what
-/// that means is told on the control stream.
+/// The next chunks: how many, 0 at the stream's end. None when its connection is lost or it was
+/// reset: what that means is told on the control stream.
 pub(super) async fn next_batch(stream: &mut RecvStream, chunks: &mut Vec<Bytes>) -> Option<usize> {
     match stream.read_chunks(chunks).await {
         Ok(filled) => {

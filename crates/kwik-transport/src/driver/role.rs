@@ -4,10 +4,10 @@ use std::time::{Instant, SystemTime};
 
 use kwik_proto::ack::{ArrivedPackets, SharedSent};
 use kwik_proto::mapping::MappingKey;
-use kwik_proto::session::{ClientSession, Machine, PrimarySession, SecondarySession};
+use kwik_proto::session::{Activity, ClientSession, Machine, PrimarySession, SecondarySession};
 use kwik_proto::stats::SessionStats;
 use kwik_proto::stream::{SharedRecv, StreamTable};
-use kwik_proto::wire::pb::control::RawPacketTransmission;
+use kwik_proto::wire::control::RawPacketTransmission;
 use kwik_proto::wire::{DataOptions, SecondaryEvent};
 use kwik_proto::{Code, CodedError, Config, ConfigError, PathId, StreamId};
 
@@ -44,6 +44,11 @@ pub(crate) trait Role: Machine + 'static {
 
     /// A batch was put into a receiving half.
     fn on_received(&mut self, _: PathId, _: StreamId, _: (u64, u64), _: Instant) {}
+
+    /// What a server's session is worth its slot for; none of a client's, which takes none.
+    fn activity(&self) -> Option<Activity> {
+        None
+    }
 
     /// Figures of a path's connection.
     fn on_figures(&mut self, _: PathId, _: Figures, _: Instant) {}
@@ -204,6 +209,10 @@ impl StreamRole for ClientSession {
 }
 
 impl Role for PrimarySession {
+    fn activity(&self) -> Option<Activity> {
+        Some(self.activity())
+    }
+
     fn sent(&self) -> SharedSent {
         self.sent()
     }
@@ -267,6 +276,10 @@ impl StreamRole for PrimarySession {
 }
 
 impl Role for SecondarySession {
+    fn activity(&self) -> Option<Activity> {
+        Some(self.activity())
+    }
+
     fn on_figures(&mut self, _: PathId, figures: Figures, _: Instant) {
         self.on_quic_packets(figures.packets);
     }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use kwik_proto::mapping::Inbound;
 use kwik_proto::wire::{SecondaryDecoder, SecondaryEvent, WireError};
-use kwik_proto::{Code, CodedError, PathId, StreamId};
+use kwik_proto::{Code, CodedError, PathId};
 
 use crate::quic::{Connection, RecvStream};
 
@@ -77,7 +77,7 @@ impl Reader {
             self.sink.count_frame()?;
             match event {
                 SecondaryEvent::Data(m) => {
-                    self.sink.aim(StreamId::from_u64(m.kwik_stream_id), m.offset)?;
+                    self.sink.aim(m.kwik_stream_id, m.offset)?;
                     let (bytes, _) = self.progress.unwrap_or_default();
                     let len = m.data.len() as u64;
                     self.sink.put(&mut [m.data])?;

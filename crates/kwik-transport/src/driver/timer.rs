@@ -19,7 +19,8 @@ pub(super) async fn run(shared: &AnyShared) {
         }
         let due = shared.look(|machine| {
             let due = machine.poll_timeout();
-            // Under the machine's lock: what falls due earlier through a later input is less than this.
+            // Under the machine's lock: what falls due earlier through a later input is less
+            // than this.
             *lock(&shared.armed) = due;
             due
         });

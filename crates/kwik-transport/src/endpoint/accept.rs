@@ -1,22 +1,25 @@
 //! What becomes of connection attempts: sessions of this server's, and paths of others'.
 
-use std::future::{Future, IntoFuture};
+use std::future::{Future, IntoFuture, poll_fn};
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
 
 use kwik_proto::auth::EXPORTER_LABEL;
 use kwik_proto::session::{self, AcceptContext};
 use kwik_proto::sync::lock;
 use kwik_proto::wire::{ControlDecoder, ControlMessage};
-use kwik_proto::{Code, PathId, SessionId, limits};
+use kwik_proto::{Code, Config, PathId, SessionId, limits};
 
-use crate::driver::{ControlStream, Held, Shared, start};
+use crate::driver::{ControlStream, Datagrams, Held, Shared, start};
 use crate::primary::PrimarySession;
 use crate::quic::{self, ConnectError, Connection, ConnectionError};
 use crate::secondary::SecondarySession;
 use crate::session::Session;
 
+use super::slots::{HandshakeSlot, SessionSlot};
 use super::{Endpoint, Server, before};
 
 /// What a connection turned out to be.
@@ -28,11 +31,12 @@ pub enum Accepted {
     Secondary(SecondarySession),
 }
 
-/// A connection attempt. Awaiting it yields a [`Session`] and refuses secondary paths; [`Self::accept_any`] takes both.
-/// Dropping it refuses it.
+/// A connection attempt. Awaiting it yields a [`Session`] and refuses secondary paths;
+/// [`Self::accept_any`] takes both. Dropping it refuses it.
 #[derive(Debug)]
 pub struct Incoming {
     pub(super) incoming: quic::Incoming,
+    pub(super) slot: HandshakeSlot,
     pub(super) server: Arc<Server>,
     pub(super) endpoint: Endpoint,
 }
@@ -63,70 +67,129 @@ impl Incoming {
     }
 
     async fn accept(self, secondaries: bool) -> Result<Accepted, ConnectError> {
-        let runtime = self.endpoint.runtime.clone();
-        let mut timeout = runtime.sleep_until(runtime.now() + limits::INTRODUCTION_TIMEOUT);
-        let late = ConnectError::from(ConnectionError::TimedOut);
-        let connecting = self.incoming.accept()?;
-        let connection = before(&mut timeout, connecting).await.ok_or(late)??;
-        let introduced = before(&mut timeout, introduce(&connection)).await;
-        let (control, first) = introduced.unwrap_or_else(|| {
-            connection
-                .close(Code::AuthFailed.as_u64(), b"KWIK_AUTH_FAILED: not introduced in time");
-            Err(ConnectionError::TimedOut.into())
-        })?;
+        let Self { incoming, slot, server, endpoint } = self;
+        let runtime = endpoint.runtime.clone();
+        let introduced = introduced(incoming, &slot, &endpoint).await?;
+        let connection = &introduced.connection;
         let exporter = connection.export_keying_material(EXPORTER_LABEL, b"");
-        let config = &self.server.config;
-        let receive_window = config.quic.receive_window;
-        let is_secondary = matches!(&first, ControlMessage::AuthenticationRequest(request)
-            if !request.session_id.is_empty());
-        let settings = lock(&self.server.settings).clone();
+        let config = &server.config;
+        let is_secondary = matches!(&introduced.first,
+            ControlMessage::AuthenticationRequest(request) if request.session_id.is_some());
+        let settings = lock(&server.settings).clone();
         let unexpected = is_secondary && !secondaries;
-        let spent = !is_secondary && self.endpoint.budget.is_spent();
-        check_welcome(&connection, unexpected, spent)?;
+        let spent = !is_secondary && endpoint.budget.is_spent();
+        check_welcome(connection, unexpected, spent)?;
         let accepted = session::accept(
-            &first,
+            &introduced.first,
             &AcceptContext {
                 identity: &config.identity,
                 trusted: &config.trusted,
                 authenticator: &*config.authenticator,
                 settings: &settings,
                 exporter: &exporter,
-                session_id: SessionId(self.endpoint.runtime.random_bytes()),
+                session_id: SessionId(runtime.random_bytes()),
                 now: runtime.now(),
                 wall: runtime.wall_clock(),
             },
         );
-        if accepted.is_ok() {
-            connection.set_receive_window(limits::CONNECTION_WINDOW.min(receive_window));
+        let accepted = accepted.map_err(|error| {
+            tracing::info!(remote = %connection.remote_address(), %error, "client refused");
+            connection.close(error.code.as_u64(), error.to_string().as_bytes());
+            ConnectError::Refused(error.to_string())
+        })?;
+        let place = claim(&server, connection, runtime.now())?;
+        drop(slot);
+        connection.set_receive_window(limits::CONNECTION_WINDOW.min(config.quic.receive_window));
+        Ok(begin(accepted, introduced, place, (&server, &endpoint), &settings))
+    }
+}
+
+/// A connection whose client has said who it is.
+struct Introduced {
+    connection: Connection,
+    control: ControlStream,
+    first: ControlMessage,
+    /// Those that came meanwhile, where they are on.
+    datagrams: Option<Arc<Datagrams>>,
+}
+
+/// Handshakes, and reads the first control frame.
+async fn introduced(
+    incoming: quic::Incoming,
+    slot: &HandshakeSlot,
+    endpoint: &Endpoint,
+) -> Result<Introduced, ConnectError> {
+    let runtime = &endpoint.runtime;
+    let mut timeout = runtime.sleep_until(runtime.now() + limits::INTRODUCTION_TIMEOUT);
+    let given_up = slot.given_up();
+    let mut given_up = pin!(given_up.notified());
+    let mut timeout = poll_fn(|cx| match given_up.as_mut().poll(cx) {
+        Poll::Ready(()) => Poll::Ready(()),
+        Poll::Pending => Pin::new(&mut timeout).poll(cx),
+    });
+    let late = ConnectError::from(ConnectionError::TimedOut);
+    let connecting = incoming.accept()?;
+    let connection = before(&mut timeout, connecting).await.ok_or(late)??;
+    let datagrams = Datagrams::new(endpoint.quic.datagram_buffer());
+    let introducing = before(&mut timeout, introduce(&connection));
+    let introduced = match &datagrams {
+        Some(datagrams) => datagrams.receive_during(&connection, introducing).await,
+        None => introducing.await,
+    };
+    let (control, first) = introduced.unwrap_or_else(|| {
+        connection.close(Code::PathDead.as_u64(), b"KWIK_PATH_DEAD: not introduced in time");
+        Err(ConnectionError::TimedOut.into())
+    })?;
+    Ok(Introduced { connection, control, first, datagrams })
+}
+
+/// A place for the session of an authenticated client, who is told if there is none.
+fn claim(
+    server: &Server,
+    connection: &Connection,
+    now: Instant,
+) -> Result<SessionSlot, ConnectError> {
+    server.slots.claim(connection.remote_address().ip(), now).ok_or_else(|| {
+        server.slots.notice_busy(now);
+        connection.close(Code::Busy.as_u64(), b"KWIK_BUSY: try again");
+        ConnectError::Refused("all sessions are taken and at work".into())
+    })
+}
+
+/// Starts the session of a client that may come in.
+fn begin(
+    accepted: session::Accepted,
+    introduced: Introduced,
+    place: SessionSlot,
+    (server, endpoint): (&Server, &Endpoint),
+    settings: &Config,
+) -> Accepted {
+    let Introduced { connection, control, datagrams, .. } = introduced;
+    let (runtime, quic) = (&endpoint.runtime, (None, server.config.quic.receive_window));
+    match accepted {
+        session::Accepted::Primary(mut machine) => {
+            machine.streams().set_memory(runtime.receive_memory());
+            machine.streams().set_budget(endpoint.budget.clone());
+            let home = (PathId::PRIMARY, &connection);
+            let shared = Shared::new(*machine, home, runtime, quic, (settings, datagrams));
+            shared.hold_slot(place);
+            let session = PrimarySession::new(Held::new(shared.clone()));
+            start(&(shared as _), PathId::PRIMARY, &connection, control);
+            Accepted::Primary(session)
         }
-        match accepted {
-            Err(error) => {
-                tracing::info!(remote = %connection.remote_address(), %error, "client refused");
-                connection.close(error.code.as_u64(), error.to_string().as_bytes());
-                Err(ConnectError::Refused(error.to_string()))
-            }
-            Ok(session::Accepted::Primary(mut machine)) => {
-                machine.streams().set_memory(runtime.receive_memory());
-                machine.streams().set_budget(self.endpoint.budget.clone());
-                let home = (PathId::PRIMARY, &connection);
-                let quic = (None, receive_window);
-                let shared = Shared::new(*machine, home, &runtime, quic, &settings);
-                let session = PrimarySession::new(Held::new(shared.clone()));
-                start(&(shared as _), PathId::PRIMARY, &connection, control);
-                Ok(Accepted::Primary(session))
-            }
-            Ok(session::Accepted::Secondary(mut machine)) => {
-                let key = (machine.id(), machine.path());
-                let mut registry = lock(&self.server.paths);
-                registry.replace(key, machine.verifier(), runtime.now());
-                let (home, quic) = ((key.1, &connection), (None, receive_window));
-                let shared = Shared::new(*machine, home, &runtime, quic, &settings);
-                registry.insert(key, shared.clone(), runtime.now());
-                drop(registry);
-                let session = SecondarySession::new(Held::new(shared.clone()));
-                start(&(shared as _), key.1, &connection, control);
-                Ok(Accepted::Secondary(session))
-            }
+        session::Accepted::Secondary(mut machine) => {
+            let key = (machine.id(), machine.path());
+            let mut registry = lock(&server.paths);
+            registry.replace(key, machine.verifier(), runtime.now());
+            let home = (key.1, &connection);
+            // Its client sends no datagrams on such a path; what comes all the same is bounded.
+            let shared = Shared::new(*machine, home, runtime, quic, (settings, datagrams));
+            shared.hold_slot(place);
+            registry.insert(key, shared.clone(), runtime.now());
+            drop(registry);
+            let session = SecondarySession::new(Held::new(shared.clone()));
+            start(&(shared as _), key.1, &connection, control);
+            Accepted::Secondary(session)
         }
     }
 }
@@ -145,7 +208,8 @@ impl IntoFuture for Incoming {
     }
 }
 
-/// Sends a client away that came as a secondary path where none is expected, or finds the memory spent.
+/// Sends a client away that came as a secondary path where none is expected, or finds the
+/// memory spent.
 fn check_welcome(
     connection: &Connection,
     unexpected: bool,

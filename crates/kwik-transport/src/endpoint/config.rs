@@ -4,9 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use kwik_proto::Config;
 use kwik_proto::auth::{AcceptAny, Authenticator, Fingerprint, Identity};
-use kwik_proto::session;
+use kwik_proto::{Config, limits, session};
 
 use crate::quic::{QuicConfig, ServerTrust};
 
@@ -15,7 +14,8 @@ use crate::quic::{QuicConfig, ServerTrust};
 pub struct ServerConfig {
     /// Who it is.
     pub identity: Arc<Identity>,
-    /// A CA's certificate for clients that trust a CA; none: a self-signed one of the identity, to be pinned.
+    /// A CA's certificate for clients that trust a CA; none: a self-signed one of the identity, to
+    /// be pinned.
     pub certificate: Option<Certificate>,
     /// Primaries whose grants it honours as their secondary.
     pub trusted: BTreeSet<Fingerprint>,
@@ -25,6 +25,15 @@ pub struct ServerConfig {
     pub settings: Config,
     /// QUIC's settings.
     pub quic: QuicConfig,
+    /// Sessions and secondary paths at once. From half of them on, a client that dials first shows
+    /// that it receives at its address, which costs it a round trip. Once all are there, the one
+    /// that has been quiet for longest gives way; if all are at work, the client is told that the
+    /// server is busy.
+    pub max_sessions: usize,
+    /// Of those from one IPv4 address or IPv6 /64.
+    pub max_network_sessions: usize,
+    /// Connections at once that have not introduced themselves yet.
+    pub max_handshakes: usize,
 }
 
 impl ServerConfig {
@@ -38,6 +47,9 @@ impl ServerConfig {
             authenticator: Arc::new(AcceptAny),
             settings: Config::default(),
             quic: QuicConfig::default(),
+            max_sessions: limits::MAX_SESSIONS,
+            max_network_sessions: limits::MAX_NETWORK_SESSIONS,
+            max_handshakes: limits::MAX_HANDSHAKES,
         }
     }
 }

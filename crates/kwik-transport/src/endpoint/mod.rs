@@ -4,6 +4,7 @@ mod accept;
 mod config;
 mod dial;
 mod registry;
+mod slots;
 
 use std::fmt;
 use std::future::Future;
@@ -19,7 +20,7 @@ use kwik_proto::session::ClientSession;
 use kwik_proto::sync::lock;
 use kwik_proto::{Config, ConfigError, PathId, limits};
 
-use crate::driver::{Held, SERVER_NAME, Shared, open_control, start};
+use crate::driver::{Datagrams, Held, SERVER_NAME, Shared, open_control, start};
 use crate::quic::{
     self, ClientTls, ConnectError, QuicConfig, Runtime, ServerTls, TlsError, UdpSocket,
 };
@@ -30,6 +31,8 @@ pub use accept::{Accepted, Incoming};
 pub use config::{Certificate, ClientConfig, ServerConfig};
 use dial::Dial;
 use registry::PathRegistry;
+pub(crate) use slots::SessionSlot;
+use slots::{Admission, SlotLimits, Slots};
 
 /// A UDP socket that dials sessions, and accepts them if it has a [`ServerConfig`]. Cheap to clone.
 ///
@@ -52,6 +55,7 @@ struct Server {
     /// Those of sessions to come: they may have changed since.
     settings: Mutex<Config>,
     paths: Mutex<PathRegistry>,
+    slots: Arc<Slots>,
 }
 
 /// What an endpoint could not be made for.
@@ -150,7 +154,12 @@ impl Endpoint {
             runtime: runtime.clone(),
             server: server.map(|config| {
                 let settings = Mutex::new(config.settings.clone());
-                Arc::new(Server { config, settings, paths: Mutex::default() })
+                let slots = Slots::new(SlotLimits {
+                    sessions: config.max_sessions,
+                    network_sessions: config.max_network_sessions,
+                    handshakes: config.max_handshakes,
+                });
+                Arc::new(Server { config, settings, paths: Mutex::default(), slots })
             }),
             default_client: None,
             budget: Arc::new(MemoryBudget::new(limits::MEMORY_BUDGET)),
@@ -164,7 +173,8 @@ impl Endpoint {
     }
 
     /// Changes the settings of sessions that it will accept (8.8). Those that live are changed with
-    /// [`Session::set_config`], and those that it will dial with [`Self::set_default_client_config`].
+    /// [`Session::set_config`], and those that it will dial with
+    /// [`Self::set_default_client_config`].
     ///
     /// # Errors
     /// They contradict each other; nothing has changed then.
@@ -181,8 +191,8 @@ impl Endpoint {
         self.default_client = Some(Arc::new(config));
     }
 
-    /// Dials a primary server with the default configuration. `server_name` is the TLS name, which matters to
-    /// servers with a CA's certificate alone.
+    /// Dials a primary server with the default configuration. `server_name` is the TLS name, which
+    /// matters to servers with a CA's certificate alone.
     ///
     /// # Errors
     /// There is no default configuration, or the address cannot be dialed.
@@ -231,7 +241,7 @@ impl Endpoint {
                 (PathId::PRIMARY, &connection),
                 &endpoint.runtime,
                 (Some(endpoint.quic.clone()), endpoint.quic.receive_window()),
-                &settings,
+                (&settings, Datagrams::new(endpoint.quic.datagram_buffer())),
             );
             let session = Session::new(Held::new(shared.clone()).streams());
             start(&(shared as _), PathId::PRIMARY, &connection, control);
@@ -239,16 +249,31 @@ impl Endpoint {
         })))
     }
 
-    /// The next connection attempt, or none once the endpoint is closed. Cancel safe.
+    /// The next connection attempt that there is room for, or none once the endpoint is closed.
+    /// Others are told to show that they receive at their address, or that the server is busy
+    /// ([`ServerConfig::max_sessions`]). Cancel safe.
     pub async fn accept(&self) -> Option<Incoming> {
         let server = self.server.clone()?;
-        let incoming = self.quic.accept().await?;
-        Some(Incoming { incoming, server, endpoint: self.clone() })
+        loop {
+            let incoming = self.quic.accept().await?;
+            let (ip, now) = (incoming.remote_address().ip(), self.runtime.now());
+            match server.slots.admit(ip, incoming.is_validated(), now) {
+                Admission::Begin(slot) => {
+                    return Some(Incoming { incoming, slot, server, endpoint: self.clone() });
+                }
+                Admission::Validate => incoming.validate(),
+                Admission::Busy => {
+                    incoming.refuse();
+                    server.slots.notice_busy(now);
+                }
+            }
+        }
     }
 
-    /// Sets how many bytes of receive credit all sessions of this endpoint may grant together; 1 GiB at
-    /// the start (8.3). From 80 % on, sessions shrink to their streams' floors until there is room again;
-    /// new sessions are refused while all of it is granted. Counts at once, for clones too.
+    /// Sets how many bytes of receive credit all sessions of this endpoint may grant together; 1
+    /// GiB at the start (8.3). From 80 % on, sessions shrink to their streams' floors until there
+    /// is room again; new sessions are refused while all of it is granted. Counts at once, for
+    /// clones too.
     pub fn set_memory_budget(&self, bytes: u64) {
         self.budget.set_limit(bytes);
     }

@@ -9,8 +9,8 @@ use kwik_proto::{Code, PathId, SessionId, limits, session};
 
 use crate::driver::Shared;
 
-/// Paths that lead to this server as a secondary. A second connection for one replaces the first, and goes on
-/// with its relay sequence, so that no lease is honoured twice.
+/// Paths that lead to this server as a secondary. A second connection for one replaces the first,
+/// and goes on with its relay sequence, so that no lease is honoured twice.
 #[derive(Debug, Default)]
 pub(super) struct PathRegistry {
     paths: BTreeMap<(SessionId, PathId), RegisteredPath>,

@@ -22,8 +22,9 @@ pub struct QuicConfig {
     /// Bytes that a peer may send ahead of our reading on one QUIC stream. More than 1,024 gaps
     /// in one stream end the connection; from 64 KiB to 5 MB.
     pub stream_receive_window: u64,
-    /// Bytes that a peer may send ahead of our reading on all QUIC streams of a connection, at the most:
-    /// the window starts at 1 MiB and keeps ahead of what arrives in a round trip. 64 KiB at least.
+    /// Bytes that a peer may send ahead of our reading on all QUIC streams of a connection, at
+    /// the most: the window starts at 1 MiB and keeps ahead of what arrives in a round trip. 64
+    /// KiB at least.
     pub receive_window: u64,
     /// Bytes kept for one connection that are written and not acknowledged; 1,200 at least.
     pub send_window: u64,
@@ -31,7 +32,9 @@ pub struct QuicConfig {
     pub max_uni_streams: u32,
     /// A connection that heard nothing for this long is over.
     pub idle_timeout: Duration,
-    /// Bytes of received datagrams that wait for the application; older ones go first.
+    /// Bytes of received datagrams that wait for the application, each with 64 bytes more; older
+    /// ones go first. 0 turns datagrams off, both ways, and is the default: a peer could make an
+    /// application that never reads any hold them.
     pub datagram_receive_buffer: usize,
     /// Bytes of datagrams that wait to be sent; older ones go first.
     pub datagram_send_buffer: usize,
@@ -51,7 +54,7 @@ impl Default for QuicConfig {
             send_window: 8 * 1024 * 1024,
             max_uni_streams: MAX_QUIC_STREAMS,
             idle_timeout: Duration::from_secs(30),
-            datagram_receive_buffer: 256 * 1024,
+            datagram_receive_buffer: 0,
             datagram_send_buffer: 256 * 1024,
             // The usual default of 208 KiB loses packets at a few Gbit/s.
             socket_buffer: 4 * 1024 * 1024,
@@ -94,7 +97,9 @@ impl QuicConfig {
             .max_idle_timeout(Some(varint(idle).into()))
             .keep_alive_interval(None)
             .congestion_controller_factory(congestion)
-            .datagram_receive_buffer_size(Some(self.datagram_receive_buffer))
+            .datagram_receive_buffer_size(
+                Some(self.datagram_receive_buffer).filter(|size| *size > 0),
+            )
             .datagram_send_buffer_size(self.datagram_send_buffer);
         Arc::new(transport)
     }

@@ -14,7 +14,8 @@ use kwik_proto::limits;
 
 use super::{
     ClientTls, ConnectError, Connection, ConnectionError, QuicConfig, Runtime, ServerTls,
-    UdpSocket, connection::unmapped, tls::PinCheck, varint,
+    UdpSocket, connection::unmapped, socket::HandshakeSocket, socket::ID_LEN, tls::PinCheck,
+    varint,
 };
 
 /// A UDP socket that dials, and accepts while it has a server's TLS. Cheap to clone.
@@ -22,6 +23,9 @@ use super::{
 pub(crate) struct Endpoint {
     inner: quinn::Endpoint,
     transport: Arc<quinn::TransportConfig>,
+    /// For paths to secondaries, which carry no datagrams.
+    path_transport: Arc<quinn::TransportConfig>,
+    datagram_buffer: usize,
     receive_window: u64,
     send_window: u64,
     idle_timeout: Duration,
@@ -46,14 +50,17 @@ impl Endpoint {
         config: &QuicConfig,
         runtime: &Runtime,
     ) -> io::Result<Self> {
-        let within = |limit| {
+        let within = |limit, datagram_receive_buffer| {
             let receive_window = config.receive_window.min(limit);
-            QuicConfig { receive_window, ..config.clone() }.transport(runtime)
+            QuicConfig { receive_window, datagram_receive_buffer, ..config.clone() }
+                .transport(runtime)
         };
+        let datagram_buffer = config.datagram_receive_buffer;
         // It grows with what comes.
-        let transport = within(limits::CONNECTION_WINDOW);
+        let transport = within(limits::CONNECTION_WINDOW, datagram_buffer);
+        let path_transport = within(limits::CONNECTION_WINDOW, 0);
         // A client that has not authenticated may not make a server hold more than this.
-        let cautious = within(limits::UNAUTHENTICATED_WINDOW);
+        let cautious = within(limits::UNAUTHENTICATED_WINDOW, datagram_buffer);
         let mut endpoint = quinn::EndpointConfig::default();
         if let Some(tls) = server {
             let runtime = runtime.clone();
@@ -61,15 +68,32 @@ impl Endpoint {
             endpoint.cid_generator(move || Box::new(ConnectionIds(runtime.clone())));
         }
         endpoint.rng_seed(runtime.seed());
+        let socket = match server {
+            Some(_) => Arc::new(HandshakeSocket::new(socket.into_inner())),
+            None => socket.into_inner(),
+        };
         let inner = quinn::Endpoint::new_with_abstract_socket(
             endpoint,
             server.map(|tls| tls.quic_config(cautious)),
-            socket.into_inner(),
+            socket,
             Arc::clone(runtime.inner()),
         )?;
         let (receive_window, send_window) = (config.receive_window, config.send_window);
         let idle_timeout = config.idle_timeout;
-        Ok(Self { inner, transport, receive_window, send_window, idle_timeout })
+        Ok(Self {
+            inner,
+            transport,
+            path_transport,
+            datagram_buffer,
+            receive_window,
+            send_window,
+            idle_timeout,
+        })
+    }
+
+    /// Bytes of received datagrams that wait for the application; 0 where they are off.
+    pub(crate) fn datagram_buffer(&self) -> usize {
+        self.datagram_buffer
     }
 
     /// A connection that heard nothing for this long is over.
@@ -92,7 +116,27 @@ impl Endpoint {
         server_name: &str,
         tls: &ClientTls,
     ) -> Result<Connecting, ConnectError> {
-        let (config, pin) = tls.quic_config(Arc::clone(&self.transport));
+        self.dial(address, server_name, tls, &self.transport)
+    }
+
+    /// Dials `address` as a further path of a session.
+    pub(crate) fn connect_path(
+        &self,
+        address: SocketAddr,
+        server_name: &str,
+        tls: &ClientTls,
+    ) -> Result<Connecting, ConnectError> {
+        self.dial(address, server_name, tls, &self.path_transport)
+    }
+
+    fn dial(
+        &self,
+        address: SocketAddr,
+        server_name: &str,
+        tls: &ClientTls,
+        transport: &Arc<quinn::TransportConfig>,
+    ) -> Result<Connecting, ConnectError> {
+        let (config, pin) = tls.quic_config(Arc::clone(transport));
         let inner = self
             .inner
             .connect_with(config, address, server_name)
@@ -126,7 +170,7 @@ impl Endpoint {
 struct ConnectionIds(Runtime);
 
 impl ConnectionIds {
-    const LEN: usize = 8;
+    const LEN: usize = ID_LEN;
 }
 
 impl quinn::ConnectionIdGenerator for ConnectionIds {
@@ -151,6 +195,18 @@ impl Incoming {
     /// Whence it comes; the address is not validated yet.
     pub(crate) fn remote_address(&self) -> SocketAddr {
         unmapped(self.0.remote_address())
+    }
+
+    /// Whether its sender has shown that it receives at that address.
+    pub(crate) fn is_validated(&self) -> bool {
+        self.0.remote_address_validated()
+    }
+
+    /// Has its sender come again, with a token that shows that it receives at its address.
+    pub(crate) fn validate(self) {
+        if let Err(error) = self.0.retry() {
+            error.into_incoming().refuse();
+        }
     }
 
     /// Goes on with the handshake.

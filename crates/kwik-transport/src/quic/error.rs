@@ -1,13 +1,15 @@
 //! Errors of the QUIC layer: one enum an operation.
 
-use std::{borrow::Cow, net::SocketAddr};
+use std::{fmt, net::SocketAddr};
 
 use bytes::Bytes;
 
 use kwik_proto::auth::Fingerprint;
+use kwik_proto::{Code, escape};
 
-fn text(reason: &Bytes) -> Cow<'_, str> {
-    String::from_utf8_lossy(reason)
+/// A peer's words, which may be anything.
+fn text(reason: &[u8]) -> impl fmt::Display {
+    escape(String::from_utf8_lossy(reason))
 }
 
 /// Why a QUIC connection ended. Reasons that a peer gave fit in one packet.
@@ -18,7 +20,7 @@ pub enum ConnectionError {
     #[error("no QUIC version in common with the peer")]
     VersionMismatch,
     /// The peer broke QUIC, or the TLS handshake failed here (RFC 9000 section 20.1).
-    #[error("QUIC error {code:#x}: {reason}")]
+    #[error("QUIC error {code:#x}: {}", escape(.reason))]
     TransportError {
         /// QUIC transport error code; 0x100 to 0x1ff are TLS alerts.
         code: u64,
@@ -41,6 +43,9 @@ pub enum ConnectionError {
         /// The peer's words.
         reason: Bytes,
     },
+    /// The server is full, or takes no connections now. Later it may.
+    #[error("the server is busy: try again")]
+    Busy,
     /// The peer does not know the connection any more, usually since it restarted.
     #[error("the peer has forgotten the connection")]
     Reset,
@@ -55,7 +60,18 @@ pub enum ConnectionError {
     CidsExhausted,
 }
 
+/// RFC 9000 section 20.1.
+const CONNECTION_REFUSED: u64 = 0x2;
+
 impl ConnectionError {
+    /// The peer closed the connection or the session with this code.
+    pub(crate) fn closed_by_peer(code: u64, reason: Bytes) -> Self {
+        match Code::from_u64(code) {
+            Some(Code::Busy) => Self::Busy,
+            _ => Self::ApplicationClosed { code, reason },
+        }
+    }
+
     pub(super) fn from_quic(error: quinn::ConnectionError) -> Self {
         use quinn::ConnectionError as Quic;
         match error {
@@ -63,11 +79,15 @@ impl ConnectionError {
             Quic::TransportError(error) => {
                 Self::TransportError { code: error.code.into(), reason: error.reason }
             }
+            // CONNECTION_REFUSED, of a server that did not even begin the handshake.
+            Quic::ConnectionClosed(close) if u64::from(close.error_code) == CONNECTION_REFUSED => {
+                Self::Busy
+            }
             Quic::ConnectionClosed(close) => {
                 Self::ConnectionClosed { code: close.error_code.into(), reason: close.reason }
             }
             Quic::ApplicationClosed(close) => {
-                Self::ApplicationClosed { code: close.error_code.into(), reason: close.reason }
+                Self::closed_by_peer(close.error_code.into(), close.reason)
             }
             Quic::Reset => Self::Reset,
             Quic::TimedOut => Self::TimedOut,
@@ -88,7 +108,7 @@ pub enum ConnectError {
     #[error("no QUIC connection id left")]
     CidsExhausted,
     /// Neither a DNS name nor an IP address.
-    #[error("invalid server name: {0}")]
+    #[error("invalid server name: {}", escape(.0))]
     InvalidServerName(String),
     /// Port 0, or an address family that the socket does not have.
     #[error("address {0} cannot be dialed from this socket")]
@@ -106,10 +126,10 @@ pub enum ConnectError {
     #[error("no client configuration: use connect_with, or set_default_client_config first")]
     NoDefaultClientConfig,
     /// The configuration cannot be used.
-    #[error("invalid client configuration: {0}")]
+    #[error("invalid client configuration: {}", escape(.0))]
     InvalidConfig(String),
     /// The client was not let in; it was told why.
-    #[error("refused: {0}")]
+    #[error("refused: {}", escape(.0))]
     Refused(String),
     /// The handshake failed, or the connection was lost during it.
     #[error(transparent)]
@@ -224,3 +244,28 @@ impl SendDatagramError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the stream is finished, reset or stopped")]
 pub struct ClosedStream;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peers_words_are_shown_escaped() {
+        let words = "bye\r\n\u{1b}]0;\u{7}\u{9b}31m\u{202e}\u{2028}";
+        let shown = r"bye\r\n\u{1b}]0;\u{7}\u{9b}31m\u{202e}\u{2028}";
+        let reason = Bytes::from_static(words.as_bytes());
+        let errors = [
+            ConnectionError::TransportError { code: 1, reason: words.to_owned() },
+            ConnectionError::ConnectionClosed { code: 1, reason: reason.clone() },
+            ConnectionError::ApplicationClosed { code: 1, reason },
+        ];
+        for error in errors {
+            let error = ConnectError::from(error).to_string();
+            assert!(error.ends_with(shown), "{error}");
+        }
+        for error in [ConnectError::Refused, ConnectError::InvalidServerName] {
+            let error = error(words.to_owned()).to_string();
+            assert!(error.ends_with(shown), "{error}");
+        }
+    }
+}

@@ -73,7 +73,8 @@ pub enum ReadError {
     /// The stream was stopped here.
     #[error("the stream was stopped already")]
     ClosedStream,
-    /// The stream cannot be completed, for instance since no server is left that could bring the rest.
+    /// The stream cannot be completed, for instance since no server is left that could bring
+    /// the rest.
     #[error("{0}")]
     Failed(CodedError),
 }

@@ -7,9 +7,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use kwik_proto::StreamId;
-use kwik_proto::stream::{Read, SharedRecv, StreamMetadata};
+use kwik_proto::stream::{Read, RecvHalf, SharedRecv, StreamMetadata};
 use kwik_proto::sync::lock;
+use kwik_proto::{PathId, StreamId};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::quic::{ClosedStream, ConnectionError};
@@ -20,12 +20,55 @@ use super::{Handle, ReadError, ReadTimeoutError, ReadToEndError, Stalled};
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// Data of a stream, with its place.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Chunk {
     /// Where it begins.
     pub offset: u64,
     /// The bytes.
     pub bytes: Bytes,
+    /// The path that brought them (1.2, 8.5); none when several did, and which is not known.
+    pub path: Option<PathId>,
+}
+
+/// How chunks are taken from a stream.
+#[derive(Debug, Clone, Copy)]
+enum Taken {
+    /// The next ones.
+    Ordered,
+    /// The next ones, each from one path.
+    Sourced,
+    /// Any that are here.
+    Unordered,
+}
+
+impl Taken {
+    /// The next chunk's place, and its bytes.
+    fn read(
+        self,
+        half: &mut RecvHalf,
+        max: usize,
+    ) -> Result<(Chunk, Read), kwik_proto::stream::ReadError> {
+        let mut chunk = Chunk { offset: half.read_position(), ..Chunk::default() };
+        let read = match self {
+            Self::Ordered => half.read(max)?,
+            Self::Sourced => {
+                let (path, end) = half.origin(chunk.offset);
+                chunk.path = path;
+                let one = usize::try_from(end - chunk.offset).unwrap_or(usize::MAX);
+                half.read(max.min(one))?
+            }
+            Self::Unordered => {
+                let (offset, read) = half.read_unordered(max)?;
+                let (path, end) = half.origin(offset);
+                let one = |data: &Bytes| offset + data.len() as u64 <= end;
+                let one = matches!(&read, Read::Data(data) if one(data));
+                chunk = Chunk { offset, path: path.filter(|_| one), ..chunk };
+                read
+            }
+        };
+        Ok((chunk, read))
+    }
 }
 
 impl Chunk {
@@ -36,8 +79,8 @@ impl Chunk {
     }
 }
 
-/// Reads a logical stream in order, whichever servers fill it. Dropping it before the end stops the stream
-/// with code 0, as in quinn.
+/// Reads a logical stream in order, whichever servers fill it. Dropping it before the end stops the
+/// stream with code 0, as in quinn.
 pub struct RecvStream {
     handle: Handle,
     half: SharedRecv,
@@ -68,7 +111,8 @@ impl RecvStream {
         Ok(chunk.map(|chunk| chunk.copy_to(buf)))
     }
 
-    /// Reads some bytes into `buf`, or gives up after `timeout`: how many, none at the end. Cancel safe.
+    /// Reads some bytes into `buf`, or gives up after `timeout`: how many, none at the end.
+    /// Cancel safe.
     ///
     /// # Errors
     /// See [`ReadTimeoutError`]; one that timed out says what is missing.
@@ -84,9 +128,9 @@ impl RecvStream {
         Ok(chunk.map(|chunk| chunk.copy_to(buf)))
     }
 
-    /// The next bytes without a copy, at most `max_length` and at least one; none at the end. With `ordered` off
-    /// any bytes that are here, the lowest first, which may be mixed with ordered reading: that steps over
-    /// what was taken. Cancel safe.
+    /// The next bytes without a copy, at most `max_length` and at least one; none at the end. With
+    /// `ordered` off any bytes that are here, the lowest first, which may be mixed with ordered
+    /// reading: that steps over what was taken. Cancel safe.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -120,8 +164,8 @@ impl RecvStream {
         .await
     }
 
-    /// What the stream's opener says of it (8.5), nothing by default; waits until that is here, which may
-    /// be a little after the first bytes. Cancel safe.
+    /// What the stream's opener says of it (8.5), nothing by default; waits until that is here,
+    /// which may be a little after the first bytes. Cancel safe.
     ///
     /// # Errors
     /// The session is over.
@@ -146,7 +190,8 @@ impl RecvStream {
         Stalled { stream: self.handle.id, position, missing, held: half.held(), waited }
     }
 
-    /// Fills `bufs` with the next bytes without a copy: how many were filled, none at the end. Cancel safe.
+    /// Fills `bufs` with the next bytes without a copy: how many were filled, none at the end.
+    /// Cancel safe.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -154,7 +199,31 @@ impl RecvStream {
         if bufs.is_empty() {
             return Ok(Some(0));
         }
-        std::future::poll_fn(|cx| self.poll_chunks(cx, bufs)).await
+        let mut filled = 0;
+        let mut put = |chunk: Chunk| {
+            bufs[filled] = chunk.bytes;
+            filled += 1;
+            filled < bufs.len()
+        };
+        std::future::poll_fn(|cx| self.poll_some(cx, usize::MAX, Taken::Ordered, &mut put)).await
+    }
+
+    /// Fills `chunks` with the next bytes, of which each chunk says who brought it: how many were
+    /// filled, none at the end. Cancel safe.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn read_sourced(&mut self, chunks: &mut [Chunk]) -> Result<Option<usize>, ReadError> {
+        if chunks.is_empty() {
+            return Ok(Some(0));
+        }
+        let mut filled = 0;
+        let mut put = |chunk: Chunk| {
+            chunks[filled] = chunk;
+            filled += 1;
+            filled < chunks.len()
+        };
+        std::future::poll_fn(|cx| self.poll_some(cx, usize::MAX, Taken::Sourced, &mut put)).await
     }
 
     /// Everything up to the end. Not cancel safe.
@@ -191,56 +260,40 @@ impl RecvStream {
         max: usize,
         ordered: bool,
     ) -> Poll<Result<Option<Chunk>, ReadError>> {
-        let mut bufs = [Bytes::new()];
-        let filled = ready!(self.poll_some(cx, &mut bufs, max, ordered))?;
-        Poll::Ready(Ok(filled.map(|(offset, _)| {
-            let [bytes] = bufs;
-            Chunk { offset, bytes }
-        })))
+        let mut next = None;
+        let mut put = |chunk: Chunk| {
+            next = Some(chunk);
+            false
+        };
+        let taken = if ordered { Taken::Sourced } else { Taken::Unordered };
+        ready!(self.poll_some(cx, max, taken, &mut put))?;
+        Poll::Ready(Ok(next))
     }
 
-    fn poll_chunks(
-        &mut self,
-        cx: &mut Context<'_>,
-        bufs: &mut [Bytes],
-    ) -> Poll<Result<Option<usize>, ReadError>> {
-        let filled = ready!(self.poll_some(cx, bufs, usize::MAX, true))?;
-        Poll::Ready(Ok(filled.map(|(_, filled)| filled)))
-    }
-
-    /// Fills `bufs` with chunks of at most `max` bytes: the first's offset and how many, none at the end.
+    /// Hands chunks of at most `max` bytes to `put` while that wants more: how many, none at
+    /// the end.
     fn poll_some(
         &mut self,
         cx: &mut Context<'_>,
-        bufs: &mut [Bytes],
         max: usize,
-        ordered: bool,
-    ) -> Poll<Result<Option<(u64, usize)>, ReadError>> {
+        taken: Taken,
+        put: &mut impl FnMut(Chunk) -> bool,
+    ) -> Poll<Result<Option<usize>, ReadError>> {
         let mut waiting = false;
         loop {
-            let (first, filled, due) = {
+            let (filled, due) = {
                 let mut half = lock(&self.half);
-                let mut first = half.read_position();
                 let mut filled = 0;
                 let end = loop {
-                    let read = if ordered {
-                        half.read(max)
-                    } else {
-                        half.read_unordered(max).map(|(offset, read)| {
-                            first = offset;
-                            read
-                        })
-                    };
-                    match read {
-                        Ok(Read::Data(data)) => {
-                            bufs[filled] = data;
+                    match taken.read(&mut half, max) {
+                        Ok((chunk, Read::Data(bytes))) => {
                             filled += 1;
-                            if filled == bufs.len() {
+                            if !put(Chunk { bytes, ..chunk }) {
                                 break Ok(None);
                             }
                         }
-                        Ok(Read::Blocked) => break Ok(None),
-                        Ok(Read::Finished) => break Ok(Some(())),
+                        Ok((_, Read::Blocked)) => break Ok(None),
+                        Ok((_, Read::Finished)) => break Ok(Some(())),
                         Err(error) => break Err(error),
                     }
                 };
@@ -257,14 +310,14 @@ impl RecvStream {
                         }
                     }
                 }
-                (first, filled, half.is_update_due())
+                (filled, half.is_update_due())
             };
             if due {
                 let id = self.handle.id;
                 self.handle.shared.drive(|machine, now| machine.on_consumed(id, now));
             }
             if filled > 0 {
-                return Poll::Ready(Ok(Some((first, filled))));
+                return Poll::Ready(Ok(Some(filled)));
             }
             if let Some(error) = self.handle.shared.close_reason() {
                 self.ended = true;

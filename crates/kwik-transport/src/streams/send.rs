@@ -68,8 +68,9 @@ impl SendStream {
         self.write_all_chunks(&mut [chunk]).await
     }
 
-    /// Writes some of `chunks` without copying; those written become empty, one written in part keeps its
-    /// rest. Small ones leave together. Cancel safe: what is left in `chunks` was not written.
+    /// Writes some of `chunks` without copying; those written become empty, one written in
+    /// part keeps its rest. Small ones leave together. Cancel safe: what is left in `chunks`
+    /// was not written.
     ///
     /// # Errors
     /// See [`WriteError`].
@@ -77,7 +78,8 @@ impl SendStream {
         std::future::poll_fn(|cx| self.poll_write_chunks(cx, chunks)).await
     }
 
-    /// Writes all of `chunks`, which become empty. Not cancel safe, but what is left was not written.
+    /// Writes all of `chunks`, which become empty. Not cancel safe, but what is left was
+    /// not written.
     ///
     /// # Errors
     /// See [`WriteError`].
@@ -89,8 +91,9 @@ impl SendStream {
         Ok(())
     }
 
-    /// Higher goes first, as in quinn; 0 at the start, [`Priority`](crate::Priority) names some. Streams of
-    /// equal priority take turns. What was written before may still leave as it would have.
+    /// Higher goes first, as in quinn; 0 at the start, [`Priority`](crate::Priority) names
+    /// some. Streams of equal priority take turns. What was written before may still leave as
+    /// it would have.
     ///
     /// # Errors
     /// The stream has ended already.
@@ -107,8 +110,8 @@ impl SendStream {
         Ok(self.writer.as_ref().ok_or(ClosedStream)?.priority())
     }
 
-    /// Moves the cursor past an extent that leases fill, and no write; the extent. On a primary, see
-    /// [`PrimarySession::lease`](crate::PrimarySession::lease).
+    /// Moves the cursor past an extent that leases fill, and no write; the extent. On a primary,
+    /// see [`PrimarySession::lease`](crate::PrimarySession::lease).
     ///
     /// # Errors
     /// The stream has ended, or would grow too long.
@@ -130,7 +133,8 @@ impl SendStream {
             Err(_) => return Err(ClosedStream),
         };
         let id = self.handle.id;
-        // A connection that is lost is told to who reads or writes, and to who waits for the session's end.
+        // A connection that is lost is told to who reads or writes, and to who waits for the
+        // session's end.
         writer.push(id, final_size, [Bytes::new()], true).ok();
         // Its opener may get room for another; one of our own is over once it is acknowledged.
         if self.handle.accepted {
@@ -151,16 +155,16 @@ impl SendStream {
         Ok(())
     }
 
-    /// Why the peer asks to slow down, if it does: of this stream, or of the whole session (8.3). Writing
-    /// waits by itself once the credit that the peer granted is used up.
+    /// Why the peer asks to slow down, if it does: of this stream, or of the whole session (8.3).
+    /// Writing waits by itself once the credit that the peer granted is used up.
     #[must_use]
     pub fn backpressure(&self) -> Option<BackpressureReason> {
         let own = lock(&self.half).backpressure();
         own.or_else(|| self.handle.shared.look(|machine| machine.streams().backpressure()))
     }
 
-    /// Waits until [`Self::backpressure`] is not what this call returned last, nothing at first. Cancel
-    /// safe.
+    /// Waits until [`Self::backpressure`] is not what this call returned last, nothing at first.
+    /// Cancel safe.
     ///
     /// # Errors
     /// The session is over.
@@ -181,8 +185,8 @@ impl SendStream {
         .await
     }
 
-    /// Waits until the peer stops the stream: its code; or, of a finished stream, until the peer has everything that was
-    /// written here: none. Cancel safe.
+    /// Waits until the peer stops the stream: its code; or, of a finished stream, until the peer
+    /// has everything that was written here: none. Cancel safe.
     ///
     /// # Errors
     /// The session is over.

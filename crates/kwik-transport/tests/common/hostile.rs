@@ -9,15 +9,19 @@ use bytes::{Bytes, BytesMut};
 use kwik::{Code, Identity, PathId, SessionId};
 use kwik_proto::auth::{EXPORTER_LABEL, prove};
 use kwik_proto::limits;
-use kwik_proto::wire::pb::control::{self as pb, ControlFrame};
-use kwik_proto::wire::pb::data::{DataFrame, DataPacket};
-use kwik_proto::wire::{ControlDecoder, ControlMessage, StreamKind, control};
+use kwik_proto::wire::control::{
+    self, Activate, AuthenticationRequest, AuthenticationResponse, Heartbeat, Lease,
+    RawPacketTransmission, StreamLimits,
+};
+use kwik_proto::wire::{ControlDecoder, ControlMessage, StreamKind, raw};
 use prost::Message as _;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 use tokio::time::timeout;
+
+use super::proto::{DataFrame, DataPacket, Field, message};
 
 /// One connection with its control stream, at either end.
 pub struct Peer {
@@ -37,7 +41,7 @@ pub fn dialer() -> quinn::Endpoint {
 
 /// A socket that serves as `identity`.
 pub fn listener(identity: &Identity) -> quinn::Endpoint {
-    let key = PrivatePkcs8KeyDer::from(identity.pkcs8_der());
+    let key = PrivatePkcs8KeyDer::from(identity.pkcs8_der().to_vec());
     let signer = rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&key, &rcgen::PKCS_ED25519).unwrap();
     let certificate = rcgen::CertificateParams::new(vec!["kwik".to_owned()]).unwrap();
     let chain = vec![certificate.self_signed(&signer).unwrap().der().clone()];
@@ -99,7 +103,7 @@ impl Peer {
         let ControlMessage::AuthenticationResponse(response) = peer.hear().await else {
             panic!("no answer to the introduction")
         };
-        assert!(response.success);
+        assert!(response.result.is_ok());
         peer
     }
 
@@ -109,9 +113,8 @@ impl Peer {
         let ControlMessage::AuthenticationRequest(request) = peer.hear().await else {
             panic!("no introduction")
         };
-        let session = SessionId([5; 16]).to_string();
-        let session = if request.session_id.is_empty() { session } else { request.session_id };
-        peer.say(ControlMessage::AuthenticationResponse(welcome(&session))).await;
+        let session = request.session_id.unwrap_or(SessionId([5; 16]));
+        peer.say(ControlMessage::AuthenticationResponse(welcome(session))).await;
         peer
     }
 
@@ -124,17 +127,17 @@ impl Peer {
     }
 
     /// Sends a frame of that type with that payload, whatever they are.
-    pub async fn say_frame(&mut self, number: i32, payload: impl prost::Message) {
-        let frame = self.frame(self.next_frame, number, payload.encode_to_vec());
+    pub async fn say_frame(&mut self, number: i32, payload: Vec<u8>) {
+        let frame = self.frame(self.next_frame, number, &payload);
         self.next_frame += 1;
         self.say_bytes(&frame).await;
     }
 
     /// An encoded frame, whatever it is.
-    pub fn frame(&self, frame_id: u64, number: i32, payload: Vec<u8>) -> Vec<u8> {
-        let payload = payload.into();
-        ControlFrame { frame_id, r#type: number, payload, timestamp: 0 }
-            .encode_length_delimited_to_vec()
+    pub fn frame(&self, frame_id: u64, number: i32, payload: &[u8]) -> Vec<u8> {
+        let number = u64::from_ne_bytes(i64::from(number).to_ne_bytes());
+        let fields = [(1, Field::Number(frame_id)), (2, Field::Number(number))];
+        delimited(&message(&[&fields[..], &[(3, Field::Bytes(payload))]].concat()))
     }
 
     /// The frame id that is due.
@@ -168,7 +171,7 @@ impl Peer {
     }
 
     /// The next lease and the activation after it.
-    pub async fn hear_activation(&mut self) -> (pb::Lease, pb::Activate) {
+    pub async fn hear_activation(&mut self) -> (Lease, Activate) {
         let lease = self
             .hear_until(|m| match m {
                 ControlMessage::Lease(lease) => Some(lease.clone()),
@@ -176,7 +179,7 @@ impl Peer {
             })
             .await;
         let activate = |m: &ControlMessage| match m {
-            ControlMessage::Activate(activate) => Some(*activate),
+            ControlMessage::Activate(activate) => Some(activate.clone()),
             _ => None,
         };
         (lease, self.hear_until(activate).await)
@@ -184,7 +187,7 @@ impl Peer {
 
     /// Asks for a sign of life and waits for it.
     pub async fn ping(&mut self) {
-        self.say(ControlMessage::Heartbeat(pb::Heartbeat { sequence: 77, reply: false })).await;
+        self.say(ControlMessage::Heartbeat(Heartbeat { sequence: 77, reply: false })).await;
         let answer = |m: &ControlMessage| matches!(m, ControlMessage::Heartbeat(m) if m.reply);
         self.hear_until(|m| answer(m).then_some(())).await;
     }
@@ -227,16 +230,10 @@ impl Peer {
 
 /// How a client introduces itself to a primary.
 pub fn introduction(key: &Identity) -> ControlMessage {
-    let limits = pb::StreamLimits {
-        max_streams_bidi: 100,
-        max_streams_uni: 100,
-        initial_max_stream_data: 1 << 16,
-        ..Default::default()
-    };
-    ControlMessage::AuthenticationRequest(pb::AuthenticationRequest {
+    ControlMessage::AuthenticationRequest(AuthenticationRequest {
         protocol_version: limits::PROTOCOL_VERSION,
-        client_key: Bytes::copy_from_slice(&key.public_key().0),
-        limits: Some(limits),
+        client_key: Some(key.public_key()),
+        limits: Some(granted()),
         ..Default::default()
     })
 }
@@ -249,30 +246,45 @@ pub fn visit(
     path: PathId,
     grant: Bytes,
 ) -> ControlMessage {
-    ControlMessage::AuthenticationRequest(pb::AuthenticationRequest {
-        session_id: session.to_string(),
+    ControlMessage::AuthenticationRequest(AuthenticationRequest {
+        session_id: Some(session),
         credentials: grant,
         protocol_version: limits::PROTOCOL_VERSION,
-        client_key: Bytes::copy_from_slice(&key.public_key().0),
-        path_id: path.0,
-        proof: Bytes::copy_from_slice(prove(key, exporter, session, path).as_ref()),
+        client_key: Some(key.public_key()),
+        path_id: path,
+        proof: Some(prove(key, exporter, session, path)),
         ..Default::default()
     })
 }
 
-fn welcome(session: &str) -> pb::AuthenticationResponse {
-    pb::AuthenticationResponse {
-        success: true,
-        session_id: session.to_owned(),
-        error_message: String::new(),
-        limits: Some(pb::StreamLimits {
-            max_streams_bidi: 100,
-            max_streams_uni: 100,
-            initial_max_stream_data: 1 << 16,
-            ..Default::default()
-        }),
-        data: None,
+fn granted() -> StreamLimits {
+    StreamLimits {
+        max_streams_bidi: 100,
+        max_streams_uni: 100,
+        initial_max_stream_data: 1 << 16,
+        ..Default::default()
     }
+}
+
+/// How a server lets a client in.
+pub fn welcome(session: SessionId) -> AuthenticationResponse {
+    AuthenticationResponse { result: Ok(session), limits: Some(granted()), data: <_>::default() }
+}
+
+/// A message behind its length.
+pub fn delimited(message: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    prost::encoding::encode_varint(message.len() as u64, &mut out);
+    out.extend_from_slice(message);
+    out
+}
+
+/// The bytes of a raw stream with these packets.
+pub fn raw_stream(packets: &[RawPacketTransmission]) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    StreamKind::Raw.encode(&mut out);
+    packets.iter().for_each(|packet| raw::encode_raw(packet, &mut out));
+    out.to_vec()
 }
 
 /// The bytes of a data stream with one packet of these frames.

@@ -16,6 +16,7 @@ use kwik::{
 };
 
 pub mod hostile;
+pub mod proto;
 
 /// Whatever `test` does, it does not hang for ever.
 pub async fn within<T>(test: impl Future<Output = T>) -> T {

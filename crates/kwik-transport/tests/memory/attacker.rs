@@ -5,16 +5,16 @@ use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
 use kwik::{Code, Identity};
-use kwik_proto::wire::pb::control as pb;
-use kwik_proto::wire::pb::data::{DataFrame, DataPacket};
+use kwik_proto::wire::control::{Heartbeat, StreamCreateNotification, StreamReset};
 use kwik_proto::wire::{ControlMessage, DataOptions, PacketEncoder, PacketFrame, StreamKind};
 use kwik_proto::{Dir, Side, StreamId, limits};
 use prost::Message as _;
 
 use super::common::hostile::{self, Peer, frame};
+use super::common::proto::{DataFrame, DataPacket, Field, message};
 use super::{GRANTED, WINDOW};
 
-const HEARTBEAT: i32 = pb::ControlFrameType::Heartbeat as i32;
+const HEARTBEAT: i32 = 29;
 
 /// Bytes that are written before QUIC has a turn; a packet counts 64 at least, as a write costs.
 const TURN: usize = 16 * 1024;
@@ -30,8 +30,12 @@ pub(crate) struct Attacker {
     streams: u64,
 }
 
+fn uni_id(index: u64) -> StreamId {
+    StreamId::new(Side::Client, Dir::Uni, index)
+}
+
 fn uni(index: u64) -> u64 {
-    StreamId::new(Side::Client, Dir::Uni, index).as_u64()
+    uni_id(index).as_u64()
 }
 
 async fn open_data(peer: &Peer) -> quinn::SendStream {
@@ -63,7 +67,8 @@ impl Attacker {
         let packet = packet.encode_length_delimited_to_vec();
         self.written += packet.len().max(64);
         if self.written > TURN {
-            // What was written leaves, and the end is heard: an attacker wastes none of its own time.
+            // What was written leaves, and the end is heard: an attacker wastes none of its
+            // own time.
             self.written = 0;
             tokio::task::yield_now().await;
         }
@@ -74,9 +79,9 @@ impl Attacker {
     async fn hear(&mut self) -> bool {
         match self.peer.hear().await {
             ControlMessage::MaxStreamData(m) => {
-                self.credit.insert(m.stream_id, m.maximum);
+                self.credit.insert(m.stream_id.as_u64(), m.maximum);
             }
-            ControlMessage::MaxStreams(m) if m.unidirectional => self.streams = m.maximum,
+            ControlMessage::MaxStreams(m) if m.dir == Dir::Uni => self.streams = m.maximum,
             ControlMessage::Heartbeat(_) => return true,
             _ => {}
         }
@@ -86,12 +91,12 @@ impl Attacker {
     /// Opens a stream: the credit that it gets, which may be its floor.
     async fn open(&mut self, index: u64) -> u64 {
         self.peer
-            .say(ControlMessage::StreamCreateNotification(pb::StreamCreateNotification {
-                logical_stream_id: uni(index),
+            .say(ControlMessage::StreamCreateNotification(StreamCreateNotification {
+                stream_id: uni_id(index),
                 ..<_>::default()
             }))
             .await;
-        let ping = pb::Heartbeat { sequence: index, reply: false };
+        let ping = Heartbeat { sequence: index, reply: false };
         self.peer.say(ControlMessage::Heartbeat(ping)).await;
         while !self.hear().await {}
         *self.credit.entry(uni(index)).or_insert(WINDOW as u64 / (6 * limits::MAX_STREAMS))
@@ -189,8 +194,8 @@ impl Attacker {
         self.data.stopped().await.unwrap();
         let mut beats = Vec::new();
         for id in self.peer.due()..5_000_000 {
-            let beat = pb::Heartbeat { sequence: id, reply: false };
-            beats.extend(self.peer.frame(id, HEARTBEAT, beat.encode_to_vec()));
+            let beat = message(&[(1, Field::Number(id))]);
+            beats.extend(self.peer.frame(id, HEARTBEAT, &beat));
             if beats.len() > TURN {
                 if self.peer.send.write_all(&std::mem::take(&mut beats)).await.is_err() {
                     break;
@@ -255,18 +260,32 @@ impl Attacker {
         self.leave().await;
     }
 
+    pub(crate) async fn datagrams_that_nobody_reads_pin_nothing(&mut self) {
+        // With each byte of a datagram comes what fills the rest of its packet, and is read.
+        const REST: usize = 1_100;
+        self.open(0).await;
+        for at in (0..25_000 * REST as u64).step_by(REST) {
+            self.wait_for_credit(0, at + REST as u64).await;
+            let datagram = Bytes::from_static(b"x");
+            self.peer.connection.send_datagram_wait(datagram).await.unwrap();
+            assert!(self.send(vec![frame(uni(0), at, vec![7; REST], false)]).await);
+            tokio::task::yield_now().await;
+        }
+        self.leave().await;
+    }
+
     /// Dials anew, and asks for `options`.
     async fn join_again(&mut self, options: DataOptions) {
         let address = self.peer.connection.remote_address();
         let mut peer = Peer::dial(&self.peer.endpoint, address).await;
         let introduction = hostile::introduction(&Identity::from_seed([8; 32]));
         let ControlMessage::AuthenticationRequest(mut request) = introduction else { return };
-        request.data = options.to_wire();
+        request.data = options;
         peer.say(ControlMessage::AuthenticationRequest(request)).await;
         let ControlMessage::AuthenticationResponse(response) = peer.hear().await else {
             panic!("no answer to the introduction")
         };
-        assert_eq!(DataOptions::from_wire(response.data), options);
+        assert_eq!(response.data, options);
         (self.data, self.peer) = (open_data(&peer).await, peer);
     }
 
@@ -296,7 +315,7 @@ impl Attacker {
             while index >= self.streams {
                 self.hear().await;
             }
-            let reset = pb::StreamReset { stream_id: uni(index), code: 1, final_size: 0 };
+            let reset = StreamReset { stream_id: uni_id(index), code: 1, final_size: 0 };
             self.peer.say(ControlMessage::StreamReset(reset)).await;
         }
         self.peer.ping().await;
@@ -304,7 +323,7 @@ impl Attacker {
 
     pub(crate) async fn a_moving_final_size_is_cut_off(&mut self) {
         for size in [10, 11] {
-            let reset = pb::StreamReset { stream_id: uni(0), code: 1, final_size: size };
+            let reset = StreamReset { stream_id: uni_id(0), code: 1, final_size: size };
             self.peer.say(ControlMessage::StreamReset(reset)).await;
         }
         self.peer.expect(Code::OffsetMismatch, "a final size that moved").await;

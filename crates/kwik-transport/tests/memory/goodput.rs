@@ -1,6 +1,6 @@
-//! What an honest session keeps of its goodput while its server is attacked: on one machine, where the
-//! attacker takes its share of the same processors, and over links of a network lab, where each has a
-//! host of its own.
+//! What an honest session keeps of its goodput while its server is attacked: on one machine, where
+//! the attacker takes its share of the same processors, and over links of a network lab, where each
+//! has a host of its own.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -20,11 +20,13 @@ use super::{dial, run_attacker, scene, serve_all, victim};
 
 /// Pairs of a measurement without the attack and one beside it.
 const ROUNDS: usize = 5;
-/// Time for the attack to begin, and for the honest session to get up to speed, before its bytes count.
+/// Time for the attack to begin, and for the honest session to get up to speed, before its
+/// bytes count.
 const WARM_UP: Duration = Duration::from_millis(300);
 const MEASURED: Duration = Duration::from_secs(1);
 
-/// The attacker's host, and how what runs there gives way to others on the processors that all hosts have.
+/// The attacker's host, and how what runs there gives way to others on the processors that all
+/// hosts have.
 const ATTACKER: &[&str] = &["attacker", "chrt", "-r", "5"];
 
 /// The attacks that the environment names a part of; all without it.
@@ -183,8 +185,8 @@ async fn an_honest_session_keeps_its_goodput_over_links() {
         }
         let [kept, alone, attacks, idle, busy] = figures.map(median);
         println!(
-            "{attack}: {kept:.0} % of the goodput without it ({alone:.0} Mbit/s), {attacks:.1} attacks \
-             a second; the server used {busy:.0} % of a core, {idle:.0} % without it"
+            "{attack}: {kept:.0} % of the goodput without it ({alone:.0} Mbit/s), {attacks:.1} \
+             attacks a second; the server used {busy:.0} % of a core, {idle:.0} % without it"
         );
     }
 }

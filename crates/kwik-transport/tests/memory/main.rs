@@ -1,8 +1,8 @@
-//! What peers that waste cost their victim: its live heap stays within the bound of its windows, and what
-//! goes beyond the rules is cut off with its code (8.2, 3.3).
+//! What peers that waste cost their victim: its live heap stays within the bound of its windows,
+//! and what goes beyond the rules is cut off with its code (8.2, 3.3).
 //!
-//! The victim's heap is counted by an allocator of this test binary. The attacker runs in a process of its
-//! own: the same binary, told by the environment which attack it is.
+//! The victim's heap is counted by an allocator of this test binary. The attacker runs in a process
+//! of its own: the same binary, told by the environment which attack it is.
 
 #![allow(clippy::disallowed_methods, reason = "tests run on tokio itself")]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]
@@ -35,11 +35,12 @@ static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 const WINDOW: usize = 4 * 1024 * 1024;
 const RECEIVE_WINDOW: usize = 2 * 1024 * 1024;
-/// The bound of design §5: the session's window, its path's QUIC window, 2 MiB, and 10 %.
+/// The bound of docs/protocol.md#memory: the session's window, its path's QUIC window, 2 MiB, and
+/// 10 %.
 const BOUND: usize = (WINDOW + RECEIVE_WINDOW + limits::MAX_PINNED) * 11 / 10;
 
-/// What one kind of streams gets of the window at the least: its floors are a third of one half, and the other half
-/// is lent, but for what is kept for streams to come.
+/// What one kind of streams gets of the window at the least: its floors are a third of one half,
+/// and the other half is lent, but for what is kept for streams to come.
 const GRANTED: u64 = WINDOW as u64 / 2;
 
 const ATTACK: &str = "KWIK_ATTACK";
@@ -91,6 +92,8 @@ fn victim(address: SocketAddr) -> Endpoint {
     // For those who ask.
     config.settings.set_checksum(true).unwrap();
     config.quic.receive_window = RECEIVE_WINDOW as u64;
+    // Off unless asked for.
+    config.quic.datagram_receive_buffer = 256 * 1024;
     Endpoint::server(config, address).unwrap()
 }
 
@@ -167,7 +170,8 @@ fn suffer_alone(attack: &'static str, reader: Reader, least: u64) {
     runtime.block_on(suffer(attack, reader, least));
 }
 
-/// Runs an attack on a victim with an honest session beside it, which is to make it hold `least` bytes.
+/// Runs an attack on a victim with an honest session beside it, which is to make it hold
+/// `least` bytes.
 async fn suffer(attack: &'static str, reader: Reader, least: u64) {
     let (endpoint, _own, honest) = scene(reader).await;
     let address = address(&endpoint);
@@ -196,7 +200,8 @@ macro_rules! attacks {
         #[tokio::test]
         #[ignore = "started by the others"]
         async fn attacker() {
-            let (Ok(attack), Ok(address)) = (std::env::var(ATTACK), std::env::var(VICTIM)) else { return };
+            let (attack, address) = (std::env::var(ATTACK), std::env::var(VICTIM));
+            let (Ok(attack), Ok(address)) = (attack, address) else { return };
             let address = address.parse().unwrap();
             let attack = move || {
                 let attack = attack.clone();
@@ -213,7 +218,8 @@ macro_rules! attacks {
     };
 }
 
-/// Runs an attack, which checks how it ends; again and again if it is told to, whatever comes of it.
+/// Runs an attack, which checks how it ends; again and again if it is told to, whatever comes
+/// of it.
 async fn attack_once_or_again<F>(attack: impl Fn() -> F)
 where
     F: Future<Output = ()> + Send + 'static,
@@ -238,6 +244,7 @@ attacks! {
     answers_that_nobody_reads_are_cut_off: Reader::Holds, GRANTED;
     slices_that_pin_receive_buffers_are_copied: Reader::ReadsTheFirst, GRANTED / 2;
     packets_that_wait_for_their_checksum_pin_nothing: Reader::ReadsTheFirst;
+    datagrams_that_nobody_reads_pin_nothing: Reader::Reads;
     a_million_empty_frames_are_cut_off: Reader::Reads;
     a_million_empty_packets_are_cut_off: Reader::Reads;
     opening_and_resetting_leaves_nothing: Reader::Reads;

@@ -4,10 +4,8 @@ use std::time::Instant;
 
 use crate::path::PathStatus;
 use crate::sync::lock;
-use crate::wire::DataOptions;
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
-use crate::{Code, CodedError, LeaseId, PathId, Side, StreamId};
+use crate::wire::control::{AuthenticationResponse, ControlMessage};
+use crate::{Code, CodedError, PathId, Side};
 
 use super::super::{Wake, heartbeat_reply, wrong_role};
 use super::packets::wanted;
@@ -25,7 +23,7 @@ impl ClientSession {
         self.scheduler.on_alive(path, &mut self.streams, now);
         match (&link.stage, message) {
             (Stage::Authenticating, ControlMessage::AuthenticationResponse(m)) => {
-                self.on_authenticated(path, &m, now)
+                self.on_authenticated(path, m, now)
             }
             (Stage::Open, message) => self.on_open_control(path, message, now),
             // The last of a connection that was given up.
@@ -40,20 +38,17 @@ impl ClientSession {
     fn on_authenticated(
         &mut self,
         path: PathId,
-        m: &pb::AuthenticationResponse,
+        m: AuthenticationResponse,
         now: Instant,
     ) -> Result<(), CodedError> {
-        if !m.success {
-            return Err(CodedError::new(Code::AuthFailed, m.error_message.clone()));
-        }
-        let options = wanted(&self.config).and(DataOptions::from_wire(m.data));
+        let id = m.result.map_err(|why| CodedError::new(Code::AuthFailed, why))?;
+        let options = wanted(&self.config).and(m.data);
         let again = self.links.get_mut(&path).is_some_and(|link| {
             link.options = Some(options);
             link.open(now)
         });
         if path.is_primary() {
-            let id = m.session_id.parse();
-            self.id = Some(id.map_err(|_| CodedError::new(Code::InvalidFrame, "no session id"))?);
+            self.id = Some(id);
             self.streams.handle_limits(&m.limits.unwrap_or_default());
             lock(&self.sent).set_options(options);
             self.paths.set(path, PathStatus::Active, "", now);
@@ -78,6 +73,7 @@ impl ClientSession {
     ) -> Result<(), CodedError> {
         match message {
             ControlMessage::Stopped(m) => {
+                self.reasons.on_stopped(path, &m);
                 self.scheduler.handle_stopped(path, &m, &mut self.streams, now)?;
             }
             ControlMessage::Heartbeat(m) => {
@@ -87,8 +83,8 @@ impl ClientSession {
             }
             ControlMessage::PathReport(m) => {
                 if let Some(link) = self.links.get_mut(&path) {
-                    link.packets = (m.sent_packets, m.lost_packets);
-                    link.health.on_packets(m.sent_packets, m.lost_packets);
+                    link.packets = (m.figures.sent_packets, m.figures.lost_packets);
+                    link.health.on_packets(m.figures.sent_packets, m.figures.lost_packets);
                     self.judge(path, now);
                 }
             }
@@ -103,11 +99,11 @@ impl ClientSession {
             ControlMessage::SessionClose(m) => self.outputs.closed_by_peer(m.code, m.reason),
             ControlMessage::Ack(m) => self.on_ack(&m)?,
             ControlMessage::AddPathRequest(m) => self.on_add_path(m, now)?,
-            ControlMessage::RemovePathRequest(m) => self.on_remove_path(&m, now),
+            ControlMessage::RemovePathRequest(m) => self.on_remove_path(m, now),
             ControlMessage::PathStatusNotification(m) => self.on_marked_dead(&m, now),
             ControlMessage::RawPacketTransmission(m) => self.on_raw(m, now),
             ControlMessage::Lease(m) => {
-                let id = StreamId::from_u64(m.stream_id);
+                let id = m.stream_id;
                 if !id.is_sender(Side::Server) {
                     return Err(CodedError::new(
                         Code::InvalidStreamRole,
@@ -118,15 +114,14 @@ impl ClientSession {
                 self.scheduler.handle_lease(m, halves, &mut self.streams, now)?;
             }
             ControlMessage::Revoke(m) => {
-                self.scheduler.handle_revoke(LeaseId(m.lease_id), &mut self.streams, now);
+                self.scheduler.handle_revoke(m.lease_id, &mut self.streams, now);
             }
             message => {
                 if !self.streams.handle_control(&message, now)? {
                     return Err(wrong_role(&message));
                 }
                 if let ControlMessage::StreamReset(m) = message {
-                    let id = StreamId::from_u64(m.stream_id);
-                    self.scheduler.on_stream_ended(id, &mut self.streams, now);
+                    self.scheduler.on_stream_ended(m.stream_id, &mut self.streams, now);
                 }
             }
         }

@@ -6,15 +6,16 @@ use crate::mapping::{Mapping, MappingKey, Place};
 use crate::sync::lock;
 use crate::wire::SecondaryEvent;
 use crate::wire::control::ControlMessage;
-use crate::wire::pb::metadata as pb;
+use crate::wire::secondary::{MappingOperation, StreamMappingUpdate};
 use crate::{CodedError, LeaseId, PathId, StreamId};
 
 use super::ClientSession;
 
 impl ClientSession {
     /// Takes the open, an update or the close of a secondary stream, in the order of
-    /// [`Inbound`](crate::mapping::Inbound). False when no lease of the path covers the place and nothing is due
-    /// there: the QUIC stream is to be stopped once what came of it was admitted, which it will not be.
+    /// [`Inbound`](crate::mapping::Inbound). False when no lease of the path covers the place and
+    /// nothing is due there: the QUIC stream is to be stopped once what came of it was admitted,
+    /// which it will not be.
     ///
     /// # Errors
     /// The path is to be closed.
@@ -27,21 +28,21 @@ impl ClientSession {
         self.paths.on_active(path, now);
         match event {
             SecondaryEvent::Open(m) => {
-                let (key, lease) = ((path, m.secondary_stream_id), LeaseId(m.lease_id));
-                let stream = StreamId::from_u64(m.target_kwik_stream_id);
+                let (key, lease) = ((path, m.secondary_stream_id), m.lease_id);
+                let stream = m.target_kwik_stream_id;
                 let place = Place { stream, lease, offset: m.initial_offset };
                 let covered = self.map(path, place, now);
                 self.mappings.open(key, place, covered, now)?;
-                self.tell(key, place, pb::MappingOperation::MappingCreate, now);
+                self.tell(key, place, MappingOperation::Create, now);
                 Ok(covered || self.is_due(path, stream))
             }
             SecondaryEvent::Update(m) => {
-                let (key, lease) = ((path, m.secondary_stream_id), LeaseId(m.lease_id));
-                let stream = StreamId::from_u64(m.kwik_stream_id);
+                let (key, lease) = ((path, m.secondary_stream_id), m.lease_id);
+                let stream = m.kwik_stream_id;
                 let place = Place { stream, lease, offset: m.offset };
                 let covered = self.map(path, place, now);
                 self.mappings.update(key, place, covered, now);
-                self.tell(key, place, pb::MappingOperation::MappingUpdate, now);
+                self.tell(key, place, MappingOperation::Update, now);
                 // What was written under its former lease may be due yet, and it may move on.
                 Ok(true)
             }
@@ -92,28 +93,21 @@ impl ClientSession {
     ) {
         for id in self.mappings.on_lease_ended(path, stream, lease) {
             let place = Place { stream, lease, offset: 0 };
-            self.tell((path, id), place, pb::MappingOperation::MappingDelete, now);
+            self.tell((path, id), place, MappingOperation::Delete, now);
         }
     }
 
     /// Tells the secondary what has become of a mapping, behind what was asked of it until now.
-    fn tell(
-        &mut self,
-        key: MappingKey,
-        place: Place,
-        operation: pb::MappingOperation,
-        now: Instant,
-    ) {
-        if operation != pb::MappingOperation::MappingDelete {
+    fn tell(&mut self, key: MappingKey, place: Place, operation: MappingOperation, now: Instant) {
+        if operation != MappingOperation::Delete {
             self.flush(now);
         }
-        let update = ControlMessage::StreamMappingUpdate(pb::StreamMappingUpdate {
+        let update = ControlMessage::StreamMappingUpdate(StreamMappingUpdate {
             secondary_stream_id: key.1,
-            kwik_stream_id: place.stream.as_u64(),
-            operation: operation.into(),
-            lease_id: place.lease.0,
+            kwik_stream_id: place.stream,
+            operation,
+            lease_id: place.lease,
             offset: place.offset,
-            ..Default::default()
         });
         self.send(key.0, &update, now);
     }

@@ -5,8 +5,8 @@ use std::time::Instant;
 use crate::ack::{ArrivedPackets, SharedSent};
 use crate::sync::lock;
 use crate::wire::DataOptions;
+use crate::wire::control::Ack;
 use crate::wire::control::ControlMessage;
-use crate::wire::pb::data::AckFrame;
 use crate::{CodedError, PathId};
 
 use super::super::Wake;
@@ -46,7 +46,7 @@ impl ClientSession {
     }
 
     /// The primary has packets of ours.
-    pub(super) fn on_ack(&mut self, m: &AckFrame) -> Result<(), CodedError> {
+    pub(super) fn on_ack(&mut self, m: &Ack) -> Result<(), CodedError> {
         let frames = lock(&self.sent).handle_ack(m)?;
         self.streams.on_acknowledged(&frames);
         self.outputs.wake(Wake::Acknowledged);

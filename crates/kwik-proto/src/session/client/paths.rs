@@ -3,12 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use crate::auth::Fingerprint;
 use crate::control::ControlQueue;
 use crate::path::PathStatus;
 use crate::wire::clip;
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
+use crate::wire::control::{self, ControlMessage};
 use crate::{Code, CodedError, PathId, limits};
 
 use super::super::{Action, Dial, Wake};
@@ -38,14 +36,14 @@ impl ClientSession {
     pub(super) fn disconnect(&mut self, path: PathId, error: &CodedError, now: Instant) {
         self.outputs.actions.push_back(Action::ClosePath(path, error.clone()));
         self.mappings.end_path(path);
+        self.reasons.end_path(path);
         self.scheduler.remove_path(path, &mut self.streams, now);
     }
 
     pub(super) fn answer_add_path(&mut self, path: PathId, result: Result<(), &str>, now: Instant) {
-        let message = ControlMessage::AddPathResponse(pb::AddPathResponse {
-            success: result.is_ok(),
-            path_id: path.to_string(),
-            error_message: clip(result.err().unwrap_or_default()).to_owned(),
+        let message = ControlMessage::AddPathResponse(control::AddPathResponse {
+            path_id: path,
+            result: result.map_err(|why| clip(why).to_owned()),
         });
         self.send(PathId::PRIMARY, &message, now);
         self.outputs.wake(Wake::Path(path));
@@ -53,14 +51,12 @@ impl ClientSession {
 
     pub(super) fn on_add_path(
         &mut self,
-        m: pb::AddPathRequest,
+        m: control::AddPathRequest,
         now: Instant,
     ) -> Result<(), CodedError> {
-        let path = PathId(m.path_id);
-        let pin = <[u8; 32]>::try_from(&m.server_key_hash[..]).map(Fingerprint);
-        let pin = pin.map_err(|_| CodedError::new(Code::InvalidFrame, "a path without a pin"))?;
+        let (path, pin) = (m.path_id, m.server_key_hash);
         if self.links.contains_key(&path) {
-            return self.renew_grant(&m, pin, now);
+            return self.renew_grant(m, now);
         }
         if self.paths.has_ended(path) {
             // A fresh grant crossed the notice of the path's end.
@@ -70,12 +66,14 @@ impl ClientSession {
         let added = self.paths.insert(path, m.target_address, now);
         match added.and(allowed) {
             Ok(address) => {
-                let deadline = now + limits::HANDSHAKE_TIMEOUT;
+                let within = self.dial_time();
+                let deadline = now + within;
                 let control = ControlQueue::new(now);
                 let target = Some(Target::new(address, pin, m.grant, now));
                 let link = Link::new(&self.config, Stage::Dialing, control, deadline, target, now);
                 self.links.insert(path, link.into());
-                self.outputs.actions.push_back(Action::Dial(Dial { path, address, pin }.into()));
+                let dial = Dial { path, address, pin, within };
+                self.outputs.actions.push_back(Action::Dial(dial.into()));
             }
             Err(error) if error.code == Code::InvalidFrame => return Err(error),
             Err(error) => {
@@ -97,8 +95,8 @@ impl ClientSession {
         Ok(address)
     }
 
-    pub(super) fn on_remove_path(&mut self, m: &pb::RemovePathRequest, now: Instant) {
-        let path = m.path_id.parse().map_or(PathId(u32::MAX), PathId);
+    pub(super) fn on_remove_path(&mut self, m: control::RemovePathRequest, now: Instant) {
+        let path = m.path_id;
         let link = self.links.get(&path).filter(|_| !path.is_primary());
         let Some(link) = link else {
             let status = self.paths.status(path);
@@ -120,24 +118,23 @@ impl ClientSession {
         result: Result<(), &str>,
         now: Instant,
     ) {
-        let message = ControlMessage::RemovePathResponse(pb::RemovePathResponse {
-            success: result.is_ok(),
-            path_id: path.to_string(),
-            error_message: result.err().unwrap_or_default().to_owned(),
+        let message = ControlMessage::RemovePathResponse(control::RemovePathResponse {
+            path_id: path,
+            result: result.map_err(str::to_owned),
         });
         self.send(PathId::PRIMARY, &message, now);
     }
 
     /// The primary gave a path up.
-    pub(super) fn on_marked_dead(&mut self, m: &pb::PathStatusNotification, now: Instant) {
-        let path = m.path_id.parse().map_or(PathId::PRIMARY, PathId);
-        if m.status() == pb::PathStatus::Dead && !path.is_primary() {
+    pub(super) fn on_marked_dead(&mut self, m: &control::PathStatusNotification, now: Instant) {
+        let path = m.path_id;
+        if m.status == PathStatus::Dead && !path.is_primary() {
             self.end_path(path, &CodedError::new(Code::PathDead, m.reason.clone()), now);
         }
     }
 
-    pub(super) fn on_raw(&mut self, m: pb::RawPacketTransmission, now: Instant) {
-        let path = m.target_path_id.parse().map_or(PathId::PRIMARY, PathId);
+    pub(super) fn on_raw(&mut self, m: control::RawPacketTransmission, now: Instant) {
+        let path = m.target_path_id;
         let allowed = match self.paths.status(path) {
             Err(error) => Err(error.code),
             Ok(_) if path.is_primary() || !self.config.relay_raw => Err(Code::InvalidStreamRole),
@@ -159,8 +156,8 @@ impl ClientSession {
         result: Result<(), Code>,
         now: Instant,
     ) {
-        let (path_id, code) = (path.0, result.err().map_or(0, Code::as_u64));
-        let report = pb::RelayReport { sequence, path_id, code };
+        let code = result.err().map_or(0, Code::as_u64);
+        let report = control::RelayReport { sequence, path_id: path, code };
         self.send(PathId::PRIMARY, &ControlMessage::RelayReport(report), now);
     }
 }

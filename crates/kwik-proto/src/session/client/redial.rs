@@ -10,8 +10,7 @@ use crate::auth::Fingerprint;
 use crate::control::ControlQueue;
 use crate::path::{Health, PathStatus};
 use crate::wire::DataOptions;
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
+use crate::wire::control::{AddPathRequest, ControlMessage, PathReport};
 use crate::{Code, CodedError, PathId, limits};
 
 use super::super::{Action, Dial};
@@ -52,7 +51,15 @@ impl Link {
         // Who wants nothing need not wait for the answer.
         let options = Some(DataOptions::default()).filter(|none| wanted(config) == *none);
         let received = ReceivedPackets::new();
-        Self { stage, control, received, options, deadline, target, health, packets }
+        let connected = now;
+        Self { stage, control, received, options, deadline, connected, target, health, packets }
+    }
+
+    /// Its server's answer takes a round trip, which its connection has measured.
+    pub(super) fn on_rtt(&mut self, rtt: Duration) {
+        if matches!(self.stage, Stage::Authenticating) {
+            self.deadline = self.deadline.max(self.connected + handshake_time(rtt));
+        }
     }
 
     /// It is authenticated. True when it was before, on another connection.
@@ -102,13 +109,14 @@ impl ClientSession {
         self.report_at = now + limits::REPORT_INTERVAL;
         for path in self.links.keys().copied().collect::<Vec<_>>() {
             if let Some(figures) = self.figures(path, now) {
-                let report = ControlMessage::PathReport(figures.to_wire(path));
+                let report = ControlMessage::PathReport(PathReport { path_id: path, figures });
                 self.send(PathId::PRIMARY, &report, now);
             }
         }
     }
 
-    /// A path was silent for so long that its leases are lost. Its connection stays: it may speak again.
+    /// A path was silent for so long that its leases are lost. Its connection stays: it may
+    /// speak again.
     pub(super) fn on_silent(&mut self, path: PathId, now: Instant) {
         let reason = "silent for too long";
         if self.paths.status(path) == Ok(PathStatus::Disconnecting) {
@@ -147,9 +155,10 @@ impl ClientSession {
 
     /// A handshake has failed, or a lost path is to be dialed.
     pub(super) fn on_late(&mut self, path: PathId, now: Instant) {
+        let within = self.dial_time();
         let Some(link) = self.links.get_mut(&path) else { return };
         if !matches!(link.stage, Stage::Waiting) {
-            let error = CodedError::new(Code::AuthFailed, "the server did not answer in time");
+            let error = CodedError::new(Code::PathDead, "the server did not answer in time");
             if path.is_primary() {
                 self.outputs.close_with(&error);
             } else {
@@ -165,35 +174,49 @@ impl ClientSession {
         match self.limiter.try_dial(now) {
             Err(free) => link.deadline = free,
             Ok(()) => {
-                let dial = Dial { path, address: target.address, pin: target.pin };
+                let dial = Dial { path, address: target.address, pin: target.pin, within };
                 link.stage = Stage::Dialing;
-                link.deadline = now + limits::HANDSHAKE_TIMEOUT;
+                link.deadline = now + within;
                 self.outputs.actions.push_back(Action::Dial(dial.into()));
             }
         }
     }
 
-    /// The primary still wants a path that was joined before: with this grant it can be dialed again.
+    /// How long a connection to a secondary may take to stand. Of its round trip nothing is known;
+    /// where that of the primary is long, the client's own link may be why.
+    pub(super) fn dial_time(&self) -> Duration {
+        let primary = self.scheduler.path(PathId::PRIMARY);
+        handshake_time(primary.map_or(Duration::ZERO, |path| path.rtt()))
+    }
+
+    /// The primary still wants a path that was joined before: with this grant it can be
+    /// dialed again.
     pub(super) fn renew_grant(
         &mut self,
-        m: &pb::AddPathRequest,
-        pin: Fingerprint,
+        m: AddPathRequest,
         now: Instant,
     ) -> Result<(), CodedError> {
-        let path = PathId(m.path_id);
+        let path = m.path_id;
         let same = self.paths.path(path).is_some_and(|info| info.address == m.target_address);
         let target = self.links.get_mut(&path).and_then(|link| link.target.as_mut());
-        let Some(target) = target.filter(|target| same && target.pin == pin) else {
+        let Some(target) = target.filter(|target| same && target.pin == m.server_key_hash) else {
             let context = format!("path {path} leads elsewhere");
             return Err(CodedError::new(Code::InvalidFrame, context));
         };
-        target.grant = m.grant.clone();
+        target.grant = m.grant;
         target.expires = now + limits::GRANT_LIFETIME;
         Ok(())
     }
 }
 
-/// Doubled with each attempt, give or take a fifth, so that a server's clients do not all come at once.
+/// How long a handshake, or the answer after it, may take over such a round trip.
+fn handshake_time(rtt: Duration) -> Duration {
+    let time = rtt * limits::HANDSHAKE_ROUND_TRIPS;
+    time.clamp(limits::HANDSHAKE_TIMEOUT, limits::MAX_HANDSHAKE_TIMEOUT)
+}
+
+/// Doubled with each attempt, give or take a fifth, so that a server's clients do not all come
+/// at once.
 fn redial_wait(seed: u32, attempts: u32) -> Duration {
     let wait = limits::REDIAL_FIRST * (1 << (attempts - 1).min(10));
     let wait = wait.min(limits::REDIAL_LAST);

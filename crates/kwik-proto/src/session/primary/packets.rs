@@ -6,7 +6,7 @@ use crate::CodedError;
 use crate::ack::{ArrivedPackets, SharedSent};
 use crate::sync::lock;
 use crate::wire::DataOptions;
-use crate::wire::pb::data::AckFrame;
+use crate::wire::control::Ack;
 
 use super::super::Wake;
 use super::PrimarySession;
@@ -33,8 +33,14 @@ impl PrimarySession {
     }
 
     /// The client has packets of ours.
-    pub(super) fn on_ack(&mut self, m: &AckFrame) -> Result<(), CodedError> {
-        let frames = lock(&self.sent).handle_ack(m)?;
+    pub(super) fn on_ack(&mut self, m: &Ack, now: Instant) -> Result<(), CodedError> {
+        let mut sent = lock(&self.sent);
+        let before = sent.outstanding();
+        let frames = sent.handle_ack(m)?;
+        if sent.outstanding() < before {
+            self.moved = now;
+        }
+        drop(sent);
         self.streams.on_acknowledged(&frames);
         self.outputs.wake(Wake::Acknowledged);
         Ok(())

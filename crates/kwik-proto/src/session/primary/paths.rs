@@ -2,16 +2,13 @@
 
 use std::time::{Instant, SystemTime};
 
-use bytes::Bytes;
-
 use crate::auth::{Fingerprint, Grant, GrantClaims};
 use crate::path::{PathEvent, PathStatus};
-use crate::stats::PathFigures;
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
-use crate::{Code, CodedError, LogCursor, PathId, StreamId, limits};
+use crate::wire::control::{self, ControlMessage, PathFigures};
+use crate::{Code, CodedError, LogCursor, PathId, limits};
 
 use super::super::{Action, Wake};
+use super::renewal::Renewal;
 use super::{PrimarySession, Uncovered};
 
 /// A secondary behind a path.
@@ -22,11 +19,13 @@ pub(super) struct Edge {
     figures: PathFigures,
     /// When the client's answer on its path is overdue; none while none is expected.
     answer_by: Option<Instant>,
+    renewal: Renewal,
 }
 
 impl PrimarySession {
-    /// Has the client make a path to the secondary `edge` at `address` (IP:port), with a fresh grant (2.2).
-    /// The path has ended if the client does not answer within [`limits::ANSWER_TIMEOUT`].
+    /// Has the client make a path to the secondary `edge` at `address` (IP:port),
+    /// with a fresh grant (2.2). The path has ended if the client does not answer
+    /// within [`limits::ANSWER_TIMEOUT`].
     ///
     /// # Errors
     /// Too many paths are live.
@@ -43,12 +42,14 @@ impl PrimarySession {
         let path = self.paths.add(address.to_owned(), now)?;
         let answer_by = Some(now + limits::ANSWER_TIMEOUT);
         let figures = PathFigures::default();
-        self.edges.insert(path, Edge { key: edge, figures, answer_by });
+        let renewal = Renewal::default();
+        self.edges.insert(path, Edge { key: edge, figures, answer_by, renewal });
         self.request_path(path, now, wall);
         Ok(path)
     }
 
-    /// Gives the client a fresh grant for a path, with which it is dialed again ([`Action::RenewGrant`]).
+    /// Gives the client a fresh grant for a path, with which it is dialed again
+    /// ([`Action::RenewGrant`]).
     pub fn renew_grant(&mut self, path: PathId, now: Instant, wall: SystemTime) {
         if self.paths.status(path) == Ok(PathStatus::Dead) {
             self.request_path(path, now, wall);
@@ -61,18 +62,18 @@ impl PrimarySession {
         };
         let claims =
             GrantClaims { session: self.id, path, audience: edge.key, client_key: self.client_key };
-        let request = pb::AddPathRequest {
+        let request = control::AddPathRequest {
+            path_id: path,
+            session_id: Some(self.id),
             target_address: info.address.clone(),
-            session_id: self.id.to_string(),
-            path_id: path.0,
-            server_key_hash: Bytes::copy_from_slice(&edge.key.0),
+            server_key_hash: edge.key,
             grant: Grant::issue(&self.identity, &claims, wall),
         };
         self.send(&ControlMessage::AddPathRequest(request), now);
     }
 
-    /// Has the client leave a path once it has brought what it was asked for (2.3). It is given up if that
-    /// takes longer than [`limits::ANSWER_TIMEOUT`].
+    /// Has the client leave a path once it has brought what it was asked for (2.3). It is given up
+    /// if that takes longer than [`limits::ANSWER_TIMEOUT`].
     ///
     /// # Errors
     /// [`Code::PathNotFound`] or [`Code::PathDead`]; the primary's own path cannot be removed.
@@ -82,7 +83,7 @@ impl PrimarySession {
         if let Some(edge) = self.edges.get_mut(&path) {
             edge.answer_by = Some(now + limits::ANSWER_TIMEOUT);
         }
-        let request = pb::RemovePathRequest { path_id: path.to_string() };
+        let request = control::RemovePathRequest { path_id: path };
         self.send(&ControlMessage::RemovePathRequest(request), now);
         Ok(())
     }
@@ -98,9 +99,9 @@ impl PrimarySession {
     }
 
     fn give_up(&mut self, path: PathId, reason: &str, now: Instant) {
-        let status = pb::PathStatusNotification {
-            path_id: path.to_string(),
-            status: pb::PathStatus::Dead.into(),
+        let status = control::PathStatusNotification {
+            path_id: path,
+            status: PathStatus::Dead,
             reason: reason.into(),
             report: None,
             ended: true,
@@ -154,47 +155,30 @@ impl PrimarySession {
         self.outputs.wake(Wake::Path(path));
     }
 
-    pub(super) fn on_path_added(
-        &mut self,
-        m: &pb::AddPathResponse,
-        now: Instant,
-    ) -> Result<(), CodedError> {
-        let path = parse_path(&m.path_id)?;
+    pub(super) fn on_path_added(&mut self, m: control::AddPathResponse, now: Instant) {
+        let path = m.path_id;
         if path.is_primary() {
-            return Ok(());
+            return;
         }
-        if !m.success {
-            self.end_path(path, &m.error_message, None, now);
+        if let Err(reason) = m.result {
+            self.end_path(path, &reason, None, now);
         } else if self.paths.status(path) == Ok(PathStatus::Connecting) {
             self.expect_no_answer(path);
             self.set_status(path, PathStatus::Active, "", None, now);
         }
-        Ok(())
     }
 
-    pub(super) fn on_path_removed(
-        &mut self,
-        m: &pb::RemovePathResponse,
-        now: Instant,
-    ) -> Result<(), CodedError> {
-        let path = parse_path(&m.path_id)?;
-        if m.success && !path.is_primary() {
-            self.end_path(path, "removed", None, now);
+    pub(super) fn on_path_removed(&mut self, m: &control::RemovePathResponse, now: Instant) {
+        if m.result.is_ok() && !m.path_id.is_primary() {
+            self.end_path(m.path_id, "removed", None, now);
         }
-        Ok(())
     }
 
-    pub(super) fn on_path_status(
-        &mut self,
-        m: &pb::PathStatusNotification,
-        now: Instant,
-    ) -> Result<(), CodedError> {
-        let path = parse_path(&m.path_id)?;
-        let figures = m.report.as_ref().map(PathFigures::from);
+    pub(super) fn on_path_status(&mut self, m: &control::PathStatusNotification, now: Instant) {
+        let (path, status, figures) = (m.path_id, m.status, m.report);
         if let (Some(figures), Some(edge)) = (figures, self.edges.get_mut(&path)) {
             edge.figures = figures;
         }
-        let status = PathStatus::from(m.status());
         match status {
             PathStatus::Dead if path.is_primary() => {}
             PathStatus::Dead if m.ended => self.end_path(path, &m.reason, figures, now),
@@ -203,12 +187,12 @@ impl PrimarySession {
             _ => {
                 self.expect_no_answer(path);
                 let news = self.set_status(path, status, &m.reason, figures, now);
-                if news && status == PathStatus::Dead {
+                let edge = self.edges.get_mut(&path).filter(|_| status == PathStatus::Dead);
+                if news && edge.is_some_and(|edge| edge.renewal.on_lost(now)) {
                     self.outputs.actions.push_back(Action::RenewGrant(path));
                 }
             }
         }
-        Ok(())
     }
 
     fn expect_no_answer(&mut self, path: PathId) {
@@ -217,20 +201,22 @@ impl PrimarySession {
         }
     }
 
-    pub(super) fn on_path_report(&mut self, m: &pb::PathReport, now: Instant) {
-        let (path, figures) = (PathId(m.path_id), PathFigures::from(m));
+    pub(super) fn on_path_report(&mut self, m: &control::PathReport, now: Instant) {
+        let control::PathReport { path_id: path, figures } = *m;
         if let Some(edge) = self.edges.get_mut(&path) {
             edge.figures = figures;
             if figures.idle <= limits::REPORT_INTERVAL {
                 self.paths.on_active(path, now);
+                if self.issuer.iter().next().is_some() {
+                    // An edge may take long over a lease, and only the client sees what it brings.
+                    self.moved = now;
+                }
             }
         }
     }
 
-    pub(super) fn on_uncovered(&mut self, m: &pb::Uncovered) {
-        let stream = StreamId::from_u64(m.stream_id);
-        let ranges = m.ranges.iter().map(|range| range.start..range.end).collect();
-        self.uncovered.push(Uncovered { stream, ranges });
+    pub(super) fn on_uncovered(&mut self, m: control::Uncovered) {
+        self.uncovered.push(Uncovered { stream: m.stream_id, ranges: m.ranges });
         self.outputs.wake(Wake::Uncovered);
     }
 
@@ -266,6 +252,20 @@ impl PrimarySession {
         self.uncovered.poll(cursor)
     }
 
+    /// When the next grant falls due.
+    pub(super) fn next_renewal(&self) -> Option<Instant> {
+        self.edges.values().filter_map(|edge| edge.renewal.due()).min()
+    }
+
+    /// Gives the grants that are due; a path that is back needs none.
+    pub(super) fn renew_due(&mut self, now: Instant) {
+        for (path, edge) in &mut self.edges {
+            if edge.renewal.take_due(now) {
+                self.outputs.actions.push_back(Action::RenewGrant(*path));
+            }
+        }
+    }
+
     /// When the next answer of the client on a path is overdue.
     pub(super) fn next_unanswered(&self) -> Option<Instant> {
         self.edges.values().filter_map(|edge| edge.answer_by).min()
@@ -280,9 +280,4 @@ impl PrimarySession {
             self.give_up(path, "the client did not answer in time", now);
         }
     }
-}
-
-fn parse_path(text: &str) -> Result<PathId, CodedError> {
-    let id = text.parse().map(PathId);
-    id.map_err(|_| CodedError::new(Code::InvalidFrame, "a path id that is no number"))
 }

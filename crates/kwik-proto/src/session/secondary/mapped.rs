@@ -5,8 +5,8 @@ use std::time::Instant;
 use crate::lease::{SharedWriter, Writer};
 use crate::mapping::{Mapping, Place};
 use crate::sync::lock;
-use crate::wire::pb::metadata as pb;
-use crate::{Code, CodedError, LeaseId, StreamId, limits};
+use crate::wire::secondary::{MappingOperation, StreamMappingUpdate};
+use crate::{Code, CodedError, StreamId, limits};
 
 use super::{SecondarySession, Wake};
 
@@ -20,8 +20,9 @@ pub struct Mapped {
 }
 
 impl SecondarySession {
-    /// Opens a secondary stream under an offered lease that covers `offset` of `stream` and that nobody took. None
-    /// while there is none: look again at [`Wake::LeaseOffered`](crate::session::Wake::LeaseOffered).
+    /// Opens a secondary stream under an offered lease that covers `offset` of
+    /// `stream` and that nobody took. None while there is none: look again at
+    /// [`Wake::LeaseOffered`](crate::session::Wake::LeaseOffered).
     ///
     /// # Errors
     /// The path has [`limits::MAX_SECONDARY_STREAMS`] open.
@@ -37,7 +38,8 @@ impl SecondarySession {
         Ok(Some(Mapped { id, writer }))
     }
 
-    /// Makes a lease's writer, of which nothing was written, a secondary stream from `offset` on: its number.
+    /// Makes a lease's writer, of which nothing was written, a secondary stream from `offset` on:
+    /// its number.
     ///
     /// # Errors
     /// The lease does not cover the offset, or there are too many.
@@ -63,8 +65,8 @@ impl SecondarySession {
         Ok(id)
     }
 
-    /// Moves a secondary stream to another place: within its lease, or under an offered one, in which case its
-    /// former lease is given up. None while no lease covers the place.
+    /// Moves a secondary stream to another place: within its lease, or under an offered one, in
+    /// which case its former lease is given up. None while no lease covers the place.
     pub fn move_stream(
         &mut self,
         id: u64,
@@ -108,11 +110,11 @@ impl SecondarySession {
         self.mappings.of_path(self.path)
     }
 
-    /// The client has taken note of a mapping, or says that it is over with its lease; the stream may have moved on
-    /// meanwhile.
-    pub(super) fn on_mapping_update(&mut self, m: &pb::StreamMappingUpdate) {
-        let (stream, lease) = (StreamId::from_u64(m.kwik_stream_id), LeaseId(m.lease_id));
-        if m.operation() == pb::MappingOperation::MappingDelete {
+    /// The client has taken note of a mapping, or says that it is over with its lease; the stream
+    /// may have moved on meanwhile.
+    pub(super) fn on_mapping_update(&mut self, m: &StreamMappingUpdate) {
+        let (stream, lease) = (m.kwik_stream_id, m.lease_id);
+        if m.operation == MappingOperation::Delete {
             self.mappings.on_lease_ended(self.path, stream, lease);
         } else if let Some(writer) = self.writers.writer(lease) {
             lock(writer).set_settled(true);

@@ -53,7 +53,8 @@ impl RecvHalf {
         self.pieces.iter().find(|(_, piece)| due(piece)).map(|(id, _)| *id)
     }
 
-    /// How far a piece has come, whether it is under way or has ended and the session was not told yet.
+    /// How far a piece has come, whether it is under way or has ended and the session was not
+    /// told yet.
     pub(crate) fn progress(&self, path: PathId, id: PieceId) -> Option<u64> {
         let ended = || self.ended.iter().find(|end| end.path == path && end.piece == id);
         self.piece(path, id).map(|piece| piece.cursor).or_else(|| ended().map(|end| end.at))

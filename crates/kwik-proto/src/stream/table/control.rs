@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::sync::lock;
 use crate::wire::control::ControlMessage;
-use crate::{CodedError, Dir, StreamId, limits};
+use crate::{CodedError, limits};
 
 use super::{Halves, StreamTable, StreamWake};
 
@@ -23,7 +23,7 @@ impl StreamTable {
                 self.on_created(m, now)?;
             }
             ControlMessage::StreamReset(m) => {
-                let id = StreamId::from_u64(m.stream_id);
+                let id = m.stream_id;
                 self.check_role(id, !self.side)?;
                 if let Some(Halves { recv: Some(recv), .. }) = self.touch(id, now)? {
                     lock(&recv).on_reset(m.code, m.final_size)?;
@@ -32,7 +32,7 @@ impl StreamTable {
                 }
             }
             ControlMessage::StopSending(m) => {
-                let id = StreamId::from_u64(m.stream_id);
+                let id = m.stream_id;
                 self.check_role(id, self.side)?;
                 if let Some(Halves { send: Some(send), .. }) = self.touch(id, now)? {
                     lock(&send).on_stopped(m.code);
@@ -41,7 +41,7 @@ impl StreamTable {
                 }
             }
             ControlMessage::MaxStreamData(m) => {
-                let id = StreamId::from_u64(m.stream_id);
+                let id = m.stream_id;
                 self.check_role(id, self.side)?;
                 if let Some(Halves { send: Some(send), .. }) = self.touch(id, now)?
                     && lock(&send).on_max_data(m.maximum)
@@ -50,12 +50,11 @@ impl StreamTable {
                 }
             }
             ControlMessage::MaxStreams(m) => {
-                let dir = if m.unidirectional { Dir::Uni } else { Dir::Bi };
-                let kind = &mut self.kinds[dir as usize];
+                let kind = &mut self.kinds[m.dir as usize];
                 let live = limits::MAX_STREAMS + kind.next_local;
                 kind.max_local = kind.max_local.max(m.maximum.min(live));
                 kind.first_local = kind.first_local.max(m.first_streams);
-                self.wakes.push(StreamWake::Openable(dir));
+                self.wakes.push(StreamWake::Openable(m.dir));
             }
             ControlMessage::Backpressure(m) => self.on_backpressure(m, now)?,
             _ => return Ok(false),

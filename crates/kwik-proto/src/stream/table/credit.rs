@@ -1,28 +1,30 @@
-//! What receiving streams are granted (design §5).
+//! What receiving streams are granted (docs/protocol.md#credit).
 //!
 //! A receiving half is granted what its reader has consumed plus the stream's
-//! allowance, and the window keeps the sum of all allowances within its size. So the invariant is: for
-//! every stream, `max_data - consumed <= allowance`, and over all streams, `sum(allowance) <= size`;
-//! what all peers together may make us hold is never more than the window, in whatever order it comes
-//! and is read. An allowance starts at the floor that nobody else can borrow, so every stream moves
-//! whatever the others do; that of the first streams of a kind is larger, so that they start as fast as
-//! QUIC: their loans are reserved before the peer is told that it may open them so, and again for later ones as
-//! streams end. It grows from the shared half as its reader consumes, up to the stream's buffer, which doubles
-//! for readers that keep up. Credit that was told to a peer is never taken back: an allowance shrinks
-//! only by what was read and not granted again.
+//! allowance, and the window keeps the sum of all allowances within its size. So the invariant is:
+//! for every stream, `max_data - consumed <= allowance`, and over all streams,
+//! `sum(allowance) <= size`; what all peers together may make us hold is never more than the
+//! window, in whatever order it comes and is read. An allowance starts at the floor that nobody
+//! else can borrow, so every stream moves whatever the others do; that of the first streams of a
+//! kind is larger, so that they start as fast as QUIC: their loans are reserved before the peer is
+//! told that it may open them so, and again for later ones as streams end. It grows from the shared
+//! half as its reader consumes, up to the stream's buffer, which doubles for readers that keep up.
+//! Credit that was told to a peer is never taken back: an allowance shrinks only by what was read
+//! and not granted again.
 
 use std::time::{Duration, Instant};
 
 use crate::sync::lock;
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
+use crate::wire::control::{ControlMessage, MaxStreamData};
 use crate::{Dir, StreamId, limits};
 
 use super::StreamTable;
 
-/// One in this many bytes of what the window lends is left for streams that have less than an even part.
+/// One in this many bytes of what the window lends is left for streams that have less than an
+/// even part.
 const SPARE: u64 = 8;
-/// Steps of credit that a stream is told of at once, where they are no more than a sixteenth of its allowance.
+/// Steps of credit that a stream is told of at once, where they are no more than a sixteenth of
+/// its allowance.
 const MAX_STEPS: u64 = 4;
 
 impl StreamTable {
@@ -32,7 +34,8 @@ impl StreamTable {
         self.grant(id);
     }
 
-    /// Keeps loans for the streams that the peer may open next, as far as there is room: it is about to be told.
+    /// Keeps loans for the streams that the peer may open next, as far as there is room: it is
+    /// about to be told.
     pub(super) fn reserve_first(&mut self, dir: Dir) {
         let loan = limits::FIRST_STREAM_DATA.saturating_sub(self.floor);
         let pressed = self.window.is_pressed();
@@ -47,8 +50,8 @@ impl StreamTable {
         }
     }
 
-    /// Lets a stream that could use more have all that is free, growing its buffer and the window when
-    /// its reader keeps up. True when its limit rose.
+    /// Lets a stream that could use more have all that is free, growing its buffer and the window
+    /// when its reader keeps up. True when its limit rose.
     pub fn widen(&mut self, id: StreamId) -> bool {
         let Some(recv) = self.streams.get(&id).and_then(|entry| entry.halves.recv.clone()) else {
             return false;
@@ -81,8 +84,8 @@ impl StreamTable {
         }
     }
 
-    /// What is worth telling of a stream with this allowance: each time costs a datagram, and one that
-    /// acknowledges it.
+    /// What is worth telling of a stream with this allowance: each time costs a datagram, and one
+    /// that acknowledges it.
     fn step(&self, allowance: u64) -> u64 {
         let step = self.config.slide_step();
         let steps = (allowance / 16 / step).clamp(1, MAX_STEPS);
@@ -107,15 +110,13 @@ impl StreamTable {
         if self.notices.holds_credit(id) {
             return;
         }
-        self.outbox.push(ControlMessage::MaxStreamData(pb::MaxStreamData {
-            stream_id: id.as_u64(),
-            maximum: limit,
-        }));
+        self.outbox
+            .push(ControlMessage::MaxStreamData(MaxStreamData { stream_id: id, maximum: limit }));
     }
 
-    /// The application read from a stream: slide its window, and widen it by what it took in a round trip
-    /// (`rtt`), or to twice as much when that was a quarter of it: so credit keeps ahead of a sender that sends
-    /// twice as much with each round trip.
+    /// The application read from a stream: slide its window, and widen it by what it took in a
+    /// round trip (`rtt`), or to twice as much when that was a quarter of it: so credit keeps ahead
+    /// of a sender that sends twice as much with each round trip.
     pub fn on_consumed(&mut self, id: StreamId, now: Instant, rtt: Duration) {
         self.look(id, now);
         self.give_back(id);
@@ -147,8 +148,9 @@ impl StreamTable {
         self.retire(id);
     }
 
-    /// A stream that has more than its even part returns what was read before it is granted again, until
-    /// others find the spare part of the window. Under memory pressure all that it borrowed is returned.
+    /// A stream that has more than its even part returns what was read before it is granted again,
+    /// until others find the spare part of the window. Under memory pressure all that it borrowed
+    /// is returned.
     fn give_back(&mut self, id: StreamId) {
         let Some(recv) = self.streams.get(&id).and_then(|entry| entry.halves.recv.as_ref()) else {
             return;
@@ -172,8 +174,8 @@ impl StreamTable {
         }
     }
 
-    /// How much a stream may borrow within its buffer: all there is up to its even part, beyond it all
-    /// but the spare part.
+    /// How much a stream may borrow within its buffer: all there is up to its even part, beyond it
+    /// all but the spare part.
     fn borrowable(&self, id: StreamId) -> u64 {
         let (even, spare) = self.shares();
         let allowance = self.window.allowance(id);
@@ -189,8 +191,8 @@ impl StreamTable {
         self.streams.get(&id).map_or(0, |entry| entry.buffer)
     }
 
-    /// A stream's even part of the window, and the part that is left for those that have less; a stream
-    /// that is alone has all.
+    /// A stream's even part of the window, and the part that is left for those that have less; a
+    /// stream that is alone has all.
     fn shares(&self) -> (u64, u64) {
         let status = self.window.status();
         let shared = status.lendable + status.lent;

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use crate::limits::{MAX_STREAMS_BATCH, NOTICE_DELAY};
 use crate::sync::lock;
-use crate::wire::control::ControlMessage;
-use crate::wire::pb::control as pb;
-use crate::wire::pb::metadata::StreamMetadata;
+use crate::wire::control::{
+    ControlMessage, MaxStreamData, MaxStreams, StreamCreateNotification, StreamMetadata,
+};
 use crate::{Dir, StreamId};
 
 use super::{RecvHalf, StreamTable};
@@ -69,8 +69,8 @@ impl StreamTable {
         if std::mem::take(&mut self.notices.streams[dir as usize]) > 0 {
             self.reserve_first(dir);
             let kind = &self.kinds[dir as usize];
-            self.outbox.push(ControlMessage::MaxStreams(pb::MaxStreams {
-                unidirectional: dir == Dir::Uni,
+            self.outbox.push(ControlMessage::MaxStreams(MaxStreams {
+                dir,
                 maximum: kind.max_remote,
                 first_streams: kind.first_remote,
             }));
@@ -98,16 +98,15 @@ impl StreamTable {
         // Its opener may not have heard that it is among the first.
         let wanted = |recv: &RecvHalf| !recv.is_complete() && recv.max_data() > self.floor;
         let Some(recv) = recv.map(|recv| lock(recv)).filter(|recv| wanted(recv)) else { return };
-        self.outbox.push(ControlMessage::MaxStreamData(pb::MaxStreamData {
-            stream_id: id.as_u64(),
+        self.outbox.push(ControlMessage::MaxStreamData(MaxStreamData {
+            stream_id: id,
             maximum: recv.max_data(),
         }));
     }
 
-    pub(super) fn announce(&mut self, id: StreamId, metadata: Option<StreamMetadata>) {
-        self.outbox.push(ControlMessage::StreamCreateNotification(pb::StreamCreateNotification {
-            logical_stream_id: id.as_u64(),
-            path_id: String::new(),
+    pub(super) fn announce(&mut self, id: StreamId, metadata: StreamMetadata) {
+        self.outbox.push(ControlMessage::StreamCreateNotification(StreamCreateNotification {
+            stream_id: id,
             metadata,
         }));
     }
@@ -124,7 +123,7 @@ impl StreamTable {
         }
         self.notices.due = None;
         for id in std::mem::take(&mut self.notices.opened).into_iter().flatten() {
-            self.announce(id, None);
+            self.announce(id, StreamMetadata::default());
         }
         for id in std::mem::take(&mut self.notices.credit) {
             self.tell_credit(id);

@@ -5,10 +5,9 @@ use std::time::Instant;
 
 use crate::presentation::BackpressureReason;
 use crate::stats::{RecvStats, SendStats, SessionStats, StreamStats};
-use crate::stream::metadata::violation;
-use crate::stream::{GapNotice, Halves, StreamMetadata, StreamWake};
+use crate::stream::{GapNotice, Halves, StreamWake};
 use crate::sync::lock;
-use crate::wire::pb::control as pb;
+use crate::wire::control::{Backpressure, StreamCreateNotification};
 use crate::{Code, CodedError, StreamId};
 
 use super::StreamTable;
@@ -34,7 +33,7 @@ impl StreamTable {
         let allowance = self.window.allowance(id);
         let change = self.watch.look(id, &lock(&recv), allowance, &self.config, now);
         let lifted = change.is_some_and(|change| change.reason.is_none());
-        self.outbox.extend(change.map(|change| change.to_wire()));
+        self.outbox.extend(change.map(|change| change.message()));
         self.look_at_session();
         if lifted {
             self.grant(id);
@@ -49,7 +48,7 @@ impl StreamTable {
             _ => self.window.is_pressed(),
         };
         let change = self.watch.look_at_session(&self.window.status(), memory, &self.config);
-        self.outbox.extend(change.map(|change| change.to_wire()));
+        self.outbox.extend(change.map(|change| change.message()));
     }
 
     /// Under memory pressure, looks from time to time whether it is over.
@@ -68,21 +67,21 @@ impl StreamTable {
     /// The peer opened a stream, or tells of one that its data has opened, what it is (8.5).
     pub(super) fn on_created(
         &mut self,
-        m: &pb::StreamCreateNotification,
+        m: &StreamCreateNotification,
         now: Instant,
     ) -> Result<(), CodedError> {
-        let id = StreamId::from_u64(m.logical_stream_id);
+        let id = m.stream_id;
         if id.initiator() == self.side {
             let context = format!("{id} is not the peer's to open");
             return Err(CodedError::new(Code::InvalidStreamRole, context));
         }
-        let metadata = StreamMetadata::from_wire(m.metadata.as_ref())?;
-        let max_buffer = metadata.max_buffer();
+        let max_buffer = m.metadata.max_buffer();
         let halves = self.touch_with(id, max_buffer, now)?;
         self.describe_below(id);
         let Some(recv) = halves.and_then(|halves| halves.recv) else { return Ok(()) };
-        if !lock(&recv).set_metadata(&metadata) {
-            return Err(violation("that contradicts what was said before"));
+        if !lock(&recv).set_metadata(&m.metadata) {
+            let context = "metadata of a stream that contradicts what was said before";
+            return Err(CodedError::new(Code::MetadataProtocolViolation, context));
         }
         if let Some(entry) = self.streams.get_mut(&id) {
             entry.max_buffer = max_buffer.unwrap_or(u64::MAX);
@@ -92,7 +91,8 @@ impl StreamTable {
         Ok(())
     }
 
-    /// Of streams with something to say their opener says it in their order, so nothing is to come of those below.
+    /// Of streams with something to say their opener says it in their order, so nothing is to come
+    /// of those below.
     fn describe_below(&mut self, id: StreamId) {
         let kind = &mut self.kinds[id.dir() as usize];
         if id.index() <= kind.described {
@@ -113,11 +113,11 @@ impl StreamTable {
     /// The peer asks to slow down, or need not be spared any more.
     pub(super) fn on_backpressure(
         &mut self,
-        m: &pb::Backpressure,
+        m: &Backpressure,
         now: Instant,
     ) -> Result<(), CodedError> {
-        let reason = BackpressureReason::from_wire(m.reason());
-        let Some(id) = m.stream_id.map(StreamId::from_u64) else {
+        let Backpressure { stream_id, reason } = *m;
+        let Some(id) = stream_id else {
             if std::mem::replace(&mut self.backpressure, reason) != reason {
                 let writing = self.streams.iter().filter(|(_, entry)| entry.halves.send.is_some());
                 self.wakes.extend(writing.map(|(id, _)| StreamWake::Writable(*id)));

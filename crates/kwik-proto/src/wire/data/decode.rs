@@ -5,7 +5,7 @@ use super::{DataOptions, FrameHeader, compression, frame, packet};
 use crate::limits::{MAX_FRAME_FIELD, MAX_PACKET_FRAMES, MAX_PACKET_OVERHEAD, MAX_PACKET_PAYLOAD};
 use crate::wire::pb::data::DataFlags;
 use crate::wire::varint::VarintReader;
-use crate::wire::{WireError, validate};
+use crate::wire::{WireError, convert};
 use bytes::{Buf, Bytes, BytesMut};
 use std::collections::VecDeque;
 
@@ -36,7 +36,8 @@ pub enum DataEvent {
 }
 
 /// Decodes a data stream. Holds one chunk of input and copies none of it: what a chunk's end cuts
-/// is a varint, whose value so far is kept, or bytes to count. With options it holds a packet, as a copy.
+/// is a varint, whose value so far is kept, or bytes to count. With options it holds a packet, as
+/// a copy.
 #[derive(Debug, Default)]
 pub struct DataDecoder {
     options: DataOptions,
@@ -155,8 +156,8 @@ impl DataDecoder {
         result
     }
 
-    /// Takes those of `chunks`, the stream's next input, that are nothing but payload of the open frame and
-    /// do not end it: how many from the first on. They need no [`poll`](Self::poll).
+    /// Takes those of `chunks`, the stream's next input, that are nothing but payload of the open
+    /// frame and do not end it: how many from the first on. They need no [`poll`](Self::poll).
     ///
     /// # Panics
     /// As [`handle_input`](Self::handle_input).
@@ -466,8 +467,8 @@ impl Frame {
         } else {
             len
         };
-        validate::number(self.stream_id)?;
-        validate::extent(self.offset, len as u64)?;
+        convert::number(self.stream_id)?;
+        convert::extent(self.offset, len as u64)?;
         let Self { stream_id, offset, .. } = *self;
         Ok(FrameHeader { stream_id, offset, len })
     }

@@ -4,8 +4,8 @@ use super::{DataOptions, FrameHeader, PacketFrame, compression, frame, packet};
 use crate::limits::{
     MAX_PACKET_FRAMES, MAX_PACKET_OVERHEAD, MAX_PACKET_PAYLOAD, MIN_COMPRESSED, MIN_SLICE,
 };
+use crate::wire::convert;
 use crate::wire::pb::data::DataFlags;
-use crate::wire::validate;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
@@ -38,7 +38,8 @@ impl PacketEncoder {
     }
 
     /// Appends a packet to `out`, to be written in that order. Frames that continue one another
-    /// travel as one. Payload of [`MIN_SLICE`] bytes and more is not copied unless it is compressed.
+    /// travel as one. Payload of [`MIN_SLICE`] bytes and more is not copied unless it
+    /// is compressed.
     ///
     /// There are at most [`MAX_PACKET_FRAMES`] frames, with at most [`MAX_PACKET_PAYLOAD`] bytes.
     pub fn encode(
@@ -167,8 +168,8 @@ fn encode_frame_header(
     compressed: Option<usize>,
 ) {
     debug_assert!(header.len <= MAX_PACKET_PAYLOAD, "refused by its receiver");
-    debug_assert_eq!(validate::number(header.stream_id), Ok(()), "refused by its receiver");
-    debug_assert_eq!(validate::extent(header.offset, header.len as u64), Ok(()));
+    debug_assert!(convert::number(header.stream_id).is_ok(), "refused by its receiver");
+    debug_assert_eq!(convert::extent(header.offset, header.len as u64), Ok(()));
     let (flags, uncompressed) = match compressed {
         Some(_) => (DataFlags::DataFlagCompressed as u64, header.len as u64),
         None => (0, 0),

@@ -1,4 +1,5 @@
-//! What keeps a packet back until it is whole, so that nothing of it is read before its checksum held.
+//! What keeps a packet back until it is whole, so that nothing of it is read before its
+//! checksum held.
 
 use bytes::{Buf, Bytes};
 
@@ -24,14 +25,14 @@ impl RunningSum {
     }
 }
 
-/// A message of which a part has come: a copy, since slices would pin the receive buffers that they are in,
-/// for as long as the peer likes.
+/// A message of which a part has come: a copy, since slices would pin the receive buffers that they
+/// are in, for as long as the peer likes.
 #[derive(Debug, Default)]
 pub(super) struct HeldMessage(Vec<u8>);
 
 impl HeldMessage {
-    /// Takes of `input` what a message of `len` bytes lacks: the message, once it is whole. One that came in one
-    /// slice is not copied.
+    /// Takes of `input` what a message of `len` bytes lacks: the message, once it is whole. One
+    /// that came in one slice is not copied.
     pub(super) fn take(&mut self, input: &mut Bytes, len: usize) -> Option<Bytes> {
         if self.0.is_empty() && input.len() >= len {
             return Some(input.split_to(len));

@@ -4,8 +4,8 @@
 //! Only here is protobuf coded by hand: a header is written in front of payload that goes to QUIC
 //! untouched, and payload is handed on as it arrives, before its frame or packet is complete.
 //! What we write, any protobuf decoder reads; of what others write, we demand that stream id and
-//! offset precede the data, and what says that it is compressed. `fin` precedes the data too in what
-//! we write (protobuf leaves the order free), so that nothing has to follow the payload.
+//! offset precede the data, and what says that it is compressed. `fin` precedes the data too in
+//! what we write (protobuf leaves the order free), so that nothing has to follow the payload.
 //!
 //! With a checksum a packet is kept back until it held; a compressed frame is kept until it is
 //! whole. Either is a copy, of at most [`MAX_PACKET_PAYLOAD`](crate::limits::MAX_PACKET_PAYLOAD)
@@ -79,15 +79,13 @@ impl DataOptions {
     }
 
     /// As an authentication states them; nothing when nothing is wanted.
-    #[must_use]
-    pub fn to_wire(self) -> Option<pb::data::DataOptions> {
+    pub(super) fn to_proto(self) -> Option<pb::data::DataOptions> {
         let Self { checksum, compression } = self;
         (self != Self::default()).then_some(pb::data::DataOptions { checksum, compression })
     }
 
     /// As a peer stated them.
-    #[must_use]
-    pub fn from_wire(options: Option<pb::data::DataOptions>) -> Self {
+    pub(super) fn from_proto(options: Option<pb::data::DataOptions>) -> Self {
         let pb::data::DataOptions { checksum, compression } = options.unwrap_or_default();
         Self { checksum, compression }
     }

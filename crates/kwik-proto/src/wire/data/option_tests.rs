@@ -214,8 +214,8 @@ fn a_huge_packet_of_compressed_crumbs_ends_within_its_bounds() {
 
 #[test]
 fn options_hold_where_both_ends_want_them() {
-    assert_eq!(DataOptions::default().to_wire(), None);
-    assert_eq!(DataOptions::from_wire(CHECKSUM.to_wire()), CHECKSUM);
+    assert_eq!(DataOptions::default().to_proto(), None);
+    assert_eq!(DataOptions::from_proto(CHECKSUM.to_proto()), CHECKSUM);
     assert_eq!(CHECKSUM.and(COMPRESSION), DataOptions::default());
     assert_eq!(CHECKSUM.and(CHECKSUM), CHECKSUM);
 }

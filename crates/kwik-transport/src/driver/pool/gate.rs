@@ -15,29 +15,30 @@ use kwik_proto::{Config, limits};
 /// leaves free.
 const WINDOW_SHARE: u64 = 16;
 
-/// Bytes that may wait for acknowledgement beyond what QUIC has in flight: twice what one acknowledgement tells
-/// of, as QUIC in slow start sends two bytes for each that arrives, and a packet that is under way at either end.
-/// With a small congestion window it stays within the least window that a receiver gives QUIC
-/// ([`limits::CONNECTION_WINDOW`]).
+/// Bytes that may wait for acknowledgement beyond what QUIC has in flight: twice what one
+/// acknowledgement tells of, as QUIC in slow start sends two bytes for each that arrives, and a
+/// packet that is under way at either end. With a small congestion window it stays within the least
+/// window that a receiver gives QUIC ([`limits::CONNECTION_WINDOW`]).
 const AHEAD: u64 = 2 * (limits::ACK_BYTES + limits::MAX_PACKET_PAYLOAD as u64);
 
-/// Bytes that may wait for acknowledgement with this congestion window. While QUIC repeats what was lost nothing is
-/// acknowledged, for a round trip and more; so on a path that loses packets a large window lets through as
-/// much again, less an eighth of what the peer lets QUIC have, which is twice what arrives in a round trip.
+/// Bytes that may wait for acknowledgement with this congestion window. While QUIC repeats what was
+/// lost nothing is acknowledged, for a round trip and more; so on a path that loses packets a large
+/// window lets through as much again, less an eighth of what the peer lets QUIC have, which is
+/// twice what arrives in a round trip.
 fn most_outstanding((congestion_window, loses): (u64, bool)) -> u64 {
     let peers = if loses { congestion_window.saturating_mul(2) } else { 0 };
     (peers - peers / 8).max(congestion_window + AHEAD)
 }
 
-/// One part in this many of QUIC's send window is left to control frames by what is urgent. What waits for
-/// acknowledgement is kept, so this bounds memory too, whatever a peer grants.
+/// One part in this many of QUIC's send window is left to control frames by what is urgent. What
+/// waits for acknowledgement is kept, so this bounds memory too, whatever a peer grants.
 const CONTROL_SHARE: u64 = 32;
 
 /// Numbers the packets of one connection, and holds those of normal priority back while so much is
 /// not acknowledged that QUIC's windows are nearly full, its own or the peer's: what is more urgent
 /// finds room there, and so do control frames, but for moments in which the peer's window follows a
-/// sender in slow start. Of those that wait, the higher priority goes first: what QUIC has taken already
-/// leaves in that order too, so that what is low never fills it.
+/// sender in slow start. Of those that wait, the higher priority goes first: what QUIC has taken
+/// already leaves in that order too, so that what is low never fills it.
 pub(super) struct Gate {
     sent: SharedSent,
     send_window: u64,
@@ -45,7 +46,8 @@ pub(super) struct Gate {
     /// The same, by what QUIC makes of the path.
     most_in_quic: AtomicU64,
     batch: AtomicUsize,
-    /// QUIC streams with a packet to send, by falling priority, then in the order in which they came.
+    /// QUIC streams with a packet to send, by falling priority, then in the order in which
+    /// they came.
     waiting: Mutex<VecDeque<Waiting>>,
 }
 
@@ -89,8 +91,8 @@ impl Gate {
         self.batch.load(Relaxed)
     }
 
-    /// Waits for its turn to send one packet, behind those of a higher priority and those of its own that
-    /// came before.
+    /// Waits for its turn to send one packet, behind those of a higher priority and those of its
+    /// own that came before.
     pub(super) fn poll_turn(&self, slot: Slot, priority: i32, cx: &Context<'_>) -> Poll<()> {
         let mut waiting = lock(&self.waiting);
         let at = waiting.iter().position(|waits| waits.slot == slot);
@@ -133,7 +135,8 @@ impl Gate {
         sent
     }
 
-    /// What is acknowledged leaves room for more: QUIC's congestion window, and whether it has lost packets.
+    /// What is acknowledged leaves room for more: QUIC's congestion window, and whether it has
+    /// lost packets.
     pub(super) fn on_acknowledged(&self, path: (u64, bool)) {
         self.most_in_quic.store(most_outstanding(path), Relaxed);
         self.wake_first();

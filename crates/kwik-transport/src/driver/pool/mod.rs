@@ -200,7 +200,8 @@ impl DataPool {
     }
 }
 
-/// Looks after a pool until nothing of it is idle, so that it needs no other call to retire what is.
+/// Looks after a pool until nothing of it is idle, so that it needs no other call to retire
+/// what is.
 async fn retire_idle(pool: Weak<DataPool>, runtime: Runtime, mut due: Instant) {
     loop {
         runtime.sleep_until(due).await;

@@ -46,8 +46,8 @@ pub(super) enum Pushed {
 
 /// Frames go to QUIC from the call that brings them while nothing waits; else a task writes them,
 /// so that they leave even if nobody calls again. Small ones that follow one within the same turn
-/// of the tasks that are ready leave together (5.4). Since a writer may have no more than a packet's
-/// worth waiting, the order in which frames came serves all of them in turn.
+/// of the tasks that are ready leave together (5.4). Since a writer may have no more than a
+/// packet's worth waiting, the order in which frames came serves all of them in turn.
 pub(super) struct PooledStream {
     slot: Slot,
     priority: i32,

@@ -18,8 +18,8 @@ use super::pooled::{PooledStream, Queued};
 /// Frames that one writer may have waiting; small ones that follow one another leave as one.
 const MAX_WAITING: usize = 32;
 
-/// A writer with a QUIC stream of its own, all of whose bytes have arrived, shares again once it writes no more
-/// than this: bulk would only come back at once.
+/// A writer with a QUIC stream of its own, all of whose bytes have arrived, shares again once it
+/// writes no more than this: bulk would only come back at once.
 const SMALL_WRITE: u64 = SHARED_BACKLOG / 4;
 
 /// What a writer and the QUIC stream that it writes on share.
@@ -141,8 +141,8 @@ impl FrameWriter {
         }
     }
 
-    /// Says how many of the bytes that were pushed are not acknowledged, and how many more are about to be:
-    /// what decides who shares.
+    /// Says how many of the bytes that were pushed are not acknowledged, and how many more are
+    /// about to be: what decides who shares.
     pub(crate) fn on_unacknowledged(&mut self, pushed: u64, more: u64) {
         let Some(key) = self.key else { return };
         if !self.bulk && pushed + more > SHARED_BACKLOG {

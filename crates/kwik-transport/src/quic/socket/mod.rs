@@ -1,5 +1,6 @@
 //! The UDP socket under an endpoint.
 
+mod handshake;
 mod merge;
 mod plain;
 mod train;
@@ -15,6 +16,7 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+pub(super) use handshake::{HandshakeSocket, ID_LEN};
 pub(super) use plain::PlainSocket;
 
 use super::{QuicConfig, Runtime, runtime::CustomSocket};

@@ -5,8 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
+use crate::limits;
+use crate::wire::WireError;
 use crate::wire::pb::metadata as pb;
-use crate::{Code, CodedError, limits};
 
 use super::Priority;
 
@@ -143,7 +144,7 @@ impl StreamMetadata {
     }
 
     /// For the notice to the peer; none when there is nothing to say.
-    pub(crate) fn to_wire(&self) -> Option<pb::StreamMetadata> {
+    pub(super) fn to_proto(&self) -> Option<pb::StreamMetadata> {
         let created = self.created_at.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
         let properties = self.properties.iter();
         let property = |(key, value): (&String, &Bytes)| pb::StreamProperty {
@@ -173,10 +174,7 @@ impl StreamMetadata {
     }
 
     /// What a peer's notice says.
-    ///
-    /// # Errors
-    /// [`Code::MetadataProtocolViolation`].
-    pub(crate) fn from_wire(message: Option<&pb::StreamMetadata>) -> Result<Self, CodedError> {
+    pub(super) fn from_proto(message: Option<pb::StreamMetadata>) -> Result<Self, WireError> {
         let mut metadata = Self::default();
         let Some(m) = message else { return Ok(metadata) };
         metadata.stream_type = match pb::StreamType::try_from(m.stream_type) {
@@ -197,11 +195,11 @@ impl StreamMetadata {
             let at = from_micros(m.created_at);
             metadata.created_at = Some(at.ok_or_else(|| violation("a time beyond all clocks"))?);
         }
-        for property in &m.properties {
+        for property in m.properties {
             if metadata.properties.contains_key(&property.key) {
                 return Err(violation("a property twice"));
             }
-            let set = metadata.set_property(&property.key, property.value.clone());
+            let set = metadata.set_property(&property.key, property.value);
             set.map_err(|error| violation(&error.to_string()))?;
         }
         Ok(metadata)
@@ -212,31 +210,32 @@ fn from_micros(micros: u64) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(micros))
 }
 
-pub(super) fn violation(what: &str) -> CodedError {
-    CodedError::new(Code::MetadataProtocolViolation, format!("metadata of a stream: {what}"))
+fn violation(what: &str) -> WireError {
+    WireError::Metadata(what.to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Code;
     use proptest::prelude::*;
 
     #[test]
     fn what_is_said_arrives_and_nothing_costs_nothing() {
         let mut metadata = StreamMetadata::new();
-        assert_eq!(metadata.to_wire(), None);
-        assert_eq!(StreamMetadata::from_wire(None), Ok(metadata.clone()));
+        assert_eq!(metadata.to_proto(), None);
+        assert_eq!(StreamMetadata::from_proto(None), Ok(metadata.clone()));
         metadata.set_stream_type(StreamType::Control).set_priority(Priority::Critical);
         metadata.set_max_buffer(7).set_created_at(SystemTime::UNIX_EPOCH + Duration::from_secs(9));
         metadata.set_property("name", &b"video"[..]).unwrap().set_property("x", "").unwrap();
-        let wire = metadata.to_wire();
-        assert_eq!(StreamMetadata::from_wire(wire.as_ref()), Ok(metadata));
+        let wire = metadata.to_proto();
+        assert_eq!(StreamMetadata::from_proto(wire), Ok(metadata));
     }
 
     #[test]
     fn malformed_metadata_is_a_violation() {
         let good = pb::StreamMetadata { max_buffer_size: 1, ..Default::default() };
-        assert!(StreamMetadata::from_wire(Some(&good)).is_ok());
+        assert!(StreamMetadata::from_proto(Some(good.clone())).is_ok());
         let property =
             |key: &str, len| pb::StreamProperty { key: key.into(), value: vec![0; len].into() };
         let many = (0..=limits::MAX_PROPERTIES).map(|index| property(&index.to_string(), 0));
@@ -253,8 +252,8 @@ mod tests {
             },
         ];
         for m in broken {
-            let error = StreamMetadata::from_wire(Some(&m)).unwrap_err();
-            assert_eq!(error.code, Code::MetadataProtocolViolation, "{m:?}");
+            let error = StreamMetadata::from_proto(Some(m.clone())).unwrap_err();
+            assert_eq!(error.code(), Code::MetadataProtocolViolation, "{m:?}");
         }
     }
 
@@ -278,13 +277,13 @@ mod tests {
                 last_activity: 0,
                 properties: properties.into_iter().map(property).collect(),
             };
-            if let Ok(metadata) = StreamMetadata::from_wire(Some(&message)) {
+            if let Ok(metadata) = StreamMetadata::from_proto(Some(message)) {
                 let all = metadata.properties();
                 let bytes: usize = all.map(|(key, value)| key.len() + value.len()).sum();
                 prop_assert!(bytes <= limits::MAX_PROPERTY_BYTES);
                 prop_assert!(metadata.properties().count() <= limits::MAX_PROPERTIES);
-                let wire = metadata.to_wire();
-                prop_assert_eq!(StreamMetadata::from_wire(wire.as_ref()), Ok(metadata));
+                let wire = metadata.to_proto();
+                prop_assert_eq!(StreamMetadata::from_proto(wire), Ok(metadata));
             }
         }
     }

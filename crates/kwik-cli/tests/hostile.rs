@@ -1,0 +1,412 @@
+//! What must not be given away, believed or obeyed, tried from the shell.
+
+#![allow(clippy::unwrap_used, reason = "tests and their fixtures may panic")]
+#![allow(unreachable_pub, dead_code, missing_docs, reason = "a test")]
+
+mod common;
+
+use std::{
+    fs,
+    io::Read,
+    os::unix::fs::symlink,
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use common::{Place, Server, assert_done, assert_failed, content, wait_until};
+
+fn signal(child: &Child, name: &str) {
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+}
+
+/// The state lies in what is served, with hidden files shown: its key does not come, by whatever
+/// name.
+#[test]
+fn the_state_of_a_server_is_never_served() {
+    let place = Place::new();
+    place.file("public", 10);
+    place.file(".dotted", 10);
+    let files = place.path("files");
+    fs::create_dir_all(files.join("deep/er")).unwrap();
+    symlink("deep/er/state", files.join("link")).unwrap();
+    let server = Server::start(&place, &files, "files/deep/er/state", &["--hidden"]);
+    assert!(files.join("deep/er/state/identity").exists());
+    for name in [
+        "deep/er/state/identity",
+        "link/identity",
+        "link/catalogue/x",
+        "deep/er/../er/state/identity",
+        "deep/er/state",
+    ] {
+        let output = place.run(&["get", &server.link(name), "-o", "stolen"]);
+        assert!(matches!(output.status.code(), Some(2 | 3)), "{name}");
+    }
+    // Moved while it is served, it is the same folder.
+    fs::rename(files.join("deep/er/state"), files.join("moved")).unwrap();
+    assert_failed(&place.run(&["get", &server.link("moved/identity"), "-o", "stolen"]), 3, "moved");
+    assert!(!place.path("out/stolen").exists());
+    assert_done(&place.run(&["get", &server.link("public")]));
+    assert_done(&place.run(&["get", &server.link(".dotted")]));
+    // The key alone is no object either.
+    let key = place.path("other/identity");
+    assert_done(&place.run(&["id", "--state", place.path("other").to_str().unwrap()]));
+    let arguments = ["serve", key.to_str().unwrap(), "--listen", "127.0.0.1:0", "--state"];
+    let output = place.run(&[&arguments[..], &[place.path("other").to_str().unwrap()]].concat());
+    assert_failed(&output, 6, "secret key");
+}
+
+/// `kwik serve ~` with the default state folder, and nothing else visible.
+#[test]
+fn hidden_files_are_served_by_option_only_and_the_greeting_names_none() {
+    let place = Place::new();
+    place.file(".ssh/id", 10);
+    place.file("z", 10);
+    let start = |options: &[&str]| {
+        let source = place.path("files");
+        let arguments = ["serve", source.to_str().unwrap(), "--listen", "127.0.0.1:0"];
+        let mut command = place.kwik(&[&arguments, options].concat());
+        // The default: it lies in the served folder, as in a home folder.
+        command.env("XDG_STATE_HOME", source.join(".local/state"));
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_until(|| source.join(".local/state/kwik/identity").exists());
+        thread::sleep(Duration::from_millis(300));
+        signal(&child, "-INT");
+        child.wait().unwrap();
+        let (mut greeting, mut warning) = (String::new(), String::new());
+        child.stdout.take().unwrap().read_to_string(&mut greeting).unwrap();
+        child.stderr.take().unwrap().read_to_string(&mut warning).unwrap();
+        (greeting, warning)
+    };
+    let (greeting, warning) = start(&[]);
+    assert!(greeting.lines().any(|line| line.ends_with("/z")), "{greeting}");
+    assert!(warning.contains("are not served: give --hidden"), "{warning}");
+    let (greeting, warning) = start(&["--hidden"]);
+    assert!(!greeting.contains("identity"), "{greeting}");
+    assert!(warning.contains("are served, as --hidden says"), "{warning}");
+
+    let server = Server::start(&place, &place.path("files"), "state", &[]);
+    symlink(".ssh", place.path("files/way")).unwrap();
+    for name in [".ssh/id", "way/id"] {
+        assert_failed(&place.run(&["get", &server.link(name), "-o", "x"]), 3, "no object");
+    }
+}
+
+/// A stale copy of one edge: the file comes, and the edge is named by both ends.
+#[test]
+fn an_edge_with_another_file_of_the_same_size_is_done_without_and_named() {
+    let place = Place::new();
+    let data = place.file("x", 20_000_000);
+    let stale = place.path("stale");
+    fs::create_dir(&stale).unwrap();
+    fs::write(stale.join("x"), vec![7; data.len()]).unwrap();
+    let id = place.run(&["id", "--state", place.path("primary").to_str().unwrap()]);
+    let pin = String::from_utf8(id.stdout).unwrap();
+    let edge = Server::start(&place, &stale, "edge", &["--trust", pin.trim()]);
+    let log = place.path("log");
+    let state = place.path("primary");
+    let files = place.path("files");
+    let mut primary = place.kwik(&[
+        "serve",
+        files.to_str().unwrap(),
+        "--listen",
+        "127.0.0.1:0",
+        "--edge",
+        &edge.edge(),
+        "--state",
+        state.to_str().unwrap(),
+    ]);
+    primary.env("KWIK_LOG", "warn").stderr(fs::File::create(&log).unwrap());
+    let primary = Server::spawn(&mut primary);
+    // A get may be done before the edge has joined its session.
+    let mut found = false;
+    for _ in 0..20 {
+        let mut get = place.kwik(&["get", &primary.link("x"), "-o", "x", "--json"]);
+        let output = get.env("KWIK_LOG", "warn").output().unwrap();
+        assert_done(&output);
+        assert!(fs::read(place.path("out/x")).unwrap() == data);
+        let mut get = place.kwik(&["get", &primary.link("x"), "-o", "-"]);
+        assert!(get.output().unwrap().stdout == data);
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        if json["liars"] == serde_json::json!([edge.address.as_str()]) {
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(said.contains(&edge.address) && said.contains("other bytes"), "{said}");
+            found = true;
+            break;
+        }
+    }
+    // In the pipe's get, if not in the file's.
+    let known = || fs::read_to_string(&log).unwrap().contains("a client says");
+    assert!(found || known());
+    wait_until(|| fs::read_to_string(&log).unwrap().contains("leased nothing for now"));
+    let log = fs::read_to_string(&log).unwrap();
+    let named: Vec<_> =
+        log.lines().filter(|line| line.contains("leased nothing for now")).collect();
+    assert_eq!(named.len(), 1, "{log}");
+    assert!(named[0].contains(&edge.address) && named[0].contains(&edge.fingerprint), "{log}");
+    // It is brought in no more.
+    let output = place.run(&["get", &primary.link("x"), "-o", "x", "--json"]);
+    assert_done(&output);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(json["paths"].as_array().unwrap().iter().all(|path| path["address"] != edge.address));
+}
+
+/// An edge that knows that it has another version says so: the reason reaches both operators.
+#[test]
+fn an_edge_that_knows_of_another_version_says_so_to_both_operators() {
+    let place = Place::new();
+    place.file("short", 3_000_000);
+    place.file("other", 3_000_000);
+    let stale = place.path("stale");
+    fs::create_dir(&stale).unwrap();
+    fs::write(stale.join("short"), vec![7; 2_000_000]).unwrap();
+    fs::write(stale.join("other"), vec![7; 3_000_000]).unwrap();
+    let logged = |name: &str, arguments: &[&str]| {
+        let log = fs::File::create(place.path(name)).unwrap();
+        let mut command = place.kwik(arguments);
+        command.env("KWIK_LOG", "warn").stderr(log);
+        Server::spawn(&mut command)
+    };
+    let state = |name: &str| place.path(name).to_str().unwrap().to_owned();
+    let id = place.run(&["id", "--state", &state("primary")]);
+    let pin = String::from_utf8(id.stdout).unwrap();
+    let listen = ["--listen", "127.0.0.1:0"];
+    let (stale, files) = (stale.to_str().unwrap(), state("files"));
+    let serve = ["serve", stale, "--state", &state("edge"), "--trust", pin.trim()];
+    let edge = logged("edge.log", &[&serve[..], &listen].concat());
+    let link = edge.edge();
+    let serve = ["serve", &files, "--state", &state("primary"), "--edge", &link];
+    let primary = logged("primary.log", &[&serve[..], &listen].concat());
+    // The edge knows the hash of its own copy once somebody has asked for that.
+    assert_done(&place.run(&["get", &edge.link("other"), "-o", "x"]));
+    for name in ["short", "other"] {
+        assert_done(&place.run(&["get", &primary.link(name), "-o", "x"]));
+        let reason = format!("another version: {name} has ");
+        for log in ["edge.log", "primary.log"] {
+            wait_until(|| fs::read_to_string(place.path(log)).unwrap().contains(&reason));
+        }
+    }
+    let log = fs::read_to_string(place.path("primary.log")).unwrap();
+    assert!(log.contains(&edge.address) && log.contains(&edge.fingerprint), "{log}");
+}
+
+/// Requests that nobody reads hold no more descriptors than the server can spare.
+#[test]
+fn requests_that_nobody_reads_leave_descriptors_for_others() {
+    use kwik::{ClientConfig, Endpoint};
+    use kwik_delivery::{Client, ObjectName};
+    let place = Place::new();
+    let names: Vec<_> = (0..16).map(|number| format!("f{number}")).collect();
+    for name in &names {
+        place.file(name, 3_000_000);
+    }
+    let script = "ulimit -n 64; exec \"$0\" \"$@\"";
+    let (files, state) = (place.path("files"), place.path("state"));
+    let mut command = Command::new("sh");
+    command.args(["-c", script, env!("CARGO_BIN_EXE_kwik"), "serve", files.to_str().unwrap()]);
+    command.args(["--listen", "127.0.0.1:0", "--state", state.to_str().unwrap()]);
+    let server = Server::spawn(&mut command);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let held = runtime.block_on(async {
+        let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+        let mut held = Vec::new();
+        for _ in 0..6 {
+            let config = ClientConfig::pinned(server.fingerprint.parse().unwrap());
+            let connecting = endpoint.connect_with(config, server.address.parse().unwrap(), "");
+            let client = Client::new(connecting.unwrap().await.unwrap());
+            for name in &names {
+                let fetch = client.fetch(&ObjectName::new(name).unwrap()).await.unwrap();
+                held.push((client.clone(), fetch));
+            }
+        }
+        held
+    });
+    assert_eq!(held.len(), 96);
+    let open = fs::read_dir(format!("/proc/{}/fd", server.child.id())).unwrap().count();
+    assert!(open < 64, "{open}");
+    assert_done(&place.run(&["get", &server.link("f7"), "-o", "x"]));
+    drop(held);
+}
+
+/// A server that states one object and sends another, whatever it is asked: one line names it.
+#[test]
+fn a_server_that_lies_and_has_no_other_beside_it_is_named_in_one_line() {
+    let place = Place::new();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (address, fingerprint) = runtime.block_on(lying_primary());
+    let link = format!("kwik://{fingerprint}@{address}/x");
+    for output in ["x", "-"] {
+        let output = place.run(&["get", &link, "-o", output]);
+        assert_failed(&output, 1, &address);
+        assert!(output.stdout.is_empty(), "no wrong byte");
+    }
+    assert!(place.outputs().is_empty());
+}
+
+/// Its address and fingerprint.
+async fn lying_primary() -> (String, String) {
+    use std::sync::Arc;
+
+    use kwik::{Accepted, Endpoint, Identity, ServerConfig};
+    use kwik_delivery::{Found, Manifest, ObjectName, Part, Request, Response, Source};
+    let config = ServerConfig::new(Arc::new(Identity::from_seed([5; 32])));
+    let fingerprint = config.identity.fingerprint().to_string();
+    let endpoint = Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = endpoint.local_addr().unwrap().to_string();
+    let name = ObjectName::new("x").unwrap();
+    let memory = Source::memory([(name.clone(), content(300_000).into())]).await.unwrap();
+    let object = memory.open(&name).await.unwrap();
+    let published = Arc::new(kwik_delivery::hash_object(&object).await.unwrap());
+    tokio::spawn(async move {
+        while let Some(incoming) = endpoint.accept().await {
+            let Ok(Accepted::Primary(primary)) = incoming.accept_any().await else { continue };
+            let published = Arc::clone(&published);
+            tokio::spawn(async move {
+                let Manifest { name, size, root } = published.manifest().clone();
+                while let Ok((mut send, mut recv)) = primary.session().accept_bi().await {
+                    let request = recv.read_to_end(1 << 20).await.unwrap();
+                    let request = Request::decode(&mut request.as_slice().into());
+                    let mut stream = primary.session().open_uni().await.unwrap();
+                    let stream_id = stream.id().as_u64();
+                    let (answer, length) = match request.unwrap().unwrap().part {
+                        Part::Repair(repair) if repair.range.is_empty() => (Response::Noted, 0),
+                        Part::Repair(repair) => {
+                            let length = repair.range.end - repair.range.start;
+                            (Response::Again { stream_id }, length)
+                        }
+                        _ => {
+                            let name = name.clone();
+                            (Response::Found(Found { name, size, root, stream_id }), size)
+                        }
+                    };
+                    send.write_all(&answer.encode()).await.unwrap();
+                    if let Response::Found(_) = answer {
+                        let (_, outboard) = published.page(0).await.unwrap();
+                        send.write_all(&outboard).await.unwrap();
+                    }
+                    send.finish().unwrap();
+                    let lie = vec![9; usize::try_from(length).unwrap()];
+                    stream.write_all(&lie).await.ok();
+                    stream.finish().ok();
+                }
+            });
+        }
+    });
+    (address, fingerprint)
+}
+
+/// A server that stands still for 8 s as the get starts.
+#[test]
+fn a_server_that_stands_still_as_the_get_starts_costs_no_get() {
+    let place = Place::new();
+    let data = place.file("x", 1_000_000);
+    let server = place.serve("state", &[]);
+    signal(&server.child, "-STOP");
+    let get = place.kwik(&["get", &server.link("x")]).stderr(Stdio::piped()).spawn().unwrap();
+    thread::sleep(Duration::from_secs(8));
+    signal(&server.child, "-CONT");
+    let output = get.wait_with_output().unwrap();
+    assert_done(&output);
+    assert!(String::from_utf8(output.stderr).unwrap().starts_with("waiting for 127.0.0.1:"));
+    assert!(fs::read(place.path("out/x")).unwrap() == data);
+}
+
+#[test]
+fn several_first_uses_at_once_remember_all_servers() {
+    let place = Place::new();
+    place.file("x", 1);
+    let servers: Vec<_> =
+        (0..6).map(|number| place.serve(&format!("state{number}"), &[])).collect();
+    let gets: Vec<_> = (0..)
+        .zip(&servers)
+        .map(|(number, server)| {
+            let link = format!("kwik://{}/x", server.address);
+            let output = format!("x{number}");
+            let mut get = place.kwik(&["get", &link, "--trust-on-first-use", "-o", &output]);
+            get.stderr(Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    for mut get in gets {
+        assert!(get.wait().unwrap().success());
+    }
+    let known = fs::read_to_string(place.path("xdg/kwik/known_servers")).unwrap();
+    for server in &servers {
+        let line = format!("{} {}", server.address, server.fingerprint);
+        assert!(known.lines().any(|known| known == line), "{known}");
+    }
+}
+
+#[test]
+fn targets_that_are_no_plain_files_are_written_through() {
+    let place = Place::new();
+    let data = place.file("x", 300_000);
+    let server = place.serve("state", &[]);
+    let link = server.link("x");
+    let out = |name: &str| place.path("out").join(name);
+    // A pipe.
+    assert!(Command::new("mkfifo").arg(out("pipe")).status().unwrap().success());
+    let get = place.kwik(&["get", &link, "-o", "pipe"]).stderr(Stdio::null()).spawn().unwrap();
+    assert!(fs::read(out("pipe")).unwrap() == data);
+    assert_done(&get.wait_with_output().unwrap());
+    assert!(!fs::symlink_metadata(out("pipe")).unwrap().is_file());
+    // A link stays, and what it leads to is replaced.
+    fs::write(out("real"), b"old").unwrap();
+    symlink("real", out("link")).unwrap();
+    assert_done(&place.run(&["get", &link, "-o", "link"]));
+    assert!(fs::symlink_metadata(out("link")).unwrap().is_symlink());
+    assert!(fs::read(out("real")).unwrap() == data);
+    // Without a name of one's own, whatever has the object's own stays.
+    symlink("nowhere", out("x")).unwrap();
+    assert_failed(&place.run(&["get", &link]), 6, "--force");
+    fs::remove_file(out("x")).unwrap();
+    fs::rename(out("pipe"), out("x")).unwrap();
+    assert_failed(&place.run(&["get", &link]), 6, "--force");
+    assert!(!out("nowhere").exists());
+    // Devices and descriptors.
+    assert_done(&place.run(&["get", &link, "-o", "/dev/null"]));
+    assert!(!fs::symlink_metadata("/dev/null").unwrap().is_file());
+    for name in ["/dev/stdout", "/dev/fd/1"] {
+        assert!(place.run(&["get", &link, "-o", name]).stdout == data, "{name}");
+    }
+}
+
+#[test]
+fn messages_do_not_cost_the_download() {
+    let place = Place::new();
+    let data = place.file("x", 3_000_000);
+    let server = place.serve("state", &[]);
+    let link = server.link("x");
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    let status = place.kwik(&["get", &link]).stderr(full()).status().unwrap();
+    assert!(status.success(), "{status}");
+    let run = |script: &str| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script, env!("CARGO_BIN_EXE_kwik"), &link]);
+        shell.current_dir(place.path("out")).env("XDG_STATE_HOME", place.path("xdg"));
+        shell.output().unwrap()
+    };
+    let closed = run(r#""$0" get "$1" -o y 2>&-"#);
+    assert!(closed.status.success());
+    assert!(fs::read(place.path("out/y")).unwrap() == data);
+    // A reader that has seen enough is no disk error, and no line.
+    let head = run(r#"{ "$0" get "$1" -o -; echo $? >&2; } | head -c 1000"#);
+    assert!(head.stdout == data[..1000]);
+    assert_eq!(String::from_utf8(head.stderr).unwrap().trim(), "141");
+}
+
+/// What a server says, and what it calls its files, shows as one harmless line.
+#[test]
+fn foreign_text_does_nothing_to_a_terminal() {
+    let place = Place::new();
+    let evil = "a\u{202e}gpj.exe";
+    place.file(evil, 10);
+    let server = place.serve("state", &[]);
+    let output = place.run(&["get", &server.link("a%E2%80%AEgpj.exe"), "-o", "x"]);
+    assert_done(&output);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains(r"a\u{202e}gpj.exe") && !said.contains('\u{202e}'), "{said}");
+    let output = place.run(&["get", &server.link("no%E2%80%AEsuch"), "-o", "x"]);
+    assert_failed(&output, 3, r"no\u{202e}such");
+    assert!(content(1).len() == 1);
+}

@@ -1,0 +1,312 @@
+//! A client's request, and its answer.
+
+use std::{
+    io::{self, ErrorKind},
+    ops::Range,
+    sync::Arc,
+};
+
+use blake3::Hash;
+use bytes::{Bytes, BytesMut};
+use futures_util::future::join;
+use kwik::{PathId, RecvStream, SendStream, escape};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::{
+    CatalogueError, EdgeCommand, Failure, FailureCode, Found, Manifest, Object, PageError, Part,
+    Published, Repair, Request, Response,
+    limits::{GROUP_SIZE, MAX_MESSAGE, WORKING_EVERY, WRITE_BLOCK},
+};
+
+use super::{extent::Extent, serving::Serving};
+
+/// What is delivered.
+type Opened = (Object, Arc<Published>);
+
+pub(super) async fn answer(serving: &Serving<'_>, mut send: SendStream, mut recv: RecvStream) {
+    let answered = match read_request(&mut recv).await {
+        Ok(request) => answer_request(serving, &mut send, &request).await,
+        Err(failure) => Err(Unanswered::Refused(failure)),
+    };
+    let ended = match answered {
+        Ok(()) => return,
+        Err(Unanswered::Refused(failure)) => {
+            tracing::info!(reason = %escape(&failure.message), "request refused");
+            reply(&mut send, [Response::Failed(failure).encode()]).await
+        }
+        Err(Unanswered::Ended(error)) => Err(error),
+    };
+    if let Err(error) = ended {
+        tracing::info!(error = %escape(error), "delivery ended early");
+    }
+}
+
+/// Why a request was not answered as it should be.
+pub(super) enum Unanswered {
+    /// The client is told.
+    Refused(Failure),
+    /// There is nobody to tell.
+    Ended(String),
+}
+
+impl From<Failure> for Unanswered {
+    fn from(failure: Failure) -> Self {
+        Self::Refused(failure)
+    }
+}
+
+impl From<String> for Unanswered {
+    fn from(error: String) -> Self {
+        Self::Ended(error)
+    }
+}
+
+async fn answer_request(
+    serving: &Serving<'_>,
+    send: &mut SendStream,
+    request: &Request,
+) -> Result<(), Unanswered> {
+    let opened = prepare(serving, send, request).await?;
+    match &request.part {
+        Part::Whole => deliver(serving, send, &opened).await?,
+        Part::Page { root, index } => {
+            let (object, published) = &opened;
+            check_version(published, root)?;
+            match published.page(*index).await {
+                Ok((_, values)) => {
+                    let page = Response::Page { size: values.len() as u64 };
+                    reply(send, [page.encode(), values]).await?;
+                }
+                Err(error) => return Err(unusable(serving, object, &error).await.into()),
+            }
+        }
+        Part::Repair(repair) => answer_repair(serving, send, &opened, repair).await?,
+    }
+    Ok(())
+}
+
+/// Opens the object, and has its manifest, of which hashing may take a while: the client is told
+/// so.
+async fn prepare(
+    serving: &Serving<'_>,
+    send: &mut SendStream,
+    request: &Request,
+) -> Result<Opened, Unanswered> {
+    let server = serving.server;
+    let opened = server.source.open(&request.name).await;
+    let object = opened.map_err(|error| {
+        let name = escape(&request.name);
+        tracing::info!(%name, error = %escape(&error), "cannot open an object");
+        Failure::from(&error)
+    })?;
+    let published = hashed(serving, send, &object).await?;
+    Ok((object, published))
+}
+
+async fn hashed(
+    serving: &Serving<'_>,
+    send: &mut SendStream,
+    object: &Object,
+) -> Result<Arc<Published>, Unanswered> {
+    let refused = |error: &CatalogueError| {
+        let name = escape(&object.stat().name);
+        tracing::info!(%name, error = %escape(error), "cannot hash an object");
+        Failure::from(error)
+    };
+    let mut asked = serving.server.catalogue.ask(object).map_err(|error| refused(&error))?;
+    let mut ticks = interval(WORKING_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks.tick().await;
+    loop {
+        tokio::select! {
+            outcome = asked.wait() => return Ok(outcome.map_err(|error| refused(&error))?),
+            _ = ticks.tick() => {
+                let (hashed, size) = asked.progress();
+                write(send, Response::Working { hashed, size }.encode()).await?;
+            }
+        }
+    }
+}
+
+async fn deliver(
+    serving: &Serving<'_>,
+    send: &mut SendStream,
+    (object, published): &Opened,
+) -> Result<(), Unanswered> {
+    let Manifest { name, size, root } = published.manifest().clone();
+    let opened = serving.primary.session().open_uni().await;
+    let mut stream = opened.map_err(|error| error.to_string())?;
+    let stream_id = stream.id().as_u64();
+    let command = EdgeCommand { name: name.clone(), size, root, offset: 0 };
+    let extent = Extent::reserve(serving, &mut stream, size, command, &[])?;
+    let found = Response::Found(Found { name, size, root, stream_id });
+    deliver_beside(send, [found.encode(), published.first()], extent, object).await
+}
+
+/// Answers, and delivers. The answer's stream stays open until that is done: a failure is told
+/// there.
+async fn deliver_beside(
+    send: &mut SendStream,
+    parts: [Bytes; 2],
+    extent: Extent<'_>,
+    object: &Object,
+) -> Result<(), Unanswered> {
+    let answered = async {
+        for part in parts.into_iter().filter(|part| !part.is_empty()) {
+            write(send, part).await?;
+        }
+        Ok::<_, String>(())
+    };
+    let (answered, delivered) = join(answered, extent.deliver(object)).await;
+    answered?;
+    delivered?;
+    send.finish().map_err(|error| error.to_string())?;
+    Ok(())
+}
+
+async fn answer_repair(
+    serving: &Serving<'_>,
+    send: &mut SendStream,
+    opened: &Opened,
+    repair: &Repair,
+) -> Result<(), Unanswered> {
+    let (_, published) = opened;
+    check_version(published, &repair.root)?;
+    let size = published.manifest().size;
+    let (range, most) = (&repair.range, WRITE_BLOCK as u64);
+    let blamed_within = repair.blamed.iter().all(|blame| blame.range.end <= size);
+    if range.end > size || range.end - range.start > most || !blamed_within {
+        let message = format!("bytes {range:?} are no repair of an object of {size}");
+        return Err(Failure { code: FailureCode::InvalidRequest, message }.into());
+    }
+    let (own, edges): (Vec<_>, Vec<_>) =
+        repair.blamed.iter().partition(|blame| blame.path.is_primary());
+    if let Some(blame) = own.first() {
+        check_own(serving, send, opened, &blame.range).await?;
+    }
+    edges.iter().for_each(|blame| serving.on_blamed(blame, published));
+    if range.is_empty() {
+        return Ok(reply(send, [Response::Noted.encode()]).await?);
+    }
+    bring_again(serving, send, opened, repair).await
+}
+
+async fn bring_again(
+    serving: &Serving<'_>,
+    send: &mut SendStream,
+    (object, published): &Opened,
+    repair: &Repair,
+) -> Result<(), Unanswered> {
+    let Manifest { name, size, root } = published.manifest().clone();
+    let paths = serving.primary.active_paths();
+    let may = |path: PathId| !repair.excluded.contains(&path) && !serving.is_quarantined(path);
+    if !paths.iter().any(|info| may(info.id)) {
+        let message = "no other server is left that could bring it".to_owned();
+        return Err(Failure { code: FailureCode::NoSource, message }.into());
+    }
+    let opened = serving.primary.session().open_uni().await;
+    let mut stream = opened.map_err(|error| error.to_string())?;
+    let stream_id = stream.id().as_u64();
+    let Range { start: offset, end } = repair.range;
+    let command = EdgeCommand { name, size, root, offset };
+    let extent = Extent::reserve(serving, &mut stream, end - offset, command, &repair.excluded)?;
+    let again = Response::Again { stream_id }.encode();
+    deliver_beside(send, [again, Bytes::new()], extent, object).await
+}
+
+fn check_version(published: &Published, root: &Hash) -> Result<(), Failure> {
+    let here = published.manifest().root;
+    if here == *root {
+        return Ok(());
+    }
+    let message = format!("this server has another version of the object, {here}: ask again");
+    Err(Failure { code: FailureCode::Changed, message })
+}
+
+/// The client says that this server's own bytes do not fit its manifest. When they do not, the
+/// object is hashed anew.
+async fn check_own(
+    serving: &Serving<'_>,
+    send: &mut SendStream,
+    (object, published): &Opened,
+    range: &Range<u64>,
+) -> Result<(), Unanswered> {
+    let index = range.start / GROUP_SIZE;
+    let group = index * GROUP_SIZE..((index + 1) * GROUP_SIZE).min(object.stat().size);
+    let data = object.read(group.clone()).await.map_err(|error| Failure::from(&error))?;
+    let page = published.outline().map(|outline| outline.page_of(group.start));
+    let verifier = match page {
+        Ok(page) => published.page(page).await,
+        Err(error) => Err(PageError::Damaged(error)),
+    };
+    match verifier {
+        Ok((verifier, _)) if verifier.verify_group(index, &data).is_ok() => return Ok(()),
+        Ok(_) => {}
+        Err(error) => return Err(unusable(serving, object, &error).await.into()),
+    }
+    let name = &object.stat().name;
+    let shown = escape(name);
+    tracing::warn!(
+        name = %shown, range = ?group,
+        "an object's bytes are not those that were hashed, though its times say so: hashing it anew"
+    );
+    serving.server.catalogue.forget(object.stat()).await;
+    let again = hashed(serving, send, object).await?;
+    tracing::warn!(name = %shown, root = %again.manifest().root, "hashed anew");
+    let message = format!(
+        "the server's copy of {name} is not what it had hashed: it has hashed it anew: ask again"
+    );
+    Err(Failure { code: FailureCode::Changed, message }.into())
+}
+
+/// A page cannot be had. Where its entry of the catalogue is damaged or gone, whoever asks again
+/// has the object hashed anew.
+async fn unusable(serving: &Serving<'_>, object: &Object, error: &PageError) -> Failure {
+    let name = &object.stat().name;
+    let gone =
+        |error: &io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof);
+    tracing::warn!(name = %escape(name), error = %escape(error), "cannot use what was hashed");
+    match error {
+        PageError::Read(error) if !gone(error) => {
+            let message = format!("the server cannot read what it had hashed of {name} now");
+            Failure { code: FailureCode::Busy, message }
+        }
+        _ => {
+            serving.server.catalogue.forget(object.stat()).await;
+            let message = format!("what the server had hashed of {name} was damaged: ask again");
+            Failure { code: FailureCode::Changed, message }
+        }
+    }
+}
+
+async fn read_request(recv: &mut RecvStream) -> Result<Request, Failure> {
+    let invalid =
+        |message: &str| Failure { code: FailureCode::InvalidRequest, message: message.to_owned() };
+    let mut buffer = BytesMut::new();
+    loop {
+        match recv.read_chunk(MAX_MESSAGE, true).await {
+            Ok(Some(chunk)) => buffer.extend_from_slice(&chunk.bytes),
+            Ok(None) => return Err(invalid("the request is not complete")),
+            Err(error) => return Err(invalid(&error.to_string())),
+        }
+        if let Some(request) =
+            Request::decode(&mut buffer).map_err(|error| Failure::from(&error))?
+        {
+            return Ok(request);
+        }
+    }
+}
+
+async fn write(send: &mut SendStream, part: Bytes) -> Result<(), String> {
+    send.write_chunk(part).await.map_err(|error| error.to_string()).map(drop)
+}
+
+async fn reply(
+    send: &mut SendStream,
+    parts: impl IntoIterator<Item = Bytes>,
+) -> Result<(), String> {
+    for part in parts.into_iter().filter(|part| !part.is_empty()) {
+        write(send, part).await?;
+    }
+    send.finish().map_err(|error| error.to_string())
+}

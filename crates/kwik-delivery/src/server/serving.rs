@@ -1,0 +1,148 @@
+//! One client's session, at its primary.
+
+use std::{pin::pin, sync::Arc};
+
+use futures_util::{FutureExt, StreamExt, future::FusedFuture, stream::FuturesUnordered};
+use kwik::{Endpoint, PathId, PrimarySession, escape};
+
+use crate::{Blame, Edge, Published, limits::MAX_REQUESTS};
+
+use super::{Server, answer::answer, probe};
+
+/// A session, and the server whose it is.
+pub(super) struct Serving<'a> {
+    pub(super) server: &'a Server,
+    pub(super) primary: &'a PrimarySession,
+    /// With what edges are looked into; none in a server that has no endpoint of its own.
+    pub(super) prober: Option<(&'a Arc<Server>, &'a Endpoint)>,
+}
+
+impl Serving<'_> {
+    /// Answers a client's requests until the session ends.
+    pub(super) async fn run(&self) {
+        let mut adding = pin!(self.add_edges().fuse());
+        let mut answers = FuturesUnordered::new();
+        let mut quarantined = self.server.quarantine.changes();
+        loop {
+            tokio::select! {
+                request = self.primary.session().accept_bi(), if answers.len() < MAX_REQUESTS => {
+                    let Ok((send, recv)) = request else { break };
+                    answers.push(answer(self, send, recv));
+                }
+                Some(()) = answers.next() => {}
+                () = &mut adding, if !adding.is_terminated() => {}
+                Ok(()) = quarantined.changed() => self.leave_quarantined(),
+            }
+        }
+    }
+
+    /// One edge that does not answer is no reason to do without the others.
+    async fn add_edges(&self) {
+        let edges = self.server.edges.iter();
+        let trusted = edges.filter(|edge| !self.server.quarantine.holds(&edge.fingerprint));
+        let adding = trusted.map(|edge| async move {
+            match self.primary.add_path(edge.address, edge.fingerprint).await {
+                Ok(path) => tracing::debug!(edge = %edge.address, %path, "edge joined"),
+                Err(error) if self.server.quarantine.may_say(edge.fingerprint) => {
+                    tracing::warn!(
+                        edge = %edge.address, error = %escape(&error), "edge did not join"
+                    );
+                }
+                Err(_) => {}
+            }
+        });
+        futures_util::future::join_all(adding).await;
+    }
+
+    /// Where a path leads; nothing when it is unknown.
+    pub(super) fn address(&self, path: PathId) -> String {
+        let all = self.primary.all_paths();
+        all.into_iter().find(|info| info.id == path).map(|info| info.address).unwrap_or_default()
+    }
+
+    /// The edge at the end of a path.
+    pub(super) fn edge(&self, path: PathId) -> Option<Edge> {
+        let address = self.address(path);
+        let mut edges = self.server.edges.iter();
+        edges.find(|edge| edge.address.to_string() == address).copied()
+    }
+
+    /// Whether the edge at the end of a path is leased nothing.
+    pub(super) fn is_quarantined(&self, path: PathId) -> bool {
+        let quarantine = &self.server.quarantine;
+        self.edge(path).is_some_and(|edge| quarantine.holds(&edge.fingerprint))
+    }
+
+    fn leave_quarantined(&self) {
+        for path in self.primary.active_paths() {
+            if self.is_quarantined(path.id) {
+                self.leave(path.id);
+            }
+        }
+    }
+
+    fn leave(&self, path: PathId) {
+        if let Err(error) = self.primary.mark_dead(path) {
+            tracing::debug!(%path, %error, "a path was left already");
+        }
+    }
+
+    /// The client says that an edge sent other bytes than the object's. This session does without
+    /// it from now on. For others that takes more than one client's word: the edge is looked into.
+    pub(super) fn on_blamed(&self, blame: &Blame, published: &Arc<Published>) {
+        let Some(edge) = self.edge(blame.path) else { return };
+        self.leave(blame.path);
+        if !self.server.quarantine.accuse(edge.fingerprint) {
+            return;
+        }
+        let name = escape(&published.manifest().name);
+        let (range, expected) = (blame.range.clone(), hex(&blame.expected));
+        let received = blame.received.map(|hash| hex(&hash)).unwrap_or_default();
+        tracing::warn!(
+            edge = %edge.address, fingerprint = %edge.fingerprint, %name, ?range, expected,
+            received,
+            "a client says that this edge sent other bytes than the object's: it is looked into"
+        );
+        let Some((server, endpoint)) = self.prober else { return };
+        let (server, endpoint) = (Arc::clone(server), endpoint.clone());
+        let published = Arc::clone(published);
+        // A task of its own, as the client may leave: one at a time for each edge.
+        tokio::spawn(async move {
+            let found = probe::find_lie(&endpoint, edge, &published, &range).await;
+            server.on_looked_into(edge, &published, found);
+        });
+    }
+}
+
+impl Server {
+    fn on_looked_into(
+        &self,
+        edge: Edge,
+        published: &Published,
+        found: Result<Option<String>, String>,
+    ) {
+        let (address, fingerprint) = (edge.address, edge.fingerprint);
+        let name = escape(&published.manifest().name);
+        match found {
+            Ok(Some(lie)) => {
+                self.quarantine.put(fingerprint);
+                tracing::warn!(
+                    edge = %address, %fingerprint, %name, lie = %escape(lie),
+                    "this edge sends other bytes than the object's: it is leased nothing for now"
+                );
+            }
+            Ok(None) => tracing::warn!(
+                edge = %address, %fingerprint, %name,
+                "this edge sent the object's bytes when it was looked into: other clients keep it"
+            ),
+            Err(error) => tracing::warn!(
+                edge = %address, %fingerprint, %name, error = %escape(error),
+                "this edge could not be looked into: other clients keep it"
+            ),
+        }
+    }
+}
+
+fn hex(hash: &[u8; 32]) -> String {
+    blake3::Hash::from_bytes(*hash).to_hex().to_string()
+}

@@ -1,0 +1,159 @@
+//! A folder, or a file alone, and what of it is shown.
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use kwik::escape;
+
+use crate::{ObjectName, SourceError, limits::MAX_LOOKED_AT, partial};
+
+use super::{Object, descriptors::Descriptors, file_error, unreadable};
+
+/// Where files are, and what is not shown of it.
+#[derive(Debug, Clone)]
+pub(super) struct Folder {
+    /// Canonical path; symbolic links that lead out of it are not followed.
+    pub(super) root: PathBuf,
+    /// Exactly one object: the file at `root`.
+    pub(super) only: Option<ObjectName>,
+    /// Shows files and folders whose names begin with a dot.
+    pub(super) hidden: bool,
+    secrets: Vec<Secret>,
+    pub(super) descriptors: Arc<Descriptors>,
+}
+
+/// A folder of which nothing is shown, whatever names lead there.
+#[derive(Debug, Clone)]
+struct Secret {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl Folder {
+    pub(super) fn new(root: PathBuf, only: Option<ObjectName>) -> Self {
+        let descriptors = Descriptors::new();
+        Self { root, only, hidden: false, secrets: Vec::new(), descriptors }
+    }
+
+    /// Shows nothing of the folder `path`, which exists.
+    pub(super) fn exclude(&mut self, path: &Path) -> io::Result<()> {
+        let path = path.canonicalize()?;
+        let metadata = path.metadata()?;
+        self.secrets.push(Secret { path, identity: (metadata.dev(), metadata.ino()) });
+        Ok(())
+    }
+
+    /// Whether all of it is a secret.
+    pub(super) fn is_secret_itself(&self) -> bool {
+        self.is_secret(&self.root)
+    }
+
+    /// Opens the regular file of this name if it lies within, after symbolic links.
+    pub(super) fn open(&self, name: ObjectName) -> Result<Object, SourceError> {
+        let path = match &self.only {
+            None => name.under(&self.root),
+            Some(only) if *only == name => self.root.clone(),
+            Some(_) => return Err(SourceError::NotFound { name }),
+        };
+        let canonical = path.canonicalize().map_err(|error| file_error(&name, error))?;
+        if !self.shows(&name, &canonical) {
+            return Err(SourceError::NotFound { name });
+        }
+        Object::in_folder(name, &canonical, &self.descriptors)
+    }
+
+    /// Whether the file `name`, which lies at the canonical path `path`, may be seen.
+    fn shows(&self, name: &ObjectName, path: &Path) -> bool {
+        // A file that was named by itself was meant, whatever it is called.
+        let hidden = self.only.is_none() && !self.hidden;
+        let dotted = |part: &str| part.starts_with('.');
+        let Ok(inside) = path.strip_prefix(&self.root) else { return false };
+        let leads_to_hidden =
+            inside.iter().any(|part| part.as_encoded_bytes().first() == Some(&b'.'));
+        !partial::is_part_name(name.file_name())
+            && !(hidden && (name.as_str().split('/').any(dotted) || leads_to_hidden))
+            && !self.is_secret(path)
+    }
+
+    /// Whether `path`, or a folder above it, is one of which nothing is shown: by what it is, not
+    /// by its name, so that other names and mounts of it do not help.
+    fn is_secret(&self, path: &Path) -> bool {
+        !self.secrets.is_empty()
+            && path.ancestors().any(|above| {
+                let identity = above.metadata().map(|metadata| (metadata.dev(), metadata.ino()));
+                // What cannot be looked at might be.
+                let is = |secret: &Secret| {
+                    secret.path == above
+                        || identity.as_ref().map_or(true, |id| *id == secret.identity)
+                };
+                self.secrets.iter().any(is)
+            })
+    }
+
+    /// Up to `limit` objects; adds them to `names`.
+    pub(super) fn list(
+        &self,
+        folder: &Path,
+        depth: usize,
+        limit: usize,
+        names: &mut Vec<ObjectName>,
+    ) -> Result<(), SourceError> {
+        let failed = |error| unreadable(folder.display().to_string(), error);
+        let entries = fs::read_dir(folder).map_err(failed)?;
+        let mut paths: Vec<PathBuf> =
+            entries.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>().map_err(failed)?;
+        paths.sort_unstable();
+        for path in paths {
+            if names.len() >= limit {
+                break;
+            }
+            let is_folder = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
+            let relative = path.strip_prefix(&self.root).ok().and_then(Path::to_str);
+            let Some(name) = relative.and_then(|name| ObjectName::new(name).ok()) else {
+                continue;
+            };
+            if is_folder {
+                if depth > 0 && self.shows(&name, &path) {
+                    // One folder that cannot be read is no reason to do without the others.
+                    if let Err(error) = self.list(&path, depth - 1, limit, names) {
+                        tracing::warn!(error = %escape(error), "a folder is left out");
+                    }
+                }
+            } else if path
+                .canonicalize()
+                .is_ok_and(|path| self.shows(&name, &path) && path.is_file())
+            {
+                names.push(name);
+            }
+        }
+        Ok(())
+    }
+
+    /// A hidden file or folder that is there, among the first few that are looked at.
+    pub(super) fn find_hidden(&self) -> Option<PathBuf> {
+        let mut folders = vec![self.root.clone()];
+        let mut looked_at = 0;
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                looked_at += 1;
+                if looked_at > MAX_LOOKED_AT {
+                    return None;
+                }
+                let path = entry.path();
+                let is_part = entry.file_name().to_str().is_some_and(partial::is_part_name);
+                let dotted = entry.file_name().as_encoded_bytes().first() == Some(&b'.');
+                if dotted && !is_part && !self.is_secret(&path) {
+                    return path.strip_prefix(&self.root).ok().map(Path::to_path_buf);
+                }
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    folders.push(path);
+                }
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,226 @@
+//! One object, in one state.
+
+use std::{
+    fs::{File, Metadata},
+    io,
+    ops::Range,
+    os::unix::fs::{FileExt, MetadataExt},
+    path::Path,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore};
+
+use crate::{
+    ObjectName, SourceError,
+    limits::{MAX_READ, MAX_STATE},
+    offload::offload,
+};
+
+use super::{
+    descriptors::{Descriptors, OpenFile},
+    file_error, store_error, store_path, unreadable,
+};
+
+/// What is known of an object without reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectStat {
+    /// Its name.
+    pub name: ObjectName,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When it was modified last.
+    pub modified: SystemTime,
+    /// Opaque; differs once its content, size or any of its times may. At most
+    /// [`MAX_STATE`] bytes.
+    pub state: String,
+}
+
+/// One object in one state: reads fail once its content changed. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Object {
+    stat: ObjectStat,
+    body: Body,
+}
+
+#[derive(Debug, Clone)]
+enum Body {
+    File(Arc<OpenFile>, Content),
+    Store(Arc<dyn ObjectStore>, object_store::path::Path),
+}
+
+/// What tells a file's content apart while it is read. Not its change time, which moves when the
+/// file is replaced or linked and can be read on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Content {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl Content {
+    fn of(metadata: &Metadata) -> Self {
+        let modified = (metadata.mtime(), metadata.mtime_nsec());
+        Self { device: metadata.dev(), inode: metadata.ino(), size: metadata.len(), modified }
+    }
+}
+
+impl Object {
+    /// What is known of it.
+    #[must_use]
+    pub const fn stat(&self) -> &ObjectStat {
+        &self.stat
+    }
+
+    /// Reads `range` whole. Cancel safe.
+    ///
+    /// # Errors
+    /// When the object changed since it was opened, cannot be read, or `range` is longer than
+    /// [`MAX_READ`] or beyond the object's end.
+    pub async fn read(&self, range: Range<u64>) -> Result<Bytes, SourceError> {
+        let name = &self.stat.name;
+        let length = range.end.checked_sub(range.start);
+        let Some(length) = length.filter(|n| *n <= MAX_READ && range.end <= self.stat.size) else {
+            return Err(SourceError::OutOfRange { name: name.clone(), range });
+        };
+        if length == 0 {
+            return Ok(Bytes::new());
+        }
+        match &self.body {
+            Body::File(file, content) => {
+                let _turn = file.descriptors().turn().await;
+                let (file, name, content) = (Arc::clone(file), name.clone(), *content);
+                offload(move || read_file(&file, &name, content, range.start, length)).await
+            }
+            Body::Store(store, path) => {
+                let options =
+                    GetOptions { range: Some(GetRange::Bounded(range)), ..Default::default() };
+                let failed = |error| store_error(name, error);
+                let result = store.get_opts(path, options).await.map_err(failed)?;
+                let same = state_of(&result.meta) == self.stat.state;
+                let data = if same { result.bytes().await.map_err(failed)? } else { Bytes::new() };
+                if data.len() as u64 == length {
+                    Ok(data)
+                } else {
+                    Err(SourceError::Changed { name: name.clone() })
+                }
+            }
+        }
+    }
+
+    /// Looks whether all of it is as it was when it was opened. Cancel safe.
+    ///
+    /// # Errors
+    /// When it is not, or cannot be looked at.
+    pub(crate) async fn check_unchanged(&self) -> Result<(), SourceError> {
+        // Each read of a store compares what it can.
+        let Body::File(file, content) = &self.body else { return Ok(()) };
+        let (file, stat, content) = (Arc::clone(file), self.stat.clone(), *content);
+        offload(move || {
+            let opened = open(&file, &stat.name, content)?;
+            let metadata = opened.metadata().map_err(|error| file_error(&stat.name, error))?;
+            let same = file_state(&metadata) == stat.state;
+            if same { Ok(()) } else { Err(SourceError::Changed { name: stat.name }) }
+        })
+        .await
+    }
+
+    /// The regular file at `path`, which is canonical. It is opened when it is read.
+    pub(super) fn in_folder(
+        name: ObjectName,
+        path: &Path,
+        descriptors: &Arc<Descriptors>,
+    ) -> Result<Self, SourceError> {
+        let failed = |error| file_error(&name, error);
+        // Looked at before opening: opening a pipe would wait for its writer.
+        let metadata = path.symlink_metadata().map_err(failed)?;
+        if !metadata.is_file() {
+            return Err(SourceError::NotFound { name });
+        }
+        let modified = metadata.modified().map_err(failed)?;
+        let (state, size) = (file_state(&metadata), metadata.len());
+        let file = OpenFile::new(path.to_path_buf(), Arc::clone(descriptors));
+        let content = Content::of(&metadata);
+        // Opened now, so that what cannot be read is refused, and what is replaced is read on.
+        open(&file, &name, content)?;
+        let stat = ObjectStat { name, size, modified, state };
+        Ok(Self { stat, body: Body::File(file, content) })
+    }
+
+    pub(super) async fn in_store(
+        name: &ObjectName,
+        store: Arc<dyn ObjectStore>,
+    ) -> Result<Self, SourceError> {
+        let path = store_path(name)?;
+        let options = GetOptions { head: true, ..Default::default() };
+        let result = store.get_opts(&path, options).await;
+        let meta = result.map_err(|error| store_error(name, error))?.meta;
+        let state = state_of(&meta);
+        if state.len() > MAX_STATE {
+            return Err(unreadable(name.to_string(), "its entity tag is too long"));
+        }
+        let modified = meta.last_modified.into();
+        let stat = ObjectStat { name: name.clone(), size: meta.size, modified, state };
+        Ok(Self { stat, body: Body::Store(store, path) })
+    }
+}
+
+/// The file, which may have been closed since and opened again. Another file at its place is
+/// refused.
+fn open(
+    file: &Arc<OpenFile>,
+    name: &ObjectName,
+    content: Content,
+) -> Result<Arc<File>, SourceError> {
+    enum Refused {
+        Io(io::Error),
+        Changed,
+    }
+    impl From<io::Error> for Refused {
+        fn from(error: io::Error) -> Self {
+            Self::Io(error)
+        }
+    }
+    let check = |file: &File| {
+        if Content::of(&file.metadata()?) == content { Ok(()) } else { Err(Refused::Changed) }
+    };
+    file.file(check).map_err(|refused| match refused {
+        Refused::Io(error) => file_error(name, error),
+        Refused::Changed => SourceError::Changed { name: name.clone() },
+    })
+}
+
+fn read_file(
+    file: &Arc<OpenFile>,
+    name: &ObjectName,
+    content: Content,
+    at: u64,
+    length: u64,
+) -> Result<Bytes, SourceError> {
+    let changed = || SourceError::Changed { name: name.clone() };
+    let file = open(file, name, content)?;
+    let mut data = vec![0; usize::try_from(length).expect("invariant: at most MAX_READ")];
+    file.read_exact_at(&mut data, at).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => changed(),
+        _ => file_error(name, error),
+    })?;
+    let metadata = file.metadata().map_err(|error| file_error(name, error))?;
+    if Content::of(&metadata) == content { Ok(data.into()) } else { Err(changed()) }
+}
+
+/// The change time too: whoever puts size and modification time back cannot put that back.
+fn file_state(metadata: &Metadata) -> String {
+    let Content { device, inode, size, modified: (seconds, nanos) } = Content::of(metadata);
+    let (changed, changed_nanos) = (metadata.ctime(), metadata.ctime_nsec());
+    format!("{device:x}-{inode:x}-{size:x}-{seconds:x}-{nanos:x}-{changed:x}-{changed_nanos:x}")
+}
+
+fn state_of(meta: &ObjectMeta) -> String {
+    meta.e_tag.clone().unwrap_or_else(|| {
+        let modified = SystemTime::from(meta.last_modified).duration_since(UNIX_EPOCH);
+        format!("{:x}-{:x}", meta.size, modified.unwrap_or_default().as_nanos())
+    })
+}
