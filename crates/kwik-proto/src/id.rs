@@ -121,6 +121,18 @@ impl fmt::Display for LeaseId {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PieceId(pub u64);
 
+impl PieceId {
+    /// The first that is asked of the primary's own path. Those before it are of pieces that it sends
+    /// unasked, one for each lease.
+    pub const FIRST_ASKED: Self = Self(1 << 48);
+
+    /// The piece of a lease that its writer sends unasked.
+    #[must_use]
+    pub const fn unasked(lease: LeaseId) -> Self {
+        Self(lease.0)
+    }
+}
+
 /// A session: 128 random bits. An identifier, never an authority.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub [u8; 16]);

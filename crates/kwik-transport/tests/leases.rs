@@ -89,6 +89,7 @@ fn lease(id: u64, sequence: u64) -> control::Lease {
         sequence,
         max_bytes: fields.max_bytes,
         signature: Some(signature),
+        unasked: 0,
     }
 }
 

@@ -89,6 +89,7 @@ impl LeaseIssuer {
             sequence: self.next_sequence(path),
             max_bytes: limits::lease_budget(range.end - range.start),
             signature: None,
+            unasked: 0,
         };
         let issued = IssuedLease {
             stream,

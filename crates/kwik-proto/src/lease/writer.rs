@@ -150,6 +150,12 @@ impl Writer {
     }
 }
 
+/// The piece of a lease that nobody has to ask for.
+fn unasked(lease: &control::Lease) -> Option<Piece> {
+    let (next, end) = (lease.range.start, lease.range.start + lease.unasked);
+    (lease.unasked > 0).then(|| Piece { id: PieceId::unasked(lease.lease_id), next, end })
+}
+
 /// All leases that this side writes for one session.
 #[derive(Debug, Default)]
 pub struct WriterTable {
@@ -182,7 +188,7 @@ impl WriterTable {
             stream: lease.stream_id,
             range,
             command: lease.command.clone(),
-            queue: VecDeque::new(),
+            queue: unasked(lease).into_iter().collect(),
             budget,
             ended: false,
             settled: true,

@@ -111,6 +111,20 @@ impl Fill {
         Some(missing)
     }
 
+    /// Takes what is missing of `range` if that is its end, and nobody was asked for any of it.
+    pub(super) fn take_rest(&mut self, range: Range<u64>) -> Option<Range<u64>> {
+        if range.is_empty() || self.taken.covered(&range) > 0 {
+            return None;
+        }
+        let rest = lock(&self.recv).missing(range.clone()).next()?;
+        self.taken.insert(range.clone());
+        if rest.end == range.end {
+            return Some(rest);
+        }
+        self.taken.remove(rest.start..range.end);
+        None
+    }
+
     /// Cancels a live piece: what it owes is free again at once. True when it was live.
     pub(super) fn cancel(
         &mut self,

@@ -113,7 +113,7 @@ pub struct Scheduler {
 impl Scheduler {
     /// A path became active.
     pub fn add_path(&mut self, id: PathId, now: Instant) {
-        self.paths.insert(id, Box::new(Path::new(now)));
+        self.paths.insert(id, Box::new(Path::new(id, now)));
     }
 
     /// A path is gone: its pieces go elsewhere, its leases are lost.
@@ -178,6 +178,7 @@ impl Scheduler {
         now: Instant,
     ) -> Result<(), CodedError> {
         let (id, range) = (lease.lease_id, lease.range.clone());
+        let lease_unasked = lease.unasked;
         let stream = lease.stream_id;
         if self.leases.contains_key(&id) {
             let context = format!("lease {id} came twice");
@@ -223,11 +224,12 @@ impl Scheduler {
         if usable && !path.is_primary() {
             self.events.push(SchedulerEvent::Send(path, ControlMessage::Lease(lease)));
         }
-        let from = range.start;
+        let (from, unasked) = (range.start, range.start..range.start + lease_unasked);
         let (mapped, delivered, closing) = (false, 0, false);
         let lease = ClientLease { stream, path, range, from, mapped, budget, delivered, closing };
         self.leases.insert(id, lease);
         if usable {
+            self.expect(id, unasked, now)?;
             self.end_done_leases(stream, None, now);
             self.cover(stream, now);
         } else {
@@ -235,6 +237,28 @@ impl Scheduler {
         }
         self.stir();
         self.moves_due = true;
+        Ok(())
+    }
+
+    /// What the primary sends of its own lease without being asked is a piece like any other. What of
+    /// it overtook the lease was taken as plain data.
+    fn expect(&mut self, id: LeaseId, range: Range<u64>, now: Instant) -> Result<(), CodedError> {
+        let Some(lease) = self.leases.get_mut(&id) else { return Ok(()) };
+        let Some(fill) = self.fills.get_mut(&lease.stream) else { return Ok(()) };
+        let Some(path) = self.paths.get_mut(&lease.path) else { return Ok(()) };
+        if range.end > lock(&fill.recv).max_data() {
+            let context = format!("lease {id}: {range:?} is sent beyond what was granted");
+            return Err(CodedError::new(Code::OffsetMismatch, context));
+        }
+        lease.budget = lease.budget.saturating_sub(range.end - range.start);
+        // Where others bring parts of it, nobody could tell by which piece bytes come.
+        let Some(range) = fill.take_rest(range) else { return Ok(()) };
+        let piece = PieceId::unasked(id);
+        let due = now + path.schedule.model.arrival(range.end - range.start, now);
+        path.schedule.on_activated(range.end - range.start, now);
+        lock(&fill.recv).add_piece(lease.path, piece, id, range.clone());
+        let activation = Activation { stream: lease.stream, lease: id, range, charged: 0, due };
+        path.pieces.insert(piece, activation);
         Ok(())
     }
 

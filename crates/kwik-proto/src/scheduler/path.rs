@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::{PieceId, StreamId, limits};
+use crate::{PathId, PieceId, StreamId, limits};
 
 use super::Activation;
 use super::liveness::Liveness;
@@ -127,11 +127,12 @@ pub(super) struct Path {
 }
 
 impl Path {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(super) fn new(id: PathId, now: Instant) -> Self {
+        let first = if id.is_primary() { PieceId::FIRST_ASKED } else { PieceId(0) };
         Self {
             schedule: PathSchedule::new(now),
             pieces: BTreeMap::new(),
-            next_piece: 0,
+            next_piece: first.0,
             suspect: false,
             dead: false,
             draining: false,

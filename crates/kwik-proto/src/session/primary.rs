@@ -195,6 +195,9 @@ impl PrimarySession {
         }
         let mut lease = self.issuer.issue(stream, path, range, command)?;
         let id = lease.lease_id;
+        if path.is_primary() {
+            lease.unasked = self.unasked(stream, &lease.range);
+        }
         let writer = path.is_primary().then(|| self.writers.insert(&lease)).transpose()?;
         if !path.is_primary() {
             let fields = LeaseFields {
@@ -210,6 +213,15 @@ impl PrimarySession {
         }
         self.send(&ControlMessage::Lease(lease), now);
         Ok((id, writer))
+    }
+
+    /// How much of a lease of its own path leaves unasked: what a stream may carry before anything is
+    /// said, so that an object of one flight comes as early as from a plain stream.
+    fn unasked(&self, stream: StreamId, range: &Range<u64>) -> u64 {
+        let send = self.streams.halves(stream).and_then(|halves| halves.send.as_ref());
+        let granted = send.map_or(0, |send| lock(send).max_data());
+        let first = range.start.saturating_add(limits::FIRST_STREAM_DATA);
+        granted.min(first).min(range.end).saturating_sub(range.start)
     }
 
     fn check_extent(&self, stream: StreamId, range: &Range<u64>) -> Result<(), CodedError> {

@@ -144,6 +144,11 @@ impl SendHalf {
         writable && self.reserved.contains_range(range)
     }
 
+    /// The offset up to which the reader grants data.
+    pub(crate) fn max_data(&self) -> u64 {
+        self.max_data
+    }
+
     pub(crate) fn on_max_data(&mut self, maximum: u64) -> bool {
         let raised = maximum > self.max_data;
         self.max_data = self.max_data.max(maximum);

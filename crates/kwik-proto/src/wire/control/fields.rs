@@ -238,6 +238,7 @@ fn leases() -> Vec<Pair> {
                 sequence: 8,
                 max_bytes: 30,
                 signature: Some(Signature([5; 64])),
+                unasked: 0,
             }),
             &pb::Lease {
                 lease_id: 4,
@@ -249,6 +250,24 @@ fn leases() -> Vec<Pair> {
                 sequence: 8,
                 max_bytes: 30,
                 signature: vec![5; 64].into(),
+                unasked: 0,
+            },
+        ),
+        pair(
+            M::Lease(Lease {
+                lease_id,
+                stream_id: STREAM,
+                range: 10..20,
+                unasked: 6,
+                ..Lease::default()
+            }),
+            &pb::Lease {
+                lease_id: 4,
+                stream_id: 7,
+                start: 10,
+                end: 20,
+                unasked: 6,
+                ..pb::Lease::default()
             },
         ),
         pair(M::Revoke(Revoke { lease_id }), &pb::Revoke { lease_id: 4 }),

@@ -35,6 +35,8 @@ pub struct Lease {
     pub max_bytes: u64,
     /// The primary's; none for a lease of its own path.
     pub signature: Option<Signature>,
+    /// Bytes from its start on that the primary sends without being asked; none on other paths.
+    pub unasked: u64,
 }
 
 impl Convert for Lease {
@@ -51,16 +53,24 @@ impl Convert for Lease {
             sequence: self.sequence,
             max_bytes: self.max_bytes,
             signature: bytes_of(self.signature.as_ref()),
+            unasked: self.unasked,
         }
     }
 
     fn from_proto(m: pb::Lease) -> Result<Self> {
         WireError::check("a command", m.command.len() as u64, MAX_COMMAND)?;
+        let range = range(m.start, m.end)?;
+        let path_id = PathId(m.path_id);
+        let most = if path_id.is_primary() { range.end - range.start } else { 0 };
+        if m.unasked > most {
+            return Err(WireError::Invalid("more unasked than a lease has"));
+        }
         Ok(Self {
             lease_id: LeaseId(m.lease_id),
             stream_id: stream_id(m.stream_id)?,
-            range: range(m.start, m.end)?,
-            path_id: PathId(m.path_id),
+            unasked: m.unasked,
+            range,
+            path_id,
             command: m.command,
             sequence: m.sequence,
             max_bytes: m.max_bytes,

@@ -181,6 +181,7 @@ fn of_leases(v: &Values) -> Vec<ControlMessage> {
             sequence: v.n / 3,
             max_bytes: v.n / 4,
             signature: v.signature(),
+            unasked: if v.path().is_primary() { v.n / 5 } else { 0 },
         }),
         M::Revoke(Revoke { lease_id }),
         M::LeaseReport(LeaseReport {
