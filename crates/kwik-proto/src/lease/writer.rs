@@ -18,6 +18,8 @@ struct Piece {
     id: PieceId,
     next: u64,
     end: u64,
+    /// Nobody asked for it: it leaves as far as the stream's credit goes.
+    unasked: bool,
 }
 
 /// What the holder of a lease may write now: the pieces that the client activated, in their order.
@@ -28,6 +30,8 @@ pub struct Writer {
     range: Range<u64>,
     command: Bytes,
     queue: VecDeque<Piece>,
+    /// Up to where the stream's credit lets it send what nobody asked for.
+    granted: u64,
     budget: u64,
     /// The client, the primary or this side ended it.
     ended: bool,
@@ -70,23 +74,30 @@ impl Writer {
     /// What is to be written next, as far as it is activated.
     #[must_use]
     pub fn next(&self) -> Option<Range<u64>> {
-        self.queue.front().map(|piece| piece.next..piece.end)
+        self.queued().next()
     }
 
     /// Everything that is activated and not written, in order.
     pub fn queued(&self) -> impl Iterator<Item = Range<u64>> + '_ {
-        self.queue.iter().map(|piece| piece.next..piece.end)
+        self.queue.iter().map(|piece| self.due(piece)).filter(|due| !due.is_empty())
+    }
+
+    /// What of a piece may be sent now.
+    fn due(&self, piece: &Piece) -> Range<u64> {
+        piece.next..if piece.unasked { piece.end.min(self.granted) } else { piece.end }
     }
 
     /// Takes the next bytes to write, at most `max`: from then on they count as sent, and the
     /// caller owes them to the wire. True with the range when it ends a piece.
     pub fn commit(&mut self, max: u64) -> Option<(Range<u64>, bool)> {
-        self.commit_piece(0, max)
+        let at = self.queue.iter().position(|piece| !self.due(piece).is_empty())?;
+        self.commit_piece(at, max)
     }
 
     fn commit_piece(&mut self, at: usize, max: u64) -> Option<(Range<u64>, bool)> {
+        let due = self.due(self.queue.get(at)?);
         let piece = self.queue.get_mut(at)?;
-        let len = max.min(piece.end - piece.next).min(self.budget);
+        let len = max.min(due.end - due.start).min(self.budget);
         let range = piece.next..piece.next + len;
         piece.next = range.end;
         self.budget -= len;
@@ -134,7 +145,7 @@ impl Writer {
             let context = format!("lease {}: more activated than its budget", self.lease);
             return Err(CodedError::new(Code::LimitExceeded, context));
         }
-        self.queue.push_back(Piece { id, next: start, end });
+        self.queue.push_back(Piece { id, next: start, end, unasked: false });
         Ok(())
     }
 
@@ -153,7 +164,7 @@ impl Writer {
 /// The piece of a lease that nobody has to ask for.
 fn unasked(lease: &control::Lease) -> Option<Piece> {
     let (next, end) = (lease.range.start, lease.range.start + lease.unasked);
-    (lease.unasked > 0).then(|| Piece { id: PieceId::unasked(lease.lease_id), next, end })
+    (lease.unasked > 0).then(|| Piece { id: PieceId::unasked(lease.lease_id), next, end, unasked: true })
 }
 
 /// All leases that this side writes for one session.
@@ -189,12 +200,26 @@ impl WriterTable {
             range,
             command: lease.command.clone(),
             queue: unasked(lease).into_iter().collect(),
+            granted: 0,
             budget,
             ended: false,
             settled: true,
         }));
         self.writers.insert(id, writer.clone());
         Ok(writer)
+    }
+
+    /// The stream's reader grants data up to `maximum`; the lease that has something to send by it.
+    pub fn on_granted(&self, stream: StreamId, maximum: u64) -> impl Iterator<Item = LeaseId> {
+        self.writers.iter().filter_map(move |(id, writer)| {
+            let mut writer = lock(writer);
+            let own = writer.stream == stream && maximum > writer.granted;
+            let before = writer.next();
+            if own {
+                writer.granted = maximum;
+            }
+            (own && writer.next() != before).then_some(*id)
+        })
     }
 
     /// Queues a piece. When its lease has ended meanwhile, the answer that nothing was sent.

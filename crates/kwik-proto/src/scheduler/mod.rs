@@ -229,7 +229,7 @@ impl Scheduler {
         let lease = ClientLease { stream, path, range, from, mapped, budget, delivered, closing };
         self.leases.insert(id, lease);
         if usable {
-            self.expect(id, unasked, now)?;
+            self.expect(id, unasked, now);
             self.end_done_leases(stream, None, now);
             self.cover(stream, now);
         } else {
@@ -242,24 +242,19 @@ impl Scheduler {
 
     /// What the primary sends of its own lease without being asked is a piece like any other. What of
     /// it overtook the lease was taken as plain data.
-    fn expect(&mut self, id: LeaseId, range: Range<u64>, now: Instant) -> Result<(), CodedError> {
-        let Some(lease) = self.leases.get_mut(&id) else { return Ok(()) };
-        let Some(fill) = self.fills.get_mut(&lease.stream) else { return Ok(()) };
-        let Some(path) = self.paths.get_mut(&lease.path) else { return Ok(()) };
-        if range.end > lock(&fill.recv).max_data() {
-            let context = format!("lease {id}: {range:?} is sent beyond what was granted");
-            return Err(CodedError::new(Code::OffsetMismatch, context));
-        }
+    fn expect(&mut self, id: LeaseId, range: Range<u64>, now: Instant) {
+        let Some(lease) = self.leases.get_mut(&id) else { return };
+        let Some(fill) = self.fills.get_mut(&lease.stream) else { return };
+        let Some(path) = self.paths.get_mut(&lease.path) else { return };
         lease.budget = lease.budget.saturating_sub(range.end - range.start);
         // Where others bring parts of it, nobody could tell by which piece bytes come.
-        let Some(range) = fill.take_rest(range) else { return Ok(()) };
+        let Some(range) = fill.take_rest(range) else { return };
         let piece = PieceId::unasked(id);
         let due = now + path.schedule.model.arrival(range.end - range.start, now);
         path.schedule.on_activated(range.end - range.start, now);
         lock(&fill.recv).add_piece(lease.path, piece, id, range.clone());
         let activation = Activation { stream: lease.stream, lease: id, range, charged: 0, due };
         path.pieces.insert(piece, activation);
-        Ok(())
     }
 
     /// The primary takes a lease back.

@@ -196,9 +196,12 @@ impl PrimarySession {
         let mut lease = self.issuer.issue(stream, path, range, command)?;
         let id = lease.lease_id;
         if path.is_primary() {
-            lease.unasked = self.unasked(stream, &lease.range);
+            // What a stream may carry before anything is said: an object of one flight comes as early as
+            // from a plain stream.
+            lease.unasked = limits::FIRST_STREAM_DATA.min(lease.range.end - lease.range.start);
         }
         let writer = path.is_primary().then(|| self.writers.insert(&lease)).transpose()?;
+        self.grant_unasked(stream);
         if !path.is_primary() {
             let fields = LeaseFields {
                 lease_id: id,
@@ -215,13 +218,13 @@ impl PrimarySession {
         Ok((id, writer))
     }
 
-    /// How much of a lease of its own path leaves unasked: what a stream may carry before anything is
-    /// said, so that an object of one flight comes as early as from a plain stream.
-    fn unasked(&self, stream: StreamId, range: &Range<u64>) -> u64 {
+    /// Lets what nobody asked for leave as far as its stream's credit goes.
+    fn grant_unasked(&mut self, stream: StreamId) {
         let send = self.streams.halves(stream).and_then(|halves| halves.send.as_ref());
         let granted = send.map_or(0, |send| lock(send).max_data());
-        let first = range.start.saturating_add(limits::FIRST_STREAM_DATA);
-        granted.min(first).min(range.end).saturating_sub(range.start)
+        for lease in self.writers.on_granted(stream, granted) {
+            self.outputs.wake(Wake::Writer(lease));
+        }
     }
 
     fn check_extent(&self, stream: StreamId, range: &Range<u64>) -> Result<(), CodedError> {
@@ -389,6 +392,9 @@ impl PrimarySession {
             message => {
                 if !self.streams.handle_control(&message, now)? {
                     return Err(wrong_role(&message));
+                }
+                if let ControlMessage::MaxStreamData(m) = message {
+                    self.grant_unasked(m.stream_id);
                 }
             }
         }
