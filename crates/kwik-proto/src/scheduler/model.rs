@@ -309,7 +309,8 @@ impl PathModel {
         let queued = self.outstanding + self.stale + more;
         let queued = self.wait(now) + self.transfer(queued, now);
         // The request travels to the server, and its first bytes back.
-        queued.max(self.base_rtt() + time_for(more, self.rate.unwrap_or(self.link_rate())))
+        let steady = self.rate.filter(|_| !self.is_starting());
+        queued.max(self.base_rtt() + time_for(more, steady.unwrap_or(self.link_rate())))
     }
 
     /// How long `bytes` come for after a pause.
