@@ -361,14 +361,16 @@ impl PathModel {
         let (times, least, most) = SLACK;
         let slack = (base * times).clamp(least, most);
         let target = match self.rate {
-            None => 2 * self.window(),
-            // A window under way and the next, so that the server never lacks bytes to send, as far
-            // as the rate can have grown since it was measured.
-            Some(rate) if self.is_starting() => {
-                let ahead = ((base + ROUND) * 4 + slack).min(self.horizon.max(base * 2));
-                (2 * self.window()).min(bytes_in(rate, ahead))
+            Some(rate) if !self.is_starting() => bytes_in(rate, base * 5 / 4 + slack),
+            // A window under way and the next, so that the server never lacks bytes to send, as far as
+            // its link, what the rate can have grown to since it was measured, and the session's
+            // window carry them.
+            measured => {
+                let most = self.horizon.max(base * 2);
+                let link = bytes_in(self.link_rate(), (base * 2 + slack).min(most));
+                let grown = |rate| bytes_in(rate, ((base + ROUND) * 4 + slack).min(most));
+                (2 * self.window()).min(link).min(measured.map_or(u64::MAX, grown))
             }
-            Some(rate) => bytes_in(rate, base * 5 / 4 + slack),
         };
         target.max(2 * limits::MIN_PIECE)
     }
