@@ -201,8 +201,8 @@ pub const MIN_PIECE: u64 = 4 * 1024;
 pub const MAX_PIECE: u64 = 1024 * 1024;
 /// Bytes that moved pieces may bring twice: what two servers send first, and a share of what was delivered.
 pub const DOUBLED_BYTES: u64 = 32 * 1024;
-/// One in this many: 0.8 %.
-pub const DOUBLED_SHARE: u64 = 128;
+/// One in this many: 0.4 %.
+pub const DOUBLED_SHARE: u64 = 256;
 /// A path with activated bytes outstanding is suspect after max of this and 1.25 smoothed RTT.
 pub const SUSPECT_AFTER: Duration = Duration::from_millis(50);
 /// ... and dead after this silence.

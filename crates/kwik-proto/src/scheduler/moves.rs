@@ -114,7 +114,7 @@ impl Scheduler {
         // A rate may be off by an eighth.
         let margin = margin + owed.arrival.saturating_duration_since(now) / 8;
         // Who has other things to bring takes over what a reader would wait for, for long.
-        let margin = if taker.idle { margin } else { margin + limits::GAP_TIMEOUT };
+        let margin = if taker.idle { margin } else { margin + limits::SUSPECT_AFTER };
         if !(owed.late || taker.idle) || owed.arrival <= taker.arrival.max(reached) + margin {
             return false;
         }
