@@ -71,7 +71,7 @@ impl Scheduler {
         let mut brought = 0_u64;
         let mut is_first = true;
         for (_, other) in self.paths.iter().filter(|(other, path)| {
-            **other != id && !path.idle && path.is_healthy() && self.is_leased(**other)
+            **other != id && !path.idle && path.is_delivering() && self.is_leased(**other)
         }) {
             is_first &= arrival <= piece_arrival(other, free, now);
             brought = brought.saturating_add(other.schedule.model.capacity(arrival, now));
@@ -152,7 +152,7 @@ impl Scheduler {
             range: range.clone(),
         });
         path.pieces
-            .insert(piece, Activation { stream, lease: lease_id, range, charged: 0, due });
+            .insert(piece, Activation { stream, lease: lease_id, range, charged: 0, returned: false, due });
         self.events.push(SchedulerEvent::Send(id, activate));
     }
 }

@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use crate::stream::StreamTable;
 use crate::sync::lock;
 use crate::wire::control::{self, ControlMessage};
 use crate::{LeaseId, PathId, PieceId, StreamId};
@@ -16,7 +15,6 @@ impl Scheduler {
         &mut self,
         (path, stream, id): (PathId, StreamId, LeaseId),
         offset: u64,
-        streams: &mut StreamTable,
         now: Instant,
     ) -> bool {
         let own = |lease: &super::ClientLease| lease.path == path && lease.stream == stream;
@@ -38,7 +36,7 @@ impl Scheduler {
     }
 
     /// The writer of a mapped lease came to `offset`, and may have passed over what others bring.
-    pub fn on_mapped(&mut self, id: LeaseId, offset: u64, streams: &mut StreamTable, now: Instant) {
+    pub fn on_mapped(&mut self, id: LeaseId, offset: u64, now: Instant) {
         if self.leases.get(&id).is_some_and(|lease| lease.from < offset) {
             self.set_floor(id, offset, now);
             self.dirty = true;

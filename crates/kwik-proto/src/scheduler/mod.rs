@@ -65,6 +65,8 @@ struct Activation {
     range: Range<u64>,
     /// Bytes of it that may come twice, as it was given to another path.
     charged: u64,
+    /// Its writer stopped it unbidden.
+    returned: bool,
     /// When all of it should have come.
     due: Instant,
 }
@@ -174,7 +176,6 @@ impl Scheduler {
         &mut self,
         lease: control::Lease,
         halves: Option<Halves>,
-        streams: &mut StreamTable,
         now: Instant,
     ) -> Result<(), CodedError> {
         let (id, range) = (lease.lease_id, lease.range.clone());
@@ -253,12 +254,12 @@ impl Scheduler {
         let due = now + path.schedule.model.arrival(range.end - range.start, now);
         path.schedule.on_activated(range.end - range.start, now);
         lock(&fill.recv).add_piece(lease.path, piece, id, range.clone());
-        let activation = Activation { stream: lease.stream, lease: id, range, charged: 0, due };
+        let activation = Activation { stream: lease.stream, lease: id, range, charged: 0, returned: false, due };
         path.pieces.insert(piece, activation);
     }
 
     /// The primary takes a lease back.
-    pub fn handle_revoke(&mut self, id: LeaseId, streams: &mut StreamTable, now: Instant) {
+    pub fn handle_revoke(&mut self, id: LeaseId, now: Instant) {
         self.end_lease(id, LeaseOutcome::Stopped, now);
         self.stir();
     }
@@ -319,6 +320,7 @@ impl Scheduler {
         } else {
             owner.schedule.model.on_released(left);
             fill.release(sent_until..before.end);
+            activation.returned = true;
             returned = owner.schedule.live.on_returned(now);
         }
         let lease = activation.lease;
@@ -359,13 +361,13 @@ impl Scheduler {
     }
 
     /// The reader took bytes, or saw the end.
-    pub fn on_consumed(&mut self, stream: StreamId, streams: &mut StreamTable, now: Instant) {
+    pub fn on_consumed(&mut self, stream: StreamId, streams: &mut StreamTable) {
         self.forget_if_idle(stream, streams);
         self.stir();
     }
 
     /// Streams were granted credit other than by reading.
-    pub fn on_credit(&mut self, streams: &mut StreamTable, now: Instant) {
+    pub fn on_credit(&mut self) {
         self.stir();
     }
 
@@ -402,7 +404,7 @@ impl Scheduler {
     fn count_piece(&mut self, path: PathId, piece: PieceId, at: u64) -> Option<Activation> {
         let owner = self.paths.get_mut(&path)?;
         let activation = owner.pieces.remove(&piece)?;
-        if at == activation.range.end {
+        if at == activation.range.end && !activation.returned {
             owner.schedule.live.on_piece();
         }
         if owner.draining && owner.pieces.is_empty() {
@@ -420,7 +422,7 @@ impl Scheduler {
     }
 
     /// Any sign of life from a path.
-    pub fn on_alive(&mut self, path: PathId, streams: &mut StreamTable, now: Instant) {
+    pub fn on_alive(&mut self, path: PathId, now: Instant) {
         if self.hear(path, now) {
             self.dirty = true;
         }

@@ -230,10 +230,6 @@ impl PathModel {
         self.flat_rounds < FLAT_ROUNDS
     }
 
-    pub(super) fn is_waiting(&self) -> bool {
-        self.waiting
-    }
-
     /// The round trip without what waits in queues.
     pub(super) fn base_rtt(&self) -> Duration {
         if self.base == Duration::MAX { self.rtt } else { self.base }

@@ -64,12 +64,6 @@ impl Scheduler {
         moved
     }
 
-    /// An event that changes what paths will have when: look again, if not at once then soon.
-    pub(super) fn look_soon(&mut self, now: Instant) {
-        let soon = now + LOOK_AT_MOST;
-        self.look_at = Some(self.look_at.map_or(soon, |at| at.min(soon)));
-    }
-
     /// What all paths owe, by stream.
     fn owed(&self, now: Instant) -> BTreeMap<StreamId, Vec<Owed>> {
         let mut all: BTreeMap<StreamId, Vec<Owed>> = BTreeMap::new();

@@ -48,7 +48,7 @@ impl Fixture {
             ..control::Lease::default()
         };
         let halves = self.streams.touch(self.id, self.now).unwrap();
-        self.scheduler.handle_lease(lease, halves, &mut self.streams, self.now).unwrap();
+        self.scheduler.handle_lease(lease, halves, self.now).unwrap();
     }
 
     /// Bytes come, and the session hears of it.
@@ -167,7 +167,7 @@ fn a_path_is_not_asked_again_for_what_its_cancelled_piece_may_bring() {
     f.pass(limits::SUSPECT_AFTER);
     assert_eq!(f.activated(), [(B, 0..KIB)]);
     f.scheduler.remove_path(B, &mut f.streams, f.now);
-    f.scheduler.on_alive(A, &mut f.streams, f.now);
+    f.scheduler.on_alive(A, f.now);
     f.pass(Duration::from_secs(1));
     assert_eq!(f.activated(), [], "its own piece has not stopped yet");
     f.stopped(A, 1, 0, 0);
@@ -178,7 +178,7 @@ fn a_path_is_not_asked_again_for_what_its_cancelled_piece_may_bring() {
 fn bytes_that_came_late_fail_no_stream() {
     let mut f = Fixture::new();
     f.lease(1, A, 0..KIB);
-    f.scheduler.handle_revoke(LeaseId(1), &mut f.streams, f.now);
+    f.scheduler.handle_revoke(LeaseId(1), f.now);
     f.pass(Duration::from_secs(1));
     f.receive(A, 0..KIB);
     f.pass(limits::AGGREGATION_TIMEOUT);
@@ -187,7 +187,7 @@ fn bytes_that_came_late_fail_no_stream() {
     // Nothing failed, and once it is whole the primary hears that it is.
     lock(&f.recv).receive_fin(PathId::PRIMARY, KIB).unwrap();
     f.sent();
-    f.scheduler.on_consumed(f.id, &mut f.streams, f.now);
+    f.scheduler.on_consumed(f.id, &mut f.streams);
     let code = Code::NoError.as_u64();
     let stop = M::StopSending(control::StopSending { stream_id: f.id, code });
     assert_eq!(f.sent(), [(PathId::PRIMARY, stop)]);
@@ -197,9 +197,9 @@ fn bytes_that_came_late_fail_no_stream() {
 fn missing_bytes_that_nobody_may_bring_fail_their_reader() {
     let mut f = Fixture::new();
     f.lease(1, A, 0..KIB);
-    f.scheduler.handle_revoke(LeaseId(1), &mut f.streams, f.now);
+    f.scheduler.handle_revoke(LeaseId(1), f.now);
     f.pass(Duration::from_secs(4));
-    f.scheduler.on_alive(PathId::PRIMARY, &mut f.streams, f.now);
+    f.scheduler.on_alive(PathId::PRIMARY, f.now);
     f.pass(Duration::from_secs(1));
     let error = lock(&f.recv).read(1).unwrap_err();
     assert!(matches!(error, ReadError::Failed(e) if e.code == Code::AggregationTimeout));
@@ -209,12 +209,12 @@ fn missing_bytes_that_nobody_may_bring_fail_their_reader() {
 fn a_primary_behind_a_slow_link_has_longer_to_lease_what_is_missing() {
     let mut f = Fixture::new();
     f.lease(1, A, 0..KIB);
-    f.scheduler.handle_revoke(LeaseId(1), &mut f.streams, f.now);
+    f.scheduler.handle_revoke(LeaseId(1), f.now);
     f.scheduler.on_rtt(PathId::PRIMARY, Duration::from_secs(2));
     let begun = f.now;
     for (second, read) in [(10, Ok(Read::Blocked)), (12, Err(Code::AggregationTimeout))] {
         while f.now < begun + Duration::from_secs(second) {
-            f.scheduler.on_alive(PathId::PRIMARY, &mut f.streams, f.now);
+            f.scheduler.on_alive(PathId::PRIMARY, f.now);
             f.pass(Duration::from_secs(1));
         }
         let found = lock(&f.recv).read(1).map_err(|error| match error {
@@ -229,13 +229,13 @@ fn a_primary_behind_a_slow_link_has_longer_to_lease_what_is_missing() {
 fn the_time_that_the_primary_is_silent_does_not_count_against_a_reader() {
     let mut f = Fixture::new();
     f.lease(1, A, 0..KIB);
-    f.scheduler.handle_revoke(LeaseId(1), &mut f.streams, f.now);
+    f.scheduler.handle_revoke(LeaseId(1), f.now);
     for _ in 0..5 {
         f.pass(limits::AGGREGATION_TIMEOUT);
     }
     assert_eq!(lock(&f.recv).read(1), Ok(Read::Blocked));
     assert!(f.scheduler.is_busy(PathId::PRIMARY), "it is to be asked whether it lives");
-    f.scheduler.on_alive(PathId::PRIMARY, &mut f.streams, f.now);
+    f.scheduler.on_alive(PathId::PRIMARY, f.now);
     f.lease(2, B, 0..KIB);
     f.receive(B, 0..KIB);
     assert!(matches!(lock(&f.recv).read(1 << 20), Ok(Read::Data(_))));
@@ -275,7 +275,7 @@ fn a_path_that_answers_and_brings_nothing_loses_its_leases() {
     while passed < limits::STALLED_AFTER {
         assert_eq!(f.reports(), [], "after {passed:?}");
         f.pass(step);
-        f.scheduler.on_alive(A, &mut f.streams, f.now);
+        f.scheduler.on_alive(A, f.now);
         passed += step;
     }
     let sent = f.sent();
@@ -295,7 +295,7 @@ fn a_stream_that_is_whole_does_not_wait_for_a_dead_path() {
     f.receive(B, 0..KIB);
     lock(&f.recv).receive_fin(PathId::PRIMARY, KIB).unwrap();
     while !matches!(lock(&f.recv).read(1 << 20), Ok(Read::Finished)) {}
-    f.scheduler.on_consumed(f.id, &mut f.streams, f.now);
+    f.scheduler.on_consumed(f.id, &mut f.streams);
     assert_eq!(f.streams.iter().count(), 0);
     assert_eq!(f.receive_untold(A, 0..KIB), 0, "what comes late harms nobody");
 }
@@ -331,7 +331,7 @@ fn a_path_that_answers_but_brings_nothing_is_suspected_all_the_same() {
     f.lease(2, B, 0..KIB);
     f.activated();
     f.now += limits::SUSPECT_AFTER / 2;
-    f.scheduler.on_alive(A, &mut f.streams, f.now);
+    f.scheduler.on_alive(A, f.now);
     f.pass(limits::SUSPECT_AFTER / 2);
     assert_eq!(f.activated(), [(B, 0..KIB)]);
 }
@@ -366,9 +366,9 @@ fn a_mapped_lease_is_asked_for_what_lies_ahead_in_order() {
     assert_eq!(before[0], (A, 0..64 * KIB));
     let (streams, now) = (&mut fixture.streams, fixture.now);
     let key = (A, fixture.id, LeaseId(1));
-    assert!(!fixture.scheduler.map_lease((B, fixture.id, LeaseId(1)), 0, streams, now));
-    assert!(!fixture.scheduler.map_lease(key, 256 * KIB, streams, now));
-    assert!(fixture.scheduler.map_lease(key, 100 * KIB, streams, now));
+    assert!(!fixture.scheduler.map_lease((B, fixture.id, LeaseId(1)), 0, now));
+    assert!(!fixture.scheduler.map_lease(key, 256 * KIB, now));
+    assert!(fixture.scheduler.map_lease(key, 100 * KIB, now));
     let sent = fixture.sent();
     let cancelled = sent.iter().filter(|(_, m)| matches!(m, M::Cancel(_))).count();
     assert_eq!(cancelled, before.len());
@@ -389,7 +389,7 @@ fn a_mapped_lease_is_asked_for_what_lies_ahead_in_order() {
     assert_eq!(asked[0].1.start, 100 * KIB);
     assert!(asked.windows(2).all(|pair| pair[0].1.end == pair[1].1.start), "{asked:?}");
     // It passed over the rest: the lease is over, and the beginning is lost.
-    fixture.scheduler.on_mapped(LeaseId(1), 256 * KIB, &mut fixture.streams, now);
+    fixture.scheduler.on_mapped(LeaseId(1), 256 * KIB, now);
     assert_eq!(fixture.reports(), [(1, LeaseOutcome::Lost)]);
 }
 
@@ -438,7 +438,7 @@ fn what_a_reader_does_not_wait_for_is_asked_once() {
 #[test]
 fn what_slow_paths_may_bring_twice_is_bounded_by_the_budget() {
     let mut f = Fixture::new();
-    f.scheduler.doubled = limits::DOUBLED_BYTES - 64 * KIB + 1;
+    f.scheduler.doubled = f.scheduler.double_budget();
     f.lease(1, A, 0..256 * KIB);
     f.lease(2, B, 0..256 * KIB);
     f.sent();

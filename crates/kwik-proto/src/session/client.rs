@@ -283,7 +283,7 @@ impl ClientSession {
     pub fn on_consumed(&mut self, stream: StreamId, now: Instant) {
         let rtt = self.scheduler.path(PathId::PRIMARY).map_or(Duration::ZERO, |path| path.rtt());
         self.streams.on_consumed(stream, now, rtt);
-        self.scheduler.on_consumed(stream, &mut self.streams, now);
+        self.scheduler.on_consumed(stream, &mut self.streams);
     }
 
     /// Goes on with other settings (8.8).
@@ -292,7 +292,7 @@ impl ClientSession {
     /// See [`StreamTable::set_config`].
     pub fn set_config(&mut self, config: Config, now: Instant) -> Result<(), ConfigError> {
         self.streams.set_config(config, now)?;
-        self.scheduler.on_credit(&mut self.streams, now);
+        self.scheduler.on_credit();
         Ok(())
     }
 

@@ -20,7 +20,7 @@ impl ClientSession {
     ) -> Result<(), CodedError> {
         let Some(link) = self.links.get(&path) else { return Ok(()) };
         self.paths.on_active(path, now);
-        self.scheduler.on_alive(path, &mut self.streams, now);
+        self.scheduler.on_alive(path, now);
         match (&link.stage, message) {
             (Stage::Authenticating, ControlMessage::AuthenticationResponse(m)) => {
                 self.on_authenticated(path, m, now)
@@ -111,10 +111,10 @@ impl ClientSession {
                     ));
                 }
                 let halves = self.streams.touch(id, now)?;
-                self.scheduler.handle_lease(m, halves, &mut self.streams, now)?;
+                self.scheduler.handle_lease(m, halves, now)?;
             }
             ControlMessage::Revoke(m) => {
-                self.scheduler.handle_revoke(m.lease_id, &mut self.streams, now);
+                self.scheduler.handle_revoke(m.lease_id, now);
             }
             message => {
                 if !self.streams.handle_control(&message, now)? {

@@ -56,7 +56,7 @@ impl ClientSession {
 
     fn map(&mut self, path: PathId, place: Place, now: Instant) -> bool {
         let Place { stream, lease, offset } = place;
-        self.scheduler.map_lease((path, stream, lease), offset, &mut self.streams, now)
+        self.scheduler.map_lease((path, stream, lease), offset, now)
     }
 
     /// A lease that ended meanwhile may have left pieces whose bytes are on their way.
@@ -70,7 +70,7 @@ impl ClientSession {
         if self.mappings.on_bytes(key, bytes, offset, now)
             && let Some(lease) = self.mappings.get(key).map(|mapping| mapping.place.lease)
         {
-            self.scheduler.on_mapped(lease, offset, &mut self.streams, now);
+            self.scheduler.on_mapped(lease, offset, now);
         }
     }
 

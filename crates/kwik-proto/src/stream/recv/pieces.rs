@@ -47,12 +47,6 @@ impl RecvHalf {
         (self.unread() == 0 && !self.is_complete()).then(|| self.buffer.contiguous_end())
     }
 
-    /// The live piece that is to bring a byte.
-    pub(crate) fn owner_of(&self, offset: u64) -> Option<(PathId, PieceId)> {
-        let due = |piece: &Piece| !piece.cancelled && (piece.cursor..piece.end).contains(&offset);
-        self.pieces.iter().find(|(_, piece)| due(piece)).map(|(id, _)| *id)
-    }
-
     /// How far a piece has come, whether it is under way or has ended and the session was not
     /// told yet.
     pub(crate) fn progress(&self, path: PathId, id: PieceId) -> Option<u64> {
