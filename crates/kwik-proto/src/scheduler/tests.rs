@@ -364,7 +364,7 @@ fn a_mapped_lease_is_asked_for_what_lies_ahead_in_order() {
     fixture.lease(1, A, 0..256 * KIB);
     let before = fixture.activated();
     assert_eq!(before[0], (A, 0..64 * KIB));
-    let (streams, now) = (&mut fixture.streams, fixture.now);
+    let now = fixture.now;
     let key = (A, fixture.id, LeaseId(1));
     assert!(!fixture.scheduler.map_lease((B, fixture.id, LeaseId(1)), 0, now));
     assert!(!fixture.scheduler.map_lease(key, 256 * KIB, now));
