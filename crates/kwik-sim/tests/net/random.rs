@@ -147,6 +147,13 @@ pub(crate) fn scenario(seed: u64) -> Scenario {
     let settings = settings(&mut rng);
     let mut fetches = fetches(&mut rng, servers);
     let mut faults = faults(&mut rng, servers);
+    // A slow primary is still faster than 50 kbit/s: below, its connection may end.
+    let most = ms(240).div_duration_f64(links[0][0].time_to_send(1500)) as u64;
+    for (_, fault) in &mut faults {
+        if let Fault::Slow(0, part) = fault {
+            *part = (*part).min(most);
+        }
+    }
     let hostile = hostile(&mut rng, servers, &mut faults);
     // Not ended yet: a lease that an edge keeps and does not fill, where nobody else has one.
     if hostile.is_some_and(|(_, crime)| crime.keeps_leases()) {

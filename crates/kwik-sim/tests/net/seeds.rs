@@ -57,7 +57,8 @@ impl Scenario {
     /// How long a reader waits at most while only edges fail. Where the primary's link is slower
     /// than 1 Mbit/s, each stream has its turn before.
     fn longest_wait(&self) -> Duration {
-        let turn = self.links[0][0].time_to_send(TURN);
+        let [up, down] = self.links[0].map(|shape| shape.time_to_send(TURN));
+        let turn = up.max(down);
         let slow = turn > Shape::rate_mbit(1).time_to_send(TURN);
         let turns = if slow { u32::try_from(self.fetches.len()).unwrap() } else { 0 };
         LONGEST_WAIT + turn * turns
