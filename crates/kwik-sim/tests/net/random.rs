@@ -148,7 +148,7 @@ pub(crate) fn scenario(seed: u64) -> Scenario {
     let mut fetches = fetches(&mut rng, servers);
     let mut faults = faults(&mut rng, servers);
     // A slow primary is still faster than 50 kbit/s: below, its connection may end.
-    let most = ms(240).div_duration_f64(links[0][0].time_to_send(1500)) as u64;
+    let most = (ms(240).as_nanos() / links[0][0].time_to_send(1500).as_nanos()) as u64;
     for (_, fault) in &mut faults {
         if let Fault::Slow(0, part) = fault {
             *part = (*part).min(most);
