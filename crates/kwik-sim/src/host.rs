@@ -142,6 +142,16 @@ impl Host {
         server: Option<ServerConfig>,
         quic: &QuicConfig,
     ) -> Result<Endpoint, EndpointError> {
+        Endpoint::with_runtime(Arc::new(self.clone()), self.socket(port), server, quic)
+    }
+
+    /// A socket of this host, on `port`, or on a free one if that is 0: for peers that speak
+    /// something else than KWIK.
+    ///
+    /// # Panics
+    /// The port is taken.
+    #[must_use]
+    pub fn socket(&self, port: u16) -> Arc<dyn runtime::Socket> {
         let inbox = Arc::new(Inbox::default());
         let address = {
             let mut state = self.sim.state();
@@ -154,8 +164,7 @@ impl Host {
             assert!(taken.is_none(), "port {port} is taken");
             SocketAddr::new(host.address, port)
         };
-        let socket = Socket::new(self.sim.clone(), self.id, address, inbox);
-        Endpoint::with_runtime(Arc::new(self.clone()), Arc::new(socket), server, quic)
+        Arc::new(Socket::new(self.sim.clone(), self.id, address, inbox))
     }
 }
 

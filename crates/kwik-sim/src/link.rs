@@ -56,6 +56,13 @@ impl Shape {
         Self { rate: Some(bits.max(1)), ..self }
     }
 
+    /// How long a datagram of `len` bytes takes to leave, headers included.
+    #[must_use]
+    pub fn time_to_send(self, len: usize) -> Duration {
+        let bits = len as u64 * 8 * self.slowed;
+        Duration::from_nanos(self.rate.map_or(0, |rate| bits * 1_000_000_000 / rate))
+    }
+
     /// The rate divided by `part`, if there is one; the queue holds as many bytes as before.
     #[must_use]
     pub fn slowed(self, part: u64) -> Self {
@@ -169,13 +176,12 @@ impl Link {
             return lost(Fate::TooLarge);
         }
         let mut leaves = now;
-        if let Some(rate) = shape.rate {
+        if shape.rate.is_some() {
             let begins = self.busy_until.max(now);
             if begins - now > nanos(shape.queue).saturating_mul(shape.slowed) {
                 return lost(Fate::Dropped);
             }
-            let bits = (len + HEADERS) as u64 * 8 * shape.slowed;
-            leaves = begins + bits * 1_000_000_000 / rate;
+            leaves = begins + nanos(shape.time_to_send(len + HEADERS));
             self.busy_until = leaves;
         }
         if let Some((begin, end)) = shape.burst {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kwik_proto::auth::Identity;
@@ -43,21 +43,51 @@ pub(crate) fn play_returning(choices: &mut Choices<'_>, steps: usize, now: Insta
     play_against(choices, steps, now, true)
 }
 
-fn play_against(choices: &mut Choices<'_>, steps: usize, now: Instant, returning: bool) -> usize {
-    let primary = SocketAddr::from(([127, 0, 0, 1], 1));
-    let key = Identity::from_seed([1; 32]);
-    let machine = ClientSession::new(ClientConfig::default(), key, primary, now);
-    let mut game = Game {
-        victim: Victim::new(machine, now),
-        choices,
-        readers: Vec::new(),
-        dialed: BTreeSet::new(),
-        open: BTreeSet::new(),
-        leases: 0,
-        paths: 1,
-        returning,
+/// A lease of an edge that returns every piece: how many pieces it was asked for until its lease
+/// was lost, or within a minute.
+pub(crate) fn asked_until_lost(now: Instant) -> Option<usize> {
+    let (mut choices, path) = (Choices::Seed(1), PathId(1));
+    let mut game = Game::new(&mut choices, now, true);
+    game.victim.say(PathId::PRIMARY, &welcome());
+    let request = AddPathRequest {
+        target_address: "127.0.0.1:2".into(),
+        path_id: path,
+        ..add_path(game.choices)
     };
+    game.victim.say(PathId::PRIMARY, &M::AddPathRequest(request));
     game.settle();
+    assert!(game.victim.machine.handle_connected(path, &[0; 32], now), "it was dialed");
+    game.settle();
+    game.victim.say(path, &welcome());
+    let lease = Lease {
+        lease_id: LeaseId(1),
+        stream_id: StreamId::new(Side::Server, Dir::Uni, 0),
+        range: 0..300_000,
+        path_id: path,
+        sequence: 1,
+        max_bytes: 600_000,
+        command: Bytes::from_static(b"command"),
+        signature: None,
+    };
+    game.victim.heard.note(&M::Lease(lease.clone()));
+    game.victim.say(PathId::PRIMARY, &M::Lease(lease));
+    game.settle();
+    let mut asked = 0;
+    for _ in 0..6_000 {
+        asked += game.victim.heard.activations.len();
+        game.return_pieces();
+        if game.victim.machine.stats(game.victim.now).leases == 0 {
+            return Some(asked);
+        }
+        assert!(!game.victim.closed, "it breaks no rule");
+        game.victim.pass(Duration::from_millis(10));
+        game.settle();
+    }
+    None
+}
+
+fn play_against(choices: &mut Choices<'_>, steps: usize, now: Instant, returning: bool) -> usize {
+    let mut game = Game::new(choices, now, returning);
     if game.choices.chance(95) {
         game.victim.say(PathId::PRIMARY, &welcome());
     }
@@ -89,7 +119,25 @@ fn welcome() -> M {
     })
 }
 
-impl Game<'_, '_> {
+impl<'a, 'b> Game<'a, 'b> {
+    fn new(choices: &'a mut Choices<'b>, now: Instant, returning: bool) -> Self {
+        let primary = SocketAddr::from(([127, 0, 0, 1], 1));
+        let key = Identity::from_seed([1; 32]);
+        let machine = ClientSession::new(ClientConfig::default(), key, primary, now);
+        let mut game = Self {
+            victim: Victim::new(machine, now),
+            choices,
+            readers: Vec::new(),
+            dialed: BTreeSet::new(),
+            open: BTreeSet::new(),
+            leases: 0,
+            paths: 1,
+            returning,
+        };
+        game.settle();
+        game
+    }
+
     fn step(&mut self) {
         match self.choices.below(32) {
             0..8 => {
@@ -182,7 +230,8 @@ impl Game<'_, '_> {
     fn edge_answers(&mut self) {
         let path = self.path();
         let message = match self.choices.below(4) {
-            0..3 => stopped(self.choices, &self.victim.heard),
+            // Those that return pieces have answered each already.
+            0..3 if !self.returning => stopped(self.choices, &self.victim.heard),
             _ => M::Heartbeat(Heartbeat { sequence: 1, reply: true }),
         };
         self.victim.say(path, &message);

@@ -10,14 +10,21 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use kwik::{
     Accepted, ClientConfig, Config, ConnectionError, Identity, LeaseWriter, PathEvent, PathId,
-    PathStatus, PrimarySession, QuicConfig, ReadError, RecvStream, SecondarySession, SendStream,
-    ServerConfig, Session, SessionStats, StreamId, StreamStats, Uncovered, WriteError,
+    PathInfo, PathStatus, PrimarySession, QuicConfig, ReadError, RecvStream, SecondarySession,
+    SendStream, ServerConfig, Session, SessionStats, StreamId, StreamStats, Uncovered, WriteError,
 };
 use kwik_sim::{Host, Sim};
 
 use crate::content::{check, content};
+use crate::hostile::{self, Crime, misuse};
 
 const PORT: u16 = 4433;
+
+/// How long a stream waits to be leased for the first time, where an edge is hostile.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often the hostile edge is leased what is missing of a stream.
+pub(crate) const MOST_LEASES: u32 = 3;
 
 /// How the bytes of a fetch travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +93,10 @@ pub(crate) struct Cluster {
     paths: Arc<Mutex<BTreeMap<usize, PathId>>>,
     /// What is on each stream.
     tags: Arc<Mutex<BTreeMap<StreamId, u64>>>,
+    /// The edge that does not serve, and what it does instead.
+    hostile: Option<(usize, Crime)>,
+    /// How often it was leased a stream.
+    leased: Arc<Mutex<BTreeMap<StreamId, u32>>>,
     /// What happened to paths, as the primary heard of it.
     pub(crate) events: Arc<Mutex<Vec<PathEvent>>>,
 }
@@ -104,8 +115,15 @@ impl Cluster {
             primary: Arc::default(),
             paths: Arc::default(),
             tags: Arc::default(),
+            hostile: None,
+            leased: Arc::default(),
             events: Arc::default(),
         }
+    }
+
+    /// One of its edges is hostile.
+    pub(crate) fn with_hostile(self, hostile: Option<(usize, Crime)>) -> Self {
+        Self { hostile, ..self }
     }
 
     fn address(&self, server: usize) -> SocketAddr {
@@ -114,6 +132,11 @@ impl Cluster {
 
     /// Starts a server, again if it has crashed.
     pub(crate) fn start(&self, server: usize) {
+        let crime = self.hostile.filter(|(edge, _)| *edge == server).map(|(_, crime)| crime);
+        if let Some(crime) = crime.filter(|crime| !crime.is_tame()) {
+            hostile::serve(&self.servers[server], PORT, &identity(server), crime);
+            return;
+        }
         let trusted = BTreeSet::from([identity(0).fingerprint()]);
         let config = ServerConfig { trusted, ..ServerConfig::new(identity(server)) };
         let endpoint = self.servers[server].endpoint(PORT, Some(config), &QuicConfig::default());
@@ -125,7 +148,10 @@ impl Cluster {
                 host.spawn(async move {
                     match incoming.accept_any().await {
                         Ok(Accepted::Primary(session)) => cluster.serve(&session).await,
-                        Ok(Accepted::Secondary(session)) => fill_all(&server, &session).await,
+                        Ok(Accepted::Secondary(session)) => match crime {
+                            Some(crime) => misuse(&cluster.sim, &server, &session, crime).await,
+                            None => fill_all(&server, &session).await,
+                        },
                         Err(_) => {}
                     }
                 });
@@ -210,12 +236,27 @@ impl Cluster {
         }
     }
 
+    /// The hostile edge gets few leases of a stream: it would keep those waiting that nobody else
+    /// is leased to.
+    fn may_lease(&self, stream: StreamId, path: &PathInfo) -> bool {
+        let edge = self.hostile.map(|(edge, _)| self.address(edge).to_string());
+        edge.is_none_or(|edge| edge != path.address) || {
+            let mut leased = self.leased.lock().unwrap();
+            let times = leased.entry(stream).or_default();
+            *times += 1;
+            *times <= MOST_LEASES
+        }
+    }
+
     /// Leases again what no server may bring any more.
     async fn cover(self, session: PrimarySession) {
         let mut uncovered = session.uncovered();
         while let Ok(Uncovered { stream, ranges }) = uncovered.next().await {
             let Some(tag) = self.tags.lock().unwrap().get(&stream).copied() else { continue };
             for path in session.active_paths().iter().filter(|path| path.id != PathId::PRIMARY) {
+                if !self.may_lease(stream, path) {
+                    continue;
+                }
                 for range in &ranges {
                     let command = Bytes::copy_from_slice(&tag.to_be_bytes());
                     session.lease(stream, range.clone(), path.id, command).ok();
@@ -229,7 +270,12 @@ impl Cluster {
         let Ok(extent) = send.reserve(request.len) else { return };
         let stream = send.id();
         self.tags.lock().unwrap().insert(stream, request.tag);
-        send.finish().ok();
+        // Nothing but a reset ends a stream that was never leased.
+        let alone =
+            request.kind == Kind::LeasedToEdges && self.hostile.is_some() && request.len > 0;
+        if !alone {
+            send.finish().ok();
+        }
         if request.kind == Kind::Leased {
             let Ok((_own, writer)) = session.lease_own(stream, extent.clone()) else { return };
             self.servers[0].spawn(fill(writer, request.tag));
@@ -237,20 +283,35 @@ impl Cluster {
         let mut leased = BTreeMap::new();
         let mut leases = Vec::new();
         let mut closed = std::pin::pin!(session.session().closed());
+        let mut patience = std::pin::pin!(self.sim.sleep(PATIENCE));
+        let mut waited = !alone;
         loop {
             let changed = session.path_changed();
             for path in session.all_paths() {
                 let carries = matches!(path.status, PathStatus::Active | PathStatus::Degraded);
                 let usable = carries && path.id != PathId::PRIMARY;
-                if usable && leased.insert(path.id, path.deaths) != Some(path.deaths) {
+                if usable
+                    && leased.insert(path.id, path.deaths) != Some(path.deaths)
+                    && self.may_lease(stream, &path)
+                {
                     let command = Bytes::copy_from_slice(&request.tag.to_be_bytes());
                     leases.extend(session.lease(stream, extent.clone(), path.id, command));
                 }
+            }
+            if alone && !leases.is_empty() {
+                send.finish().ok();
             }
             let mut changed = std::pin::pin!(changed);
             let over = std::future::poll_fn(|cx| {
                 if closed.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(true);
+                }
+                if !waited && patience.as_mut().poll(cx).is_ready() {
+                    waited = true;
+                    if leases.is_empty() {
+                        send.reset(1).ok();
+                        return Poll::Ready(true);
+                    }
                 }
                 changed.as_mut().poll(cx).map(|()| false)
             });

@@ -59,6 +59,9 @@ impl Coverage {
             _ => "33 to 64 streams",
         });
         covered.count(loss(&outcome.trace));
+        if let Some((_, crime)) = scenario.hostile {
+            covered.count(crime.name());
+        }
         let end = outcome.fetched.iter().map(|(at, _)| *at).max().unwrap_or_default();
         // What goes wrong once all is over counts for nothing.
         for (_, fault) in scenario.faults.iter().filter(|(at, _)| *at < end) {

@@ -19,6 +19,7 @@ fn alone(faults: Vec<(Duration, Fault)>) -> Scenario {
         settings: Config::default(),
         limit: Duration::from_secs(60),
         lossy: false,
+        hostile: None,
     }
 }
 

@@ -4,12 +4,14 @@
 //! --nocapture` replays it. `KWIK_NETWORKS=n` sets how many random scenarios run.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]
 
+mod bare;
 mod cluster;
 mod content;
 mod coverage;
 mod directed;
 mod failover;
 mod full_link;
+mod hostile;
 mod opening;
 mod priority;
 mod random;

@@ -7,6 +7,7 @@ use kwik::Config;
 use kwik_sim::Shape;
 
 use crate::cluster::{Kind, Request};
+use crate::hostile::Crime;
 use crate::scenario::{Fault, Fetch, Scenario, ms};
 
 /// Bytes that a scenario fetches at most.
@@ -15,11 +16,19 @@ const MOST: u64 = 400_000;
 /// Chance that a datagram is lost, at most.
 const MOST_LOSS: f64 = 0.2;
 
+/// Packets that each queue has room for.
+const LEAST_QUEUE: u64 = 8;
+
 fn shape(rng: &mut Rng, lossy: bool) -> Shape {
-    let rates = [1, 5, 20, 50, 200];
-    let mut shape = Shape::rate_mbit(rates[rng.usize(..rates.len())])
+    // In tenths of Mbit/s.
+    let rates = [2, 5, 10, 50, 200, 500, 2000];
+    let rate = rates[rng.usize(..rates.len())];
+    // A queue holds some packets, however slow its link is.
+    let packets = ms(LEAST_QUEUE * 1500 * 8 / (rate * 100));
+    let mut shape = Shape::default()
+        .rate(rate * 100_000)
         .delay(ms(rng.u64(0..60)))
-        .queue(ms(rng.u64(20..200)));
+        .queue(ms(rng.u64(20..200)).max(packets));
     if rng.u8(..4) == 0 {
         shape = shape.jitter(ms(rng.u64(0..20))).reorder(rng.f64() * 0.05);
     }
@@ -106,6 +115,25 @@ fn settings(rng: &mut Rng) -> Config {
     settings
 }
 
+/// In one of five networks an edge does not serve, and may come back when it was given up.
+fn hostile(
+    rng: &mut Rng,
+    servers: usize,
+    faults: &mut Vec<(Duration, Fault)>,
+) -> Option<(usize, Crime)> {
+    // One in five of all: the quarter of those that have edges.
+    if servers == 1 || rng.u8(..4) > 0 {
+        return None;
+    }
+    let edge = rng.usize(1..servers);
+    if rng.bool() {
+        let at = ms(rng.u64(500..3000));
+        churn(rng, edge, at, faults);
+        faults.sort_by_key(|(at, _)| *at);
+    }
+    Some((edge, Crime::ALL[rng.usize(..Crime::ALL.len())]))
+}
+
 pub(crate) fn scenario(seed: u64) -> Scenario {
     let mut rng = Rng::with_seed(seed);
     let servers = rng.usize(1..=5);
@@ -117,7 +145,23 @@ pub(crate) fn scenario(seed: u64) -> Scenario {
         links.push([up, down]);
     }
     let settings = settings(&mut rng);
-    let fetches = fetches(&mut rng, servers);
-    let faults = faults(&mut rng, servers);
-    Scenario { links, fetches, faults, settings, limit: Duration::from_secs(600), lossy }
+    let mut fetches = fetches(&mut rng, servers);
+    let mut faults = faults(&mut rng, servers);
+    // A slow primary is still faster than 50 kbit/s: below, its connection may end.
+    let most = (ms(240).as_nanos() / links[0][0].time_to_send(1500).as_nanos()) as u64;
+    for (_, fault) in &mut faults {
+        if let Fault::Slow(0, part) = fault {
+            *part = (*part).min(most);
+        }
+    }
+    let hostile = hostile(&mut rng, servers, &mut faults);
+    // Not ended yet: a lease that an edge keeps and does not fill, where nobody else has one.
+    if hostile.is_some_and(|(_, crime)| crime.keeps_leases()) {
+        for fetch in &mut fetches {
+            if fetch.request.kind == Kind::LeasedToEdges {
+                fetch.request.kind = Kind::Leased;
+            }
+        }
+    }
+    Scenario { links, fetches, faults, settings, limit: Duration::from_secs(600), lossy, hostile }
 }

@@ -8,6 +8,7 @@ use kwik::{Config, Session};
 use kwik_sim::{Shape, Sim, Trace};
 
 use crate::cluster::{Cluster, FetchError, Reading, Request};
+use crate::hostile::Crime;
 
 /// Packets that the trace of a replayed seed shows.
 const TRACED_PACKETS: usize = 10_000;
@@ -73,6 +74,8 @@ pub(crate) struct Scenario {
     pub(crate) limit: Duration,
     /// Links lose datagrams by chance.
     pub(crate) lossy: bool,
+    /// An edge that does not serve.
+    pub(crate) hostile: Option<(usize, Crime)>,
 }
 
 /// How it went.
@@ -120,7 +123,7 @@ impl Scenario {
         if std::env::var_os("KWIK_SEED").is_some() {
             sim.keep_packets(TRACED_PACKETS);
         }
-        let cluster = Cluster::new(&sim, self.links.len());
+        let cluster = Cluster::new(&sim, self.links.len()).with_hostile(self.hostile);
         for server in 0..self.links.len() {
             self.apply(&cluster, Fault::Mend(server));
             cluster.start(server);
@@ -137,11 +140,20 @@ impl Scenario {
                 cluster.client.spawn(fetching);
                 while results.lock().unwrap().missing(self.fetches.len()) {
                     let late = sim.elapsed() > self.limit;
+                    if late && let Some(session) = &results.lock().unwrap().session {
+                        eprintln!("{:#?} {:#?}", session.stats(), session.stream_stats());
+                        let primary = (cluster.primary_stats(), cluster.primary_streams());
+                        eprintln!("{primary:#?} {:#?}", cluster.events.lock().unwrap());
+                    }
                     assert!(!late, "hangs: {:?}", results.lock().unwrap().hanging(&self.fetches));
                     results.lock().unwrap().check_memory();
                     sim.sleep(ms(100)).await;
                 }
                 let Results { fetched, session } = std::mem::take(&mut *results.lock().unwrap());
+                // An edge that answers no Cancel keeps its pieces for as long as its path lives.
+                if let Some((edge, _)) = self.hostile {
+                    cluster.servers[edge].crash();
+                }
                 if let Some(session) = session {
                     nothing_left(&cluster, &session).await;
                 }
