@@ -70,11 +70,11 @@ pub const WORKING_EVERY: Duration = Duration::from_secs(2);
 /// How long an edge that sent wrong bytes is leased nothing: long enough that it costs little when
 /// it goes on, and one that was mended comes back by itself.
 pub const QUARANTINE: Duration = Duration::from_secs(60 * 60);
-/// Half round trips of the primary, at the least, from its wish for an edge to that edge's first byte:
-/// the request, the answer, the lease.
+/// Half round trips of the primary, at the least, from its wish for an edge to that edge's first
+/// byte: the request, the answer, the lease.
 pub const JOIN_HALF_ROUND_TRIPS: u32 = 3;
-/// Round trips of the edge in that time: QUIC's handshake, the grant with its answer, the lease with
-/// the first byte.
+/// Round trips of the edge in that time: QUIC's handshake, the grant with its answer, the lease
+/// with the first byte.
 pub const JOIN_EDGE_ROUND_TRIPS: u32 = 3;
 /// What a connection brings in its first round trip (RFC 9002 section 7.2).
 pub const INITIAL_WINDOW: u64 = 14_720;
@@ -86,8 +86,8 @@ pub const LOOK_MOST: Duration = Duration::from_secs(1);
 /// Edges leave a session that fetched nothing for so long: each has room for so many sessions, and
 /// to join again takes a moment.
 pub const IDLE_LEAVE: Duration = Duration::from_secs(60);
-/// Added to the period in which a client admits so many dials: requests do not all take equally long
-/// to reach it.
+/// Added to the period in which a client admits so many dials: requests do not all take equally
+/// long to reach it.
 pub const DIAL_MARGIN: Duration = Duration::from_millis(500);
 /// Wait before an edge that did not join is tried again: doubled each time, up to the largest, give
 /// or take a fifth. A client that is refused by its own dial policy has room again by the fourth.
