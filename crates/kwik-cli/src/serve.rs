@@ -91,7 +91,7 @@ async fn resolve_edges(links: &[EdgeLink]) -> Result<Vec<Edge>, Failure> {
     let mut edges = Vec::new();
     for EdgeLink { fingerprint, host, port } in links {
         let address = resolve(host, *port, RESOLVE).await?[0];
-        edges.push(Edge { address, fingerprint: *fingerprint });
+        edges.push(Edge::new(address, *fingerprint));
     }
     Ok(edges)
 }

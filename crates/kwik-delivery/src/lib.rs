@@ -35,7 +35,10 @@ pub use request::{
     Blame, EdgeCommand, Failure, FailureCode, Found, InvalidMessage, Part, Repair, Request,
     Response,
 };
-pub use server::{Edge, Server};
+pub use server::{
+    AtOnce, Decision, Edge, EdgeState, EdgeView, Failed, JoinPolicy, Rate, Server, SessionView,
+    WhenItPays,
+};
 pub use source::{Object, ObjectStat, Source, SourceError};
 pub use verify::{Corrupt, InvalidOutboard, Outline, Verifier};
 

@@ -70,6 +70,34 @@ pub const WORKING_EVERY: Duration = Duration::from_secs(2);
 /// How long an edge that sent wrong bytes is leased nothing: long enough that it costs little when
 /// it goes on, and one that was mended comes back by itself.
 pub const QUARANTINE: Duration = Duration::from_secs(60 * 60);
+/// Half round trips of the primary, at the least, from its wish for an edge to that edge's first
+/// byte: the request, the answer, the lease.
+pub const JOIN_HALF_ROUND_TRIPS: u32 = 3;
+/// Round trips of the edge in that time: QUIC's handshake, the grant with its answer, the lease
+/// with the first byte.
+pub const JOIN_EDGE_ROUND_TRIPS: u32 = 3;
+/// What a connection brings in its first round trip (RFC 9002 section 7.2).
+pub const INITIAL_WINDOW: u64 = 14_720;
+/// Between two looks at whether an edge is worth its joining, at least: a look takes microseconds.
+pub const LOOK_LEAST: Duration = Duration::from_millis(10);
+/// The same at the most, while something is left to fetch and an edge is missing. So a session
+/// notices that another one left an edge with a cap, and that an edge's quarantine is over.
+pub const LOOK_MOST: Duration = Duration::from_secs(1);
+/// Edges leave a session that fetched nothing for so long: each has room for so many sessions, and
+/// to join again takes a moment.
+pub const IDLE_LEAVE: Duration = Duration::from_secs(60);
+/// Added to the period in which a client admits so many dials: requests do not all take equally
+/// long to reach it.
+pub const DIAL_MARGIN: Duration = Duration::from_millis(500);
+/// Wait before an edge that did not join is tried again: doubled each time, up to the largest, give
+/// or take a fifth. A client that is refused by its own dial policy has room again by the fourth.
+pub const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// See [`RETRY_FIRST`].
+pub const RETRY_LAST: Duration = Duration::from_secs(60);
+/// An edge that is lost sooner after it joined goes on with the waits where it was.
+pub const RETRY_CALM: Duration = Duration::from_secs(10);
+/// How long a range that no present server may bring waits for an edge to join.
+pub const JOIN_WAIT: Duration = Duration::from_secs(5);
 /// Files and folders that a search looks at, for hidden ones or for those left behind: a moment,
 /// also in a home folder.
 pub const MAX_LOOKED_AT: usize = 10_000;
@@ -78,6 +106,7 @@ pub const MAX_DEPTH: usize = 64;
 
 const _: () = {
     assert!(PATIENCE_AGAIN.as_millis() < PATIENCE.as_millis());
+    assert!(JOIN_WAIT.as_millis() < PATIENCE_AGAIN.as_millis());
     assert!(4 * WORKING_EVERY.as_millis() < PATIENCE.as_millis());
     assert!(GROUP_SIZE.is_power_of_two() && GROUP_SIZE >= 1024); // whole BLAKE3 chunks
     assert!(MAX_SEND <= MAX_READ);

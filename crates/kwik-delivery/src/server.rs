@@ -1,10 +1,15 @@
 //! The serving side, the same for primaries and edges: a session's role says which one it is.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use kwik::{Accepted, Endpoint, Incoming, LeaseWriter, PrimarySession, SecondarySession, escape};
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     Catalogue, EdgeCommand, Fingerprint, Object, Source,
@@ -14,11 +19,15 @@ use crate::{
 mod answer;
 mod extent;
 mod fill;
+mod join;
 mod probe;
 mod quarantine;
 mod serving;
 
 use fill::fill;
+pub use join::{
+    AtOnce, Decision, EdgeState, EdgeView, Failed, JoinPolicy, Rate, SessionView, WhenItPays,
+};
 use quarantine::Quarantine;
 use serving::Serving;
 
@@ -29,6 +38,30 @@ pub struct Edge {
     pub address: SocketAddr,
     /// Its key's pin.
     pub fingerprint: Fingerprint,
+    /// Edges with more weight join a session first; those of equal weight as they were configured.
+    pub weight: u32,
+    /// Sessions of this server that it may be in at once; none when as many as like.
+    pub cap: Option<usize>,
+}
+
+impl Edge {
+    /// An edge of weight 1, without a cap.
+    #[must_use]
+    pub fn new(address: SocketAddr, fingerprint: Fingerprint) -> Self {
+        Self { address, fingerprint, weight: 1, cap: None }
+    }
+
+    /// The same with another weight.
+    #[must_use]
+    pub fn with_weight(self, weight: u32) -> Self {
+        Self { weight, ..self }
+    }
+
+    /// The same with a cap.
+    #[must_use]
+    pub fn with_cap(self, sessions: usize) -> Self {
+        Self { cap: Some(sessions), ..self }
+    }
 }
 
 /// Serves the objects of a source: as the primary of the sessions that clients open with it, and as
@@ -38,14 +71,45 @@ pub struct Server {
     source: Source,
     catalogue: Catalogue,
     edges: Vec<Edge>,
+    /// Sessions that each of them is in.
+    sessions: Vec<AtomicUsize>,
+    draining: watch::Sender<BTreeSet<Fingerprint>>,
+    policy: Arc<dyn JoinPolicy>,
     quarantine: Quarantine,
+    /// Edges that are looked into, by the port of the client that does so.
+    probed: Mutex<BTreeMap<u16, Fingerprint>>,
 }
 
 impl Server {
-    /// A server of `source`. In its own sessions it brings in all `edges`.
+    /// A server of `source`. In its own sessions it brings in `edges`, [`WhenItPays`].
     #[must_use]
     pub fn new(source: Source, catalogue: Catalogue, edges: Vec<Edge>) -> Self {
-        Self { source, catalogue, edges, quarantine: Quarantine::new(QUARANTINE) }
+        Self {
+            source,
+            catalogue,
+            sessions: edges.iter().map(|_| AtomicUsize::new(0)).collect(),
+            edges,
+            draining: watch::Sender::default(),
+            policy: Arc::new(WhenItPays),
+            quarantine: Quarantine::new(QUARANTINE),
+            probed: Mutex::default(),
+        }
+    }
+
+    /// When its edges join a session, and when they leave.
+    #[must_use]
+    pub fn with_join_policy(mut self, policy: impl JoinPolicy + 'static) -> Self {
+        self.policy = Arc::new(policy);
+        self
+    }
+
+    /// Tells whether an edge drains. One that does joins no session any more. By the policies of
+    /// this crate it leaves those that it is in, once it has brought what it was asked for.
+    pub fn set_draining(&self, edge: Fingerprint, drains: bool) {
+        self.draining.send_if_modified(|draining| match drains {
+            true => draining.insert(edge),
+            false => draining.remove(&edge),
+        });
     }
 
     /// How long an edge that sent wrong bytes is leased nothing.
@@ -75,8 +139,9 @@ impl Server {
         let client = incoming.remote_address();
         match incoming.accept_any().await {
             Ok(Accepted::Primary(primary)) => {
+                let only = self.probed().get(&client.port()).copied();
                 let prober = Some((self, endpoint));
-                Serving { server: self, primary: &primary, prober }.run().await;
+                Serving { prober, only, ..Serving::new(self, &primary) }.run().await;
             }
             Ok(Accepted::Secondary(secondary)) => self.serve_secondary(&secondary).await,
             Err(error) => {
@@ -88,7 +153,12 @@ impl Server {
     /// Answers a client's requests until the session ends. Without an endpoint of its own it looks
     /// into no edge that a client accuses. Cancel safety: dropping it abandons what is under way.
     pub async fn serve_primary(&self, primary: &PrimarySession) {
-        Serving { server: self, primary, prober: None }.run().await;
+        Serving::new(self, primary).run().await;
+    }
+
+    fn probed(&self) -> MutexGuard<'_, BTreeMap<u16, Fingerprint>> {
+        // The map is whole between statements, so a panic elsewhere leaves it usable.
+        self.probed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Fills an edge's leases until its path ends. Cancel safety: as
@@ -109,7 +179,7 @@ impl Server {
     async fn fill_lease(&self, lease: LeaseWriter) {
         match self.open_for(&lease).await {
             // Its reason is the client's and the primary's to know, and was logged.
-            Ok((object, offset)) => drop(fill(lease, &object, offset).await),
+            Ok((object, offset)) => drop(fill(lease, &object, offset, |_| {}).await),
             Err(reason) => {
                 tracing::warn!(reason = %escape(&reason), "lease refused");
                 lease.abandon(&reason);

@@ -49,7 +49,7 @@ impl Liar {
         let fingerprint = config.identity.fingerprint();
         config.trusted.insert(identity(0).fingerprint());
         let endpoint = Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
-        let edge = Edge { address: endpoint.local_addr().unwrap(), fingerprint };
+        let edge = Edge::new(endpoint.local_addr().unwrap(), fingerprint);
         let task = tokio::spawn(async move {
             while let Some(incoming) = endpoint.accept().await {
                 // It has no objects of its own to ask for.
@@ -369,7 +369,7 @@ fn lying_primary(object: Bytes, edge: Edge) -> (Edge, JoinHandle<()>) {
     let config = ServerConfig::new(identity(0));
     let fingerprint = config.identity.fingerprint();
     let endpoint = Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
-    let here = Edge { address: endpoint.local_addr().unwrap(), fingerprint };
+    let here = Edge::new(endpoint.local_addr().unwrap(), fingerprint);
     let task = tokio::spawn(async move {
         let Some(incoming) = endpoint.accept().await else { return };
         let Ok(Accepted::Primary(primary)) = incoming.accept_any().await else { return };

@@ -63,8 +63,9 @@ pub const MAX_CONTROL_QUEUED: usize = 4 * 1024 * 1024;
 /// much, and twice that while it grows, beside all else.
 pub const MAX_ANSWERS_QUEUED: usize = 1024 * 1024;
 
-/// Live paths of a session.
-pub const MAX_PATHS: usize = 8;
+/// Live paths of a session: the primary's, and those of eight edges. A client's memory grows with
+/// them by what waits to be sent on each, a few MiB, and a primary can aim it at so many hosts.
+pub const MAX_PATHS: usize = 9;
 /// Ended paths kept in a session's history.
 pub const MAX_PATH_HISTORY: usize = 256;
 /// Dials a primary may make a client do in [`DIAL_PERIOD`].

@@ -3,19 +3,20 @@
 use std::{
     io::{self, ErrorKind},
     ops::Range,
+    pin::pin,
     sync::Arc,
 };
 
 use blake3::Hash;
 use bytes::{Bytes, BytesMut};
-use futures_util::future::join;
+use futures_util::{future::join, poll};
 use kwik::{PathId, RecvStream, SendStream, escape};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::{
     CatalogueError, EdgeCommand, Failure, FailureCode, Found, Manifest, Object, PageError, Part,
     Published, Repair, Request, Response,
-    limits::{GROUP_SIZE, MAX_MESSAGE, WORKING_EVERY, WRITE_BLOCK},
+    limits::{GROUP_SIZE, JOIN_WAIT, LOOK_MOST, MAX_MESSAGE, WORKING_EVERY, WRITE_BLOCK},
 };
 
 use super::{extent::Extent, serving::Serving};
@@ -198,9 +199,7 @@ async fn bring_again(
     repair: &Repair,
 ) -> Result<(), Unanswered> {
     let Manifest { name, size, root } = published.manifest().clone();
-    let paths = serving.primary.active_paths();
-    let may = |path: PathId| !repair.excluded.contains(&path) && !serving.is_quarantined(path);
-    if !paths.iter().any(|info| may(info.id)) {
+    if !has_source(serving, repair).await {
         let message = "no other server is left that could bring it".to_owned();
         return Err(Failure { code: FailureCode::NoSource, message }.into());
     }
@@ -212,6 +211,31 @@ async fn bring_again(
     let extent = Extent::reserve(serving, &mut stream, end - offset, command, &repair.excluded)?;
     let again = Response::Again { stream_id }.encode();
     deliver_beside(send, [again, Bytes::new()], extent, object).await
+}
+
+/// Whether anybody may bring a range again. Edges that did not join yet may do so for it.
+async fn has_source(serving: &Serving<'_>, repair: &Repair) -> bool {
+    let may = |path: PathId| !repair.excluded.contains(&path) && !serving.is_quarantined(path);
+    let found = || serving.primary.active_paths().iter().any(|info| may(info.id));
+    if found() {
+        return true;
+    }
+    let _want = serving.demand.want(repair.range.end - repair.range.start, true);
+    let waiting = async {
+        loop {
+            let mut changed = pin!(serving.primary.path_changed());
+            // Listening before looking: no change falls in between.
+            if poll!(changed.as_mut()).is_ready() {
+                continue;
+            }
+            if found() || !serving.demand.has_untried() {
+                return found();
+            }
+            // What is known of the edges may follow the change of a path.
+            drop(timeout(LOOK_MOST, changed).await);
+        }
+    };
+    timeout(JOIN_WAIT, waiting).await.unwrap_or(false)
 }
 
 fn check_version(published: &Published, root: &Hash) -> Result<(), Failure> {

@@ -70,7 +70,10 @@ impl<'a> Extent<'a> {
             return Ok(());
         }
         let offset = self.command.offset;
-        let own = if self.excluded.contains(&PathId::PRIMARY) {
+        let foreign = self.excluded.contains(&PathId::PRIMARY);
+        // Edges may join for it.
+        let want = self.serving.demand.want(self.range.end - self.range.start, foreign);
+        let own = if foreign {
             None
         } else {
             let leased = self.primary().lease_own(self.stream, self.range.clone());
@@ -82,7 +85,7 @@ impl<'a> Extent<'a> {
         let mut why = None;
         let mut filling = pin!(async {
             let writer = own?;
-            fill(writer, object, offset).await.err()
+            fill(writer, object, offset, |bytes| want.on_written(bytes)).await.err()
         });
         loop {
             let mut changed = pin!(self.primary().path_changed());

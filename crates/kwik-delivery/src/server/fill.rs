@@ -9,13 +9,17 @@ use kwik::{LeaseWriter, WriteError, escape};
 use crate::{Object, SourceError, limits::MAX_SEND};
 
 /// Writes from `object`, from `offset` on, what the client activates, until the lease is over.
-/// Gives the lease up when the object cannot be read: why.
+/// `on_written` is told how many bytes were written each time. Gives the lease up when the object
+/// cannot be read: why.
 pub(super) async fn fill(
     mut lease: LeaseWriter,
     object: &Object,
     offset: u64,
+    on_written: impl Fn(u64),
 ) -> Result<(), SourceError> {
-    let Err(error) = write_activated(&mut lease, object, offset).await else { return Ok(()) };
+    let Err(error) = write_activated(&mut lease, object, offset, on_written).await else {
+        return Ok(());
+    };
     let (name, reason) = (escape(&object.stat().name), error.to_string());
     tracing::warn!(%name, reason = %escape(&reason), "lease given up");
     lease.abandon(&reason);
@@ -39,6 +43,7 @@ async fn write_activated(
     lease: &mut LeaseWriter,
     object: &Object,
     offset: u64,
+    on_written: impl Fn(u64),
 ) -> Result<(), Error> {
     let read = async |range: Range<u64>| {
         let range = range.start.saturating_add(offset)..range.end.saturating_add(offset);
@@ -52,7 +57,8 @@ async fn write_activated(
             Some((_, data)) => data,
             None => read(block(piece.clone())).await?,
         };
-        let end = piece.start + data.len() as u64;
+        let length = data.len() as u64;
+        let end = piece.start + length;
         let following = if end < piece.end {
             block(end..piece.end)
         } else {
@@ -63,6 +69,7 @@ async fn write_activated(
             async { if following.is_empty() { Ok(Bytes::new()) } else { read(following).await } };
         let (written, following) = join(lease.write_chunk(data), following).await;
         written?;
+        on_written(length);
         ahead = Some((start, following?)).filter(|(_, data)| !data.is_empty());
     }
     Ok(())

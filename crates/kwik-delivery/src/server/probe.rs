@@ -11,7 +11,7 @@ use kwik::{ClientConfig, Endpoint, PathId, Session};
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    Client, Edge, Published, Repair,
+    Client, Edge, Fingerprint, Published, Repair, Server,
     limits::{GROUP_SIZE, MAX_EXCLUDED},
 };
 
@@ -20,9 +20,10 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// Between two looks whether the edge has joined.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Has `edge` bring the group that begins at `range`, through the server that listens on
+/// Has `edge` bring the group that begins at `range`, through `server`, which listens on
 /// `endpoint`: how it differs, if it does.
 pub(super) async fn find_lie(
+    server: &Server,
     endpoint: &Endpoint,
     edge: Edge,
     published: &Published,
@@ -34,8 +35,12 @@ pub(super) async fn find_lie(
     if group.is_empty() {
         return Err("it is accused of bytes that the object does not have".into());
     }
-    let session =
-        timeout(PATIENCE, connect(endpoint)).await.map_err(|_| "no answer of our own")??;
+    let dialer = Endpoint::client((any_address(endpoint)?, 0).into());
+    let dialer = dialer.map_err(|error| failed(&error))?;
+    let port = dialer.local_addr().map_err(|error| failed(&error))?.port();
+    let _probed = Probed::note(server, port, edge.fingerprint);
+    let session = timeout(PATIENCE, connect(&dialer, endpoint)).await;
+    let session = session.map_err(|_| "no answer of our own")??;
     let client = Client::new(session).with_patience(PATIENCE);
     let joining = timeout(PATIENCE, joined(client.session(), edge.address)).await;
     let path = joining.map_err(|_| "it does not join a session")?;
@@ -53,19 +58,48 @@ pub(super) async fn find_lie(
     Ok(verified.err().map(|corrupt| format!("bytes {:?} are others", corrupt.range)))
 }
 
-async fn connect(endpoint: &Endpoint) -> Result<Session, String> {
-    let failed = |error: &dyn std::fmt::Display| format!("cannot be a client of our own: {error}");
+/// The server has this edge alone join the session of the client at this port. A stranger's client
+/// of the same port gets that edge, too, which does no harm.
+struct Probed<'a> {
+    server: &'a Server,
+    port: u16,
+}
+
+impl<'a> Probed<'a> {
+    fn note(server: &'a Server, port: u16, edge: Fingerprint) -> Self {
+        server.probed().insert(port, edge);
+        Self { server, port }
+    }
+}
+
+impl Drop for Probed<'_> {
+    fn drop(&mut self) {
+        self.server.probed().remove(&self.port);
+    }
+}
+
+fn failed(error: &dyn std::fmt::Display) -> String {
+    format!("cannot be a client of our own: {error}")
+}
+
+/// An address of the family of the server's own.
+fn any_address(endpoint: &Endpoint) -> Result<IpAddr, String> {
+    Ok(match endpoint.local_addr().map_err(|error| failed(&error))? {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    })
+}
+
+async fn connect(dialer: &Endpoint, endpoint: &Endpoint) -> Result<Session, String> {
     let own = endpoint.fingerprint().ok_or("this server has no key")?;
     let mut address = endpoint.local_addr().map_err(|error| failed(&error))?;
-    let (loopback, any): (IpAddr, IpAddr) = match address {
-        SocketAddr::V4(_) => (Ipv4Addr::LOCALHOST.into(), Ipv4Addr::UNSPECIFIED.into()),
-        SocketAddr::V6(_) => (Ipv6Addr::LOCALHOST.into(), Ipv6Addr::UNSPECIFIED.into()),
-    };
     if address.ip().is_unspecified() {
-        address.set_ip(loopback);
+        address.set_ip(match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
     }
-    let client = Endpoint::client((any, 0).into()).map_err(|error| failed(&error))?;
-    let connecting = client.connect_with(ClientConfig::pinned(own), address, "");
+    let connecting = dialer.connect_with(ClientConfig::pinned(own), address, "");
     let session = connecting.map_err(|error| failed(&error))?.await;
     session.map_err(|error| failed(&error))
 }

@@ -1,13 +1,22 @@
 //! One client's session, at its primary.
 
-use std::{pin::pin, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use futures_util::{FutureExt, StreamExt, future::FusedFuture, stream::FuturesUnordered};
 use kwik::{Endpoint, PathId, PrimarySession, escape};
 
-use crate::{Blame, Edge, Published, limits::MAX_REQUESTS};
+use crate::{Blame, Edge, Fingerprint, Published, limits::MAX_REQUESTS};
 
-use super::{Server, answer::answer, probe};
+use super::{
+    Server,
+    answer::answer,
+    join::{demand::Demand, drive::join_edges},
+    probe,
+};
 
 /// A session, and the server whose it is.
 pub(super) struct Serving<'a> {
@@ -15,12 +24,21 @@ pub(super) struct Serving<'a> {
     pub(super) primary: &'a PrimarySession,
     /// With what edges are looked into; none in a server that has no endpoint of its own.
     pub(super) prober: Option<(&'a Arc<Server>, &'a Endpoint)>,
+    /// The one edge that is to join, where this session looks into it.
+    pub(super) only: Option<Fingerprint>,
+    pub(super) demand: Demand,
+    /// Edges that this session's client blamed.
+    pub(super) blamed: Mutex<BTreeSet<Fingerprint>>,
 }
 
-impl Serving<'_> {
+impl<'a> Serving<'a> {
+    pub(super) fn new(server: &'a Server, primary: &'a PrimarySession) -> Self {
+        let (demand, blamed) = (Demand::new(), Mutex::default());
+        Self { server, primary, prober: None, only: None, demand, blamed }
+    }
     /// Answers a client's requests until the session ends.
     pub(super) async fn run(&self) {
-        let mut adding = pin!(self.add_edges().fuse());
+        let mut joining = pin!(join_edges(self).fuse());
         let mut answers = FuturesUnordered::new();
         let mut quarantined = self.server.quarantine.changes();
         loop {
@@ -30,28 +48,10 @@ impl Serving<'_> {
                     answers.push(answer(self, send, recv));
                 }
                 Some(()) = answers.next() => {}
-                () = &mut adding, if !adding.is_terminated() => {}
+                () = &mut joining, if !joining.is_terminated() => {}
                 Ok(()) = quarantined.changed() => self.leave_quarantined(),
             }
         }
-    }
-
-    /// One edge that does not answer is no reason to do without the others.
-    async fn add_edges(&self) {
-        let edges = self.server.edges.iter();
-        let trusted = edges.filter(|edge| !self.server.quarantine.holds(&edge.fingerprint));
-        let adding = trusted.map(|edge| async move {
-            match self.primary.add_path(edge.address, edge.fingerprint).await {
-                Ok(path) => tracing::debug!(edge = %edge.address, %path, "edge joined"),
-                Err(error) if self.server.quarantine.may_say(edge.fingerprint) => {
-                    tracing::warn!(
-                        edge = %edge.address, error = %escape(&error), "edge did not join"
-                    );
-                }
-                Err(_) => {}
-            }
-        });
-        futures_util::future::join_all(adding).await;
     }
 
     /// Where a path leads; nothing when it is unknown.
@@ -65,6 +65,19 @@ impl Serving<'_> {
         let address = self.address(path);
         let mut edges = self.server.edges.iter();
         edges.find(|edge| edge.address.to_string() == address).copied()
+    }
+
+    /// Whether an edge is not to join this session.
+    pub(super) fn is_barred(&self, edge: &Edge) -> bool {
+        let other = self.only.is_some_and(|only| only != edge.fingerprint);
+        other
+            || self.server.quarantine.holds(&edge.fingerprint)
+            || self.blamed().contains(&edge.fingerprint)
+    }
+
+    fn blamed(&self) -> MutexGuard<'_, BTreeSet<Fingerprint>> {
+        // The set is whole between statements, so a panic elsewhere leaves it usable.
+        self.blamed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the edge at the end of a path is leased nothing.
@@ -91,6 +104,7 @@ impl Serving<'_> {
     /// it from now on. For others that takes more than one client's word: the edge is looked into.
     pub(super) fn on_blamed(&self, blame: &Blame, published: &Arc<Published>) {
         let Some(edge) = self.edge(blame.path) else { return };
+        self.blamed().insert(edge.fingerprint);
         self.leave(blame.path);
         if !self.server.quarantine.accuse(edge.fingerprint) {
             return;
@@ -108,7 +122,7 @@ impl Serving<'_> {
         let published = Arc::clone(published);
         // A task of its own, as the client may leave: one at a time for each edge.
         tokio::spawn(async move {
-            let found = probe::find_lie(&endpoint, edge, &published, &range).await;
+            let found = probe::find_lie(&server, &endpoint, edge, &published, &range).await;
             server.on_looked_into(edge, &published, found);
         });
     }

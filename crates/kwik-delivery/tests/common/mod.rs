@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use kwik::{ClientConfig, Endpoint, Identity, ServerConfig};
-use kwik_delivery::{Catalogue, Client, Edge, ObjectName, Server, Source};
+use kwik_delivery::{AtOnce, Catalogue, Client, Edge, ObjectName, Server, Source};
 use tempfile::{TempDir, tempdir};
 use tokio::{task::JoinHandle, time::sleep};
 
@@ -31,6 +31,7 @@ pub async fn source(objects: &[(&str, Bytes)]) -> Source {
 pub struct Running {
     pub edge: Edge,
     pub endpoint: Endpoint,
+    pub server: Arc<Server>,
     task: JoinHandle<()>,
     state: TempDir,
 }
@@ -51,18 +52,29 @@ pub fn identity(seed: u8) -> Arc<Identity> {
     Arc::new(Identity::from_seed([100 + seed; 32]))
 }
 
-/// Number 0 is the primary, which the others trust.
+/// Number 0 is the primary, which the others trust. All its edges join all its sessions.
 pub fn start(number: u8, source: Source, edges: Vec<Edge>) -> Running {
+    start_with(number, source, edges, |server| server.with_join_policy(AtOnce))
+}
+
+/// The same, as `configure` makes it.
+pub fn start_with(
+    number: u8,
+    source: Source,
+    edges: Vec<Edge>,
+    configure: impl FnOnce(Server) -> Server,
+) -> Running {
     let mut config = ServerConfig::new(identity(number));
     let fingerprint = config.identity.fingerprint();
     config.trusted.insert(identity(0).fingerprint());
     let endpoint = Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
     let state = tempdir().unwrap();
-    let server = Arc::new(Server::new(source, Catalogue::open(&state).unwrap(), edges));
-    let listening = endpoint.clone();
-    let task = tokio::spawn(async move { server.run(&listening).await });
-    let edge = Edge { address: endpoint.local_addr().unwrap(), fingerprint };
-    Running { edge, endpoint, task, state }
+    let server = Server::new(source, Catalogue::open(&state).unwrap(), edges);
+    let server = Arc::new(configure(server));
+    let (running, listening) = (Arc::clone(&server), endpoint.clone());
+    let task = tokio::spawn(async move { running.run(&listening).await });
+    let edge = Edge::new(endpoint.local_addr().unwrap(), fingerprint);
+    Running { edge, endpoint, server, task, state }
 }
 
 /// A primary that holds `objects`, with an edge for each of `edges`.
@@ -77,7 +89,7 @@ pub async fn start_all(objects: &[(&str, Bytes)], edges: Vec<Source>) -> Vec<Run
 /// A client whose session has all its paths.
 pub async fn connect(servers: &[Running]) -> Client {
     let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-    let Edge { address, fingerprint } = servers[0].edge;
+    let Edge { address, fingerprint, .. } = servers[0].edge;
     let config = ClientConfig::pinned(fingerprint);
     let session = endpoint.connect_with(config, address, "").unwrap().await.unwrap();
     while session.stats().paths.len() < servers.len() {
