@@ -50,7 +50,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.shared.look(|machine| machine.forget(self.id));
+        self.shared.drive(|machine, _| machine.forget(self.id));
     }
 }
 

@@ -107,9 +107,7 @@ impl SecondaryStream {
             self.push(stream, range.start, chunk.split_to(len))?;
             self.offset = range.end;
             let (id, bytes, offset) = (self.id, len as u64, self.offset);
-            self.shared.look(|machine| {
-                machine.on_stream_written(id, bytes, offset, self.shared.runtime.now());
-            });
+            self.shared.drive(|machine, now| machine.on_stream_written(id, bytes, offset, now));
         }
         Ok(())
     }

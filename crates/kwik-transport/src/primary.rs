@@ -208,7 +208,7 @@ impl PrimarySession {
     /// # Errors
     /// The session is over.
     pub async fn relay_report(&self) -> Result<RelayReport, ConnectionError> {
-        let next = || self.shared.look(|machine| machine.take_relay_report());
+        let next = || self.shared.drive(|machine, _| machine.take_relay_report());
         self.shared.wait_for(&self.shared.waiters.raw, next).await
     }
 }

@@ -162,8 +162,14 @@ impl ClientSession {
         self.id
     }
 
+    /// The session's streams.
+    #[must_use]
+    pub fn streams(&self) -> &StreamTable {
+        &self.streams
+    }
+
     /// Streams: open, accept, reset. Stop with [`ClientSession::stop`].
-    pub fn streams(&mut self) -> &mut StreamTable {
+    pub fn streams_mut(&mut self) -> &mut StreamTable {
         &mut self.streams
     }
 

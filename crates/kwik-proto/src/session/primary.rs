@@ -136,8 +136,14 @@ impl PrimarySession {
         self.id
     }
 
+    /// The session's streams.
+    #[must_use]
+    pub fn streams(&self) -> &StreamTable {
+        &self.streams
+    }
+
     /// Streams: open, accept, reset. Stop with [`PrimarySession::stop`].
-    pub fn streams(&mut self) -> &mut StreamTable {
+    pub fn streams_mut(&mut self) -> &mut StreamTable {
         &mut self.streams
     }
 

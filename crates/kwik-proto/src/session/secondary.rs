@@ -92,7 +92,13 @@ impl SecondarySession {
     }
 
     /// Checks signatures and sequence; outlives this connection when the path is dialed again.
-    pub fn verifier(&mut self) -> &mut RelayVerifier {
+    #[must_use]
+    pub fn verifier(&self) -> &RelayVerifier {
+        &self.verifier
+    }
+
+    /// The same, to go on with the sequence of an earlier connection.
+    pub fn verifier_mut(&mut self) -> &mut RelayVerifier {
         &mut self.verifier
     }
 

@@ -13,7 +13,7 @@ mod watch;
 pub use pool::{Slot, StreamPool, WriterKey, WriterKind};
 pub use recv::{Piece, PieceEnd, Read, ReadError, Received, RecvHalf, SharedRecv};
 pub use send::{SendHalf, SharedSend, WriteError};
-pub use table::{Halves, StreamTable, StreamWake};
+pub use table::{Destination, Halves, StreamTable, StreamWake};
 pub use watch::GapNotice;
 
 pub use crate::wire::control::{MetadataError, Priority, StreamMetadata, StreamType};

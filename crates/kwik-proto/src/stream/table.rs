@@ -35,6 +35,17 @@ pub struct Halves {
     pub recv: Option<SharedRecv>,
 }
 
+/// Where data of a stream goes.
+#[derive(Debug, Clone)]
+pub enum Destination {
+    /// Into its receiving half.
+    Half(SharedRecv),
+    /// Nowhere: the stream is over, and what comes for it is drained.
+    Over,
+    /// Into a stream that is not open yet: [`StreamTable::receiving`] opens it, or refuses to.
+    Unopened,
+}
+
 #[derive(Debug)]
 struct Entry {
     halves: Halves,
@@ -337,15 +348,34 @@ impl StreamTable {
         id: StreamId,
         now: Instant,
     ) -> Result<Option<SharedRecv>, CodedError> {
+        Ok(match self.destination(path, id)? {
+            Destination::Half(recv) => Some(recv),
+            Destination::Over => None,
+            Destination::Unopened => self.touch(id, now)?.and_then(|halves| halves.recv),
+        })
+    }
+
+    /// What [`Self::receiving`] would find, without opening anything.
+    ///
+    /// # Errors
+    /// The path may not write there, and is to be closed.
+    pub fn destination(&self, path: PathId, id: StreamId) -> Result<Destination, CodedError> {
         self.check_role(id, !self.side)?;
+        if let Some(entry) = self.streams.get(&id) {
+            let recv = entry.halves.recv.clone();
+            return Ok(recv.map_or(Destination::Over, Destination::Half));
+        }
         let kind = &self.kinds[id.dir() as usize];
         let local = id.initiator() == self.side;
         let next = if local { kind.next_local } else { kind.next_remote };
-        if !path.is_primary() && id.index() >= next {
-            let context = format!("path {path} wrote into {id}, which is not open");
-            return Err(CodedError::new(Code::SecondaryStreamIsolation, context));
+        if id.index() < next {
+            return Ok(Destination::Over);
         }
-        Ok(self.touch(id, now)?.and_then(|halves| halves.recv))
+        if path.is_primary() {
+            return Ok(Destination::Unopened);
+        }
+        let context = format!("path {path} wrote into {id}, which is not open");
+        Err(CodedError::new(Code::SecondaryStreamIsolation, context))
     }
 
     /// The halves of a live stream.

@@ -152,9 +152,9 @@ impl World {
             (*stream, *at) = (StreamId::from_u64(header.stream_id), header.offset);
         }
         let streams = match side {
-            Side::Client => self.client.session.streams(),
+            Side::Client => self.client.session.streams_mut(),
             Side::Server => match &mut self.primary.session {
-                Some(session) => session.streams(),
+                Some(session) => session.streams_mut(),
                 None => return Err(CodedError::new(Code::AuthFailed, "data too early")),
             },
         };

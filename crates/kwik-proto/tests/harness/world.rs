@@ -398,7 +398,7 @@ impl World {
     }
 
     fn client_accepts(&mut self, dir: Dir) {
-        while let Some(halves) = self.client.session.streams().accept(dir) {
+        while let Some(halves) = self.client.session.streams_mut().accept(dir) {
             self.start_client_reader(&halves);
         }
     }

@@ -100,7 +100,7 @@ impl Game<'_, '_> {
             14..20 => self.bring(),
             20 => self.data(),
             21..24 => self.read(),
-            24 => drop(self.victim.machine.streams().open(Dir::Bi, self.victim.now)),
+            24 => drop(self.victim.machine.streams_mut().open(Dir::Bi, self.victim.now)),
             25 => self.connect(),
             26 if self.choices.chance(50) => self.cut(),
             27 if self.choices.chance(10) => {
@@ -238,7 +238,7 @@ impl Game<'_, '_> {
     fn receive(&mut self, path: PathId, stream: StreamId, offset: u64, len: u64) {
         let now = self.victim.now;
         let machine = &mut self.victim.machine;
-        let result = machine.streams().receiving(path, stream, now);
+        let result = machine.streams_mut().receiving(path, stream, now);
         let received = match result {
             Ok(None) => return,
             Ok(Some(recv)) => {
@@ -260,7 +260,7 @@ impl Game<'_, '_> {
 
     fn read(&mut self) {
         let now = self.victim.now;
-        while let Some(halves) = self.victim.machine.streams().accept(Dir::Uni) {
+        while let Some(halves) = self.victim.machine.streams_mut().accept(Dir::Uni) {
             self.readers.extend(halves.recv.map(|recv| (halves.id, recv)));
         }
         for (id, recv) in &self.readers {

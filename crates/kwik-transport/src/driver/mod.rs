@@ -2,7 +2,8 @@
 //!
 //! One rule: [`Shared::drive`] locks the machine, lets it take an input, moves its control bytes to
 //! their paths' queues, takes its actions, unlocks, and acts. Payload goes past it: a reader
-//! task puts chunks into a stream's receiving half, and tells the machine once a batch.
+//! task puts chunks into a stream's receiving half, and tells the machine once a batch. Nothing else
+//! changes the machine: [`Shared::look`] only reads it, so no output can be forgotten.
 
 mod control;
 mod datagrams;
@@ -170,9 +171,9 @@ impl<M: Role> Shared<M> {
 }
 
 impl<M: Role + ?Sized> Shared<M> {
-    /// Looks at the machine without giving it an input.
-    pub(crate) fn look<R>(&self, look: impl FnOnce(&mut M) -> R) -> R {
-        look(&mut lock(&self.machine))
+    /// Looks at the machine; what changes it goes through [`Self::drive`].
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&M) -> R) -> R {
+        look(&lock(&self.machine))
     }
 
     /// Notes why the session is ending; the first reason stays.

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kwik_proto::ack::ArrivedPackets;
-use kwik_proto::stream::{Received, SharedRecv};
+use kwik_proto::stream::{Destination, Received, SharedRecv};
 use kwik_proto::sync::lock;
 use kwik_proto::wire::{DataDecoder, DataEvent, KindDecoder, RawDecoder, StreamKind, WireError};
 use kwik_proto::{Code, CodedError, PathId, StreamId, limits};
 
-use crate::quic::{Connection, ReadError, RecvStream};
+use crate::quic::{Connection, Figures, ReadError, RecvStream};
 
 use super::path::Reading;
 use super::{AnyShared, secondary, yield_now};
@@ -254,8 +254,6 @@ pub(super) struct Sink {
     offset: u64,
     /// What came since the session was told, the last for the target.
     batches: Vec<Batch>,
-    /// Streams may have been opened since.
-    aimed: bool,
     /// Packets that came whole since.
     packets: ArrivedPackets,
     figures_at: Option<Instant>,
@@ -267,9 +265,9 @@ pub(super) struct Sink {
 impl Sink {
     pub(super) fn new(shared: AnyShared, path: PathId) -> Self {
         let packets = ArrivedPackets::default();
-        let (batches, aimed, turn) = (Vec::new(), false, Turn::default());
+        let (batches, turn) = (Vec::new(), Turn::default());
         let (target, offset, figures_at, empty) = (None, 0, None, 0);
-        Self { shared, path, target, offset, batches, aimed, packets, figures_at, turn, empty }
+        Self { shared, path, target, offset, batches, packets, figures_at, turn, empty }
     }
 
     /// One more frame, or packet, which may bring nothing; payload and ends start anew.
@@ -361,29 +359,39 @@ impl Sink {
         if self.batches.len() >= BATCH {
             self.flush()?;
         }
-        // What follows from it is done when the session is told of what came.
-        self.aimed = true;
-        let now = self.shared.runtime.now();
-        let recv = self.shared.look(|machine| machine.receiving(self.path, id, now))?;
+        let recv = match self.shared.look(|machine| machine.destination(self.path, id))? {
+            Destination::Half(recv) => Some(recv),
+            Destination::Over => None,
+            Destination::Unopened => {
+                self.shared.drive(|machine, now| machine.receiving(self.path, id, now))?
+            }
+        };
         self.target = Some(Target { id, recv });
         Ok(())
     }
 
     /// Tells readers and the session of what was put into streams, and the session of packets.
     pub(super) fn flush(&mut self) -> Result<(), CodedError> {
+        self.flush_with(None)
+    }
+
+    /// The same, and tells the session first how the connection does.
+    fn flush_with(&mut self, figures: Option<Figures>) -> Result<(), CodedError> {
         for batch in self.batches.iter().filter(|batch| batch.readable) {
             if let Some(waiters) = self.shared.stream_waiters(batch.id) {
                 waiters.wake_reader();
             }
         }
         self.batches.retain(|batch| batch.bytes > 0 || batch.piece_ended);
-        let aimed = std::mem::take(&mut self.aimed);
-        if self.batches.is_empty() && self.packets.is_empty() && !aimed {
+        if self.batches.is_empty() && self.packets.is_empty() && figures.is_none() {
             return Ok(());
         }
         let packets = std::mem::take(&mut self.packets);
         let (path, batches) = (self.path, &mut self.batches);
         self.shared.drive(|machine, now| {
+            if let Some(figures) = figures {
+                machine.on_figures(path, figures, now);
+            }
             for batch in batches.drain(..) {
                 machine.on_received(path, batch.id, (batch.bytes, batch.asked), now);
             }
@@ -393,12 +401,12 @@ impl Sink {
 
     pub(super) fn end_batch(&mut self, connection: &Connection) -> Result<(), CodedError> {
         let now = self.shared.runtime.now();
-        if self.figures_at.is_none_or(|at| now >= at + FIGURES_INTERVAL) {
-            self.figures_at = Some(now);
-            let figures = connection.figures();
-            self.shared.size_window(self.path, figures.rtt, figures.arrived, now);
-            self.shared.look(|machine| machine.on_figures(self.path, figures, now));
+        if self.figures_at.is_some_and(|at| now < at + FIGURES_INTERVAL) {
+            return self.flush();
         }
-        self.flush()
+        self.figures_at = Some(now);
+        let figures = connection.figures();
+        self.shared.size_window(self.path, figures.rtt, figures.arrived, now);
+        self.flush_with(Some(figures))
     }
 }

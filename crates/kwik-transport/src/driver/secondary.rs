@@ -116,7 +116,7 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         if let Some(id) = self.inbound.id() {
-            self.shared.look(|machine| machine.on_secondary_ended((self.path, id)));
+            self.shared.drive(|machine, _| machine.on_secondary_ended((self.path, id)));
         }
     }
 }

@@ -168,8 +168,8 @@ fn begin(
     let (runtime, quic) = (&endpoint.runtime, (None, server.config.quic.receive_window));
     match accepted {
         session::Accepted::Primary(mut machine) => {
-            machine.streams().set_memory(runtime.receive_memory());
-            machine.streams().set_budget(endpoint.budget.clone());
+            machine.streams_mut().set_memory(runtime.receive_memory());
+            machine.streams_mut().set_budget(endpoint.budget.clone());
             let home = (PathId::PRIMARY, &connection);
             let shared = Shared::new(*machine, home, runtime, quic, (settings, datagrams));
             shared.hold_slot(place);
@@ -180,7 +180,7 @@ fn begin(
         session::Accepted::Secondary(mut machine) => {
             let key = (machine.id(), machine.path());
             let mut registry = lock(&server.paths);
-            registry.replace(key, machine.verifier(), runtime.now());
+            registry.replace(key, machine.verifier_mut(), runtime.now());
             let home = (key.1, &connection);
             // Its client sends no datagrams on such a path; what comes all the same is bounded.
             let shared = Shared::new(*machine, home, runtime, quic, (settings, datagrams));

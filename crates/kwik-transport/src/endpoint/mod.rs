@@ -234,8 +234,8 @@ impl Endpoint {
             let connection = connection?;
             let control = open_control(&connection).await?;
             let mut machine = ClientSession::new(session, key, addr, endpoint.runtime.now());
-            machine.streams().set_memory(endpoint.runtime.receive_memory());
-            machine.streams().set_budget(endpoint.budget.clone());
+            machine.streams_mut().set_memory(endpoint.runtime.receive_memory());
+            machine.streams_mut().set_budget(endpoint.budget.clone());
             let shared = Shared::new(
                 machine,
                 (PathId::PRIMARY, &connection),

@@ -138,7 +138,7 @@ impl SendStream {
         writer.push(id, final_size, [Bytes::new()], true).ok();
         // Its opener may get room for another; one of our own is over once it is acknowledged.
         if self.handle.accepted {
-            self.handle.shared.drive(|machine, _| machine.streams().retire(id));
+            self.handle.shared.drive(|machine, _| machine.streams_mut().retire(id));
         }
         Ok(())
     }
@@ -151,7 +151,7 @@ impl SendStream {
         let Some(mut writer) = self.writer.take() else { return Err(ClosedStream) };
         writer.discard();
         let id = self.handle.id;
-        self.handle.shared.drive(|machine, _| machine.streams().reset(id, code));
+        self.handle.shared.drive(|machine, _| machine.streams_mut().reset(id, code));
         Ok(())
     }
 
