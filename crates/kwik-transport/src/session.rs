@@ -218,7 +218,8 @@ impl Session {
         });
         (stats.quic_streams, stats.quic_streams_opened) = self.shared.pool.quic_streams();
         for path in &mut stats.paths {
-            (path.udp_sent, path.udp_received) = self.shared.udp_bytes(path.id).unwrap_or_default();
+            let udp = self.shared.udp_bytes(path.id).unwrap_or_default();
+            (path.udp_sent, path.udp_received) = (udp.sent, udp.received);
         }
         stats
     }

@@ -14,7 +14,7 @@ use crate::{Code, CodedError, LeaseId, PieceId, StreamId, limits, wire::clip};
 pub type SharedWriter = Arc<Mutex<Writer>>;
 
 #[derive(Debug)]
-struct Piece {
+struct QueuedPiece {
     id: PieceId,
     next: u64,
     end: u64,
@@ -27,7 +27,7 @@ pub struct Writer {
     stream: StreamId,
     range: Range<u64>,
     command: Bytes,
-    queue: VecDeque<Piece>,
+    queue: VecDeque<QueuedPiece>,
     budget: u64,
     /// The client, the primary or this side ended it.
     ended: bool,
@@ -134,7 +134,7 @@ impl Writer {
             let context = format!("lease {}: more activated than its budget", self.lease);
             return Err(CodedError::new(Code::LimitExceeded, context));
         }
-        self.queue.push_back(Piece { id, next: start, end });
+        self.queue.push_back(QueuedPiece { id, next: start, end });
         Ok(())
     }
 
@@ -144,7 +144,7 @@ impl Writer {
         self.queue.remove(at).map(|piece| piece.next)
     }
 
-    fn end(&mut self) -> VecDeque<Piece> {
+    fn end(&mut self) -> VecDeque<QueuedPiece> {
         self.ended = true;
         std::mem::take(&mut self.queue)
     }

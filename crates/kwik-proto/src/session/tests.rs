@@ -13,7 +13,7 @@ use super::{
 use crate::ack::ArrivedPackets;
 use crate::auth::{AcceptAny, Identity};
 use crate::path::PathStatus;
-use crate::stream::{Halves, StreamWake};
+use crate::stream::{Halves, ReceivedBytes, StreamWake};
 use crate::sync::lock;
 use crate::wire::control::{self, Ack, ControlMessage as M, PathFigures};
 use crate::wire::{ControlDecoder, PacketFrame};
@@ -182,7 +182,12 @@ fn a_lost_lease_counts_for_what_it_brought() {
     pair.exchange();
     let recv = pair.client.streams_mut().receiving(EDGE, halves.id, pair.now).unwrap().unwrap();
     let received = lock(&recv).receive(EDGE, 0, vec![0; 60].into()).unwrap();
-    pair.client.on_received(EDGE, halves.id, (60, received.asked), pair.now);
+    pair.client.on_received(
+        EDGE,
+        halves.id,
+        ReceivedBytes { total: 60, asked: received.asked },
+        pair.now,
+    );
     pair.client.handle_path_lost(EDGE, "broken", pair.now);
     pair.exchange();
     let lost = pair.primary.issued(LeaseId(0)).unwrap();
@@ -194,7 +199,12 @@ fn a_lost_lease_counts_for_what_it_brought() {
     pair.primary.lease(halves.id, 60..100, PathId::PRIMARY, Bytes::new(), pair.now).unwrap();
     pair.exchange();
     let received = lock(&recv).receive(PathId::PRIMARY, 60, vec![0; 40].into()).unwrap();
-    pair.client.on_received(PathId::PRIMARY, halves.id, (40, received.asked), pair.now);
+    pair.client.on_received(
+        PathId::PRIMARY,
+        halves.id,
+        ReceivedBytes { total: 40, asked: received.asked },
+        pair.now,
+    );
     pair.now += limits::ACK_END_DELAY;
     pair.exchange();
     assert_eq!(pair.primary.streams().iter().count(), 0, "all of it was delivered");
@@ -423,7 +433,12 @@ fn the_primary_hears_how_a_path_does_and_what_nobody_may_bring() {
     pair.exchange();
     let recv = pair.client.streams_mut().receiving(EDGE, halves.id, pair.now).unwrap().unwrap();
     let received = lock(&recv).receive(EDGE, 0, vec![0; 60].into()).unwrap();
-    pair.client.on_received(EDGE, halves.id, (60, received.asked), pair.now);
+    pair.client.on_received(
+        EDGE,
+        halves.id,
+        ReceivedBytes { total: 60, asked: received.asked },
+        pair.now,
+    );
     let figures = PathFigures { sent_packets: 10, lost_packets: 1, ..<_>::default() };
     let sent = control::PathReport { path_id: EDGE, figures };
     pair.client.handle_control(EDGE, M::PathReport(sent), pair.now);

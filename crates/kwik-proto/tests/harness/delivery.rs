@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use kwik_proto::ack::ArrivedPackets;
 use kwik_proto::session::Machine;
+use kwik_proto::stream::ReceivedBytes;
 use kwik_proto::wire::DataEvent;
 use kwik_proto::wire::control::ControlMessage;
 use kwik_proto::{Code, CodedError, PathId, Side, StreamId};
@@ -98,7 +99,12 @@ impl World {
             return;
         }
         if self.rng.chance(75) {
-            self.client.session.on_received(path, id, (bytes, asked), self.now);
+            self.client.session.on_received(
+                path,
+                id,
+                ReceivedBytes { total: bytes, asked },
+                self.now,
+            );
         } else {
             let delay = self.rng.micros(1..=3000);
             self.after(delay, Event::Heard(path, id, bytes, asked));

@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use kwik_proto::auth::Identity;
 use kwik_proto::session::{Action, ClientConfig, ClientSession, Machine};
-use kwik_proto::stream::{Read, SharedRecv};
+use kwik_proto::stream::{Read, ReceivedBytes, SharedRecv};
 use kwik_proto::wire::ControlMessage as M;
 use kwik_proto::wire::control::{
     AddPathRequest, AuthenticationResponse, Heartbeat, Lease, MaxStreams, PathFigures, PathReport,
@@ -249,7 +249,8 @@ impl Game<'_, '_> {
         };
         match received {
             Ok(received) => {
-                machine.on_received(path, stream, (len, received.asked), now);
+                let bytes = ReceivedBytes { total: len, asked: received.asked };
+                machine.on_received(path, stream, bytes, now);
                 if len > 0 {
                     self.victim.on_moved();
                 }

@@ -6,7 +6,7 @@ use kwik_proto::ack::{ArrivedPackets, SharedSent};
 use kwik_proto::mapping::MappingKey;
 use kwik_proto::session::{Activity, ClientSession, Machine, PrimarySession, SecondarySession};
 use kwik_proto::stats::SessionStats;
-use kwik_proto::stream::{Destination, SharedRecv, StreamTable};
+use kwik_proto::stream::{Destination, ReceivedBytes, SharedRecv, StreamTable};
 use kwik_proto::wire::control::RawPacketTransmission;
 use kwik_proto::wire::{DataOptions, SecondaryEvent};
 use kwik_proto::{Code, CodedError, Config, ConfigError, PathId, StreamId};
@@ -49,7 +49,7 @@ pub(crate) trait Role: Machine + 'static {
     }
 
     /// A batch was put into a receiving half.
-    fn on_received(&mut self, _: PathId, _: StreamId, _: (u64, u64), _: Instant) {}
+    fn on_received(&mut self, _: PathId, _: StreamId, _: ReceivedBytes, _: Instant) {}
 
     /// What a server's session is worth its slot for; none of a client's, which takes none.
     fn activity(&self) -> Option<Activity> {
@@ -154,7 +154,7 @@ impl Role for ClientSession {
         self.streams_mut().receiving(path, id, now)
     }
 
-    fn on_received(&mut self, path: PathId, id: StreamId, bytes: (u64, u64), now: Instant) {
+    fn on_received(&mut self, path: PathId, id: StreamId, bytes: ReceivedBytes, now: Instant) {
         self.on_received(path, id, bytes, now);
     }
 
@@ -260,7 +260,7 @@ impl Role for PrimarySession {
         self.streams_mut().receiving(PathId::PRIMARY, id, now)
     }
 
-    fn on_received(&mut self, _: PathId, id: StreamId, _: (u64, u64), now: Instant) {
+    fn on_received(&mut self, _: PathId, id: StreamId, _: ReceivedBytes, now: Instant) {
         self.on_received(id, now);
     }
 
