@@ -126,7 +126,8 @@ pub struct SessionStats {
     pub gaps: u64,
 }
 
-/// A gap that has kept the reader of a stream waiting for [`Config::gap_timeout`](crate::Config::gap_timeout) (8.4).
+/// A gap that has kept the reader of a stream waiting for
+/// [`Config::gap_timeout`](crate::Config::gap_timeout) (8.4).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GapNotice {
     /// Of which stream.

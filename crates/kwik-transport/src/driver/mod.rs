@@ -2,8 +2,8 @@
 //!
 //! One rule: [`Shared::drive`] locks the machine, lets it take an input, moves its control bytes to
 //! their paths' queues, takes its actions, unlocks, and acts. Payload goes past it: a reader
-//! task puts chunks into a stream's receiving half, and tells the machine once a batch. Nothing else
-//! changes the machine: [`Shared::look`] only reads it, so no output can be forgotten.
+//! task puts chunks into a stream's receiving half, and tells the machine once a batch. Nothing
+//! else changes the machine: [`Shared::look`] only reads it, so no output can be forgotten.
 
 mod chunks;
 mod control;
