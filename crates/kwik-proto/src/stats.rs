@@ -1,9 +1,9 @@
 //! Figures of a session, as snapshots.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use crate::presentation::{BackpressureReason, BackpressureStats, BufferUsage};
-use crate::stream::GapNotice;
 use crate::wire::DataOptions;
 use crate::wire::control::PathStatus;
 use crate::{PathId, StreamId};
@@ -124,4 +124,25 @@ pub struct SessionStats {
     pub backpressure: BackpressureStats,
     /// Gaps that kept a reader waiting for the gap timeout (8.4).
     pub gaps: u64,
+}
+
+/// A gap that has kept the reader of a stream waiting for
+/// [`Config::gap_timeout`](crate::Config::gap_timeout) (8.4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GapNotice {
+    /// Of which stream.
+    pub stream: StreamId,
+    /// What is missing; bytes behind it are here.
+    pub range: Range<u64>,
+    /// Since when the reader waits for it.
+    pub since: Instant,
+}
+
+/// QUIC packets of a connection since it began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PacketCounts {
+    /// Sent.
+    pub sent: u64,
+    /// Of those, declared lost.
+    pub lost: u64,
 }

@@ -20,11 +20,17 @@ use crate::streams::WriteError;
 /// A lease that a primary gave. Dropping it does not end it.
 #[derive(Debug)]
 pub struct Lease {
-    pub(crate) shared: Held<Primary>,
-    pub(crate) id: LeaseId,
+    shared: Held<Primary>,
+    id: LeaseId,
+    /// From the first wait for its end on.
+    ended: Option<Arc<Notify>>,
 }
 
 impl Lease {
+    pub(crate) fn new(shared: Held<Primary>, id: LeaseId) -> Self {
+        Self { shared, id, ended: None }
+    }
+
     /// Its id.
     #[must_use]
     pub fn id(&self) -> LeaseId {
@@ -36,9 +42,11 @@ impl Lease {
     /// # Errors
     /// The session is over.
     pub async fn outcome(&mut self) -> Result<IssuedLease, ConnectionError> {
-        let ended = || self.shared.look(|machine| machine.issued(self.id).cloned());
-        let ended = || ended().filter(|lease| lease.outcome.is_some());
-        self.shared.wait_for(&self.shared.waiters.lease_ends, ended).await
+        let Self { shared, id, ended } = self;
+        let notify = ended.get_or_insert_with(|| shared.waiters.lease_ends.register(*id));
+        let issued = || shared.look(|machine| machine.issued(*id).cloned());
+        let ended = || issued().filter(|lease| lease.outcome.is_some());
+        shared.wait_for(notify, ended).await
     }
 
     /// Takes it back: no more is asked for under it, and its outcome is
@@ -50,7 +58,10 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.shared.look(|machine| machine.forget(self.id));
+        if self.ended.is_some() {
+            self.shared.waiters.lease_ends.release(self.id);
+        }
+        self.shared.drive(|machine, _| machine.forget(self.id));
     }
 }
 
@@ -78,19 +89,19 @@ impl WriterSession {
 
     fn register(&self, lease: LeaseId) -> Arc<Notify> {
         match self {
-            Self::Primary(shared) => shared.register_writer(lease),
-            Self::Secondary(shared) => shared.register_writer(lease),
+            Self::Primary(shared) => shared.waiters.writers.register(lease),
+            Self::Secondary(shared) => shared.waiters.writers.register(lease),
         }
     }
 
     fn release(&self, lease: LeaseId, reason: &str) {
         match self {
             Self::Primary(shared) => {
-                shared.release_writer(lease);
+                shared.waiters.writers.release(lease);
                 shared.drive(|machine, now| machine.abandon(lease, reason, now));
             }
             Self::Secondary(shared) => {
-                shared.release_writer(lease);
+                shared.waiters.writers.release(lease);
                 shared.drive(|machine, now| machine.abandon(lease, reason, now));
             }
         }
@@ -222,8 +233,8 @@ impl LeaseWriter {
         let lost = |error: quic::WriteError| WriteError::from_quic(error, session.close_reason());
         while !chunk.is_empty() {
             let ready = std::future::poll_fn(|cx| frames.poll_ready(cx)).await;
-            let (room, _) = ready.map_err(lost)?;
-            let want = chunk.len().min(room) as u64;
+            let room = ready.map_err(lost)?;
+            let want = chunk.len().min(room.bytes) as u64;
             let (stream, committed) = {
                 let mut half = lock(&self.half);
                 let here = half.next().is_some_and(|range| range.start == at);

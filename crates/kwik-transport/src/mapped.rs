@@ -43,7 +43,7 @@ impl SecondaryStream {
             let half = lock(&half);
             (half.stream(), half.lease())
         };
-        let activated = shared.register_writer(lease);
+        let activated = shared.waiters.writers.register(lease);
         let mut frames =
             StreamWriter::new(shared.connection.clone(), StreamKind::Secondary, &shared.runtime);
         let open = SecondaryEvent::Open(SecondaryStreamOpen {
@@ -107,9 +107,7 @@ impl SecondaryStream {
             self.push(stream, range.start, chunk.split_to(len))?;
             self.offset = range.end;
             let (id, bytes, offset) = (self.id, len as u64, self.offset);
-            self.shared.look(|machine| {
-                machine.on_stream_written(id, bytes, offset, self.shared.runtime.now());
-            });
+            self.shared.drive(|machine, now| machine.on_stream_written(id, bytes, offset, now));
         }
         Ok(())
     }
@@ -140,8 +138,8 @@ impl SecondaryStream {
         let former = lock(&self.half).lease();
         let lease = lock(&writer).lease();
         if former != lease {
-            shared.release_writer(former);
-            self.activated = shared.register_writer(lease);
+            shared.waiters.writers.release(former);
+            self.activated = shared.waiters.writers.register(lease);
         }
         self.half = writer;
         self.offset = offset;
@@ -233,7 +231,7 @@ impl SecondaryStream {
         // An error means that nobody reads it.
         frames.push_with(Bytes::new(), |out| encode_secondary(&close, out)).ok();
         drop(frames);
-        self.shared.release_writer(lease);
+        self.shared.waiters.writers.release(lease);
         self.shared.drive(|machine, now| machine.close_stream(self.id, reason, now));
     }
 }

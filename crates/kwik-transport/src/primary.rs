@@ -168,7 +168,7 @@ impl PrimarySession {
         let leased =
             self.shared.drive_own(|machine, now| machine.lease(stream, range, path, command, now));
         let (id, _) = leased?;
-        Ok(Lease { shared: self.shared.clone(), id })
+        Ok(Lease::new(self.shared.clone(), id))
     }
 
     /// Leases a reserved range of a stream to the primary itself.
@@ -186,7 +186,7 @@ impl PrimarySession {
         let leased =
             self.shared.drive_own(|machine, now| machine.lease(stream, range, path, none, now));
         let (id, writer) = leased?;
-        let lease = Lease { shared: self.shared.clone(), id };
+        let lease = Lease::new(self.shared.clone(), id);
         let writer = writer.expect("invariant: a lease of the primary's own path has a writer");
         let session = WriterSession::Primary(self.shared.clone());
         Ok((lease, LeaseWriter::new(session, writer)))
@@ -208,7 +208,7 @@ impl PrimarySession {
     /// # Errors
     /// The session is over.
     pub async fn relay_report(&self) -> Result<RelayReport, ConnectionError> {
-        let next = || self.shared.look(|machine| machine.take_relay_report());
+        let next = || self.shared.drive(|machine, _| machine.take_relay_report());
         self.shared.wait_for(&self.shared.waiters.raw, next).await
     }
 }

@@ -40,7 +40,7 @@ impl SecondarySession {
     /// # Errors
     /// The path is over.
     pub async fn accept_lease(&self) -> Result<LeaseWriter, ConnectionError> {
-        let next = || self.shared.look(|machine| machine.accept_lease());
+        let next = || self.shared.drive(|machine, _| machine.accept_lease());
         let writer = self.shared.wait_for(&self.shared.waiters.leases, next).await?;
         Ok(LeaseWriter::new(WriterSession::Secondary(self.shared.clone()), writer))
     }
@@ -57,7 +57,7 @@ impl SecondarySession {
         offset: u64,
     ) -> Result<SecondaryStream, OpenStreamError> {
         let shared = &self.shared;
-        let open = || shared.look(|m| m.open_stream(stream, offset, shared.runtime.now()));
+        let open = || shared.drive(|machine, now| machine.open_stream(stream, offset, now));
         let opened = shared.wait_for(&shared.waiters.leases, || open().transpose()).await?;
         let mapped = opened.map_err(|_| OpenStreamError::TooMany)?;
         Ok(SecondaryStream::new(shared.clone(), mapped, offset))
@@ -74,7 +74,7 @@ impl SecondarySession {
     /// # Errors
     /// The path is over.
     pub async fn recv_raw(&self) -> Result<Bytes, ConnectionError> {
-        let next = || self.shared.look(|machine| machine.recv_raw());
+        let next = || self.shared.drive(|machine, _| machine.recv_raw());
         let packet = self.shared.wait_for(&self.shared.waiters.raw, next).await?;
         // There is room for one more.
         self.shared.waiters.raw.notify_waiters();

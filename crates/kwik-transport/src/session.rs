@@ -112,7 +112,7 @@ impl Session {
             return Err(error);
         }
         let halves =
-            self.shared.drive(|machine, now| machine.streams().open_with(dir, metadata, now));
+            self.shared.drive(|machine, now| machine.streams_mut().open_with(dir, metadata, now));
         let handles = halves.map(|halves| handles(&self.shared, halves, false));
         if let Some((Some(send), _)) = &handles {
             send.set_priority(metadata.priority().into())
@@ -145,7 +145,7 @@ impl Session {
 
     async fn accept(&self, dir: Dir) -> Result<Handles, ConnectionError> {
         // Accepting may make room for the peer's next stream.
-        let next = || self.shared.drive(|machine, _| machine.streams().accept(dir));
+        let next = || self.shared.drive(|machine, _| machine.streams_mut().accept(dir));
         let halves = self.shared.wait_for(self.shared.acceptable(dir), next).await?;
         Ok(handles(&self.shared, halves, true))
     }
@@ -209,9 +209,8 @@ impl Session {
     /// Figures of the session and its paths.
     #[must_use]
     pub fn stats(&self) -> SessionStats {
-        let now = self.shared.runtime.now();
         let figures = self.shared.figures();
-        let mut stats = self.shared.look(|machine| {
+        let mut stats = self.shared.drive(|machine, now| {
             for (path, figures) in figures {
                 machine.on_figures(path, figures, now);
             }
@@ -219,7 +218,8 @@ impl Session {
         });
         (stats.quic_streams, stats.quic_streams_opened) = self.shared.pool.quic_streams();
         for path in &mut stats.paths {
-            (path.udp_sent, path.udp_received) = self.shared.udp_bytes(path.id).unwrap_or_default();
+            let udp = self.shared.udp_bytes(path.id).unwrap_or_default();
+            (path.udp_sent, path.udp_received) = (udp.sent, udp.received);
         }
         stats
     }

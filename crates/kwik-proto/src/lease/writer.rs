@@ -14,7 +14,7 @@ use crate::{Code, CodedError, LeaseId, PieceId, StreamId, limits, wire::clip};
 pub type SharedWriter = Arc<Mutex<Writer>>;
 
 #[derive(Debug)]
-struct Piece {
+struct QueuedPiece {
     id: PieceId,
     next: u64,
     end: u64,
@@ -29,7 +29,7 @@ pub struct Writer {
     stream: StreamId,
     range: Range<u64>,
     command: Bytes,
-    queue: VecDeque<Piece>,
+    queue: VecDeque<QueuedPiece>,
     /// Up to where the stream's credit lets it send what nobody asked for.
     granted: u64,
     budget: u64,
@@ -83,7 +83,7 @@ impl Writer {
     }
 
     /// What of a piece may be sent now.
-    fn due(&self, piece: &Piece) -> Range<u64> {
+    fn due(&self, piece: &QueuedPiece) -> Range<u64> {
         piece.next..if piece.unasked { piece.end.min(self.granted) } else { piece.end }
     }
 
@@ -145,7 +145,7 @@ impl Writer {
             let context = format!("lease {}: more activated than its budget", self.lease);
             return Err(CodedError::new(Code::LimitExceeded, context));
         }
-        self.queue.push_back(Piece { id, next: start, end, unasked: false });
+        self.queue.push_back(QueuedPiece { id, next: start, end, unasked: false });
         Ok(())
     }
 
@@ -155,16 +155,21 @@ impl Writer {
         self.queue.remove(at).map(|piece| piece.next)
     }
 
-    fn end(&mut self) -> VecDeque<Piece> {
+    fn end(&mut self) -> VecDeque<QueuedPiece> {
         self.ended = true;
         std::mem::take(&mut self.queue)
     }
 }
 
 /// The piece of a lease that nobody has to ask for.
-fn unasked(lease: &control::Lease) -> Option<Piece> {
+fn unasked(lease: &control::Lease) -> Option<QueuedPiece> {
     let (next, end) = (lease.range.start, lease.range.start + lease.unasked);
-    (lease.unasked > 0).then(|| Piece { id: PieceId::unasked(lease.lease_id), next, end, unasked: true })
+    (lease.unasked > 0).then(|| QueuedPiece {
+        id: PieceId::unasked(lease.lease_id),
+        next,
+        end,
+        unasked: true,
+    })
 }
 
 /// All leases that this side writes for one session.

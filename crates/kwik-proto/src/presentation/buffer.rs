@@ -16,7 +16,7 @@ const MAX_SLICES: usize = 32;
 
 /// What a write brought, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Written {
+pub struct Stored {
     /// Stored: they were missing.
     pub new: u64,
     /// Dropped: they were received before.
@@ -25,7 +25,7 @@ pub struct Written {
     pub conflicting: u64,
 }
 
-impl AddAssign for Written {
+impl AddAssign for Stored {
     fn add_assign(&mut self, other: Self) {
         self.new += other.new;
         self.duplicate += other.duplicate;
@@ -131,7 +131,7 @@ impl StreamBuffer {
     /// # Errors
     ///
     /// See [`BufferError`]; nothing is stored then, unless said there.
-    pub fn write(&mut self, offset: u64, data: Bytes) -> Result<Written, BufferError> {
+    pub fn write(&mut self, offset: u64, data: Bytes) -> Result<Stored, BufferError> {
         if self.is_closed() {
             return Err(BufferError::Closed);
         }
@@ -141,11 +141,10 @@ impl StreamBuffer {
         let mut gap = self.missing(all.clone()).next();
         if gap.as_ref() == Some(&all) {
             self.store(offset, data)?;
-            return Ok(Written { new: len, ..Written::default() });
+            return Ok(Stored { new: len, ..Stored::default() });
         }
 
-        let mut written =
-            Written { conflicting: self.mismatches(&all, &data), ..Written::default() };
+        let mut written = Stored { conflicting: self.mismatches(&all, &data), ..Stored::default() };
         while let Some(Range { start, end }) = gap {
             self.store(start, data.slice(index(start - offset)..index(end - offset)))?;
             written.new += end - start;
@@ -165,7 +164,7 @@ impl StreamBuffer {
         &mut self,
         mut offset: u64,
         chunks: &mut [Bytes],
-    ) -> Result<Written, BufferError> {
+    ) -> Result<Stored, BufferError> {
         let len = total(chunks);
         // In order, with nothing ahead: nothing to look up.
         let next = offset == self.contiguous && offset == self.front.end() && !self.has_gaps();
@@ -175,9 +174,9 @@ impl StreamBuffer {
             }
             self.contiguous += len;
             self.held += len;
-            return Ok(Written { new: len, ..Written::default() });
+            return Ok(Stored { new: len, ..Stored::default() });
         }
-        let mut all = Written::default();
+        let mut all = Stored::default();
         for data in chunks {
             let len = data.len() as u64;
             all += self.write(offset, std::mem::take(data))?;

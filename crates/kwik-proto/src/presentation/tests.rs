@@ -7,7 +7,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::memory::RECEIVE_BUFFER;
-use super::{BufferError, ReceiveMemory, StreamBuffer, Written};
+use super::{BufferError, ReceiveMemory, Stored, StreamBuffer};
 use crate::limits::{COPY_BLOCK, MAX_GAPS, MAX_OFFSET, MAX_PINNED, MAX_RUNS, MIN_SLICE};
 
 const SPACE: usize = 48 * 1024;
@@ -23,8 +23,8 @@ impl Model {
         Self { bytes: vec![None; SPACE], read: vec![false; SPACE] }
     }
 
-    fn write(&mut self, offset: usize, data: &[u8]) -> Written {
-        let mut written = Written::default();
+    fn write(&mut self, offset: usize, data: &[u8]) -> Stored {
+        let mut written = Stored::default();
         for (at, byte) in (offset..).zip(data) {
             match self.bytes[at] {
                 None => {
@@ -483,11 +483,11 @@ fn the_first_copy_wins_and_a_different_one_is_a_conflict() {
     let mut buffer = StreamBuffer::default();
     buffer.write(2, Bytes::from_static(b"cd")).unwrap();
     let written = buffer.write(0, Bytes::from_static(b"abXdef")).unwrap();
-    assert_eq!(written, Written { new: 4, duplicate: 2, conflicting: 1 });
+    assert_eq!(written, Stored { new: 4, duplicate: 2, conflicting: 1 });
     assert_eq!(drain(&mut buffer), b"abcdef");
     // What was read can no longer be compared.
     let written = buffer.write(0, Bytes::from_static(b"zz")).unwrap();
-    assert_eq!(written, Written { new: 0, duplicate: 2, conflicting: 0 });
+    assert_eq!(written, Stored { new: 0, duplicate: 2, conflicting: 0 });
 }
 
 #[test]

@@ -47,9 +47,10 @@ impl Scheduler {
         let mut free = None;
         let mut declined = Vec::new();
         loop {
-            let ready = self.paths.iter().filter(|(id, path)| {
-                !path.idle && path.has_room() && !declined.contains(*id)
-            });
+            let ready = self
+                .paths
+                .iter()
+                .filter(|(id, path)| !path.idle && path.has_room() && !declined.contains(*id));
             let first = ready.min_by_key(|(_, path)| next_arrival(path, now));
             let Some(id) = first.map(|(id, _)| *id) else { break };
             let left = *free.get_or_insert_with(|| self.free_bytes());
@@ -151,8 +152,10 @@ impl Scheduler {
             piece_id: piece,
             range: range.clone(),
         });
-        path.pieces
-            .insert(piece, Activation { stream, lease: lease_id, range, charged: 0, returned: false, due });
+        path.pieces.insert(
+            piece,
+            Activation { stream, lease: lease_id, range, charged: 0, returned: false, due },
+        );
         self.events.push(SchedulerEvent::Send(id, activate));
     }
 }

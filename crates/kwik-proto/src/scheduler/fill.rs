@@ -126,12 +126,7 @@ impl Fill {
     }
 
     /// Cancels a live piece: what it owes is free again at once. True when it was live.
-    pub(super) fn cancel(
-        &mut self,
-        path: PathId,
-        piece: PieceId,
-        model: &mut PathModel,
-    ) -> bool {
+    pub(super) fn cancel(&mut self, path: PathId, piece: PieceId, model: &mut PathModel) -> bool {
         let live = {
             let mut recv = lock(&self.recv);
             let live = recv.piece(path, piece).filter(|piece| !piece.cancelled).cloned();

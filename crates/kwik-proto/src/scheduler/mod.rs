@@ -15,9 +15,9 @@ mod model;
 mod moves;
 mod path;
 mod patience;
-mod tuning;
 #[cfg(test)]
 mod tests;
+mod tuning;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -254,7 +254,8 @@ impl Scheduler {
         let due = now + path.schedule.model.arrival(range.end - range.start, now);
         path.schedule.on_activated(range.end - range.start, now);
         lock(&fill.recv).add_piece(lease.path, piece, id, range.clone());
-        let activation = Activation { stream: lease.stream, lease: id, range, charged: 0, returned: false, due };
+        let activation =
+            Activation { stream: lease.stream, lease: id, range, charged: 0, returned: false, due };
         path.pieces.insert(piece, activation);
     }
 

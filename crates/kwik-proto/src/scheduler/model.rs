@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use crate::limits;
 
 use super::tuning::{
-    ACK_DELAY, COMMITTED, FIRST_WINDOW, FLAT_ROUNDS, PACKET, PIECE_TIME, ROUND, ROUND_BYTES, SLACK, SPACINGS, TRAIN,
-    TRAIN_GAP, UNKNOWN_SPACING,
+    ACK_DELAY, COMMITTED, FIRST_WINDOW, FLAT_ROUNDS, PACKET, PIECE_TIME, ROUND, ROUND_BYTES, SLACK,
+    SPACINGS, TRAIN, TRAIN_GAP, UNKNOWN_SPACING,
 };
 
 /// Rounds of slow start that are worth adding up: more bring more than a window of ours takes.

@@ -51,12 +51,13 @@ impl Scheduler {
             // What lies before has come by then: only what comes after it holds anybody up.
             let mut reached = now;
             for owed in owed {
-                let arrival = if owed.arrival > reached && self.try_move(stream, &owed, reached, now) {
-                    moved = true;
-                    reached
-                } else {
-                    owed.arrival
-                };
+                let arrival =
+                    if owed.arrival > reached && self.try_move(stream, &owed, reached, now) {
+                        moved = true;
+                        reached
+                    } else {
+                        owed.arrival
+                    };
                 reached = reached.max(arrival);
             }
         }
@@ -87,20 +88,15 @@ impl Scheduler {
                 let takes = if stuck || path.suspect { limits::DEAD_AFTER } else { takes };
                 let arrival = now + takes;
                 let late = arrival > activation.due + margin;
-                let owed = Owed { owner: *owner, piece: *piece, range, ahead: before, arrival, late };
+                let owed =
+                    Owed { owner: *owner, piece: *piece, range, ahead: before, arrival, late };
                 all.entry(activation.stream).or_default().push(owed);
             }
         }
         all
     }
 
-    fn try_move(
-        &mut self,
-        stream: StreamId,
-        owed: &Owed,
-        reached: Instant,
-        now: Instant,
-    ) -> bool {
+    fn try_move(&mut self, stream: StreamId, owed: &Owed, reached: Instant, now: Instant) -> bool {
         let Some(taker) = self.taker(stream, owed, now) else { return false };
         let Some(owner) = self.paths.get(&owed.owner) else { return false };
         let Some(path) = self.paths.get(&taker.path) else { return false };
@@ -173,9 +169,10 @@ impl Scheduler {
     ) {
         let Some(fill) = self.fills.get(&stream) else { return };
         let Some(at) = fill.awaited_free() else { return };
-        let able = self.paths.iter().filter(|(_, path)| {
-            path.is_healthy() && path.pieces.len() < limits::MAX_PIECES
-        });
+        let able = self
+            .paths
+            .iter()
+            .filter(|(_, path)| path.is_healthy() && path.pieces.len() < limits::MAX_PIECES);
         let takers = able.filter_map(|(id, path)| {
             self.lease_for(*id, stream, &(at..at + 1))?;
             Some((path.schedule.model.arrival(path.schedule.model.piece_len(), now), *id))

@@ -12,8 +12,8 @@ use crate::control::ControlQueue;
 use crate::mapping::MappingTable;
 use crate::path::{Health, PathInfo, PathStatus, PathTable};
 use crate::scheduler::{Scheduler, SchedulerEvent};
-use crate::stats::{PathFigures, PathStats, SessionStats};
-use crate::stream::StreamTable;
+use crate::stats::{PacketCounts, PathFigures, PathStats, SessionStats};
+use crate::stream::{ReceivedBytes, StreamTable};
 use crate::sync::lock;
 use crate::wire::control::{AuthenticationRequest, ControlMessage, PathStatusNotification};
 use crate::wire::{DataOptions, clip};
@@ -27,7 +27,7 @@ mod reasons;
 mod redial;
 
 use reasons::Reasons;
-use redial::Target;
+use redial::DialTarget;
 
 use packets::wanted;
 
@@ -71,7 +71,7 @@ enum Stage {
 }
 
 #[derive(Debug)]
-struct Link {
+struct ClientPath {
     stage: Stage,
     control: ControlQueue,
     received: ReceivedPackets,
@@ -82,10 +82,10 @@ struct Link {
     /// When its connection stood last.
     connected: Instant,
     /// How to reach it; none of the primary, which is not dialed again.
-    target: Option<Target>,
+    target: Option<DialTarget>,
     health: Health,
-    /// What its server told: packets sent, and of those lost.
-    packets: (u64, u64),
+    /// What its server told of its packets.
+    packets: PacketCounts,
 }
 
 /// The state machine of a client.
@@ -97,7 +97,7 @@ pub struct ClientSession {
     id: Option<SessionId>,
     paths: PathTable,
     /// Boxed, as the map makes room for several at once.
-    links: BTreeMap<PathId, Box<Link>>,
+    links: BTreeMap<PathId, Box<ClientPath>>,
     limiter: DialLimiter,
     streams: StreamTable,
     scheduler: Scheduler,
@@ -132,7 +132,7 @@ impl ClientSession {
         };
         control.push(&ControlMessage::AuthenticationRequest(request), now);
         let deadline = now + limits::INTRODUCTION_TIMEOUT;
-        let link = Link::new(&config, Stage::Authenticating, control, deadline, None, now);
+        let link = ClientPath::new(&config, Stage::Authenticating, control, deadline, None, now);
         // A server that takes no checksums passes over them; what it has not agreed to take is
         // not sent.
         let options = DataOptions { compression: false, ..wanted(&config) };
@@ -162,8 +162,14 @@ impl ClientSession {
         self.id
     }
 
+    /// The session's streams.
+    #[must_use]
+    pub fn streams(&self) -> &StreamTable {
+        &self.streams
+    }
+
     /// Streams: open, accept, reset. Stop with [`ClientSession::stop`].
-    pub fn streams(&mut self) -> &mut StreamTable {
+    pub fn streams_mut(&mut self) -> &mut StreamTable {
         &mut self.streams
     }
 
@@ -190,7 +196,7 @@ impl ClientSession {
         });
         let readers = self.streams.iter().filter_map(|halves| halves.recv.as_ref());
         SessionStats {
-            duplicates: readers.map(|recv| lock(recv).duplicates().0).sum(),
+            duplicates: readers.map(|recv| lock(recv).copies().duplicates).sum(),
             paths: paths.collect(),
             leases: self.scheduler.leases(),
             pieces: self.scheduler.pieces(),
@@ -202,11 +208,11 @@ impl ClientSession {
     /// How a path does; none while it has no connection.
     fn figures(&self, path: PathId, now: Instant) -> Option<PathFigures> {
         let schedule = self.scheduler.path(path)?;
-        let (sent_packets, lost_packets) = self.links.get(&path)?.packets;
+        let packets = self.links.get(&path)?.packets;
         Some(PathFigures {
             rtt: schedule.rtt(),
-            sent_packets,
-            lost_packets,
+            sent_packets: packets.sent,
+            lost_packets: packets.lost,
             goodput: schedule.rate(),
             received: schedule.received(),
             outstanding: schedule.outstanding(),
@@ -246,18 +252,18 @@ impl ClientSession {
         true
     }
 
-    /// Payload of a stream came over a path and was put into its receiving half: `bytes` in all,
-    /// `asked` of them under live pieces ([`crate::stream::Received::asked`]).
+    /// Payload of a stream came over a path and was put into its receiving half.
     pub fn on_received(
         &mut self,
         path: PathId,
         stream: StreamId,
-        (bytes, asked): (u64, u64),
+        bytes: ReceivedBytes,
         now: Instant,
     ) {
         self.paths.on_active(path, now);
         self.streams.on_received(stream, now);
-        self.scheduler.on_received(path, stream, (bytes, asked), &mut self.streams, now);
+        let bytes = (bytes.total, bytes.asked);
+        self.scheduler.on_received(path, stream, bytes, &mut self.streams, now);
     }
 
     /// A path's smoothed round-trip time, as its connection measures it.

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::auth::Fingerprint;
+use crate::stats::PacketCounts;
 use crate::stream::{GapNotice, StreamWake};
 use crate::wire::control::{
     ControlMessage, Heartbeat, PathFigures, PathReport, RawPacketTransmission, SessionClose,
@@ -162,8 +163,12 @@ fn session_close(code: u64, reason: &Bytes) -> ControlMessage {
 }
 
 /// What a server sent over a path, and what of that was lost: behind its answer to a heartbeat.
-fn packet_report(path: PathId, (sent_packets, lost_packets): (u64, u64)) -> ControlMessage {
-    let figures = PathFigures { sent_packets, lost_packets, ..PathFigures::default() };
+fn packet_report(path: PathId, packets: PacketCounts) -> ControlMessage {
+    let figures = PathFigures {
+        sent_packets: packets.sent,
+        lost_packets: packets.lost,
+        ..PathFigures::default()
+    };
     ControlMessage::PathReport(PathReport { path_id: path, figures })
 }
 

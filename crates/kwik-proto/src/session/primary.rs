@@ -13,7 +13,7 @@ use crate::control::ControlQueue;
 use crate::lease::{IssuedLease, LeaseIssuer, SharedWriter, WriterTable};
 use crate::path::{PathEvent, PathStatus, PathTable};
 use crate::range::RangeSet;
-use crate::stats::{PathStats, SessionStats};
+use crate::stats::{PacketCounts, PathStats, SessionStats};
 use crate::stream::StreamTable;
 use crate::sync::lock;
 use crate::wire::DataOptions;
@@ -57,6 +57,30 @@ pub struct RelayReport {
     pub error: Option<Code>,
 }
 
+/// What the application may read of what happened.
+#[derive(Debug)]
+struct Events {
+    paths: EventLog<PathEvent>,
+    uncovered: EventLog<Uncovered>,
+    relay_reports: VecDeque<RelayReport>,
+}
+
+/// The data packets of the primary's own path.
+#[derive(Debug)]
+struct DataPlane {
+    sent: SharedSent,
+    received: ReceivedPackets,
+    /// What they are subject to.
+    options: DataOptions,
+}
+
+/// How the primary's own connection does.
+#[derive(Debug, Clone, Copy, Default)]
+struct ConnectionFigures {
+    rtt: Duration,
+    packets: PacketCounts,
+}
+
 /// The state machine of a primary, for one client.
 #[derive(Debug)]
 pub struct PrimarySession {
@@ -66,19 +90,13 @@ pub struct PrimarySession {
     paths: PathTable,
     /// The secondaries behind the paths that have not ended.
     edges: BTreeMap<PathId, Edge>,
-    path_events: EventLog<PathEvent>,
-    uncovered: EventLog<Uncovered>,
+    events: Events,
     control: ControlQueue,
     streams: StreamTable,
     issuer: LeaseIssuer,
     writers: WriterTable,
-    relay_reports: VecDeque<RelayReport>,
-    sent: SharedSent,
-    received: ReceivedPackets,
-    options: DataOptions,
-    rtt: Duration,
-    /// QUIC packets sent, and of those lost.
-    packets: (u64, u64),
+    data: DataPlane,
+    connection: ConnectionFigures,
     /// When payload last moved, as far as is known here.
     moved: Instant,
     outputs: Outputs,
@@ -113,18 +131,21 @@ impl PrimarySession {
             client_key: client_key.fingerprint(),
             paths,
             edges: BTreeMap::new(),
-            path_events: EventLog::new(limits::MAX_PATH_EVENTS),
-            uncovered: EventLog::new(limits::MAX_UNCOVERED_EVENTS),
+            events: Events {
+                paths: EventLog::new(limits::MAX_PATH_EVENTS),
+                uncovered: EventLog::new(limits::MAX_UNCOVERED_EVENTS),
+                relay_reports: VecDeque::new(),
+            },
             control,
             streams,
             issuer: LeaseIssuer::default(),
             writers: WriterTable::default(),
-            relay_reports: VecDeque::new(),
-            sent: SharedSent::new(SentPackets::new(options).into()),
-            received: ReceivedPackets::new(),
-            options,
-            rtt: Duration::ZERO,
-            packets: (0, 0),
+            data: DataPlane {
+                sent: SharedSent::new(SentPackets::new(options).into()),
+                received: ReceivedPackets::new(),
+                options,
+            },
+            connection: ConnectionFigures::default(),
             moved: now,
             outputs: Outputs::default(),
         }
@@ -136,8 +157,14 @@ impl PrimarySession {
         self.id
     }
 
+    /// The session's streams.
+    #[must_use]
+    pub fn streams(&self) -> &StreamTable {
+        &self.streams
+    }
+
     /// Streams: open, accept, reset. Stop with [`PrimarySession::stop`].
-    pub fn streams(&mut self) -> &mut StreamTable {
+    pub fn streams_mut(&mut self) -> &mut StreamTable {
         &mut self.streams
     }
 
@@ -159,7 +186,7 @@ impl PrimarySession {
     pub fn stats(&self, now: Instant) -> SessionStats {
         let paths = self.paths.active().into_iter().map(|info| PathStats {
             figures: self.figures(info.id),
-            data: info.id.is_primary().then_some(self.options),
+            data: info.id.is_primary().then_some(self.data.options),
             id: info.id,
             address: info.address,
             status: info.status,
@@ -170,7 +197,7 @@ impl PrimarySession {
         SessionStats {
             paths: paths.collect(),
             leases: self.issuer.iter().count(),
-            unacknowledged: lock(&self.sent).outstanding(),
+            unacknowledged: lock(&self.data.sent).outstanding(),
             ..self.streams.stats(now)
         }
     }
@@ -306,7 +333,7 @@ impl PrimarySession {
     /// The next report on a raw packet ([`Wake::Raw`]); the oldest are dropped when nobody
     /// takes them.
     pub fn take_relay_report(&mut self) -> Option<RelayReport> {
-        self.relay_reports.pop_front()
+        self.events.relay_reports.pop_front()
     }
 
     /// Payload of a stream came and was put into its receiving half.
@@ -325,17 +352,17 @@ impl PrimarySession {
 
     /// The application read from a stream ([`crate::stream::RecvHalf::is_update_due`]).
     pub fn on_consumed(&mut self, stream: StreamId, now: Instant) {
-        self.streams.on_consumed(stream, now, self.rtt);
+        self.streams.on_consumed(stream, now, self.connection.rtt);
     }
 
     /// The connection's smoothed round-trip time.
     pub fn on_rtt(&mut self, rtt: Duration) {
-        self.rtt = rtt;
+        self.connection.rtt = rtt;
     }
 
-    /// QUIC packets that the connection has sent, and of those lost; the client is told.
-    pub fn on_quic_packets(&mut self, packets: (u64, u64)) {
-        self.packets = packets;
+    /// QUIC packets of the connection; the client is told.
+    pub fn on_quic_packets(&mut self, packets: PacketCounts) {
+        self.connection.packets = packets;
     }
 
     /// The application reads a stream no more.
@@ -369,19 +396,19 @@ impl PrimarySession {
                 }
             }
             ControlMessage::RelayReport(m) => {
-                if self.relay_reports.len() >= limits::MAX_RAW_QUEUED {
-                    self.relay_reports.pop_front();
+                if self.events.relay_reports.len() >= limits::MAX_RAW_QUEUED {
+                    self.events.relay_reports.pop_front();
                 }
                 let error = Code::from_u64(m.code).filter(|_| m.code != 0);
                 let (sequence, path) = (m.sequence, m.path_id);
-                self.relay_reports.push_back(RelayReport { sequence, path, error });
+                self.events.relay_reports.push_back(RelayReport { sequence, path, error });
                 self.outputs.wake(Wake::Raw);
             }
             ControlMessage::Ack(m) => self.on_ack(&m, now)?,
             ControlMessage::Heartbeat(m) => {
                 if let Some(reply) = heartbeat_reply(&m) {
                     self.send(&reply, now);
-                    self.send(&packet_report(PathId::PRIMARY, self.packets), now);
+                    self.send(&packet_report(PathId::PRIMARY, self.connection.packets), now);
                 }
             }
             ControlMessage::SessionClose(m) => {
@@ -480,7 +507,7 @@ impl Machine for PrimarySession {
         for wake in self.streams.take_wakes() {
             self.outputs.wake(Wake::Stream(wake));
         }
-        while let Some(ack) = self.received.poll_ack(now) {
+        while let Some(ack) = self.data.received.poll_ack(now) {
             self.control.push(&ControlMessage::Ack(ack), now);
         }
         self.control.take().map(|bytes| (PathId::PRIMARY, bytes))
@@ -491,7 +518,8 @@ impl Machine for PrimarySession {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        let timeouts = self.received.poll_timeout().into_iter().chain(self.streams.poll_timeout());
+        let timeouts =
+            self.data.received.poll_timeout().into_iter().chain(self.streams.poll_timeout());
         let paths = self.next_unanswered().into_iter().chain(self.next_renewal());
         timeouts.chain(paths).min().filter(|_| !self.outputs.closed)
     }

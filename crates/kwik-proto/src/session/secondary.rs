@@ -10,6 +10,7 @@ use crate::auth::{Admitted, LeaseFields, RelayVerifier};
 use crate::control::ControlQueue;
 use crate::lease::{SharedWriter, WriterTable};
 use crate::mapping::MappingTable;
+use crate::stats::PacketCounts;
 use crate::sync::lock;
 use crate::wire::DataOptions;
 use crate::wire::control::{self, ControlMessage};
@@ -37,8 +38,8 @@ pub struct SecondarySession {
     next_mapping: u64,
     raw: VecDeque<Bytes>,
     raw_bytes: usize,
-    /// QUIC packets sent, and of those lost.
-    packets: (u64, u64),
+    /// QUIC packets of the connection.
+    packets: PacketCounts,
     /// When payload last moved.
     moved: Instant,
     sent: SharedSent,
@@ -66,7 +67,7 @@ impl SecondarySession {
             next_mapping: 0,
             raw: VecDeque::new(),
             raw_bytes: 0,
-            packets: (0, 0),
+            packets: PacketCounts::default(),
             moved: now,
             sent: SharedSent::new(SentPackets::new(options).into()),
             outputs: Outputs::default(),
@@ -92,7 +93,13 @@ impl SecondarySession {
     }
 
     /// Checks signatures and sequence; outlives this connection when the path is dialed again.
-    pub fn verifier(&mut self) -> &mut RelayVerifier {
+    #[must_use]
+    pub fn verifier(&self) -> &RelayVerifier {
+        &self.verifier
+    }
+
+    /// The same, to go on with the sequence of an earlier connection.
+    pub fn verifier_mut(&mut self) -> &mut RelayVerifier {
         &mut self.verifier
     }
 
@@ -101,8 +108,8 @@ impl SecondarySession {
         self.offered.pop_front()
     }
 
-    /// QUIC packets that the connection has sent, and of those lost; the client is told.
-    pub fn on_quic_packets(&mut self, packets: (u64, u64)) {
+    /// QUIC packets of the connection; the client is told.
+    pub fn on_quic_packets(&mut self, packets: PacketCounts) {
         self.packets = packets;
     }
 

@@ -13,7 +13,7 @@ use super::{
 use crate::ack::ArrivedPackets;
 use crate::auth::{AcceptAny, Identity};
 use crate::path::PathStatus;
-use crate::stream::{Halves, StreamWake};
+use crate::stream::{Halves, ReceivedBytes, StreamWake};
 use crate::sync::lock;
 use crate::wire::control::{self, Ack, ControlMessage as M, PathFigures};
 use crate::wire::{ControlDecoder, PacketFrame};
@@ -175,14 +175,19 @@ fn a_path_that_is_leaving_does_not_come_back_by_a_late_notification() {
 fn a_lost_lease_counts_for_what_it_brought() {
     let mut pair = Pair::new();
     let _edge = pair.add_edge();
-    let halves = pair.primary.streams().open(Dir::Uni, pair.now).unwrap();
+    let halves = pair.primary.streams_mut().open(Dir::Uni, pair.now).unwrap();
     let extent = lock(halves.send.as_ref().unwrap()).reserve(100).unwrap();
     finish(&mut pair, &halves);
     pair.primary.lease(halves.id, extent, EDGE, Bytes::new(), pair.now).unwrap();
     pair.exchange();
-    let recv = pair.client.streams().receiving(EDGE, halves.id, pair.now).unwrap().unwrap();
+    let recv = pair.client.streams_mut().receiving(EDGE, halves.id, pair.now).unwrap().unwrap();
     let received = lock(&recv).receive(EDGE, 0, vec![0; 60].into()).unwrap();
-    pair.client.on_received(EDGE, halves.id, (60, received.asked), pair.now);
+    pair.client.on_received(
+        EDGE,
+        halves.id,
+        ReceivedBytes { total: 60, asked: received.asked },
+        pair.now,
+    );
     pair.client.handle_path_lost(EDGE, "broken", pair.now);
     pair.exchange();
     let lost = pair.primary.issued(LeaseId(0)).unwrap();
@@ -194,7 +199,12 @@ fn a_lost_lease_counts_for_what_it_brought() {
     pair.primary.lease(halves.id, 60..100, PathId::PRIMARY, Bytes::new(), pair.now).unwrap();
     pair.exchange();
     let received = lock(&recv).receive(PathId::PRIMARY, 60, vec![0; 40].into()).unwrap();
-    pair.client.on_received(PathId::PRIMARY, halves.id, (40, received.asked), pair.now);
+    pair.client.on_received(
+        PathId::PRIMARY,
+        halves.id,
+        ReceivedBytes { total: 40, asked: received.asked },
+        pair.now,
+    );
     pair.now += limits::ACK_END_DELAY;
     pair.exchange();
     assert_eq!(pair.primary.streams().iter().count(), 0, "all of it was delivered");
@@ -204,12 +214,12 @@ fn a_lost_lease_counts_for_what_it_brought() {
 #[test]
 fn a_stream_that_has_come_whole_leaves_no_lease_when_its_reader_stops() {
     let mut pair = Pair::new();
-    let halves = pair.primary.streams().open(Dir::Uni, pair.now).unwrap();
+    let halves = pair.primary.streams_mut().open(Dir::Uni, pair.now).unwrap();
     let extent = lock(halves.send.as_ref().unwrap()).reserve(10).unwrap();
     finish(&mut pair, &halves);
     pair.primary.lease(halves.id, extent, PathId::PRIMARY, Bytes::new(), pair.now).unwrap();
     pair.exchange();
-    let streams = pair.client.streams();
+    let streams = pair.client.streams_mut();
     let recv = streams.receiving(PathId::PRIMARY, halves.id, pair.now).unwrap().unwrap();
     streams.accept(Dir::Uni).unwrap();
     lock(&recv).receive(PathId::PRIMARY, 0, vec![0; 10].into()).unwrap();
@@ -253,15 +263,15 @@ fn reasons_of_any_length_fit_their_messages() {
 #[test]
 fn nothing_is_leased_of_a_stream_that_was_reset() {
     let mut pair = Pair::new();
-    let sent = pair.client.streams().open(Dir::Bi, pair.now).unwrap();
+    let sent = pair.client.streams_mut().open(Dir::Bi, pair.now).unwrap();
     pair.exchange();
-    assert!(pair.primary.streams().accept(Dir::Bi).is_none(), "its first frame may follow");
+    assert!(pair.primary.streams_mut().accept(Dir::Bi).is_none(), "its first frame may follow");
     pair.now += limits::NOTICE_DELAY;
     pair.exchange();
-    let halves = pair.primary.streams().accept(Dir::Bi).unwrap();
+    let halves = pair.primary.streams_mut().accept(Dir::Bi).unwrap();
     assert_eq!(halves.id, sent.id);
     let extent = lock(halves.send.as_ref().unwrap()).reserve(10).unwrap();
-    pair.primary.streams().reset(halves.id, 3);
+    pair.primary.streams_mut().reset(halves.id, 3);
     let result = pair.primary.lease(halves.id, extent, PathId::PRIMARY, Bytes::new(), pair.now);
     assert_eq!(result.unwrap_err().code, Code::OffsetMismatch);
     pair.exchange();
@@ -417,13 +427,18 @@ fn the_primary_hears_how_a_path_does_and_what_nobody_may_bring() {
     let mut pair = Pair::new();
     let _edge = pair.add_edge();
     let mut uncovered = pair.primary.uncovered();
-    let halves = pair.primary.streams().open(Dir::Uni, pair.now).unwrap();
+    let halves = pair.primary.streams_mut().open(Dir::Uni, pair.now).unwrap();
     let extent = lock(halves.send.as_ref().unwrap()).reserve(100).unwrap();
     pair.primary.lease(halves.id, extent, EDGE, Bytes::new(), pair.now).unwrap();
     pair.exchange();
-    let recv = pair.client.streams().receiving(EDGE, halves.id, pair.now).unwrap().unwrap();
+    let recv = pair.client.streams_mut().receiving(EDGE, halves.id, pair.now).unwrap().unwrap();
     let received = lock(&recv).receive(EDGE, 0, vec![0; 60].into()).unwrap();
-    pair.client.on_received(EDGE, halves.id, (60, received.asked), pair.now);
+    pair.client.on_received(
+        EDGE,
+        halves.id,
+        ReceivedBytes { total: 60, asked: received.asked },
+        pair.now,
+    );
     let figures = PathFigures { sent_packets: 10, lost_packets: 1, ..<_>::default() };
     let sent = control::PathReport { path_id: EDGE, figures };
     pair.client.handle_control(EDGE, M::PathReport(sent), pair.now);

@@ -11,9 +11,11 @@ mod tests;
 mod watch;
 
 pub use pool::{Slot, StreamPool, WriterKey, WriterKind};
-pub use recv::{Piece, PieceEnd, Read, ReadError, Received, RecvHalf, SharedRecv};
+pub use recv::{
+    Copies, Piece, PieceEnd, Read, ReadError, Received, ReceivedBytes, RecvHalf, SharedRecv,
+};
 pub use send::{SendHalf, SharedSend, WriteError};
-pub use table::{Halves, StreamTable, StreamWake};
-pub use watch::GapNotice;
+pub use table::{Destination, Halves, StreamTable, StreamWake};
 
+pub use crate::stats::GapNotice;
 pub use crate::wire::control::{MetadataError, Priority, StreamMetadata, StreamType};

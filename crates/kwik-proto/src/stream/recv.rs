@@ -94,6 +94,37 @@ pub enum ReadError {
     Failed(CodedError),
 }
 
+/// Bytes of a stream that came more than once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Copies {
+    /// Bytes that were here already.
+    pub duplicates: u64,
+    /// Of those, bytes whose two copies differed.
+    pub conflicts: u64,
+}
+
+/// Bytes of a stream that one path brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReceivedBytes {
+    /// All of them.
+    pub total: u64,
+    /// Of those, bytes that live pieces had asked for ([`Received::asked`]).
+    pub asked: u64,
+}
+
+/// What the reader has seen, and what the session was told of that.
+#[derive(Debug, Default)]
+struct ReadProgress {
+    /// The end or the error was handed to the reader.
+    seen_end: bool,
+    /// The session was told of that.
+    end_reported: bool,
+    /// The session is told of reading in steps of this size.
+    step: u64,
+    /// How far it was told last.
+    reported: u64,
+}
+
 /// What is known of a stream that this side reads.
 #[derive(Debug)]
 pub struct RecvHalf {
@@ -104,17 +135,12 @@ pub struct RecvHalf {
     max_data: u64,
     final_size: Option<u64>,
     error: Option<ReadError>,
-    /// The end or the error was handed to the reader.
-    seen_end: bool,
-    /// The session was told of that.
-    end_reported: bool,
     pieces: BTreeMap<(PathId, PieceId), Piece>,
     ended: Vec<PieceEnd>,
     /// Union of the leases seen on this stream, as far as they were not delivered when the
     /// last came.
     leased: RangeSet,
-    duplicates: u64,
-    conflicts: u64,
+    copies: Copies,
     /// Who brought how many of its bytes first.
     sources: Vec<(PathId, u64)>,
     /// Who brought those that were not read yet.
@@ -123,9 +149,7 @@ pub struct RecvHalf {
     discarded: BTreeSet<PathId>,
     /// The reader takes any chunk, not just the next.
     unordered: bool,
-    /// The session is told of reading in steps of `credit_step`, last at `reported`.
-    credit_step: u64,
-    reported: u64,
+    progress: ReadProgress,
 }
 
 impl RecvHalf {
@@ -137,19 +161,15 @@ impl RecvHalf {
             max_data,
             final_size: None,
             error: None,
-            seen_end: false,
-            end_reported: false,
             pieces: BTreeMap::new(),
             ended: Vec::new(),
             leased: RangeSet::new(),
-            duplicates: 0,
-            conflicts: 0,
+            copies: Copies::default(),
             sources: Vec::new(),
             origins: Origins::default(),
             discarded: BTreeSet::new(),
             unordered: false,
-            credit_step: 1,
-            reported: 0,
+            progress: ReadProgress { step: 1, ..ReadProgress::default() },
         }
     }
 
@@ -241,8 +261,8 @@ impl RecvHalf {
             Ok(written) => {
                 new = written.new;
                 self.note_source(path, new);
-                self.duplicates += written.duplicate;
-                self.conflicts += written.conflicting;
+                self.copies.duplicates += written.duplicate;
+                self.copies.conflicts += written.conflicting;
             }
             Err(BufferError::Closed) => {}
             Err(error) => {
@@ -358,10 +378,10 @@ impl RecvHalf {
         self.buffer.usage()
     }
 
-    /// Bytes that arrived twice, and bytes whose two copies differed.
+    /// Bytes that arrived twice.
     #[must_use]
-    pub fn duplicates(&self) -> (u64, u64) {
-        (self.duplicates, self.conflicts)
+    pub fn copies(&self) -> Copies {
+        self.copies
     }
 
     /// The final size, once known.
@@ -418,7 +438,7 @@ impl RecvHalf {
 
     pub(crate) fn set_max_data(&mut self, maximum: u64, step: u64) {
         self.max_data = self.max_data.max(maximum);
-        self.credit_step = step;
+        self.progress.step = step;
     }
 
     pub(crate) fn on_reset(&mut self, code: u64, final_size: u64) -> Result<(), CodedError> {
@@ -441,7 +461,7 @@ impl RecvHalf {
     /// Nobody reads any more, whatever has come or will.
     pub(crate) fn stop(&mut self) {
         self.fail(ReadError::Stopped);
-        self.seen_end = true;
+        self.progress.seen_end = true;
     }
 
     fn end_with(&mut self, error: ReadError) {
@@ -463,7 +483,7 @@ impl RecvHalf {
 
     /// The reader needs nothing more: it saw the end or the error, or stopped the stream.
     pub(crate) fn is_done(&self) -> bool {
-        self.seen_end || self.is_read_to_end()
+        self.progress.seen_end || self.is_read_to_end()
     }
 
     pub(crate) fn has_failed(&self) -> bool {

@@ -35,11 +35,21 @@ pub struct Halves {
     pub recv: Option<SharedRecv>,
 }
 
+/// Where data of a stream goes.
+#[derive(Debug, Clone)]
+pub enum Destination {
+    /// Into its receiving half.
+    Half(SharedRecv),
+    /// Nowhere: the stream is over, and what comes for it is drained.
+    Over,
+    /// Into a stream that is not open yet: [`StreamTable::receiving`] opens it, or refuses to.
+    Unopened,
+}
+
 #[derive(Debug)]
 struct Entry {
     halves: Halves,
-    /// What the reader has consumed at the last grant, and when that was.
-    granted_at: (u64, Instant),
+    measured: ReadMeasure,
     /// What its allowance may grow to.
     buffer: u64,
     /// The bound of `buffer` that its opener set.
@@ -51,6 +61,36 @@ struct Entry {
     unaccepted: bool,
     /// It counts against the peer's limit.
     counts: bool,
+}
+
+/// Where the measure of a reader's rate begins.
+#[derive(Debug, Clone, Copy)]
+struct ReadMeasure {
+    /// What the reader had consumed.
+    consumed: u64,
+    at: Instant,
+}
+
+/// What a stream may carry before its sender is told more.
+#[derive(Debug, Clone, Copy)]
+struct FirstGrants {
+    /// Every stream.
+    floor: u64,
+    /// The very first of each kind that a side opens.
+    very_first: u64,
+}
+
+/// How many there are, and may be.
+#[derive(Debug)]
+struct Bounded {
+    count: u64,
+    most: u64,
+}
+
+impl Bounded {
+    fn is_full(&self) -> bool {
+        self.count >= self.most
+    }
 }
 
 /// Both directions' counters of one kind of stream.
@@ -77,11 +117,8 @@ pub struct StreamTable {
     kinds: [Counter; 2],
     window: ReceiveWindow,
     memory: Arc<ReceiveMemory>,
-    /// What each stream of the peer is granted before anything is said.
-    floor: u64,
-    /// What the very first stream of each kind that the peer opens may carry before it is
-    /// told more.
-    very_first: u64,
+    /// What streams of the peer are granted.
+    grants: FirstGrants,
     /// How many of the streams of a kind that the peer opens next may be among the first.
     first_streams: u64,
     config: Config,
@@ -89,12 +126,10 @@ pub struct StreamTable {
     notices: Notices,
     /// Why the peer asks to slow down writing all streams.
     backpressure: Option<BackpressureReason>,
-    /// What the peer grants each of our streams before it says more, and the very first of
-    /// each kind.
-    peer_grants: (u64, u64),
-    /// Our own bidirectional streams whose allowance is still held, and how many there may be.
-    local_receiving: u64,
-    max_local_receiving: u64,
+    /// What the peer grants ours.
+    peer_grants: FirstGrants,
+    /// Our own bidirectional streams whose allowance is still held.
+    local_receiving: Bounded,
     outbox: Vec<ControlMessage>,
     wakes: Vec<StreamWake>,
 }
@@ -139,16 +174,17 @@ impl StreamTable {
             kinds,
             window,
             memory: Arc::default(),
-            floor: config.floor(),
-            very_first: config.first_stream_data(),
+            grants: FirstGrants { floor: config.floor(), very_first: config.first_stream_data() },
             first_streams: config.first_streams(),
             config: config.clone(),
             watch: Watch::default(),
             notices: Notices::default(),
             backpressure: None,
-            peer_grants: (limits::FIRST_FLIGHT_DATA, limits::FIRST_STREAM_DATA),
-            local_receiving: 0,
-            max_local_receiving: config.max_streams_bidi(),
+            peer_grants: FirstGrants {
+                floor: limits::FIRST_FLIGHT_DATA,
+                very_first: limits::FIRST_STREAM_DATA,
+            },
+            local_receiving: Bounded { count: 0, most: config.max_streams_bidi() },
             outbox: Vec::new(),
             wakes: Vec::new(),
         }
@@ -174,7 +210,7 @@ impl StreamTable {
             kind.first_local = kind.first_local.max(limits.first_streams);
         }
         let very_first = limits.initial_max_first_stream_data.max(limits::FIRST_STREAM_DATA);
-        self.peer_grants = (limits.initial_max_stream_data, very_first);
+        self.peer_grants = FirstGrants { floor: limits.initial_max_stream_data, very_first };
         self.wakes.extend([StreamWake::Openable(Dir::Bi), StreamWake::Openable(Dir::Uni)]);
         for (id, entry) in &self.streams {
             if let Some(send) = &entry.halves.send {
@@ -198,14 +234,12 @@ impl StreamTable {
     ) -> Option<Halves> {
         let kind = &mut self.kinds[dir as usize];
         let receives = dir == Dir::Bi;
-        if kind.next_local >= kind.max_local
-            || receives && self.local_receiving >= self.max_local_receiving
-        {
+        if kind.next_local >= kind.max_local || receives && self.local_receiving.is_full() {
             return None;
         }
         let id = StreamId::new(self.side, dir, kind.next_local);
         kind.next_local += 1;
-        self.local_receiving += u64::from(receives);
+        self.local_receiving.count += u64::from(receives);
         let halves = self.insert(id, metadata.max_buffer(), now);
         if let Some(recv) = &halves.recv {
             lock(recv).set_metadata(metadata);
@@ -237,16 +271,16 @@ impl StreamTable {
             .map(|send| SharedSend::new(send.into()));
         let recv = id.is_sender(!self.side).then(|| {
             self.window.open(id).expect("max_receiving bounds the receiving halves");
-            let reserved = self.first_data(id, !self.side, u64::MAX) - self.floor;
+            let reserved = self.first_data(id, !self.side, u64::MAX) - self.grants.floor;
             let granted = self.first_data(id, !self.side, max_buffer);
-            self.window.redeem(id, reserved, granted - self.floor);
+            self.window.redeem(id, reserved, granted - self.grants.floor);
             SharedRecv::new(RecvHalf::new(id, granted, self.memory.clone()).into())
         });
         let halves = Halves { id, send, recv };
         let unaccepted = id.initiator() != self.side;
         let entry = Entry {
             halves: halves.clone(),
-            granted_at: (0, now),
+            measured: ReadMeasure { consumed: 0, at: now },
             buffer: self.config.stream_buffer().min(max_buffer),
             max_buffer,
             released: false,
@@ -266,18 +300,18 @@ impl StreamTable {
     /// of a kind more than others, as far as `max_buffer` lets it.
     fn first_data(&self, id: StreamId, sender: Side, max_buffer: u64) -> u64 {
         let kind = &self.kinds[id.dir() as usize];
-        let (among, (floor, very_first)) = if sender == self.side {
+        let (among, grants) = if sender == self.side {
             (kind.first_local, self.peer_grants)
         } else {
-            (kind.first_remote, (self.floor, self.very_first))
+            (kind.first_remote, self.grants)
         };
         let first = match id.index() {
             _ if id.initiator() != sender => 0,
-            0 => very_first,
+            0 => grants.very_first,
             index if index < among => limits::FIRST_STREAM_DATA,
             _ => 0,
         };
-        first.min(max_buffer).max(floor)
+        first.min(max_buffer).max(grants.floor)
     }
 
     /// The halves of a stream that a peer names; opens it, and those of its kind below, when
@@ -337,15 +371,34 @@ impl StreamTable {
         id: StreamId,
         now: Instant,
     ) -> Result<Option<SharedRecv>, CodedError> {
+        Ok(match self.destination(path, id)? {
+            Destination::Half(recv) => Some(recv),
+            Destination::Over => None,
+            Destination::Unopened => self.touch(id, now)?.and_then(|halves| halves.recv),
+        })
+    }
+
+    /// What [`Self::receiving`] would find, without opening anything.
+    ///
+    /// # Errors
+    /// The path may not write there, and is to be closed.
+    pub fn destination(&self, path: PathId, id: StreamId) -> Result<Destination, CodedError> {
         self.check_role(id, !self.side)?;
+        if let Some(entry) = self.streams.get(&id) {
+            let recv = entry.halves.recv.clone();
+            return Ok(recv.map_or(Destination::Over, Destination::Half));
+        }
         let kind = &self.kinds[id.dir() as usize];
         let local = id.initiator() == self.side;
         let next = if local { kind.next_local } else { kind.next_remote };
-        if !path.is_primary() && id.index() >= next {
-            let context = format!("path {path} wrote into {id}, which is not open");
-            return Err(CodedError::new(Code::SecondaryStreamIsolation, context));
+        if id.index() < next {
+            return Ok(Destination::Over);
         }
-        Ok(self.touch(id, now)?.and_then(|halves| halves.recv))
+        if path.is_primary() {
+            return Ok(Destination::Unopened);
+        }
+        let context = format!("path {path} wrote into {id}, which is not open");
+        Err(CodedError::new(Code::SecondaryStreamIsolation, context))
     }
 
     /// The halves of a live stream.
@@ -386,7 +439,7 @@ impl StreamTable {
             self.window.close(id);
             self.watch.close(id);
             if id.initiator() == self.side {
-                self.local_receiving -= 1;
+                self.local_receiving.count -= 1;
                 self.wakes.push(StreamWake::Openable(Dir::Bi));
             }
             self.look_at_session();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Read, ReadError, Received, RecvHalf, SharedRecv, StreamTable};
+use super::{Destination, Read, ReadError, Received, RecvHalf, SharedRecv, StreamTable};
 use crate::sync::lock;
 use crate::wire::control::{self, ControlMessage};
 use crate::{Code, Config, Dir, LeaseId, PathId, PieceId, Side, StreamId, limits};
@@ -101,6 +101,21 @@ fn only_the_primary_opens_streams() {
     assert_eq!(error.code, Code::InvalidStreamRole);
     table.stop(ID, 1);
     assert!(matches!(table.receiving(PathId(1), ID, now), Ok(None)), "drained");
+}
+
+#[test]
+fn to_look_for_a_destination_opens_nothing() {
+    let mut table = StreamTable::new(Side::Server, &Config::default());
+    let (now, id) = (crate::test_now(), StreamId::new(Side::Client, Dir::Uni, 1));
+    let find = |table: &StreamTable, path| table.destination(path, id);
+    assert!(matches!(find(&table, PathId::PRIMARY), Ok(Destination::Unopened)));
+    assert!(find(&table, PathId(1)).is_err(), "only the primary's path opens streams");
+    assert_eq!(table.iter().count(), 0);
+    assert!(table.receiving(PathId::PRIMARY, id, now).unwrap().is_some());
+    assert!(matches!(find(&table, PathId(1)), Ok(Destination::Half(_))));
+    assert_eq!(std::iter::from_fn(|| table.accept(Dir::Uni)).count(), 2);
+    table.stop(id, 1);
+    assert!(matches!(find(&table, PathId(1)), Ok(Destination::Over)));
 }
 
 #[test]

@@ -9,20 +9,10 @@ use crate::limits::MEMORY_INTERVAL;
 use crate::presentation::{
     Backpressure, BackpressureChange, BackpressureReason, SessionLoad, StreamLoad, WindowStatus,
 };
+use crate::stats::GapNotice;
 use crate::{Config, StreamId};
 
 use super::RecvHalf;
-
-/// A gap that has kept the reader of a stream waiting for [`Config::gap_timeout`] (8.4).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GapNotice {
-    /// Of which stream.
-    pub stream: StreamId,
-    /// What is missing; bytes behind it are here.
-    pub range: Range<u64>,
-    /// Since when the reader waits for it.
-    pub since: Instant,
-}
 
 #[derive(Debug)]
 struct Gap {

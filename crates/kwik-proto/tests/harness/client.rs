@@ -211,7 +211,7 @@ impl World {
     /// Opens a bidirectional stream of the client's; later if the limit is reached.
     pub(crate) fn client_opens(&mut self, index: usize) {
         let now = self.now;
-        let Some(halves) = self.session().streams().open(Dir::Bi, now) else {
+        let Some(halves) = self.session().streams_mut().open(Dir::Bi, now) else {
             return self.after(Duration::from_millis(5), Event::Open(index));
         };
         let pipe = self.add_pipe(PathId::PRIMARY, Toward::Server, Sink::data());
@@ -235,7 +235,7 @@ impl World {
         if writer.reset_at.is_some_and(|at| send.cursor() >= at) {
             writer.over = true;
             drop(send);
-            return self.client.session.streams().reset(id, 9);
+            return self.client.session.streams_mut().reset(id, 9);
         }
         // Stopped by the peer: there is nobody to write to.
         let Ok(range) = send.commit(want) else {
@@ -258,7 +258,7 @@ impl World {
             }
         }
         if fin {
-            self.session().streams().retire(id);
+            self.session().streams_mut().retire(id);
         }
     }
 }

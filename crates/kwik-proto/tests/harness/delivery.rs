@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use kwik_proto::ack::ArrivedPackets;
 use kwik_proto::session::Machine;
+use kwik_proto::stream::ReceivedBytes;
 use kwik_proto::wire::DataEvent;
 use kwik_proto::wire::control::ControlMessage;
 use kwik_proto::{Code, CodedError, PathId, Side, StreamId};
@@ -98,7 +99,12 @@ impl World {
             return;
         }
         if self.rng.chance(75) {
-            self.client.session.on_received(path, id, (bytes, asked), self.now);
+            self.client.session.on_received(
+                path,
+                id,
+                ReceivedBytes { total: bytes, asked },
+                self.now,
+            );
         } else {
             let delay = self.rng.micros(1..=3000);
             self.after(delay, Event::Heard(path, id, bytes, asked));
@@ -152,9 +158,9 @@ impl World {
             (*stream, *at) = (StreamId::from_u64(header.stream_id), header.offset);
         }
         let streams = match side {
-            Side::Client => self.client.session.streams(),
+            Side::Client => self.client.session.streams_mut(),
             Side::Server => match &mut self.primary.session {
-                Some(session) => session.streams(),
+                Some(session) => session.streams_mut(),
                 None => return Err(CodedError::new(Code::AuthFailed, "data too early")),
             },
         };

@@ -91,7 +91,7 @@ fn what_a_slow_edge_has_not_begun_is_stolen_within_the_budget() {
     // 2.6 s.
     assert!(took < Duration::from_millis(1300), "{took:?}");
     let doubled: u64 =
-        world.client.readers.values().map(|r| r.recv.lock().unwrap().duplicates().0).sum();
+        world.client.readers.values().map(|r| r.recv.lock().unwrap().copies().duplicates).sum();
     assert!(doubled <= 256 * 1024 + len / 50, "{doubled} bytes came twice");
 }
 

@@ -137,7 +137,7 @@ impl World {
         match accepted {
             Ok(Accepted::Secondary(mut session)) => {
                 if let Some(earlier) = &edge.verifier {
-                    session.verifier().take_over(earlier);
+                    session.verifier_mut().take_over(earlier);
                 }
                 edge.session = Some(*session);
             }

@@ -170,7 +170,7 @@ impl World {
                 }
             }
             StreamWake::Acceptable(dir) => {
-                while let Some(halves) = self.server().streams().accept(dir) {
+                while let Some(halves) = self.server().streams_mut().accept(dir) {
                     let recv = halves.recv.clone().unwrap();
                     self.primary.readers.insert(halves.id, Reader { recv, at: 0 });
                     self.after(Duration::ZERO, Event::Read(Side::Server, halves.id));
@@ -229,7 +229,8 @@ impl World {
 
     pub(crate) fn server_opens(&mut self, index: usize) {
         let now = self.now;
-        let opened = self.primary.session.as_mut().and_then(|s| s.streams().open(Dir::Uni, now));
+        let opened =
+            self.primary.session.as_mut().and_then(|s| s.streams_mut().open(Dir::Uni, now));
         let Some(halves) = opened else {
             return self.after(Duration::from_millis(5), Event::Open(index));
         };
@@ -282,11 +283,11 @@ impl World {
             Ok(Step::Fin(size)) => {
                 writer.over = true;
                 self.send_frame(pipe, id, size, Bytes::new(), true);
-                self.server().streams().retire(id);
+                self.server().streams_mut().retire(id);
             }
             Ok(Step::Reset) => {
                 writer.over = true;
-                self.server().streams().reset(id, 8);
+                self.server().streams_mut().reset(id, 8);
             }
         }
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use kwik_proto::ack::SharedSent;
 use kwik_proto::session::{Action, ClientSession, Machine, Wake};
-use kwik_proto::stream::StreamWake;
+use kwik_proto::stream::{ReceivedBytes, StreamWake};
 use kwik_proto::wire::{PacketEncoder, PacketFrame};
 use kwik_proto::{Config, Dir, PathId, Side, StreamId};
 
@@ -281,7 +281,12 @@ impl World {
                 }
             }
             Event::Heard(path, stream, bytes, asked) => {
-                self.client.session.on_received(path, stream, (bytes, asked), self.now);
+                self.client.session.on_received(
+                    path,
+                    stream,
+                    ReceivedBytes { total: bytes, asked },
+                    self.now,
+                );
             }
             Event::Read(Side::Client, stream) => self.client_reads(stream),
             Event::Read(Side::Server, stream) => self.server_reads(stream),
@@ -398,7 +403,7 @@ impl World {
     }
 
     fn client_accepts(&mut self, dir: Dir) {
-        while let Some(halves) = self.client.session.streams().accept(dir) {
+        while let Some(halves) = self.client.session.streams_mut().accept(dir) {
             self.start_client_reader(&halves);
         }
     }

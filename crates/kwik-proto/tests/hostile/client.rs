@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use kwik_proto::auth::Identity;
 use kwik_proto::session::{Action, ClientConfig, ClientSession, Machine};
-use kwik_proto::stream::{Read, SharedRecv};
+use kwik_proto::stream::{Read, ReceivedBytes, SharedRecv};
 use kwik_proto::wire::ControlMessage as M;
 use kwik_proto::wire::control::{
     AddPathRequest, AuthenticationResponse, Heartbeat, Lease, MaxStreams, PathFigures, PathReport,
@@ -68,6 +68,7 @@ pub(crate) fn asked_until_lost(now: Instant) -> Option<usize> {
         max_bytes: 600_000,
         command: Bytes::from_static(b"command"),
         signature: None,
+        unasked: 0,
     };
     game.victim.heard.note(&M::Lease(lease.clone()));
     game.victim.say(PathId::PRIMARY, &M::Lease(lease));
@@ -148,7 +149,7 @@ impl<'a, 'b> Game<'a, 'b> {
             14..20 => self.bring(),
             20 => self.data(),
             21..24 => self.read(),
-            24 => drop(self.victim.machine.streams().open(Dir::Bi, self.victim.now)),
+            24 => drop(self.victim.machine.streams_mut().open(Dir::Bi, self.victim.now)),
             25 => self.connect(),
             26 if self.choices.chance(50) => self.cut(),
             27 if self.choices.chance(10) => {
@@ -185,6 +186,7 @@ impl<'a, 'b> Game<'a, 'b> {
                     max_bytes: len * 2,
                     command: Bytes::from_static(b"command"),
                     signature: None,
+                    unasked: 0,
                 };
                 self.victim.heard.note(&M::Lease(lease.clone()));
                 M::Lease(lease)
@@ -287,7 +289,7 @@ impl<'a, 'b> Game<'a, 'b> {
     fn receive(&mut self, path: PathId, stream: StreamId, offset: u64, len: u64) {
         let now = self.victim.now;
         let machine = &mut self.victim.machine;
-        let result = machine.streams().receiving(path, stream, now);
+        let result = machine.streams_mut().receiving(path, stream, now);
         let received = match result {
             Ok(None) => return,
             Ok(Some(recv)) => {
@@ -298,7 +300,8 @@ impl<'a, 'b> Game<'a, 'b> {
         };
         match received {
             Ok(received) => {
-                machine.on_received(path, stream, (len, received.asked), now);
+                let bytes = ReceivedBytes { total: len, asked: received.asked };
+                machine.on_received(path, stream, bytes, now);
                 if len > 0 {
                     self.victim.on_moved();
                 }
@@ -309,7 +312,7 @@ impl<'a, 'b> Game<'a, 'b> {
 
     fn read(&mut self) {
         let now = self.victim.now;
-        while let Some(halves) = self.victim.machine.streams().accept(Dir::Uni) {
+        while let Some(halves) = self.victim.machine.streams_mut().accept(Dir::Uni) {
             self.readers.extend(halves.recv.map(|recv| (halves.id, recv)));
         }
         for (id, recv) in &self.readers {

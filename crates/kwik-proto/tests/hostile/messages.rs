@@ -227,6 +227,7 @@ fn of_leases(choices: &mut Choices<'_>, heard: &Heard) -> M {
             max_bytes: choices.number(),
             command: Bytes::from(vec![1; choices.below(100) as usize]),
             signature: Some(Signature([7; 64])),
+            unasked: 0,
         }),
         1 => M::Revoke(Revoke { lease_id: lease(choices, heard) }),
         2 => M::LeaseReport(LeaseReport {

@@ -136,7 +136,7 @@ fn apply_own(
     let path = PathId(choices.below(3) as u32);
     match choices.below(10) {
         0 | 1 => {
-            let Some(halves) = machine.streams().open(Dir::Uni, now) else { return };
+            let Some(halves) = machine.streams_mut().open(Dir::Uni, now) else { return };
             keep(&mut victim.heard.streams, halves.id);
             streams.push(halves);
         }
@@ -155,7 +155,7 @@ fn apply_own(
         7 => drop(machine.send_raw(path, Bytes::from_static(b"raw"), now)),
         8 => {
             let Some(halves) = choices.pick(streams) else { return };
-            machine.streams().reset(halves.id, 3);
+            machine.streams_mut().reset(halves.id, 3);
         }
         _ if choices.chance(20) => drop(machine.remove_path(path, now)),
         _ => {
@@ -171,7 +171,7 @@ fn receive(victim: &mut Victim<PrimarySession>, choices: &mut Choices<'_>) {
     let (now, machine) = (victim.now, &mut victim.machine);
     let data = Bytes::from(vec![7; choices.below(2_000) as usize]);
     let offset = choices.below(3_000);
-    let result = match machine.streams().receiving(PathId::PRIMARY, stream, now) {
+    let result = match machine.streams_mut().receiving(PathId::PRIMARY, stream, now) {
         Ok(None) => return,
         Ok(Some(recv)) => {
             recv.lock().expect("nobody panics").receive(PathId::PRIMARY, offset, data)
@@ -196,7 +196,7 @@ pub(crate) fn play_secondary(choices: &mut Choices<'_>, steps: usize, now: Insta
         }
         match choices.below(32) {
             0..5 => {
-                if let Some(halves) = mint.streams().open(Dir::Uni, now)
+                if let Some(halves) = mint.streams_mut().open(Dir::Uni, now)
                     && let Some(send) = &halves.send
                 {
                     let range = send.lock().expect("nobody panics").reserve(100_000);

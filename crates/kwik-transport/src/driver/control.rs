@@ -11,7 +11,7 @@ use crate::quic::{SendStream, WriteError};
 
 /// Control frames that wait for a path's writer.
 #[derive(Debug)]
-pub(super) struct ControlQueue {
+pub(super) struct ControlBuffer {
     /// Bytes that may wait without the application's doing.
     most: usize,
     queued: Mutex<Queued>,
@@ -29,7 +29,7 @@ struct Queued {
     writer: Option<Waker>,
 }
 
-impl ControlQueue {
+impl ControlBuffer {
     pub(super) fn new(most: usize) -> Self {
         Self { most, queued: Mutex::default() }
     }
@@ -67,14 +67,14 @@ impl ControlQueue {
 /// Writes a path's control stream.
 #[derive(Debug)]
 pub(super) struct ControlWriter {
-    queue: Arc<ControlQueue>,
+    queue: Arc<ControlBuffer>,
     stream: SendStream,
     /// Taken from the queue, and not yet by QUIC.
     pending: Bytes,
 }
 
 impl ControlWriter {
-    pub(super) fn new(queue: Arc<ControlQueue>, stream: SendStream) -> Self {
+    pub(super) fn new(queue: Arc<ControlBuffer>, stream: SendStream) -> Self {
         Self { queue, stream, pending: Bytes::new() }
     }
 

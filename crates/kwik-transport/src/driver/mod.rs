@@ -2,8 +2,10 @@
 //!
 //! One rule: [`Shared::drive`] locks the machine, lets it take an input, moves its control bytes to
 //! their paths' queues, takes its actions, unlocks, and acts. Payload goes past it: a reader
-//! task puts chunks into a stream's receiving half, and tells the machine once a batch.
+//! task puts chunks into a stream's receiving half, and tells the machine once a batch. Nothing
+//! else changes the machine: [`Shared::look`] only reads it, so no output can be forgotten.
 
+mod chunks;
 mod control;
 mod datagrams;
 mod held;
@@ -12,30 +14,33 @@ mod pool;
 mod reader;
 mod role;
 mod secondary;
+mod sink;
 mod timer;
+mod waiters;
 mod writer;
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, Weak};
-use std::task::{Poll, Waker};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kwik_proto::session::{Action, Wake};
 use kwik_proto::stream::StreamWake;
 use kwik_proto::sync::lock;
-use kwik_proto::{Code, CodedError, Config, Dir, LeaseId, PathId, StreamId};
+use kwik_proto::{Code, CodedError, Config, Dir, PathId};
 use tokio::sync::Notify;
 
-use crate::endpoint::SessionSlot;
-use crate::quic::{Connection, ConnectionError, Endpoint, Figures, Runtime};
+use crate::quic::{Connection, ConnectionError, Endpoint, Figures, Runtime, UdpBytes};
 
 pub(crate) use datagrams::Datagrams;
 pub(crate) use held::Held;
 pub(crate) use path::{ControlStream, PathLink, SERVER_NAME, open_control, start};
-pub(crate) use pool::{DataPool, FrameWriter};
+pub(crate) use pool::{DataPool, FrameWriter, Room};
 pub(crate) use role::{Role, StreamRole};
+pub(crate) use waiters::{SessionWaiters, StreamWaiters};
 pub(crate) use writer::StreamWriter;
 
 /// Goes on behind all tasks that are ready. Not tokio's, which a runtime of others does not know.
@@ -51,56 +56,10 @@ async fn yield_now() {
     turn.await;
 }
 
-/// Who waits for one stream: its reader and its writer.
-#[derive(Debug, Default)]
-pub(crate) struct StreamWaiters {
-    reader: Mutex<Option<Waker>>,
-    writer: Mutex<Option<Waker>>,
-}
-
-impl StreamWaiters {
-    pub(crate) fn wait_readable(&self, waker: &Waker) {
-        lock(&self.reader).replace(waker.clone());
-    }
-
-    pub(crate) fn wait_writable(&self, waker: &Waker) {
-        lock(&self.writer).replace(waker.clone());
-    }
-
-    pub(crate) fn wake_reader(&self) {
-        let waker = lock(&self.reader).take();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-
-    pub(crate) fn wake_writer(&self) {
-        let waker = lock(&self.writer).take();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-}
-
-/// Who waits for the session as a whole.
-#[derive(Debug, Default)]
-pub(crate) struct SessionWaiters {
-    pub(crate) acceptable: [Notify; 2],
-    pub(crate) openable: [Notify; 2],
-    pub(crate) paths: Notify,
-    pub(crate) leases: Notify,
-    pub(crate) lease_ends: Notify,
-    pub(crate) raw: Notify,
-    pub(crate) uncovered: Notify,
-    pub(crate) closed: Notify,
-}
-
-impl SessionWaiters {
-    fn wake_all(&self) {
-        let each = [&self.paths, &self.leases, &self.lease_ends, &self.raw, &self.uncovered];
-        let each = each.into_iter().chain([&self.closed]);
-        self.acceptable.iter().chain(&self.openable).chain(each).for_each(Notify::notify_waiters);
-    }
+/// A server's place for a session; free again when it is dropped.
+pub(crate) trait Slot: Debug + Send {
+    /// Names the session, which gives way to others when it is quiet.
+    fn occupy(&self, session: Weak<Shared<dyn Role>>);
 }
 
 /// One session: its machine, its connections, and who waits for what.
@@ -122,17 +81,12 @@ pub(crate) struct Shared<M: ?Sized> {
     /// Those that come on that connection; none where they are off.
     pub(crate) datagrams: Option<Arc<Datagrams>>,
     pub(crate) waiters: SessionWaiters,
-    /// With how many handles each stream has.
-    streams: Mutex<BTreeMap<StreamId, (Arc<StreamWaiters>, u8)>>,
-    writers: Mutex<BTreeMap<LeaseId, Weak<Notify>>>,
     /// Boxed, as the map makes room for several at once.
     paths: Mutex<BTreeMap<PathId, Box<PathLink>>>,
     closed: Mutex<Option<ConnectionError>>,
-    /// A server's place for it, until it is over.
-    slot: Mutex<Option<SessionSlot>>,
-    /// When the timer fires; it is told when something is due earlier.
-    armed: Mutex<Option<Instant>>,
-    rearm: Notify,
+    /// What is held until it is over: a server's place for it.
+    slot: Mutex<Option<Box<dyn Slot>>>,
+    alarm: timer::Alarm,
     /// The last field, so that the session can be shared without naming its role.
     machine: Mutex<M>,
 }
@@ -157,22 +111,19 @@ impl<M: Role> Shared<M> {
             receive_window,
             datagrams,
             waiters: SessionWaiters::default(),
-            streams: Mutex::default(),
-            writers: Mutex::default(),
             paths: Mutex::default(),
             closed: Mutex::default(),
             slot: Mutex::default(),
-            armed: Mutex::default(),
-            rearm: Notify::new(),
+            alarm: timer::Alarm::default(),
             machine: Mutex::new(machine),
         })
     }
 }
 
 impl<M: Role + ?Sized> Shared<M> {
-    /// Looks at the machine without giving it an input.
-    pub(crate) fn look<R>(&self, look: impl FnOnce(&mut M) -> R) -> R {
-        look(&mut lock(&self.machine))
+    /// Looks at the machine; what changes it goes through [`Self::drive`].
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&M) -> R) -> R {
+        look(&lock(&self.machine))
     }
 
     /// Notes why the session is ending; the first reason stays.
@@ -183,7 +134,7 @@ impl<M: Role + ?Sized> Shared<M> {
     }
 
     /// Keeps a server's place until the session is over.
-    pub(crate) fn hold_slot(&self, slot: SessionSlot) {
+    pub(crate) fn hold_slot(&self, slot: Box<dyn Slot>) {
         slot.occupy(self.this.clone());
         lock(&self.slot).replace(slot);
     }
@@ -220,69 +171,27 @@ impl<M: Role + ?Sized> Shared<M> {
     }
 
     /// UDP payload that a path's connection has sent and received.
-    pub(crate) fn udp_bytes(&self, path: PathId) -> Option<(u64, u64)> {
+    pub(crate) fn udp_bytes(&self, path: PathId) -> Option<UdpBytes> {
         lock(&self.paths).get(&path).map(|link| link.connection.udp_bytes())
-    }
-
-    /// Who waits for a stream; for its handles alone.
-    pub(crate) fn register_stream(&self, id: StreamId) -> Arc<StreamWaiters> {
-        let mut streams = lock(&self.streams);
-        let (waiters, handles) = streams.entry(id).or_default();
-        *handles += 1;
-        waiters.clone()
-    }
-
-    /// A handle of a stream is gone.
-    pub(crate) fn release_stream(&self, id: StreamId) {
-        let mut streams = lock(&self.streams);
-        let Some((_, handles)) = streams.get_mut(&id) else { return };
-        *handles -= 1;
-        if *handles == 0 {
-            streams.remove(&id);
-        }
-        if streams.is_empty() {
-            // An empty map would keep room for several.
-            *streams = BTreeMap::new();
-        }
-    }
-
-    fn stream_waiters(&self, id: StreamId) -> Option<Arc<StreamWaiters>> {
-        lock(&self.streams).get(&id).map(|(waiters, _)| waiters.clone())
-    }
-
-    /// What a lease's writer waits on.
-    pub(crate) fn register_writer(&self, lease: LeaseId) -> Arc<Notify> {
-        let notify = Arc::new(Notify::new());
-        let mut writers = lock(&self.writers);
-        writers.insert(lease, Arc::downgrade(&notify));
-        notify
-    }
-
-    /// A lease's writer is gone.
-    pub(crate) fn release_writer(&self, lease: LeaseId) {
-        lock(&self.writers).remove(&lease);
     }
 
     fn wake(&self, wake: Wake) {
         match wake {
             Wake::Stream(StreamWake::Readable(id)) => {
-                self.stream_waiters(id).iter().for_each(|waiters| waiters.wake_reader());
+                self.waiters.streams.wake_reader(id);
             }
             Wake::Stream(StreamWake::Writable(id)) => {
-                self.stream_waiters(id).iter().for_each(|waiters| waiters.wake_writer());
+                self.waiters.streams.wake_writer(id);
             }
             Wake::Stream(StreamWake::Acceptable(dir)) => self.acceptable(dir).notify_waiters(),
             Wake::Stream(StreamWake::Openable(dir)) => self.openable(dir).notify_waiters(),
             Wake::Path(_) => self.waiters.paths.notify_waiters(),
             Wake::LeaseOffered => self.waiters.leases.notify_waiters(),
-            Wake::LeaseEnded(_) => self.waiters.lease_ends.notify_waiters(),
+            Wake::LeaseEnded(lease) => self.waiters.lease_ends.wake(lease),
             Wake::Uncovered => self.waiters.uncovered.notify_waiters(),
             Wake::Acknowledged => self.pool.on_acknowledged(),
             Wake::Raw => self.waiters.raw.notify_waiters(),
-            Wake::Writer(lease) => {
-                let writer = lock(&self.writers).get(&lease).and_then(Weak::upgrade);
-                writer.iter().for_each(|writer| writer.notify_one());
-            }
+            Wake::Writer(lease) => self.waiters.writers.wake(lease),
         }
     }
 
@@ -299,15 +208,8 @@ impl<M: Role + ?Sized> Shared<M> {
     /// Wakes everybody, once the session is over.
     fn wake_everybody(&self) {
         self.waiters.wake_all();
-        for (waiters, _) in lock(&self.streams).values() {
-            waiters.wake_reader();
-            waiters.wake_writer();
-        }
-        for writer in lock(&self.writers).values().filter_map(Weak::upgrade) {
-            writer.notify_one();
-        }
         self.datagrams.iter().for_each(|datagrams| datagrams.arrived().notify_waiters());
-        self.rearm.notify_one();
+        self.alarm.wake();
     }
 
     /// Waits until `poll` has something, asking again whenever `notify` says; the session's end is
@@ -332,7 +234,7 @@ impl<M: Role + ?Sized> Shared<M> {
 }
 
 /// What a machine left to do after an input.
-struct Outputs {
+struct Drained {
     actions: Vec<Action>,
     timeout: Option<Instant>,
 }
@@ -341,7 +243,7 @@ struct Outputs {
 pub(crate) type AnyShared = Arc<Shared<dyn Role>>;
 
 impl<M: Role + ?Sized> Shared<M> {
-    fn take_outputs(&self, machine: &mut M, now: Instant) -> Outputs {
+    fn take_outputs(&self, machine: &mut M, now: Instant) -> Drained {
         let mut actions = Vec::new();
         loop {
             let mut queued = false;
@@ -359,7 +261,7 @@ impl<M: Role + ?Sized> Shared<M> {
                 break;
             }
         }
-        Outputs { actions, timeout: machine.poll_timeout() }
+        Drained { actions, timeout: machine.poll_timeout() }
     }
 
     /// Gives the machine an input and does all that follows from it.
@@ -371,7 +273,7 @@ impl<M: Role + ?Sized> Shared<M> {
             let outputs = self.take_outputs(&mut machine, now);
             (result, outputs)
         };
-        self.rearm(outputs.timeout);
+        self.alarm.set_earlier(outputs.timeout);
         outputs.actions.into_iter().for_each(|action| self.act(action));
         result
     }
@@ -445,14 +347,5 @@ impl<M: Role + ?Sized> Shared<M> {
             link.connection.close(code, reason);
         }
         self.wake_everybody();
-    }
-
-    fn rearm(&self, timeout: Option<Instant>) {
-        let Some(timeout) = timeout else { return };
-        let mut armed = lock(&self.armed);
-        if armed.is_none_or(|at| timeout < at) {
-            *armed = Some(timeout);
-            self.rearm.notify_one();
-        }
     }
 }

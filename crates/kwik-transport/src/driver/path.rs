@@ -1,6 +1,5 @@
 //! One path: its connection, its control stream, and the task that serves them.
 
-use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -23,7 +22,8 @@ use crate::quic::{
     ServerTrust, WriteError,
 };
 
-use super::control::{ControlQueue, ControlWriter};
+use super::control::{ControlBuffer, ControlWriter};
+use super::reader::Reading;
 use super::{AnyShared, Role, reader, timer, yield_now};
 
 /// A path's connection, and what waits to be written to it.
@@ -32,7 +32,7 @@ pub(crate) struct PathLink {
     pub(super) connection: Connection,
     /// How large its receive window is.
     window: ConnectionWindow,
-    pub(super) control: Arc<ControlQueue>,
+    pub(super) control: Arc<ControlBuffer>,
     /// From the first raw packet on.
     raw: OnceLock<mpsc::Sender<RawPacketTransmission>>,
     /// Bytes of raw packets that are queued.
@@ -94,7 +94,7 @@ pub(crate) fn start(
     let ControlStream { send, recv, decoder } = control;
     let client = shared.endpoint.is_some();
     let most = if client { limits::MAX_CONTROL_QUEUED } else { limits::MAX_ANSWERS_QUEUED };
-    let queue = Arc::new(ControlQueue::new(most));
+    let queue = Arc::new(ControlBuffer::new(most));
     let link = PathLink {
         connection: connection.clone(),
         window: ConnectionWindow::new(shared.receive_window),
@@ -298,9 +298,6 @@ fn on_lost(shared: &AnyShared, path: PathId, connection: &Connection, error: Con
     }
     shared.drive(|machine, now| machine.handle_path_lost(path, &reason, now));
 }
-
-/// Held by who still reads from a connection: its loss is told when all is read.
-pub(super) type Reading = Arc<oneshot::Sender<Infallible>>;
 
 /// Starts a reader for each unidirectional QUIC stream of the peer, as many as QUIC's stream limit
 /// allows, until the connection is lost: why.

@@ -6,7 +6,7 @@ use kwik_proto::ack::{ArrivedPackets, SharedSent};
 use kwik_proto::mapping::MappingKey;
 use kwik_proto::session::{Activity, ClientSession, Machine, PrimarySession, SecondarySession};
 use kwik_proto::stats::SessionStats;
-use kwik_proto::stream::{SharedRecv, StreamTable};
+use kwik_proto::stream::{Destination, ReceivedBytes, SharedRecv, StreamTable};
 use kwik_proto::wire::control::RawPacketTransmission;
 use kwik_proto::wire::{DataOptions, SecondaryEvent};
 use kwik_proto::{Code, CodedError, Config, ConfigError, PathId, StreamId};
@@ -32,7 +32,13 @@ pub(crate) trait Role: Machine + 'static {
         Err(refused("a data packet"))
     }
 
-    /// The receiving half that a data frame names; none when what comes is to be drained.
+    /// Where the payload goes that a data frame names, without opening the stream.
+    fn destination(&self, _: PathId, _: StreamId) -> Result<Destination, CodedError> {
+        Err(refused("stream data"))
+    }
+
+    /// The receiving half that a data frame names, which may open the stream; none when what comes
+    /// is to be drained.
     fn receiving(
         &mut self,
         _: PathId,
@@ -43,7 +49,7 @@ pub(crate) trait Role: Machine + 'static {
     }
 
     /// A batch was put into a receiving half.
-    fn on_received(&mut self, _: PathId, _: StreamId, _: (u64, u64), _: Instant) {}
+    fn on_received(&mut self, _: PathId, _: StreamId, _: ReceivedBytes, _: Instant) {}
 
     /// What a server's session is worth its slot for; none of a client's, which takes none.
     fn activity(&self) -> Option<Activity> {
@@ -98,8 +104,11 @@ pub(crate) trait Role: Machine + 'static {
 
 /// A machine with streams for its application.
 pub(crate) trait StreamRole: Role {
+    /// Its streams.
+    fn streams(&self) -> &StreamTable;
+
     /// Opens, accepts and resets streams.
-    fn streams(&mut self) -> &mut StreamTable;
+    fn streams_mut(&mut self) -> &mut StreamTable;
 
     /// The application read from a stream.
     fn on_consumed(&mut self, id: StreamId, now: Instant);
@@ -132,16 +141,20 @@ impl Role for ClientSession {
         self.on_packets(path, arrived, now)
     }
 
+    fn destination(&self, path: PathId, id: StreamId) -> Result<Destination, CodedError> {
+        self.streams().destination(path, id)
+    }
+
     fn receiving(
         &mut self,
         path: PathId,
         id: StreamId,
         now: Instant,
     ) -> Result<Option<SharedRecv>, CodedError> {
-        self.streams().receiving(path, id, now)
+        self.streams_mut().receiving(path, id, now)
     }
 
-    fn on_received(&mut self, path: PathId, id: StreamId, bytes: (u64, u64), now: Instant) {
+    fn on_received(&mut self, path: PathId, id: StreamId, bytes: ReceivedBytes, now: Instant) {
         self.on_received(path, id, bytes, now);
     }
 
@@ -187,8 +200,12 @@ impl Role for ClientSession {
 }
 
 impl StreamRole for ClientSession {
-    fn streams(&mut self) -> &mut StreamTable {
+    fn streams(&self) -> &StreamTable {
         self.streams()
+    }
+
+    fn streams_mut(&mut self) -> &mut StreamTable {
+        self.streams_mut()
     }
 
     fn on_consumed(&mut self, id: StreamId, now: Instant) {
@@ -230,16 +247,20 @@ impl Role for PrimarySession {
         self.on_packets(arrived, now)
     }
 
+    fn destination(&self, _: PathId, id: StreamId) -> Result<Destination, CodedError> {
+        self.streams().destination(PathId::PRIMARY, id)
+    }
+
     fn receiving(
         &mut self,
         _: PathId,
         id: StreamId,
         now: Instant,
     ) -> Result<Option<SharedRecv>, CodedError> {
-        self.streams().receiving(PathId::PRIMARY, id, now)
+        self.streams_mut().receiving(PathId::PRIMARY, id, now)
     }
 
-    fn on_received(&mut self, _: PathId, id: StreamId, _: (u64, u64), now: Instant) {
+    fn on_received(&mut self, _: PathId, id: StreamId, _: ReceivedBytes, now: Instant) {
         self.on_received(id, now);
     }
 
@@ -254,8 +275,12 @@ impl Role for PrimarySession {
 }
 
 impl StreamRole for PrimarySession {
-    fn streams(&mut self) -> &mut StreamTable {
+    fn streams(&self) -> &StreamTable {
         self.streams()
+    }
+
+    fn streams_mut(&mut self) -> &mut StreamTable {
+        self.streams_mut()
     }
 
     fn on_consumed(&mut self, id: StreamId, now: Instant) {

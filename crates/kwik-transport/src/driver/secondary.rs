@@ -8,7 +8,8 @@ use kwik_proto::{Code, CodedError, PathId};
 use crate::quic::{Connection, RecvStream};
 
 use super::AnyShared;
-use super::reader::{Sink, first_batch, next_batch};
+use super::chunks::{first_batch, next_batch};
+use super::sink::FrameSink;
 
 /// Reads what follows the kind of the stream. A violation closes the path (7.7).
 pub(super) async fn read(
@@ -23,7 +24,7 @@ pub(super) async fn read(
         path,
         decoder: SecondaryDecoder::new(),
         inbound: Inbound::default(),
-        sink: Sink::new(shared.clone(), path),
+        sink: FrameSink::new(shared.clone(), path),
         progress: None,
         wanted: true,
     };
@@ -63,7 +64,7 @@ struct Reader {
     path: PathId,
     decoder: SecondaryDecoder,
     inbound: Inbound,
-    sink: Sink,
+    sink: FrameSink,
     /// What came since the session was told: how much, and where it goes on.
     progress: Option<(u64, u64)>,
     wanted: bool,
@@ -116,7 +117,7 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         if let Some(id) = self.inbound.id() {
-            self.shared.look(|machine| machine.on_secondary_ended((self.path, id)));
+            self.shared.drive(|machine, _| machine.on_secondary_ended((self.path, id)));
         }
     }
 }

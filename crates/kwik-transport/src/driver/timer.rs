@@ -2,13 +2,41 @@
 
 use std::future::Future;
 use std::pin::{Pin, pin};
+use std::sync::Mutex;
 use std::task::Poll;
+use std::time::Instant;
 
 use kwik_proto::sync::lock;
+use tokio::sync::Notify;
 
 use crate::quic::{Figures, Sleep};
 
 use super::AnyShared;
+
+/// When the timer fires.
+#[derive(Debug, Default)]
+pub(super) struct Alarm {
+    armed: Mutex<Option<Instant>>,
+    /// It is told when something is due earlier.
+    rearm: Notify,
+}
+
+impl Alarm {
+    /// Lets the timer fire at `timeout` if that is earlier.
+    pub(super) fn set_earlier(&self, timeout: Option<Instant>) {
+        let Some(timeout) = timeout else { return };
+        let mut armed = lock(&self.armed);
+        if armed.is_none_or(|at| timeout < at) {
+            *armed = Some(timeout);
+            self.rearm.notify_one();
+        }
+    }
+
+    /// Has the timer look again.
+    pub(super) fn wake(&self) {
+        self.rearm.notify_one();
+    }
+}
 
 /// Calls the machine whenever something is due, until the session ends.
 pub(super) async fn run(shared: &AnyShared) {
@@ -21,10 +49,10 @@ pub(super) async fn run(shared: &AnyShared) {
             let due = machine.poll_timeout();
             // Under the machine's lock: what falls due earlier through a later input is less
             // than this.
-            *lock(&shared.armed) = due;
+            *lock(&shared.alarm.armed) = due;
             due
         });
-        let mut rearmed = pin!(shared.rearm.notified());
+        let mut rearmed = pin!(shared.alarm.rearm.notified());
         let Some(due) = due else {
             rearmed.await;
             continue;

@@ -19,8 +19,9 @@ use crate::quic::{self, ConnectError, Connection, ConnectionError};
 use crate::secondary::SecondarySession;
 use crate::session::Session;
 
+use super::dial::before;
 use super::slots::{HandshakeSlot, SessionSlot};
-use super::{Endpoint, Server, before};
+use super::{Endpoint, Server};
 
 /// What a connection turned out to be.
 #[derive(Debug)]
@@ -168,11 +169,11 @@ fn begin(
     let (runtime, quic) = (&endpoint.runtime, (None, server.config.quic.receive_window));
     match accepted {
         session::Accepted::Primary(mut machine) => {
-            machine.streams().set_memory(runtime.receive_memory());
-            machine.streams().set_budget(endpoint.budget.clone());
+            machine.streams_mut().set_memory(runtime.receive_memory());
+            machine.streams_mut().set_budget(endpoint.budget.clone());
             let home = (PathId::PRIMARY, &connection);
             let shared = Shared::new(*machine, home, runtime, quic, (settings, datagrams));
-            shared.hold_slot(place);
+            shared.hold_slot(Box::new(place));
             let session = PrimarySession::new(Held::new(shared.clone()));
             start(&(shared as _), PathId::PRIMARY, &connection, control);
             Accepted::Primary(session)
@@ -180,11 +181,11 @@ fn begin(
         session::Accepted::Secondary(mut machine) => {
             let key = (machine.id(), machine.path());
             let mut registry = lock(&server.paths);
-            registry.replace(key, machine.verifier(), runtime.now());
+            registry.replace(key, machine.verifier_mut(), runtime.now());
             let home = (key.1, &connection);
             // Its client sends no datagrams on such a path; what comes all the same is bounded.
             let shared = Shared::new(*machine, home, runtime, quic, (settings, datagrams));
-            shared.hold_slot(place);
+            shared.hold_slot(Box::new(place));
             registry.insert(key, shared.clone(), runtime.now());
             drop(registry);
             let session = SecondarySession::new(Held::new(shared.clone()));

@@ -1,6 +1,8 @@
 //! Dialing a primary.
 
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::task::Poll;
 use std::time::Duration;
 
 use kwik_proto::limits;
@@ -8,8 +10,6 @@ use kwik_proto::limits;
 use crate::quic::{
     ClientTls, ConnectError, Connecting, Connection, ConnectionError, Endpoint, Runtime,
 };
-
-use super::before;
 
 /// A round trip that is more likely a silence within the handshake, after which QUIC would repeat
 /// what is lost next only after half a minute or more.
@@ -60,4 +60,17 @@ impl Dial {
             connecting = self.begin()?;
         }
     }
+}
+
+/// Awaits `work` until the timeout; none if it comes first.
+pub(super) async fn before<T>(
+    timeout: &mut (impl Future<Output = ()> + Unpin),
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    let mut work = pin!(work);
+    std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Pin::new(&mut *timeout).poll(cx).map(|()| None),
+    })
+    .await
 }

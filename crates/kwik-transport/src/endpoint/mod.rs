@@ -31,7 +31,6 @@ pub use accept::{Accepted, Incoming};
 pub use config::{Certificate, ClientConfig, ServerConfig};
 use dial::Dial;
 use registry::PathRegistry;
-pub(crate) use slots::SessionSlot;
 use slots::{Admission, SlotLimits, Slots};
 
 /// A UDP socket that dials sessions, and accepts them if it has a [`ServerConfig`]. Cheap to clone.
@@ -234,8 +233,8 @@ impl Endpoint {
             let connection = connection?;
             let control = open_control(&connection).await?;
             let mut machine = ClientSession::new(session, key, addr, endpoint.runtime.now());
-            machine.streams().set_memory(endpoint.runtime.receive_memory());
-            machine.streams().set_budget(endpoint.budget.clone());
+            machine.streams_mut().set_memory(endpoint.runtime.receive_memory());
+            machine.streams_mut().set_budget(endpoint.budget.clone());
             let shared = Shared::new(
                 machine,
                 (PathId::PRIMARY, &connection),
@@ -326,19 +325,6 @@ async fn meanwhile<T, U>(wait: impl Future<Output = T>, work: impl FnOnce() -> U
     let waited = waited.await;
     let done = done.or_else(|| work.take().map(|work| work()));
     (waited, done.expect("invariant: it is done once"))
-}
-
-/// Awaits `work` until the timeout; none if it comes first.
-async fn before<T>(
-    timeout: &mut (impl Future<Output = ()> + Unpin),
-    work: impl Future<Output = T>,
-) -> Option<T> {
-    let mut work = pin!(work);
-    std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
-        Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending => Pin::new(&mut *timeout).poll(cx).map(|()| None),
-    })
-    .await
 }
 
 /// A session being dialed: a future of it, ready as soon as the first byte may leave.

@@ -15,7 +15,7 @@ use kwik_proto::sync::lock;
 use kwik_proto::{Code, limits};
 use tokio::sync::Notify;
 
-use crate::driver::{Role, Shared};
+use crate::driver::{Role, Shared, Slot};
 
 /// How many may be there at once.
 #[derive(Debug, Clone, Copy)]
@@ -238,14 +238,13 @@ impl Drop for HandshakeSlot {
 
 /// The place of a session; free again when it is dropped.
 #[derive(Debug)]
-pub(crate) struct SessionSlot {
+pub(super) struct SessionSlot {
     slots: Arc<Slots>,
     id: u64,
 }
 
-impl SessionSlot {
-    /// Names the session, which gives way to others when it is quiet.
-    pub(crate) fn occupy(&self, session: Weak<Shared<dyn Role>>) {
+impl Slot for SessionSlot {
+    fn occupy(&self, session: Weak<Shared<dyn Role>>) {
         if let Some(occupant) = lock(&self.slots.state).sessions.get_mut(&self.id) {
             occupant.session = Some(session);
         }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use rustls::pki_types::CertificateDer;
 
 use kwik_proto::auth::Fingerprint;
+use kwik_proto::stats::PacketCounts;
 
 use super::tls::certificate_key;
 use super::{ConnectionError, RecvStream, SendDatagramError, SendStream, varint};
@@ -15,6 +16,13 @@ use super::{ConnectionError, RecvStream, SendDatagramError, SendStream, varint};
 #[derive(Debug, Clone)]
 pub(crate) struct Connection(quinn::Connection, u64);
 
+/// UDP payload of a connection since it began, in bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct UdpBytes {
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+}
+
 /// What a session wants to know of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Figures {
@@ -22,8 +30,8 @@ pub(crate) struct Figures {
     pub(crate) rtt: Duration,
     /// UDP payload received since it began, in bytes.
     pub(crate) arrived: u64,
-    /// QUIC packets sent since it began, and of those lost.
-    pub(crate) packets: (u64, u64),
+    /// QUIC packets since it began.
+    pub(crate) packets: PacketCounts,
 }
 
 /// Figures of a connection since it began.
@@ -135,7 +143,7 @@ impl Connection {
         Figures {
             rtt: stats.path.rtt,
             arrived: stats.udp_rx.bytes,
-            packets: (stats.path.sent_packets, stats.path.lost_packets),
+            packets: PacketCounts { sent: stats.path.sent_packets, lost: stats.path.lost_packets },
         }
     }
 
@@ -145,9 +153,9 @@ impl Connection {
     }
 
     /// UDP payload sent and received since it began, in bytes.
-    pub(crate) fn udp_bytes(&self) -> (u64, u64) {
+    pub(crate) fn udp_bytes(&self) -> UdpBytes {
         let stats = self.0.stats();
-        (stats.udp_tx.bytes, stats.udp_rx.bytes)
+        UdpBytes { sent: stats.udp_tx.bytes, received: stats.udp_rx.bytes }
     }
 
     /// Figures since it began.

@@ -15,7 +15,7 @@ mod tls;
 mod tests;
 
 pub use config::QuicConfig;
-pub(crate) use connection::{Connection, Figures};
+pub(crate) use connection::{Connection, Figures, UdpBytes};
 pub(crate) use endpoint::{Connecting, Endpoint, Incoming};
 pub use error::{ClosedStream, ConnectError, ConnectionError, SendDatagramError};
 pub(crate) use error::{ReadError, WriteError};

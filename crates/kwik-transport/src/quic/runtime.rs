@@ -4,8 +4,8 @@
 use std::{
     fmt,
     future::Future,
-    io::{self, IoSliceMut},
-    net::{SocketAddr, UdpSocket},
+    io,
+    net::UdpSocket,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -14,28 +14,33 @@ use std::{
 
 use kwik_proto::presentation::ReceiveMemory;
 use ring::rand::{SecureRandom, SystemRandom};
+use tokio::runtime::{EnterGuard, Handle};
 
-use super::socket::PlainSocket;
 use crate::runtime;
 
 /// Time, timers, tasks and randomness. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Runtime {
     inner: Arc<dyn quinn::Runtime>,
-    /// Set when it is not tokio.
-    custom: Option<Arc<dyn runtime::Runtime>>,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone)]
+enum Kind {
+    Tokio(Handle),
+    Custom(Arc<dyn runtime::Runtime>),
 }
 
 impl Runtime {
     /// The tokio runtime in which this is called; used from anywhere.
     pub(crate) fn tokio() -> Self {
-        let inner = Arc::new(Tokio(tokio::runtime::Handle::current()));
-        Self { inner, custom: None }
+        let handle = Handle::current();
+        Self { inner: Arc::new(Tokio(handle.clone())), kind: Kind::Tokio(handle) }
     }
 
     /// One of the application's own.
     pub(crate) fn custom(runtime: Arc<dyn runtime::Runtime>) -> Self {
-        Self { inner: Arc::new(Custom(runtime.clone())), custom: Some(runtime) }
+        Self { inner: Arc::new(Custom(runtime.clone())), kind: Kind::Custom(runtime) }
     }
 
     /// What the QUIC library is given.
@@ -43,14 +48,31 @@ impl Runtime {
         &self.inner
     }
 
+    /// The application's own, if it is not tokio.
+    fn own(&self) -> Option<&Arc<dyn runtime::Runtime>> {
+        match &self.kind {
+            Kind::Tokio(_) => None,
+            Kind::Custom(runtime) => Some(runtime),
+        }
+    }
+
+    /// Makes this tokio runtime the one that sockets are made in. None where the application brings
+    /// its own.
+    pub(super) fn enter(&self) -> Option<EnterGuard<'_>> {
+        match &self.kind {
+            Kind::Tokio(handle) => Some(handle.enter()),
+            Kind::Custom(_) => None,
+        }
+    }
+
     /// A seed for the QUIC library's own chance; none: it asks the system.
     pub(super) fn seed(&self) -> Option<[u8; 32]> {
-        self.custom.is_some().then(|| self.random_bytes())
+        self.own().is_some().then(|| self.random_bytes())
     }
 
     /// Where received bytes are: with a socket of the application's own, each datagram by itself.
     pub(crate) fn receive_memory(&self) -> ReceiveMemory {
-        match self.custom {
+        match self.own() {
             Some(_) => ReceiveMemory::of_datagrams(),
             None => ReceiveMemory::default(),
         }
@@ -63,7 +85,7 @@ impl Runtime {
 
     /// The present date.
     pub(crate) fn wall_clock(&self) -> SystemTime {
-        self.custom.as_ref().map_or_else(SystemTime::now, |runtime| runtime.wall_clock())
+        self.own().map_or_else(SystemTime::now, |runtime| runtime.wall_clock())
     }
 
     /// Completes at `deadline`.
@@ -79,7 +101,7 @@ impl Runtime {
     /// Bytes that nobody can guess.
     pub(crate) fn random_bytes<const N: usize>(&self) -> [u8; N] {
         let mut bytes = [0; N];
-        match &self.custom {
+        match self.own() {
             Some(runtime) => runtime.fill_random(&mut bytes),
             None => SystemRandom::new()
                 .fill(&mut bytes)
@@ -91,7 +113,7 @@ impl Runtime {
 
 /// The QUIC library's own needs to be called inside a runtime, but handles may be dropped anywhere.
 #[derive(Debug)]
-struct Tokio(tokio::runtime::Handle);
+struct Tokio(Handle);
 
 impl quinn::Runtime for Tokio {
     fn new_timer(&self, deadline: Instant) -> Pin<Box<dyn quinn::AsyncTimer>> {
@@ -103,9 +125,9 @@ impl quinn::Runtime for Tokio {
         self.0.spawn(future);
     }
 
-    fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn quinn::AsyncUdpSocket>> {
-        let _inside = self.0.enter();
-        Ok(Arc::new(PlainSocket::new(socket)?))
+    // Endpoints are given sockets that are wrapped already.
+    fn wrap_udp_socket(&self, _: UdpSocket) -> io::Result<Arc<dyn quinn::AsyncUdpSocket>> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     fn now(&self) -> Instant {
@@ -144,67 +166,6 @@ impl quinn::AsyncTimer for CustomTimer {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         self.0.as_mut().poll(cx)
-    }
-}
-
-/// A socket of the application's own.
-#[derive(Debug)]
-pub(super) struct CustomSocket(pub(super) Arc<dyn runtime::Socket>);
-
-impl quinn::AsyncUdpSocket for CustomSocket {
-    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn quinn::UdpPoller>> {
-        Box::pin(AlwaysWritable)
-    }
-
-    fn try_send(&self, transmit: &quinn::udp::Transmit<'_>) -> io::Result<()> {
-        let size = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
-        for datagram in transmit.contents.chunks(size) {
-            self.0.send(transmit.destination, datagram);
-        }
-        Ok(())
-    }
-
-    fn poll_recv(
-        &self,
-        cx: &mut Context<'_>,
-        bufs: &mut [IoSliceMut<'_>],
-        meta: &mut [quinn::udp::RecvMeta],
-    ) -> Poll<io::Result<usize>> {
-        let mut received = 0;
-        for (buffer, meta) in bufs.iter_mut().zip(meta) {
-            match self.0.poll_recv(cx, buffer) {
-                Poll::Ready((len, from)) => {
-                    *meta = quinn::udp::RecvMeta {
-                        addr: from,
-                        len,
-                        stride: len,
-                        ecn: None,
-                        dst_ip: None,
-                    };
-                    received += 1;
-                }
-                Poll::Pending if received == 0 => return Poll::Pending,
-                Poll::Pending => break,
-            }
-        }
-        Poll::Ready(Ok(received))
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
-    }
-
-    fn may_fragment(&self) -> bool {
-        false
-    }
-}
-
-#[derive(Debug)]
-struct AlwaysWritable;
-
-impl quinn::UdpPoller for AlwaysWritable {
-    fn poll_writable(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
     }
 }
 

@@ -14,14 +14,14 @@ use super::{ClosedStream, ReadError, WriteError, varint};
 
 /// What a write took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Written {
+pub(crate) struct QuicWritten {
     /// Bytes.
     pub(crate) bytes: usize,
     /// Buffers taken whole; they are empty now.
     pub(crate) chunks: usize,
 }
 
-impl From<quinn::Written> for Written {
+impl From<quinn::Written> for QuicWritten {
     fn from(written: quinn::Written) -> Self {
         Self { bytes: written.bytes, chunks: written.chunks }
     }
@@ -49,7 +49,10 @@ impl SendStream {
     /// empty, one taken in part keeps its rest.
     ///
     /// Cancel safe: nothing was written unless it completed.
-    pub(crate) async fn write_chunks(&mut self, bufs: &mut [Bytes]) -> Result<Written, WriteError> {
+    pub(crate) async fn write_chunks(
+        &mut self,
+        bufs: &mut [Bytes],
+    ) -> Result<QuicWritten, WriteError> {
         self.0.write_chunks(bufs).await.map(Into::into).map_err(WriteError::from_quic)
     }
 
@@ -59,7 +62,7 @@ impl SendStream {
         &mut self,
         cx: &mut Context<'_>,
         bufs: &mut [Bytes],
-    ) -> Poll<Result<Written, WriteError>> {
+    ) -> Poll<Result<QuicWritten, WriteError>> {
         // The future has no state: its waker is kept by the connection and outlives it.
         pin!(self.write_chunks(bufs)).poll(cx)
     }

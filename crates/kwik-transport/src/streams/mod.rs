@@ -28,7 +28,7 @@ struct Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.shared.release_stream(self.id);
+        self.shared.waiters.streams.release(self.id);
     }
 }
 
@@ -42,7 +42,7 @@ pub(crate) fn handles(
         shared: shared.clone(),
         id: halves.id,
         accepted,
-        waiters: shared.register_stream(halves.id),
+        waiters: shared.waiters.streams.register(halves.id),
     };
     let send = halves.send.map(|half| SendStream::new(handle(), half));
     let recv = halves.recv.map(|half| RecvStream::new(handle(), half));

@@ -13,7 +13,7 @@ use kwik_proto::sync::lock;
 use kwik_proto::{Code, StreamId};
 use tokio::io::AsyncWrite;
 
-use crate::driver::FrameWriter;
+use crate::driver::{FrameWriter, Room};
 use crate::quic::{self, ClosedStream, ConnectionError};
 
 use super::{Handle, WriteError};
@@ -138,7 +138,7 @@ impl SendStream {
         writer.push(id, final_size, [Bytes::new()], true).ok();
         // Its opener may get room for another; one of our own is over once it is acknowledged.
         if self.handle.accepted {
-            self.handle.shared.drive(|machine, _| machine.streams().retire(id));
+            self.handle.shared.drive(|machine, _| machine.streams_mut().retire(id));
         }
         Ok(())
     }
@@ -151,7 +151,7 @@ impl SendStream {
         let Some(mut writer) = self.writer.take() else { return Err(ClosedStream) };
         writer.discard();
         let id = self.handle.id;
-        self.handle.shared.drive(|machine, _| machine.streams().reset(id, code));
+        self.handle.shared.drive(|machine, _| machine.streams_mut().reset(id, code));
         Ok(())
     }
 
@@ -214,8 +214,8 @@ impl SendStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<Result<usize, WriteError>> {
-        let (room, _) = ready!(self.poll_ready(cx))?;
-        let range = ready!(self.poll_commit(cx, buf.len().min(room)))?;
+        let room = ready!(self.poll_ready(cx))?;
+        let range = ready!(self.poll_commit(cx, buf.len().min(room.bytes)))?;
         let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
         if len > 0 {
             self.push(range.start, [Bytes::copy_from_slice(&buf[..len])])?;
@@ -231,9 +231,9 @@ impl SendStream {
         if chunks.iter().all(Bytes::is_empty) {
             return Poll::Ready(Ok(Written { bytes: 0, chunks: chunks.len() }));
         }
-        let (room, frames) = ready!(self.poll_ready(cx))?;
-        let filled = chunks.iter().filter(|chunk| !chunk.is_empty()).take(frames);
-        let want = filled.map(Bytes::len).fold(0, usize::saturating_add).min(room);
+        let room = ready!(self.poll_ready(cx))?;
+        let filled = chunks.iter().filter(|chunk| !chunk.is_empty()).take(room.frames);
+        let want = filled.map(Bytes::len).fold(0, usize::saturating_add).min(room.bytes);
         let range = ready!(self.poll_commit(cx, want))?;
         let bytes = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
         let mut left = bytes;
@@ -249,7 +249,7 @@ impl SendStream {
     }
 
     /// Waits until one more frame may wait to leave: how many bytes, and in how many parts.
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(usize, usize), WriteError>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<Room, WriteError>> {
         let Some(writer) = &mut self.writer else {
             return Poll::Ready(Err(WriteError::ClosedStream));
         };

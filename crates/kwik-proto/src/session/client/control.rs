@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use crate::path::PathStatus;
+use crate::stats::PacketCounts;
 use crate::sync::lock;
 use crate::wire::control::{AuthenticationResponse, ControlMessage};
 use crate::{Code, CodedError, PathId, Side};
@@ -83,7 +84,8 @@ impl ClientSession {
             }
             ControlMessage::PathReport(m) => {
                 if let Some(link) = self.links.get_mut(&path) {
-                    link.packets = (m.figures.sent_packets, m.figures.lost_packets);
+                    link.packets =
+                        PacketCounts { sent: m.figures.sent_packets, lost: m.figures.lost_packets };
                     link.health.on_packets(m.figures.sent_packets, m.figures.lost_packets);
                     self.judge(path, now);
                 }

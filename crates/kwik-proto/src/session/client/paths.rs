@@ -10,8 +10,8 @@ use crate::wire::control::{self, ControlMessage};
 use crate::{Code, CodedError, PathId, limits};
 
 use super::super::{Action, Dial, Wake};
-use super::redial::Target;
-use super::{ClientSession, Link, Stage};
+use super::redial::DialTarget;
+use super::{ClientPath, ClientSession, Stage};
 
 impl ClientSession {
     /// Ends a secondary path for good.
@@ -69,8 +69,9 @@ impl ClientSession {
                 let within = self.dial_time();
                 let deadline = now + within;
                 let control = ControlQueue::new(now);
-                let target = Some(Target::new(address, pin, m.grant, now));
-                let link = Link::new(&self.config, Stage::Dialing, control, deadline, target, now);
+                let target = Some(DialTarget::new(address, pin, m.grant, now));
+                let link =
+                    ClientPath::new(&self.config, Stage::Dialing, control, deadline, target, now);
                 self.links.insert(path, link.into());
                 let dial = Dial { path, address, pin, within };
                 self.outputs.actions.push_back(Action::Dial(dial.into()));

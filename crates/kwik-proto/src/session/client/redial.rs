@@ -9,17 +9,18 @@ use crate::ack::ReceivedPackets;
 use crate::auth::Fingerprint;
 use crate::control::ControlQueue;
 use crate::path::{Health, PathStatus};
+use crate::stats::PacketCounts;
 use crate::wire::DataOptions;
 use crate::wire::control::{AddPathRequest, ControlMessage, PathReport};
 use crate::{Code, CodedError, PathId, limits};
 
 use super::super::{Action, Dial};
 use super::packets::wanted;
-use super::{ClientConfig, ClientSession, Link, Stage};
+use super::{ClientConfig, ClientPath, ClientSession, Stage};
 
 /// How to reach a secondary, and what it took so far.
 #[derive(Debug)]
-pub(super) struct Target {
+pub(super) struct DialTarget {
     address: SocketAddr,
     pin: Fingerprint,
     pub(super) grant: Bytes,
@@ -31,23 +32,23 @@ pub(super) struct Target {
     attempts: u32,
 }
 
-impl Target {
+impl DialTarget {
     pub(super) fn new(address: SocketAddr, pin: Fingerprint, grant: Bytes, now: Instant) -> Self {
         let expires = now + limits::GRANT_LIFETIME;
         Self { address, pin, grant, expires, opened: None, attempts: 0 }
     }
 }
 
-impl Link {
+impl ClientPath {
     pub(super) fn new(
         config: &ClientConfig,
         stage: Stage,
         control: ControlQueue,
         deadline: Instant,
-        target: Option<Target>,
+        target: Option<DialTarget>,
         now: Instant,
     ) -> Self {
-        let (health, packets) = (Health::new(now), (0, 0));
+        let (health, packets) = (Health::new(now), PacketCounts::default());
         // Who wants nothing need not wait for the answer.
         let options = Some(DataOptions::default()).filter(|none| wanted(config) == *none);
         let received = ReceivedPackets::new();
@@ -66,7 +67,7 @@ impl Link {
     pub(super) fn open(&mut self, now: Instant) -> bool {
         self.stage = Stage::Open;
         self.health = Health::new(now);
-        self.packets = (0, 0);
+        self.packets = Default::default();
         self.target.as_mut().is_some_and(|target| target.opened.replace(now).is_some())
     }
 

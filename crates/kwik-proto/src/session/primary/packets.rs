@@ -15,13 +15,13 @@ impl PrimarySession {
     /// The packets sent to the client, for whoever writes.
     #[must_use]
     pub fn sent(&self) -> SharedSent {
-        self.sent.clone()
+        self.data.sent.clone()
     }
 
     /// What the client's packets are subject to.
     #[must_use]
     pub fn data_options(&self) -> DataOptions {
-        self.options
+        self.data.options
     }
 
     /// Packets of the client came whole.
@@ -29,12 +29,12 @@ impl PrimarySession {
     /// # Errors
     /// Their ids cannot be: the session is to be closed.
     pub fn on_packets(&mut self, arrived: &ArrivedPackets, now: Instant) -> Result<(), CodedError> {
-        self.received.on_arrived(arrived, now)
+        self.data.received.on_arrived(arrived, now)
     }
 
     /// The client has packets of ours.
     pub(super) fn on_ack(&mut self, m: &Ack, now: Instant) -> Result<(), CodedError> {
-        let mut sent = lock(&self.sent);
+        let mut sent = lock(&self.data.sent);
         let before = sent.outstanding();
         let frames = sent.handle_ack(m)?;
         if sent.outstanding() < before {

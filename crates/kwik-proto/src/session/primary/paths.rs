@@ -9,7 +9,7 @@ use crate::{Code, CodedError, LogCursor, PathId, limits};
 
 use super::super::{Action, Wake};
 use super::renewal::Renewal;
-use super::{PrimarySession, Uncovered};
+use super::{ConnectionFigures, PrimarySession, Uncovered};
 
 /// A secondary behind a path.
 #[derive(Debug)]
@@ -151,7 +151,7 @@ impl PrimarySession {
         figures: Option<PathFigures>,
     ) {
         let (reason, ended) = (reason.to_owned(), self.paths.has_ended(path));
-        self.path_events.push(PathEvent { path, status, reason, figures, ended });
+        self.events.paths.push(PathEvent { path, status, reason, figures, ended });
         self.outputs.wake(Wake::Path(path));
     }
 
@@ -216,14 +216,19 @@ impl PrimarySession {
     }
 
     pub(super) fn on_uncovered(&mut self, m: control::Uncovered) {
-        self.uncovered.push(Uncovered { stream: m.stream_id, ranges: m.ranges });
+        self.events.uncovered.push(Uncovered { stream: m.stream_id, ranges: m.ranges });
         self.outputs.wake(Wake::Uncovered);
     }
 
     /// How a path does: the primary's own as it sees it, others as the client last said.
     pub(super) fn figures(&self, path: PathId) -> PathFigures {
-        let (sent_packets, lost_packets) = self.packets;
-        let own = PathFigures { rtt: self.rtt, sent_packets, lost_packets, ..Default::default() };
+        let ConnectionFigures { rtt, packets } = self.connection;
+        let own = PathFigures {
+            rtt,
+            sent_packets: packets.sent,
+            lost_packets: packets.lost,
+            ..Default::default()
+        };
         if path.is_primary() {
             return own;
         }
@@ -233,23 +238,23 @@ impl PrimarySession {
     /// A reader of what happens to paths from now on.
     #[must_use]
     pub fn path_events(&self) -> LogCursor {
-        self.path_events.subscribe()
+        self.events.paths.subscribe()
     }
 
     /// The next of them ([`Wake::Path`]).
     pub fn poll_path_event(&self, cursor: &mut LogCursor) -> Option<PathEvent> {
-        self.path_events.poll(cursor)
+        self.events.paths.poll(cursor)
     }
 
     /// A reader of what nobody may bring, from now on.
     #[must_use]
     pub fn uncovered(&self) -> LogCursor {
-        self.uncovered.subscribe()
+        self.events.uncovered.subscribe()
     }
 
     /// The next of it ([`Wake::Uncovered`]).
     pub fn poll_uncovered(&self, cursor: &mut LogCursor) -> Option<Uncovered> {
-        self.uncovered.poll(cursor)
+        self.events.uncovered.poll(cursor)
     }
 
     /// When the next grant falls due.

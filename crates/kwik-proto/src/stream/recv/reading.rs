@@ -45,18 +45,18 @@ impl RecvHalf {
         read: impl FnOnce(&mut StreamBuffer) -> Option<Read>,
     ) -> Result<Read, ReadError> {
         if let Some(error @ (ReadError::Reset(_) | ReadError::Stopped)) = &self.error {
-            self.seen_end = true;
+            self.progress.seen_end = true;
             return Err(error.clone());
         }
         if let Some(data) = read(&mut self.buffer) {
             return Ok(data);
         }
         if let Some(error) = &self.error {
-            self.seen_end = true;
+            self.progress.seen_end = true;
             return Err(error.clone());
         }
         if self.final_size == Some(self.buffer.read_position()) {
-            self.seen_end = true;
+            self.progress.seen_end = true;
             return Ok(Read::Finished);
         }
         Ok(Read::Blocked)
@@ -70,13 +70,14 @@ impl RecvHalf {
     pub fn is_update_due(&mut self) -> bool {
         self.buffer.settle();
         self.origins.drop_before(self.buffer.read_position());
-        let read = self.consumed().saturating_sub(self.reported);
-        let ended = self.seen_end && !std::mem::replace(&mut self.end_reported, self.seen_end);
+        let read = self.consumed().saturating_sub(self.progress.reported);
+        let ended = self.progress.seen_end
+            && !std::mem::replace(&mut self.progress.end_reported, self.progress.seen_end);
         // Who has read all there will be comes again, to see the end.
         let all = read > 0 && self.unread() == 0 && !self.is_read_to_end();
-        let due = ended || read >= self.credit_step || all;
+        let due = ended || read >= self.progress.step || all;
         if due {
-            self.reported += read;
+            self.progress.reported += read;
         }
         due
     }

@@ -18,7 +18,7 @@ use crate::sync::lock;
 use crate::wire::control::{ControlMessage, MaxStreamData};
 use crate::{Dir, StreamId, limits};
 
-use super::StreamTable;
+use super::{ReadMeasure, StreamTable};
 
 /// One in this many bytes of what the window lends is left for streams that have less than an
 /// even part.
@@ -37,7 +37,7 @@ impl StreamTable {
     /// Keeps loans for the streams that the peer may open next, as far as there is room: it is
     /// about to be told.
     pub(super) fn reserve_first(&mut self, dir: Dir) {
-        let loan = limits::FIRST_STREAM_DATA.saturating_sub(self.floor);
+        let loan = limits::FIRST_STREAM_DATA.saturating_sub(self.grants.floor);
         let pressed = self.window.is_pressed();
         let kind = &mut self.kinds[dir as usize];
         kind.first_remote = kind.first_remote.max(kind.next_remote);
@@ -125,11 +125,11 @@ impl StreamTable {
         let Some(recv) = &entry.halves.recv else { return };
         let consumed = lock(recv).consumed();
         let allowance = self.window.allowance(id);
-        let (since, at) = entry.granted_at;
+        let ReadMeasure { consumed: since, at } = entry.measured;
         let (taken, elapsed) = (consumed.saturating_sub(since), now.saturating_duration_since(at));
         let round = rtt.max(Duration::from_millis(1));
         if elapsed >= round {
-            entry.granted_at = (consumed, now);
+            entry.measured = ReadMeasure { consumed, at: now };
             let fast = elapsed.as_nanos() * u128::from(allowance)
                 <= 4 * round.as_nanos() * u128::from(taken);
             if !slow {
@@ -159,7 +159,7 @@ impl StreamTable {
         let allowance = self.window.allowance(id);
         let short = spare.saturating_sub(self.window.lendable());
         let more = if self.window.is_pressed() {
-            allowance.saturating_sub(self.floor)
+            allowance.saturating_sub(self.grants.floor)
         } else {
             // What settings took away since.
             let status = self.window.status();

@@ -85,7 +85,7 @@ impl StreamTable {
         let recv = self.streams.get(&id).and_then(|entry| entry.halves.recv.as_ref());
         let used = recv.is_some_and(|recv| {
             let recv = lock(recv);
-            recv.consumed() + recv.held() >= self.floor / 2
+            recv.consumed() + recv.held() >= self.grants.floor / 2
         });
         if used {
             self.tell_credit(id);
@@ -96,7 +96,7 @@ impl StreamTable {
         self.notices.credit.remove(&id);
         let recv = self.streams.get(&id).and_then(|entry| entry.halves.recv.as_ref());
         // Its opener may not have heard that it is among the first.
-        let wanted = |recv: &RecvHalf| !recv.is_complete() && recv.max_data() > self.floor;
+        let wanted = |recv: &RecvHalf| !recv.is_complete() && recv.max_data() > self.grants.floor;
         let Some(recv) = recv.map(|recv| lock(recv)).filter(|recv| wanted(recv)) else { return };
         self.outbox.push(ControlMessage::MaxStreamData(MaxStreamData {
             stream_id: id,

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::presentation::BackpressureReason;
 use crate::stats::{RecvStats, SendStats, SessionStats, StreamStats};
-use crate::stream::{GapNotice, Halves, StreamWake};
+use crate::stream::{Copies, GapNotice, Halves, StreamWake};
 use crate::sync::lock;
 use crate::wire::control::{Backpressure, StreamCreateNotification};
 use crate::{Code, CodedError, StreamId};
@@ -174,7 +174,7 @@ impl StreamTable {
         let id = halves.id;
         let recv = halves.recv.as_ref().map(|recv| {
             let recv = lock(recv);
-            let (duplicates, conflicts) = recv.duplicates();
+            let Copies { duplicates, conflicts } = recv.copies();
             RecvStats {
                 buffer: recv.usage(),
                 allowance: self.window.allowance(id),

@@ -8,6 +8,7 @@
 mod gate;
 mod outgoing;
 mod pooled;
+mod queued;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -22,10 +23,11 @@ use kwik_proto::sync::lock;
 use crate::quic::{Connection, ConnectionError, Runtime, WriteError};
 
 use gate::Gate;
-use pooled::{PooledStream, Pushed, Queued};
+use pooled::{PooledStream, Pushed};
+use queued::Queued;
 
 pub(super) use outgoing::Outgoing;
-pub(crate) use writer::FrameWriter;
+pub(crate) use writer::{FrameWriter, Room};
 
 /// All data that one connection sends.
 pub(crate) struct DataPool {

@@ -6,13 +6,13 @@ use std::task::{Context, Poll, Waker, ready};
 
 use kwik_proto::stream::Slot;
 use kwik_proto::sync::lock;
-use kwik_proto::wire::{PacketEncoder, PacketFrame, StreamKind};
+use kwik_proto::wire::{PacketEncoder, StreamKind};
 
 use crate::quic::{Connection, Runtime, WriteError};
 
 use super::gate::Gate;
 use super::outgoing::Outgoing;
-use super::writer::WriterState;
+use super::queued::{Queued, WriterState};
 
 /// Bytes and frames that are gathered at most: about one datagram, so that the peer begins with it
 /// while the rest is being written.
@@ -24,14 +24,6 @@ enum Gathering {
     No,
     Begun,
     Turn,
-}
-
-/// A frame that waits to leave.
-pub(super) struct Queued {
-    pub(super) frame: PacketFrame,
-    /// Whether it is kept until it is acknowledged: what of a lease is lost its report says.
-    pub(super) kept: bool,
-    pub(super) writer: Arc<WriterState>,
 }
 
 /// What became of frames.

@@ -1,7 +1,7 @@
 //! One writer of a pool: a logical stream, or a lease.
 
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use kwik_proto::StreamId;
@@ -13,7 +13,8 @@ use kwik_proto::wire::PacketFrame;
 use crate::quic::WriteError;
 
 use super::DataPool;
-use super::pooled::{PooledStream, Queued};
+use super::pooled::PooledStream;
+use super::queued::{Queued, Waiting, WriterState};
 
 /// Frames that one writer may have waiting; small ones that follow one another leave as one.
 const MAX_WAITING: usize = 32;
@@ -22,42 +23,11 @@ const MAX_WAITING: usize = 32;
 /// writes no more than this: bulk would only come back at once.
 const SMALL_WRITE: u64 = SHARED_BACKLOG / 4;
 
-/// What a writer and the QUIC stream that it writes on share.
-#[derive(Default)]
-pub(super) struct WriterState(Mutex<Waiting>);
-
-#[derive(Default)]
-struct Waiting {
-    frames: usize,
-    bytes: usize,
-    error: Option<WriteError>,
-    waker: Option<Waker>,
-}
-
-impl WriterState {
-    fn on_queued(&self, len: usize) {
-        let mut waiting = lock(&self.0);
-        waiting.frames += 1;
-        waiting.bytes += len;
-    }
-
-    /// A frame is with QUIC now, or was dropped.
-    pub(super) fn on_left(&self, len: usize) {
-        let mut waiting = lock(&self.0);
-        waiting.frames -= 1;
-        waiting.bytes -= len;
-        if let Some(waker) = waiting.waker.take() {
-            waker.wake();
-        }
-    }
-
-    pub(super) fn fail(&self, error: &WriteError) {
-        let mut waiting = lock(&self.0);
-        waiting.error = Some(error.clone());
-        if let Some(waker) = waiting.waker.take() {
-            waker.wake();
-        }
-    }
+/// What may be pushed now.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    pub(crate) bytes: usize,
+    pub(crate) frames: usize,
 }
 
 /// Writes the frames of one logical stream or lease on the QUIC streams of a pool. When it is
@@ -105,16 +75,13 @@ impl FrameWriter {
         }
     }
 
-    /// Waits until more may wait: how many bytes, and in how many frames.
-    pub(crate) fn poll_ready(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(usize, usize), WriteError>> {
+    /// Waits until more may wait: how much.
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<Room, WriteError>> {
         let most = self.pool.packet_payload();
         self.poll_waiting(cx, |waiting| {
             let bytes = most.saturating_sub(waiting.bytes);
             let frames = MAX_WAITING.saturating_sub(waiting.frames);
-            (bytes > 0 && frames > 0).then_some((bytes, frames))
+            (bytes > 0 && frames > 0).then_some(Room { bytes, frames })
         })
     }
 
@@ -128,7 +95,7 @@ impl FrameWriter {
         cx: &mut Context<'_>,
         ready: impl FnOnce(&Waiting) -> Option<T>,
     ) -> Poll<Result<T, WriteError>> {
-        let mut waiting = lock(&self.state.0);
+        let mut waiting = self.state.waiting();
         if let Some(error) = &waiting.error {
             return Poll::Ready(Err(error.clone()));
         }
@@ -163,7 +130,7 @@ impl FrameWriter {
         fin: bool,
     ) -> Result<(), WriteError> {
         let waits = {
-            let waiting = lock(&self.state.0);
+            let waiting = self.state.waiting();
             if let Some(error) = &waiting.error {
                 return Err(error.clone());
             }
@@ -184,7 +151,7 @@ impl FrameWriter {
             Ok(stream) => self.stream = Some(stream),
             Err(error) => self.state.fail(&error),
         }
-        lock(&self.state.0).error.clone().map_or(Ok(()), Err)
+        self.state.waiting().error.clone().map_or(Ok(()), Err)
     }
 
     /// Drops what waits to leave.

@@ -1,5 +1,6 @@
 //! The UDP socket under an endpoint.
 
+mod custom;
 mod handshake;
 mod merge;
 mod plain;
@@ -17,10 +18,11 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 
 pub(super) use handshake::{HandshakeSocket, ID_LEN};
-pub(super) use plain::PlainSocket;
 
-use super::{QuicConfig, Runtime, runtime::CustomSocket};
+use super::{QuicConfig, Runtime};
+use custom::CustomSocket;
 use merge::MergingSocket;
+use plain::PlainSocket;
 
 /// Elsewhere one send is several calls or needs drivers of which we know too little.
 const MERGES: bool = cfg!(any(target_os = "linux", target_os = "android"));
@@ -46,7 +48,10 @@ impl UdpSocket {
         enlarge_buffers(&socket, config.socket_buffer)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
-        let socket = runtime.inner().wrap_udp_socket(socket.into())?;
+        let socket: Arc<dyn quinn::AsyncUdpSocket> = {
+            let _inside = runtime.enter().ok_or(io::ErrorKind::Unsupported)?;
+            Arc::new(PlainSocket::new(socket.into())?)
+        };
         // Without segmentation by the kernel there is nothing to gain.
         if MERGES && config.merge_sends && socket.max_transmit_segments() > 1 {
             return Ok(Self(MergingSocket::spawn(socket, runtime)));
