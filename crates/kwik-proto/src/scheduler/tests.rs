@@ -14,6 +14,8 @@ use crate::{Code, Config, Dir, LeaseId, PathId, PieceId, Side, StreamId, limits}
 const A: PathId = PathId(1);
 const B: PathId = PathId(2);
 const KIB: u64 = 1024;
+/// Longer than a path of which nothing is known may be silent.
+const SILENT: Duration = Duration::from_millis(200);
 
 /// A client's scheduler with two edges and one stream.
 struct Fixture {
@@ -49,6 +51,12 @@ impl Fixture {
         };
         let halves = self.streams.touch(self.id, self.now).unwrap();
         self.scheduler.handle_lease(lease, halves, self.now).unwrap();
+        self.deal();
+    }
+
+    /// What a session does after each input.
+    fn deal(&mut self) {
+        self.scheduler.schedule(&mut self.streams, self.now);
     }
 
     /// Bytes come, and the session hears of it.
@@ -56,6 +64,7 @@ impl Fixture {
         let asked = self.receive_untold(path, range.clone());
         let bytes = (range.end - range.start, asked);
         self.scheduler.on_received(path, self.id, bytes, &mut self.streams, self.now);
+        self.deal();
     }
 
     fn receive_untold(&mut self, path: PathId, range: Range<u64>) -> u64 {
@@ -66,10 +75,11 @@ impl Fixture {
     fn pass(&mut self, time: Duration) {
         self.now += time;
         self.scheduler.handle_timeout(&mut self.streams, self.now);
+        self.deal();
     }
 
     fn sent(&mut self) -> Vec<(PathId, M)> {
-        self.scheduler.schedule(&mut self.streams, self.now);
+        self.deal();
         let events = self.scheduler.take_events().into_iter();
         events
             .filter_map(|event| match event {
@@ -164,7 +174,7 @@ fn a_path_is_not_asked_again_for_what_its_cancelled_piece_may_bring() {
     f.lease(1, A, 0..KIB);
     f.lease(2, B, 0..KIB);
     assert_eq!(f.activated(), [(A, 0..KIB)]);
-    f.pass(limits::SUSPECT_AFTER);
+    f.pass(SILENT);
     assert_eq!(f.activated(), [(B, 0..KIB)]);
     f.scheduler.remove_path(B, &mut f.streams, f.now);
     f.scheduler.on_alive(A, f.now);
@@ -330,9 +340,9 @@ fn a_path_that_answers_but_brings_nothing_is_suspected_all_the_same() {
     f.lease(1, A, 0..KIB);
     f.lease(2, B, 0..KIB);
     f.activated();
-    f.now += limits::SUSPECT_AFTER / 2;
+    f.now += SILENT / 2;
     f.scheduler.on_alive(A, f.now);
-    f.pass(limits::SUSPECT_AFTER / 2);
+    f.pass(SILENT / 2);
     assert_eq!(f.activated(), [(B, 0..KIB)]);
 }
 
@@ -363,7 +373,7 @@ fn a_mapped_lease_is_asked_for_what_lies_ahead_in_order() {
     let mut fixture = Fixture::new();
     fixture.lease(1, A, 0..256 * KIB);
     let before = fixture.activated();
-    assert_eq!(before[0], (A, 0..64 * KIB));
+    assert_eq!(before[0], (A, 0..4 * KIB));
     let now = fixture.now;
     let key = (A, fixture.id, LeaseId(1));
     assert!(!fixture.scheduler.map_lease((B, fixture.id, LeaseId(1)), 0, now));
@@ -408,31 +418,69 @@ fn flow(fixture: &mut Fixture, path: PathId, time: Duration) {
 #[test]
 fn a_stream_that_stalls_at_a_path_that_flows_is_asked_of_another() {
     let mut f = Fixture::new();
-    f.lease(1, A, 0..256 * KIB);
-    f.lease(2, B, 0..256 * KIB);
-    f.receive(A, 0..64 * KIB);
-    while matches!(lock(&f.recv).read(1 << 20), Ok(Read::Data(_))) {}
-    f.sent();
-    flow(&mut f, A, 2 * limits::SUSPECT_AFTER - Duration::from_millis(20));
+    f.lease(1, A, 0..16 * KIB);
+    f.lease(2, B, 0..16 * KIB);
+    assert_eq!(f.activated().len(), 4, "all of it is asked of the first");
+    f.receive(A, 0..4 * KIB);
+    flow(&mut f, A, limits::SUSPECT_AFTER);
     assert_eq!(f.activated(), [], "a lost packet's repetition takes so long");
-    flow(&mut f, A, Duration::from_millis(40));
-    assert_eq!(f.activated(), [(B, 64 * KIB..128 * KIB)]);
-    // B brings it, so the next piece is what the reader waits for, and A had its time.
-    f.receive(B, 64 * KIB..128 * KIB);
-    while matches!(lock(&f.recv).read(1 << 20), Ok(Read::Data(_))) {}
-    flow(&mut f, A, Duration::from_millis(40));
-    assert!(f.activated().contains(&(B, 128 * KIB..192 * KIB)));
+    flow(&mut f, A, SILENT);
+    assert_eq!(f.activated()[0], (B, 4 * KIB..8 * KIB));
 }
 
 #[test]
-fn what_a_reader_does_not_wait_for_is_asked_once() {
+fn a_path_that_returns_each_piece_rests_and_loses_its_lease_the_third_time() {
     let mut f = Fixture::new();
-    f.lease(1, A, 0..256 * KIB);
-    f.lease(2, B, 0..256 * KIB);
-    f.receive(A, 0..64 * KIB);
-    f.sent();
-    flow(&mut f, A, Duration::from_secs(1));
-    assert_eq!(f.activated(), [], "its reader has something to read");
+    f.lease(1, A, 0..4 * KIB);
+    for piece in 0..3 {
+        assert_eq!(f.activated(), [(A, 0..4 * KIB)], "piece {piece}");
+        f.stopped(A, 1, piece, 0);
+        assert_eq!(f.activated(), [], "it rests");
+        f.pass(Duration::from_secs(1));
+    }
+    assert_eq!(f.scheduler.leases(), 0);
+}
+
+#[test]
+fn what_overtakes_its_lease_is_not_asked_for_again() {
+    let mut f = Fixture::new();
+    f.receive(PathId::PRIMARY, 0..KIB);
+    let lease = control::Lease {
+        stream_id: f.id,
+        range: 0..4 * KIB,
+        max_bytes: u64::MAX,
+        unasked: 4 * KIB,
+        ..control::Lease::default()
+    };
+    let halves = f.streams.touch(f.id, f.now).unwrap();
+    f.scheduler.handle_lease(lease, halves, f.now).unwrap();
+    assert_eq!((f.activated(), f.scheduler.pieces()), (vec![], 1));
+    f.receive(PathId::PRIMARY, KIB..4 * KIB);
+    assert_eq!((f.reports(), f.scheduler.pieces()), (vec![(0, LeaseOutcome::Done)], 0));
+}
+
+#[test]
+fn a_path_that_would_come_too_late_is_left_out() {
+    let mut f = Fixture::new();
+    f.scheduler.on_rtt(A, Duration::from_millis(5));
+    f.scheduler.on_rtt(B, Duration::from_millis(300));
+    let halves = f.streams.touch(f.id, f.now).unwrap();
+    for (id, path) in [(1, A), (2, B)] {
+        let lease = control::Lease {
+            lease_id: LeaseId(id),
+            stream_id: f.id,
+            range: 0..64 * KIB,
+            path_id: path,
+            max_bytes: u64::MAX,
+            ..control::Lease::default()
+        };
+        f.scheduler.handle_lease(lease, halves.clone(), f.now).unwrap();
+    }
+    let asked = f.activated();
+    assert!(
+        asked.iter().all(|(path, _)| *path == A),
+        "A brings all in four round trips: {asked:?}"
+    );
 }
 
 #[test]
