@@ -248,6 +248,9 @@ impl Scheduler {
         let Some(fill) = self.fills.get_mut(&lease.stream) else { return };
         let Some(path) = self.paths.get_mut(&lease.path) else { return };
         lease.budget = lease.budget.saturating_sub(range.end - range.start);
+        // It waits for credit behind that, and others may be quicker.
+        let end = range.end.min(lock(&fill.recv).max_data());
+        let range = range.start..end.max(range.start);
         // Where others bring parts of it, nobody could tell by which piece bytes come.
         let Some(range) = fill.take_rest(range) else { return };
         let piece = PieceId::unasked(id);
@@ -294,7 +297,7 @@ impl Scheduler {
         &mut self,
         path: PathId,
         piece: PieceId,
-        sent_until: u64,
+        mut sent_until: u64,
         streams: &mut StreamTable,
         now: Instant,
     ) -> Result<(), CodedError> {
@@ -305,6 +308,11 @@ impl Scheduler {
         let (before, over) = {
             let mut recv = lock(&fill.recv);
             let Some(before) = recv.piece(path, piece).cloned() else { return Ok(()) };
+            // What the primary sends unasked goes as far as its writer was granted: beyond what was
+            // known here, and into what it was asked for since.
+            if path.is_primary() {
+                sent_until = sent_until.clamp(before.cursor, before.end);
+            }
             (before, recv.stop_piece(path, piece, sent_until)?)
         };
         if let Some(lease) = self.leases.get_mut(&activation.lease) {

@@ -225,7 +225,8 @@ impl PrimarySession {
         if path.is_primary() {
             // What a stream may carry before anything is said: an object of one flight comes as early as
             // from a plain stream.
-            lease.unasked = limits::FIRST_STREAM_DATA.min(lease.range.end - lease.range.start);
+            let send = self.streams.halves(stream).and_then(|halves| halves.send.as_ref());
+            lease.unasked = send.map_or(0, |send| lock(send).take_unasked(&lease.range));
         }
         let writer = path.is_primary().then(|| self.writers.insert(&lease)).transpose()?;
         self.grant_unasked(stream);

@@ -38,6 +38,8 @@ enum State {
 pub struct SendHalf {
     cursor: u64,
     max_data: u64,
+    /// Up to where leases of the primary's own path have let it send unasked.
+    unasked_until: u64,
     state: State,
     /// Why the peer asks to slow down.
     backpressure: Option<BackpressureReason>,
@@ -55,6 +57,7 @@ impl SendHalf {
         Self {
             cursor: 0,
             max_data,
+            unasked_until: 0,
             state: State::Open,
             backpressure: None,
             undelivered: RangeSet::new(),
@@ -142,6 +145,17 @@ impl SendHalf {
     pub fn is_reserved(&self, range: &Range<u64>) -> bool {
         let writable = matches!(self.state, State::Open | State::Finished);
         writable && self.reserved.contains_range(range)
+    }
+
+    /// How much of a lease of its own path leaves unasked: what a stream may carry before anything is
+    /// said, and each byte once, lest nobody can tell under which lease it came.
+    pub(crate) fn take_unasked(&mut self, lease: &Range<u64>) -> u64 {
+        let end = limits::FIRST_STREAM_DATA.min(lease.end);
+        if lease.start < self.unasked_until || end <= lease.start {
+            return 0;
+        }
+        self.unasked_until = end;
+        end - lease.start
     }
 
     /// The offset up to which the reader grants data.
