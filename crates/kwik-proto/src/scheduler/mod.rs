@@ -366,6 +366,11 @@ impl Scheduler {
             fill.brought.insert(path, now);
         }
         self.settle_ended(stream, streams, now);
+        if bytes > asked && path.is_primary() && self.fills.contains_key(&stream) {
+            // What came plainly may have been the last that a lease missed.
+            self.end_done_leases(stream, None, now);
+            self.forget_if_idle(stream, streams);
+        }
         self.dirty = true;
     }
 
