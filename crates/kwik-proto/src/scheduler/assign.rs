@@ -60,6 +60,8 @@ impl Scheduler {
                 free = None;
             } else if let Some(path) = self.paths.get_mut(&id) {
                 path.idle = true;
+                // What was left to it is left to others after all.
+                declined.clear();
             }
         }
     }
