@@ -72,7 +72,6 @@ fn a_client_asks_edges_that_return_every_piece_only_so_often() {
 }
 
 #[test]
-#[ignore = "the count of returns begins anew with each of them as yet"]
 fn an_edge_that_returns_three_pieces_loses_its_lease() {
     #[allow(clippy::disallowed_methods, reason = "an instant to count from")]
     let asked = client::asked_until_lost(Instant::now());
