@@ -122,8 +122,8 @@ impl fmt::Display for LeaseId {
 pub struct PieceId(pub u64);
 
 impl PieceId {
-    /// The first that is asked of the primary's own path. Those before it are of pieces that it sends
-    /// unasked, one for each lease.
+    /// The first that is asked of the primary's own path. Those before it are of pieces that it
+    /// sends unasked, one for each lease.
     pub const FIRST_ASKED: Self = Self(1 << 48);
 
     /// The piece of a lease that its writer sends unasked.

@@ -159,8 +159,8 @@ pub const MAX_SECONDARY_STREAMS: usize = 64;
 /// Paths that a stream names as its sources: far more than there are at once, for those that come
 /// and go.
 pub const MAX_SOURCES: usize = 32;
-/// Ranges of one stream's unread bytes that are known by the path that brought them: as many as it may
-/// have gaps. Beyond that neighbours become one of unknown origin.
+/// Ranges of one stream's unread bytes that are known by the path that brought them: as many as it
+/// may have gaps. Beyond that neighbours become one of unknown origin.
 pub const MAX_ORIGINS: usize = 1024;
 /// Gaps in one stream's buffer.
 pub const MAX_GAPS: usize = 1024;
@@ -200,7 +200,8 @@ pub const MAX_UNACKED: u64 = 7 * 1024 * 1024;
 pub const MIN_PIECE: u64 = 4 * 1024;
 /// The largest piece: what a stall can hold back.
 pub const MAX_PIECE: u64 = 1024 * 1024;
-/// Bytes that moved pieces may bring twice: what two servers send first, and a share of what was delivered.
+/// Bytes that moved pieces may bring twice: what two servers send first, and a share of what
+/// was delivered.
 pub const DOUBLED_BYTES: u64 = 32 * 1024;
 /// One in this many: 0.4 %.
 pub const DOUBLED_SHARE: u64 = 256;

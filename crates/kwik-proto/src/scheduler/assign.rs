@@ -31,8 +31,8 @@ impl Scheduler {
         }
     }
 
-    /// A reader that waits for one path has the others fill the window meanwhile. Half of the time that
-    /// this takes is what a path may be busy with.
+    /// A reader that waits for one path has the others fill the window meanwhile. Half of the time
+    /// that this takes is what a path may be busy with.
     fn set_horizon(&mut self, window: u64) {
         let rate: u64 = self.paths.values().filter_map(|path| path.schedule.rate()).sum();
         let horizon = Duration::from_micros(window.saturating_mul(500_000) / rate.max(1));
@@ -41,8 +41,8 @@ impl Scheduler {
         }
     }
 
-    /// Gives every path with room the lowest missing range that it may bring, the path that will have
-    /// it first before the others; but leaves to others what they will have brought by then.
+    /// Gives every path with room the lowest missing range that it may bring, the path that will
+    /// have it first before the others; but leaves to others what they will have brought by then.
     fn deal(&mut self, streams: &mut StreamTable, now: Instant) {
         let mut free = None;
         let mut declined = Vec::new();
@@ -66,8 +66,8 @@ impl Scheduler {
         }
     }
 
-    /// Whether a piece on this path brings the end of all that is free nearer than leaving it to the
-    /// others would: by the time it came, they would not have brought all of it.
+    /// Whether a piece on this path brings the end of all that is free nearer than leaving it to
+    /// the others would: by the time it came, they would not have brought all of it.
     fn pays(&self, id: PathId, free: u64, now: Instant) -> bool {
         let Some(path) = self.paths.get(&id) else { return false };
         let arrival = piece_arrival(path, free, now);

@@ -11,7 +11,8 @@ use crate::{Code, LeaseId, PathId, StreamId, limits};
 use super::{ClientLease, Scheduler, SchedulerEvent};
 
 impl Scheduler {
-    /// Ends the leases of a stream that have nothing left to bring, those that overlap `within` alone.
+    /// Ends the leases of a stream that have nothing left to bring, those that overlap
+    /// `within` alone.
     pub(super) fn end_done_leases(
         &mut self,
         stream: StreamId,
@@ -105,8 +106,9 @@ impl Scheduler {
         self.events.push(SchedulerEvent::Send(PathId::PRIMARY, report));
     }
 
-    /// Looks whether every missing byte that leases promised is still under a live lease; if not, tells
-    /// the primary, and fails the reader when no lease comes in time. True when all is covered.
+    /// Looks whether every missing byte that leases promised is still under a live lease; if
+    /// not, tells the primary, and fails the reader when no lease comes in time. True when all
+    /// is covered.
     pub(super) fn cover(&mut self, stream: StreamId, now: Instant) -> bool {
         let Some(fill) = self.fills.get_mut(&stream) else { return true };
         let live = fill.leases().filter_map(|id| self.leases.get(&id));

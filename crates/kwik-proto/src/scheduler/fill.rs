@@ -24,7 +24,7 @@ pub(super) struct Fill {
     /// Some lease ended before all of it had come.
     pub(super) owed: bool,
     /// From where its leases began to where they end.
-    span: Range<u64>,
+    span: Option<Range<u64>>,
     /// When each path brought something of it last.
     pub(super) brought: BTreeMap<PathId, Instant>,
 }
@@ -37,13 +37,14 @@ impl Fill {
             taken: RangeSet::new(),
             uncovered_since: None,
             owed: false,
-            span: u64::MAX..0,
+            span: None,
             brought: BTreeMap::new(),
         }
     }
 
     pub(super) fn add_lease(&mut self, path: PathId, range: &Range<u64>, id: LeaseId) {
-        self.span = self.span.start.min(range.start)..self.span.end.max(range.end);
+        let span = self.span.clone().unwrap_or_else(|| range.clone());
+        self.span = Some(span.start.min(range.start)..span.end.max(range.end));
         self.leases.entry(path).or_default().insert((range.start, id));
     }
 
@@ -78,7 +79,8 @@ impl Fill {
 
     /// Bytes that leases cover and nobody was asked for.
     pub(super) fn free(&self) -> u64 {
-        self.taken.missing(self.span.clone()).map(|part| part.end - part.start).sum()
+        let span = self.span.iter().cloned();
+        span.flat_map(|span| self.taken.missing(span)).map(|part| part.end - part.start).sum()
     }
 
     /// Nothing of it is missing, and nobody may bring more.
@@ -139,8 +141,8 @@ impl Fill {
         true
     }
 
-    /// Takes the lowest part of `range` that is free and that `path` may be asked for, about `len` long
-    /// and within the stream's credit, which is widened when it is what stands in the way.
+    /// Takes the lowest part of `range` that is free and that `path` may be asked for, about `len`
+    /// long and within the stream's credit, which is widened when it is what stands in the way.
     pub(super) fn take_next(
         &mut self,
         path: PathId,

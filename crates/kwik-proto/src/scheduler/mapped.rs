@@ -1,4 +1,5 @@
-//! Leases whose writer is a secondary stream (7.2): it goes on from one offset and never back by itself.
+//! Leases whose writer is a secondary stream (7.2): it goes on from one offset and never back
+//! by itself.
 
 use std::time::Instant;
 
@@ -9,8 +10,9 @@ use crate::{LeaseId, PathId, PieceId, StreamId};
 use super::{Scheduler, SchedulerEvent};
 
 impl Scheduler {
-    /// From now on the writer of a lease goes on from `offset`: nothing before it is asked of this lease. False
-    /// when no such lease of that path and stream is live, or it does not cover the offset.
+    /// From now on the writer of a lease goes on from `offset`: nothing before it is asked of
+    /// this lease. False when no such lease of that path and stream is live, or it does not cover
+    /// the offset.
     pub fn map_lease(
         &mut self,
         (path, stream, id): (PathId, StreamId, LeaseId),
@@ -24,7 +26,8 @@ impl Scheduler {
         }
         let Some(lease) = self.leases.get_mut(&id) else { return false };
         let moved = std::mem::replace(&mut lease.mapped, true) || offset != lease.range.start;
-        // What was asked for before does not go on from there in order: the writer would pass over the rest.
+        // What was asked for before does not go on from there in order: the writer would pass over
+        // the rest.
         if moved {
             for piece in self.pieces_before(path, id, u64::MAX) {
                 self.take_back(path, piece);

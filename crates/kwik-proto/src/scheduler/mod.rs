@@ -1,10 +1,11 @@
-//! The client's scheduler: which path brings which piece (design §1 rule 3, §6).
+//! The client's scheduler: which path brings which piece (docs/scheduling.md).
 //!
-//! It keeps the leases that the primary gave, activates the lowest missing range on the path that will
-//! have it first, takes pieces back from paths that fall silent, and reports how each lease ended.
+//! It keeps the leases that the primary gave, activates the lowest missing range on the path
+//! that will have it first, takes pieces back from paths that fall silent, and reports how each
+//! lease ended.
 //!
-//! `taken` of a stream is what has arrived or is on its way under a live piece; what a lease covers and
-//! `taken` does not is free to be activated. A piece that ends early gives back what it owed.
+//! `taken` of a stream is what has arrived or is on its way under a live piece; what a lease covers
+//! and `taken` does not is free to be activated. A piece that ends early gives back what it owed.
 
 mod assign;
 mod ending;
@@ -241,8 +242,8 @@ impl Scheduler {
         Ok(())
     }
 
-    /// What the primary sends of its own lease without being asked is a piece like any other. What of
-    /// it overtook the lease was taken as plain data.
+    /// What the primary sends of its own lease without being asked is a piece like any other. What
+    /// of it overtook the lease was taken as plain data.
     fn expect(&mut self, id: LeaseId, range: Range<u64>, now: Instant) {
         let Some(lease) = self.leases.get_mut(&id) else { return };
         let Some(fill) = self.fills.get_mut(&lease.stream) else { return };
@@ -385,8 +386,9 @@ impl Scheduler {
         self.stir();
     }
 
-    /// A gap keeps a stream's reader waiting (8.4): what no lease covers is told to the primary, and
-    /// pieces of suspects are moved where another path may bring them, with the timeout that follows.
+    /// A gap keeps a stream's reader waiting (8.4): what no lease covers is told to the
+    /// primary, and pieces of suspects are moved where another path may bring them, with the
+    /// timeout that follows.
     pub fn on_gap(&mut self, stream: StreamId, now: Instant) {
         self.cover(stream, now);
         self.moves_due = true;

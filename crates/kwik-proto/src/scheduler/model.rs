@@ -3,8 +3,8 @@
 //!
 //! A path begins in slow start (RFC 9002 section 7.3.1): its server sends a window of bytes in a
 //! round trip, and twice as many in the next, but never faster than its link, which the first train
-//! of packets measures. Once its rate stays flat it is steady, and n bytes take n / rate. Bytes that
-//! it was asked for before come first.
+//! of packets measures. Once its rate stays flat it is steady, and n bytes take n / rate. Bytes
+//! that it was asked for before come first.
 
 use std::time::{Duration, Instant};
 
@@ -359,8 +359,8 @@ impl PathModel {
         let slack = (base * times).clamp(least, most);
         let target = match self.rate {
             Some(rate) if !self.is_starting() => bytes_in(rate, base * 5 / 4 + slack),
-            // A window under way and the next, so that the server never lacks bytes to send, as far as
-            // its link, what the rate can have grown to since it was measured, and the session's
+            // A window under way and the next, so that the server never lacks bytes to send, as far
+            // as its link, what the rate can have grown to since it was measured, and the session's
             // window carry them.
             measured => {
                 let most = self.horizon.max(base * 2);

@@ -1,6 +1,6 @@
-//! Which pieces change their path: what its owner will have later than another path would, and later
-//! than what lies before it, so that the reader or the end of all waits for it. By how much later
-//! grows with what the models do not know, and one budget bounds what may come twice by it.
+//! Which pieces change their path: what its owner will have later than another path would, and
+//! later than what lies before it, so that the reader or the end of all waits for it. By how much
+//! later grows with what the models do not know, and one budget bounds what may come twice by it.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

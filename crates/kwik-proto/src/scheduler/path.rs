@@ -146,8 +146,8 @@ impl Path {
         !self.draining && !self.suspect && !self.dead && self.schedule.live.rest_until().is_none()
     }
 
-    /// It may be asked for more now, or once what it is asked for has come. One that owes nothing but
-    /// answers for what was cancelled may never give them.
+    /// It may be asked for more now, or once what it is asked for has come. One that owes nothing
+    /// but answers for what was cancelled may never give them.
     pub(super) fn is_delivering(&self) -> bool {
         self.has_room() || self.is_healthy() && self.schedule.outstanding() > 0
     }

@@ -1,4 +1,4 @@
-//! When a path is given up on, and what its pieces do then (design §6).
+//! When a path is given up on, and what its pieces do then (docs/failover.md).
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -59,8 +59,8 @@ impl Scheduler {
         self.dirty = true;
     }
 
-    /// Ends all leases of a path that brings nothing. What it sends nevertheless is taken where it is
-    /// missing, since its pieces are cancelled and not forgotten.
+    /// Ends all leases of a path that brings nothing. What it sends nevertheless is taken where it
+    /// is missing, since its pieces are cancelled and not forgotten.
     fn lose_leases(&mut self, id: PathId, streams: &mut StreamTable, now: Instant) {
         let concerned: Vec<_> = self.fills.keys().copied().collect();
         for stream in &concerned {
@@ -76,16 +76,16 @@ impl Scheduler {
         }
     }
 
-    /// How long the primary may take to lease what is missing: it is told, and tells, and each may be lost
-    /// once, which QUIC finds out after up to three round trips (RFC 9002 section 6.2.1).
+    /// How long the primary may take to lease what is missing: it is told, and tells, and each may
+    /// be lost once, which QUIC finds out after up to three round trips (RFC 9002 section 6.2.1).
     fn answer_time(&self) -> Duration {
         let primary = self.paths.get(&PathId::PRIMARY);
         let rtt = primary.map_or(Duration::ZERO, |path| path.schedule.rtt());
         limits::AGGREGATION_TIMEOUT.max(rtt * 6)
     }
 
-    /// Fails the streams whose missing ranges nobody may bring. The time that the primary is silent does
-    /// not count: it may have leased them, had it been heard.
+    /// Fails the streams whose missing ranges nobody may bring. The time that the primary is silent
+    /// does not count: it may have leased them, had it been heard.
     fn fail_overdue(&mut self, streams: &mut StreamTable, now: Instant) {
         let primary = self.paths.get(&PathId::PRIMARY);
         let heard = primary.is_none_or(|path| path.schedule.is_reachable(now));

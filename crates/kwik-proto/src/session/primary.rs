@@ -223,8 +223,8 @@ impl PrimarySession {
         let mut lease = self.issuer.issue(stream, path, range, command)?;
         let id = lease.lease_id;
         if path.is_primary() {
-            // What a stream may carry before anything is said: an object of one flight comes as early as
-            // from a plain stream.
+            // What a stream may carry before anything is said: an object of one flight comes as
+            // early as from a plain stream.
             let send = self.streams.halves(stream).and_then(|halves| halves.send.as_ref());
             lease.unasked = send.map_or(0, |send| lock(send).take_unasked(&lease.range));
         }

@@ -147,8 +147,8 @@ impl SendHalf {
         writable && self.reserved.contains_range(range)
     }
 
-    /// How much of a lease of its own path leaves unasked: what a stream may carry before anything is
-    /// said, and each byte once, lest nobody can tell under which lease it came.
+    /// How much of a lease of its own path leaves unasked: what a stream may carry before anything
+    /// is said, and each byte once, lest nobody can tell under which lease it came.
     pub(crate) fn take_unasked(&mut self, lease: &Range<u64>) -> u64 {
         let end = limits::FIRST_STREAM_DATA.min(lease.end);
         if lease.start < self.unasked_until || end <= lease.start {
