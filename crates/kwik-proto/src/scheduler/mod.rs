@@ -311,8 +311,11 @@ impl Scheduler {
             let Some(before) = recv.piece(path, piece).cloned() else { return Ok(()) };
             // What the primary sends unasked goes as far as its writer was granted: beyond what was
             // known here, and into what it was asked for since.
+            if piece == PieceId::unasked(before.lease) {
+                sent_until = sent_until.min(before.end);
+            }
             if path.is_primary() {
-                sent_until = sent_until.clamp(before.cursor, before.end);
+                sent_until = sent_until.max(before.cursor);
             }
             (before, recv.stop_piece(path, piece, sent_until)?)
         };
