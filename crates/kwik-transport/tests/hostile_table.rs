@@ -444,7 +444,8 @@ async fn a_path_that_flips_brings_few_grants() {
             }
         }
         // Each wait is twice as long as the one before, from a quarter of a second on.
-        assert!((1..=8).contains(&grants), "{grants} grants for 4,000 notifications");
+        // Those that come at once cancel out.
+        assert!(grants <= 8, "{grants} grants for 4,000 notifications");
     })
     .await;
 }

@@ -252,6 +252,9 @@ impl Scheduler {
         // It waits for credit behind that, and others may be quicker.
         let end = range.end.min(lock(&fill.recv).max_data());
         let range = range.start..end.max(range.start);
+        let missing: u64 =
+            lock(&fill.recv).missing(range.clone()).map(|gap| gap.end - gap.start).sum();
+        lease.delivered += (range.end - range.start) - missing;
         // Where others bring parts of it, nobody could tell by which piece bytes come.
         let Some(range) = fill.take_rest(range) else { return };
         let piece = PieceId::unasked(id);
@@ -311,7 +314,7 @@ impl Scheduler {
             let Some(before) = recv.piece(path, piece).cloned() else { return Ok(()) };
             // What the primary sends unasked goes as far as its writer was granted: beyond what was
             // known here, and into what it was asked for since.
-            if piece == PieceId::unasked(before.lease) {
+            if path.is_primary() && piece == PieceId::unasked(before.lease) {
                 sent_until = sent_until.min(before.end);
             }
             if path.is_primary() {
@@ -334,7 +337,11 @@ impl Scheduler {
             owner.schedule.model.on_released(left);
             fill.release(sent_until..before.end);
             activation.returned = true;
-            returned = owner.schedule.live.on_returned(now);
+            // Who gives a lease up, or goes on elsewhere with a secondary stream, may.
+            let lease = self.leases.get(&activation.lease);
+            if lease.is_some_and(|lease| !lease.closing && !lease.mapped) {
+                returned = owner.schedule.live.on_returned(now);
+            }
         }
         let lease = activation.lease;
         if over {
