@@ -20,9 +20,13 @@ impl Scheduler {
         now: Instant,
     ) -> bool {
         let own = |lease: &super::ClientLease| lease.path == path && lease.stream == stream;
-        let live = self.leases.get(&id).filter(|lease| own(lease) && !lease.closing);
+        let live = self.leases.get(&id).filter(|lease| own(lease));
         if !live.is_some_and(|lease| lease.range.contains(&offset)) {
             return false;
+        }
+        // Its writer was done before word of where it wrote was here: what was asked for comes.
+        if live.is_some_and(|lease| lease.closing) {
+            return offset == live.map_or(0, |lease| lease.from);
         }
         let Some(lease) = self.leases.get_mut(&id) else { return false };
         let moved = std::mem::replace(&mut lease.mapped, true) || offset != lease.range.start;
