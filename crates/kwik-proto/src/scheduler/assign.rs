@@ -16,7 +16,7 @@ impl Scheduler {
     ///
     /// It runs once for all that came at once, before what it causes is taken
     /// ([`Scheduler::take_events`]): leases that come together are dealt together. A path that had
-    /// nothing to do is not looked at again before something changes ([`Scheduler::stir`]).
+    /// nothing to do is not looked at again before something changes.
     pub fn schedule(&mut self, streams: &mut StreamTable, now: Instant) {
         if !std::mem::take(&mut self.dirty) || self.fills.is_empty() {
             return;

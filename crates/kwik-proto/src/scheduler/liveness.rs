@@ -98,8 +98,8 @@ impl Liveness {
         self.rest_until = Some(now + limits::SUSPECT_AFTER * (1 << self.strikes));
     }
 
-    /// It returned a piece. True when it did so too often in a row. What it returns while it rests is of
-    /// what it was asked for before, and counts once.
+    /// It returned a piece. True when it did so too often in a row. What it returns while it rests
+    /// is of what it was asked for before, and counts once.
     pub(super) fn on_returned(&mut self, now: Instant) -> bool {
         if self.rest_until.is_some() {
             return false;
