@@ -194,8 +194,9 @@ impl Scheduler {
             return Err(CodedError::new(Code::LimitExceeded, "too many leases"));
         }
         let Some(recv) = halves.and_then(|halves| halves.recv) else {
-            // The stream is over, and the lease came late: nothing of it is missing.
-            self.report(id, LeaseOutcome::Done, Vec::new(), 0);
+            // The stream is over, and the lease came late: nothing of it is missing, and what its
+            // writer sent unasked overtook it.
+            self.report(id, LeaseOutcome::Done, Vec::new(), lease_unasked);
             return Ok(());
         };
         if lock(&recv).final_size().is_some_and(|size| range.end > size) {
@@ -208,7 +209,7 @@ impl Scheduler {
         };
         if complete {
             let outcome = if failed { LeaseOutcome::Stopped } else { LeaseOutcome::Done };
-            self.report(id, outcome, Vec::new(), 0);
+            self.report(id, outcome, Vec::new(), lease_unasked);
             return Ok(());
         }
         if !lock(&recv).add_lease(range.clone()) {
@@ -252,11 +253,14 @@ impl Scheduler {
         // It waits for credit behind that, and others may be quicker.
         let end = range.end.min(lock(&fill.recv).max_data());
         let range = range.start..end.max(range.start);
-        let missing: u64 =
-            lock(&fill.recv).missing(range.clone()).map(|gap| gap.end - gap.start).sum();
-        lease.delivered += (range.end - range.start) - missing;
-        // Where others bring parts of it, nobody could tell by which piece bytes come.
-        let Some(range) = fill.take_rest(range) else { return };
+        let len = range.end - range.start;
+        // Where others bring parts of it, nobody could tell by which piece bytes come: all of it
+        // is on its way as plain data, and credited now.
+        let Some(range) = fill.take_rest(range) else {
+            lease.delivered += len;
+            return;
+        };
+        lease.delivered += len - (range.end - range.start);
         let piece = PieceId::unasked(id);
         let due = now + path.schedule.model.arrival(range.end - range.start, now);
         path.schedule.on_activated(range.end - range.start, now);

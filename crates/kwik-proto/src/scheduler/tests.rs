@@ -460,6 +460,30 @@ fn what_overtakes_its_lease_is_not_asked_for_again() {
 }
 
 #[test]
+fn a_lease_that_all_of_its_bytes_overtook_is_credited_with_them() {
+    let mut f = Fixture::new();
+    lock(&f.recv).receive_fin(PathId::PRIMARY, KIB).unwrap();
+    f.receive(PathId::PRIMARY, 0..KIB);
+    let lease = control::Lease {
+        stream_id: f.id,
+        range: 0..KIB,
+        max_bytes: u64::MAX,
+        unasked: KIB,
+        ..control::Lease::default()
+    };
+    // Before its reader has seen the end of the stream, and after.
+    for halves in [f.streams.touch(f.id, f.now).unwrap(), None] {
+        f.scheduler.handle_lease(lease.clone(), halves, f.now).unwrap();
+        let events = f.scheduler.take_events();
+        assert!(
+            matches!(&events[..], [SchedulerEvent::Send(_, M::LeaseReport(m))]
+                if (m.outcome, m.delivered) == (LeaseOutcome::Done, KIB)),
+            "{events:?}"
+        );
+    }
+}
+
+#[test]
 fn a_path_that_would_come_too_late_is_left_out() {
     let mut f = Fixture::new();
     f.scheduler.on_rtt(A, Duration::from_millis(5));
