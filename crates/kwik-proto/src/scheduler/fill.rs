@@ -114,17 +114,21 @@ impl Fill {
     }
 
     /// Takes what is missing of `range` if that is its end, and nobody was asked for any of it.
-    pub(super) fn take_rest(&mut self, range: Range<u64>) -> Option<Range<u64>> {
+    pub(super) fn take_rest(
+        &mut self,
+        range: Range<u64>,
+        (path, piece, lease): (PathId, PieceId, LeaseId),
+    ) -> Option<Range<u64>> {
         if range.is_empty() || self.taken.covered(&range) > 0 {
             return None;
         }
-        let rest = lock(&self.recv).missing(range.clone()).next()?;
-        self.taken.insert(range.clone());
-        if rest.end == range.end {
-            return Some(rest);
-        }
-        self.taken.remove(rest.start..range.end);
-        None
+        // Under one lock: what comes in between would be ahead of the piece's cursor.
+        let mut recv = lock(&self.recv);
+        let rest = recv.missing(range.clone()).next().filter(|gap| gap.end == range.end)?;
+        recv.add_piece(path, piece, lease, rest.clone());
+        drop(recv);
+        self.taken.insert(range);
+        Some(rest)
     }
 
     /// Cancels a live piece: what it owes is free again at once. True when it was live.

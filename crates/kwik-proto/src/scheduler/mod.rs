@@ -256,15 +256,14 @@ impl Scheduler {
         let len = range.end - range.start;
         // Where others bring parts of it, nobody could tell by which piece bytes come: all of it
         // is on its way as plain data, and credited now.
-        let Some(range) = fill.take_rest(range) else {
+        let piece = PieceId::unasked(id);
+        let Some(range) = fill.take_rest(range, (lease.path, piece, id)) else {
             lease.delivered += len;
             return;
         };
         lease.delivered += len - (range.end - range.start);
-        let piece = PieceId::unasked(id);
         let due = now + path.schedule.model.arrival(range.end - range.start, now);
         path.schedule.on_activated(range.end - range.start, now);
-        lock(&fill.recv).add_piece(lease.path, piece, id, range.clone());
         let activation =
             Activation { stream: lease.stream, lease: id, range, charged: 0, returned: false, due };
         path.pieces.insert(piece, activation);
