@@ -131,7 +131,7 @@ impl PathModel {
 
     /// Bytes came, `asked` of them outstanding until now.
     pub(super) fn on_received(&mut self, bytes: u64, asked: u64, now: Instant) {
-        if self.flight.1 == 0 || now >= self.flight.0 + self.base_rtt() {
+        if now >= self.flight.0 + self.base_rtt() {
             self.flight = (now, self.window());
         }
         self.flight.1 = self.flight.1.saturating_sub(bytes);
@@ -242,7 +242,8 @@ impl PathModel {
 
     /// What lies between two packets.
     pub(super) fn spacing(&self) -> Duration {
-        let rate = self.rate.or(self.link);
+        // In slow start a window comes at once: its average says nothing of its packets.
+        let rate = if self.is_starting() { self.link.or(self.rate) } else { self.rate };
         let most = UNKNOWN_SPACING / SPACINGS;
         rate.map_or(most, |rate| time_for(PACKET, rate).min(UNKNOWN_SPACING))
     }
@@ -260,12 +261,14 @@ impl PathModel {
         if let Some(rate) = self.rate.filter(|_| !self.is_starting()) {
             return time_for(bytes, rate);
         }
-        let link = self.link_rate();
         let (began, here) = self.flight;
-        let Some(left) = bytes.checked_sub(here) else { return time_for(bytes, link) };
+        let Some(left) = bytes.checked_sub(here) else {
+            return time_for(bytes, self.pace(self.window()));
+        };
         // What is under way first, then a window that is twice as large with each round trip.
         let next = (began + self.base_rtt()).saturating_duration_since(now.max(self.due));
-        next.max(time_for(here, link)) + self.rounds(left, self.window() + here)
+        let here_comes = time_for(here, self.pace(self.window()));
+        next.max(here_comes) + self.rounds(left, self.window() + here)
     }
 
     /// How long `bytes` come for in slow start that has come to this window.
@@ -280,7 +283,14 @@ impl PathModel {
             bytes -= window;
             window *= 2;
         }
-        time + time_for(bytes, link)
+        // What its server sends at once comes at the link's rate.
+        let burst = bytes.min(FIRST_WINDOW);
+        time + time_for(burst, link).max(time_for(bytes - burst, self.pace(window)))
+    }
+
+    /// The rate at which its server spreads a window over a round trip, and its link carries it.
+    fn pace(&self, window: u64) -> u64 {
+        rate_of(window * 5 / 4, self.base_rtt()).min(self.link_rate())
     }
 
     /// What its link may carry.
@@ -345,10 +355,9 @@ impl PathModel {
         self.rate.map_or(0, |rate| bytes_in(rate, time))
     }
 
-    /// How far its times may be off.
+    /// How far its times may be off: by what its server and its link hesitate.
     pub(super) fn uncertainty(&self) -> Duration {
-        let part = if self.is_starting() { 2 } else { 4 };
-        self.base_rtt() / part + self.spacing() * 2 + TRAIN_GAP
+        self.base_rtt() / 4 + self.spacing() * 2 + TRAIN_GAP
     }
 
     /// How many bytes may be outstanding: enough that its congestion window can open, not so much
@@ -359,14 +368,14 @@ impl PathModel {
         let slack = (base * times).clamp(least, most);
         let target = match self.rate {
             Some(rate) if !self.is_starting() => bytes_in(rate, base * 5 / 4 + slack),
-            // A window under way and the next, so that the server never lacks bytes to send, as far
+            // A window under way and half of the next, so that the server never lacks bytes, as far
             // as its link, what the rate can have grown to since it was measured, and the session's
             // window carry them.
             measured => {
                 let most = self.horizon.max(base * 2);
                 let link = bytes_in(self.link_rate(), (base * 2 + slack).min(most));
                 let grown = |rate| bytes_in(rate, ((base + ROUND) * 4 + slack).min(most));
-                (2 * self.window()).min(link).min(measured.map_or(u64::MAX, grown))
+                (self.window() * 3 / 2).min(link).min(measured.map_or(u64::MAX, grown))
             }
         };
         target.max(2 * limits::MIN_PIECE)
@@ -457,10 +466,27 @@ mod tests {
         let mut model = PathModel::new(now);
         model.on_rtt(20 * MS);
         assert_eq!(model.arrival(FIRST_WINDOW, now), 20 * MS);
-        assert_eq!(model.arrival(3 * FIRST_WINDOW, now), 40 * MS);
-        assert_eq!(model.arrival(7 * FIRST_WINDOW, now), 60 * MS);
+        // Of the next ones a burst comes at once, and the rest spread over the round trip.
+        assert_eq!(model.arrival(2 * FIRST_WINDOW, now), 40 * MS);
+        assert_eq!(model.arrival(3 * FIRST_WINDOW, now), 48 * MS);
+        assert_eq!(model.arrival(7 * FIRST_WINDOW, now), 72 * MS);
         assert!(model.capacity(20 * MS, now) >= FIRST_WINDOW * 8 / 9);
         assert_eq!(model.capacity(19 * MS, now), 0);
+    }
+
+    #[test]
+    fn what_exceeds_a_window_comes_a_round_trip_after_that_window_began() {
+        let mut now = crate::test_now();
+        let mut model = PathModel::new(now);
+        model.on_rtt(100 * MS);
+        model.on_activated(200_000, now);
+        now += 100 * MS;
+        // More than a first window, and its last packet late: it begins no flight of its own.
+        model.on_received(FIRST_WINDOW + PACKET, FIRST_WINDOW + PACKET, now);
+        model.on_received(PACKET, PACKET, now + 20 * MS);
+        now += 30 * MS;
+        assert!(model.delivery(PACKET, now) >= 70 * MS, "{:?}", model.delivery(PACKET, now));
+        assert!(model.delivery(PACKET, now) < 100 * MS, "{:?}", model.delivery(PACKET, now));
     }
 
     #[test]

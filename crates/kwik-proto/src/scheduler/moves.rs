@@ -100,7 +100,8 @@ impl Scheduler {
         let Some(taker) = self.taker(stream, owed, now) else { return false };
         let Some(owner) = self.paths.get(&owed.owner) else { return false };
         let Some(path) = self.paths.get(&taker.path) else { return false };
-        let margin = owner.schedule.model.uncertainty() + path.schedule.model.uncertainty();
+        // That both are off by most, and in opposite directions, is rare.
+        let margin = owner.schedule.model.uncertainty().max(path.schedule.model.uncertainty());
         // A rate may be off by an eighth.
         let margin = margin + owed.arrival.saturating_duration_since(now) / 8;
         // Who has other things to bring takes over what a reader would wait for, for long.
