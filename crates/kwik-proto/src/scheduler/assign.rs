@@ -1,15 +1,14 @@
 //! Which path is asked for what.
 
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::stream::StreamTable;
-use crate::sync::lock;
 use crate::wire::control::{self, ControlMessage};
-use crate::{LeaseId, PathId, PieceId, StreamId};
+use crate::{PathId, PieceId, StreamId};
 
+use super::ledger::{Changed, Taken};
 use super::path::Path;
-use super::{Activation, Scheduler, SchedulerEvent};
+use super::{Scheduler, SchedulerEvent};
 
 impl Scheduler {
     /// Gives paths with room what they bring soonest, then moves what others would bring sooner.
@@ -18,10 +17,11 @@ impl Scheduler {
     /// ([`Scheduler::take_events`]): leases that come together are dealt together. A path that had
     /// nothing to do is not looked at again before something changes.
     pub fn schedule(&mut self, streams: &mut StreamTable, now: Instant) {
-        if !std::mem::take(&mut self.dirty) || self.fills.is_empty() {
+        let changed = std::mem::take(&mut self.changed);
+        if changed == Changed::Nothing || self.ledger.fills().next().is_none() {
             return;
         }
-        if std::mem::take(&mut self.moves_due) {
+        if changed == Changed::Takers {
             self.release_suspects(streams, now);
         }
         self.set_horizon(streams.window().status().maximum);
@@ -47,13 +47,12 @@ impl Scheduler {
         let mut free = None;
         let mut declined = Vec::new();
         loop {
-            let ready = self
-                .paths
-                .iter()
-                .filter(|(id, path)| !path.idle && path.has_room() && !declined.contains(*id));
+            let ready = self.paths.iter().filter(|(id, path)| {
+                !path.idle && path.has_room(self.ledger.pieces(**id)) && !declined.contains(*id)
+            });
             let first = ready.min_by_key(|(_, path)| next_arrival(path, now));
             let Some(id) = first.map(|(id, _)| *id) else { break };
-            let left = *free.get_or_insert_with(|| self.free_bytes());
+            let left = *free.get_or_insert_with(|| self.ledger.free());
             if !self.pays(id, left, now) {
                 declined.push(id);
             } else if self.activate_next(id, streams, now) {
@@ -74,7 +73,8 @@ impl Scheduler {
         let mut brought = 0_u64;
         let mut is_first = true;
         for (_, other) in self.paths.iter().filter(|(other, path)| {
-            **other != id && !path.idle && path.is_delivering() && self.is_leased(**other)
+            let busy = path.is_delivering(self.ledger.pieces(**other));
+            **other != id && !path.idle && busy && self.ledger.is_leased(**other)
         }) {
             is_first &= arrival <= piece_arrival(other, free, now);
             brought = brought.saturating_add(other.schedule.model.capacity(arrival, now));
@@ -82,23 +82,13 @@ impl Scheduler {
         is_first || brought < free
     }
 
-    fn is_leased(&self, id: PathId) -> bool {
-        self.fills.values().any(|fill| fill.leases_of(id).next().is_some())
-    }
-
-    /// Bytes under leases that nobody was asked for.
-    fn free_bytes(&self) -> u64 {
-        self.fills.values().map(super::Fill::free).sum()
-    }
-
     /// Activates one piece on a path. False when it has nothing to bring.
     fn activate_next(&mut self, id: PathId, streams: &mut StreamTable, now: Instant) -> bool {
         let Some(path) = self.paths.get(&id) else { return false };
-        let next = StreamId::from_u64(path.last_stream.as_u64() + 1);
-        let after = self.fills.range(next..).map(|(stream, _)| *stream);
-        let turn: Vec<_> =
-            after.chain(self.fills.range(..next).map(|(stream, _)| *stream)).collect();
-        turn.into_iter().any(|stream| self.activate_in(stream, id, streams, now))
+        let last = path.last_stream;
+        let (before, after): (Vec<_>, Vec<_>) = self.ledger.streams().partition(|s| *s <= last);
+        let mut turn = after.into_iter().chain(before);
+        turn.any(|stream| self.activate_in(stream, id, streams, now))
     }
 
     /// Activates one piece of a stream on a path. False when it has nothing to bring.
@@ -110,55 +100,40 @@ impl Scheduler {
         now: Instant,
     ) -> bool {
         let Some(path) = self.paths.get(&id) else { return false };
-        let Some(fill) = self.fills.get_mut(&stream) else { return false };
-        let mut last = None;
-        loop {
-            last = fill.next_lease(id, last);
-            let Some((_, lease_id)) = last else { return false };
-            let Some(lease) = self.leases.get(&lease_id) else { continue };
-            if lease.closing || lease.budget == 0 {
-                continue;
-            }
-            if lease.mapped && fill.is_settling(id, lease) {
-                continue;
-            }
-            let len = path.schedule.model.piece_len().min(lease.budget);
-            if let Some(range) = fill.take_next(id, &lease.open(), len, streams, stream) {
-                self.activate(id, lease_id, range, now);
-                return true;
-            }
-        }
+        let len = path.schedule.model.piece_len();
+        let Some(taken) = self.ledger.take_next(stream, id, len, streams) else { return false };
+        self.activate(id, taken, now);
+        true
     }
 
-    /// Asks a path for a range that was taken for it, under a lease that covers it.
-    pub(super) fn activate(
-        &mut self,
-        id: PathId,
-        lease_id: LeaseId,
-        range: Range<u64>,
-        now: Instant,
-    ) {
+    /// Asks a path for what was taken for it.
+    pub(super) fn activate(&mut self, id: PathId, taken: Taken, now: Instant) {
         let Some(path) = self.paths.get_mut(&id) else { return };
-        let Some(lease) = self.leases.get_mut(&lease_id) else { return };
-        let Some(fill) = self.fills.get(&lease.stream) else { return };
-        let (stream, len) = (lease.stream, range.end - range.start);
-        lease.budget -= len;
-        let piece = PieceId(path.next_piece);
+        let (lease_id, range) = (taken.lease, taken.range.clone());
+        let len = range.end - range.start;
+        let piece_id = PieceId(path.next_piece);
         path.next_piece += 1;
-        path.last_stream = stream;
+        path.last_stream = taken.stream;
         let due = now + path.schedule.model.arrival(len, now);
         path.schedule.on_activated(len, now);
-        lock(&fill.recv).add_piece(id, piece, lease_id, range.clone());
-        let activate = ControlMessage::Activate(control::Activate {
-            lease_id,
-            piece_id: piece,
-            range: range.clone(),
-        });
-        path.pieces.insert(
-            piece,
-            Activation { stream, lease: lease_id, range, charged: 0, returned: false, due },
-        );
+        self.ledger.ask(id, piece_id, taken, due);
+        let activate = ControlMessage::Activate(control::Activate { lease_id, piece_id, range });
         self.events.push(SchedulerEvent::Send(id, activate));
+    }
+
+    /// Takes a live piece back: what it owes is free for others. Its writer may have sent some of
+    /// it when it hears of that: `twice` bytes of it at most are charged, and given back as far as
+    /// it stopped before. False when nothing of the piece is waited for.
+    pub(super) fn take_back(&mut self, path: PathId, piece_id: PieceId, twice: u64) -> bool {
+        let (cancelled, changed) = self.ledger.cancel(path, piece_id, twice);
+        self.note(changed);
+        let Some((lease_id, freed)) = cancelled else { return false };
+        if let Some(owner) = self.paths.get_mut(&path) {
+            owner.schedule.model.on_cancelled(freed);
+        }
+        let cancel = ControlMessage::Cancel(control::Cancel { lease_id, piece_id });
+        self.events.push(SchedulerEvent::Send(path, cancel));
+        true
     }
 }
 

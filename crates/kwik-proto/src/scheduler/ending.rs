@@ -8,7 +8,8 @@ use crate::sync::lock;
 use crate::wire::control::{self, ControlMessage, LeaseOutcome};
 use crate::{Code, LeaseId, PathId, StreamId, limits};
 
-use super::{ClientLease, Scheduler, SchedulerEvent};
+use super::ledger::EndedLease;
+use super::{Scheduler, SchedulerEvent};
 
 impl Scheduler {
     /// Ends the leases of a stream that have nothing left to bring, those that overlap
@@ -19,63 +20,37 @@ impl Scheduler {
         within: Option<&Range<u64>>,
         now: Instant,
     ) {
-        let Some(fill) = self.fills.get(&stream) else { return };
-        let touched = |range: &Range<u64>| {
-            within.is_none_or(|within| range.start < within.end && within.start < range.end)
-        };
-        let done: Vec<_> = {
-            let recv = lock(&fill.recv);
-            let is_done = |id: &LeaseId| {
-                let range = self.leases.get(id).map(ClientLease::open);
-                range.is_some_and(|r| touched(&r) && recv.missing(r).next().is_none())
-            };
-            fill.leases().filter(is_done).collect()
-        };
-        for id in done {
+        for id in self.ledger.done(stream, within) {
             self.end_lease(id, LeaseOutcome::Done, now);
         }
     }
 
-    pub(super) fn end_if_closed(&mut self, id: LeaseId, now: Instant) {
-        let over = |lease: &&ClientLease| lease.closing || lease.budget == 0;
-        let Some(lease) = self.leases.get(&id).filter(over) else { return };
-        let owner = self.paths.get(&lease.path);
-        if !owner.is_some_and(|path| path.pieces.values().any(|piece| piece.lease == id)) {
+    pub(super) fn end_if_spent(&mut self, id: LeaseId, now: Instant) {
+        if self.ledger.is_spent(id) {
             self.end_lease(id, LeaseOutcome::Lost, now);
         }
     }
 
     /// Nobody reads the stream any more, or it was reset: its leases end.
     pub fn on_stream_ended(&mut self, stream: StreamId, streams: &mut StreamTable, now: Instant) {
-        let Some(fill) = self.fills.get(&stream) else { return };
+        let Some(fill) = self.ledger.fill(stream) else { return };
         for id in fill.leases().collect::<Vec<_>>() {
             self.end_lease(id, LeaseOutcome::Stopped, now);
         }
         self.forget_if_idle(stream, streams);
-        self.stir();
     }
 
     /// Ends a lease: its pieces are cancelled, the primary and the writer are told.
     pub(super) fn end_lease(&mut self, id: LeaseId, outcome: LeaseOutcome, now: Instant) {
-        let Some(mut lease) = self.leases.remove(&id) else { return };
+        let (ended, changed) = self.ledger.end_lease(id);
+        self.note(changed);
+        let Some(EndedLease { lease, missing, freed }) = ended else { return };
         if let Some(owner) = self.paths.get_mut(&lease.path) {
-            for (piece, activation) in owner.pieces.iter().filter(|(_, a)| a.lease == id) {
-                if let Some(fill) = self.fills.get_mut(&activation.stream) {
-                    let came = lock(&fill.recv).progress(lease.path, *piece);
-                    lease.delivered += came.map_or(0, |at| at - activation.range.start);
-                    fill.cancel(lease.path, *piece, &mut owner.schedule.model);
-                }
-            }
+            owner.schedule.model.on_cancelled(freed);
             if !lease.path.is_primary() {
                 let revoke = ControlMessage::Revoke(control::Revoke { lease_id: id });
                 self.events.push(SchedulerEvent::Send(lease.path, revoke));
             }
-        }
-        let mut missing = Vec::new();
-        if let Some(fill) = self.fills.get_mut(&lease.stream) {
-            fill.remove_lease(lease.path, lease.range.start, id);
-            missing = lock(&fill.recv).missing(lease.range).collect();
-            fill.owed |= !missing.is_empty();
         }
         // A mapped lease is over when what lies behind its writer has come, whatever lies before.
         let outcome = match outcome {
@@ -110,9 +85,8 @@ impl Scheduler {
     /// not, tells the primary, and fails the reader when no lease comes in time. True when all
     /// is covered.
     pub(super) fn cover(&mut self, stream: StreamId, now: Instant) -> bool {
-        let Some(fill) = self.fills.get_mut(&stream) else { return true };
-        let live = fill.leases().filter_map(|id| self.leases.get(&id));
-        let uncovered = fill.uncovered(live.map(ClientLease::open));
+        let uncovered = self.ledger.uncovered(stream);
+        let Some(fill) = self.ledger.fill_mut(stream) else { return true };
         if uncovered.is_empty() {
             fill.uncovered_since = None;
             return true;
@@ -128,23 +102,20 @@ impl Scheduler {
 
     /// A dead path keeps no stream: what it may still send of one that is complete is thrown away.
     fn drop_dead_pieces(&mut self, stream: StreamId) {
-        let Some(fill) = self.fills.get(&stream).filter(|fill| fill.is_filled()) else { return };
-        for (id, path) in self.paths.iter_mut().filter(|(_, path)| path.dead) {
-            path.pieces.retain(|_, activation| activation.stream != stream);
-            lock(&fill.recv).discard_from(*id);
+        for (id, _) in self.paths.iter().filter(|(_, path)| path.dead) {
+            self.ledger.discard(stream, *id);
         }
     }
 
     pub(super) fn forget_if_idle(&mut self, stream: StreamId, streams: &mut StreamTable) {
         self.drop_dead_pieces(stream);
-        let Some(fill) = self.fills.get(&stream).filter(|fill| fill.is_idle()) else { return };
+        let Some(fill) = self.ledger.forget_idle(stream) else { return };
         // What a lease left missing came late, outside every lease: the primary has to hear of it.
         if fill.owed && !lock(&fill.recv).has_failed() {
             let (stream_id, code) = (stream, Code::NoError.as_u64());
             let stop = ControlMessage::StopSending(control::StopSending { stream_id, code });
             self.events.push(SchedulerEvent::Send(PathId::PRIMARY, stop));
         }
-        self.fills.remove(&stream);
         streams.retire(stream);
     }
 }

@@ -6,12 +6,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Instant;
 
-use crate::sync::lock;
-use crate::wire::control::{self, ControlMessage};
 use crate::{LeaseId, PathId, PieceId, StreamId, limits};
 
+use super::Scheduler;
 use super::tuning::{DOUBLED_TIME, LOOK_AT_LEAST, LOOK_AT_MOST, REPAIR};
-use super::{Scheduler, SchedulerEvent};
 
 /// What a path still owes of a live piece.
 struct Owed {
@@ -72,13 +70,8 @@ impl Scheduler {
             let (model, mut ahead) = (&path.schedule.model, 0);
             let tolerance = path.schedule.tolerance();
             let margin = model.uncertainty();
-            for (piece, activation) in &path.pieces {
-                let Some(fill) = self.fills.get(&activation.stream) else { continue };
-                let recv = lock(&fill.recv);
-                let Some(live) = recv.piece(*owner, *piece).filter(|piece| !piece.cancelled) else {
-                    continue;
-                };
-                let range = live.cursor..live.end;
+            for (piece, activation, range) in self.ledger.owed_by(*owner) {
+                let Some(fill) = self.ledger.fill(activation.stream) else { continue };
                 let before = ahead;
                 ahead += range.end - range.start;
                 // A server may be stuck with one stream, or a lost packet of it is being repeated.
@@ -88,8 +81,7 @@ impl Scheduler {
                 let takes = if stuck || path.suspect { limits::DEAD_AFTER } else { takes };
                 let arrival = now + takes;
                 let late = arrival > activation.due + margin;
-                let owed =
-                    Owed { owner: *owner, piece: *piece, range, ahead: before, arrival, late };
+                let owed = Owed { owner: *owner, piece, range, ahead: before, arrival, late };
                 all.entry(activation.stream).or_default().push(owed);
             }
         }
@@ -111,7 +103,7 @@ impl Scheduler {
         }
         let len = owed.range.end - owed.range.start;
         let twice = owner.schedule.model.committed(owed.ahead, len);
-        if self.doubled + twice > self.double_budget() {
+        if self.ledger.doubled + twice > self.double_budget() {
             return false;
         }
         self.take_over(owed, &taker, twice, now)
@@ -121,11 +113,12 @@ impl Scheduler {
     fn taker(&self, stream: StreamId, owed: &Owed, now: Instant) -> Option<Taker> {
         let len = owed.range.end - owed.range.start;
         let able = self.paths.iter().filter(|(id, path)| {
-            **id != owed.owner && path.is_healthy() && path.pieces.len() < limits::MAX_PIECES
+            let few = self.ledger.pieces(**id) < limits::MAX_PIECES;
+            **id != owed.owner && path.is_healthy() && few
         });
         let takers = able.filter_map(|(id, path)| {
             let arrival = now + path.schedule.model.arrival(len, now);
-            let lease = self.lease_for(*id, stream, &owed.range)?;
+            let lease = self.ledger.lease_for(*id, stream, &owed.range)?;
             let idle = path.schedule.model.has_room();
             Some(Taker { path: *id, lease, arrival, idle })
         });
@@ -138,25 +131,15 @@ impl Scheduler {
         limits::DOUBLED_BYTES + rates.sum::<u64>() + self.delivered / limits::DOUBLED_SHARE
     }
 
-    /// Takes a piece back and asks another path for it. Its writer may have sent some of it when it
-    /// hears of that: `twice` bytes are charged, and given back as far as it stopped before.
+    /// Takes a piece back and asks another path for it.
     fn take_over(&mut self, owed: &Owed, taker: &Taker, twice: u64, now: Instant) -> bool {
-        let Some(path) = self.paths.get_mut(&owed.owner) else { return false };
-        let Some(activation) = path.pieces.get_mut(&owed.piece) else { return false };
-        let Some(fill) = self.fills.get_mut(&activation.stream) else { return false };
-        if !fill.cancel(owed.owner, owed.piece, &mut path.schedule.model) {
+        if !self.take_back(owed.owner, owed.piece, twice) {
             return false;
         }
-        activation.charged = twice;
-        self.doubled += twice;
-        let (lease_id, piece_id) = (activation.lease, owed.piece);
-        let cancel = ControlMessage::Cancel(control::Cancel { lease_id, piece_id });
-        self.events.push(SchedulerEvent::Send(owed.owner, cancel));
         // Parts of it may have come under an older piece; what lies behind them is free again.
-        if let Some(range) = fill.take(owed.range.clone()) {
-            self.activate(taker.path, taker.lease, range, now);
+        if let Some(taken) = self.ledger.take(taker.lease, owed.range.clone()) {
+            self.activate(taker.path, taken, now);
         }
-        self.stir();
         true
     }
 
@@ -168,39 +151,18 @@ impl Scheduler {
         streams: &mut crate::stream::StreamTable,
         now: Instant,
     ) {
-        let Some(fill) = self.fills.get(&stream) else { return };
+        let Some(fill) = self.ledger.fill(stream) else { return };
         let Some(at) = fill.awaited_free() else { return };
-        let able = self
-            .paths
-            .iter()
-            .filter(|(_, path)| path.is_healthy() && path.pieces.len() < limits::MAX_PIECES);
+        let able = self.paths.iter().filter(|(id, path)| {
+            path.is_healthy() && self.ledger.pieces(**id) < limits::MAX_PIECES
+        });
         let takers = able.filter_map(|(id, path)| {
-            self.lease_for(*id, stream, &(at..at + 1))?;
+            self.ledger.lease_for(*id, stream, &(at..at + 1))?;
             Some((path.schedule.model.arrival(path.schedule.model.piece_len(), now), *id))
         });
         if let Some((_, path)) = takers.min() {
             self.activate_in(stream, path, streams, now);
         }
-    }
-
-    /// A path's lease under which it may be asked for a range.
-    pub(super) fn lease_for(
-        &self,
-        id: PathId,
-        stream: StreamId,
-        range: &Range<u64>,
-    ) -> Option<LeaseId> {
-        let fill = self.fills.get(&stream)?;
-        if lock(&fill.recv).leftover(id, range).is_some() {
-            return None;
-        }
-        fill.leases_of(id).find(|id| {
-            self.leases.get(id).is_some_and(|lease| {
-                let open = lease.open();
-                let covers = open.start <= range.start && range.end <= open.end;
-                covers && !lease.closing && lease.budget >= range.end - range.start
-            })
-        })
     }
 }
 

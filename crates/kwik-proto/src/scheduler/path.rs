@@ -1,11 +1,9 @@
 //! A path as the scheduler sees it: its model, whether it lives, and what it was asked for.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::{PathId, PieceId, StreamId, limits};
 
-use super::Activation;
 use super::liveness::Liveness;
 use super::model::PathModel;
 
@@ -113,7 +111,6 @@ impl PathSchedule {
 #[derive(Debug)]
 pub(super) struct Path {
     pub(super) schedule: PathSchedule,
-    pub(super) pieces: BTreeMap<PieceId, Activation>,
     pub(super) next_piece: u64,
     pub(super) suspect: bool,
     /// It was silent for so long that its leases were lost; it takes none until it speaks.
@@ -131,7 +128,6 @@ impl Path {
         let first = if id.is_primary() { PieceId::FIRST_ASKED } else { PieceId(0) };
         Self {
             schedule: PathSchedule::new(now),
-            pieces: BTreeMap::new(),
             next_piece: first.0,
             suspect: false,
             dead: false,
@@ -146,15 +142,15 @@ impl Path {
         !self.draining && !self.suspect && !self.dead && self.schedule.live.rest_until().is_none()
     }
 
-    /// It may be asked for more now, or once what it is asked for has come. One that owes nothing
-    /// but answers for what was cancelled may never give them.
-    pub(super) fn is_delivering(&self) -> bool {
-        self.has_room() || self.is_healthy() && self.schedule.outstanding() > 0
+    /// With `pieces` under way it may be asked for more now, or once what it is asked for has come.
+    /// One that owes nothing but answers for what was cancelled may never give them.
+    pub(super) fn is_delivering(&self, pieces: usize) -> bool {
+        self.has_room(pieces) || self.is_healthy() && self.schedule.outstanding() > 0
     }
 
-    /// It may be asked for more, as far as it is concerned.
-    pub(super) fn has_room(&self) -> bool {
-        let few = self.pieces.len() < limits::MAX_PIECES;
+    /// With `pieces` under way it may be asked for more, as far as it is concerned.
+    pub(super) fn has_room(&self, pieces: usize) -> bool {
+        let few = pieces < limits::MAX_PIECES;
         few && self.is_healthy() && self.schedule.model.has_room()
     }
 }

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use crate::stream::{ReadError, StreamTable};
 use crate::sync::lock;
 use crate::wire::control::{self, ControlMessage, LeaseOutcome};
-use crate::{Code, CodedError, PathId, PieceId, StreamId, limits};
+use crate::{Code, CodedError, PathId, StreamId, limits};
 
+use super::ledger::Changed;
 use super::path::Path;
 use super::{Scheduler, SchedulerEvent};
 
@@ -17,11 +18,12 @@ impl Scheduler {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let suspects = self.paths.values().filter(|path| !path.suspect);
         let suspects = suspects.filter_map(|path| path.schedule.suspect_at());
-        let silent = self.paths.iter().filter(|(id, path)| is_mortal(**id, path));
+        let silent =
+            self.paths.iter().filter(|(id, path)| is_mortal(**id, path, self.ledger.pieces(**id)));
         let silent = silent.map(|(_, path)| path.schedule.dead_at());
         let stalled = self.paths.iter().filter(|(id, _)| !id.is_primary());
         let stalled = stalled.filter_map(|(_, path)| path.schedule.stalled_at());
-        let uncovered = self.fills.values().filter_map(|fill| fill.uncovered_since);
+        let uncovered = self.ledger.fills().filter_map(|fill| fill.uncovered_since);
         let uncovered = uncovered.map(|since| since + self.answer_time());
         let resting = self.paths.values().filter_map(|path| path.schedule.live.rest_until());
         let look = self.look_at();
@@ -31,10 +33,10 @@ impl Scheduler {
 
     /// Suspects silent paths, gives up the dead, fails streams that nobody can fill.
     pub fn handle_timeout(&mut self, streams: &mut StreamTable, now: Instant) {
-        let mut lost = Vec::new();
+        let (mut lost, mut changed) = (Vec::new(), Changed::Work);
         for (id, path) in &mut self.paths {
             let stalled = path.schedule.stalled_at().is_some_and(|at| at <= now);
-            if is_mortal(*id, path) && path.schedule.dead_at() <= now {
+            if is_mortal(*id, path, self.ledger.pieces(*id)) && path.schedule.dead_at() <= now {
                 (path.dead, path.suspect) = (true, true);
                 self.events.push(SchedulerEvent::Dead(*id));
                 lost.push(*id);
@@ -43,32 +45,29 @@ impl Scheduler {
             } else if !path.suspect && path.schedule.suspect_at().is_some_and(|at| at <= now) {
                 path.suspect = true;
                 path.schedule.live.on_suspect(now);
-                self.moves_due = true;
+                changed = Changed::Takers;
                 self.events.push(SchedulerEvent::Suspect(*id));
             }
             if path.schedule.live.rest_until().is_some_and(|until| until <= now) {
                 path.schedule.live.end_rest();
-                self.moves_due = true;
+                changed = Changed::Takers;
             }
         }
         for id in lost {
             self.lose_leases(id, streams, now);
         }
-        self.stir();
         self.fail_overdue(streams, now);
-        self.dirty = true;
+        self.note(changed);
     }
 
     /// Ends all leases of a path that brings nothing. What it sends nevertheless is taken where it
     /// is missing, since its pieces are cancelled and not forgotten.
-    fn lose_leases(&mut self, id: PathId, streams: &mut StreamTable, now: Instant) {
-        let concerned: Vec<_> = self.fills.keys().copied().collect();
+    pub(super) fn lose_leases(&mut self, id: PathId, streams: &mut StreamTable, now: Instant) {
+        let concerned: Vec<_> = self.ledger.streams().collect();
         for stream in &concerned {
             self.settle_ended(*stream, streams, now);
         }
-        let lost: Vec<_> =
-            self.leases.iter().filter(|(_, l)| l.path == id).map(|(id, _)| *id).collect();
-        for lease in lost {
+        for lease in self.ledger.leases_of(id) {
             self.end_lease(lease, LeaseOutcome::Lost, now);
         }
         for stream in concerned {
@@ -91,12 +90,14 @@ impl Scheduler {
         let heard = primary.is_none_or(|path| path.schedule.is_reachable(now));
         let waited = self.answer_time();
         let overdue = |since: Instant| since + waited <= now;
-        let fills = self.fills.iter_mut();
-        let overdue = fills.filter(|(_, fill)| fill.uncovered_since.is_some_and(overdue));
         let mut failed = Vec::new();
-        for (stream, fill) in overdue {
+        for stream in self.ledger.streams().collect::<Vec<_>>() {
+            let Some(fill) = self.ledger.fill_mut(stream) else { continue };
+            if !fill.uncovered_since.is_some_and(overdue) {
+                continue;
+            }
             if heard {
-                failed.push(*stream);
+                failed.push(stream);
             } else {
                 fill.uncovered_since = Some(now);
             }
@@ -116,11 +117,9 @@ impl Scheduler {
         streams: &mut StreamTable,
         now: Instant,
     ) {
-        let Some(fill) = self.fills.get_mut(&stream) else { return };
+        let missing = self.ledger.uncovered(stream).first().cloned().unwrap_or_default();
+        let Some(fill) = self.ledger.fill_mut(stream) else { return };
         fill.uncovered_since = None;
-        let live = fill.leases().filter_map(|id| self.leases.get(&id));
-        let missing = fill.uncovered(live.map(super::ClientLease::open));
-        let missing = missing.first().cloned().unwrap_or_default();
         let context = format!("{stream}: {missing:?} is missing, for {waited:?} under no lease");
         let error = CodedError::new(Code::AggregationTimeout, context);
         lock(&fill.recv).fail(ReadError::Failed(error));
@@ -144,51 +143,33 @@ impl Scheduler {
 
     /// Cancels the pieces of a path that another may bring.
     fn release(&mut self, id: PathId, streams: &mut StreamTable, now: Instant) {
-        let Some(path) = self.paths.get(&id) else { return };
-        let movable = path.pieces.iter().filter(|(piece, a)| self.can_move(id, **piece, a.stream));
-        let movable: Vec<_> = movable.map(|(id, a)| (*id, a.stream, a.lease)).collect();
+        let owed = self.ledger.owed_by(id);
+        let movable = owed.filter(|(_, piece, rest)| self.can_move(id, piece.stream, rest.start));
+        let movable: Vec<_> = movable.map(|(id, piece, _)| (id, piece.stream)).collect();
         let mut concerned = BTreeSet::new();
-        for (piece, stream, lease) in movable {
-            let Some(path) = self.paths.get_mut(&id) else { continue };
-            let Some(fill) = self.fills.get_mut(&stream) else { continue };
-            let owed = path.schedule.model.outstanding();
-            if fill.cancel(id, piece, &mut path.schedule.model) {
-                // What of it comes all the same counts against what may come twice.
-                let freed = owed - path.schedule.model.outstanding();
-                if let Some(activation) = path.pieces.get_mut(&piece) {
-                    activation.charged += freed;
-                    self.doubled += freed;
-                }
-                let cancel = control::Cancel { lease_id: lease, piece_id: piece };
-                let cancel = ControlMessage::Cancel(cancel);
-                self.events.push(SchedulerEvent::Send(id, cancel));
+        for (piece, stream) in movable {
+            // What of it comes all the same counts against what may come twice.
+            if self.take_back(id, piece, u64::MAX) {
                 concerned.insert(stream);
             }
-        }
-        if !concerned.is_empty() {
-            self.stir();
         }
         for stream in concerned {
             self.expedite(stream, streams, now);
         }
     }
 
-    /// Whether a healthy path may bring what this live piece still owes.
-    fn can_move(&self, owner: PathId, piece: PieceId, stream: StreamId) -> bool {
-        let Some(fill) = self.fills.get(&stream) else { return false };
-        let recv = lock(&fill.recv);
-        let live = recv.piece(owner, piece).filter(|piece| !piece.cancelled);
-        let Some(cursor) = live.map(|piece| piece.cursor) else { return false };
-        fill.leases().filter_map(|id| self.leases.get(&id)).any(|lease| {
+    /// Whether a healthy path may bring what this one owes from `cursor` on.
+    fn can_move(&self, owner: PathId, stream: StreamId, cursor: u64) -> bool {
+        self.ledger.leases_in(stream).any(|lease| {
             let path = self.paths.get(&lease.path);
             let healthy = path.is_some_and(|path| path.is_healthy());
-            let open = !lease.closing && lease.budget > 0;
-            lease.path != owner && healthy && open && lease.open().contains(&cursor)
+            let covers = lease.affords(1) && lease.open().contains(&cursor);
+            lease.path != owner && healthy && covers
         })
     }
 }
 
 /// Whether silence can kill the path: the primary's lives as long as its connection.
-fn is_mortal(id: PathId, path: &Path) -> bool {
-    !id.is_primary() && !path.dead && !path.pieces.is_empty()
+fn is_mortal(id: PathId, path: &Path, pieces: usize) -> bool {
+    !id.is_primary() && !path.dead && pieces > 0
 }

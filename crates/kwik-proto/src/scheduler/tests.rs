@@ -510,7 +510,7 @@ fn a_path_that_would_come_too_late_is_left_out() {
 #[test]
 fn what_slow_paths_may_bring_twice_is_bounded_by_the_budget() {
     let mut f = Fixture::new();
-    f.scheduler.doubled = f.scheduler.double_budget();
+    f.scheduler.ledger.doubled = f.scheduler.double_budget();
     f.lease(1, A, 0..256 * KIB);
     f.lease(2, B, 0..256 * KIB);
     f.sent();

@@ -15,7 +15,7 @@ use crate::presentation::MemoryBudget;
 use crate::sync::lock;
 use crate::wire::control::BackpressureReason;
 use crate::wire::control::ControlMessage;
-use crate::{Config, Dir, LeaseId, PathId, PieceId, Side, StreamId};
+use crate::{Config, Dir, PathId, PieceId, Side, StreamId};
 
 /// Everything is written in slots of this many bytes; blocks of copies end between two.
 const SLOT: u64 = 128;
@@ -172,7 +172,7 @@ impl World {
                 let (range, data) = (slot * SLOT..(slot + 1) * SLOT, vec![7; 128]);
                 self.pieces += 1;
                 for path in [PathId(1), PathId(2)] {
-                    recv.add_piece(path, PieceId(self.pieces), LeaseId(0), range.clone());
+                    recv.add_piece(path, PieceId(self.pieces), range.clone());
                 }
                 recv.cancel_piece(PathId(1), PieceId(self.pieces));
                 for path in [PathId(1), PathId(2)] {

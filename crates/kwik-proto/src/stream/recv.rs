@@ -19,8 +19,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use crate::presentation::{BufferError, BufferUsage, ReceiveMemory, StreamBuffer, total};
-use crate::range::RangeSet;
-use crate::{Code, CodedError, LeaseId, PathId, PieceId, StreamId, limits};
+use crate::{Code, CodedError, PathId, PieceId, StreamId, limits};
 
 use super::StreamMetadata;
 
@@ -33,17 +32,22 @@ use origins::Origins;
 /// A receiving half, shared by the session and the byte path.
 pub type SharedRecv = Arc<Mutex<RecvHalf>>;
 
-/// A range of a lease that one path was told to bring, in order.
+/// A range that one path was told to bring, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
-    /// Under which lease.
-    pub lease: LeaseId,
     /// The next offset that the path will bring.
     pub cursor: u64,
     /// Where it ends: what was asked for, or where its writer stopped.
     pub end: u64,
     /// It was cancelled: what still comes is welcome, but nobody waits for it.
     pub cancelled: bool,
+}
+
+impl Piece {
+    /// What is waited for; none of it once it was cancelled.
+    pub(crate) fn owed(&self) -> Option<Range<u64>> {
+        (!self.cancelled).then_some(self.cursor..self.end)
+    }
 }
 
 /// A piece that is over: the last byte due on its path has arrived.
@@ -137,9 +141,8 @@ pub struct RecvHalf {
     error: Option<ReadError>,
     pieces: BTreeMap<(PathId, PieceId), Piece>,
     ended: Vec<PieceEnd>,
-    /// Union of the leases seen on this stream, as far as they were not delivered when the
-    /// last came.
-    leased: RangeSet,
+    /// Where the last of the leases seen ends.
+    promised: u64,
     copies: Copies,
     /// Who brought how many of its bytes first.
     sources: Vec<(PathId, u64)>,
@@ -163,7 +166,7 @@ impl RecvHalf {
             error: None,
             pieces: BTreeMap::new(),
             ended: Vec::new(),
-            leased: RangeSet::new(),
+            promised: 0,
             copies: Copies::default(),
             sources: Vec::new(),
             origins: Origins::default(),
@@ -317,7 +320,7 @@ impl RecvHalf {
 
     fn set_final_size(&mut self, size: u64) -> Result<(), CodedError> {
         let moved = self.final_size.is_some_and(|known| known != size);
-        let least = self.leased.max().map_or(0, |last| last + 1).max(self.buffer.write_end());
+        let least = self.promised.max(self.buffer.write_end());
         if moved || size < least || size > limits::MAX_OFFSET {
             return Err(self.mismatch("the final size moved or lies before data", size));
         }

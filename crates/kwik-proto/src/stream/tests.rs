@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Destination, Read, ReadError, Received, RecvHalf, SharedRecv, StreamTable};
 use crate::sync::lock;
 use crate::wire::control::{self, ControlMessage};
-use crate::{Code, Config, Dir, LeaseId, PathId, PieceId, Side, StreamId, limits};
+use crate::{Code, Config, Dir, PathId, PieceId, Side, StreamId, limits};
 
 const ID: StreamId = StreamId::new(Side::Server, Dir::Uni, 0);
 
@@ -51,7 +51,7 @@ fn a_stream_knows_which_paths_brought_its_bytes() {
     let edge = PathId(1);
     {
         let mut recv = lock(&recv);
-        recv.add_piece(edge, PieceId(0), LeaseId(1), 2..6);
+        recv.add_piece(edge, PieceId(0), 2..6);
         recv.receive(PathId::PRIMARY, 0, Bytes::from_static(b"ab")).unwrap();
         recv.receive(edge, 2, Bytes::from_static(b"cdef")).unwrap();
         // What comes twice was brought by the first.
@@ -145,7 +145,7 @@ fn bytes_that_are_refused_move_no_cursor() {
     let most = limits::MAX_GAPS as u64;
     for index in 0..=most {
         let at = 2 * index + 1;
-        recv.add_piece(path, PieceId(index), LeaseId(0), at..at + 1);
+        recv.add_piece(path, PieceId(index), at..at + 1);
         let result = recv.receive(path, at, Bytes::from_static(b"x"));
         assert_eq!(result.is_ok(), index < most, "{result:?}");
     }
@@ -359,8 +359,8 @@ fn a_peer_says_of_a_stream_what_it_is_once() {
 fn one_frame_may_go_on_from_plain_data_through_several_pieces() {
     let (_, recv) = table();
     let mut recv = lock(&recv);
-    recv.add_piece(PathId::PRIMARY, PieceId(0), LeaseId(0), 2..4);
-    recv.add_piece(PathId::PRIMARY, PieceId(1), LeaseId(0), 4..9);
+    recv.add_piece(PathId::PRIMARY, PieceId(0), 2..4);
+    recv.add_piece(PathId::PRIMARY, PieceId(1), 4..9);
     let received = recv.receive(PathId::PRIMARY, 0, Bytes::from_static(b"abcdefg")).unwrap();
     assert_eq!((received.asked, received.piece_ended), (5, true));
     assert_eq!(recv.take_ended().len(), 1);
@@ -368,10 +368,10 @@ fn one_frame_may_go_on_from_plain_data_through_several_pieces() {
     assert_eq!((recv.unread(), recv.usage().gaps), (7, 0));
 
     let edge = PathId(1);
-    recv.add_piece(edge, PieceId(0), LeaseId(1), 10..12);
-    recv.add_piece(edge, PieceId(1), LeaseId(1), 12..14);
+    recv.add_piece(edge, PieceId(0), 10..12);
+    recv.add_piece(edge, PieceId(1), 12..14);
     assert_eq!(recv.receive(edge, 10, Bytes::from_static(b"klmn")).unwrap().asked, 4);
-    recv.add_piece(edge, PieceId(2), LeaseId(1), 14..15);
+    recv.add_piece(edge, PieceId(2), 14..15);
     let beyond = recv.receive(edge, 14, Bytes::from_static(b"op"));
     assert_eq!(beyond.unwrap_err().code, Code::SecondaryStreamIsolation);
 }
@@ -381,8 +381,8 @@ fn chunks_that_come_together_are_admitted_as_one_by_one() {
     let chunks = ["ab", "cd", "", "efg", "hi"].map(|chunk| Bytes::from_static(chunk.as_bytes()));
     let pieces = |recv: &SharedRecv| {
         let mut recv = lock(recv);
-        recv.add_piece(PathId::PRIMARY, PieceId(0), LeaseId(0), 3..5);
-        recv.add_piece(PathId::PRIMARY, PieceId(1), LeaseId(0), 5..40);
+        recv.add_piece(PathId::PRIMARY, PieceId(0), 3..5);
+        recv.add_piece(PathId::PRIMARY, PieceId(1), 5..40);
     };
     // From plain data through two pieces, then within one, then over its end.
     for (offset, final_size) in [(0, None), (5, None), (5, Some(14)), (5, Some(13))] {

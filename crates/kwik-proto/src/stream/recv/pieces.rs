@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use crate::range::RangeSet;
-use crate::{Code, CodedError, LeaseId, PathId, PieceId, limits};
+use crate::{Code, CodedError, PathId, PieceId};
 
 use super::{Piece, PieceEnd, RecvHalf};
 
@@ -17,24 +16,19 @@ impl RecvHalf {
         self.pieces_of(path).next().is_some()
     }
 
-    /// Notes a lease; false when those seen lie in too many separate places.
-    pub(crate) fn add_lease(&mut self, range: Range<u64>) -> bool {
-        // What has come is promised no more.
-        self.leased.remove(0..self.buffer.contiguous_end());
-        self.leased.insert(range);
-        self.leased.len() <= limits::MAX_LEASES
-    }
-
-    pub(crate) fn leased(&self) -> &RangeSet {
-        &self.leased
+    /// A lease promises bytes before `end`: the stream ends no earlier. Returns up to where all has
+    /// come.
+    pub(crate) fn promise(&mut self, end: u64) -> u64 {
+        self.promised = self.promised.max(end);
+        self.buffer.contiguous_end()
     }
 
     pub(crate) fn missing(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
         self.buffer.missing(range)
     }
 
-    pub(crate) fn add_piece(&mut self, path: PathId, id: PieceId, lease: LeaseId, at: Range<u64>) {
-        let piece = Piece { lease, cursor: at.start, end: at.end, cancelled: false };
+    pub(crate) fn add_piece(&mut self, path: PathId, id: PieceId, range: Range<u64>) {
+        let piece = Piece { cursor: range.start, end: range.end, cancelled: false };
         self.pieces.insert((path, id), piece);
     }
 
@@ -62,10 +56,12 @@ impl RecvHalf {
         rests.filter(|r| r.start < range.end && range.start < r.end).min_by_key(|r| r.start)
     }
 
-    pub(crate) fn cancel_piece(&mut self, path: PathId, id: PieceId) {
-        if let Some(piece) = self.pieces.get_mut(&(path, id)) {
-            piece.cancelled = true;
-        }
+    /// Cancels a piece; if it was live, what it owed.
+    pub(crate) fn cancel_piece(&mut self, path: PathId, id: PieceId) -> Option<Range<u64>> {
+        let piece = self.pieces.get_mut(&(path, id))?;
+        let owed = piece.owed();
+        piece.cancelled = true;
+        owed
     }
 
     /// The writer stopped a piece at `sent_until`: it ends there. True when that has come already.

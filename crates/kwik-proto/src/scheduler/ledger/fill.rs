@@ -9,24 +9,23 @@ use crate::stream::{SharedRecv, StreamTable};
 use crate::sync::lock;
 use crate::{LeaseId, PathId, PieceId, StreamId, limits};
 
-use super::ClientLease;
-use super::model::PathModel;
-
 #[derive(Debug)]
-pub(super) struct Fill {
-    pub(super) recv: SharedRecv,
+pub(in crate::scheduler) struct Fill {
+    pub(in crate::scheduler) recv: SharedRecv,
     /// Its leases by path, the lowest first.
     leases: BTreeMap<PathId, BTreeSet<(u64, LeaseId)>>,
     /// What has come or is on its way under a live piece.
-    taken: RangeSet,
+    pub(super) taken: RangeSet,
+    /// What its leases promised, as far as it had not come when the last of them came.
+    promised: RangeSet,
     /// Since when missing bytes are under no live lease.
-    pub(super) uncovered_since: Option<Instant>,
+    pub(in crate::scheduler) uncovered_since: Option<Instant>,
     /// Some lease ended before all of it had come.
-    pub(super) owed: bool,
+    pub(in crate::scheduler) owed: bool,
     /// From where its leases began to where they end.
     span: Option<Range<u64>>,
     /// When each path brought something of it last.
-    pub(super) brought: BTreeMap<PathId, Instant>,
+    pub(in crate::scheduler) brought: BTreeMap<PathId, Instant>,
 }
 
 impl Fill {
@@ -35,6 +34,7 @@ impl Fill {
             recv,
             leases: BTreeMap::new(),
             taken: RangeSet::new(),
+            promised: RangeSet::new(),
             uncovered_since: None,
             owed: false,
             span: None,
@@ -42,10 +42,17 @@ impl Fill {
         }
     }
 
-    pub(super) fn add_lease(&mut self, path: PathId, range: &Range<u64>, id: LeaseId) {
+    /// Adds a lease; false when those seen lie in too many separate places.
+    pub(super) fn add_lease(&mut self, path: PathId, range: &Range<u64>, id: LeaseId) -> bool {
+        // What has come is promised no more.
+        self.promised.remove(0..lock(&self.recv).promise(range.end));
+        self.promised.insert(range.clone());
+        // An answer to what was uncovered: the time for the next one starts anew.
+        self.uncovered_since = None;
         let span = self.span.clone().unwrap_or_else(|| range.clone());
         self.span = Some(span.start.min(range.start)..span.end.max(range.end));
         self.leases.entry(path).or_default().insert((range.start, id));
+        self.promised.len() <= limits::MAX_LEASES
     }
 
     pub(super) fn remove_lease(&mut self, path: PathId, start: u64, id: LeaseId) {
@@ -58,7 +65,7 @@ impl Fill {
     }
 
     /// Its live leases.
-    pub(super) fn leases(&self) -> impl Iterator<Item = LeaseId> + '_ {
+    pub(in crate::scheduler) fn leases(&self) -> impl Iterator<Item = LeaseId> + '_ {
         self.leases.values().flatten().map(|(_, id)| *id)
     }
 
@@ -101,7 +108,7 @@ impl Fill {
     }
 
     /// The byte that its reader waits for, if nobody was asked for it.
-    pub(super) fn awaited_free(&self) -> Option<u64> {
+    pub(in crate::scheduler) fn awaited_free(&self) -> Option<u64> {
         let at = lock(&self.recv).awaited()?;
         self.taken.missing(at..at + 1).next().map(|_| at)
     }
@@ -117,7 +124,8 @@ impl Fill {
     pub(super) fn take_rest(
         &mut self,
         range: Range<u64>,
-        (path, piece, lease): (PathId, PieceId, LeaseId),
+        path: PathId,
+        piece: PieceId,
     ) -> Option<Range<u64>> {
         if range.is_empty() || self.taken.covered(&range) > 0 {
             return None;
@@ -125,24 +133,18 @@ impl Fill {
         // Under one lock: what comes in between would be ahead of the piece's cursor.
         let mut recv = lock(&self.recv);
         let rest = recv.missing(range.clone()).next().filter(|gap| gap.end == range.end)?;
-        recv.add_piece(path, piece, lease, rest.clone());
+        recv.add_piece(path, piece, rest.clone());
         drop(recv);
         self.taken.insert(range);
         Some(rest)
     }
 
-    /// Cancels a live piece: what it owes is free again at once. True when it was live.
-    pub(super) fn cancel(&mut self, path: PathId, piece: PieceId, model: &mut PathModel) -> bool {
-        let live = {
-            let mut recv = lock(&self.recv);
-            let live = recv.piece(path, piece).filter(|piece| !piece.cancelled).cloned();
-            recv.cancel_piece(path, piece);
-            live
-        };
-        let Some(live) = live else { return false };
-        model.on_cancelled(live.end - live.cursor);
-        self.release(live.cursor..live.end);
-        true
+    /// Cancels a piece; if it was live, how much it owed, which is free again at once.
+    pub(super) fn cancel(&mut self, path: PathId, piece: PieceId) -> Option<u64> {
+        let owed = lock(&self.recv).cancel_piece(path, piece)?;
+        let freed = owed.end - owed.start;
+        self.release(owed);
+        Some(freed)
     }
 
     /// Takes the lowest part of `range` that is free and that `path` may be asked for, about `len`
@@ -182,11 +184,6 @@ impl Fill {
         }
     }
 
-    /// Pieces of a mapped lease that were cancelled are still to be answered.
-    pub(super) fn is_settling(&self, path: PathId, lease: &ClientLease) -> bool {
-        lock(&self.recv).leftover(path, &lease.open()).is_some()
-    }
-
     /// The lowest part of `range` that nobody was asked for and that `path` may be asked for.
     fn next_free(&mut self, path: PathId, range: &Range<u64>) -> Option<Range<u64>> {
         let recv = lock(&self.recv);
@@ -214,7 +211,7 @@ impl Fill {
         if recv.is_complete() {
             return Vec::new();
         }
-        let mut promised = recv.leased().clone();
+        let mut promised = self.promised.clone();
         for range in live {
             promised.remove(range);
         }

@@ -1,0 +1,144 @@
+//! What the primary and the writers say of leases and pieces.
+
+use std::time::Instant;
+
+use crate::stream::{Halves, StreamTable};
+use crate::sync::lock;
+use crate::wire::control::{self, ControlMessage, LeaseOutcome};
+use crate::{Code, CodedError, LeaseId, PathId, PieceId, limits};
+
+use super::ledger::ClientLease;
+use super::{Scheduler, SchedulerEvent};
+
+impl Scheduler {
+    /// Takes a lease of the primary. `halves` is its stream, none when that is over.
+    ///
+    /// # Errors
+    /// The primary broke the protocol.
+    pub fn handle_lease(
+        &mut self,
+        lease: control::Lease,
+        halves: Option<Halves>,
+        now: Instant,
+    ) -> Result<(), CodedError> {
+        let (id, range) = (lease.lease_id, lease.range.clone());
+        let (stream, unasked) = (lease.stream_id, lease.unasked);
+        if self.ledger.lease(id).is_some() {
+            let context = format!("lease {id} came twice");
+            return Err(CodedError::new(Code::StreamMappingConflict, context));
+        }
+        if range.is_empty() || range.end > limits::MAX_OFFSET {
+            let context = format!("lease {id} of {range:?} is no range of a stream");
+            return Err(CodedError::new(Code::OffsetMismatch, context));
+        }
+        if self.ledger.leases() >= limits::MAX_LEASES {
+            return Err(CodedError::new(Code::LimitExceeded, "too many leases"));
+        }
+        let Some(recv) = halves.and_then(|halves| halves.recv) else {
+            // The stream is over, and the lease came late: nothing of it is missing, and what its
+            // writer sent unasked overtook it.
+            self.report(id, LeaseOutcome::Done, Vec::new(), unasked);
+            return Ok(());
+        };
+        if lock(&recv).final_size().is_some_and(|size| range.end > size) {
+            let context = format!("lease {id} of {range:?} lies beyond the end of {stream}");
+            return Err(CodedError::new(Code::OffsetMismatch, context));
+        }
+        let (failed, complete) = {
+            let recv = lock(&recv);
+            (recv.has_failed(), recv.is_complete())
+        };
+        if complete {
+            let outcome = if failed { LeaseOutcome::Stopped } else { LeaseOutcome::Done };
+            self.report(id, outcome, Vec::new(), unasked);
+            return Ok(());
+        }
+        let path = lease.path_id;
+        let usable = self.paths.get(&path).is_some_and(|path| !path.draining && !path.dead);
+        let budget = lease.max_bytes.min(limits::lease_budget(range.end - range.start));
+        let lease_here = ClientLease::new(stream, path, range, budget);
+        let added = self.ledger.add_lease(id, lease_here, recv)?;
+        self.note(added);
+        // Relayed at once: relays of one path keep the order in which the primary numbered them.
+        if usable && !path.is_primary() {
+            self.events.push(SchedulerEvent::Send(path, ControlMessage::Lease(lease)));
+        }
+        if usable {
+            self.expect(id, path, unasked, now);
+            self.end_done_leases(stream, None, now);
+            self.cover(stream, now);
+        } else {
+            self.end_lease(id, LeaseOutcome::Lost, now);
+        }
+        Ok(())
+    }
+
+    /// The primary sends so much of its own lease without being asked.
+    fn expect(&mut self, id: LeaseId, path: PathId, unasked: u64, now: Instant) {
+        let Some(owner) = self.paths.get_mut(&path) else { return };
+        let due = |len| now + owner.schedule.model.arrival(len, now);
+        let len = self.ledger.expect(id, unasked, due);
+        if len > 0 {
+            owner.schedule.on_activated(len, now);
+        }
+    }
+
+    /// The primary takes a lease back.
+    pub fn handle_revoke(&mut self, id: LeaseId, now: Instant) {
+        self.end_lease(id, LeaseOutcome::Stopped, now);
+    }
+
+    /// A writer stopped a piece, or gave a lease up.
+    ///
+    /// # Errors
+    /// The writer broke the protocol: its path is to be closed.
+    pub fn handle_stopped(
+        &mut self,
+        path: PathId,
+        m: &control::Stopped,
+        streams: &mut StreamTable,
+        now: Instant,
+    ) -> Result<(), CodedError> {
+        self.on_alive(path, now);
+        if !m.abandoned {
+            return self.stop_piece(path, m.piece_id, m.sent_until, streams, now);
+        }
+        let (closed, changed) = self.ledger.close_lease(path, m.lease_id);
+        self.note(changed);
+        if closed {
+            self.end_if_spent(m.lease_id, now);
+        }
+        Ok(())
+    }
+
+    fn stop_piece(
+        &mut self,
+        path: PathId,
+        piece: PieceId,
+        sent_until: u64,
+        streams: &mut StreamTable,
+        now: Instant,
+    ) -> Result<(), CodedError> {
+        let (stopped, changed) = self.ledger.stop(path, piece, sent_until)?;
+        self.note(changed);
+        let Some(stopped) = stopped else { return Ok(()) };
+        let Some(owner) = self.paths.get_mut(&path) else { return Ok(()) };
+        let mut returned = false;
+        if stopped.live {
+            owner.schedule.model.on_released(stopped.left);
+            // Who gives a lease up, or goes on elsewhere with a secondary stream, may.
+            let lease = self.ledger.lease(stopped.lease);
+            if lease.is_some_and(|lease| !lease.closing && !lease.mapped) {
+                returned = owner.schedule.live.on_returned(now);
+            }
+        } else {
+            owner.schedule.model.on_dropped(stopped.left);
+        }
+        self.on_finished(stopped.finished.as_slice(), now);
+        if returned {
+            self.end_lease(stopped.lease, LeaseOutcome::Lost, now);
+        }
+        self.forget_if_idle(stopped.stream, streams);
+        Ok(())
+    }
+}
