@@ -128,6 +128,12 @@ impl Health {
         trouble.or(self.degraded.then_some("not well for long enough"))
     }
 
+    /// It was degraded when it was judged last.
+    #[must_use]
+    pub fn is_degraded(&self) -> bool {
+        self.degraded
+    }
+
     /// When [`Self::judge`] may say something else, though nothing happens.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {

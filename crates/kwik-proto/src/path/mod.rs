@@ -9,8 +9,10 @@ use crate::wire::control::PathFigures;
 use crate::{Code, CodedError, PathId, limits};
 
 mod health;
+mod state;
 
 pub use health::Health;
+pub(crate) use state::{PathInput, PathState};
 pub use window::ConnectionWindow;
 
 pub use crate::wire::control::PathStatus;

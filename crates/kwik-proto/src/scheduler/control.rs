@@ -54,7 +54,7 @@ impl Scheduler {
             return Ok(());
         }
         let path = lease.path_id;
-        let usable = self.paths.get(&path).is_some_and(|path| !path.draining && !path.dead);
+        let usable = self.paths.get(&path).is_some_and(|path| path.state.takes_leases());
         let budget = lease.max_bytes.min(limits::lease_budget(range.end - range.start));
         let lease_here = ClientLease::new(stream, path, range, budget);
         let added = self.ledger.add_lease(id, lease_here, recv)?;

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::time::Instant;
 
+use crate::path::PathState;
 use crate::stream::StreamTable;
 use crate::sync::lock;
 use crate::wire::control::{self, ControlMessage, LeaseOutcome};
@@ -47,7 +48,7 @@ impl Scheduler {
         let Some(EndedLease { lease, missing, freed }) = ended else { return };
         if let Some(owner) = self.paths.get_mut(&lease.path) {
             owner.schedule.model.on_cancelled(freed);
-            if !lease.path.is_primary() {
+            if !lease.path.is_primary() && owner.state.is_open() {
                 let revoke = ControlMessage::Revoke(control::Revoke { lease_id: id });
                 self.events.push(SchedulerEvent::Send(lease.path, revoke));
             }
@@ -102,7 +103,7 @@ impl Scheduler {
 
     /// A dead path keeps no stream: what it may still send of one that is complete is thrown away.
     fn drop_dead_pieces(&mut self, stream: StreamId) {
-        for (id, _) in self.paths.iter().filter(|(_, path)| path.dead) {
+        for (id, _) in self.paths.iter().filter(|(_, path)| path.state == PathState::Silent) {
             self.ledger.discard(stream, *id);
         }
     }

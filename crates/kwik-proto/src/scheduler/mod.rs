@@ -24,6 +24,7 @@ mod tuning;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::path::{PathInput, PathState};
 use crate::stream::StreamTable;
 use crate::wire::control::ControlMessage;
 use crate::{LeaseId, PathId, StreamId};
@@ -69,9 +70,37 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// A path became active.
+    /// A path is dialed.
     pub fn add_path(&mut self, id: PathId, now: Instant) {
-        self.paths.insert(id, Box::new(Path::new(id, now)));
+        self.paths.insert(id, Box::new(Path::new(id, PathState::Dialing, now)));
+    }
+
+    /// Something happened to a path that nothing else hangs on here.
+    pub(crate) fn on_path(&mut self, id: PathId, input: PathInput) {
+        if let Some(path) = self.paths.get_mut(&id) {
+            path.on(input);
+        }
+    }
+
+    /// The server at the end of a path accepted the client. Nothing is known of the path then, but
+    /// for the primary's round trip, which tells how long others may take.
+    pub fn open_path(&mut self, id: PathId, now: Instant) {
+        if let Some(path) = self.paths.get_mut(&id)
+            && path.on(PathInput::Accepted).is_some()
+            && !id.is_primary()
+        {
+            **path = Path::new(id, path.state, now);
+        }
+    }
+
+    /// The connection of a path is gone: its pieces go elsewhere, its leases are lost. It is to be
+    /// dialed again.
+    pub fn lose_path(&mut self, id: PathId, streams: &mut StreamTable, now: Instant) {
+        let lost = self.state(id).and_then(|state| state.on(PathInput::Lost));
+        self.remove_path(id, streams, now);
+        if let Some(state) = lost {
+            self.paths.insert(id, Box::new(Path::new(id, state, now)));
+        }
     }
 
     /// A path is gone: its pieces go elsewhere, its leases are lost.
@@ -95,7 +124,7 @@ impl Scheduler {
     /// Lets a path finish what it was asked for, then reports [`SchedulerEvent::Drained`].
     pub fn drain_path(&mut self, id: PathId) {
         if let Some(path) = self.paths.get_mut(&id) {
-            path.draining = true;
+            path.on(PathInput::Drained);
             if self.ledger.pieces(id) == 0 {
                 self.events.push(SchedulerEvent::Drained(id));
             }
@@ -171,7 +200,7 @@ impl Scheduler {
             if !piece.returned {
                 owner.schedule.live.on_piece();
             }
-            if owner.draining && self.ledger.pieces(piece.path) == 0 {
+            if owner.state.is_leaving() && self.ledger.pieces(piece.path) == 0 {
                 self.events.push(SchedulerEvent::Drained(piece.path));
             }
         }
@@ -185,16 +214,14 @@ impl Scheduler {
     pub fn on_alive(&mut self, path: PathId, now: Instant) {
         let Some(owner) = self.paths.get_mut(&path) else { return };
         owner.schedule.live.on_alive(now);
-        let recovered = std::mem::take(&mut owner.suspect);
-        if std::mem::take(&mut owner.dead) {
+        let Some(before) = owner.on(PathInput::Heard) else { return };
+        if before == PathState::Silent {
             owner.schedule.on_revived(now);
             self.events.push(SchedulerEvent::Revived(path));
         }
-        if recovered {
-            owner.schedule.live.on_recovered(now);
-            self.events.push(SchedulerEvent::Recovered(path));
-            self.note(Changed::Takers);
-        }
+        owner.schedule.live.on_recovered(now);
+        self.events.push(SchedulerEvent::Recovered(path));
+        self.note(Changed::Takers);
     }
 
     /// Something changed: [`Scheduler::schedule`] will look at it. Nothing else takes these.
@@ -224,10 +251,15 @@ impl Scheduler {
         std::mem::take(&mut self.events)
     }
 
-    /// A path's figures, as far as the scheduler knows them.
+    /// A path's state; none of a path that has ended.
+    pub(crate) fn state(&self, id: PathId) -> Option<PathState> {
+        self.paths.get(&id).map(|path| path.state)
+    }
+
+    /// A path's figures, as far as the scheduler knows them; none while it is not open.
     #[must_use]
     pub fn path(&self, id: PathId) -> Option<&PathSchedule> {
-        self.paths.get(&id).map(|path| &path.schedule)
+        self.paths.get(&id).filter(|path| path.state.is_open()).map(|path| &path.schedule)
     }
 
     /// Live leases.
@@ -245,7 +277,7 @@ impl Scheduler {
     /// Something is asked of the path, or an answer of it is waited for.
     #[must_use]
     pub fn is_busy(&self, id: PathId) -> bool {
-        let asked = self.ledger.pieces(id) > 0 || self.paths.get(&id).is_some_and(|path| path.dead);
+        let asked = self.ledger.pieces(id) > 0 || self.state(id) == Some(PathState::Silent);
         let mut fills = self.ledger.fills();
         asked || id.is_primary() && fills.any(|fill| fill.uncovered_since.is_some())
     }

@@ -78,7 +78,8 @@ impl Scheduler {
                 let brought = fill.brought.get(owner).copied().unwrap_or(activation.due);
                 let stuck = now >= activation.due.max(brought) + tolerance + REPAIR;
                 let takes = model.delivery(ahead, now);
-                let takes = if stuck || path.suspect { limits::DEAD_AFTER } else { takes };
+                let takes =
+                    if stuck || path.state.is_suspect() { limits::DEAD_AFTER } else { takes };
                 let arrival = now + takes;
                 let late = arrival > activation.due + margin;
                 let owed = Owed { owner: *owner, piece, range, ahead: before, arrival, late };

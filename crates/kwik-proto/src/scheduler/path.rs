@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::path::{PathInput, PathState};
 use crate::{PathId, PieceId, StreamId, limits};
 
 use super::liveness::Liveness;
@@ -112,11 +113,7 @@ impl PathSchedule {
 pub(super) struct Path {
     pub(super) schedule: PathSchedule,
     pub(super) next_piece: u64,
-    pub(super) suspect: bool,
-    /// It was silent for so long that its leases were lost; it takes none until it speaks.
-    pub(super) dead: bool,
-    /// It takes no new pieces.
-    pub(super) draining: bool,
+    pub(super) state: PathState,
     /// The stream it served last: the next one is next.
     pub(super) last_stream: StreamId,
     /// There was nothing to ask of it when it was last looked at.
@@ -124,14 +121,12 @@ pub(super) struct Path {
 }
 
 impl Path {
-    pub(super) fn new(id: PathId, now: Instant) -> Self {
+    pub(super) fn new(id: PathId, state: PathState, now: Instant) -> Self {
         let first = if id.is_primary() { PieceId::FIRST_ASKED } else { PieceId(0) };
         Self {
             schedule: PathSchedule::new(now),
             next_piece: first.0,
-            suspect: false,
-            dead: false,
-            draining: false,
+            state,
             last_stream: StreamId::from_u64(0),
             idle: false,
         }
@@ -139,7 +134,13 @@ impl Path {
 
     /// It answers, and is to stay.
     pub(super) fn is_healthy(&self) -> bool {
-        !self.draining && !self.suspect && !self.dead && self.schedule.live.rest_until().is_none()
+        self.state == PathState::Active && self.schedule.live.rest_until().is_none()
+    }
+
+    /// Something happened to it: the state that it had, if that is news.
+    pub(super) fn on(&mut self, input: PathInput) -> Option<PathState> {
+        let next = self.state.on(input)?;
+        Some(std::mem::replace(&mut self.state, next))
     }
 
     /// With `pieces` under way it may be asked for more now, or once what it is asked for has come.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use crate::path::{PathInput, PathState};
 use crate::stream::{ReadError, StreamTable};
 use crate::sync::lock;
 use crate::wire::control::{self, ControlMessage, LeaseOutcome};
@@ -16,7 +17,7 @@ impl Scheduler {
     /// When [`Scheduler::handle_timeout`] has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let suspects = self.paths.values().filter(|path| !path.suspect);
+        let suspects = self.paths.values().filter(|path| !path.state.is_suspect());
         let suspects = suspects.filter_map(|path| path.schedule.suspect_at());
         let silent =
             self.paths.iter().filter(|(id, path)| is_mortal(**id, path, self.ledger.pieces(**id)));
@@ -37,13 +38,14 @@ impl Scheduler {
         for (id, path) in &mut self.paths {
             let stalled = path.schedule.stalled_at().is_some_and(|at| at <= now);
             if is_mortal(*id, path, self.ledger.pieces(*id)) && path.schedule.dead_at() <= now {
-                (path.dead, path.suspect) = (true, true);
+                path.on(PathInput::Death);
                 self.events.push(SchedulerEvent::Dead(*id));
                 lost.push(*id);
             } else if !id.is_primary() && stalled {
                 lost.push(*id);
-            } else if !path.suspect && path.schedule.suspect_at().is_some_and(|at| at <= now) {
-                path.suspect = true;
+            } else if path.schedule.suspect_at().is_some_and(|at| at <= now)
+                && path.on(PathInput::Silence).is_some()
+            {
                 path.schedule.live.on_suspect(now);
                 changed = Changed::Takers;
                 self.events.push(SchedulerEvent::Suspect(*id));
@@ -135,7 +137,7 @@ impl Scheduler {
     /// the same is taken.
     pub(super) fn release_suspects(&mut self, streams: &mut StreamTable, now: Instant) {
         let suspects: Vec<_> =
-            self.paths.iter().filter(|(_, p)| p.suspect).map(|(id, _)| *id).collect();
+            self.paths.iter().filter(|(_, p)| p.state.is_suspect()).map(|(id, _)| *id).collect();
         for id in suspects {
             self.release(id, streams, now);
         }
@@ -171,5 +173,5 @@ impl Scheduler {
 
 /// Whether silence can kill the path: the primary's lives as long as its connection.
 fn is_mortal(id: PathId, path: &Path, pieces: usize) -> bool {
-    !id.is_primary() && !path.dead && pieces > 0
+    !id.is_primary() && path.state != PathState::Silent && pieces > 0
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::{Scheduler, SchedulerEvent};
+use crate::path::PathInput;
 use crate::stream::{Read, ReadError, SharedRecv, StreamTable};
 use crate::sync::lock;
 use crate::wire::control::{self, ControlMessage as M, LeaseOutcome};
@@ -36,7 +37,11 @@ impl Fixture {
         let recv = streams.touch(id, now).unwrap().unwrap().recv.unwrap();
         streams.accept(Dir::Uni).unwrap();
         let mut scheduler = Scheduler::default();
-        [PathId::PRIMARY, A, B].into_iter().for_each(|path| scheduler.add_path(path, now));
+        for path in [PathId::PRIMARY, A, B] {
+            scheduler.add_path(path, now);
+            scheduler.on_path(path, PathInput::Connected);
+            scheduler.open_path(path, now);
+        }
         Self { scheduler, streams, id, recv, now, total: 0 }
     }
 

@@ -10,7 +10,7 @@ use crate::ack::{ReceivedPackets, SentPackets, SharedSent};
 use crate::auth::{DialLimiter, DialPolicy, Identity, prove};
 use crate::control::ControlQueue;
 use crate::mapping::MappingTable;
-use crate::path::{Health, PathInfo, PathStatus, PathTable};
+use crate::path::{Health, PathInfo, PathInput, PathState, PathStatus, PathTable};
 use crate::scheduler::{Scheduler, SchedulerEvent};
 use crate::stats::{PacketCounts, PathFigures, PathStats, SessionStats};
 use crate::stream::{ReceivedBytes, StreamTable};
@@ -57,22 +57,8 @@ impl Default for ClientConfig {
     }
 }
 
-/// How far a path's handshake is.
-#[derive(Debug)]
-enum Stage {
-    /// Without a connection, until it is dialed again.
-    Waiting,
-    /// Dialing.
-    Dialing,
-    /// AuthenticationRequest is on its way.
-    Authenticating,
-    /// Authenticated.
-    Open,
-}
-
 #[derive(Debug)]
 struct ClientPath {
-    stage: Stage,
     control: ControlQueue,
     received: ReceivedPackets,
     /// What the packets of its server are subject to, once that is known.
@@ -132,12 +118,13 @@ impl ClientSession {
         };
         control.push(&ControlMessage::AuthenticationRequest(request), now);
         let deadline = now + limits::INTRODUCTION_TIMEOUT;
-        let link = ClientPath::new(&config, Stage::Authenticating, control, deadline, None, now);
+        let link = ClientPath::new(&config, control, deadline, None, now);
         // A server that takes no checksums passes over them; what it has not agreed to take is
         // not sent.
         let options = DataOptions { compression: false, ..wanted(&config) };
         let mut scheduler = Scheduler::default();
         scheduler.add_path(PathId::PRIMARY, now);
+        scheduler.on_path(PathId::PRIMARY, PathInput::Connected);
         Self {
             streams: StreamTable::new(Side::Client, &config.settings),
             config,
@@ -226,11 +213,8 @@ impl ClientSession {
     /// nobody wants the path any more: the connection is to be closed.
     pub fn handle_connected(&mut self, path: PathId, exporter: &[u8; 32], now: Instant) -> bool {
         let (Some(id), Some(link)) = (self.id, self.links.get_mut(&path)) else { return false };
-        let Some(target) = link.target.as_ref().filter(|_| matches!(link.stage, Stage::Dialing))
-        else {
-            return false;
-        };
-        if self.outputs.closed {
+        let Some(target) = &link.target else { return false };
+        if self.outputs.closed || self.scheduler.state(path) != Some(PathState::Dialing) {
             return false;
         }
         let request = AuthenticationRequest {
@@ -243,7 +227,7 @@ impl ClientSession {
             limits: None,
             data: wanted(&self.config),
         };
-        link.stage = Stage::Authenticating;
+        self.scheduler.on_path(path, PathInput::Connected);
         (link.connected, link.deadline) = (now, now + limits::HANDSHAKE_TIMEOUT);
         // Frames are numbered for each connection.
         link.control = ControlQueue::new(now);
@@ -268,7 +252,9 @@ impl ClientSession {
 
     /// A path's smoothed round-trip time, as its connection measures it.
     pub fn on_rtt(&mut self, path: PathId, rtt: Duration) {
-        if let Some(link) = self.links.get_mut(&path) {
+        if let Some(link) = self.links.get_mut(&path)
+            && self.scheduler.state(path) == Some(PathState::Authenticating)
+        {
             link.on_rtt(rtt);
         }
         self.scheduler.on_rtt(path, rtt);
@@ -322,21 +308,37 @@ impl ClientSession {
         }
     }
 
-    fn notify(&mut self, path: PathId, status: PathStatus, reason: &str, now: Instant) {
+    /// Tells the primary and the application of a path's status; `report` is how it does.
+    fn notify(
+        &mut self,
+        path: PathId,
+        status: PathStatus,
+        reason: &str,
+        report: Option<PathFigures>,
+        now: Instant,
+    ) {
         let message = ControlMessage::PathStatusNotification(PathStatusNotification {
             path_id: path,
             status,
             reason: clip(reason).to_owned(),
-            report: self.figures(path, now),
+            report,
             ended: self.paths.has_ended(path),
         });
         self.send(PathId::PRIMARY, &message, now);
         self.outputs.wake(Wake::Path(path));
     }
 
-    fn set_status(&mut self, path: PathId, status: PathStatus, reason: &str, now: Instant) {
-        if self.paths.set(path, status, reason, now) {
-            self.notify(path, status, reason, now);
+    /// Takes note of what is to be told of a path: its status, when that is news.
+    fn note_status(&mut self, path: PathId, reason: &str, now: Instant) -> Option<PathStatus> {
+        let (state, link) = (self.scheduler.state(path)?, self.links.get(&path)?);
+        let status = state.status(link.was_open(), link.health.is_degraded());
+        self.paths.set(path, status, reason, now).then_some(status)
+    }
+
+    /// The same, and tells the primary.
+    fn tell_status(&mut self, path: PathId, reason: &str, now: Instant) {
+        if let Some(status) = self.note_status(path, reason, now) {
+            self.notify(path, status, reason, self.figures(path, now), now);
         }
     }
 
@@ -380,7 +382,7 @@ impl ClientSession {
                 if let Some(link) = self.links.get_mut(&path) {
                     link.health = Health::new(now);
                 }
-                self.set_status(path, PathStatus::Active, "it speaks again", now);
+                self.tell_status(path, "it speaks again", now);
             }
             SchedulerEvent::Drained(path) => {
                 // The notice of its end says what it brought in all.
@@ -414,7 +416,7 @@ impl Machine for ClientSession {
     fn handle_violation(&mut self, path: PathId, error: &CodedError, now: Instant) {
         if path.is_primary() {
             self.outputs.close_with(error);
-        } else if self.links.get(&path).is_some_and(|link| link.is_connected()) {
+        } else if self.scheduler.state(path).is_some_and(PathState::is_connected) {
             self.end_path(path, error, now);
         }
     }
@@ -429,16 +431,18 @@ impl Machine for ClientSession {
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        let late: Vec<_> = self.links.iter().filter(|(_, link)| link.is_late(now)).collect();
-        for path in late.into_iter().map(|(path, _)| *path).collect::<Vec<_>>() {
+        let is_open = |path| self.scheduler.state(path).is_some_and(PathState::is_open);
+        let late =
+            self.links.iter().filter(|(path, link)| link.deadline <= now && !is_open(**path));
+        for path in late.map(|(path, _)| *path).collect::<Vec<_>>() {
             self.on_late(path, now);
         }
         for (path, link) in &mut self.links {
-            match link.stage {
-                Stage::Open => link.control.beat(self.scheduler.is_busy(*path), now),
+            match self.scheduler.state(*path) {
+                None | Some(PathState::Waiting | PathState::Dialing) => {}
                 // What QUIC lost of the first flight it repeats once something later arrives.
-                Stage::Authenticating => link.control.beat(true, now),
-                Stage::Waiting | Stage::Dialing => {}
+                Some(PathState::Authenticating) => link.control.beat(true, now),
+                Some(_) => link.control.beat(self.scheduler.is_busy(*path), now),
             }
         }
         while let Some(gap) = self.streams.take_gap(now) {
@@ -474,10 +478,10 @@ impl Machine for ClientSession {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        let links = self.links.iter().map(|(path, link)| match link.stage {
-            Stage::Open => link.control.heartbeat_due(self.scheduler.is_busy(*path)),
-            Stage::Authenticating => link.deadline.min(link.control.heartbeat_due(true)),
-            Stage::Waiting | Stage::Dialing => link.deadline,
+        let links = self.links.iter().map(|(path, link)| match self.scheduler.state(*path) {
+            None | Some(PathState::Waiting | PathState::Dialing) => link.deadline,
+            Some(PathState::Authenticating) => link.deadline.min(link.control.heartbeat_due(true)),
+            Some(_) => link.control.heartbeat_due(self.scheduler.is_busy(*path)),
         });
         let acks = self.links.values().filter_map(|link| link.received.poll_timeout());
         let health = self.links.values().filter_map(|link| link.health.poll_timeout());

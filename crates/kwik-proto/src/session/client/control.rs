@@ -2,15 +2,15 @@
 
 use std::time::Instant;
 
-use crate::path::PathStatus;
+use crate::path::PathState;
 use crate::stats::PacketCounts;
 use crate::sync::lock;
 use crate::wire::control::{AuthenticationResponse, ControlMessage};
 use crate::{Code, CodedError, PathId, Side};
 
 use super::super::{Wake, heartbeat_reply, wrong_role};
+use super::ClientSession;
 use super::packets::wanted;
-use super::{ClientSession, Stage};
 
 impl ClientSession {
     pub(super) fn on_control(
@@ -19,20 +19,20 @@ impl ClientSession {
         message: ControlMessage,
         now: Instant,
     ) -> Result<(), CodedError> {
-        let Some(link) = self.links.get(&path) else { return Ok(()) };
+        let Some(state) = self.scheduler.state(path) else { return Ok(()) };
         self.paths.on_active(path, now);
         self.scheduler.on_alive(path, now);
-        match (&link.stage, message) {
-            (Stage::Authenticating, ControlMessage::AuthenticationResponse(m)) => {
+        match (state, message) {
+            // The last of a connection that was given up.
+            (PathState::Waiting | PathState::Dialing, _) => Ok(()),
+            (PathState::Authenticating, ControlMessage::AuthenticationResponse(m)) => {
                 self.on_authenticated(path, m, now)
             }
-            (Stage::Open, message) => self.on_open_control(path, message, now),
-            // The last of a connection that was given up.
-            (Stage::Waiting | Stage::Dialing, _) => Ok(()),
-            (_, message) => {
+            (PathState::Authenticating, message) => {
                 let context = format!("{} before authentication", message.name());
                 Err(CodedError::new(Code::InvalidFrame, context))
             }
+            (_, message) => self.on_open_control(path, message, now),
         }
     }
 
@@ -48,19 +48,17 @@ impl ClientSession {
             link.options = Some(options);
             link.open(now)
         });
+        self.scheduler.open_path(path, now);
         if path.is_primary() {
             self.id = Some(id);
             self.streams.handle_limits(&m.limits.unwrap_or_default());
             lock(&self.sent).set_options(options);
-            self.paths.set(path, PathStatus::Active, "", now);
+            self.note_status(path, "", now);
+        } else if again {
+            self.tell_status(path, "connected again", now);
         } else {
-            self.scheduler.add_path(path, now);
-            if again {
-                self.set_status(path, PathStatus::Active, "connected again", now);
-            } else {
-                self.paths.set(path, PathStatus::Active, "", now);
-                self.answer_add_path(path, Ok(()), now);
-            }
+            self.note_status(path, "", now);
+            self.answer_add_path(path, Ok(()), now);
         }
         self.outputs.wake(Wake::Path(path));
         Ok(())

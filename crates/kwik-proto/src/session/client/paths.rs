@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::control::ControlQueue;
-use crate::path::PathStatus;
+use crate::path::{PathState, PathStatus};
 use crate::wire::clip;
 use crate::wire::control::{self, ControlMessage};
 use crate::{Code, CodedError, PathId, limits};
 
 use super::super::{Action, Dial, Wake};
 use super::redial::DialTarget;
-use super::{ClientPath, ClientSession, Stage};
+use super::{ClientPath, ClientSession};
 
 impl ClientSession {
     /// Ends a secondary path for good.
@@ -24,20 +24,20 @@ impl ClientSession {
         };
         self.paths.end(path, &reason, now);
         if was_open {
-            self.notify(path, PathStatus::Dead, &reason, now);
+            self.notify(path, PathStatus::Dead, &reason, self.figures(path, now), now);
         } else {
             self.answer_add_path(path, Err(&reason), now);
         }
         self.links.remove(&path);
-        self.disconnect(path, error, now);
+        self.disconnect(path, error);
+        self.scheduler.remove_path(path, &mut self.streams, now);
     }
 
-    /// Lets a path's connection go, and all that it was to bring.
-    pub(super) fn disconnect(&mut self, path: PathId, error: &CodedError, now: Instant) {
+    /// Lets a path's connection go, and what was said on it.
+    pub(super) fn disconnect(&mut self, path: PathId, error: &CodedError) {
         self.outputs.actions.push_back(Action::ClosePath(path, error.clone()));
         self.mappings.end_path(path);
         self.reasons.end_path(path);
-        self.scheduler.remove_path(path, &mut self.streams, now);
     }
 
     pub(super) fn answer_add_path(&mut self, path: PathId, result: Result<(), &str>, now: Instant) {
@@ -70,9 +70,9 @@ impl ClientSession {
                 let deadline = now + within;
                 let control = ControlQueue::new(now);
                 let target = Some(DialTarget::new(address, pin, m.grant, now));
-                let link =
-                    ClientPath::new(&self.config, Stage::Dialing, control, deadline, target, now);
+                let link = ClientPath::new(&self.config, control, deadline, target, now);
                 self.links.insert(path, link.into());
+                self.scheduler.add_path(path, now);
                 let dial = Dial { path, address, pin, within };
                 self.outputs.actions.push_back(Action::Dial(dial.into()));
             }
@@ -98,19 +98,18 @@ impl ClientSession {
 
     pub(super) fn on_remove_path(&mut self, m: control::RemovePathRequest, now: Instant) {
         let path = m.path_id;
-        let link = self.links.get(&path).filter(|_| !path.is_primary());
-        let Some(link) = link else {
+        let Some(state) = self.scheduler.state(path).filter(|_| !path.is_primary()) else {
             let status = self.paths.status(path);
             let why = status.err().map_or("it cannot be removed".into(), |e| e.to_string());
             return self.answer_remove_path(path, Err(&why), now);
         };
-        if !matches!(link.stage, Stage::Open) || self.paths.status(path) == Ok(PathStatus::Dead) {
+        if !state.is_open() || state == PathState::Silent {
             let reason = "removed while it was not connected";
             self.end_path(path, &CodedError::new(Code::PathDead, reason), now);
             return self.answer_remove_path(path, Ok(()), now);
         }
-        self.set_status(path, PathStatus::Disconnecting, "removed by the primary", now);
         self.scheduler.drain_path(path);
+        self.tell_status(path, "removed by the primary", now);
     }
 
     pub(super) fn answer_remove_path(

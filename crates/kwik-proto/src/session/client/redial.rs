@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::ack::ReceivedPackets;
 use crate::auth::Fingerprint;
 use crate::control::ControlQueue;
-use crate::path::{Health, PathStatus};
+use crate::path::{Health, PathInput, PathState};
 use crate::stats::PacketCounts;
 use crate::wire::DataOptions;
 use crate::wire::control::{AddPathRequest, ControlMessage, PathReport};
@@ -16,7 +16,7 @@ use crate::{Code, CodedError, PathId, limits};
 
 use super::super::{Action, Dial};
 use super::packets::wanted;
-use super::{ClientConfig, ClientPath, ClientSession, Stage};
+use super::{ClientConfig, ClientPath, ClientSession};
 
 /// How to reach a secondary, and what it took so far.
 #[derive(Debug)]
@@ -42,7 +42,6 @@ impl DialTarget {
 impl ClientPath {
     pub(super) fn new(
         config: &ClientConfig,
-        stage: Stage,
         control: ControlQueue,
         deadline: Instant,
         target: Option<DialTarget>,
@@ -53,19 +52,16 @@ impl ClientPath {
         let options = Some(DataOptions::default()).filter(|none| wanted(config) == *none);
         let received = ReceivedPackets::new();
         let connected = now;
-        Self { stage, control, received, options, deadline, connected, target, health, packets }
+        Self { control, received, options, deadline, connected, target, health, packets }
     }
 
     /// Its server's answer takes a round trip, which its connection has measured.
     pub(super) fn on_rtt(&mut self, rtt: Duration) {
-        if matches!(self.stage, Stage::Authenticating) {
-            self.deadline = self.deadline.max(self.connected + handshake_time(rtt));
-        }
+        self.deadline = self.deadline.max(self.connected + handshake_time(rtt));
     }
 
     /// It is authenticated. True when it was before, on another connection.
     pub(super) fn open(&mut self, now: Instant) -> bool {
-        self.stage = Stage::Open;
         self.health = Health::new(now);
         self.packets = Default::default();
         self.target.as_mut().is_some_and(|target| target.opened.replace(now).is_some())
@@ -75,15 +71,6 @@ impl ClientPath {
     pub(super) fn was_open(&self) -> bool {
         self.target.as_ref().is_some_and(|target| target.opened.is_some())
     }
-
-    /// It has a connection on which its server can do right or wrong.
-    pub(super) fn is_connected(&self) -> bool {
-        matches!(self.stage, Stage::Authenticating | Stage::Open)
-    }
-
-    pub(super) fn is_late(&self, now: Instant) -> bool {
-        !matches!(self.stage, Stage::Open) && self.deadline <= now
-    }
 }
 
 impl ClientSession {
@@ -91,14 +78,11 @@ impl ClientSession {
     pub(super) fn judge(&mut self, path: PathId, now: Instant) {
         let Some(link) = self.links.get_mut(&path) else { return };
         let trouble = link.health.judge(now);
-        match (self.paths.status(path), trouble) {
-            (Ok(PathStatus::Active), Some(reason)) => {
-                self.set_status(path, PathStatus::Degraded, reason, now);
-            }
-            (Ok(PathStatus::Degraded), None) => {
-                self.set_status(path, PathStatus::Active, "well again", now);
-            }
-            _ => {}
+        // Of a death or a recovery it is told when its event comes.
+        if self.paths.is_usable(path)
+            && self.scheduler.state(path).is_some_and(|s| s.takes_leases())
+        {
+            self.tell_status(path, trouble.unwrap_or("well again"), now);
         }
     }
 
@@ -120,45 +104,46 @@ impl ClientSession {
     /// speak again.
     pub(super) fn on_silent(&mut self, path: PathId, now: Instant) {
         let reason = "silent for too long";
-        if self.paths.status(path) == Ok(PathStatus::Disconnecting) {
+        if self.scheduler.state(path).is_some_and(PathState::is_leaving) {
             self.end_path(path, &CodedError::new(Code::PathDead, reason), now);
         } else {
-            self.set_status(path, PathStatus::Dead, reason, now);
+            self.tell_status(path, reason, now);
         }
     }
 
     /// A path has no connection any more. One that was a path already is dialed again.
     pub(super) fn lose_path(&mut self, path: PathId, error: &CodedError, now: Instant) {
         let [a, b, c, d, ..] = self.key.fingerprint().0;
-        let leaving = self.paths.status(path) == Ok(PathStatus::Disconnecting);
-        let Some(link) = self.links.get_mut(&path) else { return };
-        if matches!(link.stage, Stage::Waiting) {
+        let (report, state) = (self.figures(path, now), self.scheduler.state(path));
+        let (Some(link), Some(state)) = (self.links.get_mut(&path), state) else { return };
+        if state == PathState::Waiting {
             return;
         }
-        if leaving || !link.was_open() {
+        if state.is_leaving() || !link.was_open() {
             return self.end_path(path, error, now);
         }
-        let was_open = matches!(link.stage, Stage::Open);
-        link.stage = Stage::Waiting;
         let Some(target) = &mut link.target else { return };
         let calm = |opened: Instant| now >= opened + limits::REDIAL_CALM;
-        if was_open && target.opened.is_some_and(calm) {
+        if state.is_open() && target.opened.is_some_and(calm) {
             target.attempts = 0;
         }
         target.attempts += 1;
         // The session's key is random, and nobody else's.
         let seed = u32::from_le_bytes([a, b, c, d]) ^ path.0.rotate_left(16);
         link.deadline = now + redial_wait(seed, target.attempts);
+        self.disconnect(path, error);
+        self.scheduler.lose_path(path, &mut self.streams, now);
         let reason = error.to_string();
-        self.set_status(path, PathStatus::Dead, &reason, now);
-        self.disconnect(path, error, now);
+        if let Some(status) = self.note_status(path, &reason, now) {
+            self.notify(path, status, &reason, report, now);
+        }
     }
 
     /// A handshake has failed, or a lost path is to be dialed.
     pub(super) fn on_late(&mut self, path: PathId, now: Instant) {
         let within = self.dial_time();
         let Some(link) = self.links.get_mut(&path) else { return };
-        if !matches!(link.stage, Stage::Waiting) {
+        if self.scheduler.state(path) != Some(PathState::Waiting) {
             let error = CodedError::new(Code::PathDead, "the server did not answer in time");
             if path.is_primary() {
                 self.outputs.close_with(&error);
@@ -176,7 +161,7 @@ impl ClientSession {
             Err(free) => link.deadline = free,
             Ok(()) => {
                 let dial = Dial { path, address: target.address, pin: target.pin, within };
-                link.stage = Stage::Dialing;
+                self.scheduler.on_path(path, PathInput::Dialed);
                 link.deadline = now + within;
                 self.outputs.actions.push_back(Action::Dial(dial.into()));
             }
