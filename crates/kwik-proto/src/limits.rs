@@ -150,6 +150,9 @@ pub const MAX_PROPERTY_BYTES: usize = 4096;
 pub const MAX_REASONS: usize = 16;
 /// Live leases of a session: bounds the table on every side.
 pub const MAX_LEASES: usize = 4096;
+/// Live leases of a path that is still being dialed: its client keeps them, with their commands,
+/// until the server at its end has accepted it.
+pub const MAX_EARLY_LEASES: usize = 64;
 /// Pieces of one path that are activated and not finished.
 pub const MAX_PIECES: usize = 256;
 

@@ -116,6 +116,13 @@ impl PrimarySession {
         self.shared.look(|machine| machine.paths().active())
     }
 
+    /// Paths that may be given leases: those that carry data, and those that the client is dialing,
+    /// whose leases wait with it, at most 64 each, and are lost if the path is never made.
+    #[must_use]
+    pub fn leasable_paths(&self) -> Vec<PathInfo> {
+        self.shared.look(|machine| machine.paths().leasable())
+    }
+
     /// Paths that died.
     #[must_use]
     pub fn dead_paths(&self) -> Vec<PathInfo> {
@@ -153,7 +160,9 @@ impl PrimarySession {
         self.shared.waiters.paths.notified()
     }
 
-    /// Leases a reserved range of a stream to a path; `command` is for the application there.
+    /// Leases a reserved range of a stream to a path; `command` is for the application there. A path
+    /// that is still being dialed takes leases too ([`Self::leasable_paths`]): they travel with the
+    /// order to dial, and cost no round trip of their own.
     ///
     /// # Errors
     /// The range was not reserved, the stream is over, the path is unknown or dead, or a bound is

@@ -127,7 +127,7 @@ impl<'a> Extent<'a> {
     }
 
     fn lease_to_edges(&mut self) {
-        for PathInfo { id: path, deaths, .. } in self.primary().active_paths() {
+        for PathInfo { id: path, deaths, .. } in self.primary().leasable_paths() {
             if self.excluded.contains(&path) || self.serving.is_quarantined(path) {
                 continue;
             }
@@ -137,7 +137,11 @@ impl<'a> Extent<'a> {
             let (range, command) = (self.range.clone(), self.encoded.clone());
             match self.primary().lease(self.stream, range, path, command) {
                 Ok(lease) => self.watch(path, lease),
-                Err(error) => tracing::debug!(%path, %error, "no lease for a path"),
+                Err(error) => {
+                    // It is tried again when a path changes: one that is being dialed takes few.
+                    self.leased.remove(&path);
+                    tracing::debug!(%path, %error, "no lease for a path");
+                }
             }
         }
     }

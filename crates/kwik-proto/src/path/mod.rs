@@ -183,6 +183,14 @@ impl PathTable {
         self.iter().filter(|path| path.status.is_usable()).cloned().collect()
     }
 
+    /// Live paths that may be given leases, also while they are being dialed.
+    #[must_use]
+    pub fn leasable(&self) -> Vec<PathInfo> {
+        let leasable =
+            |path: &&PathInfo| path.status.is_usable() || path.status == PathStatus::Connecting;
+        self.iter().filter(leasable).cloned().collect()
+    }
+
     /// Paths that died (2.4).
     #[must_use]
     pub fn dead(&self) -> Vec<PathInfo> {

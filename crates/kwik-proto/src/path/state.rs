@@ -100,6 +100,11 @@ impl PathState {
         matches!(self, Self::Active | Self::Suspect)
     }
 
+    /// It may take leases as soon as its server has accepted the client.
+    pub(crate) const fn is_joining(self) -> bool {
+        matches!(self, Self::Dialing | Self::Authenticating)
+    }
+
     /// It is silent with bytes outstanding.
     pub(crate) const fn is_suspect(self) -> bool {
         matches!(self, Self::Suspect | Self::Silent | Self::Stalled)

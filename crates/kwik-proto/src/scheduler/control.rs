@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::path::PathState;
 use crate::stream::{Halves, StreamTable};
 use crate::sync::lock;
 use crate::wire::control::{self, ControlMessage, LeaseOutcome};
@@ -54,7 +55,15 @@ impl Scheduler {
             return Ok(());
         }
         let path = lease.path_id;
-        let usable = self.paths.get(&path).is_some_and(|path| path.state.takes_leases());
+        let state = self.state(path);
+        let usable = state.is_some_and(PathState::takes_leases);
+        if let Some(joining) = self.paths.get_mut(&path).filter(|path| path.state.is_joining()) {
+            joining.early.retain(|early| self.ledger.lease(early.lease_id).is_some());
+            if joining.early.len() >= limits::MAX_EARLY_LEASES {
+                let context = format!("too many leases for path {path} before it is a path");
+                return Err(CodedError::new(Code::LimitExceeded, context));
+            }
+        }
         let budget = lease.max_bytes.min(limits::lease_budget(range.end - range.start));
         let lease_here = ClientLease::new(stream, path, range, budget);
         let added = self.ledger.add_lease(id, lease_here, recv)?;
@@ -62,6 +71,10 @@ impl Scheduler {
         // Relayed at once: relays of one path keep the order in which the primary numbered them.
         if usable && !path.is_primary() {
             self.events.push(SchedulerEvent::Send(path, ControlMessage::Lease(lease)));
+        } else if let Some(path) = self.paths.get_mut(&path).filter(|path| path.state.is_joining())
+        {
+            path.early.push(lease);
+            return Ok(());
         }
         if usable {
             self.expect(id, path, unasked, now);

@@ -89,7 +89,14 @@ impl Scheduler {
             && path.on(PathInput::Accepted).is_some()
             && !id.is_primary()
         {
+            let early = std::mem::take(&mut path.early);
             **path = Path::new(id, path.state, now);
+            // What ended meanwhile it never hears of.
+            let live =
+                early.into_iter().filter(|lease| self.ledger.lease(lease.lease_id).is_some());
+            let relayed = live.map(|lease| SchedulerEvent::Send(id, ControlMessage::Lease(lease)));
+            self.events.extend(relayed);
+            self.note(Changed::Takers);
         }
     }
 

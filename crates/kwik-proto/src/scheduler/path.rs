@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::path::{PathInput, PathState};
+use crate::wire::control;
 use crate::{PathId, PieceId, StreamId, limits};
 
 use super::liveness::Liveness;
@@ -118,6 +119,8 @@ pub(super) struct Path {
     pub(super) last_stream: StreamId,
     /// There was nothing to ask of it when it was last looked at.
     pub(super) idle: bool,
+    /// Leases that its server is told of once it has accepted the client, in their order.
+    pub(super) early: Vec<control::Lease>,
 }
 
 impl Path {
@@ -129,6 +132,7 @@ impl Path {
             state,
             last_stream: StreamId::from_u64(0),
             idle: false,
+            early: Vec::new(),
         }
     }
 

@@ -216,10 +216,7 @@ impl PrimarySession {
         now: Instant,
     ) -> Result<(LeaseId, Option<SharedWriter>), CodedError> {
         self.check_extent(stream, &range)?;
-        if !self.paths.status(path)?.is_usable() {
-            let context = format!("path {path} is not active");
-            return Err(CodedError::new(Code::PathDead, context));
-        }
+        self.check_leasable(path)?;
         let mut lease = self.issuer.issue(stream, path, range, command)?;
         let id = lease.lease_id;
         if path.is_primary() {
@@ -244,6 +241,23 @@ impl PrimarySession {
         }
         self.send(&ControlMessage::Lease(lease), now);
         Ok((id, writer))
+    }
+
+    /// Whether a path may be given one more lease. One that the client is still dialing may: the
+    /// lease travels with the order to dial, and not a round trip behind the news of its success.
+    fn check_leasable(&self, path: PathId) -> Result<(), CodedError> {
+        let status = self.paths.status(path)?;
+        if status == PathStatus::Connecting {
+            let early = self.issuer.iter().filter(|(_, lease)| lease.path == path).count();
+            if early >= limits::MAX_EARLY_LEASES {
+                let context = format!("path {path} has {early} leases and is still being dialed");
+                return Err(CodedError::new(Code::LimitExceeded, context));
+            }
+        } else if !status.is_usable() {
+            let context = format!("path {path} is not active");
+            return Err(CodedError::new(Code::PathDead, context));
+        }
+        Ok(())
     }
 
     /// Lets what nobody asked for leave as far as its stream's credit goes.

@@ -30,6 +30,7 @@ struct Pair {
     to_client: ControlDecoder,
     /// What the client sent on its edge's path, not delivered.
     to_edge: Vec<Bytes>,
+    at_edge: ControlDecoder,
     now: Instant,
 }
 
@@ -87,8 +88,9 @@ impl Pair {
         let accepted = accept(&first[0], &context(&identity(1), &trusted, &settings, now));
         let Ok(Accepted::Primary(primary)) = accepted else { panic!("{accepted:?}") };
         let to_client = ControlDecoder::new();
-        let to_edge = Vec::new();
-        let mut pair = Self { client, primary: *primary, to_primary, to_client, to_edge, now };
+        let (to_edge, at_edge) = (Vec::new(), ControlDecoder::new());
+        let primary = *primary;
+        let mut pair = Self { client, primary, to_primary, to_client, to_edge, at_edge, now };
         pair.exchange();
         pair
     }
@@ -119,14 +121,24 @@ impl Pair {
     }
 
     fn add_edge(&mut self) -> SecondarySession {
+        self.ask_for_edge();
+        self.join_edge()
+    }
+
+    /// Orders the client to dial an edge.
+    fn ask_for_edge(&mut self) {
         let print = identity(2).fingerprint();
         let path =
             self.primary.add_path("127.0.0.1:2", print, self.now, SystemTime::UNIX_EPOCH).unwrap();
         assert_eq!(path, EDGE);
+    }
+
+    /// The client reaches that edge, which accepts it.
+    fn join_edge(&mut self) -> SecondarySession {
         self.exchange();
         self.client.handle_connected(EDGE, &EXPORTER, self.now);
         self.exchange();
-        let first = decode(&mut ControlDecoder::new(), self.to_edge.remove(0));
+        let first = decode(&mut self.at_edge, self.to_edge.remove(0));
         let trusted = BTreeSet::from([identity(1).fingerprint()]);
         let settings = Config::default();
         let accepted = accept(&first[0], &context(&identity(2), &trusted, &settings, self.now));
@@ -506,4 +518,69 @@ fn a_primary_that_never_answers_is_a_network_at_fault_and_no_trust_denied() {
         _ => None,
     });
     assert_eq!(close, Some(Code::PathDead.as_u64()));
+}
+
+/// Leases 100 bytes of a new stream to an edge that is still being dialed.
+fn lease_early(pair: &mut Pair) -> LeaseId {
+    let halves = pair.primary.streams_mut().open(Dir::Uni, pair.now).unwrap();
+    let extent = lock(halves.send.as_ref().unwrap()).reserve(100).unwrap();
+    pair.primary.lease(halves.id, extent, EDGE, Bytes::new(), pair.now).unwrap().0
+}
+
+#[test]
+fn a_lease_travels_with_the_order_to_dial() {
+    let mut pair = Pair::new();
+    pair.ask_for_edge();
+    let (taken_back, lease) = (lease_early(&mut pair), lease_early(&mut pair));
+    pair.exchange();
+    pair.primary.revoke(taken_back, pair.now);
+    pair.join_edge();
+    let told = pair.to_edge.drain(..).flat_map(|m| decode(&mut pair.at_edge, m));
+    let told: Vec<_> = told.filter(|m| !matches!(m, M::Heartbeat(_))).collect();
+    assert!(
+        matches!(&told[..], [M::Lease(leased), M::Activate(asked)]
+            if (leased.lease_id, asked.lease_id) == (lease, lease) && asked.range == (0..100)),
+        "{told:?}"
+    );
+    let outcome = pair.primary.issued(taken_back).unwrap().outcome.clone();
+    assert_eq!(outcome, Some(crate::lease::LeaseOutcome::Stopped));
+}
+
+#[test]
+fn a_lease_is_lost_with_the_path_that_is_never_made() {
+    let mut pair = Pair::new();
+    pair.ask_for_edge();
+    let lease = lease_early(&mut pair);
+    pair.exchange();
+    pair.client.handle_path_lost(EDGE, "refused", pair.now);
+    pair.exchange();
+    let outcome = pair.primary.issued(lease).unwrap().outcome.clone();
+    assert_eq!(outcome, Some(crate::lease::LeaseOutcome::Lost(std::iter::once(0..100).collect())));
+}
+
+#[test]
+fn what_waits_for_a_path_to_be_made_is_bounded_at_both_ends() {
+    let mut pair = Pair::new();
+    pair.ask_for_edge();
+    for _ in 0..limits::MAX_EARLY_LEASES {
+        lease_early(&mut pair);
+    }
+    pair.exchange();
+    let halves = pair.primary.streams_mut().open(Dir::Uni, pair.now).unwrap();
+    let extent = lock(halves.send.as_ref().unwrap()).reserve(100).unwrap();
+    let refused = pair.primary.lease(halves.id, extent, EDGE, Bytes::new(), pair.now);
+    assert_eq!(refused.unwrap_err().code, Code::LimitExceeded);
+    let more = control::Lease {
+        lease_id: LeaseId(1 << 20),
+        stream_id: halves.id,
+        range: 0..100,
+        path_id: EDGE,
+        ..control::Lease::default()
+    };
+    pair.client.handle_control(PathId::PRIMARY, M::Lease(more), pair.now);
+    let close = std::iter::from_fn(|| pair.client.poll_action()).find_map(|action| match action {
+        Action::Close(code, _) => Some(code),
+        _ => None,
+    });
+    assert_eq!(close, Some(Code::LimitExceeded.as_u64()));
 }

@@ -172,10 +172,10 @@ async fn deliver(host: &Host, session: &PrimarySession, mut send: SendStream, le
     let mut closed = std::pin::pin!(session.session().closed());
     loop {
         let changed = session.path_changed();
-        for path in session.all_paths() {
-            let carries = matches!(path.status, PathStatus::Active | PathStatus::Degraded);
-            let usable = carries && path.id != PathId::PRIMARY;
-            if usable && leased.insert(path.id, path.deaths) != Some(path.deaths) {
+        for path in session.leasable_paths() {
+            if path.id != PathId::PRIMARY
+                && leased.insert(path.id, path.deaths) != Some(path.deaths)
+            {
                 leases.extend(session.lease(stream, extent.clone(), path.id, Bytes::new()));
             }
         }
