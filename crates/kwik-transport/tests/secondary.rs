@@ -8,20 +8,17 @@ mod common;
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use common::hostile::{self, Peer};
+use common::secondary::{close, data, encode, open, update};
 use common::{Rng, Servers, client, fill, identity, object, serve_leases, within};
 use kwik::{
     Code, LeaseId, LeaseOutcome, MappingState, OpenStreamError, PathId, PrimarySession, RecvStream,
     SecondarySession, SecondaryStats, SendStream, Session, StreamId, WriteError,
 };
 use kwik_proto::limits;
+use kwik_proto::wire::SecondaryEvent;
 use kwik_proto::wire::control::{Activate, Lease};
-use kwik_proto::wire::secondary::{
-    MappingOperation, SecondaryStreamClose, SecondaryStreamData, SecondaryStreamOpen,
-    StreamMappingUpdate, encode_secondary,
-};
-use kwik_proto::wire::{SecondaryEvent, StreamKind};
 use tokio::time::timeout;
 
 const EDGE: u8 = 70;
@@ -362,51 +359,6 @@ async fn more_streams_than_a_path_may_have_are_refused() {
 }
 
 type Crime = fn(&Lease, &Activate) -> Vec<SecondaryEvent>;
-
-fn open(lease: &Lease, offset: u64) -> SecondaryEvent {
-    SecondaryEvent::Open(SecondaryStreamOpen {
-        secondary_stream_id: 1,
-        target_kwik_stream_id: lease.stream_id,
-        initial_offset: offset,
-        lease_id: lease.lease_id,
-    })
-}
-
-fn data(lease: &Lease, range: std::ops::Range<u64>) -> SecondaryEvent {
-    SecondaryEvent::Data(SecondaryStreamData {
-        secondary_stream_id: 1,
-        kwik_stream_id: lease.stream_id,
-        offset: range.start,
-        data: object(range),
-        ..Default::default()
-    })
-}
-
-fn update(lease: &Lease, offset: u64) -> SecondaryEvent {
-    SecondaryEvent::Update(StreamMappingUpdate {
-        secondary_stream_id: 1,
-        kwik_stream_id: lease.stream_id,
-        operation: MappingOperation::Update,
-        lease_id: lease.lease_id,
-        offset,
-    })
-}
-
-fn close(lease: &Lease, final_offset: u64) -> SecondaryEvent {
-    SecondaryEvent::Close(SecondaryStreamClose {
-        secondary_stream_id: 1,
-        kwik_stream_id: lease.stream_id,
-        final_offset,
-        ..Default::default()
-    })
-}
-
-fn encode(events: &[SecondaryEvent]) -> Bytes {
-    let mut out = BytesMut::new();
-    StreamKind::Secondary.encode(&mut out);
-    events.iter().for_each(|event| encode_secondary(event, &mut out));
-    out.freeze()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edge_that_breaks_the_rules_is_cut_off_alone() {

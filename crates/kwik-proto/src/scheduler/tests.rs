@@ -1,5 +1,7 @@
 //! Situations that once went wrong, one by one; the harness in `tests/` finds such at random.
 
+mod patience;
+
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -209,126 +211,6 @@ fn bytes_that_came_late_fail_no_stream() {
 }
 
 #[test]
-fn missing_bytes_that_nobody_may_bring_fail_their_reader() {
-    let mut f = Fixture::new();
-    f.lease(1, A, 0..KIB);
-    f.scheduler.handle_revoke(LeaseId(1), f.now);
-    f.pass(Duration::from_secs(4));
-    f.scheduler.on_alive(PathId::PRIMARY, f.now);
-    f.pass(Duration::from_secs(1));
-    let error = lock(&f.recv).read(1).unwrap_err();
-    assert!(matches!(error, ReadError::Failed(e) if e.code == Code::AggregationTimeout));
-}
-
-#[test]
-fn a_primary_behind_a_slow_link_has_longer_to_lease_what_is_missing() {
-    let mut f = Fixture::new();
-    f.lease(1, A, 0..KIB);
-    f.scheduler.handle_revoke(LeaseId(1), f.now);
-    f.scheduler.on_rtt(PathId::PRIMARY, Duration::from_secs(2));
-    let begun = f.now;
-    for (second, read) in [(10, Ok(Read::Blocked)), (12, Err(Code::AggregationTimeout))] {
-        while f.now < begun + Duration::from_secs(second) {
-            f.scheduler.on_alive(PathId::PRIMARY, f.now);
-            f.pass(Duration::from_secs(1));
-        }
-        let found = lock(&f.recv).read(1).map_err(|error| match error {
-            ReadError::Failed(error) => error.code,
-            other => panic!("{other}"),
-        });
-        assert_eq!(found, read, "after {second} s");
-    }
-}
-
-#[test]
-fn the_time_that_the_primary_is_silent_does_not_count_against_a_reader() {
-    let mut f = Fixture::new();
-    f.lease(1, A, 0..KIB);
-    f.scheduler.handle_revoke(LeaseId(1), f.now);
-    for _ in 0..5 {
-        f.pass(limits::AGGREGATION_TIMEOUT);
-    }
-    assert_eq!(lock(&f.recv).read(1), Ok(Read::Blocked));
-    assert!(f.scheduler.is_busy(PathId::PRIMARY), "it is to be asked whether it lives");
-    f.scheduler.on_alive(PathId::PRIMARY, f.now);
-    f.lease(2, B, 0..KIB);
-    f.receive(B, 0..KIB);
-    assert!(matches!(lock(&f.recv).read(1 << 20), Ok(Read::Data(_))));
-}
-
-#[test]
-fn a_dead_path_loses_its_leases_and_what_it_sends_late_is_taken() {
-    let mut f = Fixture::new();
-    f.lease(1, A, 0..4 * KIB);
-    f.receive(A, 0..KIB);
-    f.pass(limits::DEAD_AFTER);
-    assert!(f.scheduler.take_events().contains(&SchedulerEvent::Dead(A)));
-    f.lease(2, A, KIB..4 * KIB);
-    let lost = M::LeaseReport(control::LeaseReport {
-        lease_id: LeaseId(2),
-        outcome: LeaseOutcome::Lost,
-        ranges: std::iter::once(KIB..4 * KIB).collect(),
-        ..Default::default()
-    });
-    assert!(f.sent().contains(&(PathId::PRIMARY, lost)), "a dead path takes no lease");
-    f.pass(2 * limits::DEAD_AFTER);
-    assert!(!f.scheduler.take_events().contains(&SchedulerEvent::Dead(A)), "it died once");
-    f.receive(A, KIB..2 * KIB);
-    assert!(f.scheduler.take_events().contains(&SchedulerEvent::Revived(A)));
-    f.lease(3, A, 2 * KIB..4 * KIB);
-    assert!(f.reports().is_empty(), "one that lives does");
-}
-
-#[test]
-fn a_path_that_answers_and_brings_nothing_loses_its_leases() {
-    let mut f = Fixture::new();
-    f.lease(1, A, 0..4 * KIB);
-    f.receive(A, 0..KIB);
-    f.sent();
-    let step = Duration::from_millis(500);
-    let mut passed = Duration::ZERO;
-    while passed < limits::STALLED_AFTER {
-        assert_eq!(f.reports(), [], "after {passed:?}");
-        f.pass(step);
-        f.scheduler.on_alive(A, f.now);
-        passed += step;
-    }
-    let sent = f.sent();
-    let uncovered = M::Uncovered(control::Uncovered {
-        stream_id: f.id,
-        ranges: std::iter::once(KIB..4 * KIB).collect(),
-    });
-    assert!(sent.contains(&(PathId::PRIMARY, uncovered)), "{sent:?}");
-}
-
-#[test]
-fn a_stream_that_is_whole_does_not_wait_for_a_dead_path() {
-    let mut f = Fixture::new();
-    f.lease(1, A, 0..KIB);
-    f.pass(limits::DEAD_AFTER);
-    f.lease(2, B, 0..KIB);
-    f.receive(B, 0..KIB);
-    lock(&f.recv).receive_fin(PathId::PRIMARY, KIB).unwrap();
-    while !matches!(lock(&f.recv).read(1 << 20), Ok(Read::Finished)) {}
-    f.scheduler.on_consumed(f.id, &mut f.streams);
-    assert_eq!(f.streams.iter().count(), 0);
-    assert_eq!(f.receive_untold(A, 0..KIB), 0, "what comes late harms nobody");
-}
-
-#[test]
-fn what_a_dead_path_brought_ends_the_leases_of_others() {
-    let mut f = Fixture::new();
-    f.lease(1, A, 0..2 * KIB);
-    f.lease(2, B, 0..KIB);
-    f.receive(A, 0..KIB);
-    f.sent();
-    f.scheduler.remove_path(A, &mut f.streams, f.now);
-    let reports = f.reports();
-    assert!(reports.contains(&(2, LeaseOutcome::Done)), "{reports:?}");
-    assert!(reports.contains(&(1, LeaseOutcome::Lost)), "{reports:?}");
-}
-
-#[test]
 fn a_piece_that_ended_untold_is_not_forgotten_with_its_stream() {
     let mut f = Fixture::new();
     f.lease(1, A, 0..KIB);
@@ -337,18 +219,6 @@ fn a_piece_that_ended_untold_is_not_forgotten_with_its_stream() {
     f.scheduler.on_stream_ended(f.id, &mut f.streams, f.now);
     f.scheduler.on_received(A, f.id, (KIB, asked), &mut f.streams, f.now);
     assert_eq!((f.scheduler.pieces(), f.streams.iter().count()), (0, 0));
-}
-
-#[test]
-fn a_path_that_answers_but_brings_nothing_is_suspected_all_the_same() {
-    let mut f = Fixture::new();
-    f.lease(1, A, 0..KIB);
-    f.lease(2, B, 0..KIB);
-    f.activated();
-    f.now += SILENT / 2;
-    f.scheduler.on_alive(A, f.now);
-    f.pass(SILENT / 2);
-    assert_eq!(f.activated(), [(B, 0..KIB)]);
 }
 
 #[test]
@@ -431,19 +301,6 @@ fn a_stream_that_stalls_at_a_path_that_flows_is_asked_of_another() {
     assert_eq!(f.activated(), [], "a lost packet's repetition takes so long");
     flow(&mut f, A, SILENT);
     assert_eq!(f.activated()[0], (B, 4 * KIB..8 * KIB));
-}
-
-#[test]
-fn a_path_that_returns_each_piece_rests_and_loses_its_lease_the_third_time() {
-    let mut f = Fixture::new();
-    f.lease(1, A, 0..4 * KIB);
-    for piece in 0..3 {
-        assert_eq!(f.activated(), [(A, 0..4 * KIB)], "piece {piece}");
-        f.stopped(A, 1, piece, 0);
-        assert_eq!(f.activated(), [], "it rests");
-        f.pass(Duration::from_secs(1));
-    }
-    assert_eq!(f.scheduler.leases(), 0);
 }
 
 #[test]

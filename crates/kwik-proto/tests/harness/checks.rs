@@ -170,7 +170,7 @@ impl World {
             ));
         }
         for (path, edge) in &self.edges {
-            let cut = self.links.get(path).is_none_or(|link| link.cut);
+            let cut = self.net.links.get(path).is_none_or(|link| link.cut);
             let left = edge.session.as_ref().map_or(0, |session| session.leases());
             if left > 0 && !cut {
                 self.fail(&format!("the edge of path {path} keeps {left} writers"));

@@ -94,14 +94,14 @@ impl World {
         if !self.session().handle_connected(path, &exporter(path), now) {
             return self.remove_link(path);
         }
-        let rtt = self.links[&path].delay * 2;
+        let rtt = self.net.links[&path].delay * 2;
         self.session().on_rtt(path, rtt);
     }
 
     /// The connections measure their round trips now and then.
     pub(crate) fn measure_rtt(&mut self) {
         let measured: Vec<_> =
-            self.links.iter().map(|(path, link)| (*path, link.delay * 2)).collect();
+            self.net.links.iter().map(|(path, link)| (*path, link.delay * 2)).collect();
         for (path, rtt) in measured {
             let rtt = rtt + self.rng.micros(0..=2000);
             self.session().on_rtt(path, rtt);

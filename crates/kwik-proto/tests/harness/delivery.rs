@@ -13,8 +13,8 @@ use crate::world::{Event, World};
 
 impl World {
     pub(crate) fn deliver(&mut self, id: u32) {
-        let Some(pipe) = self.pipes.get_mut(&id) else { return };
-        let Some(link) = self.links.get(&pipe.path) else { return };
+        let Some(pipe) = self.net.pipes.get_mut(&id) else { return };
+        let Some(link) = self.net.links.get(&pipe.path) else { return };
         if link.cut {
             pipe.chunks.pop_front();
             return;
@@ -25,7 +25,7 @@ impl World {
             return;
         }
         let Some(chunk) = pipe.chunks.pop_front() else { return };
-        let Some(mut pipe) = self.pipes.remove(&id) else { return };
+        let Some(mut pipe) = self.net.pipes.remove(&id) else { return };
         for mut rest in [chunk.head, chunk.body] {
             while !rest.is_empty() {
                 let all = rest.len();
@@ -38,8 +38,8 @@ impl World {
         {
             self.on_raw(pipe.path, &packet);
         }
-        if self.links.contains_key(&pipe.path) {
-            self.pipes.insert(id, pipe);
+        if self.net.links.contains_key(&pipe.path) {
+            self.net.pipes.insert(id, pipe);
         }
     }
 

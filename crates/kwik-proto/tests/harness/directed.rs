@@ -29,7 +29,7 @@ fn world_with(settings: Config, rates: &[u64], len: u64) -> World {
     for (index, rate) in rates.iter().enumerate() {
         let path = PathId(u32::try_from(index + 1).unwrap());
         let link = Link::steady(DELAY, *rate, world.now);
-        world.links.insert(path, link);
+        world.net.links.insert(path, link);
         let now = world.now;
         assert!(now > world.started);
         world.session().on_rtt(path, DELAY * 2);
@@ -61,7 +61,7 @@ fn a_silent_edge_is_replaced_before_it_counts_as_dead() {
     let mut world = world(&[2_000_000, 2_000_000], 400_000);
     let cut = world.now + Duration::from_millis(60);
     while world.step(cut) {}
-    world.links.get_mut(&PathId(1)).unwrap().cut = true;
+    world.net.links.get_mut(&PathId(1)).unwrap().cut = true;
     let took = finish(&mut world);
     assert!(took < Duration::from_millis(700), "{took:?}");
 }

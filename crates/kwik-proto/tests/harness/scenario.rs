@@ -227,18 +227,18 @@ impl World {
                 let path = if self.rng.chance(20) { PathId::PRIMARY } else { edge };
                 let long = self.rng.chance(20) && !path.is_primary();
                 let pause = self.rng.millis(1..=if long { 10_000 } else { 1500 });
-                if let Some(link) = self.links.get_mut(&path) {
+                if let Some(link) = self.net.links.get_mut(&path) {
                     link.paused_until = now + pause;
                 }
             }
             Fault::Slow => {
-                if let Some(link) = self.links.get_mut(&edge) {
+                if let Some(link) = self.net.links.get_mut(&edge) {
                     link.rate = 30_000;
                 }
             }
             _ if edge.is_primary() => {}
             Fault::Cut => {
-                if let Some(link) = self.links.get_mut(&edge) {
+                if let Some(link) = self.net.links.get_mut(&edge) {
                     link.cut = true;
                     self.after(IDLE_TIMEOUT, Event::Idle(edge));
                     self.go_down(edge, IDLE_TIMEOUT);

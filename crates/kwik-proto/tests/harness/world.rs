@@ -44,6 +44,17 @@ pub(crate) enum Event {
     Fault(Fault),
 }
 
+/// What joins the roles.
+#[derive(Default)]
+pub(crate) struct Net {
+    pub(crate) links: BTreeMap<PathId, Link>,
+    pub(crate) pipes: BTreeMap<u32, Pipe>,
+    next_pipe: u32,
+    control: BTreeMap<(PathId, Toward), u32>,
+    raw: BTreeMap<PathId, u32>,
+    pumping: BTreeSet<u32>,
+}
+
 pub(crate) struct World {
     pub(crate) seed: u64,
     pub(crate) trace: bool,
@@ -55,12 +66,7 @@ pub(crate) struct World {
     pub(crate) client: ClientApp,
     pub(crate) primary: Primary,
     pub(crate) edges: BTreeMap<PathId, Edge>,
-    pub(crate) links: BTreeMap<PathId, Link>,
-    pub(crate) pipes: BTreeMap<u32, Pipe>,
-    next_pipe: u32,
-    control: BTreeMap<(PathId, Toward), u32>,
-    raw: BTreeMap<PathId, u32>,
-    pumping: BTreeSet<u32>,
+    pub(crate) net: Net,
     pub(crate) plan: Plan,
     /// The session is over.
     pub(crate) closed: bool,
@@ -118,12 +124,7 @@ impl World {
             client,
             primary,
             edges: BTreeMap::new(),
-            links: BTreeMap::new(),
-            pipes: BTreeMap::new(),
-            next_pipe: 0,
-            control: BTreeMap::new(),
-            raw: BTreeMap::new(),
-            pumping: BTreeSet::new(),
+            net: Net::default(),
             plan: Plan::default(),
             closed: false,
             covered: Coverage::default(),
@@ -161,31 +162,31 @@ impl World {
     }
 
     pub(crate) fn add_link(&mut self, path: PathId, link: Link) {
-        self.links.insert(path, link);
+        self.net.links.insert(path, link);
         for toward in [Toward::Client, Toward::Server] {
             let pipe = self.add_pipe(path, toward, Sink::control());
-            self.control.insert((path, toward), pipe);
+            self.net.control.insert((path, toward), pipe);
         }
         let raw = self.add_pipe(path, Toward::Server, Sink::Raw(VecDeque::new()));
-        self.raw.insert(path, raw);
+        self.net.raw.insert(path, raw);
     }
 
     pub(crate) fn add_pipe(&mut self, path: PathId, toward: Toward, sink: Sink) -> u32 {
-        self.next_pipe += 1;
-        self.pipes.insert(self.next_pipe, Pipe::new(path, toward, sink, self.now));
-        self.next_pipe
+        self.net.next_pipe += 1;
+        self.net.pipes.insert(self.net.next_pipe, Pipe::new(path, toward, sink, self.now));
+        self.net.next_pipe
     }
 
     pub(crate) fn remove_link(&mut self, path: PathId) {
-        self.links.remove(&path);
-        self.pipes.retain(|_, pipe| pipe.path != path);
-        self.control.retain(|(owner, _), _| *owner != path);
+        self.net.links.remove(&path);
+        self.net.pipes.retain(|_, pipe| pipe.path != path);
+        self.net.control.retain(|(owner, _), _| *owner != path);
     }
 
     /// Writes to a pipe; nothing happens when its connection is gone.
     pub(crate) fn send(&mut self, id: u32, head: Bytes, body: Bytes) {
-        let Some(pipe) = self.pipes.get_mut(&id) else { return };
-        let Some(link) = self.links.get_mut(&pipe.path) else { return };
+        let Some(pipe) = self.net.pipes.get_mut(&id) else { return };
+        let Some(link) = self.net.links.get_mut(&pipe.path) else { return };
         let len = head.len() + body.len();
         let due = link.send(len, pipe.toward, &mut self.rng, self.now).max(pipe.last_due);
         pipe.last_due = due;
@@ -194,7 +195,7 @@ impl World {
     }
 
     pub(crate) fn send_control(&mut self, path: PathId, toward: Toward, bytes: Bytes) {
-        if let Some(pipe) = self.control.get(&(path, toward)) {
+        if let Some(pipe) = self.net.control.get(&(path, toward)) {
             self.send(*pipe, bytes, Bytes::new());
         }
     }
@@ -220,7 +221,7 @@ impl World {
         fin: bool,
     ) {
         self.log(|| format!("frame {stream} {at}+{} fin {fin} on pipe {id}", body.len()));
-        let Some(pipe) = self.pipes.get(&id) else { return };
+        let Some(pipe) = self.net.pipes.get(&id) else { return };
         let (path, toward) = (pipe.path, pipe.toward);
         let Some(sent) = self.sent(path, toward) else { return };
         let leased = toward == Toward::Client
@@ -239,7 +240,7 @@ impl World {
     }
 
     pub(crate) fn pump(&mut self, pipe: u32, delay: Duration) {
-        if self.pumping.insert(pipe) {
+        if self.net.pumping.insert(pipe) {
             self.after(delay, Event::Pump(pipe));
         }
     }
@@ -270,13 +271,13 @@ impl World {
         match event {
             Event::Deliver(pipe) => self.deliver(pipe),
             Event::Pump(pipe) => {
-                self.pumping.remove(&pipe);
+                self.net.pumping.remove(&pipe);
                 self.on_pump(pipe);
             }
             Event::Connected(path) => self.on_connected(path),
             Event::Hangup(path) => self.hang_up(path),
             Event::Idle(path) => {
-                if self.links.get(&path).is_some_and(|link| link.cut) {
+                if self.net.links.get(&path).is_some_and(|link| link.cut) {
                     self.lose(path);
                 }
             }
@@ -316,9 +317,9 @@ impl World {
     }
 
     fn on_pump(&mut self, id: u32) {
-        let Some(pipe) = self.pipes.get(&id) else { return };
+        let Some(pipe) = self.net.pipes.get(&id) else { return };
         let (path, toward) = (pipe.path, pipe.toward);
-        let Some(link) = self.links.get(&path) else { return };
+        let Some(link) = self.net.links.get(&path) else { return };
         let ready = link.ready(toward);
         let sent = self.sent(path, toward);
         if sent.is_some_and(|sent| !sent.lock().unwrap().has_room()) {
@@ -360,8 +361,8 @@ impl World {
             Action::Dial(dial) => self.dial(&dial),
             Action::ForwardRaw(path, packet) => {
                 self.client.session.on_raw_forwarded(path, packet.sequence, Ok(()), self.now);
-                let Some(id) = self.raw.get(&path).copied() else { return };
-                if let Some(Pipe { sink: Sink::Raw(packets), .. }) = self.pipes.get_mut(&id) {
+                let Some(id) = self.net.raw.get(&path).copied() else { return };
+                if let Some(Pipe { sink: Sink::Raw(packets), .. }) = self.net.pipes.get_mut(&id) {
                     packets.push_back(*packet);
                 }
                 self.send(id, Bytes::new(), Bytes::new());
@@ -369,7 +370,7 @@ impl World {
             Action::ClosePath(path, error) => {
                 self.log(|| format!("the client closes path {path}: {error}"));
                 self.check_path_close(path, &error);
-                if self.links.contains_key(&path) {
+                if self.net.links.contains_key(&path) {
                     self.remove_link(path);
                     let delay = self.rng.millis(0..=50);
                     self.after(delay, Event::Hangup(path));

@@ -17,6 +17,7 @@ use kwik::{
 
 pub mod hostile;
 pub mod proto;
+pub mod secondary;
 
 /// Whatever `test` does, it does not hang for ever.
 pub async fn within<T>(test: impl Future<Output = T>) -> T {
