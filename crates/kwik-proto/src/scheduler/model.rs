@@ -10,13 +10,30 @@ use std::time::{Duration, Instant};
 
 use crate::limits;
 
+mod link;
+mod queue;
+#[cfg(test)]
+mod tests;
+
+use link::Link;
+use queue::Queue;
+
 use super::tuning::{
     ACK_DELAY, COMMITTED, FIRST_WINDOW, FLAT_ROUNDS, PACKET, PIECE_TIME, ROUND, ROUND_BYTES, SLACK,
-    SPACINGS, TRAIN, TRAIN_GAP, UNKNOWN_SPACING,
+    SPACINGS, TRAIN_GAP, UNKNOWN_SPACING,
 };
 
 /// Rounds of slow start that are worth adding up: more bring more than a window of ours takes.
 const MAX_ROUNDS: u32 = 20;
+
+/// In slow start a window of bytes comes in each round trip.
+#[derive(Debug)]
+struct Flight {
+    /// When the first of the current one came or will come.
+    began: Instant,
+    /// How many of it are still to come.
+    left: u64,
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -26,14 +43,8 @@ pub(super) struct PathModel {
     base: Duration,
     /// Delivery rate in bytes a second, once measured.
     rate: Option<u64>,
-    /// The rate of the fastest train of packets.
-    link: Option<u64>,
-    /// Bytes since a train began, without its first packets; when it began, and its last packet.
-    train: (u64, Instant, Instant),
-    /// Bytes asked for and not come.
-    outstanding: u64,
-    /// Bytes that others were asked for and that this path may still send.
-    stale: u64,
+    link: Link,
+    queue: Queue,
     /// Payload that came.
     received: u64,
     /// What the path's connection has received in all, where the driver says.
@@ -48,9 +59,7 @@ pub(super) struct PathModel {
     /// The path ran dry during this round, so the round measures us and not the path.
     dry: bool,
     flat_rounds: u8,
-    /// In slow start a window of bytes comes in each round trip: when the first of the current one
-    /// came or will come, and how many are still to come.
-    flight: (Instant, u64),
+    flight: Flight,
     /// What it is asked for comes within this: longer, and the window fills behind it.
     horizon: Duration,
     /// When the next byte is expected.
@@ -63,10 +72,8 @@ impl PathModel {
             rtt: Duration::ZERO,
             base: Duration::MAX,
             rate: None,
-            link: None,
-            train: (0, now, now),
-            outstanding: 0,
-            stale: 0,
+            link: Link::new(now),
+            queue: Queue::default(),
             received: 0,
             arrived: None,
             round: (0, now),
@@ -74,7 +81,7 @@ impl PathModel {
             busy: (0, now),
             dry: true,
             flat_rounds: 0,
-            flight: (now, FIRST_WINDOW),
+            flight: Flight { began: now, left: FIRST_WINDOW },
             horizon: Duration::MAX,
             due: now,
         }
@@ -92,57 +99,61 @@ impl PathModel {
 
     /// It is asked for more.
     pub(super) fn on_activated(&mut self, bytes: u64, now: Instant) {
-        if self.is_dry() {
+        if self.queue.is_dry() {
             self.due = now + self.base_rtt();
-            self.flight = (self.due, self.window());
+            self.flight = Flight { began: self.due, left: self.window() };
         }
-        if self.outstanding == 0 {
+        if self.queue.outstanding() == 0 {
             self.waiting = true;
             self.busy = (0, now);
         }
-        self.outstanding += bytes;
+        self.queue.ask(bytes);
     }
 
     /// Bytes asked for will not come.
     pub(super) fn on_released(&mut self, bytes: u64) {
-        self.outstanding = self.outstanding.saturating_sub(bytes);
-        self.dry |= self.is_dry();
+        self.queue.release(bytes);
+        self.dry |= self.queue.is_dry();
     }
 
     /// Others are asked for these bytes instead. They hold up what it is asked for next until they
     /// have come, or its server said that they will not.
     pub(super) fn on_cancelled(&mut self, bytes: u64) {
-        self.stale += bytes;
-        self.on_released(bytes);
+        self.queue.cancel(bytes);
+        self.dry |= self.queue.is_dry();
     }
 
     /// Cancelled bytes came, or will not.
     pub(super) fn on_dropped(&mut self, bytes: u64) {
-        self.stale = self.stale.saturating_sub(bytes);
-        self.dry |= self.is_dry();
+        self.queue.drop_stale(bytes);
+        self.dry |= self.queue.is_dry();
     }
 
     /// It was dead and speaks again: what was measured before holds no more.
     pub(super) fn on_revived(&mut self, now: Instant) {
-        (self.rate, self.link, self.flat_rounds, self.stale) = (None, None, 0, 0);
+        (self.rate, self.link, self.flat_rounds) = (None, Link::new(now), 0);
+        self.queue.drop_stale(u64::MAX);
         (self.round, self.waiting, self.busy) = ((0, now), true, (0, now));
-        (self.train, self.due) = ((0, now, now), now);
+        self.due = now;
     }
 
     /// Bytes came, `asked` of them outstanding until now.
     pub(super) fn on_received(&mut self, bytes: u64, asked: u64, now: Instant) {
-        if now >= self.flight.0 + self.base_rtt() {
-            self.flight = (now, self.window());
+        if now >= self.flight.began + self.base_rtt() {
+            self.flight = Flight { began: now, left: self.window() };
         }
-        self.flight.1 = self.flight.1.saturating_sub(bytes);
+        self.flight.left = self.flight.left.saturating_sub(bytes);
         self.received += bytes;
-        self.outstanding = self.outstanding.saturating_sub(asked);
+        self.queue.release(asked);
         self.on_dropped(bytes.saturating_sub(asked));
-        self.dry |= self.is_dry();
         self.busy.0 += asked;
         self.due = now;
-        self.measure_train(bytes, now);
-        if self.is_dry() {
+        if self.waiting {
+            self.link.begin(now);
+        } else {
+            self.link.on_received(bytes, now);
+        }
+        if self.queue.is_dry() {
             self.end_busy(now);
         }
         if std::mem::take(&mut self.waiting) {
@@ -162,29 +173,13 @@ impl PathModel {
         }
     }
 
-    fn measure_train(&mut self, bytes: u64, now: Instant) {
-        let (sum, began, last) = &mut self.train;
-        // A train goes on as long as its packets follow as closely as those before did.
-        let spacing = if *sum > 0 { (*last - *began) * 2 } else { UNKNOWN_SPACING };
-        if self.waiting || now.saturating_duration_since(*last) > spacing.max(TRAIN_GAP) {
-            self.train = (0, now, now);
-            return;
-        }
-        (*sum, *last) = (*sum + bytes, now);
-        if *sum >= TRAIN || self.link.is_none() && now > *began {
-            let sample = rate_of(*sum, now.saturating_duration_since(*began));
-            self.link = Some(self.link.map_or(sample, |link| link.max(sample)));
-            self.train = (0, now, now);
-        }
-    }
-
     fn measure(&mut self, bytes: u64, now: Instant) {
         self.round.0 += bytes;
         let lasted = now.saturating_duration_since(self.round.1);
         if lasted >= self.base_rtt().max(ROUND) && self.round.0 >= ROUND_BYTES {
             self.end_round(lasted);
             self.round = (0, now);
-            self.dry = self.is_dry();
+            self.dry = self.queue.is_dry();
         }
     }
 
@@ -220,11 +215,6 @@ impl PathModel {
         }
     }
 
-    /// It has nothing to send.
-    fn is_dry(&self) -> bool {
-        self.outstanding + self.stale == 0
-    }
-
     /// Its server's congestion window may still be opening.
     pub(super) fn is_starting(&self) -> bool {
         self.flat_rounds < FLAT_ROUNDS
@@ -243,7 +233,7 @@ impl PathModel {
     /// What lies between two packets.
     pub(super) fn spacing(&self) -> Duration {
         // In slow start a window comes at once: its average says nothing of its packets.
-        let rate = if self.is_starting() { self.link.or(self.rate) } else { self.rate };
+        let rate = if self.is_starting() { self.link.rate().or(self.rate) } else { self.rate };
         let most = UNKNOWN_SPACING / SPACINGS;
         rate.map_or(most, |rate| time_for(PACKET, rate).min(UNKNOWN_SPACING))
     }
@@ -261,7 +251,7 @@ impl PathModel {
         if let Some(rate) = self.rate.filter(|_| !self.is_starting()) {
             return time_for(bytes, rate);
         }
-        let (began, here) = self.flight;
+        let Flight { began, left: here } = self.flight;
         let Some(left) = bytes.checked_sub(here) else {
             return time_for(bytes, self.pace(self.window()));
         };
@@ -295,7 +285,7 @@ impl PathModel {
 
     /// What its link may carry.
     fn link_rate(&self) -> u64 {
-        self.link.unwrap_or(u64::MAX).max(self.rate.unwrap_or(0))
+        self.link.rate().unwrap_or(u64::MAX).max(self.rate.unwrap_or(0))
     }
 
     /// Until the next byte comes.
@@ -305,15 +295,15 @@ impl PathModel {
 
     /// How long from now until the first `bytes` of what it was asked for have come.
     pub(super) fn delivery(&self, bytes: u64, now: Instant) -> Duration {
-        self.wait(now) + self.transfer(self.stale + bytes, now)
+        self.wait(now) + self.transfer(self.queue.stale() + bytes, now)
     }
 
     /// How long from now until all it was asked for and `more` bytes have come.
     pub(super) fn arrival(&self, more: u64, now: Instant) -> Duration {
-        if self.is_dry() {
+        if self.queue.is_dry() {
             return self.base_rtt() + self.fresh(more);
         }
-        let queued = self.outstanding + self.stale + more;
+        let queued = self.queue.len() + more;
         let queued = self.wait(now) + self.transfer(queued, now);
         // The request travels to the server, and its first bytes back.
         let steady = self.rate.filter(|_| !self.is_starting());
@@ -335,7 +325,7 @@ impl PathModel {
             return 0;
         }
         if let Some(rate) = self.rate.filter(|_| !self.is_starting()) {
-            let queue = self.wait(now) + time_for(self.outstanding + self.stale, rate);
+            let queue = self.wait(now) + time_for(self.queue.len(), rate);
             return bytes_in(rate, time.saturating_sub(queue.max(self.base_rtt())));
         }
         let (mut fits, mut late) = (limits::MIN_PIECE, limits::MAX_WINDOW);
@@ -383,7 +373,7 @@ impl PathModel {
 
     /// It may be asked for a piece more.
     pub(super) fn has_room(&self) -> bool {
-        self.outstanding + self.stale < self.target()
+        self.queue.len() < self.target()
     }
 
     /// Size of its next piece.
@@ -402,7 +392,7 @@ impl PathModel {
             Some(rate) if !self.is_starting() => 2 * bytes_in(rate, self.base_rtt()),
             _ => self.window(),
         };
-        (2 * window + COMMITTED).saturating_sub(self.stale + ahead).min(bytes)
+        (2 * window + COMMITTED).saturating_sub(self.queue.stale() + ahead).min(bytes)
     }
 
     /// Smoothed round-trip time.
@@ -416,7 +406,7 @@ impl PathModel {
     }
 
     pub(super) fn outstanding(&self) -> u64 {
-        self.outstanding
+        self.queue.outstanding()
     }
 
     pub(super) fn received(&self) -> u64 {
@@ -438,107 +428,4 @@ fn bytes_in(rate: u64, time: Duration) -> u64 {
 fn time_for(bytes: u64, rate: u64) -> Duration {
     let micros = u128::from(bytes) * 1_000_000 / u128::from(rate.max(1));
     Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX / 4).min(u64::MAX / 4))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MS: Duration = Duration::from_millis(1);
-
-    /// Asked for `bytes` over a link of `rate` and `rtt`, and has them, packet by packet.
-    fn bring(model: &mut PathModel, now: &mut Instant, bytes: u64, rate: u64, rtt: Duration) {
-        model.on_rtt(rtt);
-        model.on_activated(bytes, *now);
-        *now += rtt;
-        let mut left = bytes;
-        while left > 0 {
-            let packet = left.min(PACKET);
-            model.on_received(packet, packet, *now);
-            *now += time_for(packet, rate);
-            left -= packet;
-        }
-    }
-
-    #[test]
-    fn a_path_of_which_nothing_is_known_brings_a_window_in_a_round_trip() {
-        let now = crate::test_now();
-        let mut model = PathModel::new(now);
-        model.on_rtt(20 * MS);
-        assert_eq!(model.arrival(FIRST_WINDOW, now), 20 * MS);
-        // Of the next ones a burst comes at once, and the rest spread over the round trip.
-        assert_eq!(model.arrival(2 * FIRST_WINDOW, now), 40 * MS);
-        assert_eq!(model.arrival(3 * FIRST_WINDOW, now), 48 * MS);
-        assert_eq!(model.arrival(7 * FIRST_WINDOW, now), 72 * MS);
-        assert!(model.capacity(20 * MS, now) >= FIRST_WINDOW * 8 / 9);
-        assert_eq!(model.capacity(19 * MS, now), 0);
-    }
-
-    #[test]
-    fn what_exceeds_a_window_comes_a_round_trip_after_that_window_began() {
-        let mut now = crate::test_now();
-        let mut model = PathModel::new(now);
-        model.on_rtt(100 * MS);
-        model.on_activated(200_000, now);
-        now += 100 * MS;
-        // More than a first window, and its last packet late: it begins no flight of its own.
-        model.on_received(FIRST_WINDOW + PACKET, FIRST_WINDOW + PACKET, now);
-        model.on_received(PACKET, PACKET, now + 20 * MS);
-        now += 30 * MS;
-        assert!(model.delivery(PACKET, now) >= 70 * MS, "{:?}", model.delivery(PACKET, now));
-        assert!(model.delivery(PACKET, now) < 100 * MS, "{:?}", model.delivery(PACKET, now));
-    }
-
-    #[test]
-    fn the_first_packets_tell_what_the_link_carries() {
-        let mut now = crate::test_now();
-        let mut model = PathModel::new(now);
-        bring(&mut model, &mut now, 12_000, 125_000, 20 * MS);
-        let link = model.link_rate();
-        assert!((115_000..=135_000).contains(&link), "{link}");
-        assert!(model.arrival(125_000, now) >= 900 * MS);
-    }
-
-    #[test]
-    fn what_is_asked_for_comes_before_what_is_asked_for_later() {
-        let mut now = crate::test_now();
-        let mut model = PathModel::new(now);
-        for _ in 0..30 {
-            bring(&mut model, &mut now, 100_000, 1_000_000, 10 * MS);
-        }
-        let before = model.arrival(10_000, now);
-        model.on_activated(500_000, now);
-        assert!(model.arrival(10_000, now) >= before + 400 * MS);
-        model.on_cancelled(500_000);
-        assert!(model.arrival(10_000, now) >= before + 400 * MS, "cancelled bytes still come");
-        model.on_dropped(500_000);
-        assert!(model.arrival(10_000, now) <= before + MS);
-    }
-
-    #[test]
-    fn samples_of_a_path_that_ran_dry_never_lower_its_rate() {
-        let mut now = crate::test_now();
-        let mut model = PathModel::new(now);
-        for _ in 0..30 {
-            bring(&mut model, &mut now, 100_000, 1_000_000, 10 * MS);
-        }
-        let rate = model.rate().unwrap();
-        for _ in 0..30 {
-            bring(&mut model, &mut now, 3_000, 1_000_000, 10 * MS);
-            now += 100 * MS;
-        }
-        assert!(model.rate().unwrap() >= rate);
-    }
-
-    #[test]
-    fn a_slow_path_is_asked_for_little() {
-        let mut now = crate::test_now();
-        let mut model = PathModel::new(now);
-        for _ in 0..20 {
-            bring(&mut model, &mut now, 12_000, 25_000, 10 * MS);
-        }
-        assert_eq!(model.piece_len(), limits::MIN_PIECE);
-        assert!(model.target() <= 4 * limits::MIN_PIECE, "{}", model.target());
-        assert!(model.patience() >= 150 * MS, "packets are 58 ms apart");
-    }
 }
