@@ -45,6 +45,25 @@ pub struct SecondaryStats {
     pub bytes: u64,
 }
 
+/// What came twice of all streams of a session so far, and what may have: `received` is at most
+/// `moved + reclaimed + unasked` once all that was taken back has come or was stopped, unless a
+/// primary writes plainly what others are leased.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DuplicateStats {
+    /// Bytes that were here already when they came.
+    pub received: u64,
+    /// Bytes that a path brought of pieces after the scheduler moved them to a quicker one, or may
+    /// still bring: at most `budget`.
+    pub moved: u64,
+    /// The most that `moved` was allowed to be, in bytes.
+    pub budget: u64,
+    /// The same as `moved` of pieces that were taken back as their path fell silent or their lease
+    /// was over. They always are, but leave less of the budget for moves.
+    pub reclaimed: u64,
+    /// Bytes of leases that the primary sent unasked and others may have been asked for.
+    pub unasked: u64,
+}
+
 /// Figures of one live stream (10.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamStats {
@@ -110,8 +129,8 @@ pub struct SessionStats {
     pub window: u64,
     /// Of which granted to streams.
     pub granted: u64,
-    /// Bytes of live streams that came twice.
-    pub duplicates: u64,
+    /// What came twice, and what may, at the client.
+    pub duplicates: DuplicateStats,
     /// Bytes sent here that the peer has not acknowledged.
     pub unacknowledged: u64,
     /// Pooled QUIC streams that carry what is sent here (5.2); the driver's.

@@ -60,7 +60,8 @@ pub use kwik_proto::presentation::{
 };
 pub use kwik_proto::session::{ClientConfig as SessionConfig, RelayReport, Uncovered};
 pub use kwik_proto::stats::{
-    PathFigures, PathStats, RecvStats, SecondaryStats, SendStats, SessionStats, StreamStats,
+    DuplicateStats, PathFigures, PathStats, RecvStats, SecondaryStats, SendStats, SessionStats,
+    StreamStats,
 };
 pub use kwik_proto::stream::{GapNotice, MetadataError, Priority, StreamMetadata, StreamType};
 pub use kwik_proto::wire::DataOptions;

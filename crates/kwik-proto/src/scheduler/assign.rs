@@ -6,6 +6,7 @@ use crate::stream::StreamTable;
 use crate::wire::control::{self, ControlMessage};
 use crate::{PathId, PieceId, StreamId};
 
+use super::charges::Cause;
 use super::ledger::{Changed, Taken};
 use super::path::Path;
 use super::{Scheduler, SchedulerEvent};
@@ -122,10 +123,15 @@ impl Scheduler {
     }
 
     /// Takes a live piece back: what it owes is free for others. Its writer may have sent some of
-    /// it when it hears of that: `twice` bytes of it at most are charged, and given back as far as
-    /// it stopped before. False when nothing of the piece is waited for.
-    pub(super) fn take_back(&mut self, path: PathId, piece_id: PieceId, twice: u64) -> bool {
-        let (cancelled, changed) = self.ledger.cancel(path, piece_id, twice);
+    /// it when it hears of that. False when nothing of the piece is waited for.
+    pub(super) fn take_back(
+        &mut self,
+        path: PathId,
+        piece_id: PieceId,
+        cause: Cause,
+        now: Instant,
+    ) -> bool {
+        let (cancelled, changed) = self.ledger.cancel(path, piece_id, cause, now);
         self.note(changed);
         let Some((lease_id, freed)) = cancelled else { return false };
         if let Some(owner) = self.paths.get_mut(&path) {

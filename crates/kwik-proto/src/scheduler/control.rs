@@ -50,6 +50,7 @@ impl Scheduler {
             (recv.has_failed(), recv.is_complete())
         };
         if complete {
+            self.ledger.charges.on_unasked(unasked);
             let outcome = if failed { LeaseOutcome::Stopped } else { LeaseOutcome::Done };
             self.report(id, outcome, Vec::new(), unasked);
             return Ok(());
@@ -81,6 +82,7 @@ impl Scheduler {
             self.end_done_leases(stream, None, now);
             self.cover(stream, now);
         } else {
+            self.ledger.charges.on_unasked(unasked);
             self.end_lease(id, LeaseOutcome::Lost, now);
         }
         Ok(())
@@ -90,9 +92,14 @@ impl Scheduler {
     fn expect(&mut self, id: LeaseId, path: PathId, unasked: u64, now: Instant) {
         let Some(owner) = self.paths.get_mut(&path) else { return };
         let due = |len| now + owner.schedule.model.arrival(len, now);
-        let len = self.ledger.expect(id, unasked, due);
+        let (len, clipped) = self.ledger.expect(id, unasked, due);
         if len > 0 {
             owner.schedule.on_activated(len, now);
+        }
+        if clipped {
+            // This comes before any credit beyond: the writer goes no further.
+            let cancel = control::Cancel { lease_id: id, piece_id: PieceId::unasked(id) };
+            self.events.push(SchedulerEvent::Send(path, ControlMessage::Cancel(cancel)));
         }
     }
 
@@ -141,7 +148,8 @@ impl Scheduler {
             owner.schedule.model.on_released(stopped.left);
             // Who gives a lease up, or goes on elsewhere with a secondary stream, may.
             let lease = self.ledger.lease(stopped.lease);
-            if lease.is_some_and(|lease| !lease.closing && !lease.mapped) {
+            let asked = !path.is_primary() || piece != PieceId::unasked(stopped.lease);
+            if asked && lease.is_some_and(|lease| !lease.closing && !lease.mapped) {
                 returned = owner.schedule.live.on_returned(now);
             }
         } else {

@@ -43,7 +43,7 @@ impl Scheduler {
 
     /// Ends a lease: its pieces are cancelled, the primary and the writer are told.
     pub(super) fn end_lease(&mut self, id: LeaseId, outcome: LeaseOutcome, now: Instant) {
-        let (ended, changed) = self.ledger.end_lease(id);
+        let (ended, changed) = self.ledger.end_lease(id, now);
         self.note(changed);
         let Some(EndedLease { lease, missing, freed }) = ended else { return };
         if let Some(owner) = self.paths.get_mut(&lease.path) {

@@ -26,6 +26,8 @@ use crate::stream::{PieceEnd, SharedRecv, StreamTable};
 use crate::sync::lock;
 use crate::{Code, CodedError, LeaseId, PathId, PieceId, StreamId};
 
+use super::charges::{Cause, Charges};
+
 pub(super) use entries::{Activation, ClientLease, EndedLease, Finished, Stopped, Taken};
 pub(super) use fill::Fill;
 
@@ -49,8 +51,8 @@ pub(super) struct Ledger {
     leases: BTreeMap<LeaseId, ClientLease>,
     fills: BTreeMap<StreamId, Fill>,
     pieces: BTreeMap<PathId, BTreeMap<PieceId, Activation>>,
-    /// Bytes of cancelled pieces that may come twice.
-    pub(super) doubled: u64,
+    /// What may come twice.
+    pub(super) charges: Charges,
 }
 
 /// What it says.
@@ -194,32 +196,37 @@ impl Ledger {
     }
 
     /// What the primary sends of its own lease without being asked is a piece like any other. What
-    /// of it overtook the lease was taken as plain data. Returns how much is still to come.
+    /// of it overtook the lease was taken as plain data. Returns how much is still to come, and
+    /// whether its writer is to be stopped there: where its stream's credit ends.
     pub(super) fn expect(
         &mut self,
         id: LeaseId,
         unasked: u64,
         due: impl FnOnce(u64) -> Instant,
-    ) -> u64 {
-        let Some(lease) = self.leases.get_mut(&id) else { return 0 };
-        let Some(fill) = self.fills.get_mut(&lease.stream) else { return 0 };
+    ) -> (u64, bool) {
+        let Some(lease) = self.leases.get_mut(&id) else { return (0, false) };
+        let Some(fill) = self.fills.get_mut(&lease.stream) else { return (0, false) };
         lease.budget = lease.budget.saturating_sub(unasked);
-        // It waits for credit behind that, and others may be quicker.
+        // Behind that it would wait for credit, and others may be quicker.
         let start = lease.range.start;
         let end = (start + unasked).min(lock(&fill.recv).max_data()).max(start);
+        let missing = lock(&fill.recv).missing(start..end).map(|gap| gap.end - gap.start).sum();
         // Where others bring parts of it, nobody could tell by which piece bytes come: all of it
         // is on its way as plain data, and credited now.
         let piece = PieceId::unasked(id);
-        let rest = fill.take_rest(start..end, lease.path, piece).unwrap_or(end..end);
+        let rest = fill.take_rest(start..end, lease.path, piece).unwrap_or_else(|| {
+            self.charges.on_unasked(missing);
+            end..end
+        });
         lease.delivered += rest.start - start;
         let len = rest.end - rest.start;
         if len > 0 {
             let (stream, due) = (lease.stream, due(len));
-            let (start, charged, returned) = (rest.start, 0, false);
-            let activation = Activation { stream, lease: id, start, charged, returned, due };
+            let (start, charge, returned) = (rest.start, None, false);
+            let activation = Activation { stream, lease: id, start, charge, returned, due };
             self.pieces.entry(lease.path).or_default().insert(piece, activation);
         }
-        len
+        (len, end < start + unasked)
     }
 
     /// Takes the lowest part of a stream that is free and that a path may be asked for, about `len`
@@ -264,27 +271,27 @@ impl Ledger {
         let Some(lease) = self.leases.get_mut(&id) else { return };
         let Some(fill) = self.fills.get_mut(&stream) else { return };
         lease.budget -= range.end - range.start;
-        let (start, charged, returned) = (range.start, 0, false);
+        let (start, charge, returned) = (range.start, None, false);
         lock(&fill.recv).add_piece(path, piece, range);
-        let activation = Activation { stream, lease: id, start, charged, returned, due };
+        let activation = Activation { stream, lease: id, start, charge, returned, due };
         self.pieces.entry(path).or_default().insert(piece, activation);
     }
 
-    /// Cancels a live piece; its lease, and how much it owed. So much, and `twice` at most, is
-    /// charged: it may come twice.
+    /// Cancels a live piece, and charges what of it may come twice; its lease, and how much it owed.
     pub(super) fn cancel(
         &mut self,
         path: PathId,
         piece: PieceId,
-        twice: u64,
+        cause: Cause,
+        now: Instant,
     ) -> (Option<(LeaseId, u64)>, Changed) {
         let none = (None, Changed::Nothing);
         let activation = self.pieces.get_mut(&path).and_then(|own| own.get_mut(&piece));
         let Some(activation) = activation else { return none };
         let Some(fill) = self.fills.get_mut(&activation.stream) else { return none };
-        let Some(freed) = fill.cancel(path, piece) else { return none };
-        activation.charged = twice.min(freed);
-        self.doubled += activation.charged;
+        let Some(owed) = fill.cancel(path, piece) else { return none };
+        let freed = owed.end - owed.start;
+        activation.charge = Some(self.charges.charge(cause, owed.start, freed, now));
         (Some((activation.lease, freed)), Changed::Work)
     }
 
@@ -320,9 +327,9 @@ impl Ledger {
         if let Some(lease) = self.leases.get_mut(&lease) {
             lease.budget += left;
         }
-        let refund = activation.charged.min(left);
-        activation.charged -= refund;
-        self.doubled -= refund;
+        if let Some(charge) = &mut activation.charge {
+            self.charges.settle(charge, sent_until);
+        }
         if live {
             fill.release(sent_until..before.end);
             activation.returned = true;
@@ -344,7 +351,10 @@ impl Ledger {
     /// Takes a piece off its path, and credits its lease with what came of it.
     fn finish(&mut self, end: &PieceEnd) -> Option<Finished> {
         let activation = self.pieces.get_mut(&end.path)?.remove(&end.piece)?;
-        let Activation { stream, lease, start, returned, .. } = activation;
+        let Activation { stream, lease, start, charge, returned, .. } = activation;
+        if let Some(mut charge) = charge {
+            self.charges.settle(&mut charge, end.at);
+        }
         if let Some(lease) = self.leases.get_mut(&lease) {
             lease.delivered += end.at - start;
         }
@@ -380,15 +390,20 @@ impl Ledger {
     }
 
     /// Ends a lease, and cancels its pieces.
-    pub(super) fn end_lease(&mut self, id: LeaseId) -> (Option<EndedLease>, Changed) {
+    pub(super) fn end_lease(&mut self, id: LeaseId, now: Instant) -> (Option<EndedLease>, Changed) {
         let Some(mut lease) = self.leases.remove(&id) else { return (None, Changed::Nothing) };
         let (mut missing, mut freed) = (Vec::new(), 0);
         if let Some(fill) = self.fills.get_mut(&lease.stream) {
-            let pieces = self.pieces.get(&lease.path).into_iter().flatten();
+            let pieces = self.pieces.get_mut(&lease.path).into_iter().flatten();
             for (piece, activation) in pieces.filter(|(_, piece)| piece.lease == id) {
                 let came = lock(&fill.recv).progress(lease.path, *piece);
                 lease.delivered += came.map_or(0, |at| at - activation.start);
-                freed += fill.cancel(lease.path, *piece).unwrap_or(0);
+                if let Some(owed) = fill.cancel(lease.path, *piece) {
+                    let len = owed.end - owed.start;
+                    let charge = self.charges.charge(Cause::Ended, owed.start, len, now);
+                    activation.charge = Some(charge);
+                    freed += len;
+                }
             }
             fill.remove_lease(lease.path, lease.range.start, id);
             missing = lock(&fill.recv).missing(lease.range.clone()).collect();
@@ -405,6 +420,9 @@ impl Ledger {
             if let Some(lease) = self.leases.get_mut(&activation.lease) {
                 lease.delivered += cut.cursor - activation.start;
             }
+            if let Some(mut charge) = activation.charge {
+                self.charges.settle(&mut charge, cut.cursor);
+            }
             cut.owed().into_iter().for_each(|rest| fill.release(rest));
         }
         for fill in self.fills.values_mut() {
@@ -418,10 +436,14 @@ impl Ledger {
     /// sends all the same is thrown away.
     pub(super) fn discard(&mut self, stream: StreamId, path: PathId) {
         let Some(fill) = self.fills.get(&stream).filter(|fill| fill.is_filled()) else { return };
-        if let Some(own) = self.pieces.get_mut(&path) {
-            own.retain(|_, activation| activation.stream != stream);
+        let mut recv = lock(&fill.recv);
+        let own = self.pieces.entry(path).or_default();
+        for (id, activation) in own.extract_if(.., |_, piece| piece.stream == stream) {
+            if let Some(mut charge) = activation.charge {
+                self.charges.settle(&mut charge, recv.progress(path, id).unwrap_or(0));
+            }
         }
-        lock(&fill.recv).discard_from(path);
+        recv.discard_from(path);
     }
 
     /// Forgets a stream of which nothing is left to do.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::{LeaseId, PathId, StreamId};
 
 use super::Scheduler;
+use super::charges::Cause;
 use super::ledger::Changed;
 
 impl Scheduler {
@@ -32,7 +33,7 @@ impl Scheduler {
         // What was asked for before does not go on from there in order: the writer would pass over
         // the rest.
         if again || offset != start {
-            self.take_back_before(path, id, u64::MAX);
+            self.take_back_before(path, id, u64::MAX, now);
         }
         self.set_floor(id, offset, now);
         true
@@ -51,7 +52,7 @@ impl Scheduler {
         self.note(changed);
         let Some(lease) = self.ledger.lease(id) else { return };
         let (path, stream, from) = (lease.path, lease.stream, lease.from);
-        self.take_back_before(path, id, from);
+        self.take_back_before(path, id, from, now);
         if passed {
             self.end_done_leases(stream, None, now);
             self.cover(stream, now);
@@ -59,11 +60,11 @@ impl Scheduler {
     }
 
     /// Takes back the live pieces of a lease that wait for something before `from`.
-    fn take_back_before(&mut self, path: PathId, id: LeaseId, from: u64) {
+    fn take_back_before(&mut self, path: PathId, id: LeaseId, from: u64, now: Instant) {
         let owed = self.ledger.owed_by(path);
         let before = owed.filter(|(_, piece, rest)| piece.lease == id && rest.start < from);
         for piece in before.map(|(piece, ..)| piece).collect::<Vec<_>>() {
-            self.take_back(path, piece, 0);
+            self.take_back(path, piece, Cause::Ended, now);
         }
     }
 }

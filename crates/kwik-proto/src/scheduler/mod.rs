@@ -8,6 +8,7 @@
 //! each path delivers (`model`), and whether it lives (`liveness`).
 
 mod assign;
+mod charges;
 mod control;
 mod ending;
 mod ledger;
@@ -25,7 +26,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::path::{PathInput, PathState};
-use crate::stream::StreamTable;
+use crate::stats::DuplicateStats;
+use crate::stream::{ReceivedBytes, StreamTable};
 use crate::wire::control::ControlMessage;
 use crate::{LeaseId, PathId, StreamId};
 
@@ -138,16 +140,18 @@ impl Scheduler {
         }
     }
 
-    /// Bytes of a stream came over a path: `bytes` in all, `asked` of them outstanding until now.
+    /// Bytes of a stream came over a path.
     pub fn on_received(
         &mut self,
         path: PathId,
         stream: StreamId,
-        (bytes, asked): (u64, u64),
+        bytes: ReceivedBytes,
         streams: &mut StreamTable,
         now: Instant,
     ) {
         self.on_alive(path, now);
+        self.ledger.charges.on_received(bytes.twice);
+        let ReceivedBytes { total: bytes, asked, .. } = bytes;
         if let Some(owner) = self.paths.get_mut(&path) {
             owner.schedule.on_received(bytes, asked, now);
             self.delivered += asked;
@@ -267,6 +271,12 @@ impl Scheduler {
     #[must_use]
     pub fn path(&self, id: PathId) -> Option<&PathSchedule> {
         self.paths.get(&id).filter(|path| path.state.is_open()).map(|path| &path.schedule)
+    }
+
+    /// What came twice, and what may.
+    #[must_use]
+    pub fn duplicates(&self) -> DuplicateStats {
+        self.ledger.charges.stats(self.double_budget())
     }
 
     /// Live leases.

@@ -9,6 +9,7 @@ use std::time::Instant;
 use crate::{LeaseId, PathId, PieceId, StreamId, limits};
 
 use super::Scheduler;
+use super::charges::Cause;
 use super::tuning::{DOUBLED_TIME, LOOK_AT_LEAST, LOOK_AT_MOST, REPAIR};
 
 /// What a path still owes of a live piece.
@@ -104,7 +105,8 @@ impl Scheduler {
         }
         let len = owed.range.end - owed.range.start;
         let twice = owner.schedule.model.committed(owed.ahead, len);
-        if self.ledger.doubled + twice > self.double_budget() {
+        let budget = self.double_budget();
+        if !self.ledger.charges.allow(twice, budget) {
             return false;
         }
         self.take_over(owed, &taker, twice, now)
@@ -134,7 +136,7 @@ impl Scheduler {
 
     /// Takes a piece back and asks another path for it.
     fn take_over(&mut self, owed: &Owed, taker: &Taker, twice: u64, now: Instant) -> bool {
-        if !self.take_back(owed.owner, owed.piece, twice) {
+        if !self.take_back(owed.owner, owed.piece, Cause::Moved(twice), now) {
             return false;
         }
         // Parts of it may have come under an older piece; what lies behind them is free again.

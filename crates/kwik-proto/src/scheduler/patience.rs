@@ -9,6 +9,7 @@ use crate::sync::lock;
 use crate::wire::control::{self, ControlMessage, LeaseOutcome};
 use crate::{Code, CodedError, PathId, StreamId, limits};
 
+use super::charges::Cause;
 use super::ledger::Changed;
 use super::path::Path;
 use super::{Scheduler, SchedulerEvent};
@@ -151,7 +152,7 @@ impl Scheduler {
         let mut concerned = BTreeSet::new();
         for (piece, stream) in movable {
             // What of it comes all the same counts against what may come twice.
-            if self.take_back(id, piece, u64::MAX) {
+            if self.take_back(id, piece, Cause::Silent, now) {
                 concerned.insert(stream);
             }
         }

@@ -1,18 +1,20 @@
 //! Situations that once went wrong, one by one; the harness in `tests/` finds such at random.
 
-mod patience;
-
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::charges::Cause;
 use super::{Scheduler, SchedulerEvent};
 use crate::path::PathInput;
-use crate::stream::{Read, ReadError, SharedRecv, StreamTable};
+use crate::stream::{Read, ReadError, ReceivedBytes, SharedRecv, StreamTable};
 use crate::sync::lock;
 use crate::wire::control::{self, ControlMessage as M, LeaseOutcome};
 use crate::{Code, Config, Dir, LeaseId, PathId, PieceId, Side, StreamId, limits};
+
+mod duplicates;
+mod patience;
 
 const A: PathId = PathId(1);
 const B: PathId = PathId(2);
@@ -68,15 +70,17 @@ impl Fixture {
 
     /// Bytes come, and the session hears of it.
     fn receive(&mut self, path: PathId, range: Range<u64>) {
-        let asked = self.receive_untold(path, range.clone());
-        let bytes = (range.end - range.start, asked);
+        let bytes = self.receive_untold(path, range);
         self.scheduler.on_received(path, self.id, bytes, &mut self.streams, self.now);
         self.deal();
     }
 
-    fn receive_untold(&mut self, path: PathId, range: Range<u64>) -> u64 {
+    fn receive_untold(&mut self, path: PathId, range: Range<u64>) -> ReceivedBytes {
         let data = vec![0; usize::try_from(range.end - range.start).unwrap()];
-        lock(&self.recv).receive(path, range.start, data.into()).unwrap().asked
+        let received = lock(&self.recv).receive(path, range.start, data.into()).unwrap();
+        let mut bytes = ReceivedBytes::default();
+        bytes.note(range.end - range.start, received);
+        bytes
     }
 
     fn pass(&mut self, time: Duration) {
@@ -214,10 +218,10 @@ fn bytes_that_came_late_fail_no_stream() {
 fn a_piece_that_ended_untold_is_not_forgotten_with_its_stream() {
     let mut f = Fixture::new();
     f.lease(1, A, 0..KIB);
-    let asked = f.receive_untold(A, 0..KIB);
+    let bytes = f.receive_untold(A, 0..KIB);
     f.streams.stop(f.id, 1);
     f.scheduler.on_stream_ended(f.id, &mut f.streams, f.now);
-    f.scheduler.on_received(A, f.id, (KIB, asked), &mut f.streams, f.now);
+    f.scheduler.on_received(A, f.id, bytes, &mut f.streams, f.now);
     assert_eq!((f.scheduler.pieces(), f.streams.iter().count()), (0, 0));
 }
 
@@ -372,7 +376,8 @@ fn a_path_that_would_come_too_late_is_left_out() {
 #[test]
 fn what_slow_paths_may_bring_twice_is_bounded_by_the_budget() {
     let mut f = Fixture::new();
-    f.scheduler.ledger.doubled = f.scheduler.double_budget();
+    let budget = f.scheduler.double_budget();
+    f.scheduler.ledger.charges.charge(Cause::Silent, 0, budget, f.now);
     f.lease(1, A, 0..256 * KIB);
     f.lease(2, B, 0..256 * KIB);
     f.sent();

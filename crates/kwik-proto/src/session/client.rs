@@ -181,9 +181,8 @@ impl ClientSession {
                 secondary: self.mappings.stats(info.id),
             })
         });
-        let readers = self.streams.iter().filter_map(|halves| halves.recv.as_ref());
         SessionStats {
-            duplicates: readers.map(|recv| lock(recv).copies().duplicates).sum(),
+            duplicates: self.scheduler.duplicates(),
             paths: paths.collect(),
             leases: self.scheduler.leases(),
             pieces: self.scheduler.pieces(),
@@ -246,7 +245,6 @@ impl ClientSession {
     ) {
         self.paths.on_active(path, now);
         self.streams.on_received(stream, now);
-        let bytes = (bytes.total, bytes.asked);
         self.scheduler.on_received(path, stream, bytes, &mut self.streams, now);
     }
 

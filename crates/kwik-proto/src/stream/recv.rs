@@ -70,6 +70,8 @@ pub struct Received {
     pub piece_ended: bool,
     /// Bytes of it that a live piece had asked for.
     pub asked: u64,
+    /// Bytes of it that were here already.
+    pub twice: u64,
 }
 
 /// The outcome of a read.
@@ -108,12 +110,23 @@ pub struct Copies {
 }
 
 /// Bytes of a stream that one path brought.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ReceivedBytes {
     /// All of them.
     pub total: u64,
     /// Of those, bytes that live pieces had asked for ([`Received::asked`]).
     pub asked: u64,
+    /// Of those, bytes that were here already ([`Received::twice`]).
+    pub twice: u64,
+}
+
+impl ReceivedBytes {
+    /// So many more came: `received` says what of it.
+    pub fn note(&mut self, bytes: u64, received: Received) {
+        self.total += bytes;
+        self.asked += received.asked;
+        self.twice += received.twice;
+    }
 }
 
 /// What the reader has seen, and what the session was told of that.
@@ -225,6 +238,7 @@ impl RecvHalf {
                 all.readable |= received.readable;
                 all.piece_ended |= received.piece_ended;
                 all.asked += received.asked;
+                all.twice += received.twice;
                 offset = end;
             }
         }
@@ -242,27 +256,28 @@ impl RecvHalf {
             return Err(self.mismatch("data beyond the final size", range.end));
         }
         // Only bytes that are kept move the cursor: what is not must be asked of another path.
-        let readable = self.error.is_none() && self.store(path, range.start, chunks)?;
+        let (readable, twice) =
+            if self.error.is_none() { self.store(path, range.start, chunks)? } else { (false, 0) };
         let (asked, piece_ended) = piece.map_or((0, false), |id| self.advance(path, id, &range));
-        Ok(Received { readable, piece_ended, asked })
+        Ok(Received { readable, piece_ended, asked, twice })
     }
 
-    /// Buffers data; true when the reader has something to do.
+    /// Buffers data: whether the reader has something to do, and how much of it was here already.
     fn store(
         &mut self,
         path: PathId,
         offset: u64,
         chunks: &mut [Bytes],
-    ) -> Result<bool, CodedError> {
+    ) -> Result<(bool, u64), CodedError> {
         let before = self.buffer.contiguous_end();
         let range = offset..offset.saturating_add(total(chunks));
         if !path.is_primary() && self.error.is_none() {
             self.buffer.missing(range.clone()).for_each(|new| self.origins.note(new, path));
         }
-        let mut new = 0;
+        let (mut new, mut twice) = (0, 0);
         match self.buffer.write_chunks(offset, chunks) {
             Ok(written) => {
-                new = written.new;
+                (new, twice) = (written.new, written.duplicate);
                 self.note_source(path, new);
                 self.copies.duplicates += written.duplicate;
                 self.copies.conflicts += written.conflicting;
@@ -275,7 +290,7 @@ impl RecvHalf {
             }
         }
         let readable = if self.unordered { new > 0 } else { self.buffer.contiguous_end() > before };
-        Ok(readable)
+        Ok((readable, twice))
     }
 
     fn note_source(&mut self, path: PathId, bytes: u64) {

@@ -153,6 +153,11 @@ impl World {
             let streams: Vec<_> = self.client.session.streams().iter().cloned().collect();
             self.fail(&format!("the client keeps {stats:#?}\n{streams:#?}"));
         }
+        let duplicates = stats.duplicates;
+        let charged = duplicates.moved + duplicates.reclaimed + duplicates.unasked;
+        if duplicates.moved > duplicates.budget || duplicates.received > charged {
+            self.fail(&format!("more came twice than was charged: {duplicates:?}"));
+        }
         let window = self.client.session.streams().window();
         if (window.available(), window.lent()) != (window.size(), 0) {
             let status = window.status();

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use kwik_proto::ack::ArrivedPackets;
 use kwik_proto::session::Machine;
-use kwik_proto::stream::ReceivedBytes;
+use kwik_proto::stream::{Received, ReceivedBytes};
 use kwik_proto::wire::DataEvent;
 use kwik_proto::wire::control::ControlMessage;
 use kwik_proto::{Code, CodedError, PathId, Side, StreamId};
@@ -63,7 +63,7 @@ impl World {
             }
             Sink::Data { decoder, stream, at } => {
                 decoder.handle_input(bytes);
-                let (mut bytes, mut asked) = (0, 0);
+                let mut bytes = ReceivedBytes::default();
                 let mut named = None;
                 loop {
                     let event = decoder.poll();
@@ -75,7 +75,7 @@ impl World {
                         Err(error) => Err(CodedError::new(error.code(), error.to_string())),
                     };
                     match result {
-                        Ok((more, wanted)) => (bytes, asked) = (bytes + more, asked + wanted),
+                        Ok((len, received)) => bytes.note(len, received),
                         Err(error) => {
                             self.violation(path, pipe.toward, &error);
                             // What else came is not looked at.
@@ -84,13 +84,13 @@ impl World {
                         }
                     }
                 }
-                self.heard(path, pipe.toward, *stream, bytes, asked);
+                self.heard(path, pipe.toward, *stream, bytes);
             }
         }
     }
 
-    fn heard(&mut self, path: PathId, toward: Toward, id: StreamId, bytes: u64, asked: u64) {
-        if bytes == 0 {
+    fn heard(&mut self, path: PathId, toward: Toward, id: StreamId, bytes: ReceivedBytes) {
+        if bytes.total == 0 {
             return;
         }
         if toward == Toward::Server {
@@ -99,15 +99,10 @@ impl World {
             return;
         }
         if self.rng.chance(75) {
-            self.client.session.on_received(
-                path,
-                id,
-                ReceivedBytes { total: bytes, asked },
-                self.now,
-            );
+            self.client.session.on_received(path, id, bytes, self.now);
         } else {
             let delay = self.rng.micros(1..=3000);
-            self.after(delay, Event::Heard(path, id, bytes, asked));
+            self.after(delay, Event::Heard(path, id, bytes));
         }
     }
 
@@ -133,7 +128,7 @@ impl World {
         }
     }
 
-    /// Feeds one event of a data stream to whoever reads it; bytes, and those that were asked for.
+    /// Feeds one event of a data stream to whoever reads it; how many bytes came, and what of them.
     fn on_data(
         &mut self,
         path: PathId,
@@ -141,7 +136,7 @@ impl World {
         event: DataEvent,
         (stream, at): (&mut StreamId, &mut u64),
         named: &mut Option<StreamId>,
-    ) -> Result<(u64, u64), CodedError> {
+    ) -> Result<(u64, Received), CodedError> {
         let now = self.now;
         let side = if toward == Toward::Client { Side::Client } else { Side::Server };
         if let DataEvent::PacketEnd { id, payload, fin } = event {
@@ -152,7 +147,7 @@ impl World {
                 (Side::Server, Some(session)) => session.on_packets(&arrived, now)?,
                 (Side::Server, None) => {}
             }
-            return Ok((0, 0));
+            return Ok(Default::default());
         }
         if let DataEvent::Frame(header) = &event {
             (*stream, *at) = (StreamId::from_u64(header.stream_id), header.offset);
@@ -165,9 +160,11 @@ impl World {
             },
         };
         *named = Some(*stream);
-        let Some(recv) = streams.receiving(path, *stream, now)? else { return Ok((0, 0)) };
+        let Some(recv) = streams.receiving(path, *stream, now)? else {
+            return Ok(Default::default());
+        };
         let received = match event {
-            DataEvent::Frame(_) => return Ok((0, 0)),
+            DataEvent::Frame(_) => return Ok(Default::default()),
             DataEvent::Payload(data) => {
                 let (start, len) = (*at, data.len() as u64);
                 *at += len;
@@ -178,7 +175,9 @@ impl World {
                 }
                 received.map(|received| (received, len))?
             }
-            DataEvent::FrameEnd { fin: false } | DataEvent::PacketEnd { .. } => return Ok((0, 0)),
+            DataEvent::FrameEnd { fin: false } | DataEvent::PacketEnd { .. } => {
+                return Ok(Default::default());
+            }
             DataEvent::FrameEnd { fin: true } => (recv.lock().unwrap().receive_fin(path, *at)?, 0),
         };
         let (received, len) = received;
@@ -186,6 +185,6 @@ impl World {
             let delay = self.rng.micros(0..=500);
             self.after(delay, Event::Read(side, *stream));
         }
-        Ok((len, received.asked))
+        Ok((len, received))
     }
 }

@@ -33,7 +33,7 @@ pub(crate) enum Event {
     /// A connection that is cut times out.
     Idle(PathId),
     /// The client's byte path tells its session what came.
-    Heard(PathId, StreamId, u64, u64),
+    Heard(PathId, StreamId, ReceivedBytes),
     /// A reader looks.
     Read(Side, StreamId),
     /// The application opens the n-th stream of the plan.
@@ -281,13 +281,8 @@ impl World {
                     self.lose(path);
                 }
             }
-            Event::Heard(path, stream, bytes, asked) => {
-                self.client.session.on_received(
-                    path,
-                    stream,
-                    ReceivedBytes { total: bytes, asked },
-                    self.now,
-                );
+            Event::Heard(path, stream, bytes) => {
+                self.client.session.on_received(path, stream, bytes, self.now);
             }
             Event::Read(Side::Client, stream) => self.client_reads(stream),
             Event::Read(Side::Server, stream) => self.server_reads(stream),

@@ -300,7 +300,8 @@ impl<'a, 'b> Game<'a, 'b> {
         };
         match received {
             Ok(received) => {
-                let bytes = ReceivedBytes { total: len, asked: received.asked };
+                let mut bytes = ReceivedBytes::default();
+                bytes.note(len, received);
                 machine.on_received(path, stream, bytes, now);
                 if len > 0 {
                     self.victim.on_moved();

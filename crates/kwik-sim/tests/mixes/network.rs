@@ -272,7 +272,12 @@ impl Client {
         reading
     }
 
+    /// Moves kept to their budget, and what came twice was charged.
     pub(crate) fn close(&self) {
+        let SessionStats { duplicates, pieces, .. } = self.session.stats();
+        let charged = duplicates.moved + duplicates.reclaimed + duplicates.unasked;
+        assert!(duplicates.moved <= duplicates.budget, "{duplicates:?}");
+        assert!(pieces > 0 || duplicates.received <= charged, "{duplicates:?}");
         self.session.close(0, b"");
     }
 }

@@ -43,7 +43,7 @@ impl Outcome {
 
     /// Bytes that the stream counted as duplicates, as a share of it.
     pub(crate) fn duplicates(&self) -> f64 {
-        self.reading.stats.duplicates as f64 / self.len as f64
+        self.reading.stats.duplicates.received as f64 / self.len as f64
     }
 
     /// UDP payload for each of its bytes.

@@ -73,6 +73,15 @@ impl Coverage {
                 covered.count("a slow reader");
             }
         }
+        let duplicates = outcome.duplicates.unwrap_or_default();
+        for (what, bytes) in [
+            ("bytes that came twice", duplicates.received),
+            ("bytes charged to moves", duplicates.moved),
+            ("bytes charged to pieces taken back", duplicates.reclaimed),
+            ("bytes sent unasked beside others", duplicates.unasked),
+        ] {
+            *covered.counts.entry(what).or_default() += bytes;
+        }
         for (fate, times) in &outcome.trace.fates {
             *covered.counts.entry(fate_name(*fate)).or_default() += times;
         }

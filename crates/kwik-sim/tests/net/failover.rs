@@ -301,7 +301,7 @@ fn a_path_that_is_removed_under_load_loses_nothing_and_sends_nothing_twice() {
             let (held, doubled) = (held.clone(), doubled.clone());
             sim.at(ms(time), move || {
                 let stats = held.lock().unwrap().as_ref().unwrap().stats();
-                doubled.lock().unwrap().push(stats.duplicates);
+                doubled.lock().unwrap().push(stats.duplicates.received);
             });
         }
         let ours = cluster.clone();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kwik::{Config, Session};
+use kwik::{Config, DuplicateStats, Session};
 use kwik_sim::{Shape, Sim, Trace};
 
 use crate::cluster::{Cluster, FetchError, Reading, Request};
@@ -83,6 +83,8 @@ pub(crate) struct Outcome {
     pub(crate) fetched: Vec<(Duration, Result<Reading, FetchError>)>,
     pub(crate) trace: Trace,
     pub(crate) took: Duration,
+    /// What came twice; none where no session stood.
+    pub(crate) duplicates: Option<DuplicateStats>,
 }
 
 pub(crate) fn ms(ms: u64) -> Duration {
@@ -132,7 +134,7 @@ impl Scenario {
             let (scenario, cluster) = (self.clone(), cluster.clone());
             sim.at(time, move || scenario.apply(&cluster, fault));
         }
-        let fetched = sim.block_on({
+        let (fetched, duplicates) = sim.block_on({
             let (sim, cluster) = (sim.clone(), cluster);
             async move {
                 let results = Arc::new(Mutex::new(Results::default()));
@@ -154,9 +156,11 @@ impl Scenario {
                 if let Some((edge, _)) = self.hostile {
                     cluster.servers[edge].crash();
                 }
-                if let Some(session) = session {
-                    nothing_left(&cluster, &session).await;
+                if let Some(session) = &session {
+                    nothing_left(&cluster, session).await;
+                    check_duplicates(session);
                 }
+                let duplicates = session.map(|session| session.stats().duplicates);
                 // A connection's end lasts three of QUIC's probe timeouts, which follow from round
                 // trips that may have been as long as its idle timeout.
                 let end = sim.elapsed() + Duration::from_secs(400);
@@ -164,10 +168,11 @@ impl Scenario {
                     assert!(sim.elapsed() < end, "{} tasks are left", cluster.client.tasks());
                     sim.sleep(ms(1000)).await;
                 }
-                fetched.into_values().collect()
+                (fetched.into_values().collect(), duplicates)
             }
         });
-        let outcome = Outcome { fetched, trace: sim.trace(), took: sim.elapsed() };
+        let (trace, took) = (sim.trace(), sim.elapsed());
+        let outcome = Outcome { fetched, trace, took, duplicates };
         sim.end();
         outcome
     }
@@ -195,6 +200,15 @@ async fn nothing_left(cluster: &Cluster, session: &Session) {
     }
 }
 
+/// What came twice was charged when its piece was taken back, and moves keep to their budget. A
+/// session that ended early has pieces whose end is not known.
+fn check_duplicates(session: &Session) {
+    let stats = session.stats().duplicates;
+    let charged = stats.moved + stats.reclaimed + stats.unasked;
+    assert!(session.close_reason().is_some() || stats.received <= charged, "{stats:?}");
+    assert!(stats.moved <= stats.budget, "{stats:?}");
+}
+
 #[derive(Default)]
 struct Results {
     fetched: BTreeMap<usize, (Duration, Result<Reading, FetchError>)>,
@@ -212,6 +226,7 @@ impl Results {
         let Some(session) = &self.session else { return };
         let stats = session.stats();
         assert!(stats.held <= stats.window && stats.granted <= stats.window, "{stats:#?}");
+        assert!(stats.duplicates.moved <= stats.duplicates.budget, "{stats:#?}");
         for stream in session.stream_stats() {
             let Some(recv) = stream.recv.filter(|recv| recv.allowance > 0) else { continue };
             let granted = recv.granted - recv.buffer.read_position;

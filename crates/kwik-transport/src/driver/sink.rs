@@ -35,8 +35,7 @@ struct Receiver {
 /// What a batch brought to one stream.
 struct Batch {
     id: StreamId,
-    bytes: u64,
-    asked: u64,
+    bytes: ReceivedBytes,
     readable: bool,
     piece_ended: bool,
 }
@@ -126,7 +125,10 @@ impl FrameSink {
                 Ok(received) => self.note(len, received),
                 Err(error) => {
                     // What came before the violation may be all that a reader waits for.
-                    self.note(0, Received { readable: true, piece_ended: true, asked: 0 });
+                    self.note(
+                        0,
+                        Received { readable: true, piece_ended: true, ..Received::default() },
+                    );
                     return Err(error);
                 }
             }
@@ -154,12 +156,12 @@ impl FrameSink {
     fn note(&mut self, bytes: u64, received: Received) {
         let Some(id) = self.target.as_ref().map(|target| target.id) else { return };
         if self.batches.last().is_none_or(|batch| batch.id != id) {
-            let none = Batch { id, bytes: 0, asked: 0, readable: false, piece_ended: false };
+            let none =
+                Batch { id, bytes: ReceivedBytes::default(), readable: false, piece_ended: false };
             self.batches.push(none);
         }
         if let Some(batch) = self.batches.last_mut() {
-            batch.bytes += bytes;
-            batch.asked += received.asked;
+            batch.bytes.note(bytes, received);
             batch.readable |= received.readable;
             batch.piece_ended |= received.piece_ended;
         }
@@ -195,7 +197,7 @@ impl FrameSink {
         for batch in self.batches.iter().filter(|batch| batch.readable) {
             self.shared.waiters.streams.wake_reader(batch.id);
         }
-        self.batches.retain(|batch| batch.bytes > 0 || batch.piece_ended);
+        self.batches.retain(|batch| batch.bytes.total > 0 || batch.piece_ended);
         if self.batches.is_empty() && self.packets.is_empty() && figures.is_none() {
             return Ok(());
         }
@@ -206,8 +208,7 @@ impl FrameSink {
                 machine.on_figures(path, figures, now);
             }
             for batch in batches.drain(..) {
-                let bytes = ReceivedBytes { total: batch.bytes, asked: batch.asked };
-                machine.on_received(path, batch.id, bytes, now);
+                machine.on_received(path, batch.id, batch.bytes, now);
             }
             if packets.is_empty() { Ok(()) } else { machine.on_packets(path, &packets, now) }
         })

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::time::Instant;
 
+use crate::scheduler::charges::Charge;
 use crate::{LeaseId, PathId, StreamId};
 
 /// A lease as its client sees it.
@@ -51,8 +52,8 @@ pub(in crate::scheduler) struct Activation {
     pub(in crate::scheduler) stream: StreamId,
     pub(in crate::scheduler) lease: LeaseId,
     pub(super) start: u64,
-    /// Bytes of it that may come twice, as it was given to another path.
-    pub(super) charged: u64,
+    /// What may come twice of it, since it was cancelled.
+    pub(super) charge: Option<Charge>,
     /// Its writer stopped it unbidden.
     pub(super) returned: bool,
     /// When all of it should have come.

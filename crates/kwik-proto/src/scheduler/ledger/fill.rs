@@ -140,11 +140,10 @@ impl Fill {
     }
 
     /// Cancels a piece; if it was live, how much it owed, which is free again at once.
-    pub(super) fn cancel(&mut self, path: PathId, piece: PieceId) -> Option<u64> {
+    pub(super) fn cancel(&mut self, path: PathId, piece: PieceId) -> Option<Range<u64>> {
         let owed = lock(&self.recv).cancel_piece(path, piece)?;
-        let freed = owed.end - owed.start;
-        self.release(owed);
-        Some(freed)
+        self.release(owed.clone());
+        Some(owed)
     }
 
     /// Takes the lowest part of `range` that is free and that `path` may be asked for, about `len`

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::super::{Changed, ClientLease, Ledger, Taken};
 use super::{PATHS, SPACE};
+use crate::scheduler::charges::Cause;
 use crate::stream::{Read, SharedRecv, StreamTable};
 use crate::sync::lock;
 use crate::{Config, Dir, LeaseId, PathId, PieceId, Side, StreamId};
@@ -29,7 +30,8 @@ struct NaivePiece {
     cursor: u64,
     end: u64,
     cancelled: bool,
-    charged: u64,
+    /// How far it had come when it was cancelled, and what is charged since.
+    charged: Option<(u64, u64)>,
 }
 
 impl NaivePiece {
@@ -55,7 +57,8 @@ pub(super) struct World {
     pieces: BTreeMap<Key, NaivePiece>,
     /// What the ledger said that each path owes, summed up.
     outstanding: BTreeMap<PathId, u64>,
-    doubled: u64,
+    /// What may come twice of pieces that are over.
+    charged: u64,
     next: u64,
     ended: bool,
 }
@@ -80,7 +83,7 @@ impl World {
             leases: BTreeMap::new(),
             pieces: BTreeMap::new(),
             outstanding: BTreeMap::new(),
-            doubled: 0,
+            charged: 0,
             next: 0,
             ended: false,
         }
@@ -139,7 +142,7 @@ impl World {
             let owed = |piece: &NaivePiece| sent.clone().any(|at| piece.owed().contains(&at));
             let first = self.missing(sent.clone()).next().unwrap_or(end);
             let is_end = self.missing(first..end).count() as u64 == end - first;
-            let len = self.ledger.expect(id, unasked, |_| self.now);
+            let (len, _) = self.ledger.expect(id, unasked, |_| self.now);
             if self.pieces.values().any(owed) || !is_end {
                 assert_eq!(len, 0);
             } else {
@@ -159,7 +162,7 @@ impl World {
 
     fn add_piece(&mut self, key: Key, lease: LeaseId, range: Range<u64>) {
         let Range { start, end } = range;
-        let (cursor, cancelled, charged) = (start, false, 0);
+        let (cursor, cancelled, charged) = (start, false, None);
         let piece = NaivePiece { lease, start, cursor, end, cancelled, charged };
         assert!(self.pieces.insert(key, piece).is_none());
     }
@@ -272,10 +275,17 @@ impl World {
         assert_eq!(finished.len(), over.len());
         assert_eq!(changed >= Changed::Work, !over.is_empty());
         self.note(changed);
-        self.pieces.retain(|_, piece| piece.cursor < piece.end);
+        self.forget(|_, piece| piece.cursor == piece.end);
         for piece in finished {
             self.end_done(Some(&piece.range));
             self.end_if_spent(piece.lease);
+        }
+    }
+
+    /// These pieces are over: what came of them since they were cancelled is charged for good.
+    fn forget(&mut self, over: impl Fn(&Key, &NaivePiece) -> bool) {
+        for (_, piece) in self.pieces.extract_if(.., |key, piece| over(key, piece)) {
+            self.charged += piece.charged.map_or(0, |(from, _)| piece.cursor - from);
         }
     }
 
@@ -299,13 +309,16 @@ impl World {
 
     pub(super) fn end_lease(&mut self, id: LeaseId) {
         let lease = self.leases.remove(&id).unwrap();
-        let (ended, changed) = self.ledger.end_lease(id);
+        let (ended, changed) = self.ledger.end_lease(id, self.now);
         self.note(changed);
         let ended = ended.unwrap();
         assert_eq!(ended.lease.delivered, lease.delivered, "what {id} is credited with");
         let mut freed = 0;
         for piece in self.pieces.values_mut().filter(|piece| piece.lease == id) {
             freed += piece.owed().count() as u64;
+            if !piece.cancelled {
+                piece.charged = Some((piece.cursor, piece.end - piece.cursor));
+            }
             piece.cancelled = true;
         }
         assert_eq!(ended.freed, freed);
@@ -322,12 +335,10 @@ impl World {
         let left = piece.end - sent_until;
         let (id, live) = (piece.lease, !piece.cancelled);
         piece.end = sent_until;
-        let refund = piece.charged.min(left);
-        piece.charged -= refund;
-        self.doubled -= refund;
+        piece.charged = piece.charged.map(|(from, _)| (from, sent_until - from));
         let over = piece.cursor == piece.end;
         if over {
-            self.pieces.remove(&key);
+            self.forget(|of, _| *of == key);
         }
         if let Some(lease) = self.leases.get_mut(&id) {
             lease.budget += left;
@@ -347,11 +358,12 @@ impl World {
     pub(super) fn cancel(&mut self, key: Key, twice: u64) {
         let piece = self.pieces.get_mut(&key).unwrap();
         let (owed, live) = (piece.owed().count() as u64, !piece.cancelled);
+        if live {
+            piece.charged = Some((piece.cursor, twice.min(owed)));
+        }
         piece.cancelled = true;
-        piece.charged += twice.min(owed);
-        self.doubled += twice.min(owed);
         let expected = live.then_some((piece.lease, owed));
-        let (cancelled, changed) = self.ledger.cancel(key.0, key.1, twice);
+        let (cancelled, changed) = self.ledger.cancel(key.0, key.1, Cause::Moved(twice), self.now);
         assert_eq!(cancelled, expected);
         assert_eq!(changed >= Changed::Work, live);
         self.note(changed);
@@ -403,7 +415,7 @@ impl World {
         let changed = self.ledger.cut_path(path);
         assert!(changed >= Changed::Work);
         self.note(changed);
-        self.pieces.retain(|(of, _), _| *of != path);
+        self.forget(|(of, _), _| *of == path);
         self.outstanding.remove(&path);
         self.end_done(None);
         for id in self.ledger.leases_of(path) {
@@ -419,7 +431,10 @@ impl World {
         }
         assert_eq!(self.ledger.leases(), self.leases.len());
         assert_eq!(self.ledger.all_pieces(), self.pieces.len());
-        assert_eq!(self.ledger.doubled, self.doubled);
+        let charged = self.pieces.values().filter_map(|piece| piece.charged);
+        let charged = self.charged + charged.map(|(_, bytes)| bytes).sum::<u64>();
+        let stats = self.ledger.charges.stats(0);
+        assert_eq!(stats.moved + stats.reclaimed, charged);
         for path in (0..PATHS).map(PathId) {
             let own = || self.pieces.iter().filter(move |((of, _), _)| *of == path);
             assert_eq!(self.ledger.pieces(path), own().count());
