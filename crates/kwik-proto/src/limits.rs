@@ -215,6 +215,9 @@ pub const DEAD_AFTER: Duration = Duration::from_secs(3);
 /// A path that is asked, lives, and brings nothing for so long loses its leases: as long as a
 /// reader waits for what nobody may bring.
 pub const STALLED_AFTER: Duration = AGGREGATION_TIMEOUT;
+/// What a path leaves unanswered of a stream that is whole is forgotten after twice the time that
+/// it should take, and after this at the latest: QUIC's idle timeout.
+pub const MAX_ANSWER_TIME: Duration = Duration::from_secs(30);
 /// A path is degraded when it has been suspect for so long: a lost packet's repetition takes
 /// less ...
 pub const DEGRADED_AFTER: Duration = Duration::from_millis(250);
@@ -245,6 +248,9 @@ pub const MAX_UNCOVERED_EVENTS: usize = 32;
 /// Missing ranges without any live lease fail their reader after this, or six round trips of
 /// the primary.
 pub const AGGREGATION_TIMEOUT: Duration = Duration::from_secs(5);
+/// While a path that was lost or fell silent may come back, that time does not pass, for so long:
+/// its redials come in waits of 0.25 to 8 s until then.
+pub const RETURN_TIMEOUT: Duration = Duration::from_secs(20);
 /// Heartbeat of a path with something outstanding, or with a heartbeat that is not answered: QUIC's
 /// own probes wait twice as long each time.
 pub const HEARTBEAT_BUSY: Duration = Duration::from_secs(1);
@@ -286,6 +292,8 @@ const _: () = {
     assert!(SLOT_IDLE.as_millis() < SLOT_STALLED.as_millis());
     assert!(SUSPECT_AFTER.as_millis() < DEAD_AFTER.as_millis());
     assert!(DEAD_AFTER.as_millis() < AGGREGATION_TIMEOUT.as_millis());
+    assert!(AGGREGATION_TIMEOUT.as_millis() < RETURN_TIMEOUT.as_millis());
+    assert!(STALLED_AFTER.as_millis() < MAX_ANSWER_TIME.as_millis());
 };
 
 /// The most that a lease's writer will send for a range, repeats included: a client that claims

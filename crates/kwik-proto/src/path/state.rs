@@ -105,6 +105,11 @@ impl PathState {
         matches!(self, Self::Dialing | Self::Authenticating)
     }
 
+    /// It takes no leases now, and may later.
+    pub(crate) const fn is_expected(self) -> bool {
+        matches!(self, Self::Waiting | Self::Dialing | Self::Authenticating | Self::Silent)
+    }
+
     /// It is silent with bytes outstanding.
     pub(crate) const fn is_suspect(self) -> bool {
         matches!(self, Self::Suspect | Self::Silent | Self::Stalled)

@@ -67,6 +67,11 @@ impl Scheduler {
         }
         let budget = lease.max_bytes.min(limits::lease_budget(range.end - range.start));
         let lease_here = ClientLease::new(stream, path, range, budget);
+        if !self.ledger.is_leased(path)
+            && let Some(owner) = self.paths.get_mut(&path)
+        {
+            owner.schedule.live.on_leased(now);
+        }
         let added = self.ledger.add_lease(id, lease_here, recv)?;
         self.note(added);
         // Relayed at once: relays of one path keep the order in which the primary numbered them.

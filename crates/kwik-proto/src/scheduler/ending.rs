@@ -9,7 +9,7 @@ use crate::sync::lock;
 use crate::wire::control::{self, ControlMessage, LeaseOutcome};
 use crate::{Code, LeaseId, PathId, StreamId, limits};
 
-use super::ledger::EndedLease;
+use super::ledger::{EndedLease, Uncovered};
 use super::{Scheduler, SchedulerEvent};
 
 impl Scheduler {
@@ -89,11 +89,11 @@ impl Scheduler {
         let uncovered = self.ledger.uncovered(stream);
         let Some(fill) = self.ledger.fill_mut(stream) else { return true };
         if uncovered.is_empty() {
-            fill.uncovered_since = None;
+            fill.uncovered = None;
             return true;
         }
-        if fill.uncovered_since.is_none() {
-            fill.uncovered_since = Some(now);
+        if fill.uncovered.is_none() {
+            fill.uncovered = Some(Uncovered::new(now));
             let message = control::Uncovered { stream_id: stream, ranges: clip_ranges(uncovered) };
             let message = ControlMessage::Uncovered(message);
             self.events.push(SchedulerEvent::Send(PathId::PRIMARY, message));
@@ -103,8 +103,11 @@ impl Scheduler {
 
     /// A dead path keeps no stream: what it may still send of one that is complete is thrown away.
     fn drop_dead_pieces(&mut self, stream: StreamId) {
-        for (id, _) in self.paths.iter().filter(|(_, path)| path.state == PathState::Silent) {
-            self.ledger.discard(stream, *id);
+        for (id, path) in &mut self.paths {
+            if path.state == PathState::Silent {
+                let left = self.ledger.discard(stream, *id);
+                path.schedule.model.on_dropped(left.unwrap_or(0));
+            }
         }
     }
 

@@ -29,7 +29,7 @@ use crate::{Code, CodedError, LeaseId, PathId, PieceId, StreamId};
 use super::charges::{Cause, Charges};
 
 pub(super) use entries::{Activation, ClientLease, EndedLease, Finished, Stopped, Taken};
-pub(super) use fill::Fill;
+pub(super) use fill::{Fill, Uncovered};
 
 /// What is to be looked at again.
 #[must_use = "Scheduler::note has pieces given out anew"]
@@ -93,6 +93,10 @@ impl Ledger {
         self.fills.get_mut(&stream)
     }
 
+    pub(super) fn uncovered_streams(&mut self) -> impl Iterator<Item = (StreamId, &mut Uncovered)> {
+        self.fills.iter_mut().filter_map(|(id, fill)| Some((*id, fill.uncovered.as_mut()?)))
+    }
+
     pub(super) fn fills(&self) -> impl Iterator<Item = &Fill> {
         self.fills.values()
     }
@@ -118,6 +122,13 @@ impl Ledger {
             let rest = lock(&fill.recv).piece(path, *id).and_then(|piece| piece.owed())?;
             Some((*id, activation, rest))
         })
+    }
+
+    /// The streams of which a path was asked for pieces that were cancelled since and are not over,
+    /// and when each was.
+    pub(super) fn cancelled(&self, path: PathId) -> impl Iterator<Item = (StreamId, Instant)> {
+        let pieces = self.pieces.get(&path).into_iter().flat_map(BTreeMap::values);
+        pieces.filter_map(|piece| Some((piece.stream, piece.charge.as_ref()?.since())))
     }
 
     /// Bytes under leases that nobody was asked for.
@@ -433,17 +444,21 @@ impl Ledger {
     }
 
     /// Forgets the pieces of a stream that is whole, at a path that may never send them: what it
-    /// sends all the same is thrown away.
-    pub(super) fn discard(&mut self, stream: StreamId, path: PathId) {
-        let Some(fill) = self.fills.get(&stream).filter(|fill| fill.is_filled()) else { return };
+    /// sends all the same is thrown away. How many bytes they had to bring; none where the stream is
+    /// not whole.
+    pub(super) fn discard(&mut self, stream: StreamId, path: PathId) -> Option<u64> {
+        let fill = self.fills.get(&stream).filter(|fill| fill.is_filled())?;
+        let mut left = 0;
         let mut recv = lock(&fill.recv);
         let own = self.pieces.entry(path).or_default();
         for (id, activation) in own.extract_if(.., |_, piece| piece.stream == stream) {
+            left += recv.piece(path, id).map_or(0, |piece| piece.end - piece.cursor);
             if let Some(mut charge) = activation.charge {
                 self.charges.settle(&mut charge, recv.progress(path, id).unwrap_or(0));
             }
         }
         recv.discard_from(path);
+        Some(left)
     }
 
     /// Forgets a stream of which nothing is left to do.

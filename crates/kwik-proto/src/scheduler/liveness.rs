@@ -24,6 +24,8 @@ pub(super) struct Liveness {
     /// How often in a row it fell silent, and until when it gets nothing new for that.
     strikes: u32,
     rest_until: Option<Instant>,
+    /// When it did so first.
+    struck_at: Instant,
     /// Pieces in a row that it returned.
     returns: u32,
 }
@@ -39,6 +41,7 @@ impl Liveness {
             wobble: (Duration::ZERO, now),
             strikes: 0,
             rest_until: None,
+            struck_at: now,
             returns: 0,
         }
     }
@@ -94,8 +97,22 @@ impl Liveness {
     /// It fell silent, or returned what it was asked for: it rests, twice as long each time, lest a
     /// server that answers but sends nothing gets what the reader needs next over and over.
     pub(super) fn on_suspect(&mut self, now: Instant) {
+        if self.strikes == 0 {
+            self.struck_at = now;
+        }
         self.strikes = (self.strikes + 1).min(MAX_STRIKES);
         self.rest_until = Some(now + limits::SUSPECT_AFTER * (1 << self.strikes));
+    }
+
+    /// It fell silent again and again, for so long that it counts as stalled: each time others were
+    /// asked instead, and it brought nothing between.
+    pub(super) fn is_spent(&self, rtt: Duration, now: Instant) -> bool {
+        self.strikes == MAX_STRIKES && self.struck_at + limits::STALLED_AFTER.max(rtt * 3) <= now
+    }
+
+    /// It is leased something after a pause.
+    pub(super) fn on_leased(&mut self, now: Instant) {
+        self.last_brought = now;
     }
 
     /// It returned a piece. True when it did so too often in a row. What it returns while it rests

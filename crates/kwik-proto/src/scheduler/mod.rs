@@ -99,6 +99,14 @@ impl Scheduler {
             let relayed = live.map(|lease| SchedulerEvent::Send(id, ControlMessage::Lease(lease)));
             self.events.extend(relayed);
             self.note(Changed::Takers);
+            self.on_return(now);
+        }
+    }
+
+    /// A path is there, to which the primary may lease what is missing: its time to do so begins.
+    fn on_return(&mut self, now: Instant) {
+        for (_, uncovered) in self.ledger.uncovered_streams() {
+            uncovered.on_expected(now);
         }
     }
 
@@ -231,6 +239,9 @@ impl Scheduler {
             self.events.push(SchedulerEvent::Revived(path));
         }
         owner.schedule.live.on_recovered(now);
+        if before == PathState::Silent {
+            self.on_return(now);
+        }
         self.events.push(SchedulerEvent::Recovered(path));
         self.note(Changed::Takers);
     }
@@ -296,6 +307,6 @@ impl Scheduler {
     pub fn is_busy(&self, id: PathId) -> bool {
         let asked = self.ledger.pieces(id) > 0 || self.state(id) == Some(PathState::Silent);
         let mut fills = self.ledger.fills();
-        asked || id.is_primary() && fills.any(|fill| fill.uncovered_since.is_some())
+        asked || id.is_primary() && fills.any(|fill| fill.uncovered.is_some())
     }
 }

@@ -53,9 +53,21 @@ impl PathSchedule {
         asked.then(|| self.live.suspect_at(self.model.patience()))
     }
 
-    /// When it loses its leases unless it brings something; none while nothing is asked.
-    pub(super) fn stalled_at(&self) -> Option<Instant> {
-        (self.model.outstanding() > 0).then(|| self.live.stalled_at(self.model.rtt()))
+    /// When it loses its leases unless it brings something of what it owes.
+    pub(super) fn stalled_at(&self) -> Instant {
+        self.live.stalled_at(self.model.rtt())
+    }
+
+    /// See [`Liveness::is_spent`].
+    pub(super) fn is_spent(&self, now: Instant) -> bool {
+        self.live.is_spent(self.model.rtt(), now)
+    }
+
+    /// How long it may leave a piece that was taken back unanswered: twice as long as all such
+    /// bytes take.
+    pub(super) fn answer_time(&self, now: Instant) -> Duration {
+        let time = self.model.delivery(0, now) * 2;
+        time.clamp(limits::STALLED_AFTER, limits::MAX_ANSWER_TIME).max(self.model.rtt() * 3)
     }
 
     /// When it counts as dead unless it speaks.

@@ -10,7 +10,7 @@ use crate::wire::control::{self, ControlMessage, LeaseOutcome};
 use crate::{Code, CodedError, PathId, StreamId, limits};
 
 use super::charges::Cause;
-use super::ledger::Changed;
+use super::ledger::{Changed, Uncovered};
 use super::path::Path;
 use super::{Scheduler, SchedulerEvent};
 
@@ -23,31 +23,43 @@ impl Scheduler {
         let silent =
             self.paths.iter().filter(|(id, path)| is_mortal(**id, path, self.ledger.pieces(**id)));
         let silent = silent.map(|(_, path)| path.schedule.dead_at());
-        let stalled = self.paths.iter().filter(|(id, _)| !id.is_primary());
-        let stalled = stalled.filter_map(|(_, path)| path.schedule.stalled_at());
-        let uncovered = self.ledger.fills().filter_map(|fill| fill.uncovered_since);
-        let uncovered = uncovered.map(|since| since + self.answer_time());
+        let stalled = self.paths.iter().filter_map(|(id, path)| self.stalled_at(*id, path));
+        let uncovered = self.ledger.fills().filter_map(|fill| fill.uncovered);
+        let uncovered = uncovered.map(|uncovered| uncovered.since + self.answer_time());
         let resting = self.paths.values().filter_map(|path| path.schedule.live.rest_until());
         let look = self.look_at();
         let paths = suspects.chain(silent).chain(stalled).chain(resting);
         paths.chain(uncovered).chain(look).min()
     }
 
+    /// When a path loses its leases unless it brings something; none where it owes nothing. It owes
+    /// also what it was asked for and left unanswered: it cannot be asked for that anew.
+    fn stalled_at(&self, id: PathId, path: &Path) -> Option<Instant> {
+        let asked = path.schedule.outstanding() > 0;
+        let owes = asked || self.ledger.pieces(id) > 0 && self.ledger.is_leased(id);
+        (owes && !id.is_primary()).then(|| path.schedule.stalled_at())
+    }
+
     /// Suspects silent paths, gives up the dead, fails streams that nobody can fill.
     pub fn handle_timeout(&mut self, streams: &mut StreamTable, now: Instant) {
-        let (mut lost, mut changed) = (Vec::new(), Changed::Work);
+        let stalled = self
+            .paths
+            .iter()
+            .filter(|(id, path)| self.stalled_at(**id, path).is_some_and(|at| at <= now));
+        let mut lost: Vec<_> = stalled.map(|(id, _)| *id).collect();
+        let mut changed = Changed::Work;
         for (id, path) in &mut self.paths {
-            let stalled = path.schedule.stalled_at().is_some_and(|at| at <= now);
             if is_mortal(*id, path, self.ledger.pieces(*id)) && path.schedule.dead_at() <= now {
                 path.on(PathInput::Death);
                 self.events.push(SchedulerEvent::Dead(*id));
-                lost.push(*id);
-            } else if !id.is_primary() && stalled {
                 lost.push(*id);
             } else if path.schedule.suspect_at().is_some_and(|at| at <= now)
                 && path.on(PathInput::Silence).is_some()
             {
                 path.schedule.live.on_suspect(now);
+                if !id.is_primary() && path.schedule.is_spent(now) {
+                    lost.push(*id);
+                }
                 changed = Changed::Takers;
                 self.events.push(SchedulerEvent::Suspect(*id));
             }
@@ -59,8 +71,28 @@ impl Scheduler {
         for id in lost {
             self.lose_leases(id, streams, now);
         }
+        self.forget_unanswered(streams, now);
         self.fail_overdue(streams, now);
         self.note(changed);
+    }
+
+    /// Forgets the pieces that were taken back and that their path has not answered in time, where
+    /// nobody needs them: a stream that is whole does not wait for an edge that says nothing.
+    fn forget_unanswered(&mut self, streams: &mut StreamTable, now: Instant) {
+        let mut overdue = BTreeSet::new();
+        for (id, path) in &self.paths {
+            let cancelled = self.ledger.cancelled(*id);
+            let late = cancelled.filter(|(_, at)| *at + path.schedule.answer_time(now) <= now);
+            overdue.extend(late.map(|(stream, _)| (*id, stream)));
+        }
+        for (id, stream) in overdue {
+            if let (Some(left), Some(path)) =
+                (self.ledger.discard(stream, id), self.paths.get_mut(&id))
+            {
+                path.schedule.model.on_dropped(left);
+                self.forget_if_idle(stream, streams);
+            }
+        }
     }
 
     /// Ends all leases of a path that brings nothing. What it sends nevertheless is taken where it
@@ -87,22 +119,20 @@ impl Scheduler {
     }
 
     /// Fails the streams whose missing ranges nobody may bring. The time that the primary is silent
-    /// does not count: it may have leased them, had it been heard.
+    /// does not count: it may have leased them, had it been heard. Nor does the time that a path may
+    /// come back, for a while.
     fn fail_overdue(&mut self, streams: &mut StreamTable, now: Instant) {
         let primary = self.paths.get(&PathId::PRIMARY);
         let heard = primary.is_none_or(|path| path.schedule.is_reachable(now));
         let waited = self.answer_time();
-        let overdue = |since: Instant| since + waited <= now;
+        let expected = self.paths.values().any(|path| path.state.is_expected());
         let mut failed = Vec::new();
-        for stream in self.ledger.streams().collect::<Vec<_>>() {
-            let Some(fill) = self.ledger.fill_mut(stream) else { continue };
-            if !fill.uncovered_since.is_some_and(overdue) {
-                continue;
-            }
-            if heard {
+        let uncovered = self.ledger.uncovered_streams();
+        for (stream, uncovered) in uncovered.filter(|(_, u)| u.since + waited <= now) {
+            if !heard {
+                *uncovered = Uncovered::new(now);
+            } else if !expected || !uncovered.on_expected(now) {
                 failed.push(stream);
-            } else {
-                fill.uncovered_since = Some(now);
             }
         }
         for stream in failed {
@@ -122,7 +152,7 @@ impl Scheduler {
     ) {
         let missing = self.ledger.uncovered(stream).first().cloned().unwrap_or_default();
         let Some(fill) = self.ledger.fill_mut(stream) else { return };
-        fill.uncovered_since = None;
+        fill.uncovered = None;
         let context = format!("{stream}: {missing:?} is missing, for {waited:?} under no lease");
         let error = CodedError::new(Code::AggregationTimeout, context);
         lock(&fill.recv).fail(ReadError::Failed(error));

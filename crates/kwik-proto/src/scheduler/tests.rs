@@ -15,6 +15,7 @@ use crate::{Code, Config, Dir, LeaseId, PathId, PieceId, Side, StreamId, limits}
 
 mod duplicates;
 mod patience;
+mod silence;
 
 const A: PathId = PathId(1);
 const B: PathId = PathId(2);

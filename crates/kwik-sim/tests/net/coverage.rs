@@ -7,6 +7,7 @@ use std::time::Duration;
 use kwik_sim::{Fate, Trace};
 
 use crate::cluster::{FetchError, Kind};
+use crate::hostile::Crime;
 use crate::scenario::{Fault, Outcome, Scenario};
 
 #[derive(Debug, Default)]
@@ -145,9 +146,12 @@ impl Coverage {
             "uploaded",
             "failed: reading",
         ];
-        for what in expected {
+        let crimes = Crime::ALL.map(Crime::name);
+        for (what, least) in
+            expected.map(|what| (what, 20)).into_iter().chain(crimes.map(|name| (name, 10)))
+        {
             let times = self.counts.get(what).copied().unwrap_or_default();
-            assert!(times >= 20, "{what}: {times} times of {self}");
+            assert!(times >= least, "{what}: {times} times of {self}");
         }
     }
 }

@@ -91,12 +91,6 @@ impl Crime {
         }
     }
 
-    /// Whether it keeps its leases and its connection.
-    pub(crate) fn keeps_leases(self) -> bool {
-        let returns = matches!(self, Self::Return | Self::ReturnAfterByte | Self::ReturnHalf);
-        returns || matches!(self, Self::Silence | Self::Trickle | Self::ReturnUnasked)
-    }
-
     /// Whether KWIK's own server can do it.
     pub(crate) fn is_tame(self) -> bool {
         matches!(

@@ -145,7 +145,7 @@ pub(crate) fn scenario(seed: u64) -> Scenario {
         links.push([up, down]);
     }
     let settings = settings(&mut rng);
-    let mut fetches = fetches(&mut rng, servers);
+    let fetches = fetches(&mut rng, servers);
     let mut faults = faults(&mut rng, servers);
     // A slow primary is still faster than 50 kbit/s: below, its connection may end.
     let most = (ms(240).as_nanos() / links[0][0].time_to_send(1500).as_nanos()) as u64;
@@ -155,13 +155,5 @@ pub(crate) fn scenario(seed: u64) -> Scenario {
         }
     }
     let hostile = hostile(&mut rng, servers, &mut faults);
-    // Not ended yet: a lease that an edge keeps and does not fill, where nobody else has one.
-    if hostile.is_some_and(|(_, crime)| crime.keeps_leases()) {
-        for fetch in &mut fetches {
-            if fetch.request.kind == Kind::LeasedToEdges {
-                fetch.request.kind = Kind::Leased;
-            }
-        }
-    }
     Scenario { links, fetches, faults, settings, limit: Duration::from_secs(600), lossy, hostile }
 }

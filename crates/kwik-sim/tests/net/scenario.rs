@@ -152,10 +152,6 @@ impl Scenario {
                     sim.sleep(ms(100)).await;
                 }
                 let Results { fetched, session } = std::mem::take(&mut *results.lock().unwrap());
-                // An edge that answers no Cancel keeps its pieces for as long as its path lives.
-                if let Some((edge, _)) = self.hostile {
-                    cluster.servers[edge].crash();
-                }
                 if let Some(session) = &session {
                     nothing_left(&cluster, session).await;
                     check_duplicates(session);

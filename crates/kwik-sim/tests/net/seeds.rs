@@ -160,6 +160,15 @@ fn seeds() {
     }
 }
 
+/// Paths fall silent, or are lost and dialed again, for longer than the primary has to lease what is
+/// missing: nobody else may bring it.
+#[test]
+fn a_stream_of_edges_alone_outlives_the_redials_of_their_paths() {
+    for seed in [2620, 29044] {
+        run(seed);
+    }
+}
+
 #[test]
 fn replay_one() {
     if let Some(seed) = from_env("KWIK_SEED") {

@@ -9,6 +9,30 @@ use crate::stream::{SharedRecv, StreamTable};
 use crate::sync::lock;
 use crate::{LeaseId, PathId, PieceId, StreamId, limits};
 
+/// How long bytes of a stream have been missing under no live lease.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::scheduler) struct Uncovered {
+    began: Instant,
+    /// What counts against the primary began then.
+    pub(in crate::scheduler) since: Instant,
+}
+
+impl Uncovered {
+    pub(in crate::scheduler) fn new(now: Instant) -> Self {
+        Self { began: now, since: now }
+    }
+
+    /// A path may come to which the primary may lease them, or has come: that time does not count.
+    /// False when too much of it has passed.
+    pub(in crate::scheduler) fn on_expected(&mut self, now: Instant) -> bool {
+        let spared = now < self.began + limits::RETURN_TIMEOUT;
+        if spared {
+            self.since = now;
+        }
+        spared
+    }
+}
+
 #[derive(Debug)]
 pub(in crate::scheduler) struct Fill {
     pub(in crate::scheduler) recv: SharedRecv,
@@ -18,8 +42,8 @@ pub(in crate::scheduler) struct Fill {
     pub(super) taken: RangeSet,
     /// What its leases promised, as far as it had not come when the last of them came.
     promised: RangeSet,
-    /// Since when missing bytes are under no live lease.
-    pub(in crate::scheduler) uncovered_since: Option<Instant>,
+    /// Missing bytes are under no live lease.
+    pub(in crate::scheduler) uncovered: Option<Uncovered>,
     /// Some lease ended before all of it had come.
     pub(in crate::scheduler) owed: bool,
     /// From where its leases began to where they end.
@@ -35,7 +59,7 @@ impl Fill {
             leases: BTreeMap::new(),
             taken: RangeSet::new(),
             promised: RangeSet::new(),
-            uncovered_since: None,
+            uncovered: None,
             owed: false,
             span: None,
             brought: BTreeMap::new(),
@@ -48,7 +72,7 @@ impl Fill {
         self.promised.remove(0..lock(&self.recv).promise(range.end));
         self.promised.insert(range.clone());
         // An answer to what was uncovered: the time for the next one starts anew.
-        self.uncovered_since = None;
+        self.uncovered = None;
         let span = self.span.clone().unwrap_or_else(|| range.clone());
         self.span = Some(span.start.min(range.start)..span.end.max(range.end));
         self.leases.entry(path).or_default().insert((range.start, id));

@@ -7,6 +7,7 @@ fn missing_bytes_that_nobody_may_bring_fail_their_reader() {
     let mut f = Fixture::new();
     f.lease(1, A, 0..KIB);
     f.scheduler.handle_revoke(LeaseId(1), f.now);
+    f.stopped(A, 1, 0, 0);
     f.pass(Duration::from_secs(4));
     f.scheduler.on_alive(PathId::PRIMARY, f.now);
     f.pass(Duration::from_secs(1));
@@ -19,6 +20,7 @@ fn a_primary_behind_a_slow_link_has_longer_to_lease_what_is_missing() {
     let mut f = Fixture::new();
     f.lease(1, A, 0..KIB);
     f.scheduler.handle_revoke(LeaseId(1), f.now);
+    f.stopped(A, 1, 0, 0);
     f.scheduler.on_rtt(PathId::PRIMARY, Duration::from_secs(2));
     let begun = f.now;
     for (second, read) in [(10, Ok(Read::Blocked)), (12, Err(Code::AggregationTimeout))] {
