@@ -97,9 +97,12 @@ pub const MAX_NETWORK_HANDSHAKES: usize = 64;
 /// From one handshake in this many of [`MAX_HANDSHAKES`] on, and from half of the sessions on, a
 /// client first has to show that it receives at its address (RFC 9000 section 8.1.2).
 pub const UNVALIDATED_SHARE: usize = 8;
-/// A full server lets a session go on which nothing is open and nothing has moved for so long, the
-/// one that was quiet longest first ...
+/// A full server lets a session go on which nothing is open and nothing has moved for so long, of
+/// the network that has most the one that was quiet longest first ...
 pub const SLOT_IDLE: Duration = HEARTBEAT_IDLE;
+/// ... and after so long already when its network has more sessions than the newcomer's would have:
+/// time enough to begin something, and who comes alone waits no longer than that ...
+pub const SLOT_CROWDED: Duration = Duration::from_secs(1);
 /// ... and then one on which streams or leases are open, and nothing has moved for so long.
 pub const SLOT_STALLED: Duration = Duration::from_secs(60);
 /// An operator reads of a full server this often at the most.
@@ -289,6 +292,7 @@ const _: () = {
     assert!(2 * MAX_HANDSHAKE_TIMEOUT.as_millis() < ANSWER_TIMEOUT.as_millis());
     assert!(MAX_NETWORK_SESSIONS * 4 <= MAX_SESSIONS);
     assert!(MAX_NETWORK_HANDSHAKES * 4 <= MAX_HANDSHAKES);
+    assert!(SLOT_CROWDED.as_millis() < SLOT_IDLE.as_millis());
     assert!(SLOT_IDLE.as_millis() < SLOT_STALLED.as_millis());
     assert!(SUSPECT_AFTER.as_millis() < DEAD_AFTER.as_millis());
     assert!(DEAD_AFTER.as_millis() < AGGREGATION_TIMEOUT.as_millis());

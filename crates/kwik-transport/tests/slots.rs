@@ -6,10 +6,10 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{address, echo, identity, serve_echo, within};
 use kwik::{
@@ -173,4 +173,66 @@ async fn a_server_without_places_refuses_before_the_handshake() {
         assert_eq!(refused, ConnectionError::Busy.into());
     })
     .await;
+}
+
+/// The victim of the attackers below, which bench/lab/flood.sh starts.
+fn victim() -> SocketAddr {
+    std::env::var("KWIK_VICTIM").expect("started by bench/lab/flood.sh").parse().unwrap()
+}
+
+fn number(name: &str) -> usize {
+    std::env::var(name).expect("started by bench/lab/flood.sh").parse().unwrap()
+}
+
+/// First datagrams at a rate, from all addresses of a /24, to none of which answers get.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "started by bench/lab/flood.sh"]
+async fn silent_first_datagrams_at_a_rate() {
+    let (to, rate) = (victim(), number("KWIK_RATE"));
+    let [a, b, c, _] = std::env::var("KWIK_SOURCES").unwrap().parse::<Ipv4Addr>().unwrap().octets();
+    let bind = |host| std::net::UdpSocket::bind((Ipv4Addr::new(a, b, c, host), 0)).unwrap();
+    let sockets: Vec<_> = (0..=255).map(bind).collect();
+    let initials = initials(rate).await;
+    let mut datagrams = initials.iter().cycle().zip(sockets.iter().cycle());
+    let (began, mut sent) = (Instant::now(), 0);
+    loop {
+        let due = began.elapsed().as_micros() as usize * rate / 1_000_000;
+        // What is late by more than that is left out.
+        sent = sent.max(due.saturating_sub(rate / 10));
+        for (datagram, socket) in datagrams.by_ref().take(due.saturating_sub(sent)) {
+            socket.send_to(datagram, to).ok();
+            sent += 1;
+            if sent.is_multiple_of(rate) {
+                println!("-- sent {sent} in {:.1} s", began.elapsed().as_secs_f64());
+            }
+        }
+        std::thread::sleep(Duration::from_micros(500));
+    }
+}
+
+/// Sessions on which nothing happens. One that had to go comes again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "started by bench/lab/flood.sh"]
+async fn idle_sessions_that_come_again() {
+    let pin = std::env::var("KWIK_PIN").unwrap().parse().unwrap();
+    let (to, client) = (victim(), Endpoint::client("0.0.0.0:0".parse().unwrap()).unwrap());
+    let idle = Arc::new(AtomicUsize::new(0));
+    for _ in 0..number("KWIK_IDLE") {
+        let (client, idle) = (client.clone(), idle.clone());
+        tokio::spawn(async move {
+            loop {
+                let dial = client.connect_with(ClientConfig::pinned(pin), to, "").unwrap();
+                if let Ok(session) = dial.await {
+                    idle.fetch_add(1, Relaxed);
+                    session.closed().await;
+                    idle.fetch_sub(1, Relaxed);
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        });
+    }
+    loop {
+        println!("-- idle {}", idle.load(Relaxed));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }

@@ -141,6 +141,34 @@ fn a_network_takes_no_more_from_others_than_its_share() {
     });
 }
 
+/// Idle sessions need not be old: those who have most of them make room for who comes alone.
+#[test]
+fn who_comes_alone_takes_the_place_of_an_idle_session_of_those_who_have_most() {
+    let scene = Scene::new(5);
+    let sim = scene.sim.clone();
+    sim.clone().block_on(async move {
+        let honest = scene.enter(3).await.unwrap();
+        sim.sleep(ms(5_000)).await;
+        let mut crowd = Vec::new();
+        for at in 1..SESSIONS {
+            crowd.push(scene.enter(at % 2).await.unwrap());
+        }
+        assert_eq!(scene.enter(2).await.err(), Some(ConnectionError::Busy));
+        sim.sleep(limits::SLOT_CROWDED).await;
+        let late = scene.enter(2).await.unwrap();
+        // Network 1 has four, and came first; the honest one is older than all.
+        assert_eq!(crowd[0].closed().await, ConnectionError::Busy);
+        assert!(echo(&honest).await && echo(&late).await);
+        // Three each, and one who is alone: as many networks as may be have some.
+        sim.sleep(limits::SLOT_CROWDED).await;
+        let later = scene.enter(4).await.unwrap();
+        assert!(echo(&honest).await && echo(&late).await && echo(&later).await);
+        // Two who have one each take nothing from each other so soon.
+        let left = crowd.iter().filter(|session| session.close_reason().is_none()).count();
+        assert_eq!(left, 5);
+    });
+}
+
 #[test]
 fn an_open_stream_keeps_its_place_for_longer_but_not_for_ever() {
     let scene = Scene::new(3);

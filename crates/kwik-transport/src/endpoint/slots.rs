@@ -2,7 +2,8 @@
 //!
 //! A handshake has a place from its first datagram until the client is authenticated, a session
 //! from then on until it is over. Once many are taken, a client has to show that it receives at its
-//! address before it gets any; when all are, those give way that have been quiet for longest.
+//! address before it gets any; when all are, those give way that have been quiet for longest, of
+//! the networks that have most.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -126,17 +127,12 @@ impl Slots {
     }
 
     /// A place, or whose may be taken.
-    fn try_claim(
-        self: &Arc<Self>,
-        network: Network,
-    ) -> Result<SessionSlot, Vec<Weak<Shared<dyn Role>>>> {
+    fn try_claim(self: &Arc<Self>, network: Network) -> Result<SessionSlot, Vec<Candidate>> {
         let mut state = lock(&self.state);
         let own = state.sessions.values().filter(|occupant| occupant.network == network).count();
         let crowded = own >= self.limits.network_sessions;
         if crowded || state.sessions.len() >= self.limits.sessions {
-            let may_go = |occupant: &&Occupant| !crowded || occupant.network == network;
-            let candidates = state.sessions.values().filter(may_go);
-            return Err(candidates.filter_map(|occupant| occupant.session.clone()).collect());
+            return Err(state.candidates(network, own, crowded));
         }
         let id = state.next_id();
         state.sessions.insert(id, Occupant { network, session: None });
@@ -162,7 +158,31 @@ impl Slots {
     }
 }
 
+/// A session that may have to make room.
+struct Candidate {
+    session: Weak<Shared<dyn Role>>,
+    /// How many its network has.
+    crowd: usize,
+    /// Its network has more, also without it, than that of the one who wants its place.
+    has_more: bool,
+}
+
 impl State {
+    /// Whose place somebody from `network`, which has `own` already, may take: only of its own when
+    /// it has its share.
+    fn candidates(&self, network: Network, own: usize, crowded: bool) -> Vec<Candidate> {
+        let mut crowds = BTreeMap::new();
+        for occupant in self.sessions.values() {
+            *crowds.entry(occupant.network).or_insert(0) += 1;
+        }
+        let candidates = self.sessions.values().filter_map(|occupant| {
+            let (session, crowd) = (occupant.session.clone()?, crowds[&occupant.network]);
+            let is_open_to = !crowded || occupant.network == network;
+            is_open_to.then_some(Candidate { session, crowd, has_more: crowd > own + 1 })
+        });
+        candidates.collect()
+    }
+
     fn next_id(&mut self) -> u64 {
         self.next += 1;
         self.next
@@ -197,22 +217,26 @@ impl State {
     }
 }
 
-/// The session that has been quiet for longest, and for so long that it has to go.
-fn quietest(
-    candidates: Vec<Weak<Shared<dyn Role>>>,
-    now: Instant,
-) -> Option<Arc<Shared<dyn Role>>> {
-    let candidates = candidates.into_iter().filter_map(|session| session.upgrade());
-    let quiet = candidates.filter_map(|session| {
+/// Who has to go: of the networks that have most, the session that has been quiet for longest, and
+/// for so long that it may be let go.
+fn quietest(candidates: Vec<Candidate>, now: Instant) -> Option<Arc<Shared<dyn Role>>> {
+    let quiet = candidates.into_iter().filter_map(|Candidate { session, crowd, has_more }| {
+        let session = session.upgrade()?;
         let activity = session.look(|machine| machine.activity())?;
-        may_go(activity, now).then_some((activity, session))
+        may_go(activity, has_more, now).then_some((activity, crowd, session))
     });
-    let eldest = quiet.min_by_key(|(activity, _)| (activity.open, activity.moved));
-    eldest.map(|(_, session)| session)
+    let first =
+        quiet.min_by_key(|(activity, crowd, _)| (activity.open, Reverse(*crowd), activity.moved));
+    first.map(|(_, _, session)| session)
 }
 
-fn may_go(Activity { open, moved }: Activity, now: Instant) -> bool {
-    now >= moved + if open { limits::SLOT_STALLED } else { limits::SLOT_IDLE }
+fn may_go(Activity { open, moved }: Activity, has_more: bool, now: Instant) -> bool {
+    let quiet = match (open, has_more) {
+        (true, _) => limits::SLOT_STALLED,
+        (false, true) => limits::SLOT_CROWDED,
+        (false, false) => limits::SLOT_IDLE,
+    };
+    now >= moved + quiet
 }
 
 /// The place of a handshake; free again when it is dropped.
@@ -362,8 +386,10 @@ mod tests {
     async fn the_idle_go_before_the_stalled() {
         let moved = Runtime::tokio().now();
         let (idle, stalled) = (Activity { open: false, moved }, Activity { open: true, moved });
-        assert!(!may_go(idle, moved) && !may_go(stalled, moved + limits::SLOT_IDLE));
-        assert!(may_go(idle, moved + limits::SLOT_IDLE));
-        assert!(may_go(stalled, moved + limits::SLOT_STALLED));
+        assert!(!may_go(idle, true, moved) && !may_go(stalled, true, moved + limits::SLOT_IDLE));
+        assert!(may_go(idle, true, moved + limits::SLOT_CROWDED));
+        assert!(!may_go(idle, false, moved + limits::SLOT_CROWDED));
+        assert!(may_go(idle, false, moved + limits::SLOT_IDLE));
+        assert!(may_go(stalled, false, moved + limits::SLOT_STALLED));
     }
 }
