@@ -1,7 +1,7 @@
 //! Groups that do not verify: who brought them, and bringing them again from others.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     ops::Range,
     sync::Arc,
 };
@@ -113,12 +113,15 @@ impl Mender {
         range: &Range<u64>,
         received: Option<[u8; 32]>,
     ) -> Option<Blame> {
-        if self.client.liars().contains_key(&path) {
-            return None;
-        }
         // Now: once the primary knows, the path is gone.
         let address = self.client.address(path);
-        self.client.liars().insert(path, address.clone());
+        // Several blocks are mended at once: the first to find it names it.
+        match self.client.liars().entry(path) {
+            Entry::Occupied(_) => return None,
+            Entry::Vacant(place) => {
+                place.insert(address.clone());
+            }
+        }
         let (name, address) = (escape(&self.manifest.name), escape(address));
         tracing::warn!(
             %address, %path, %name, ?range,

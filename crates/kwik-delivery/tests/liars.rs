@@ -4,19 +4,18 @@
 
 mod common;
 
-use std::{
-    fs, io,
-    ops::Range,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{fs, ops::Range, sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
-use common::{MIB, Running, connect, content, identity, name, source, start, start_all};
-use kwik::{Accepted, Endpoint, LeaseWriter, PathId, SecondarySession, ServerConfig};
+use bytes::Bytes;
+use common::{
+    MIB, Running, connect, content, identity,
+    liar::{Checked, Liar, Lie, fetch_checked, groups, is_repair, one_byte, save_checked},
+    name, source, start, start_all,
+};
+use kwik::{Accepted, Endpoint, PathId, ServerConfig};
 use kwik_delivery::{
-    Client, Edge, EdgeCommand, FailureCode, FetchError, Found, Manifest, Part, Progress, Request,
-    Response, Source,
+    Client, Edge, FailureCode, FetchError, Found, Manifest, Part, Progress, Request, Response,
+    Source,
     limits::{GROUP_SIZE, QUARANTINE},
 };
 use tempfile::tempdir;
@@ -27,125 +26,6 @@ use tokio::{
 
 /// Enough for every path to be asked for some of it.
 const SIZE: usize = 20 * MIB;
-
-/// What a lying edge makes of the object's bytes from an offset on.
-type Lie = Arc<dyn Fn(&EdgeCommand, u64, &mut [u8]) + Send + Sync>;
-
-/// An edge by hand, which writes what it wants.
-struct Liar {
-    edge: Edge,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Liar {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Liar {
-    fn start(seed: u8, object: Bytes, lie: Lie) -> Self {
-        let mut config = ServerConfig::new(identity(seed));
-        let fingerprint = config.identity.fingerprint();
-        config.trusted.insert(identity(0).fingerprint());
-        let endpoint = Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
-        let edge = Edge::new(endpoint.local_addr().unwrap(), fingerprint);
-        let task = tokio::spawn(async move {
-            while let Some(incoming) = endpoint.accept().await {
-                // It has no objects of its own to ask for.
-                if let Ok(Accepted::Secondary(session)) = incoming.accept_any().await {
-                    tokio::spawn(serve(session, object.clone(), Arc::clone(&lie)));
-                }
-            }
-        });
-        Self { edge, task }
-    }
-}
-
-async fn serve(session: SecondarySession, object: Bytes, lie: Lie) {
-    while let Ok(lease) = session.accept_lease().await {
-        tokio::spawn(write(lease, object.clone(), Arc::clone(&lie)));
-    }
-}
-
-async fn write(mut lease: LeaseWriter, object: Bytes, lie: Lie) {
-    let command = EdgeCommand::decode(&lease.command()).unwrap();
-    while let Ok(Some(piece)) = lease.activated().await {
-        let (start, end) = (piece.start + command.offset, piece.end + command.offset);
-        let range = usize::try_from(start).unwrap()..usize::try_from(end).unwrap();
-        let mut bytes = BytesMut::from(&object[range]);
-        lie(&command, start, &mut bytes);
-        if lease.write_chunk(bytes.freeze()).await.is_err() {
-            break;
-        }
-    }
-}
-
-/// Inverts one byte of each group for which `lies` says so.
-fn groups(lies: impl Fn(&EdgeCommand, u64) -> bool + Send + Sync + 'static) -> Lie {
-    Arc::new(move |command, start, bytes| {
-        for (at, byte) in (start..).zip(bytes) {
-            if at % GROUP_SIZE == 777 && lies(command, at / GROUP_SIZE) {
-                *byte ^= 0xff;
-            }
-        }
-    })
-}
-
-/// Whether a lease is for a part that is fetched again.
-fn is_repair(lease: &EdgeCommand, size: usize) -> bool {
-    // Nothing but the offset tells, and the first part has none.
-    lease.offset > 0 || lease.size != size as u64
-}
-
-/// A writer that knows what it should get.
-#[derive(Clone)]
-struct Checked(Arc<Mutex<(Bytes, usize)>>);
-
-impl Checked {
-    fn new(object: &Bytes) -> Self {
-        Self(Arc::new(Mutex::new((object.clone(), 0))))
-    }
-
-    fn written(&self) -> usize {
-        self.0.lock().unwrap().1
-    }
-}
-
-impl io::Write for Checked {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        let (object, at) = &mut *self.0.lock().unwrap();
-        assert!(object[*at..*at + data.len()] == *data, "wrong bytes from {at} on");
-        *at += data.len();
-        Ok(data.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-async fn fetch_checked(client: &Client, object: &Bytes) -> Result<(), FetchError> {
-    let progress = Progress::default();
-    let output = Checked::new(object);
-    let fetch = client.fetch(&name("x")).await?;
-    let writing = fetch.write_to(Box::new(output.clone()), &progress);
-    timeout(Duration::from_secs(30), writing).await.expect("it ends")?;
-    assert_eq!(output.written(), object.len());
-    Ok(())
-}
-
-async fn save_checked(client: &Client, object: &Bytes) -> Result<(), FetchError> {
-    let folder = tempdir().unwrap();
-    let target = folder.path().join("target");
-    let progress = Progress::default();
-    let fetch = client.fetch(&name("x")).await?;
-    let saving = fetch.save(&target, &progress);
-    timeout(Duration::from_secs(30), saving).await.expect("it ends")?;
-    assert!(fs::read(&target).unwrap() == *object);
-    assert_eq!(progress.verified(), object.len() as u64);
-    Ok(())
-}
 
 /// A primary with good edges and lying ones, in that order.
 fn primary(object: &Bytes, source: Source, good: &[Running], liars: &[&Liar]) -> Running {
@@ -222,17 +102,7 @@ async fn every_second_group_is_mended_beside_two_good_servers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_wrong_byte_is_mended() {
     let object = content(SIZE);
-    let wrong = Arc::new(Mutex::new(None));
-    let lie: Lie = Arc::new(move |_, start, bytes| {
-        let mut wrong = wrong.lock().unwrap();
-        let place = *wrong.get_or_insert(start + bytes.len() as u64 / 2);
-        if let Some(byte) =
-            place.checked_sub(start).and_then(|at| bytes.get_mut(usize::try_from(at).unwrap()))
-        {
-            *byte ^= 1;
-        }
-    });
-    let liar = Liar::start(9, object.clone(), lie);
+    let liar = Liar::start(9, object.clone(), one_byte());
     let primary = primary(&object, objects(&object).await, &[], &[&liar]);
     let (client, _primary) = connect_all(primary, 2).await;
     save_checked(&client, &object).await.unwrap();

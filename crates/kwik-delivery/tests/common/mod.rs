@@ -10,6 +10,8 @@ use kwik_delivery::{AtOnce, Catalogue, Client, Edge, ObjectName, Server, Source}
 use tempfile::{TempDir, tempdir};
 use tokio::{task::JoinHandle, time::sleep};
 
+pub mod liar;
+
 pub const MIB: usize = 1024 * 1024;
 
 pub fn name(name: &str) -> ObjectName {
@@ -33,7 +35,7 @@ pub struct Running {
     pub endpoint: Endpoint,
     pub server: Arc<Server>,
     task: JoinHandle<()>,
-    state: TempDir,
+    state: Arc<TempDir>,
 }
 
 impl Running {
@@ -64,12 +66,22 @@ pub fn start_with(
     edges: Vec<Edge>,
     configure: impl FnOnce(Server) -> Server,
 ) -> Running {
+    start_in(tempdir().unwrap().into(), number, source, edges, configure)
+}
+
+/// The same with the state of one before.
+pub fn start_in(
+    state: Arc<TempDir>,
+    number: u8,
+    source: Source,
+    edges: Vec<Edge>,
+    configure: impl FnOnce(Server) -> Server,
+) -> Running {
     let mut config = ServerConfig::new(identity(number));
     let fingerprint = config.identity.fingerprint();
     config.trusted.insert(identity(0).fingerprint());
     let endpoint = Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
-    let state = tempdir().unwrap();
-    let server = Server::new(source, Catalogue::open(&state).unwrap(), edges);
+    let server = Server::new(source, Catalogue::open(&*state).unwrap(), edges);
     let server = Arc::new(configure(server));
     let (running, listening) = (Arc::clone(&server), endpoint.clone());
     let task = tokio::spawn(async move { running.run(&listening).await });
