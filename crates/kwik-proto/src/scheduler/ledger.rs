@@ -451,12 +451,15 @@ impl Ledger {
         let mut left = 0;
         let mut recv = lock(&fill.recv);
         let own = self.pieces.entry(path).or_default();
-        for (id, activation) in own.extract_if(.., |_, piece| piece.stream == stream) {
-            left += recv.piece(path, id).map_or(0, |piece| piece.end - piece.cursor);
-            if let Some(mut charge) = activation.charge {
-                self.charges.settle(&mut charge, recv.progress(path, id).unwrap_or(0));
+        own.retain(|id, activation| {
+            if activation.stream == stream {
+                left += recv.piece(path, *id).map_or(0, |piece| piece.end - piece.cursor);
+                if let Some(charge) = &mut activation.charge {
+                    self.charges.settle(charge, recv.progress(path, *id).unwrap_or(0));
+                }
             }
-        }
+            activation.stream != stream
+        });
         recv.discard_from(path);
         Some(left)
     }
