@@ -379,7 +379,7 @@ impl PathModel {
     /// Size of its next piece.
     pub(super) fn piece_len(&self) -> u64 {
         let measured = self.rate.map_or(0, |rate| bytes_in(rate, PIECE_TIME));
-        let len = if self.is_starting() { measured.max(self.window() / 2) } else { measured };
+        let len = if self.is_starting() { measured.max(self.window() / 3) } else { measured };
         let len = len.min(self.target() / 2);
         let len = len.clamp(limits::MIN_PIECE, limits::MAX_PIECE);
         len / limits::MIN_PIECE * limits::MIN_PIECE

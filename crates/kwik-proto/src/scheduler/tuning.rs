@@ -17,7 +17,7 @@ pub(super) const FLAT_ROUNDS: u8 = 3;
 /// How long outstanding bytes last beyond their round trips, in round trips, at least and at most:
 /// what servers, links and the reader hesitate. On short paths more would only fill memory.
 pub(super) const SLACK: (u32, Duration, Duration) =
-    (4, Duration::from_millis(4), Duration::from_millis(50));
+    (4, Duration::from_millis(4), Duration::from_millis(40));
 /// A packet on the wire: what a slow link brings at once.
 pub(super) const PACKET: u64 = 1452;
 /// A train of packets longer than this tells the link's rate: five packets, so that one that was
