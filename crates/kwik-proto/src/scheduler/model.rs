@@ -12,15 +12,17 @@ use crate::limits;
 
 mod link;
 mod queue;
+mod start;
 #[cfg(test)]
 mod tests;
 
 use link::Link;
 use queue::Queue;
+use start::Start;
 
 use super::tuning::{
-    ACK_DELAY, COMMITTED, FIRST_WINDOW, FLAT_ROUNDS, PACKET, PIECE_TIME, ROUND, ROUND_BYTES, SLACK,
-    SPACINGS, TRAIN_GAP, UNKNOWN_SPACING,
+    ACK_DELAY, COMMITTED, FIRST_WINDOW, PACKET, PIECE_TIME, ROUND, ROUND_BYTES, SLACK, SPACINGS,
+    TRAIN_GAP, UNKNOWN_SPACING,
 };
 
 /// Rounds of slow start that are worth adding up: more bring more than a window of ours takes.
@@ -58,7 +60,7 @@ pub(super) struct PathModel {
     busy: (u64, Instant),
     /// The path ran dry during this round, so the round measures us and not the path.
     dry: bool,
-    flat_rounds: u8,
+    start: Start,
     flight: Flight,
     /// What it is asked for comes within this: longer, and the window fills behind it.
     horizon: Duration,
@@ -80,7 +82,7 @@ impl PathModel {
             waiting: true,
             busy: (0, now),
             dry: true,
-            flat_rounds: 0,
+            start: Start::default(),
             flight: Flight { began: now, left: FIRST_WINDOW },
             horizon: Duration::MAX,
             due: now,
@@ -131,7 +133,7 @@ impl PathModel {
 
     /// It was dead and speaks again: what was measured before holds no more.
     pub(super) fn on_revived(&mut self, now: Instant) {
-        (self.rate, self.link, self.flat_rounds) = (None, Link::new(now), 0);
+        (self.rate, self.link, self.start) = (None, Link::new(now), Start::default());
         self.queue.drop_stale(u64::MAX);
         (self.round, self.waiting, self.busy) = ((0, now), true, (0, now));
         self.due = now;
@@ -188,20 +190,21 @@ impl PathModel {
         let Some(rate) = self.rate else {
             // What it brought while it had nothing to do is no measure of what it can.
             self.rate = Some(sample);
+            self.start.on_round(sample);
             return;
         };
-        let grew = sample > rate + rate / 4;
-        if grew && self.is_starting() {
-            // Slow start doubles in a round trip: an average would hold it back.
-            self.rate = Some(sample);
-            self.flat_rounds = 0;
-        } else if sample >= rate {
-            self.rate = Some(rate / 2 + sample / 2);
-            self.flat_rounds = if grew { 0 } else { self.flat_rounds.saturating_add(1) };
-        } else if !self.dry {
-            self.rate = Some(rate - rate / 4 + sample / 4);
-            self.flat_rounds = self.flat_rounds.saturating_add(1);
+        if sample < rate && self.dry {
+            return;
         }
+        let grew = self.start.on_round(sample);
+        self.rate = Some(if grew && self.is_starting() {
+            // Slow start doubles in a round trip: an average would hold it back.
+            sample
+        } else if sample >= rate {
+            rate / 2 + sample / 2
+        } else {
+            rate - rate / 4 + sample / 4
+        });
     }
 
     /// The path brought all it was asked for: it is at least as fast as that took, round trip and
@@ -217,7 +220,7 @@ impl PathModel {
 
     /// Its server's congestion window may still be opening.
     pub(super) fn is_starting(&self) -> bool {
-        self.flat_rounds < FLAT_ROUNDS
+        !self.start.is_over()
     }
 
     /// The round trip without what waits in queues.
