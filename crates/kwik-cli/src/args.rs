@@ -87,6 +87,9 @@ pub(crate) struct Get {
     /// Print the summary as one JSON object on standard output.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Say of each server at the end what it brought, and why so much.
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
     /// Accept and remember the key of a server that the link does not pin and that is not known.
     #[arg(long)]
     pub(crate) trust_on_first_use: bool,

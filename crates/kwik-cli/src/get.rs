@@ -39,6 +39,9 @@ pub(crate) async fn run(arguments: Get) -> Result<(), Failure> {
     let client = Client::new(connection.session.clone()).with_patience(patience);
     let summary = fetch(&client, name, &target, began, |_, _| {}).await?;
     connection.close().await;
+    if arguments.verbose {
+        summary.shares.explain().iter().for_each(|line| say(&escape(line).to_string()));
+    }
     if arguments.json {
         return print(&summary.to_json(&target.to_string()));
     }

@@ -6,32 +6,92 @@ use std::{
     time::Duration,
 };
 
-use kwik::{PathId, Session, escape};
+use kwik::{Decision, PathId, ScheduleStats, Session, escape};
 use kwik_delivery::Manifest;
 use serde_json::json;
 
 /// What each path has brought.
 #[derive(Debug, Default)]
-pub(crate) struct Shares(BTreeMap<PathId, (String, u64)>);
+pub(crate) struct Shares(BTreeMap<PathId, Share>);
+
+/// What one path has brought, and why so much.
+#[derive(Debug, Default)]
+struct Share {
+    address: String,
+    bytes: u64,
+    schedule: Option<ScheduleStats>,
+    /// The most that it was asked for at once.
+    pieces: usize,
+    queue: Duration,
+}
 
 impl Shares {
     /// Looks at a session's paths; those that have ended since stay with what was seen last.
     pub(crate) fn update(&mut self, session: &Session) {
         for path in session.stats().paths {
-            self.0.insert(path.id, (path.address, path.figures.received));
+            let share = self.0.entry(path.id).or_default();
+            (share.address, share.bytes) = (path.address, path.figures.received);
+        }
+        for schedule in session.schedule_stats() {
+            let share = self.0.entry(schedule.path).or_default();
+            share.pieces = share.pieces.max(schedule.pieces);
+            share.queue = share.queue.max(schedule.queue);
+            share.schedule = Some(schedule);
         }
     }
 
     /// Paths that have brought something.
     pub(crate) fn paths(&self) -> usize {
-        self.0.values().filter(|(_, bytes)| *bytes > 0).count()
+        self.0.values().filter(|share| share.bytes > 0).count()
     }
 
     /// Address, bytes, and share of all bytes, path by path.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, u64, f64)> {
-        let total: u64 = self.0.values().map(|(_, bytes)| bytes).sum();
+        let total: u64 = self.0.values().map(|share| share.bytes).sum();
         let part = move |bytes: u64| if total == 0 { 0.0 } else { bytes as f64 / total as f64 };
-        self.0.values().map(move |(address, bytes)| (address.as_str(), *bytes, part(*bytes)))
+        self.0.values().map(move |share| (share.address.as_str(), share.bytes, part(share.bytes)))
+    }
+
+    /// A line for each path: what it brought, what is known of it, and what was decided last.
+    pub(crate) fn explain(&self) -> Vec<String> {
+        self.0.iter().map(|(path, share)| share.explain(*path)).collect()
+    }
+}
+
+impl Share {
+    fn explain(&self, path: PathId) -> String {
+        let begin = format!("path {path} {}: {}", self.address, Size(self.bytes));
+        let Some(schedule) = &self.schedule else { return begin };
+        let rate = schedule.rate.map_or("rate unknown".into(), |rate| {
+            format!("{:.0} Mbit/s", mbit(rate, Duration::from_secs(1)))
+        });
+        let (moved_in, moved_out) = (Size(schedule.moved_in), Size(schedule.moved_out));
+        format!(
+            "{begin}, {rate}, round trip {:.1} ms, up to {} pieces and {} ms asked for; moved in \
+             {moved_in}, out {moved_out}, twice {}; {}",
+            schedule.rtt.as_secs_f64() * 1e3,
+            self.pieces,
+            self.queue.as_millis(),
+            Size(schedule.twice),
+            schedule.decision.map_or("never asked", reason),
+        )
+    }
+}
+
+/// Why a path was asked last, or not, for people.
+fn reason(decision: Decision) -> &'static str {
+    match decision {
+        Decision::Asked => "asked, as it has the next piece first",
+        Decision::Unasked => "sent the beginning unasked",
+        Decision::Expedited => "asked for what the reader waits for",
+        Decision::TookOver => "took a piece over that it has sooner",
+        Decision::LeftToOthers => "not asked, as others have all before",
+        Decision::Moved => "lost a piece to a quicker path",
+        Decision::OverBudget => "kept a late piece, lest too much come twice",
+        Decision::Silent => "silent, so others were asked",
+        Decision::Returned => "returned a piece, and rests",
+        Decision::Lost => "lost its leases",
+        _ => "decided for a reason of a newer version",
     }
 }
 

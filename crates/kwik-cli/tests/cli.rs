@@ -70,6 +70,28 @@ fn a_file_arrives_whole_through_three_servers() {
 }
 
 #[test]
+fn verbose_says_of_each_server_what_it_brought_and_why() {
+    let place = Place::new();
+    place.file("x", 5_000_000);
+    let id = place.run(&["id", "--state", place.path("primary").to_str().unwrap()]);
+    let pin = String::from_utf8(id.stdout).unwrap();
+    let edge = place.serve("edge", &["--trust", pin.trim()]);
+    let primary = place.serve("primary", &["--edge", &edge.edge()]);
+    let output = place.run(&["get", &primary.link("x"), "-v"]);
+    assert_done(&output);
+    let text = String::from_utf8(output.stderr).unwrap();
+    let lines: Vec<_> = text.lines().filter(|line| line.contains("path ")).collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    for (line, server) in lines.iter().zip([&primary, &edge]) {
+        let parts = ["round trip ", " pieces and ", "moved in ", ", out ", ", twice ", "; "];
+        assert!(line.contains(&server.address), "{line}");
+        assert!(parts.iter().all(|part| line.contains(part)), "{line}");
+    }
+    let output = place.run(&["get", &primary.link("x"), "--force"]);
+    assert!(!String::from_utf8(output.stderr).unwrap().contains("round trip"));
+}
+
+#[test]
 fn output_goes_where_it_is_told() {
     let place = Place::new();
     let data = place.file("x", 3_000_000);

@@ -1,7 +1,7 @@
 //! Figures of a session, as snapshots.
 
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::presentation::{BackpressureReason, BackpressureStats, BufferUsage};
 use crate::wire::DataOptions;
@@ -62,6 +62,72 @@ pub struct DuplicateStats {
     pub reclaimed: u64,
     /// Bytes of leases that the primary sent unasked and others may have been asked for.
     pub unasked: u64,
+}
+
+/// What a client's scheduler decided of a path, or of a stream on it (docs/scheduling.md).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Decision {
+    /// It was asked for a piece: of the paths with room it has that first.
+    Asked,
+    /// It sends the beginning of a lease unasked, as the primary does.
+    Unasked,
+    /// It was asked, though it is busy, for what a reader waits for: it has that first.
+    Expedited,
+    /// It was asked for a piece of another path, as it has that sooner.
+    TookOver,
+    /// It was not asked: others will have brought all that is free before it would.
+    LeftToOthers,
+    /// A piece of it went to a path that has it sooner.
+    Moved,
+    /// A piece of it stays: another path has it sooner, but too much would come twice.
+    OverBudget,
+    /// It was silent: its pieces are free for others.
+    Silent,
+    /// It returned a piece, and rests.
+    Returned,
+    /// Its leases are lost: it brought nothing for too long, or returned too much.
+    Lost,
+}
+
+/// Why a path of a client's session has what it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScheduleStats {
+    /// Which path.
+    pub path: PathId,
+    /// Its round trip without what waits in queues.
+    pub rtt: Duration,
+    /// Its delivery rate in bytes a second, once measured.
+    pub rate: Option<u64>,
+    /// Bytes that it was asked for and that have not come.
+    pub outstanding: u64,
+    /// How long they take from now on, with what was taken back and still comes.
+    pub queue: Duration,
+    /// Pieces that are not over, those that were taken back included.
+    pub pieces: usize,
+    /// Bytes of pieces that it took over from others.
+    pub moved_in: u64,
+    /// Bytes of pieces that others were asked for instead.
+    pub moved_out: u64,
+    /// Bytes that it brought and that were here already.
+    pub twice: u64,
+    /// The last decision on it.
+    pub decision: Option<Decision>,
+    /// The streams that it serves or has served, as far as they are not over.
+    pub streams: Vec<StreamScheduleStats>,
+}
+
+/// Why a path has what it has of one stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamScheduleStats {
+    /// Which stream.
+    pub stream: StreamId,
+    /// Pieces of it that are not over, those that were taken back included.
+    pub pieces: usize,
+    /// Bytes that the path was asked for and that have not come.
+    pub outstanding: u64,
+    /// The last decision.
+    pub decision: Decision,
 }
 
 /// Figures of one live stream (10.1).

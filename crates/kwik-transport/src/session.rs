@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kwik_proto::auth::Fingerprint;
-use kwik_proto::stats::{SessionStats, StreamStats};
+use kwik_proto::stats::{ScheduleStats, SessionStats, StreamStats};
 use kwik_proto::stream::StreamMetadata;
 use kwik_proto::{Config, ConfigError, Dir};
 
@@ -222,6 +222,14 @@ impl Session {
             (path.udp_sent, path.udp_received) = (udp.sent, udp.received);
         }
         stats
+    }
+
+    /// Why each path of a client's session has what it has: what is known of it, what it was asked
+    /// for, and what was decided last. Empty at a server.
+    #[must_use]
+    pub fn schedule_stats(&self) -> Vec<ScheduleStats> {
+        let now = self.shared.runtime.now();
+        self.shared.look(|machine| machine.schedule_stats(now))
     }
 
     /// Figures of every live stream: buffers, gaps, credit, backpressure (10.1).

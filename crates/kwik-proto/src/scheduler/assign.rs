@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::stats::Decision;
 use crate::stream::StreamTable;
 use crate::wire::control::{self, ControlMessage};
 use crate::{PathId, PieceId, StreamId};
@@ -55,6 +56,9 @@ impl Scheduler {
             let Some(id) = first.map(|(id, _)| *id) else { break };
             let left = *free.get_or_insert_with(|| self.ledger.free());
             if !self.pays(id, left, now) {
+                if let Some(path) = self.paths.get_mut(&id).filter(|_| left > 0) {
+                    path.decisions.note_all(Decision::LeftToOthers);
+                }
                 declined.push(id);
             } else if self.activate_next(id, streams, now) {
                 free = None;
@@ -89,7 +93,7 @@ impl Scheduler {
         let last = path.last_stream;
         let (before, after): (Vec<_>, Vec<_>) = self.ledger.streams().partition(|s| *s <= last);
         let mut turn = after.into_iter().chain(before);
-        turn.any(|stream| self.activate_in(stream, id, streams, now))
+        turn.any(|stream| self.activate_in(stream, id, Decision::Asked, streams, now))
     }
 
     /// Activates one piece of a stream on a path. False when it has nothing to bring.
@@ -97,24 +101,26 @@ impl Scheduler {
         &mut self,
         stream: StreamId,
         id: PathId,
+        decision: Decision,
         streams: &mut StreamTable,
         now: Instant,
     ) -> bool {
         let Some(path) = self.paths.get(&id) else { return false };
         let len = path.schedule.model.piece_len();
         let Some(taken) = self.ledger.take_next(stream, id, len, streams) else { return false };
-        self.activate(id, taken, now);
+        self.activate(id, taken, decision, now);
         true
     }
 
-    /// Asks a path for what was taken for it.
-    pub(super) fn activate(&mut self, id: PathId, taken: Taken, now: Instant) {
+    /// Asks a path for what was taken for it, and why.
+    pub(super) fn activate(&mut self, id: PathId, taken: Taken, why: Decision, now: Instant) {
         let Some(path) = self.paths.get_mut(&id) else { return };
         let (lease_id, range) = (taken.lease, taken.range.clone());
         let len = range.end - range.start;
         let piece_id = PieceId(path.next_piece);
         path.next_piece += 1;
         path.last_stream = taken.stream;
+        path.decisions.note(taken.stream, why);
         let due = now + path.schedule.model.arrival(len, now);
         path.schedule.on_activated(len, now);
         self.ledger.ask(id, piece_id, taken, due);
@@ -135,6 +141,7 @@ impl Scheduler {
         self.note(changed);
         let Some((lease_id, freed)) = cancelled else { return false };
         if let Some(owner) = self.paths.get_mut(&path) {
+            owner.decisions.on_moved_out(freed);
             owner.schedule.model.on_cancelled(freed);
         }
         let cancel = ControlMessage::Cancel(control::Cancel { lease_id, piece_id });

@@ -3,10 +3,11 @@
 use std::time::Instant;
 
 use crate::path::PathState;
+use crate::stats::Decision;
 use crate::stream::{Halves, StreamTable};
 use crate::sync::lock;
 use crate::wire::control::{self, ControlMessage, LeaseOutcome};
-use crate::{Code, CodedError, LeaseId, PathId, PieceId, limits};
+use crate::{Code, CodedError, LeaseId, PathId, PieceId, StreamId, limits};
 
 use super::ledger::ClientLease;
 use super::{Scheduler, SchedulerEvent};
@@ -83,7 +84,7 @@ impl Scheduler {
             return Ok(());
         }
         if usable {
-            self.expect(id, path, unasked, now);
+            self.expect(id, (path, stream), unasked, now);
             self.end_done_leases(stream, None, now);
             self.cover(stream, now);
         } else {
@@ -94,11 +95,18 @@ impl Scheduler {
     }
 
     /// The primary sends so much of its own lease without being asked.
-    fn expect(&mut self, id: LeaseId, path: PathId, unasked: u64, now: Instant) {
+    fn expect(
+        &mut self,
+        id: LeaseId,
+        (path, stream): (PathId, StreamId),
+        unasked: u64,
+        now: Instant,
+    ) {
         let Some(owner) = self.paths.get_mut(&path) else { return };
         let due = |len| now + owner.schedule.model.arrival(len, now);
         let (len, clipped) = self.ledger.expect(id, unasked, due);
         if len > 0 {
+            owner.decisions.note(stream, Decision::Unasked);
             owner.schedule.on_activated(len, now);
         }
         if clipped {
@@ -156,6 +164,8 @@ impl Scheduler {
             let asked = !path.is_primary() || piece != PieceId::unasked(stopped.lease);
             if asked && lease.is_some_and(|lease| !lease.closing && !lease.mapped) {
                 returned = owner.schedule.live.on_returned(now);
+                let decision = if returned { Decision::Lost } else { Decision::Returned };
+                owner.decisions.note(stopped.stream, decision);
             }
         } else {
             owner.schedule.model.on_dropped(stopped.left);

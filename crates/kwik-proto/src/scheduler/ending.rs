@@ -114,6 +114,7 @@ impl Scheduler {
     pub(super) fn forget_if_idle(&mut self, stream: StreamId, streams: &mut StreamTable) {
         self.drop_dead_pieces(stream);
         let Some(fill) = self.ledger.forget_idle(stream) else { return };
+        self.paths.values_mut().for_each(|path| path.decisions.forget(stream));
         // What a lease left missing came late, outside every lease: the primary has to hear of it.
         if fill.owed && !lock(&fill.recv).has_failed() {
             let (stream_id, code) = (stream, Code::NoError.as_u64());

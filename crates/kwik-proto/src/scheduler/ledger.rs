@@ -106,6 +106,12 @@ impl Ledger {
         self.pieces.get(&path).map_or(0, BTreeMap::len)
     }
 
+    /// ... those of one stream.
+    pub(super) fn pieces_in(&self, path: PathId, stream: StreamId) -> usize {
+        let pieces = self.pieces.get(&path).into_iter().flat_map(BTreeMap::values);
+        pieces.filter(|piece| piece.stream == stream).count()
+    }
+
     /// ... of all paths.
     pub(super) fn all_pieces(&self) -> usize {
         self.pieces.values().map(BTreeMap::len).sum()

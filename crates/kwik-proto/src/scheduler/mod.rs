@@ -11,6 +11,7 @@ mod assign;
 mod charges;
 mod control;
 mod ending;
+mod explain;
 mod ledger;
 mod liveness;
 mod mapped;
@@ -159,8 +160,9 @@ impl Scheduler {
     ) {
         self.on_alive(path, now);
         self.ledger.charges.on_received(bytes.twice);
-        let ReceivedBytes { total: bytes, asked, .. } = bytes;
+        let ReceivedBytes { total: bytes, asked, twice } = bytes;
         if let Some(owner) = self.paths.get_mut(&path) {
+            owner.decisions.on_twice(twice);
             owner.schedule.on_received(bytes, asked, now);
             self.delivered += asked;
         }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Instant;
 
+use crate::stats::Decision;
 use crate::{LeaseId, PathId, PieceId, StreamId, limits};
 
 use super::Scheduler;
@@ -107,9 +108,10 @@ impl Scheduler {
         let twice = owner.schedule.model.committed(owed.ahead, len);
         let budget = self.double_budget();
         if !self.ledger.charges.allow(twice, budget) {
+            self.decide(owed.owner, stream, Decision::OverBudget);
             return false;
         }
-        self.take_over(owed, &taker, twice, now)
+        self.take_over(stream, owed, &taker, twice, now)
     }
 
     /// The path that would have a piece first, however much it was asked for.
@@ -135,13 +137,24 @@ impl Scheduler {
     }
 
     /// Takes a piece back and asks another path for it.
-    fn take_over(&mut self, owed: &Owed, taker: &Taker, twice: u64, now: Instant) -> bool {
+    fn take_over(
+        &mut self,
+        stream: StreamId,
+        owed: &Owed,
+        taker: &Taker,
+        twice: u64,
+        now: Instant,
+    ) -> bool {
         if !self.take_back(owed.owner, owed.piece, Cause::Moved(twice), now) {
             return false;
         }
+        self.decide(owed.owner, stream, Decision::Moved);
         // Parts of it may have come under an older piece; what lies behind them is free again.
         if let Some(taken) = self.ledger.take(taker.lease, owed.range.clone()) {
-            self.activate(taker.path, taken, now);
+            if let Some(path) = self.paths.get_mut(&taker.path) {
+                path.decisions.on_moved_in(taken.range.end - taken.range.start);
+            }
+            self.activate(taker.path, taken, Decision::TookOver, now);
         }
         true
     }
@@ -164,7 +177,7 @@ impl Scheduler {
             Some((path.schedule.model.arrival(path.schedule.model.piece_len(), now), *id))
         });
         if let Some((_, path)) = takers.min() {
-            self.activate_in(stream, path, streams, now);
+            self.activate_in(stream, path, Decision::Expedited, streams, now);
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::path::{PathInput, PathState};
 use crate::wire::control;
 use crate::{PathId, PieceId, StreamId, limits};
 
+use super::explain::Decisions;
 use super::liveness::Liveness;
 use super::model::PathModel;
 
@@ -133,6 +134,7 @@ pub(super) struct Path {
     pub(super) idle: bool,
     /// Leases that its server is told of once it has accepted the client, in their order.
     pub(super) early: Vec<control::Lease>,
+    pub(super) decisions: Decisions,
 }
 
 impl Path {
@@ -145,6 +147,7 @@ impl Path {
             last_stream: StreamId::from_u64(0),
             idle: false,
             early: Vec::new(),
+            decisions: Decisions::default(),
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::path::{PathInput, PathState};
+use crate::stats::Decision;
 use crate::stream::{ReadError, StreamTable};
 use crate::sync::lock;
 use crate::wire::control::{self, ControlMessage, LeaseOutcome};
@@ -103,6 +104,9 @@ impl Scheduler {
             self.settle_ended(*stream, streams, now);
         }
         for lease in self.ledger.leases_of(id) {
+            if let Some(stream) = self.ledger.lease(lease).map(|lease| lease.stream) {
+                self.decide(id, stream, Decision::Lost);
+            }
             self.end_lease(lease, LeaseOutcome::Lost, now);
         }
         for stream in concerned {
@@ -183,6 +187,7 @@ impl Scheduler {
         for (piece, stream) in movable {
             // What of it comes all the same counts against what may come twice.
             if self.take_back(id, piece, Cause::Silent, now) {
+                self.decide(id, stream, Decision::Silent);
                 concerned.insert(stream);
             }
         }

@@ -13,6 +13,7 @@ use crate::sync::lock;
 use crate::wire::control::{self, ControlMessage as M, LeaseOutcome};
 use crate::{Code, Config, Dir, LeaseId, PathId, PieceId, Side, StreamId, limits};
 
+mod decisions;
 mod duplicates;
 mod patience;
 mod silence;

@@ -12,7 +12,7 @@ use crate::control::ControlQueue;
 use crate::mapping::MappingTable;
 use crate::path::{Health, PathInfo, PathInput, PathState, PathStatus, PathTable};
 use crate::scheduler::{Scheduler, SchedulerEvent};
-use crate::stats::{PacketCounts, PathFigures, PathStats, SessionStats};
+use crate::stats::{PacketCounts, PathFigures, PathStats, ScheduleStats, SessionStats};
 use crate::stream::{ReceivedBytes, StreamTable};
 use crate::sync::lock;
 use crate::wire::control::{AuthenticationRequest, ControlMessage, PathStatusNotification};
@@ -189,6 +189,12 @@ impl ClientSession {
             unacknowledged: lock(&self.sent).outstanding(),
             ..self.streams.stats(now)
         }
+    }
+
+    /// Why each path has what it has.
+    #[must_use]
+    pub fn schedule_stats(&self, now: Instant) -> Vec<ScheduleStats> {
+        self.scheduler.explain(now)
     }
 
     /// How a path does; none while it has no connection.

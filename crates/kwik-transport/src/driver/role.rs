@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime};
 use kwik_proto::ack::{ArrivedPackets, SharedSent};
 use kwik_proto::mapping::MappingKey;
 use kwik_proto::session::{Activity, ClientSession, Machine, PrimarySession, SecondarySession};
-use kwik_proto::stats::SessionStats;
+use kwik_proto::stats::{ScheduleStats, SessionStats};
 use kwik_proto::stream::{Destination, ReceivedBytes, SharedRecv, StreamTable};
 use kwik_proto::wire::control::RawPacketTransmission;
 use kwik_proto::wire::{DataOptions, SecondaryEvent};
@@ -54,6 +54,11 @@ pub(crate) trait Role: Machine + 'static {
     /// What a server's session is worth its slot for; none of a client's, which takes none.
     fn activity(&self) -> Option<Activity> {
         None
+    }
+
+    /// Why each path has what it has, at a client.
+    fn schedule_stats(&self, _: Instant) -> Vec<ScheduleStats> {
+        Vec::new()
     }
 
     /// Figures of a path's connection.
@@ -124,6 +129,10 @@ pub(crate) trait StreamRole: Role {
 }
 
 impl Role for ClientSession {
+    fn schedule_stats(&self, now: Instant) -> Vec<ScheduleStats> {
+        self.schedule_stats(now)
+    }
+
     fn sent(&self) -> SharedSent {
         self.sent()
     }
