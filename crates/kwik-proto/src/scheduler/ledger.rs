@@ -294,7 +294,8 @@ impl Ledger {
         self.pieces.entry(path).or_default().insert(piece, activation);
     }
 
-    /// Cancels a live piece, and charges what of it may come twice; its lease, and how much it owed.
+    /// Cancels a live piece, and charges what of it may come twice; its lease, and how much it
+    /// owed.
     pub(super) fn cancel(
         &mut self,
         path: PathId,
@@ -450,8 +451,8 @@ impl Ledger {
     }
 
     /// Forgets the pieces of a stream that is whole, at a path that may never send them: what it
-    /// sends all the same is thrown away. How many bytes they had to bring; none where the stream is
-    /// not whole.
+    /// sends all the same is thrown away. How many bytes they had to bring; none where the stream
+    /// is not whole.
     pub(super) fn discard(&mut self, stream: StreamId, path: PathId) -> Option<u64> {
         let fill = self.fills.get(&stream).filter(|fill| fill.is_filled())?;
         let mut left = 0;

@@ -32,7 +32,7 @@ use crate::stream::{ReceivedBytes, StreamTable};
 use crate::wire::control::ControlMessage;
 use crate::{LeaseId, PathId, StreamId};
 
-use ledger::{Changed, Finished, Ledger};
+use ledger::{Changed, Finished, Ledger, Uncovered};
 use path::Path;
 pub use path::PathSchedule;
 
@@ -231,8 +231,20 @@ impl Scheduler {
         }
     }
 
+    /// The primary may have leased what is missing, had it been heard: the time for which it was
+    /// not does not count.
+    fn hear_primary(&mut self, path: PathId, now: Instant) {
+        let primary = self.paths.get(&path).filter(|_| path.is_primary());
+        if primary.is_some_and(|primary| !primary.schedule.is_reachable(now)) {
+            for (_, uncovered) in self.ledger.uncovered_streams() {
+                *uncovered = Uncovered::new(now);
+            }
+        }
+    }
+
     /// Any sign of life from a path.
     pub fn on_alive(&mut self, path: PathId, now: Instant) {
+        self.hear_primary(path, now);
         let Some(owner) = self.paths.get_mut(&path) else { return };
         owner.schedule.live.on_alive(now);
         let Some(before) = owner.on(PathInput::Heard) else { return };
@@ -265,6 +277,7 @@ impl Scheduler {
 
     /// What a path's connection has received in all, in bytes.
     pub fn on_arrived(&mut self, path: PathId, total: u64, now: Instant) {
+        self.hear_primary(path, now);
         if let Some(owner) = self.paths.get_mut(&path) {
             owner.schedule.on_arrived(total, now);
         }

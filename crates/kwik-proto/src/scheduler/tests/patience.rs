@@ -8,9 +8,10 @@ fn missing_bytes_that_nobody_may_bring_fail_their_reader() {
     f.lease(1, A, 0..KIB);
     f.scheduler.handle_revoke(LeaseId(1), f.now);
     f.stopped(A, 1, 0, 0);
-    f.pass(Duration::from_secs(4));
-    f.scheduler.on_alive(PathId::PRIMARY, f.now);
-    f.pass(Duration::from_secs(1));
+    for time in [2, 2, 1].map(Duration::from_secs) {
+        f.pass(time);
+        f.scheduler.on_alive(PathId::PRIMARY, f.now);
+    }
     let error = lock(&f.recv).read(1).unwrap_err();
     assert!(matches!(error, ReadError::Failed(e) if e.code == Code::AggregationTimeout));
 }

@@ -132,3 +132,20 @@ fn a_dead_path_that_speaks_again_gives_the_primary_time() {
     f.receive(A, 0..KIB);
     assert!(matches!(lock(&f.recv).read(1 << 20), Ok(Read::Data(_))));
 }
+
+#[test]
+fn a_primary_that_is_heard_again_has_as_long_as_ever() {
+    let mut f = Fixture::new();
+    f.lease(1, A, 0..KIB);
+    f.scheduler.handle_revoke(LeaseId(1), f.now);
+    f.stopped(A, 1, 0, 0);
+    let silent = f.now + limits::AGGREGATION_TIMEOUT * 3 / 2;
+    while f.now < silent {
+        f.pass(STEP);
+    }
+    f.scheduler.on_alive(PathId::PRIMARY, f.now);
+    silence(&mut f, limits::AGGREGATION_TIMEOUT - STEP, false);
+    assert!(!failed(&f));
+    silence(&mut f, 2 * STEP, false);
+    assert!(failed(&f));
+}
