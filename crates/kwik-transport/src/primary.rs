@@ -160,9 +160,9 @@ impl PrimarySession {
         self.shared.waiters.paths.notified()
     }
 
-    /// Leases a reserved range of a stream to a path; `command` is for the application there. A path
-    /// that is still being dialed takes leases too ([`Self::leasable_paths`]): they travel with the
-    /// order to dial, and cost no round trip of their own.
+    /// Leases a reserved range of a stream to a path; `command` is for the application there. A
+    /// path that is still being dialed takes leases too ([`Self::leasable_paths`]): they travel
+    /// with the order to dial, and cost no round trip of their own.
     ///
     /// # Errors
     /// The range was not reserved, the stream is over, the path is unknown or dead, or a bound is

@@ -361,14 +361,14 @@ impl PathModel {
         let slack = (base * times).clamp(least, most);
         let target = match self.rate {
             Some(rate) if !self.is_starting() => bytes_in(rate, base * 5 / 4 + slack),
-            // A window under way and half of the next, so that the server never lacks bytes, as far
+            // A window under way and the next, so that the server never lacks bytes to send, as far
             // as its link, what the rate can have grown to since it was measured, and the session's
             // window carry them.
             measured => {
                 let most = self.horizon.max(base * 2);
                 let link = bytes_in(self.link_rate(), (base * 2 + slack).min(most));
                 let grown = |rate| bytes_in(rate, ((base + ROUND) * 4 + slack).min(most));
-                (self.window() * 3 / 2).min(link).min(measured.map_or(u64::MAX, grown))
+                (2 * self.window()).min(link).min(measured.map_or(u64::MAX, grown))
             }
         };
         target.max(2 * limits::MIN_PIECE)

@@ -28,38 +28,10 @@ mod pieces;
 mod reading;
 
 use origins::Origins;
+pub use pieces::{Piece, PieceEnd};
 
 /// A receiving half, shared by the session and the byte path.
 pub type SharedRecv = Arc<Mutex<RecvHalf>>;
-
-/// A range that one path was told to bring, in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Piece {
-    /// The next offset that the path will bring.
-    pub cursor: u64,
-    /// Where it ends: what was asked for, or where its writer stopped.
-    pub end: u64,
-    /// It was cancelled: what still comes is welcome, but nobody waits for it.
-    pub cancelled: bool,
-}
-
-impl Piece {
-    /// What is waited for; none of it once it was cancelled.
-    pub(crate) fn owed(&self) -> Option<Range<u64>> {
-        (!self.cancelled).then_some(self.cursor..self.end)
-    }
-}
-
-/// A piece that is over: the last byte due on its path has arrived.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PieceEnd {
-    /// The path that carried it.
-    pub path: PathId,
-    /// Which one.
-    pub piece: PieceId,
-    /// Up to where it came.
-    pub at: u64,
-}
 
 /// What a successful [`RecvHalf::receive`] did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

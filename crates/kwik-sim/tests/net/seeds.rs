@@ -160,8 +160,8 @@ fn seeds() {
     }
 }
 
-/// Paths fall silent, or are lost and dialed again, for longer than the primary has to lease what is
-/// missing: nobody else may bring it.
+/// Paths fall silent, or are lost and dialed again, for longer than the primary has to lease what
+/// is missing: nobody else may bring it.
 #[test]
 fn a_stream_of_edges_alone_outlives_the_redials_of_their_paths() {
     for seed in [2620, 29044] {

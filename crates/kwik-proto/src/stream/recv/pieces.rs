@@ -4,7 +4,36 @@ use std::ops::Range;
 
 use crate::{Code, CodedError, PathId, PieceId};
 
-use super::{Piece, PieceEnd, RecvHalf};
+use super::RecvHalf;
+
+/// A range that one path was told to bring, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// The next offset that the path will bring.
+    pub cursor: u64,
+    /// Where it ends: what was asked for, or where its writer stopped.
+    pub end: u64,
+    /// It was cancelled: what still comes is welcome, but nobody waits for it.
+    pub cancelled: bool,
+}
+
+impl Piece {
+    /// What is waited for; none of it once it was cancelled.
+    pub(crate) fn owed(&self) -> Option<Range<u64>> {
+        (!self.cancelled).then_some(self.cursor..self.end)
+    }
+}
+
+/// A piece that is over: the last byte due on its path has arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PieceEnd {
+    /// The path that carried it.
+    pub path: PathId,
+    /// Which one.
+    pub piece: PieceId,
+    /// Up to where it came.
+    pub at: u64,
+}
 
 impl RecvHalf {
     pub(crate) fn has_live_pieces(&self) -> bool {

@@ -92,7 +92,7 @@ impl StreamTable {
     }
 
     /// The peer has what these frames carried. Of a stream that is delivered by it
-    /// ([`SendHalf::is_delivered`]), the writer is woken.
+    /// ([`SendHalf::is_delivered`](super::super::SendHalf::is_delivered)), the writer is woken.
     pub fn on_acknowledged(&mut self, frames: &[PacketFrame]) {
         for frame in frames {
             let id = StreamId::from_u64(frame.stream_id);
