@@ -36,6 +36,13 @@ pub(crate) struct Row {
     pub(crate) figures: Vec<Figure>,
 }
 
+impl Row {
+    /// One of its figures.
+    pub(crate) fn figure(&self, name: &str) -> f64 {
+        self.figures.iter().find(|figure| figure.name == name).unwrap().value
+    }
+}
+
 /// The value of which that share is smaller or equal.
 fn quantile(sorted: &[f64], share: f64) -> f64 {
     let at = (sorted.len() as f64 * share).ceil() as usize;

@@ -46,3 +46,25 @@ fn short() {
     }
     assert!(hold, "bounds do not hold");
 }
+
+/// Mixes that were the farthest past their bounds, with the size: an edge that joins while the
+/// primary's far or slow link is in slow start.
+const WORST: [(u64, u64); 7] = [
+    (34, 100_000),
+    (52, 100_000),
+    (17, 100_000),
+    (22, 100_000),
+    (17, 1_000_000),
+    (28, 1_000_000),
+    (38, 1_000_000),
+];
+
+#[test]
+fn the_worst_mixes_of_before_stay_within_their_bounds() {
+    for (seed, len) in WORST {
+        for (row, (way, _)) in mix(seed, len).iter().zip(WAYS) {
+            let [bound, plain] = ["time/bound", "time/plain"].map(|name| row.figure(name));
+            assert!(bound <= 1.0 && plain <= 1.0, "{seed}, {len}, {way:?}: {bound}, {plain}");
+        }
+    }
+}
