@@ -227,14 +227,12 @@ impl Ledger {
         // Behind that it would wait for credit, and others may be quicker.
         let start = lease.range.start;
         let end = (start + unasked).min(lock(&fill.recv).max_data()).max(start);
-        let missing = lock(&fill.recv).missing(start..end).map(|gap| gap.end - gap.start).sum();
         // Where others bring parts of it, nobody could tell by which piece bytes come: all of it
         // is on its way as plain data, and credited now.
         let piece = PieceId::unasked(id);
-        let rest = fill.take_rest(start..end, lease.path, piece).unwrap_or_else(|| {
-            self.charges.on_unasked(missing);
-            end..end
-        });
+        let rest = fill.take_rest(start..end, lease.path, piece).unwrap_or(end..end);
+        // What is here already may be of others, and still to come.
+        self.charges.on_unasked(rest.start - start);
         lease.delivered += rest.start - start;
         let len = rest.end - rest.start;
         if len > 0 {
