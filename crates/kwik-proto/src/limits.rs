@@ -154,7 +154,7 @@ pub const MAX_REASONS: usize = 16;
 /// Live leases of a session: bounds the table on every side.
 pub const MAX_LEASES: usize = 4096;
 /// Live leases of a path that is still being dialed: its client keeps them, with their commands,
-/// until the server at its end has accepted it.
+/// until the server at its end has accepted it. 1 MiB a path with the longest commands.
 pub const MAX_EARLY_LEASES: usize = 64;
 /// Pieces of one path that are activated and not finished.
 pub const MAX_PIECES: usize = 256;
@@ -272,6 +272,7 @@ pub const MAX_GRANT: usize = 2048;
 const _: () = {
     assert!(MAX_COMMAND + 1024 <= MAX_CONTROL_FRAME);
     assert!(MAX_RAW_PACKET + 1024 <= MAX_CONTROL_FRAME);
+    assert!(MAX_EARLY_LEASES * MAX_COMMAND <= 1024 * 1024 && MAX_EARLY_LEASES < MAX_LEASES);
     assert!(2 * MAX_ANSWERS_QUEUED <= MAX_PINNED);
     assert!(MAX_CREDENTIALS + MAX_GRANT + 1024 <= MAX_CONTROL_FRAME);
     assert!(MAX_POOLED + MAX_SECONDARY_STREAMS < MAX_QUIC_STREAMS as usize);

@@ -10,6 +10,7 @@ use crate::wire::control::{self, ControlMessage, LeaseOutcome};
 use crate::{Code, CodedError, LeaseId, PathId, PieceId, StreamId, limits};
 
 use super::ledger::ClientLease;
+use super::path::Path;
 use super::{Scheduler, SchedulerEvent};
 
 impl Scheduler {
@@ -57,8 +58,7 @@ impl Scheduler {
             return Ok(());
         }
         let path = lease.path_id;
-        let state = self.state(path);
-        let usable = state.is_some_and(PathState::takes_leases);
+        let usable = self.state(path).is_some_and(PathState::takes_leases);
         if let Some(joining) = self.paths.get_mut(&path).filter(|path| path.state.is_joining()) {
             joining.early.retain(|early| self.ledger.lease(early.lease_id).is_some());
             if joining.early.len() >= limits::MAX_EARLY_LEASES {
@@ -75,23 +75,27 @@ impl Scheduler {
         }
         let added = self.ledger.add_lease(id, lease_here, recv)?;
         self.note(added);
-        // Relayed at once: relays of one path keep the order in which the primary numbered them.
-        if usable && !path.is_primary() {
-            self.events.push(SchedulerEvent::Send(path, ControlMessage::Lease(lease)));
-        } else if let Some(path) = self.paths.get_mut(&path).filter(|path| path.state.is_joining())
-        {
-            path.early.push(lease);
-            return Ok(());
-        }
-        if usable {
+        if usable && path.is_primary() {
             self.expect(id, (path, stream), unasked, now);
-            self.end_done_leases(stream, None, now);
-            self.cover(stream, now);
+        } else if usable {
+            // At once: relays of one path keep the order in which the primary numbered them.
+            self.events.push(SchedulerEvent::Send(path, ControlMessage::Lease(lease)));
+        } else if let Some(joining) = self.joining(path) {
+            joining.early.push(lease);
         } else {
             self.ledger.charges.on_unasked(unasked);
             self.end_lease(id, LeaseOutcome::Lost, now);
+            return Ok(());
         }
+        self.end_done_leases(stream, None, now);
+        self.cover(stream, now);
         Ok(())
+    }
+
+    /// A path that its client is still dialing.
+    fn joining(&mut self, path: PathId) -> Option<&mut Path> {
+        let path = self.paths.get_mut(&path).map(Box::as_mut);
+        path.filter(|path| path.state.is_joining())
     }
 
     /// The primary sends so much of its own lease without being asked.

@@ -51,18 +51,32 @@ impl Fixture {
         Self { scheduler, streams, id, recv, now, total: 0 }
     }
 
-    fn lease(&mut self, lease_id: u64, path: PathId, range: Range<u64>) {
-        let lease = control::Lease {
-            lease_id: LeaseId(lease_id),
-            stream_id: self.id,
-            range,
-            path_id: path,
-            max_bytes: u64::MAX,
-            ..control::Lease::default()
-        };
+    fn lease(&mut self, lease_id: u64, path_id: PathId, range: Range<u64>) {
+        let lease_id = LeaseId(lease_id);
+        self.take(control::Lease { lease_id, path_id, ..self.own_lease(range, 0) });
+        self.deal();
+    }
+
+    /// A lease of the primary's own path, of which so much leaves unasked.
+    fn own_lease(&self, range: Range<u64>, unasked: u64) -> control::Lease {
+        let max_bytes = u64::MAX;
+        control::Lease { stream_id: self.id, range, max_bytes, unasked, ..<_>::default() }
+    }
+
+    /// A lease that is dealt together with what comes next.
+    fn take(&mut self, lease: control::Lease) {
         let halves = self.streams.touch(self.id, self.now).unwrap();
         self.scheduler.handle_lease(lease, halves, self.now).unwrap();
-        self.deal();
+    }
+
+    /// Leases that are dealt together, of a near path A and a far one B.
+    fn lease_near_and_far(&mut self, range: Range<u64>) {
+        self.scheduler.on_rtt(A, Duration::from_millis(5));
+        self.scheduler.on_rtt(B, Duration::from_millis(300));
+        for (id, path_id) in [(1, A), (2, B)] {
+            let lease_id = LeaseId(id);
+            self.take(control::Lease { lease_id, path_id, ..self.own_lease(range.clone(), 0) });
+        }
     }
 
     /// What a session does after each input.
@@ -310,18 +324,21 @@ fn a_stream_that_stalls_at_a_path_that_flows_is_asked_of_another() {
 }
 
 #[test]
+fn an_early_lease_of_what_has_come_is_done_at_once() {
+    let mut f = Fixture::new();
+    let dialed = PathId(3);
+    f.scheduler.add_path(dialed, f.now);
+    f.lease(1, A, 0..4 * KIB);
+    f.receive(A, 0..KIB);
+    f.lease(2, dialed, 0..KIB);
+    assert_eq!(f.reports(), [(2, LeaseOutcome::Done)]);
+}
+
+#[test]
 fn what_overtakes_its_lease_is_not_asked_for_again() {
     let mut f = Fixture::new();
     f.receive(PathId::PRIMARY, 0..KIB);
-    let lease = control::Lease {
-        stream_id: f.id,
-        range: 0..4 * KIB,
-        max_bytes: u64::MAX,
-        unasked: 4 * KIB,
-        ..control::Lease::default()
-    };
-    let halves = f.streams.touch(f.id, f.now).unwrap();
-    f.scheduler.handle_lease(lease, halves, f.now).unwrap();
+    f.take(f.own_lease(0..4 * KIB, 4 * KIB));
     assert_eq!((f.activated(), f.scheduler.pieces()), (vec![], 1));
     f.receive(PathId::PRIMARY, KIB..4 * KIB);
     assert_eq!((f.reports(), f.scheduler.pieces()), (vec![(0, LeaseOutcome::Done)], 0));
@@ -332,13 +349,7 @@ fn a_lease_that_all_of_its_bytes_overtook_is_credited_with_them() {
     let mut f = Fixture::new();
     lock(&f.recv).receive_fin(PathId::PRIMARY, KIB).unwrap();
     f.receive(PathId::PRIMARY, 0..KIB);
-    let lease = control::Lease {
-        stream_id: f.id,
-        range: 0..KIB,
-        max_bytes: u64::MAX,
-        unasked: KIB,
-        ..control::Lease::default()
-    };
+    let lease = f.own_lease(0..KIB, KIB);
     // Before its reader has seen the end of the stream, and after.
     for halves in [f.streams.touch(f.id, f.now).unwrap(), None] {
         f.scheduler.handle_lease(lease.clone(), halves, f.now).unwrap();
@@ -354,20 +365,7 @@ fn a_lease_that_all_of_its_bytes_overtook_is_credited_with_them() {
 #[test]
 fn a_path_that_would_come_too_late_is_left_out() {
     let mut f = Fixture::new();
-    f.scheduler.on_rtt(A, Duration::from_millis(5));
-    f.scheduler.on_rtt(B, Duration::from_millis(300));
-    let halves = f.streams.touch(f.id, f.now).unwrap();
-    for (id, path) in [(1, A), (2, B)] {
-        let lease = control::Lease {
-            lease_id: LeaseId(id),
-            stream_id: f.id,
-            range: 0..64 * KIB,
-            path_id: path,
-            max_bytes: u64::MAX,
-            ..control::Lease::default()
-        };
-        f.scheduler.handle_lease(lease, halves.clone(), f.now).unwrap();
-    }
+    f.lease_near_and_far(0..64 * KIB);
     let asked = f.activated();
     assert!(
         asked.iter().all(|(path, _)| *path == A),

@@ -28,35 +28,14 @@ fn asked() {
 #[test]
 fn unasked() {
     let mut f = Fixture::new();
-    let lease = control::Lease {
-        stream_id: f.id,
-        range: 0..KIB,
-        max_bytes: u64::MAX,
-        unasked: KIB,
-        ..control::Lease::default()
-    };
-    let halves = f.streams.touch(f.id, f.now).unwrap();
-    f.scheduler.handle_lease(lease, halves, f.now).unwrap();
+    f.take(f.own_lease(0..KIB, KIB));
     assert_eq!(decision(&f, PathId::PRIMARY), Some(Decision::Unasked));
 }
 
 #[test]
 fn left_to_others() {
     let mut f = Fixture::new();
-    f.scheduler.on_rtt(A, Duration::from_millis(5));
-    f.scheduler.on_rtt(B, Duration::from_millis(300));
-    let halves = f.streams.touch(f.id, f.now).unwrap();
-    for (id, path) in [(1, A), (2, B)] {
-        let lease = control::Lease {
-            lease_id: LeaseId(id),
-            stream_id: f.id,
-            range: 0..64 * KIB,
-            path_id: path,
-            max_bytes: u64::MAX,
-            ..control::Lease::default()
-        };
-        f.scheduler.handle_lease(lease, halves.clone(), f.now).unwrap();
-    }
+    f.lease_near_and_far(0..64 * KIB);
     f.deal();
     assert_eq!(decision(&f, A), Some(Decision::Asked));
     assert_eq!(decision(&f, B), Some(Decision::LeftToOthers));

@@ -49,15 +49,7 @@ fn what_a_lost_path_did_not_bring_is_given_back() {
 /// The primary's own lease, of which more leaves unasked than its stream may carry.
 fn starved(f: &mut Fixture) -> u64 {
     let credit = lock(&f.recv).max_data();
-    let lease = control::Lease {
-        stream_id: f.id,
-        range: 0..2 * credit,
-        max_bytes: u64::MAX,
-        unasked: 2 * credit,
-        ..control::Lease::default()
-    };
-    let halves = f.streams.touch(f.id, f.now).unwrap();
-    f.scheduler.handle_lease(lease, halves, f.now).unwrap();
+    f.take(f.own_lease(0..2 * credit, 2 * credit));
     credit
 }
 
