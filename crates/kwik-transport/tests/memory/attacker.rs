@@ -189,11 +189,24 @@ impl Attacker {
         }
     }
 
-    /// With the window held as well.
+    /// With the window held as well. The one packet that says how it ends may be lost in this
+    /// flood, and what is sent after it is answered with a reset (RFC 9000 section 10.3): then it
+    /// is done again.
     pub(crate) async fn answers_that_nobody_reads_are_cut_off(&mut self) {
-        self.withhold_a_byte().await;
-        self.data.finish().unwrap();
-        self.data.stopped().await.unwrap();
+        for _ in 0..3 {
+            self.withhold_a_byte().await;
+            self.data.finish().unwrap();
+            self.data.stopped().await.unwrap();
+            self.flood_with_heartbeats().await;
+            if self.peer.connection.close_reason() != Some(quinn::ConnectionError::Reset) {
+                break;
+            }
+            *self = Self::join(self.peer.connection.remote_address()).await;
+        }
+        self.peer.expect(Code::LimitExceeded, "answers pile up").await;
+    }
+
+    async fn flood_with_heartbeats(&mut self) {
         let mut beats = Vec::new();
         for id in self.peer.due()..5_000_000 {
             let beat = message(&[(1, Field::Number(id))]);
@@ -205,13 +218,7 @@ impl Attacker {
                 tokio::task::yield_now().await;
             }
         }
-        // The one packet that says why may be lost in this flood: what is sent after the end is
-        // answered with a reset (RFC 9000 section 10.3).
-        let (code, reason) = timeout(Duration::from_secs(10), self.peer.closed()).await.unwrap();
-        assert!(
-            code == Some(Code::LimitExceeded) || reason == "reset by peer",
-            "{code:?} {reason}"
-        );
+        timeout(Duration::from_secs(10), self.peer.closed()).await.ok();
     }
 
     pub(crate) async fn slices_that_pin_receive_buffers_are_copied(&mut self) {
