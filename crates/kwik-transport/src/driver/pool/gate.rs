@@ -22,11 +22,11 @@ const WINDOW_SHARE: u64 = 16;
 const AHEAD: u64 = 2 * (limits::ACK_BYTES + limits::MAX_PACKET_PAYLOAD as u64);
 
 /// Bytes that may wait for acknowledgement with this congestion window. While QUIC repeats what was
-/// lost nothing is acknowledged, for a round trip and more; so on a path that loses packets a large
-/// window lets through as much again, less an eighth of what the peer lets QUIC have, which is
-/// twice what arrives in a round trip.
+/// lost nothing is acknowledged, for two round trips and more; so on a path that loses packets a
+/// large window lets through three times as much again, less an eighth of what the peer lets QUIC
+/// have, which is four times what arrives in a round trip.
 fn most_outstanding((congestion_window, loses): (u64, bool)) -> u64 {
-    let peers = if loses { congestion_window.saturating_mul(2) } else { 0 };
+    let peers = if loses { congestion_window.saturating_mul(4) } else { 0 };
     (peers - peers / 8).max(congestion_window + AHEAD)
 }
 
