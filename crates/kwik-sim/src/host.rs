@@ -82,6 +82,13 @@ impl Host {
         self.sim.state().hosts[self.id].down.shape = shape;
     }
 
+    /// How long a datagram from the network would wait now before it passes this host's link.
+    #[must_use]
+    pub fn queued_down(&self) -> Duration {
+        let state = self.sim.state();
+        Duration::from_nanos(state.hosts[self.id].down.queued(state.now))
+    }
+
     /// Cuts its link both ways, or mends it.
     pub fn cut(&self, cut: bool) {
         let mut state = self.sim.state();

@@ -165,6 +165,11 @@ fn chance(rng: &mut Rng, share: f64) -> bool {
 }
 
 impl Link {
+    /// What waits at `now`, in nanoseconds of the link.
+    pub(crate) fn queued(&self, now: u64) -> u64 {
+        self.busy_until.saturating_sub(now)
+    }
+
     /// Sends a datagram of `len` bytes at `now`.
     pub(crate) fn pass(&mut self, now: u64, len: usize, rng: &mut Rng) -> Passage {
         let lost = |fate| Passage { arrivals: [None; 2], fate };

@@ -45,7 +45,7 @@ struct Inner {
 }
 
 pub(crate) struct State {
-    now: u64,
+    pub(crate) now: u64,
     sequence: u64,
     events: BinaryHeap<Event>,
     pub(crate) hosts: Vec<HostState>,

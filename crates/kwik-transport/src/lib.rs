@@ -73,8 +73,8 @@ pub use lease::{Lease, LeaseWriter};
 pub use mapped::{OpenStreamError, SecondaryStream};
 pub use primary::{PathError, PathEvents, PrimarySession, UncoveredEvents};
 pub use quic::{
-    ClosedStream, ConnectError, ConnectionError, QuicConfig, SendDatagramError, ServerTrust,
-    TlsError,
+    ClosedStream, CongestionControl, ConnectError, ConnectionError, QuicConfig, SendDatagramError,
+    ServerTrust, TlsError,
 };
 pub use secondary::SecondarySession;
 pub use session::{Session, Session as Connection};

@@ -51,6 +51,8 @@ pub(crate) const BOUNDS: &[Bound] = &[
     bound("long", "rate/best", 0.97, EVERY),
     bound("long", "twice", 0.01, EVERY),
     bound("long", "tail/mean", 0.90, MEDIAN),
+    bound("lossy", "share of raw rates", 0.85, MEDIAN),
+    bound("lossy", "twice", 0.03, EVERY),
     bound("rtt ratios", "share of sum", 0.99, EVERY),
     bound("shared access link", "rate/best", 0.99, EVERY),
     bound("loss of 10 %", "twice", 0.03, EVERY),

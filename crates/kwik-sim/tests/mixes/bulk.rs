@@ -10,6 +10,8 @@ use crate::transfer::{Outcome, Way, alone, transfer};
 
 /// So that an object's size does not follow from its links.
 const SECONDS: u64 = 0x5ec0;
+/// Nor its losses.
+const LOSSES: u64 = 0x1055;
 
 /// Bytes of all links in so many seconds, headers included.
 fn carried(links: &[Link], seconds: f64) -> f64 {
@@ -65,6 +67,17 @@ fn equal_slow_links() {
 #[test]
 fn long() {
     family("long", (1, u64::MAX), |seed| compare(seed, &fast(seed), 8.0));
+}
+
+/// The same links, each with up to 0.5 % of loss by chance.
+#[test]
+fn lossy() {
+    family("lossy", (1, u64::MAX), |seed| {
+        let mut rng = Rng::with_seed(seed ^ LOSSES);
+        let lossy = |link| Link { loss: 0.005 * rng.f64(), ..link };
+        let links = fast(seed).into_iter().map(lossy).collect::<Vec<_>>();
+        compare(seed, &links, 8.0)
+    });
 }
 
 /// Round trips from 20 ms to 20, 40, 80 and 200 ms, of two and four links of 20 Mbit/s.

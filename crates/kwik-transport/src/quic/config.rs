@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use kwik_proto::ConfigError;
 use kwik_proto::limits::{self, MAX_QUIC_STREAMS};
 
-use super::congestion::Congestion;
+use super::congestion::{Congestion, CongestionControl};
 use super::{Runtime, varint};
 
 /// A peer that leaves a gap after each packet ends the connection beyond this.
@@ -14,7 +14,7 @@ const MAX_STREAM_WINDOW: u64 = 5_000_000;
 /// Settings of the QUIC connections and the UDP socket of one endpoint.
 ///
 /// What is not named here is the QUIC library's default: MTU discovery, initial RTT of 333 ms
-/// (RFC 9002), CUBIC, no keep-alive (KWIK has heartbeats of its own). A sender that its
+/// (RFC 9002), no keep-alive (KWIK has heartbeats of its own). A sender that its
 /// congestion window has kept from sending for a second may send two packets more. A bare QUIC
 /// endpoint with these values is what KWIK is compared with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +44,8 @@ pub struct QuicConfig {
     /// packets each: bulk costs less CPU, and waits for one turn of the runtime's ready tasks at
     /// most. It works where the kernel cuts up such sends (Linux), and changes nothing elsewhere.
     pub merge_sends: bool,
+    /// What decides how much this endpoint has in flight on a connection.
+    pub congestion: CongestionControl,
 }
 
 impl Default for QuicConfig {
@@ -59,6 +61,7 @@ impl Default for QuicConfig {
             // The usual default of 208 KiB loses packets at a few Gbit/s.
             socket_buffer: 4 * 1024 * 1024,
             merge_sends: true,
+            congestion: CongestionControl::default(),
         }
     }
 }
@@ -85,7 +88,7 @@ impl QuicConfig {
     pub(super) fn transport(&self, runtime: &Runtime) -> Arc<quinn::TransportConfig> {
         let idle = u64::try_from(self.idle_timeout.as_millis()).unwrap_or(u64::MAX);
         let clock = runtime.clone();
-        let congestion = Arc::new(Congestion::new(move || clock.now()));
+        let congestion = Arc::new(Congestion::new(self.congestion, move || clock.now()));
         let mut transport = quinn::TransportConfig::default();
         transport
             .stream_receive_window(varint(self.stream_receive_window))

@@ -15,6 +15,7 @@ mod tls;
 mod tests;
 
 pub use config::QuicConfig;
+pub use congestion::CongestionControl;
 pub(crate) use connection::{Connection, Figures, UdpBytes};
 pub(crate) use endpoint::{Connecting, Endpoint, Incoming};
 pub use error::{ClosedStream, ConnectError, ConnectionError, SendDatagramError};

@@ -1,4 +1,4 @@
-//! Congestion control: the QUIC library's CUBIC, and two packets for who is stuck.
+//! Two packets for who is stuck, beside any controller.
 //!
 //! What was in flight when a link fell silent stays in flight for QUIC until something that was
 //! sent later is acknowledged. With the window full of it nothing is sent but probes, which wait
@@ -7,11 +7,12 @@
 //! trip of that length, and the next probe may come after the peer's idle timeout.
 
 use std::any::Any;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
+use quinn::congestion::{Controller, ControllerMetrics};
 use quinn_proto::RttEstimator;
+
+use super::Clock;
 
 /// A sender that its window has kept from sending for so long may send [`PROBES`] packets, as soon
 /// as it is made to look: by what arrives, or by what is written. The rate of a heartbeat.
@@ -19,36 +20,20 @@ const STUCK_AFTER: Duration = Duration::from_secs(1);
 /// See [`STUCK_AFTER`]: as many as a probe of QUIC (RFC 9002 section 6.2.4).
 const PROBES: u64 = 2;
 
-type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
-
-/// Makes the controllers of an endpoint's connections.
-pub(super) struct Congestion {
-    clock: Clock,
-    cubic: Arc<CubicConfig>,
-}
-
-impl Congestion {
-    pub(super) fn new(clock: impl Fn() -> Instant + Send + Sync + 'static) -> Self {
-        Self { clock: Arc::new(clock), cubic: Arc::default() }
-    }
-}
-
-impl ControllerFactory for Congestion {
-    fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
-        let inner = self.cubic.clone().build(now, current_mtu);
-        let mtu = u64::from(current_mtu);
-        Box::new(Unstuck { inner, clock: self.clock.clone(), mtu, in_flight: 0, last_sent: now })
-    }
-}
-
 /// See the module.
-struct Unstuck {
+pub(super) struct Unstuck {
     inner: Box<dyn Controller>,
     clock: Clock,
     mtu: u64,
     /// Bytes in flight, or a little more: acknowledgements count until the next one comes.
     in_flight: u64,
     last_sent: Instant,
+}
+
+impl Unstuck {
+    pub(super) fn new(inner: Box<dyn Controller>, clock: Clock, now: Instant, mtu: u16) -> Self {
+        Self { inner, clock, mtu: mtu.into(), in_flight: 0, last_sent: now }
+    }
 }
 
 impl Controller for Unstuck {
@@ -127,8 +112,11 @@ impl Controller for Unstuck {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
+    use quinn::congestion::ControllerFactory;
+
+    use super::super::{Congestion, CongestionControl};
     use super::*;
     use crate::quic::Runtime;
 
@@ -139,7 +127,8 @@ mod tests {
         let start = Runtime::tokio().now();
         let time = Arc::new(Mutex::new(start));
         let clock = time.clone();
-        let congestion = Arc::new(Congestion::new(move || *clock.lock().unwrap()));
+        let congestion = Congestion::new(CongestionControl::Cubic, move || *clock.lock().unwrap());
+        let congestion = Arc::new(congestion);
         let build = || congestion.clone().build(start, u16::try_from(MTU).unwrap());
         let mut controller = build();
         let window = controller.window();

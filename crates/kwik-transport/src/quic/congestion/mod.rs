@@ -1,0 +1,55 @@
+//! Congestion control: how much may be in flight.
+//!
+//! Two controllers behind the QUIC library's trait, and [`unstuck`] around both.
+
+mod model;
+mod unstuck;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use quinn::congestion::{Controller, ControllerFactory, CubicConfig};
+
+use model::Model;
+use unstuck::Unstuck;
+
+type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
+
+/// What decides how much an endpoint has in flight on each of its connections. It rules what this
+/// endpoint sends; the peer decides for what it sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CongestionControl {
+    /// A model of the path: its rate, its round trip, and what it loses anyway. Loss by chance
+    /// does not slow it down, and it keeps queues short. See `docs/congestion.md`.
+
+    #[default]
+    Model,
+    /// The QUIC library's CUBIC (RFC 9438): each loss is taken for a full queue.
+    Cubic,
+}
+
+/// Makes the controllers of an endpoint's connections.
+pub(super) struct Congestion {
+    control: CongestionControl,
+    clock: Clock,
+    cubic: Arc<CubicConfig>,
+}
+
+impl Congestion {
+    pub(super) fn new(
+        control: CongestionControl,
+        clock: impl Fn() -> Instant + Send + Sync + 'static,
+    ) -> Self {
+        Self { control, clock: Arc::new(clock), cubic: Arc::default() }
+    }
+}
+
+impl ControllerFactory for Congestion {
+    fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
+        let inner: Box<dyn Controller> = match self.control {
+            CongestionControl::Model => Box::new(Model::new(now, current_mtu)),
+            CongestionControl::Cubic => self.cubic.clone().build(now, current_mtu),
+        };
+        Box::new(Unstuck::new(inner, self.clock.clone(), now, current_mtu))
+    }
+}
