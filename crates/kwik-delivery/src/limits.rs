@@ -52,6 +52,14 @@ pub const WRITE_BLOCK: usize = 1024 * 1024;
 pub const WRITE_QUEUE: usize = 4;
 /// Received slices taken from a stream at once.
 pub const READ_BATCH: usize = 64;
+/// Ranges that are written down of a file that is not whole yet: bytes arrive in order, so that more
+/// are missing only where some were found to be damaged. What is left out is fetched again.
+pub const MAX_RANGES: usize = 128;
+/// Of a download, one part in so many is made durable as one: what a power cut costs, give or take
+/// what is written while the disk works.
+pub const SYNC_PARTS: u64 = 50;
+/// Less than this is not made durable alone: to fetch it again takes less time.
+pub const SYNC_LEAST: u64 = 1024 * 1024;
 /// Ranges of one download that are fetched again at once: a window full of a liar's bytes takes few
 /// round trips, and each keeps one block.
 pub const MAX_REPAIRS: usize = 8;

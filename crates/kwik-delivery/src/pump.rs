@@ -1,126 +1,133 @@
 //! From the stream to its destination: blocks are collected here, and verified and written off the
 //! threads that run tasks. Blocks that do not verify are mended while others go on.
 
-use std::{collections::BTreeMap, io, ops::Range, time::Instant};
+use std::{collections::BTreeMap, ops::Range, time::Instant};
 
 use bytes::Buf;
-use futures_util::{StreamExt, future::try_join, stream::FuturesUnordered};
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use kwik::{Chunk, RecvStream};
 use tokio::sync::mpsc;
 
 use crate::{
-    Fetch, FetchError, Outline, PartFile, Progress, Verifier,
+    FetchError, Output, Progress, Verifier,
     block::Block,
-    fetch::Step,
-    limits::{MAX_REPAIRS, READ_BATCH, WRITE_BLOCK, WRITE_QUEUE},
+    fetch::{Coming, Step},
+    limits::{GROUP_SIZE, MAX_REPAIRS, READ_BATCH, WRITE_BLOCK, WRITE_QUEUE},
     offload::offload,
+    pages::Pages,
     repair::Mender,
 };
 
-/// Where verified bytes go.
-pub(crate) enum Sink {
-    /// In any order.
-    File(PartFile),
-    /// In order.
-    Writer(Box<dyn io::Write + Send>),
-}
-
-impl Sink {
-    fn write(&mut self, block: &Block) -> Result<(), FetchError> {
-        match self {
-            Self::File(file) => Ok(file.write_at(block.offset, &block.data)?),
-            Self::Writer(output) => output.write_all(&block.data).map_err(FetchError::Output),
-        }
-    }
-
-    fn finish(self) -> Result<(), FetchError> {
-        match self {
-            Self::File(file) => Ok(file.finish()?),
-            Self::Writer(mut output) => output.flush().map_err(FetchError::Output),
-        }
-    }
-}
-
-/// Reads the whole of a fetch's stream, in order, into `sink`; tells `progress`.
-pub(crate) async fn pump(fetch: Fetch, sink: Sink, progress: &Progress) -> Result<(), FetchError> {
-    let Fetch { mender, outline, page, recv, mut answer } = fetch;
+/// Reads the whole of a stream, in order, into `output`; tells `progress`. When the stream breaks
+/// off, what came before is written all the same.
+pub(crate) async fn pump(
+    mender: &Mender,
+    pages: &mut Pages,
+    coming: Coming,
+    output: &Output,
+    progress: &Progress,
+) -> Result<(), FetchError> {
+    let Coming { range, recv, mut answer } = coming;
     let (full, to_write) = mpsc::channel(WRITE_QUEUE);
     // Written blocks come back: faulting in fresh memory for each costs more than verifying it.
     let (empty, to_fill) = mpsc::channel(WRITE_QUEUE + 2);
-    let reading = read(&mender, recv, full, to_fill, progress);
-    let writer = Writer {
-        mender: &mender,
-        outline,
-        page: page.map(|page| (0, page)),
-        sink,
-        next: 0,
-        waiting: BTreeMap::new(),
-        empty,
-        progress,
+    let next = range.start;
+    let reader = Reader { mender, range, recv, full, to_fill, progress };
+    let mut reading = Box::pin(reader.run());
+    let waiting = BTreeMap::new();
+    let writer = Writer { mender, pages, output, next, waiting, empty, progress };
+    let mut writing = Box::pin(writer.run(to_write));
+    let read = tokio::select! {
+        read = &mut reading => read,
+        // Before all is read, only when it fails.
+        written = &mut writing => return written,
+        failure = answer.failure() => Err(failure),
     };
-    let all = try_join(reading, writer.run(to_write));
-    let ((), sink) = tokio::select! {
-        result = all => result?,
-        failure = answer.failure() => return Err(failure),
-    };
-    offload(move || sink.finish()).await
+    // No more blocks come.
+    drop(reading);
+    writing.await?;
+    read
 }
 
-async fn read(
-    mender: &Mender,
-    mut recv: RecvStream,
+/// Collects blocks.
+struct Reader<'a> {
+    mender: &'a Mender,
+    range: Range<u64>,
+    recv: RecvStream,
     full: mpsc::Sender<Block>,
-    mut to_fill: mpsc::Receiver<Vec<u8>>,
-    progress: &Progress,
-) -> Result<(), FetchError> {
-    let size = mender.manifest.size;
-    let mut batch = vec![Chunk::default(); READ_BATCH];
-    let mut block = Block::new(0, Vec::with_capacity(WRITE_BLOCK));
-    let mut waits_since = None;
-    loop {
-        let some = mender.client.patiently(Step::Object, recv.read_sourced(&mut batch)).await?;
-        let Some(count) = some? else { break };
-        if let Some(since) = waits_since {
-            progress.on_stall(Instant::now().saturating_duration_since(since));
+    to_fill: mpsc::Receiver<Vec<u8>>,
+    progress: &'a Progress,
+}
+
+impl Reader<'_> {
+    async fn run(mut self) -> Result<(), FetchError> {
+        let mut block = Block::new(self.range.start, Vec::with_capacity(WRITE_BLOCK));
+        let mut read = self.read(&mut block).await;
+        let (end, all) = (block.range().end, self.range.end);
+        if read.is_ok() && end != all {
+            let (received, size) = (end - self.range.start, all - self.range.start);
+            read = Err(FetchError::Length { received, size });
         }
-        for chunk in &mut batch[..count] {
-            let Chunk { mut bytes, path, .. } = std::mem::take(chunk);
-            let received = block.range().end + bytes.len() as u64;
-            if received > size {
-                return Err(FetchError::Length { received, size });
+        if end != all {
+            // Only whole groups verify.
+            let whole = (end / GROUP_SIZE * GROUP_SIZE).saturating_sub(block.offset);
+            block.truncate(usize::try_from(whole).unwrap_or(usize::MAX));
+        }
+        if !block.data.is_empty() {
+            self.full.send(block).await.ok();
+        }
+        read
+    }
+
+    /// Reads to the end; leaves the last block.
+    async fn read(&mut self, block: &mut Block) -> Result<(), FetchError> {
+        let Self { mender, range, recv, full, to_fill, progress } = self;
+        let mut batch = vec![Chunk::default(); READ_BATCH];
+        let mut waits_since = None;
+        loop {
+            let some = mender.client.patiently(Step::Object, recv.read_sourced(&mut batch)).await?;
+            let Some(count) = some? else { return Ok(()) };
+            if let Some(since) = waits_since {
+                progress.on_stall(Instant::now().saturating_duration_since(since));
             }
-            while bytes.has_remaining() {
-                let part = bytes.len().min(WRITE_BLOCK - block.data.len());
-                block.push(&bytes[..part], path);
-                bytes.advance(part);
-                if block.data.len() == WRITE_BLOCK {
-                    let data = to_fill.try_recv();
-                    let data = data.unwrap_or_else(|_| Vec::with_capacity(WRITE_BLOCK));
-                    let following = Block::new(block.range().end, data);
-                    // Nobody takes it once writing failed, which is reported there.
-                    full.send(std::mem::replace(&mut block, following)).await.ok();
+            for chunk in &mut batch[..count] {
+                let Chunk { mut bytes, path, .. } = std::mem::take(chunk);
+                progress.on_received(bytes.len() as u64);
+                let received = block.range().end + bytes.len() as u64 - range.start;
+                let size = range.end - range.start;
+                if received > size {
+                    return Err(FetchError::Length { received, size });
+                }
+                while bytes.has_remaining() {
+                    let part = bytes.len().min(room(block));
+                    block.push(&bytes[..part], path);
+                    bytes.advance(part);
+                    if room(block) == 0 {
+                        let data = to_fill.try_recv();
+                        let data = data.unwrap_or_else(|_| Vec::with_capacity(WRITE_BLOCK));
+                        let following = Block::new(block.range().end, data);
+                        // Nobody takes it once writing failed, which is reported there.
+                        full.send(std::mem::replace(block, following)).await.ok();
+                    }
                 }
             }
+            waits_since = Some(Instant::now());
         }
-        waits_since = Some(Instant::now());
     }
-    let received = block.range().end;
-    if received != size {
-        return Err(FetchError::Length { received, size });
-    }
-    if !block.data.is_empty() {
-        full.send(block).await.ok();
-    }
-    Ok(())
+}
+
+/// What a block may still take: blocks end where multiples of their size do, also when the first
+/// one begins elsewhere, so that each lies in one page.
+fn room(block: &Block) -> usize {
+    let before = usize::try_from(block.offset % WRITE_BLOCK as u64).unwrap_or(0);
+    WRITE_BLOCK - before - block.data.len()
 }
 
 /// Verifies and writes blocks.
 struct Writer<'a> {
     mender: &'a Mender,
-    outline: Outline,
-    /// The page in use.
-    page: Option<(u64, Verifier)>,
-    sink: Sink,
+    pages: &'a mut Pages,
+    output: &'a Output,
     /// Where writing in order goes on.
     next: u64,
     /// Verified, and ahead of that.
@@ -130,9 +137,10 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    async fn run(mut self, mut to_write: mpsc::Receiver<Block>) -> Result<Sink, FetchError> {
+    async fn run(mut self, mut to_write: mpsc::Receiver<Block>) -> Result<(), FetchError> {
         let mender = self.mender;
         let mut mending = FuturesUnordered::new();
+        let mut syncing = FuturesUnordered::new();
         let mut open = true;
         loop {
             // Each block that is mended, or waits behind one, is held.
@@ -140,10 +148,8 @@ impl Writer<'_> {
             tokio::select! {
                 block = to_write.recv(), if open && room => match block {
                     Some(block) => {
-                        let verifier = self.verifier(block.offset).await?;
-                        let corrupt;
-                        (self, corrupt) = self.take(block, verifier.clone()).await?;
-                        if let Some((block, corrupt)) = corrupt {
+                        let verifier = self.pages.verifier(mender, block.offset).await?;
+                        if let Some((block, corrupt)) = self.take(block, verifier.clone()).await? {
                             mending.push(async move {
                                 mender.mend(&verifier, block, &corrupt).await
                             });
@@ -151,72 +157,61 @@ impl Writer<'_> {
                     }
                     None => open = false,
                 },
-                Some(mended) = mending.next() => self = self.put(mended?).await?,
-                else => return Ok(self.sink),
+                Some(mended) = mending.next() => self.put(mended?).await?,
+                Some(synced) = syncing.next() => synced?,
+                else => return Ok(()),
+            }
+            if let Some(part) = self.output.part()
+                && part.is_sync_due()
+                && syncing.is_empty()
+            {
+                let output = self.output.clone();
+                let sync = move || output.part().map_or(Ok(()), crate::PartFile::sync);
+                syncing.push(async move { offload(sync).await });
             }
         }
-    }
-
-    /// The verifier of the block at `offset`.
-    async fn verifier(&mut self, offset: u64) -> Result<Verifier, FetchError> {
-        let index = self.outline.page_of(offset);
-        if let Some((_, page)) = self.page.as_ref().filter(|(held, _)| *held == index) {
-            return Ok(page.clone());
-        }
-        let Mender { client, manifest } = self.mender;
-        let page = client.page(manifest, &self.outline, index).await?;
-        self.page = Some((index, page.clone()));
-        Ok(page)
     }
 
     /// Verifies a block, and writes it when it is its turn; gives it back with what of it is
     /// corrupt.
     async fn take(
-        mut self,
+        &mut self,
         block: Block,
         verifier: Verifier,
-    ) -> Result<(Self, Option<(Block, Vec<Range<u64>>)>), FetchError> {
-        let in_turn = self.is_in_turn(&block);
-        let mut sink = self.sink;
-        let work = move || {
+    ) -> Result<Option<(Block, Vec<Range<u64>>)>, FetchError> {
+        let in_turn = !self.output.is_in_order() || block.offset == self.next;
+        let work = move |output: &Output| {
             let corrupt = block.corrupt(&verifier);
             if corrupt.is_empty() && in_turn {
-                sink.write(&block)?;
+                output.write(&block)?;
             }
-            Ok::<_, FetchError>((sink, block, corrupt))
+            Ok::<_, FetchError>((block, corrupt))
         };
-        let (sink, block, corrupt) = offload(work).await?;
-        self.sink = sink;
+        let (block, corrupt) = self.output.offload(work).await?;
         if !corrupt.is_empty() {
-            return Ok((self, Some((block, corrupt))));
+            return Ok(Some((block, corrupt)));
         }
         if in_turn {
             self.on_written(block);
         } else {
             self.waiting.insert(block.offset, block);
         }
-        Ok((self, None))
+        Ok(None)
     }
 
     /// Writes a verified block, and those that waited for it.
-    async fn put(mut self, block: Block) -> Result<Self, FetchError> {
+    async fn put(&mut self, block: Block) -> Result<(), FetchError> {
         self.waiting.insert(block.offset, block);
         while let Some(first) = self.waiting.first_entry() {
-            if matches!(self.sink, Sink::Writer(_)) && *first.key() != self.next {
+            if self.output.is_in_order() && *first.key() != self.next {
                 break;
             }
             let block = first.remove();
-            let mut sink = self.sink;
-            let work = move || sink.write(&block).map(|()| (sink, block));
-            let (sink, block) = offload(work).await?;
-            self.sink = sink;
+            let work = move |output: &Output| output.write(&block).map(|()| block);
+            let block = self.output.offload(work).await?;
             self.on_written(block);
         }
-        Ok(self)
-    }
-
-    fn is_in_turn(&self, block: &Block) -> bool {
-        matches!(self.sink, Sink::File(_)) || block.offset == self.next
+        Ok(())
     }
 
     fn on_written(&mut self, mut block: Block) {
