@@ -16,7 +16,8 @@ use crate::{
     failure::{Failure, Kind},
     known::KnownServers,
     progress::Waiting,
-    say, state,
+    state,
+    voice::note,
 };
 
 /// Each further address of a name is tried this much later (RFC 8305 section 5).
@@ -201,6 +202,6 @@ fn remember(known: &KnownServers, server: &str, session: &Session) -> Result<(),
         Failure::new(Kind::Trust, format!("{server} showed no key: take a link with a fingerprint"))
     })?;
     known.remember(server, pin)?;
-    say(&format!("{server} has the key {pin}; remembered in {}", known.path().display()));
+    note(&format!("{server} has the key {pin}; remembered in {}", known.path().display()));
     Ok(())
 }

@@ -22,12 +22,15 @@ mod get;
 mod known;
 mod progress;
 mod serve;
+mod signals;
 mod state;
 mod summary;
 mod target;
+mod voice;
 
 use args::{Arguments, Command};
 use failure::{Failure, Kind};
+use voice::say;
 
 /// What a write that cannot be interrupted may take, so that no partial file stays.
 const SHUTDOWN: Duration = Duration::from_secs(3);
@@ -75,7 +78,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(arguments) => serve::run(arguments).await,
         Command::Id(arguments) => id(&arguments),
-        Command::Get(arguments) => or_interrupted(get::run(arguments)).await,
+        Command::Get(arguments) => get::run(arguments).await,
         Command::Demo(arguments) => or_interrupted(demo::run(arguments)).await,
     }
 }
@@ -85,7 +88,7 @@ async fn or_interrupted(work: impl Future<Output = Result<(), Failure>>) -> Resu
         result = work => result,
         ended = interrupted() => {
             ended?;
-            Err(Failure::new(Kind::Interrupted, "interrupted"))
+            Err(Failure::new(Kind::Signal(SignalKind::interrupt().as_raw_value()), "interrupted"))
         }
     }
 }
@@ -113,19 +116,14 @@ async fn interrupted() -> Result<(), Failure> {
 
 /// Prints to standard output, which may be closed or full.
 fn print(text: &str) -> Result<(), Failure> {
-    let mut output = std::io::stdout().lock();
-    output.write_all(text.as_bytes()).and_then(|()| output.flush()).map_err(|error| {
+    let printed = target::stdout().and_then(|mut output| output.write_all(text.as_bytes()));
+    printed.map_err(|error| {
         let kind = match error.kind() {
             ErrorOfIo::BrokenPipe => Kind::Unread,
             _ => Kind::Disk,
         };
         Failure::new(kind, format!("cannot write to standard output: {error}"))
     })
-}
-
-/// Says a line on standard error. Where that cannot be written, what is done counts all the same.
-fn say(line: &str) {
-    writeln!(std::io::stderr().lock(), "{line}").ok();
 }
 
 /// Logs warnings to standard error, or what `KWIK_LOG` says: off, error, warn, info, debug, trace.
