@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU64, path::PathBuf, str::FromStr, time::Duration};
 
 use blake3::Hash;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -95,6 +95,9 @@ pub(crate) struct Get {
     /// Give a try up when nothing has come for so long: 30, 30s, 5m or 1h.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub(crate) timeout: Duration,
+    /// Fetch at most so many bytes a second: 500K, 20M or 1G.
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub(crate) limit_rate: Option<NonZeroU64>,
     /// The BLAKE3 hash that the object has to have, as b3sum prints it.
     #[arg(long, value_name = "HASH")]
     pub(crate) expect: Option<Hash>,
@@ -153,6 +156,18 @@ fn duration(text: &str) -> Result<Duration, String> {
     let number: u64 = number.parse().map_err(|_| wrong())?;
     let seconds = number.checked_mul(unit).filter(|seconds| (1..=86_400).contains(seconds));
     seconds.map(Duration::from_secs).ok_or_else(wrong)
+}
+
+/// Bytes a second, or a number with its unit.
+fn rate(text: &str) -> Result<NonZeroU64, String> {
+    let wrong = || format!("{text} is no rate in bytes a second: 100000, 500K, 20M or 1G");
+    let units = [('K', 10), ('M', 20), ('G', 30)];
+    let upper = text.to_ascii_uppercase();
+    let found = units.iter().find_map(|(unit, bits)| Some((upper.strip_suffix(*unit)?, *bits)));
+    let (number, bits) = found.unwrap_or((&upper, 0_u32));
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let bytes = number.checked_mul(1 << bits).and_then(NonZeroU64::new);
+    bytes.ok_or_else(wrong)
 }
 
 #[derive(Debug, Args)]
@@ -279,6 +294,15 @@ mod tests {
         assert_eq!(["4", "30s", "5m", "1h"].map(|text| seconds(text).unwrap()), [4, 30, 300, 3600]);
         for wrong in ["", "0", "s", "-1", "1.5", "25h", "1 s", "99999999999999999999h"] {
             assert!(seconds(wrong).unwrap_err().contains("5m"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn rates_have_units() {
+        let bytes = |text| rate(text).map(NonZeroU64::get);
+        assert_eq!(["7", "2k", "3M"].map(|text| bytes(text).unwrap()), [7, 2048, 3 << 20]);
+        for wrong in ["", "0", "M", "-1", "1.5M", "1T", "99999999999G"] {
+            assert!(bytes(wrong).unwrap_err().contains("500K"), "{wrong}");
         }
     }
 

@@ -140,7 +140,10 @@ impl<'a> Download<'a> {
         connection: &Connection,
         patience: Duration,
     ) -> Result<Summary, Failure> {
-        let client = Client::new(connection.session.clone()).with_patience(patience);
+        let mut client = Client::new(connection.session.clone()).with_patience(patience);
+        if let Some(rate) = self.arguments.limit_rate {
+            client = client.with_rate(rate);
+        }
         let Self { arguments, output, began, progress, shares } = self;
         let what = What { name: &arguments.link.name, expected: arguments.expect, output };
         let manifest = fetch(&client, what, progress, shares, |_, _| {}).await?;

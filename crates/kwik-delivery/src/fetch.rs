@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, io,
+    num::NonZeroU64,
     ops::Range,
     path::Path,
     sync::{Arc, MutexGuard, PoisonError},
@@ -18,6 +19,7 @@ use crate::{
     Response, Verifier,
     limits::{MAX_MESSAGE, PATIENCE},
     offload::offload,
+    pace::Pace,
     pages::Pages,
     partial::Begun,
     pump::pump,
@@ -36,6 +38,7 @@ pub use progress::{Progress, Takeover};
 pub struct Client {
     shared: Arc<Shared>,
     patience: Duration,
+    rate: Option<NonZeroU64>,
 }
 
 #[derive(Debug)]
@@ -89,13 +92,24 @@ impl Client {
     #[must_use]
     pub fn new(session: Session) -> Self {
         let shared = Shared { session, arrived: Mutex::default(), liars: Default::default() };
-        Self { shared: Arc::new(shared), patience: PATIENCE }
+        Self { shared: Arc::new(shared), patience: PATIENCE, rate: None }
     }
 
     /// Gives a fetch up once it has made no progress for so long: [`PATIENCE`] by default.
     #[must_use]
     pub fn with_patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
+    }
+
+    /// Reads each object at so many bytes a second at the most: servers send no faster once the
+    /// session's window is full.
+    #[must_use]
+    pub fn with_rate(self, rate: NonZeroU64) -> Self {
+        Self { rate: Some(rate), ..self }
+    }
+
+    pub(crate) fn pace(&self) -> Option<Pace> {
+        self.rate.map(Pace::new)
     }
 
     pub(crate) const fn patience(&self) -> Duration {

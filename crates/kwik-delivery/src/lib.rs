@@ -15,6 +15,7 @@ mod manifest;
 mod name;
 mod offload;
 mod output;
+mod pace;
 mod pages;
 mod partial;
 mod pump;

@@ -84,14 +84,17 @@ impl Reader<'_> {
         let Self { mender, range, recv, full, to_fill, progress } = self;
         let mut batch = vec![Chunk::default(); READ_BATCH];
         let mut waits_since = None;
+        let mut pace = mender.client.pace();
         loop {
             let some = mender.client.patiently(Step::Object, recv.read_sourced(&mut batch)).await?;
             let Some(count) = some? else { return Ok(()) };
             if let Some(since) = waits_since {
                 progress.on_stall(Instant::now().saturating_duration_since(since));
             }
+            let mut came = 0;
             for chunk in &mut batch[..count] {
                 let Chunk { mut bytes, path, .. } = std::mem::take(chunk);
+                came += bytes.len();
                 progress.on_received(bytes.len() as u64);
                 let received = block.range().end + bytes.len() as u64 - range.start;
                 let size = range.end - range.start;
@@ -110,6 +113,9 @@ impl Reader<'_> {
                         full.send(std::mem::replace(block, following)).await.ok();
                     }
                 }
+            }
+            if let Some(pace) = &mut pace {
+                pace.spend(came).await;
             }
             waits_since = Some(Instant::now());
         }
