@@ -36,11 +36,11 @@ pub(crate) async fn run(arguments: Get) -> Result<(), Failure> {
         force: arguments.force,
         no_clobber: arguments.no_clobber,
     };
-    let name = &arguments.link.name;
-    let Some(target) = Target::find(wish, name)? else {
-        note(&format!("{} is there already, and stays", escape(name.file_name())));
+    let target = Target::find(wish, &arguments.link.name)?;
+    if matches!(target, Target::Kept(_)) {
+        note(&format!("{} is there already, and stays", escape(&target)));
         return Ok(());
-    };
+    }
     if arguments.json && matches!(target, Target::Stdout) {
         let message = "--json and -o - both want standard output: leave one of them out";
         return Err(Failure::new(Kind::Usage, message));

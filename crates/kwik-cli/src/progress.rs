@@ -21,7 +21,7 @@ const FIRST_LINE: Duration = Duration::from_secs(2);
 /// See [`FIRST_LINE`].
 const LONGEST_LINE: Duration = Duration::from_secs(60);
 /// Between two events.
-const EVENT_EVERY: Duration = Duration::from_millis(200);
+const EVENT_EVERY: Duration = Duration::from_millis(100);
 /// Columns from which on a bar has room beside what it says.
 const WIDE: u16 = 90;
 
@@ -50,7 +50,8 @@ impl Kind {
             Form::Quiet | Form::Silent => Self::Nothing,
             Form::Json => Self::Events { next: now },
             Form::Auto if is_terminal() => {
-                let wide = console::Term::stderr().size_checked().is_none_or(|size| size.1 >= WIDE);
+                let wide =
+                    console::Term::stderr().size_checked().is_some_and(|size| size.1 >= WIDE);
                 let template = match wide {
                     true => "[{bar:20}] {percent:>3} %  {wide_msg}",
                     // What does not fit is cut.
@@ -129,6 +130,11 @@ impl Display {
     pub(crate) fn tell_takeover(&mut self, progress: &Progress) {
         let Some(takeover) = progress.takeover().filter(|_| !self.told) else { return };
         self.told = true;
+        let (kept, lost) = match takeover {
+            Takeover::Kept { bytes, damaged } => (bytes, damaged),
+            _ => (0, 0),
+        };
+        voice::event(&json!({ "event": "takeover", "kept": kept, "damaged": lost }));
         let text = match takeover {
             Takeover::Kept { bytes, damaged: 0 } => {
                 format!("going on: {} of {} are here and verified", Size(bytes), Size(self.size))

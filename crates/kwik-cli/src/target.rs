@@ -43,15 +43,17 @@ pub(crate) enum Target {
     },
     /// A pipe, a socket, a device, or an open descriptor: written in order, never replaced.
     InOrder(PathBuf),
+    /// Something is there that shall stay.
+    Kept(PathBuf),
 }
 
 impl Target {
-    /// What `wish` means for an object: its own name where nobody gave one. None when something is
-    /// there that shall stay. A name that nobody gave replaces nothing unless that is forced.
-    pub(crate) fn find(wish: Wish<'_>, name: &ObjectName) -> Result<Option<Self>, Failure> {
+    /// What `wish` means for an object: its own name where nobody gave one. A name that nobody gave
+    /// replaces nothing unless that is forced.
+    pub(crate) fn find(wish: Wish<'_>, name: &ObjectName) -> Result<Self, Failure> {
         let Wish { output, folder, force, no_clobber } = wish;
         if output == Some(Path::new("-")) {
-            return Ok(Some(Self::Stdout));
+            return Ok(Self::Stdout);
         }
         let own = name.file_name();
         let given = output.filter(|path| !path.is_dir());
@@ -62,7 +64,7 @@ impl Target {
             (None, None) => PathBuf::from(own),
         };
         if in_order::is_descriptor(&path) {
-            return Ok(Some(Self::InOrder(path)));
+            return Ok(Self::InOrder(path));
         }
         let shown = path.display();
         let refuse = |message: String| Err(Failure::new(Kind::Disk, message));
@@ -72,7 +74,7 @@ impl Target {
         // Also a link that leads nowhere.
         let taken = path.symlink_metadata().is_ok();
         if taken && no_clobber {
-            return Ok(None);
+            return Ok(Self::Kept(path));
         }
         if path.is_dir() {
             return refuse(format!("{shown} is a folder: give the name of a file with -o"));
@@ -84,7 +86,7 @@ impl Target {
             ));
         }
         match path.metadata() {
-            Ok(metadata) if is_in_order(&metadata) => return Ok(Some(Self::InOrder(path))),
+            Ok(metadata) if is_in_order(&metadata) => return Ok(Self::InOrder(path)),
             Ok(metadata) if metadata.is_file() && !force && is_protected(&path, &metadata) => {
                 return refuse(format!(
                     "{shown} is write-protected: give --force to replace it all the same"
@@ -97,7 +99,7 @@ impl Target {
         if end.is_symlink() {
             return refuse(format!("{shown} is a link that leads to itself: remove it first"));
         }
-        Ok(Some(Self::File { path: end, replace: force || (given.is_some() && !no_clobber) }))
+        Ok(Self::File { path: end, replace: force || (given.is_some() && !no_clobber) })
     }
 
     /// Makes it ready to be written. A file is locked, and what an earlier get left there taken
@@ -120,6 +122,10 @@ impl Target {
                 Ok(Output::file(PartFile::claim(place, resume)?))
             }
             Self::InOrder(path) => Ok(Output::in_order(Box::new(in_order::open_later(path)))),
+            Self::Kept(path) => {
+                let message = format!("{} is there already", path.display());
+                Err(Failure::new(Kind::Disk, message))
+            }
             Self::Stdout => {
                 let stdout = stdout().map_err(|error| {
                     Failure::new(Kind::Disk, format!("cannot use standard output: {error}"))
@@ -135,7 +141,9 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stdout => f.write_str("-"),
-            Self::File { path, .. } | Self::InOrder(path) => path.to_string_lossy().fmt(f),
+            Self::File { path, .. } | Self::InOrder(path) | Self::Kept(path) => {
+                path.to_string_lossy().fmt(f)
+            }
         }
     }
 }
@@ -176,7 +184,7 @@ mod tests {
         let name = ObjectName::new("sub/x").unwrap();
         let find = |path: &Path, force| {
             let wish = Wish { output: Some(path), force, ..Wish::default() };
-            Target::find(wish, &name).map(Option::unwrap)
+            Target::find(wish, &name)
         };
         let file = |path, replace| Target::File { path, replace };
         assert_eq!(find(Path::new("-"), false).unwrap(), Target::Stdout);
@@ -207,7 +215,7 @@ mod tests {
 
         let dash = ObjectName::new("-").unwrap();
         let found = Target::find(Wish::default(), &dash).unwrap();
-        assert_eq!(found, Some(file("-".into(), false)));
+        assert_eq!(found, file("-".into(), false));
 
         let mut permissions = fs::metadata(at("real")).unwrap().permissions();
         permissions.set_readonly(true);
@@ -218,7 +226,7 @@ mod tests {
         for there in ["real", "pipe", "link", "loop"] {
             let there = at(there);
             let wish = Wish { output: Some(&there), no_clobber: true, ..Wish::default() };
-            assert_eq!(Target::find(wish, &name).unwrap(), None);
+            assert_eq!(Target::find(wish, &name).unwrap(), Target::Kept(there.clone()));
         }
     }
 }

@@ -9,10 +9,10 @@ use kwik::{Chunk, RecvStream};
 use tokio::sync::mpsc;
 
 use crate::{
-    FetchError, Output, Progress, Verifier,
+    FetchError, Output, PartFile, Progress, Verifier,
     block::Block,
     fetch::{Coming, Step},
-    limits::{GROUP_SIZE, MAX_REPAIRS, READ_BATCH, WRITE_BLOCK, WRITE_QUEUE},
+    limits::{GROUP_SIZE, MAX_REPAIRS, READ_BATCH, RESUMED_BLOCKS, WRITE_BLOCK, WRITE_QUEUE},
     offload::offload,
     pages::Pages,
     repair::Mender,
@@ -32,7 +32,9 @@ pub(crate) async fn pump(
     // Written blocks come back: faulting in fresh memory for each costs more than verifying it.
     let (empty, to_fill) = mpsc::channel(WRITE_QUEUE + 2);
     let next = range.start;
-    let reader = Reader { mender, range, recv, full, to_fill, progress };
+    let block_size =
+        block_size(mender.manifest.size, output.part().is_some_and(PartFile::is_resumable));
+    let reader = Reader { mender, range, recv, block_size, full, to_fill, progress };
     let mut reading = Box::pin(reader.run());
     let waiting = BTreeMap::new();
     let writer = Writer { mender, pages, output, next, waiting, empty, progress };
@@ -54,6 +56,7 @@ struct Reader<'a> {
     mender: &'a Mender,
     range: Range<u64>,
     recv: RecvStream,
+    block_size: usize,
     full: mpsc::Sender<Block>,
     to_fill: mpsc::Receiver<Vec<u8>>,
     progress: &'a Progress,
@@ -61,7 +64,8 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     async fn run(mut self) -> Result<(), FetchError> {
-        let mut block = Block::new(self.range.start, Vec::with_capacity(WRITE_BLOCK));
+        let data = Vec::with_capacity(self.block_size);
+        let mut block = Block::new(self.range.start, data);
         let mut read = self.read(&mut block).await;
         let (end, all) = (block.range().end, self.range.end);
         if read.is_ok() && end != all {
@@ -81,7 +85,14 @@ impl Reader<'_> {
 
     /// Reads to the end; leaves the last block.
     async fn read(&mut self, block: &mut Block) -> Result<(), FetchError> {
-        let Self { mender, range, recv, full, to_fill, progress } = self;
+        let Self { mender, range, recv, full, to_fill, progress, .. } = self;
+        let size = self.block_size;
+        // What a block may still take: blocks end where multiples of their size do, also when the
+        // first one begins elsewhere, so that each lies in one page.
+        let room = |block: &Block| {
+            let before = usize::try_from(block.offset % size as u64).unwrap_or(0);
+            size - before - block.data.len()
+        };
         let mut batch = vec![Chunk::default(); READ_BATCH];
         let mut waits_since = None;
         let mut pace = mender.client.pace();
@@ -97,9 +108,9 @@ impl Reader<'_> {
                 came += bytes.len();
                 progress.on_received(bytes.len() as u64);
                 let received = block.range().end + bytes.len() as u64 - range.start;
-                let size = range.end - range.start;
-                if received > size {
-                    return Err(FetchError::Length { received, size });
+                let all = range.end - range.start;
+                if received > all {
+                    return Err(FetchError::Length { received, size: all });
                 }
                 while bytes.has_remaining() {
                     let part = bytes.len().min(room(block));
@@ -107,7 +118,7 @@ impl Reader<'_> {
                     bytes.advance(part);
                     if room(block) == 0 {
                         let data = to_fill.try_recv();
-                        let data = data.unwrap_or_else(|_| Vec::with_capacity(WRITE_BLOCK));
+                        let data = data.unwrap_or_else(|_| Vec::with_capacity(size));
                         let following = Block::new(block.range().end, data);
                         // Nobody takes it once writing failed, which is reported there.
                         full.send(std::mem::replace(block, following)).await.ok();
@@ -122,11 +133,15 @@ impl Reader<'_> {
     }
 }
 
-/// What a block may still take: blocks end where multiples of their size do, also when the first
-/// one begins elsewhere, so that each lies in one page.
-fn room(block: &Block) -> usize {
-    let before = usize::try_from(block.offset % WRITE_BLOCK as u64).unwrap_or(0);
-    WRITE_BLOCK - before - block.data.len()
+/// Bytes that are verified and written as one, a power of two. What is read and not written yet is
+/// lost when a process is killed: of an object that another one goes on with, few blocks are a small
+/// part.
+fn block_size(object: u64, resumable: bool) -> usize {
+    if !resumable {
+        return WRITE_BLOCK;
+    }
+    let part = (object / RESUMED_BLOCKS).clamp(GROUP_SIZE, WRITE_BLOCK as u64);
+    1 << part.ilog2()
 }
 
 /// Verifies and writes blocks.
@@ -172,7 +187,7 @@ impl Writer<'_> {
                 && syncing.is_empty()
             {
                 let output = self.output.clone();
-                let sync = move || output.part().map_or(Ok(()), crate::PartFile::sync);
+                let sync = move || output.part().map_or(Ok(()), PartFile::sync);
                 syncing.push(async move { offload(sync).await });
             }
         }
@@ -226,5 +241,23 @@ impl Writer<'_> {
         block.data.clear();
         // The reader may be done.
         self.empty.try_send(block.data).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_that_wait_are_a_small_part_of_an_object() {
+        // One that is filled, one that is written, and those between.
+        let waiting = |object| (block_size(object, true) * (WRITE_QUEUE + 2)) as u64;
+        for object in [8 << 20, 9 << 20, 40 << 20, 127 << 20, 1 << 30, 1 << 40] {
+            assert!(waiting(object) <= object / 20, "{object}");
+        }
+        for object in [0, 1, 1 << 20, 8 << 20] {
+            assert_eq!(block_size(object, true) as u64, GROUP_SIZE);
+            assert_eq!(block_size(object, false), WRITE_BLOCK);
+        }
     }
 }

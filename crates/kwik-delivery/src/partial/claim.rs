@@ -116,6 +116,12 @@ pub(super) fn random(target: &Path, mode: Option<u32>) -> Result<Claimed, PartEr
 /// How the names of a target's part files begin: as its own, but where that is too long, or no
 /// text.
 fn start(target: &Path) -> Result<String, PartError> {
+    // Told now, and not when all is there.
+    if let Err(error) = target.symlink_metadata()
+        && error.kind() == ErrorKind::InvalidFilename
+    {
+        return Err(PartError::from_io(target, error));
+    }
     let name = target.file_name().filter(|_| !target.is_dir());
     let Some(name) = name else {
         return Err(PartError::TargetIsFolder { path: target.to_path_buf() });
