@@ -34,7 +34,8 @@ pub(crate) async fn pump(
     let next = range.start;
     let block_size =
         block_size(mender.manifest.size, output.part().is_some_and(PartFile::is_resumable));
-    let reader = Reader { mender, range, recv, block_size, full, to_fill, progress };
+    let in_order = output.is_in_order();
+    let reader = Reader { mender, range, recv, block_size, in_order, full, to_fill, progress };
     let mut reading = Box::pin(reader.run());
     let waiting = BTreeMap::new();
     let writer = Writer { mender, pages, output, next, waiting, empty, progress };
@@ -57,6 +58,8 @@ struct Reader<'a> {
     range: Range<u64>,
     recv: RecvStream,
     block_size: usize,
+    /// Whether nothing is written before all that comes before it.
+    in_order: bool,
     full: mpsc::Sender<Block>,
     to_fill: mpsc::Receiver<Vec<u8>>,
     progress: &'a Progress,
@@ -64,72 +67,108 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     async fn run(mut self) -> Result<(), FetchError> {
-        let data = Vec::with_capacity(self.block_size);
-        let mut block = Block::new(self.range.start, data);
+        let start = self.range.start;
+        let mut block = Block::new(start, Vec::with_capacity(self.block_size));
         let mut read = self.read(&mut block).await;
         let (end, all) = (block.range().end, self.range.end);
         if read.is_ok() && end != all {
-            let (received, size) = (end - self.range.start, all - self.range.start);
-            read = Err(FetchError::Length { received, size });
+            read = Err(FetchError::Length { received: end - start, size: all - start });
         }
-        if end != all {
-            // Only whole groups verify.
-            let whole = (end / GROUP_SIZE * GROUP_SIZE).saturating_sub(block.offset);
-            block.truncate(usize::try_from(whole).unwrap_or(usize::MAX));
-        }
-        if !block.data.is_empty() {
-            self.full.send(block).await.ok();
+        self.send_groups(block).await;
+        // Behind a gap that nobody fills any more: whole groups of it need not come again.
+        if !self.in_order && matches!(read, Err(FetchError::Read(_))) {
+            self.read_behind_gaps().await;
         }
         read
     }
 
     /// Reads to the end; leaves the last block.
     async fn read(&mut self, block: &mut Block) -> Result<(), FetchError> {
-        let Self { mender, range, recv, full, to_fill, progress, .. } = self;
-        let size = self.block_size;
-        // What a block may still take: blocks end where multiples of their size do, also when the
-        // first one begins elsewhere, so that each lies in one page.
-        let room = |block: &Block| {
-            let before = usize::try_from(block.offset % size as u64).unwrap_or(0);
-            size - before - block.data.len()
-        };
         let mut batch = vec![Chunk::default(); READ_BATCH];
         let mut waits_since = None;
-        let mut pace = mender.client.pace();
+        let mut pace = self.mender.client.pace();
         loop {
-            let some = mender.client.patiently(Step::Object, recv.read_sourced(&mut batch)).await?;
+            let reading = self.recv.read_sourced(&mut batch);
+            let some = self.mender.client.patiently(Step::Object, reading).await?;
             let Some(count) = some? else { return Ok(()) };
             if let Some(since) = waits_since {
-                progress.on_stall(Instant::now().saturating_duration_since(since));
+                self.progress.on_stall(Instant::now().saturating_duration_since(since));
             }
             let mut came = 0;
             for chunk in &mut batch[..count] {
-                let Chunk { mut bytes, path, .. } = std::mem::take(chunk);
-                came += bytes.len();
-                progress.on_received(bytes.len() as u64);
-                let received = block.range().end + bytes.len() as u64 - range.start;
-                let all = range.end - range.start;
-                if received > all {
-                    return Err(FetchError::Length { received, size: all });
-                }
-                while bytes.has_remaining() {
-                    let part = bytes.len().min(room(block));
-                    block.push(&bytes[..part], path);
-                    bytes.advance(part);
-                    if room(block) == 0 {
-                        let data = to_fill.try_recv();
-                        let data = data.unwrap_or_else(|_| Vec::with_capacity(size));
-                        let following = Block::new(block.range().end, data);
-                        // Nobody takes it once writing failed, which is reported there.
-                        full.send(std::mem::replace(block, following)).await.ok();
-                    }
-                }
+                let chunk = std::mem::take(chunk);
+                came += chunk.bytes.len();
+                self.push(block, chunk).await?;
             }
             if let Some(pace) = &mut pace {
                 pace.spend(came).await;
             }
             waits_since = Some(Instant::now());
         }
+    }
+
+    /// Reads what is here of the rest of a stream that broke off.
+    async fn read_behind_gaps(&mut self) {
+        let mut block = Block::default();
+        while let Ok(Some(mut chunk)) = self.recv.read_chunk(usize::MAX, false).await {
+            let mut offset = self.range.start.saturating_add(chunk.offset);
+            if offset != block.range().end || block.data.is_empty() {
+                // Only whole groups verify.
+                let skipped = offset.next_multiple_of(GROUP_SIZE) - offset;
+                let skipped = usize::try_from(skipped).unwrap_or(usize::MAX);
+                chunk.bytes.advance(skipped.min(chunk.bytes.len()));
+                offset += skipped as u64;
+                self.send_groups(std::mem::replace(&mut block, Block::new(offset, Vec::new())))
+                    .await;
+            }
+            if !chunk.bytes.is_empty() && self.push(&mut block, chunk).await.is_err() {
+                return;
+            }
+        }
+        self.send_groups(block).await;
+    }
+
+    /// Adds a chunk to a block, and sends each one that is full.
+    async fn push(&mut self, block: &mut Block, chunk: Chunk) -> Result<(), FetchError> {
+        let Chunk { mut bytes, path, .. } = chunk;
+        self.progress.on_received(bytes.len() as u64);
+        let (start, end) = (self.range.start, self.range.end);
+        let (received, size) = (block.range().end + bytes.len() as u64 - start, end - start);
+        if received > size {
+            return Err(FetchError::Length { received, size });
+        }
+        while bytes.has_remaining() {
+            let part = bytes.len().min(self.room(block));
+            block.push(&bytes[..part], path);
+            bytes.advance(part);
+            if self.room(block) == 0 {
+                let data = self.to_fill.try_recv();
+                let data = data.unwrap_or_else(|_| Vec::with_capacity(self.block_size));
+                let following = Block::new(block.range().end, data);
+                // Nobody takes it once writing failed, which is reported there.
+                self.full.send(std::mem::replace(block, following)).await.ok();
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what a block has of whole groups, and of the object's end.
+    async fn send_groups(&self, mut block: Block) {
+        let end = block.range().end;
+        if end != self.range.end {
+            let whole = (end / GROUP_SIZE * GROUP_SIZE).saturating_sub(block.offset);
+            block.truncate(usize::try_from(whole).unwrap_or(usize::MAX));
+        }
+        if !block.data.is_empty() {
+            self.full.send(block).await.ok();
+        }
+    }
+
+    /// What a block may still take: blocks end where multiples of their size do, also when the
+    /// first one begins elsewhere, so that each lies in one page.
+    fn room(&self, block: &Block) -> usize {
+        let before = usize::try_from(block.offset % self.block_size as u64).unwrap_or(0);
+        self.block_size - before - block.data.len()
     }
 }
 

@@ -43,6 +43,7 @@ pub(super) fn named(place: &Place, mode: Option<u32>) -> Result<Claimed, PartErr
     let failed = |source| PartError::from_io(target, source);
     let start = start(target)?;
     let beside = target.with_file_name(format!("{start}{SUFFIX}"));
+    remove_dead(target, &random_start(&start));
     match lock_named(target, beside, mode) {
         Err(PartError::Permission { path, source }) => {
             // The file may be written all the same.
@@ -94,7 +95,7 @@ fn lock_named(target: &Path, part: PathBuf, mode: Option<u32>) -> Result<Claimed
 /// A part file with a name that nobody can foresee. Those that processes left which were killed go.
 pub(super) fn random(target: &Path, mode: Option<u32>) -> Result<Claimed, PartError> {
     let failed = |source| PartError::from_io(target, source);
-    let start = format!("{}.", cut(start(target)?, DIGITS + 1));
+    let start = random_start(&start(target)?);
     remove_dead(target, &start);
     loop {
         let mut random = [0; DIGITS / 2];
@@ -133,6 +134,11 @@ fn start(target: &Path) -> Result<String, PartError> {
     }
     let short = cut(format!(".{}", name.to_string_lossy()), DIGITS + 1);
     Ok(format!("{short}.{}", digits(name)))
+}
+
+/// How those names begin that end with random digits.
+fn random_start(start: &str) -> String {
+    format!("{}.", cut(start.to_owned(), DIGITS + 1))
 }
 
 /// As much of a name as leaves room for `more` bytes and the suffix.
