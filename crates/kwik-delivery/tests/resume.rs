@@ -177,13 +177,13 @@ async fn a_lost_session_costs_nothing_of_what_came() {
     let checked = Checked::new(&data);
     for output in [claim(&target), Output::in_order(Box::new(checked.clone()))] {
         let progress = Progress::default();
-        let mut server = start(0, source(&objects).await, Vec::new());
-        let client = connect(std::slice::from_ref(&server)).await;
+        let mut servers = start_all(&objects, vec![source(&objects).await]).await;
+        let client = connect(&servers).await;
         let dying = async {
             while progress.verified() < 10 * MIB as u64 {
                 sleep(Duration::from_millis(1)).await;
             }
-            server.endpoint.close(0, b"gone");
+            servers[0].endpoint.close(0, b"gone");
         };
         let (fetched, ()) = tokio::join!(fetch(&client, &output, &progress), dying);
         assert!(matches!(fetched, Err(FetchError::Read(_))), "{fetched:?}");
@@ -191,8 +191,8 @@ async fn a_lost_session_costs_nothing_of_what_came() {
         // But for groups that were not whole.
         let lost = progress.received() - before;
         assert!(output.part().is_none() || lost < 4 * GROUP_SIZE, "{lost}");
-        server = start(0, source(&objects).await, Vec::new());
-        let client = connect(std::slice::from_ref(&server)).await;
+        servers = start_all(&objects, vec![source(&objects).await]).await;
+        let client = connect(&servers).await;
         fetch(&client, &output, &progress).await.unwrap();
         assert_eq!(progress.takeover(), None);
         assert!(before > 0 && progress.verified() == data.len() as u64);
