@@ -10,8 +10,8 @@ use crate::voice::Form;
 
 const NOTES: &str = "\
 Exit codes: 0 done, 1 the transfer failed, 2 wrong usage, 3 not found, 4 trust, 5 network, 6 disk,
-130 interrupted (128 and its number for another signal), 141 nobody reads standard output. KWIK_LOG=off, error, warn, info, debug or trace
-says how much is logged.";
+130 interrupted (128 and its number for another signal), 141 nobody reads standard output.
+KWIK_LOG=off, error, warn, info, debug or trace says how much is logged.";
 
 /// Fetch one file from several servers at once, verified.
 #[derive(Debug, Parser)]
@@ -89,8 +89,14 @@ pub(crate) struct Get {
     /// Use nothing that an earlier get left, and leave nothing for a later one.
     #[arg(long)]
     pub(crate) no_resume: bool,
-    /// Tries again when the session or the server fails, of which none brings anything.
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(..=1000))]
+    /// Try again when the session or the server fails, up to so many times in a row that bring
+    /// nothing.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 5,
+        value_parser = clap::value_parser!(u32).range(..=1000)
+    )]
     pub(crate) retry: u32,
     /// Give a try up when nothing has come for so long: 30, 30s, 5m or 1h.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]

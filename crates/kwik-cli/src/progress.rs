@@ -159,7 +159,8 @@ fn left(bytes: u64, came: u64, elapsed: Duration) -> String {
     if came == 0 || elapsed < Duration::from_secs(1) {
         return String::new();
     }
-    let seconds = (bytes as f64 / came as f64 * elapsed.as_secs_f64()).ceil() as u64;
+    let millis = u128::from(bytes).saturating_mul(elapsed.as_millis());
+    let seconds = millis.div_ceil(u128::from(came) * 1000);
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
         (0, 0, seconds) => format!("{seconds} s left  "),
         (0, minutes, seconds) => format!("{minutes}:{seconds:02} left  "),

@@ -94,7 +94,7 @@ impl Output {
             Kind::InOrder(output) => lock(output),
         };
         let size = output.manifest.as_ref().map_or(0, |manifest| manifest.size);
-        if output.next < size { vec![output.next..size] } else { Vec::new() }
+        Some(output.next..size).filter(|range| !range.is_empty()).into_iter().collect()
     }
 
     pub(crate) fn is_in_order(&self) -> bool {

@@ -216,7 +216,7 @@ impl PartFile {
             None if self.resumable && bare && !begun => {
                 self.file.set_len(state::length(size)).map_err(|source| self.error(source))?;
                 inner.state = Some(PartState::new(manifest.clone()));
-                (inner.size, inner.claimed) = (size, RangeSet::from_iter([0..size]));
+                (inner.size, inner.claimed) = (size, all(size));
                 return Ok(Begun::TakesOver);
             }
             _ => {}
@@ -264,7 +264,7 @@ impl PartFile {
         let inner = self.lock();
         match &inner.state {
             Some(state) => state.verified.missing(0..inner.size).collect(),
-            None => vec![0..inner.size],
+            None => all(inner.size).iter().collect(),
         }
     }
 
@@ -314,7 +314,6 @@ impl PartFile {
     /// # Errors
     /// When the disk is full or failing, or the target became a folder, or appeared where it shall
     /// not be replaced.
-    #[expect(clippy::needless_pass_by_value, reason = "it is over")]
     pub fn finish(self) -> Result<(), PartError> {
         self.complete()
     }
@@ -331,6 +330,10 @@ impl PartFile {
 
 /// A part file that is no longer than this has no more than the number of its process.
 const LONGEST_PROCESS: u64 = 20;
+
+fn all(size: u64) -> RangeSet {
+    std::iter::once(0..size).collect()
+}
 
 fn held(inner: &Inner) -> u64 {
     let verified = inner.state.as_ref().map_or(0, |state| state.verified.bytes());

@@ -173,8 +173,8 @@ impl Reader<'_> {
 }
 
 /// Bytes that are verified and written as one, a power of two. What is read and not written yet is
-/// lost when a process is killed: of an object that another one goes on with, few blocks are a small
-/// part.
+/// lost when a process is killed: of an object that another one goes on with, few blocks are a
+/// small part.
 fn block_size(object: u64, resumable: bool) -> usize {
     if !resumable {
         return WRITE_BLOCK;

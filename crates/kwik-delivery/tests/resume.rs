@@ -115,7 +115,7 @@ async fn bytes_that_were_lost_since_are_fetched_again_and_no_others() {
     // In one group, over the border of two, and the whole end of what was there.
     let groups = bytes / GROUP_SIZE;
     for at in [5, GROUP_SIZE * 40 - 1, bytes - 3 * GROUP_SIZE] {
-        part.write_all_at(&vec![0; 2], at).unwrap();
+        part.write_all_at(&[0; 2], at).unwrap();
     }
     let (received, takeover) = place.fetch_rest().await;
     let damaged = 4 * GROUP_SIZE;

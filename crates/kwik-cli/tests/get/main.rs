@@ -32,7 +32,7 @@ pub struct Row {
     pub name: &'static str,
     /// A shell script that prepares the folder.
     pub before: &'static str,
-    /// The shell script that counts; see [`PRELUDE`].
+    /// The shell script that counts, after `prelude.sh`.
     pub run: &'static str,
     pub code: i32,
     /// With another code than 0, what the one line says that begins with `kwik: `; else what some
@@ -47,29 +47,8 @@ const THREADS: usize = 4;
 /// Exit code of a row that cannot be run here.
 const CANNOT: i32 = 99;
 
-/// What rows may use: `$X` and the like are links to served objects; the functions start a get
-/// that lasts, and end it.
-const PRELUDE: &str = r#"
-X=${L}x BIG=${L}big EMPTY=${L}empty NONE=${L}none
-PIN=${L#kwik://}; PIN=${PIN%@*}; AT=${L#*@}
-# The rows that need another user are for root; root may do too much for them.
-nobody() {
-    [ "$(id -u)" = 0 ] || { "$@"; return; }
-    setpriv --reuid=65534 --regid=65534 --clear-groups "$@"
-}
-needs() { for tool; do command -v "$tool" > /dev/null || exit 99; done; }
-# A get that lasts, of which some is verified.
-begin() {
-    # Shells have what they start in the background ignore Ctrl-C.
-    ${SIGNALS-env --default-signal=INT,QUIT} kwik get --limit-rate 6M --progress json "$@" \
-        > "$LOG.out" 2> "$LOG" &
-    G=$!
-    until grep -q '"verified":[1-9]' "$LOG"; do kill -0 $G || { cat "$LOG" >&2; exit 98; }; sleep 0.02; done
-}
-# Ends it with a signal, as it ends.
-finish() { kill -"$1" $G; wait $G; code=$?; grep '^kwik: ' "$LOG" >&2; return $code; }
-hash_of() { b3=$(kwik get "$1" -o - --progress json 2>&1 > /dev/null | sed -n 's/.*"blake3":"\([0-9a-f]*\)".*/\1/p'); echo "$b3"; }
-"#;
+/// What rows may use.
+const PRELUDE: &str = include_str!("prelude.sh");
 
 /// The server of all rows.
 pub struct Setting {

@@ -120,38 +120,34 @@ python3 p.py $X && rm p.py",
     ),
     row(
         "a bar on a terminal",
-        "needs script; script -qec \"stty rows 50 cols 120; kwik get $BIG \
-         --limit-rate 20M\" $LOG > /dev/null < /dev/null; grep -q '=>.*] ' $LOG",
+        "on_terminal 120 kwik get $BIG --limit-rate 20M; shows '=>.*] '",
         (0, ""),
         "big=big",
     ),
     row(
         "a bar is ASCII, without colours",
-        "needs script; script -qec \"stty rows 50 cols 120; LC_ALL=C kwik get $BIG --limit-rate 20M\" $LOG \
-         > /dev/null < /dev/null; ! LC_ALL=C grep -q '[^ -~[:cntrl:]]' $LOG && \
-         ! grep -q \"$(printf '\\033')\\[[0-9;]*m\" $LOG",
+        "on_terminal 120 LC_ALL=C kwik get $BIG --limit-rate 20M; ! shows '[^ -~[:cntrl:]]' && \
+         ! shows \"$(printf '\\033')\\[[0-9;]*m\"",
         (0, ""),
         "big=big",
     ),
     row(
         "a narrow terminal",
-        "needs script tr; script -qec \"stty rows 50 cols 24; kwik get $BIG --limit-rate 20M --progress \
-         auto\" $LOG > /dev/null < /dev/null; tr '\\r' '\\n' < $LOG | sed 's/\\x1b\\[[0-9;]*[A-Za-z]//g' | \
-         grep ' %  ' | awk 'length > 24 { exit 1 }'",
+        "on_terminal 24 kwik get $BIG --limit-rate 20M; tr '\\r' '\\n' < $LOG | \
+         sed 's/\\x1b\\[[0-9;]*[A-Za-z]//g' | grep ' %  ' | awk 'length > 24 { exit 1 }'",
         (0, ""),
         "big=big",
     ),
     row(
         "a dumb terminal",
-        "needs script; script -qec \"TERM=dumb kwik get $BIG --limit-rate 7M\" $LOG > /dev/null \
-         < /dev/null; ! grep -q \"$(printf '\\033')\" $LOG && grep -q ' %  ' $LOG",
+        "on_terminal 80 TERM=dumb kwik get $BIG --limit-rate 7M; \
+         ! shows \"$(printf '\\033')\" && shows ' %  '",
         (0, ""),
         "big=big",
     ),
     row(
         "a terminal of no kind",
-        "needs script; script -qec \"unset TERM; kwik get $X\" $LOG > /dev/null < /dev/null; \
-         ! grep -q \"$(printf '\\033')\" $LOG",
+        "on_terminal 80 env -u TERM kwik get $X; ! shows \"$(printf '\\033')\"",
         (0, ""),
         "x=x",
     ),

@@ -27,13 +27,7 @@ pub const ROWS: &[Row] = &[
     row("a name of one's own", "", "kwik get $X -o y", DONE, "y=x"),
     row("a name of one's own first", "", "kwik get -o y $X", DONE, "y=x"),
     row("a name that begins with a dash", "", "kwik get $X -o ./-y", DONE, "-y=x"),
-    row(
-        "the longest name",
-        "",
-        "n=$(printf %0255d 0); kwik get $X -o $n && mv $n y",
-        DONE,
-        "y=x",
-    ),
+    row("the longest name", "", "n=$(printf %0255d 0); kwik get $X -o $n && mv $n y", DONE, "y=x"),
     row("a name that is too long", "", "kwik get $X -o $(printf %0256d 0)", (6, "too long"), ""),
     row("no name", "", "kwik get $X -o ''", (2, "-o"), ""),
     row(
@@ -48,7 +42,13 @@ pub const ROWS: &[Row] = &[
     row("into a folder with a slash", "mkdir d", "kwik get $X -o d/ && mv d/x .", DONE, "d/ x=x"),
     row("into here", "", "kwik get $X -o .", DONE, "x=x"),
     row("into a folder by option", "mkdir d", "kwik get $X -d d && mv d/x .", DONE, "d/ x=x"),
-    row("into a folder by a link", "mkdir d; ln -s d l", "kwik get $X -o l && mv d/x .", DONE, "d/ l@ x=x"),
+    row(
+        "into a folder by a link",
+        "mkdir d; ln -s d l",
+        "kwik get $X -o l && mv d/x .",
+        DONE,
+        "d/ l@ x=x",
+    ),
     row("a file in a folder", "mkdir d", "kwik get $X -o d/y && mv d/y .", DONE, "d/ y=x"),
     row(
         "nothing is replaced in a folder",
@@ -72,12 +72,30 @@ pub const ROWS: &[Row] = &[
     row("two places", "", "kwik get $X -o y -d .", (2, "--dir"), ""),
     row("a folder that keeps nothing", "", "kwik get $X -o /proc/y", (6, "/proc/y"), ""),
     // What is there.
-    row("a name that nobody gave replaces nothing", "echo old > x", "kwik get $X", (6, "--force"), "x=old"),
+    row(
+        "a name that nobody gave replaces nothing",
+        "echo old > x",
+        "kwik get $X",
+        (6, "--force"),
+        "x=old",
+    ),
     row("but by force here too", "echo old > x", "kwik get $X --force", DONE, "x=x"),
     row("a name that was given replaces", "echo old > y", "kwik get $X -o y", DONE, "y=x"),
     row("a longer file is replaced", "cp $SECRETS/big y", "kwik get $X -o y", DONE, "y=x"),
-    row("what is there is enough", "echo old > x", "kwik get $X -n", (0, "x is there already"), "x=old"),
-    row("what was named is enough", "echo old > y", "kwik get $X -n -o y", (0, "y is there"), "y=old"),
+    row(
+        "what is there is enough",
+        "echo old > x",
+        "kwik get $X -n",
+        (0, "x is there already"),
+        "x=old",
+    ),
+    row(
+        "what was named is enough",
+        "echo old > y",
+        "kwik get $X -n -o y",
+        (0, "y is there"),
+        "y=old",
+    ),
     row("what is not there is fetched", "", "kwik get $X --no-clobber", DONE, "x=x"),
     row("no force with no-clobber", "", "kwik get $X -n --force", (2, "--force"), ""),
     row("even a link to nothing is enough", "ln -s no x", "kwik get $X -n", (0, "there"), "x@"),
@@ -90,7 +108,13 @@ pub const ROWS: &[Row] = &[
     ),
     // Modes, owners, names.
     row("a new file's mode", "", "umask 027; kwik get $X", DONE, "x=x:640"),
-    row("a private file stays so", "echo old > y; chmod 600 y", "kwik get $X -o y", DONE, "y=x:600"),
+    row(
+        "a private file stays so",
+        "echo old > y; chmod 600 y",
+        "kwik get $X -o y",
+        DONE,
+        "y=x:600",
+    ),
     row("a program stays one", "echo old > y; chmod 755 y", "kwik get $X -o y", DONE, "y=x:755"),
     row(
         "a private file's part is private",
@@ -106,24 +130,30 @@ pub const ROWS: &[Row] = &[
         (6, "y is write-protected: give --force"),
         "y=old:444",
     ),
-    row("but by force, too", "echo old > y; chmod 444 y", "kwik get $X -o y --force", DONE, "y=x:444"),
+    row(
+        "but by force, too",
+        "echo old > y; chmod 444 y",
+        "kwik get $X -o y --force",
+        DONE,
+        "y=x:444",
+    ),
     row(
         "somebody else's file stays",
         "needs setpriv; echo old > y; chmod 755 .; chmod 644 y",
-        "[ $(id -u) = 0 ] || exit 99; nobody kwik get $X -o y",
+        "as_root; nobody kwik get $X -o y",
         (6, "y is write-protected"),
         "y=old",
     ),
     row(
         "an owner stays",
-        "[ $(id -u) = 0 ] || exit 99; echo old > y; chown 12345:123 y",
+        "as_root; echo old > y; chown 12345:123 y",
         "kwik get $X -o y && [ $(stat -c %u:%g y) = 12345:123 ]",
         DONE,
         "y=x",
     ),
     row(
         "an owner that one cannot give stays",
-        "needs setpriv; [ $(id -u) = 0 ] || exit 99; chmod 777 .; echo old > y; chmod 666 y",
+        "needs setpriv; as_root; chmod 777 .; echo old > y; chmod 666 y",
         "i=$(stat -c %i y); nobody kwik get $X -o y && [ $(stat -c %u:%i y) = 0:$i ]",
         DONE,
         "y=x:666",
@@ -151,16 +181,22 @@ pub const ROWS: &[Row] = &[
     row("a link to itself", "ln -s l l", "kwik get $X -o l", (6, "leads to itself"), "l@"),
     row("a link with its own name", "ln -s y x", "kwik get $X", (6, "x exists already"), "x@"),
     // What is no file.
+    row("a pipe", "mkfifo p", "cat p > y & kwik get $X -o p && wait", DONE, "p| y=x"),
     row(
-        "a pipe",
+        "a pipe for nothing",
         "mkfifo p",
-        "cat p > y & kwik get $X -o p && wait",
+        "cat p > y & kwik get $EMPTY -o p && wait",
         DONE,
-        "p| y=x",
+        "p| y=empty",
     ),
-    row("a pipe for nothing", "mkfifo p", "cat p > y & kwik get $EMPTY -o p && wait", DONE, "p| y=empty"),
     row("a pipe with its own name", "mkfifo x", "kwik get $X", (6, "x exists already"), "x|"),
-    row("a link to a pipe", "mkfifo p; ln -s p l", "cat p > y & kwik get $X -o l && wait", DONE, "l@ p| y=x"),
+    row(
+        "a link to a pipe",
+        "mkfifo p; ln -s p l",
+        "cat p > y & kwik get $X -o l && wait",
+        DONE,
+        "l@ p| y=x",
+    ),
     row(
         "a pipe whose reader leaves",
         "mkfifo p",
@@ -173,7 +209,13 @@ pub const ROWS: &[Row] = &[
     row("standard output", "", "kwik get $X -o - > y", DONE, "y=x"),
     row("standard output for nothing", "", "kwik get $EMPTY -o - > y", DONE, "y=empty"),
     row("standard output as a device", "", "kwik get $X -o /dev/stdout > y", DONE, "y=x"),
-    row("standard output goes on", "", "{ echo; kwik get $X -o /dev/fd/1; } > y; sed -i 1d y", DONE, "y=x"),
+    row(
+        "standard output goes on",
+        "",
+        "{ echo; kwik get $X -o /dev/fd/1; } > y; sed -i 1d y",
+        DONE,
+        "y=x",
+    ),
     row("a file named -", "", "kwik get $X -o ./-", DONE, "-=x"),
     row(
         "a descriptor goes on where it is",
@@ -184,7 +226,13 @@ pub const ROWS: &[Row] = &[
         "y",
     ),
     row("a descriptor that is not open", "", "kwik get $X -o /dev/fd/77", (6, "cannot write"), ""),
-    row("a descriptor to append", "echo > y", "kwik get $X -o /dev/fd/3 3>> y; sed -i 1d y", DONE, "y=x"),
+    row(
+        "a descriptor to append",
+        "echo > y",
+        "kwik get $X -o /dev/fd/3 3>> y; sed -i 1d y",
+        DONE,
+        "y=x",
+    ),
     // Folders that are not one's own.
     row(
         "a folder that may not be written",
@@ -195,7 +243,7 @@ pub const ROWS: &[Row] = &[
     ),
     row(
         "a file in a folder that may not be written",
-        "needs setpriv; [ $(id -u) = 0 ] || exit 99; echo old > y; chmod 666 y; chmod 755 .",
+        "needs setpriv; as_root; echo old > y; chmod 666 y; chmod 755 .",
         "export XDG_STATE_HOME=$(mktemp -d); chmod 777 $XDG_STATE_HOME; nobody kwik get $X -o y && \
          ls -A $XDG_STATE_HOME/kwik/parts | wc -l | grep -qx 0",
         DONE,
@@ -215,21 +263,22 @@ pub const ROWS: &[Row] = &[
         DONE,
         "x=x .x.kwik-part@=big",
     ),
-    row("a folder in the place of its part", "mkdir .x.kwik-part", "kwik get $X", DONE, "x=x .x.kwik-part/"),
-    // Room.
     row(
-        "a limit of size is told first",
-        "",
-        "ulimit -f 100; kwik get $BIG",
-        (6, "big"),
-        "",
+        "a folder in the place of its part",
+        "mkdir .x.kwik-part",
+        "kwik get $X",
+        DONE,
+        "x=x .x.kwik-part/",
     ),
+    // Room.
+    row("a limit of size is told first", "", "ulimit -f 100; kwik get $BIG", (6, "big"), ""),
     row(
         "a full disk is told first",
         "needs unshare",
         "unshare -m true || exit 99; mkdir m
-         unshare -m sh -c 'mount -t tmpfs -o size=2m none m && cd m && kwik get $0 --progress json; \
-         c=$?; [ $(ls -A . | wc -l) = 0 ] || exit 1; exit $c' $BIG 2> $LOG; c=$?
+         unshare -m sh -c 'mount -t tmpfs -o size=2m none m && cd m
+         kwik get $0 --progress json; c=$?
+         [ $(ls -A . | wc -l) = 0 ] || exit 1; exit $c' $BIG 2> $LOG; c=$?
          grep -q '\"received\":[1-9][0-9]\\{6\\}' $LOG && exit 1; cat $LOG >&2; exit $c",
         (6, "no space for big: "),
         "m/",
