@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Id(Id),
     /// Fetch an object, verify it and write it to a file.
     Get(Get),
+    /// Compare a file with an object of a server, or with a hash.
+    Verify(Verify),
     /// Run a primary and two edges on this machine, and fetch through all three.
     Demo(Demo),
 }
@@ -71,8 +73,8 @@ pub(crate) struct Id {
 #[derive(Debug, Args)]
 pub(crate) struct Get {
     /// What to fetch: kwik://FINGERPRINT@HOST:PORT/NAME, as `kwik serve` prints it.
-    #[arg(value_name = "LINK")]
-    pub(crate) link: ObjectLink,
+    #[arg(value_name = "LINK", required = true)]
+    pub(crate) links: Vec<ObjectLink>,
     /// Where to write it: a file, a folder, a pipe or a device, or - for standard output [default:
     /// its own name, here].
     #[arg(short, long, value_name = "FILE")]
@@ -119,11 +121,49 @@ pub(crate) struct Get {
     /// Say of each server at the end what it brought, and why so much.
     #[arg(short, long)]
     pub(crate) verbose: bool,
+    #[command(flatten)]
+    pub(crate) trust: TrustOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrustOptions {
     /// Accept and remember the key of a server that the link does not pin and that is not known.
     #[arg(long)]
     pub(crate) trust_on_first_use: bool,
     #[command(flatten)]
     pub(crate) state: State,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// What the file should be: the link of an object, or a BLAKE3 hash as b3sum prints it.
+    #[arg(value_name = "LINK or HASH")]
+    pub(crate) original: Original,
+    /// The file, or - for standard input [default: the object's own name, here].
+    #[arg(value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Give up when nothing has come for so long: 30, 30s, 5m or 1h.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) trust: TrustOptions,
+}
+
+/// What a file is compared with.
+#[derive(Debug, Clone)]
+pub(crate) enum Original {
+    Link(ObjectLink),
+    Hash(Hash),
+}
+
+impl FromStr for Original {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(hash) => Ok(Self::Hash(hash)),
+            Err(_) => text.parse().map(Self::Link),
+        }
+    }
 }
 
 impl Get {

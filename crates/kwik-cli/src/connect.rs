@@ -12,7 +12,7 @@ use kwik_delivery::Fingerprint;
 use tokio::{net::lookup_host, time};
 
 use crate::{
-    args::Get,
+    args::{ObjectLink, TrustOptions},
     failure::{Failure, Kind},
     known::KnownServers,
     progress::Waiting,
@@ -43,6 +43,41 @@ impl Connection {
     }
 }
 
+/// Dials servers, and keeps the session with the last one for what else is wanted of it.
+#[derive(Debug, Default)]
+pub(crate) struct Dialer(Option<(Option<Fingerprint>, String, Connection)>);
+
+impl Dialer {
+    /// A session with the server of `link`.
+    pub(crate) async fn session(
+        &mut self,
+        link: &ObjectLink,
+        options: &TrustOptions,
+        patience: Duration,
+    ) -> Result<Session, Failure> {
+        let server = server(&link.host, link.port);
+        if let Some((pin, held, connection)) = &self.0
+            && (*pin, held) == (link.fingerprint, &server)
+            && connection.session.close_reason().is_none()
+        {
+            return Ok(connection.session.clone());
+        }
+        self.close().await;
+        let trust = Trust::new(link, options)?;
+        let connection = connect(&link.host, link.port, trust, patience).await?;
+        let session = connection.session.clone();
+        self.0 = Some((link.fingerprint, server, connection));
+        Ok(session)
+    }
+
+    /// Says goodbye, if there is anybody to say it to.
+    pub(crate) async fn close(&mut self) {
+        if let Some((.., connection)) = self.0.take() {
+            connection.close().await;
+        }
+    }
+}
+
 /// Whom the dialed server has to be.
 #[derive(Debug)]
 pub(crate) enum Trust {
@@ -56,16 +91,15 @@ pub(crate) enum Trust {
 
 impl Trust {
     /// As the link says, or else the known servers.
-    pub(crate) fn new(arguments: &Get) -> Result<Self, Failure> {
-        let link = &arguments.link;
+    pub(crate) fn new(link: &ObjectLink, options: &TrustOptions) -> Result<Self, Failure> {
         if let Some(pin) = link.fingerprint {
             return Ok(Self::Link(pin));
         }
-        let known = KnownServers::open(state::folder(arguments.state.folder.as_deref())?)?;
+        let known = KnownServers::open(state::folder(options.state.folder.as_deref())?)?;
         let server = server(&link.host, link.port);
         match known.find(&server) {
             Some(pin) => Ok(Self::Known(pin, known)),
-            None if arguments.trust_on_first_use => Ok(Self::FirstUse(known)),
+            None if options.trust_on_first_use => Ok(Self::FirstUse(known)),
             None => {
                 let message = format!(
                     "the link has no fingerprint and {server} is not known: take the link that \

@@ -1,6 +1,9 @@
-//! `kwik get`: one object into a file.
+//! `kwik get`: objects into files.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use blake3::Hash;
 use kwik::escape;
@@ -8,8 +11,8 @@ use kwik_delivery::{Client, Manifest, ObjectName, Output, Progress};
 use tokio::{task::spawn_blocking, time};
 
 use crate::{
-    args::Get,
-    connect::{Connection, Trust, connect},
+    args::{Get, ObjectLink},
+    connect::{Dialer, Trust},
     failure::{Failure, Kind},
     print,
     progress::{Display, Waiting},
@@ -29,27 +32,81 @@ const LONGEST_WAIT: Duration = Duration::from_secs(15);
 
 pub(crate) async fn run(arguments: Get) -> Result<(), Failure> {
     voice::choose(arguments.form());
+    check(&arguments)?;
     let mut signals = Signals::listen()?;
+    let mut dialer = Dialer::default();
+    let all = async {
+        match &arguments.links[..] {
+            [link] => get(&arguments, link, &mut signals, &mut dialer).await,
+            links => get_all(&arguments, links, &mut signals, &mut dialer).await,
+        }
+    };
+    let result = all.await;
+    dialer.close().await;
+    result
+}
+
+/// What does not go together.
+fn check(arguments: &Get) -> Result<(), Failure> {
+    let usage = |message: &str| Err(Failure::new(Kind::Usage, message));
+    let output = arguments.output.as_deref();
+    let several = arguments.links.len() > 1;
+    if several && output.is_some_and(|output| !output.is_dir()) {
+        return usage("-o names one file, and there are several links: give a folder with -d");
+    }
+    if several && arguments.expect.is_some() {
+        return usage("--expect is one hash, and there are several links: get one at a time");
+    }
+    if arguments.json && output == Some(Path::new("-")) {
+        return usage("--json and -o - both want standard output: leave one of them out");
+    }
+    Ok(())
+}
+
+/// One after another. What fails does not keep the others from being fetched.
+async fn get_all(
+    arguments: &Get,
+    links: &[ObjectLink],
+    signals: &mut Signals,
+    dialer: &mut Dialer,
+) -> Result<(), Failure> {
+    let mut first = None;
+    let mut failed = 0;
+    for link in links {
+        let Err(failure) = get(arguments, link, signals, dialer).await else { continue };
+        if matches!(failure.kind, Kind::Signal(_) | Kind::Unread) {
+            return Err(failure);
+        }
+        voice::say(&format!("kwik: {}: {failure}", escape(&link.name)));
+        failed += 1;
+        first.get_or_insert(failure.kind);
+    }
+    let said = format!("{failed} of {} objects were not fetched", links.len());
+    first.map_or(Ok(()), |kind| Err(Failure::new(kind, said)))
+}
+
+async fn get(
+    arguments: &Get,
+    link: &ObjectLink,
+    signals: &mut Signals,
+    dialer: &mut Dialer,
+) -> Result<(), Failure> {
     let wish = Wish {
         output: arguments.output.as_deref(),
         folder: arguments.dir.as_deref(),
         force: arguments.force,
         no_clobber: arguments.no_clobber,
     };
-    let target = Target::find(wish, &arguments.link.name)?;
+    let target = Target::find(wish, &link.name)?;
     if matches!(target, Target::Kept(_)) {
         note(&format!("{} is there already, and stays", escape(&target)));
         return Ok(());
     }
-    if arguments.json && matches!(target, Target::Stdout) {
-        let message = "--json and -o - both want standard output: leave one of them out";
-        return Err(Failure::new(Kind::Usage, message));
-    }
     // The key first: it may be that nothing is to be fetched at all.
-    Trust::new(&arguments)?;
-    let output = open(&target, &arguments).await?;
+    Trust::new(link, &arguments.trust)?;
+    let output = open(&target, arguments).await?;
     let result = tokio::select! {
-        result = Download::new(&arguments, &output).run() => result,
+        result = Download::new(arguments, link, &output).run(dialer) => result,
         signal = signals.next() => Err(Failure::new(Kind::Signal(signal), "interrupted")),
     };
     let summary = result.map_err(|failure| failure.with_kept(&output))?;
@@ -67,7 +124,7 @@ pub(crate) async fn run(arguments: Get) -> Result<(), Failure> {
 }
 
 async fn open(target: &Target, arguments: &Get) -> Result<Output, Failure> {
-    let folder = state::folder(arguments.state.folder.as_deref()).ok();
+    let folder = state::folder(arguments.trust.state.folder.as_deref()).ok();
     let (target, resume) = (target.clone(), !arguments.no_resume);
     let opening = move || target.open(resume, folder.map(|folder| folder.join("parts")));
     spawn_blocking(opening).await.unwrap_or_else(|error| {
@@ -78,6 +135,7 @@ async fn open(target: &Target, arguments: &Get) -> Result<Output, Failure> {
 /// A download, over as many sessions as it takes.
 struct Download<'a> {
     arguments: &'a Get,
+    link: &'a ObjectLink,
     output: &'a Output,
     began: Instant,
     progress: Progress,
@@ -85,18 +143,18 @@ struct Download<'a> {
 }
 
 impl<'a> Download<'a> {
-    fn new(arguments: &'a Get, output: &'a Output) -> Self {
+    fn new(arguments: &'a Get, link: &'a ObjectLink, output: &'a Output) -> Self {
         let (progress, shares) = (Progress::default(), Shares::default());
-        Self { arguments, output, began: Instant::now(), progress, shares }
+        Self { arguments, link, output, began: Instant::now(), progress, shares }
     }
 
     /// Tries until all is there: again when a try failed for a reason that may pass by itself, up
     /// to so many times in a row in which nothing came.
-    async fn run(mut self) -> Result<Summary, Failure> {
+    async fn run(mut self, dialer: &mut Dialer) -> Result<Summary, Failure> {
         let mut in_vain = 0;
         loop {
             let before = self.progress.received();
-            let failure = match self.attempt().await {
+            let failure = match self.attempt(dialer).await {
                 Ok(summary) => return Ok(summary),
                 Err(failure) => failure,
             };
@@ -124,29 +182,22 @@ impl<'a> Download<'a> {
         failure.passing || (failure.kind == Kind::Network && answered)
     }
 
-    async fn attempt(&mut self) -> Result<Summary, Failure> {
-        let link = &self.arguments.link;
-        let patience = self.arguments.timeout;
-        let trust = Trust::new(self.arguments)?;
-        let connection = connect(&link.host, link.port, trust, patience).await?;
-        self.shares.begin_session();
-        let fetched = self.fetch(&connection, patience).await;
-        connection.close().await;
-        fetched
-    }
-
-    async fn fetch(
-        &mut self,
-        connection: &Connection,
-        patience: Duration,
-    ) -> Result<Summary, Failure> {
-        let mut client = Client::new(connection.session.clone()).with_patience(patience);
-        if let Some(rate) = self.arguments.limit_rate {
+    async fn attempt(&mut self, dialer: &mut Dialer) -> Result<Summary, Failure> {
+        let Self { arguments, link, output, began, progress, shares } = self;
+        let patience = arguments.timeout;
+        let session = dialer.session(link, &arguments.trust, patience).await?;
+        shares.begin_session(&session);
+        let mut client = Client::new(session).with_patience(patience);
+        if let Some(rate) = arguments.limit_rate {
             client = client.with_rate(rate);
         }
-        let Self { arguments, output, began, progress, shares } = self;
-        let what = What { name: &arguments.link.name, expected: arguments.expect, output };
-        let manifest = fetch(&client, what, progress, shares, |_, _| {}).await?;
+        let what = What { name: &link.name, expected: arguments.expect, output };
+        let fetched = fetch(&client, what, progress, shares, |_, _| {}).await;
+        if fetched.is_err() {
+            // Whatever is wrong may be so with this session alone.
+            dialer.close().await;
+        }
+        let manifest = fetched?;
         let liars = client.liars_found().into_iter().map(|(_, address)| address).collect();
         let shares = std::mem::take(shares);
         Ok(Summary::new(manifest, began.elapsed(), progress, shares, liars))

@@ -26,6 +26,7 @@ mod signals;
 mod state;
 mod summary;
 mod target;
+mod verify;
 mod voice;
 
 use args::{Arguments, Command};
@@ -79,6 +80,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Serve(arguments) => serve::run(arguments).await,
         Command::Id(arguments) => id(&arguments),
         Command::Get(arguments) => get::run(arguments).await,
+        Command::Verify(arguments) => or_interrupted(verify::run(arguments)).await,
         Command::Demo(arguments) => or_interrupted(demo::run(arguments)).await,
     }
 }

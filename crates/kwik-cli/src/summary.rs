@@ -16,6 +16,8 @@ pub(crate) struct Shares {
     paths: BTreeMap<PathId, Share>,
     /// What addresses brought in sessions that were lost.
     before: BTreeMap<String, u64>,
+    /// What paths brought of other objects.
+    others: BTreeMap<PathId, u64>,
     sessions: u32,
 }
 
@@ -31,9 +33,12 @@ struct Share {
 }
 
 impl Shares {
-    /// A session begins; the one before, if any, was lost.
-    pub(crate) fn begin_session(&mut self) {
+    /// Goes on with a session, which may have brought other objects; the one before, if any, was
+    /// lost.
+    pub(crate) fn begin_session(&mut self, session: &Session) {
         self.sessions += 1;
+        let paths = session.stats().paths.into_iter();
+        self.others = paths.map(|path| (path.id, path.figures.received)).collect();
         for share in std::mem::take(&mut self.paths).into_values() {
             *self.before.entry(share.address).or_default() += share.bytes;
         }
@@ -47,8 +52,10 @@ impl Shares {
     /// Looks at a session's paths; those that have ended since stay with what was seen last.
     pub(crate) fn update(&mut self, session: &Session) {
         for path in session.stats().paths {
+            let others = self.others.get(&path.id).copied().unwrap_or_default();
             let share = self.paths.entry(path.id).or_default();
-            (share.address, share.bytes) = (path.address, path.figures.received);
+            share.bytes = path.figures.received.saturating_sub(others);
+            share.address = path.address;
         }
         for schedule in session.schedule_stats() {
             let share = self.paths.entry(schedule.path).or_default();

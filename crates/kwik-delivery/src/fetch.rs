@@ -188,6 +188,20 @@ impl Client {
         self.find(name, part, progress).await
     }
 
+    /// Asks what an object is, and for none of its bytes. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`fetch`](Self::fetch).
+    pub async fn describe(
+        &self,
+        name: &ObjectName,
+        progress: &Progress,
+    ) -> Result<Manifest, FetchError> {
+        let part = Part::Range { root: None, range: 0..0 };
+        let fetch = self.find(name, part, progress).await?;
+        Ok(fetch.manifest().clone())
+    }
+
     async fn find(
         &self,
         name: &ObjectName,
