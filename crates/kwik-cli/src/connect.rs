@@ -215,7 +215,11 @@ fn bind() -> io::Result<Endpoint> {
 
 fn failure(error: &ConnectError, server: &str, trust: &Trust) -> Failure {
     let ConnectError::PinMismatch { expected, actual } = error else {
-        return Failure::new(Kind::Network, format!("cannot connect to {server}: {error}"));
+        let failure = Failure::new(Kind::Network, format!("cannot connect to {server}: {error}"));
+        return match error {
+            ConnectError::Connection(ConnectionError::Busy) => failure.passing(),
+            _ => failure,
+        };
     };
     let message = match trust {
         Trust::Known(_, known) => format!(

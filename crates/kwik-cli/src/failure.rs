@@ -60,7 +60,7 @@ impl Failure {
         Self { kind, message: message.into(), passing: false }
     }
 
-    fn passing(self) -> Self {
+    pub(crate) fn passing(self) -> Self {
         Self { passing: true, ..self }
     }
 

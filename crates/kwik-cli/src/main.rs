@@ -38,15 +38,19 @@ const SHUTDOWN: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
     start_log();
-    match parse().and_then(run) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            if failure.kind != Kind::Unread {
-                say(&format!("kwik: {failure}"));
-            }
-            failure.exit_code()
-        }
+    match parse() {
+        Ok(command) => run(command),
+        Err(failure) => end(Err(failure)),
     }
+}
+
+/// Says why it failed, if it did.
+fn end(result: Result<(), Failure>) -> ExitCode {
+    let Err(failure) = result else { return ExitCode::SUCCESS };
+    if failure.kind != Kind::Unread {
+        say(&format!("kwik: {failure}"));
+    }
+    failure.exit_code()
 }
 
 /// The command, or what is wrong with it on one line.
@@ -66,13 +70,21 @@ fn parse() -> Result<Command, Failure> {
     Err(Failure::new(Kind::Usage, format!("{}: see kwik --help", words.join(" "))))
 }
 
-fn run(command: Command) -> Result<(), Failure> {
-    let runtime = Runtime::new()
-        .map_err(|error| Failure::new(Kind::Transfer, format!("cannot start: {error}")))?;
+fn run(command: Command) -> ExitCode {
+    let runtime = match Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return end(Err(Failure::new(Kind::Transfer, format!("cannot start: {error}"))));
+        }
+    };
     // On a worker thread: one that only blocks costs bulk transfers a seventh of their speed.
     let result = runtime.block_on(async { tokio::spawn(dispatch(command)).await });
+    let result =
+        result.unwrap_or_else(|error| Err(Failure::new(Kind::Transfer, format!("a bug: {error}"))));
+    // Before a write is waited for that takes its time.
+    let code = end(result);
     runtime.shutdown_timeout(SHUTDOWN);
-    result.unwrap_or_else(|error| Err(Failure::new(Kind::Transfer, format!("a bug: {error}"))))
+    code
 }
 
 async fn dispatch(command: Command) -> Result<(), Failure> {

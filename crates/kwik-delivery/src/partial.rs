@@ -161,6 +161,7 @@ impl PartFile {
         }
         match &mut inner.state {
             Some(state) => {
+                // Whose it is now.
                 state.process = std::process::id();
                 state.write(&self.file)
             }
@@ -176,7 +177,7 @@ impl PartFile {
     pub fn held(&self) -> Option<(Manifest, u64)> {
         let inner = self.lock();
         let state = inner.state.as_ref()?;
-        let bytes = state.verified.bytes() + inner.claimed.bytes();
+        let bytes = held(&inner);
         (bytes > 0).then(|| (state.manifest.clone(), bytes))
     }
 
@@ -205,7 +206,11 @@ impl PartFile {
         let has = self.file.metadata().map_err(|source| self.error(source))?.len();
         let bare = has > LONGEST_PROCESS && (has == size || has == state::length(size));
         match &mut inner.state {
-            Some(state) if same(state) && begun => return Ok(Begun::GoesOn),
+            Some(state) if same(state) && begun => {
+                // The session may have been lost while claims were verified.
+                let is_claimed = !inner.claimed.is_empty();
+                return Ok(if is_claimed { Begun::TakesOver } else { Begun::GoesOn });
+            }
             Some(state) if same(state) && self.resumable => {
                 state.manifest = manifest.clone();
                 let claimed = std::mem::take(&mut state.verified);
@@ -214,7 +219,7 @@ impl PartFile {
             }
             // Cut to its length already, or with its state damaged.
             None if self.resumable && bare && !begun => {
-                self.file.set_len(state::length(size)).map_err(|source| self.error(source))?;
+                self.file.set_len(self.length(size)).map_err(|source| self.error(source))?;
                 inner.state = Some(PartState::new(manifest.clone()));
                 (inner.size, inner.claimed) = (size, all(size));
                 return Ok(Begun::TakesOver);
@@ -222,14 +227,28 @@ impl PartFile {
             _ => {}
         }
         let mut state = PartState::new(manifest.clone());
-        let length = if self.resumable { state::length(size) } else { size };
-        let made = reserve(&self.file, length).and_then(|()| match self.resumable {
-            true => state.write(&self.file),
-            false => Ok(()),
-        });
+        let made = reserve(&self.file, self.length(size));
+        let made = made.and_then(|()| self.write_down(&mut state));
         made.map_err(|source| self.error(source))?;
         *inner = Inner { size, state: Some(state), begun: true, ..Inner::default() };
         Ok(if had { Begun::Anew } else { Begun::Fresh })
+    }
+
+    /// Whether it says of an object of `size` bytes which of them are verified. One of a few groups
+    /// need not: whoever takes it over has hashed them all in no time.
+    const fn is_written_down(&self, size: u64) -> bool {
+        self.resumable && size >= SYNC_LEAST
+    }
+
+    /// How long it is with an object of `size` bytes.
+    const fn length(&self, size: u64) -> u64 {
+        if self.is_written_down(size) { state::length(size) } else { size }
+    }
+
+    /// Not durable before the bytes are, nor need it be: whoever takes it over verifies them.
+    fn write_down(&self, state: &mut PartState) -> std::io::Result<()> {
+        let wanted = self.is_written_down(state.manifest.size);
+        if wanted { state.write(&self.file) } else { Ok(()) }
     }
 
     /// What an earlier one says that it has verified.
@@ -293,8 +312,7 @@ impl PartFile {
         inner.unsynced += data.len() as u64;
         let Some(state) = &mut inner.state else { return Ok(()) };
         state.verified.insert(offset..offset + data.len() as u64);
-        // Not durable before the bytes are, nor need it be: whoever takes it over verifies them.
-        if self.resumable { state.write(&self.file).map_err(|e| self.error(e)) } else { Ok(()) }
+        self.write_down(state).map_err(|source| self.error(source))
     }
 
     /// Whether so much was written that a power cut shall not cost it.
@@ -336,8 +354,9 @@ fn all(size: u64) -> RangeSet {
 }
 
 fn held(inner: &Inner) -> u64 {
-    let verified = inner.state.as_ref().map_or(0, |state| state.verified.bytes());
-    verified + inner.claimed.bytes()
+    let mut held = inner.claimed.clone();
+    held.extend(inner.state.iter().flat_map(|state| state.verified.iter()));
+    held.bytes()
 }
 
 impl Drop for PartFile {

@@ -222,6 +222,34 @@ async fn an_object_that_changes_between_two_sessions_is_never_mixed() {
     assert!(fs::read(&target).unwrap() == changed);
 }
 
+/// The session is lost while what is there is verified: its pages are asked for as they come.
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_outlive_the_session_in_which_they_are_verified() {
+    let place = Setting::new(300 * MIB).await;
+    let bytes = place.leave_half().await;
+    let (output, progress) = (claim(&place.target()), Progress::default());
+    let client = connect(&place.servers).await;
+    let fetch_it = client.fetch_to(&name("x"), &output, &progress).await.unwrap();
+    client.session().close(0, b"gone");
+    fetch_it.write(&output, &progress).await.unwrap_err();
+    assert_eq!(output.part().unwrap().held().unwrap().1, bytes);
+    fetch(&connect(&place.servers).await, &output, &progress).await.unwrap();
+    assert!(fs::read(place.target()).unwrap() == place.data);
+    assert_eq!(progress.received(), place.data.len() as u64 - bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_object_goes_on_without_a_word_of_what_is_there() {
+    let place = Setting::new(300_000).await;
+    let mut half = place.data.to_vec();
+    half[100_000..].fill(0);
+    fs::write(place.part(), half).unwrap();
+    let (received, takeover) = place.fetch_rest().await;
+    let damaged = place.data.len() as u64 - GROUP_SIZE;
+    assert_eq!(takeover, Some(Takeover::Kept { bytes: GROUP_SIZE, damaged }));
+    assert_eq!(received, damaged);
+}
+
 #[test]
 fn one_target_has_one_writer() {
     let folder = tempdir().unwrap();
