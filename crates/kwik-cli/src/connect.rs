@@ -22,8 +22,8 @@ use crate::{
 
 /// Each further address of a name is tried this much later (RFC 8305 section 5).
 const STAGGER: Duration = Duration::from_millis(250);
-/// Addresses of a name that are tried.
-const MAX_ADDRESSES: usize = 4;
+/// Addresses of a name that are tried: more than any host has that is not meant to be a flood.
+const MAX_ADDRESSES: usize = 32;
 /// How long the goodbye may take: it leaves at once, and nobody answers it.
 const GOODBYE: Duration = Duration::from_millis(20);
 
@@ -242,4 +242,38 @@ fn remember(known: &KnownServers, server: &str, session: &Session) -> Result<(),
     known.remember(server, pin)?;
     note(&format!("{server} has the key {pin}; remembered in {}", known.path().display()));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::UdpSocket, sync::Arc};
+
+    use kwik::{Identity, ServerConfig};
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_many_addresses_the_one_that_answers_is_found() {
+        let config = ServerConfig::new(Arc::new(Identity::from_seed([7; 32])));
+        let pin = config.identity.fingerprint();
+        let server = Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
+        let silent: Vec<_> = (0..7).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+        let mut addresses: Vec<_> =
+            silent.iter().map(|socket| socket.local_addr().unwrap()).collect();
+        addresses.push(server.local_addr().unwrap());
+        let serving = tokio::spawn(async move {
+            while let Some(incoming) = server.accept().await {
+                let accepted = incoming.accept_any().await;
+                tokio::spawn(async move {
+                    let _held = accepted;
+                    std::future::pending::<()>().await;
+                });
+            }
+        });
+        let client = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+        let end = time::Instant::now() + Duration::from_secs(60);
+        let dialed = dial(&client, &addresses, "h", &ServerTrust::Pin(pin), end).await;
+        assert_eq!(dialed.unwrap().remote_address(), *addresses.last().unwrap());
+        serving.abort();
+    }
 }

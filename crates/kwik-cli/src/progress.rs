@@ -180,14 +180,15 @@ impl Drop for Display {
 #[derive(Debug)]
 pub(crate) struct Waiting {
     next: Instant,
+    wait: Duration,
 }
 
-/// Until the first line, and between two.
-const WAITING_EVERY: Duration = Duration::from_secs(3);
+/// Until the first line. Each further wait is twice as long, up to [`LONGEST_LINE`].
+const FIRST_WAITING: Duration = Duration::from_secs(3);
 
 impl Waiting {
     pub(crate) fn new() -> Self {
-        Self { next: Instant::now() + WAITING_EVERY }
+        Self { next: Instant::now() + FIRST_WAITING, wait: FIRST_WAITING }
     }
 
     /// Waits for `work`, and says of `what` until it is done.
@@ -201,7 +202,8 @@ impl Waiting {
             tokio::select! {
                 result = &mut work => return result,
                 () = tokio::time::sleep_until(self.next.into()) => {
-                    self.next = Instant::now() + WAITING_EVERY;
+                    self.wait = (self.wait * 2).min(LONGEST_LINE);
+                    self.next = Instant::now() + self.wait;
                     note(&what());
                 }
             }

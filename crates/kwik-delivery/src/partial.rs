@@ -373,3 +373,36 @@ fn existing_mode(target: &Path) -> Option<u32> {
     let existing = target.symlink_metadata().ok().filter(fs::Metadata::is_file);
     existing.map(|metadata| metadata.permissions().mode() & 0o777)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ObjectName, limits::GROUP_SIZE};
+
+    /// What a power cut costs is what was written since the last time.
+    #[test]
+    fn a_twentieth_is_never_written_without_being_made_durable() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = vec![1; usize::try_from(GROUP_SIZE).unwrap()];
+        for groups in [100, 640, 3000] {
+            let size = groups * GROUP_SIZE;
+            let name = ObjectName::new("x").unwrap();
+            let manifest = Manifest { name, size, root: blake3::hash(b"x") };
+            let part = PartFile::claim(Place::new(folder.path().join("x")), true).unwrap();
+            assert_eq!(part.begin(&manifest).unwrap(), Begun::Fresh);
+            let (mut since, mut most, mut syncs) = (0, 0, 0);
+            for group in 0..groups {
+                part.write_verified(group * GROUP_SIZE, &data).unwrap();
+                since += GROUP_SIZE;
+                most = most.max(since);
+                if part.is_sync_due() {
+                    part.sync().unwrap();
+                    (since, syncs) = (0, syncs + 1);
+                }
+            }
+            assert!(most <= (size / 20).max(SYNC_LEAST), "{most} of {size}");
+            assert!(syncs <= SYNC_PARTS, "{syncs}");
+            part.complete().unwrap();
+        }
+    }
+}

@@ -271,7 +271,13 @@ pub const ROWS: &[Row] = &[
         "x=x .x.kwik-part/",
     ),
     // Room.
-    row("a limit of size is told first", "", "ulimit -f 100; kwik get $BIG", (6, "big"), ""),
+    row(
+        "a limit of size is told first",
+        "",
+        "ulimit -f 100; kwik get $BIG",
+        (6, "raise the limit"),
+        "",
+    ),
     row(
         "a full disk is told first",
         "needs unshare",

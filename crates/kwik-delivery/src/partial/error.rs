@@ -37,6 +37,17 @@ pub enum PartError {
         /// What the system said.
         source: io::Error,
     },
+    /// It is longer than files may be.
+    #[error(
+        "cannot write {}: {source}: raise the limit (ulimit -f), or choose another file system",
+        path.display()
+    )]
+    TooLong {
+        /// The target.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Anything else.
     #[error("cannot write {}: {source}", path.display())]
     Io {
@@ -89,6 +100,7 @@ impl PartError {
             Kind::IsADirectory => Self::TargetIsFolder { path },
             Kind::NotFound | Kind::NotADirectory => Self::NoFolder { path },
             Kind::PermissionDenied | Kind::ReadOnlyFilesystem => Self::Permission { path, source },
+            Kind::FileTooLarge => Self::TooLong { path, source },
             Kind::AlreadyExists => Self::Exists { path },
             Kind::StorageFull | Kind::QuotaExceeded => Self::DiskFull { path, source },
             _ => Self::Io { path, source },
@@ -109,6 +121,7 @@ mod tests {
         assert!(matches!(error(13), PartError::Permission { .. }));
         assert!(matches!(error(30), PartError::Permission { .. }));
         assert!(matches!(error(21), PartError::TargetIsFolder { .. }));
+        assert!(matches!(error(27), PartError::TooLong { .. }));
         assert!(matches!(error(5), PartError::Io { .. }));
         assert!(error(28).to_string().starts_with("no space for /x/y: "));
     }
