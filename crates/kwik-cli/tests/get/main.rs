@@ -5,6 +5,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod faults;
 mod kills;
 mod listing;
 mod messages;
@@ -143,7 +144,8 @@ impl Setting {
 #[test]
 fn every_row_is_as_it_says() {
     let setting = Setting::new();
-    let all = [targets::ROWS, messages::ROWS, usage::ROWS, resume::ROWS].concat_rows();
+    let all =
+        [targets::ROWS, messages::ROWS, usage::ROWS, resume::ROWS, faults::ROWS].concat_rows();
     let only = env::var("KWIK_ROW").unwrap_or_default();
     let rows: Vec<_> = all.into_iter().filter(|row| row.name.contains(&only)).collect();
     let (next, skipped) = (AtomicUsize::new(0), AtomicUsize::new(0));

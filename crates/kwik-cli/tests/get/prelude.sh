@@ -58,3 +58,13 @@ on_terminal() {
 shows() {
     LC_ALL=C grep -q "$1" "$LOG"
 }
+
+# System calls that fail, with which error and when, for the program that faulty runs.
+with() {
+    needs strace
+    FAULTS=$1:error=$2
+}
+faulty() {
+    strace -f -qq -o /dev/null -e trace="${FAULTS%%:*}" true 2> /dev/null || exit 99
+    strace -f -qq -o "$LOG.trace" -e trace="${FAULTS%%:*}" -e inject="$FAULTS" "$@"
+}
