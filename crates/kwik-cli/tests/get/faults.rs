@@ -84,4 +84,10 @@ pub const ROWS: &[Row] = &[
         DONE,
         "y=x",
     ),
+    row(
+        "a power cut costs a twentieth at the most",
+        include_str!("power_cut.sh"),
+        (0, "going on: "),
+        "before/ after/",
+    ),
 ];

@@ -63,6 +63,7 @@ impl Setting {
         for (name, size) in [
             ("x", 300_000),
             ("big", 20_000_000),
+            ("vast", 64_000_000),
             ("empty", 0),
             ("sub/deep", 70_000),
             ("a b", 10),
