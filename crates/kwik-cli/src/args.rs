@@ -91,6 +91,9 @@ pub(crate) struct Get {
     /// Use nothing that an earlier get left, and leave nothing for a later one.
     #[arg(long)]
     pub(crate) no_resume: bool,
+    /// Leave holes where the object has nothing but zeros, and reserve no room.
+    #[arg(long)]
+    pub(crate) sparse: bool,
     /// Try again when the session or the server fails, up to so many times in a row that bring
     /// nothing.
     #[arg(

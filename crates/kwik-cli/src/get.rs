@@ -19,7 +19,7 @@ use crate::{
     signals::Signals,
     state,
     summary::{Shares, Size, Summary},
-    target::{Target, Wish},
+    target::{Manner, Target, Wish},
     voice::{self, note},
 };
 
@@ -125,9 +125,13 @@ async fn get(
 
 async fn open(target: &Target, arguments: &Get) -> Result<Output, Failure> {
     let folder = state::folder(arguments.trust.state.folder.as_deref()).ok();
-    let (target, resume) = (target.clone(), !arguments.no_resume);
-    let opening = move || target.open(resume, folder.map(|folder| folder.join("parts")));
-    spawn_blocking(opening).await.unwrap_or_else(|error| {
+    let manner = Manner {
+        resume: !arguments.no_resume,
+        sparse: arguments.sparse,
+        other_folder: folder.map(|folder| folder.join("parts")),
+    };
+    let target = target.clone();
+    spawn_blocking(move || target.open(manner)).await.unwrap_or_else(|error| {
         Err(Failure::new(Kind::Disk, format!("cannot open the target: {error}")))
     })
 }

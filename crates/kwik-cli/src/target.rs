@@ -31,6 +31,17 @@ pub(crate) struct Wish<'a> {
     pub(crate) no_clobber: bool,
 }
 
+/// How a file is written.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Manner {
+    /// What an earlier get left is taken over, and what this one has left for a later one.
+    pub(crate) resume: bool,
+    /// Zeros become holes.
+    pub(crate) sparse: bool,
+    /// Where bytes are collected for a file whose own folder may not be written.
+    pub(crate) other_folder: Option<PathBuf>,
+}
+
 /// Where a download goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
@@ -102,19 +113,18 @@ impl Target {
         Ok(Self::File { path: end, replace: force || (given.is_some() && !no_clobber) })
     }
 
-    /// Makes it ready to be written. A file is locked, and what an earlier get left there taken
-    /// over if `resume` says so; in `other_folder` bytes are collected for a file whose own folder
-    /// may not be written. What is written in order is opened with its first byte.
-    pub(crate) fn open(
-        &self,
-        resume: bool,
-        other_folder: Option<PathBuf>,
-    ) -> Result<Output, Failure> {
+    /// Makes it ready to be written. A file is locked. What is written in order is opened with its
+    /// first byte.
+    pub(crate) fn open(&self, manner: Manner) -> Result<Output, Failure> {
+        let Manner { resume, sparse, other_folder } = manner;
         match self {
             Self::File { path, replace } => {
                 let mut place = Place::new(path);
                 if !replace {
                     place = place.without_replacing();
+                }
+                if sparse {
+                    place = place.sparse();
                 }
                 if let Some(folder) = other_folder {
                     place = place.with_other_folder(folder);

@@ -14,7 +14,7 @@ use kwik_proto::range::RangeSet;
 
 use crate::{
     Manifest,
-    limits::{MAX_RANGES, SYNC_LEAST, SYNC_PARTS},
+    limits::{GROUP_SIZE, MAX_RANGES, SYNC_LEAST, SYNC_PARTS},
 };
 
 mod claim;
@@ -25,7 +25,7 @@ mod state;
 
 use claim::Claimed;
 pub use error::PartError;
-use reserve::reserve;
+use reserve::{punch, reserve};
 use state::PartState;
 
 const SUFFIX: &str = ".kwik-part";
@@ -40,6 +40,7 @@ pub(crate) fn is_part_name(name: &str) -> bool {
 pub struct Place {
     target: PathBuf,
     replace: bool,
+    sparse: bool,
     other_folder: Option<PathBuf>,
 }
 
@@ -49,13 +50,19 @@ impl Place {
     /// there: so it stays the same file.
     #[must_use]
     pub fn new(target: impl Into<PathBuf>) -> Self {
-        Self { target: target.into(), replace: true, other_folder: None }
+        Self { target: target.into(), replace: true, sparse: false, other_folder: None }
     }
 
     /// A file that is there stays: it is an error then.
     #[must_use]
     pub fn without_replacing(self) -> Self {
         Self { replace: false, ..self }
+    }
+
+    /// Takes no room for groups of zeros, and reserves none.
+    #[must_use]
+    pub fn sparse(self) -> Self {
+        Self { sparse: true, ..self }
     }
 
     /// For targets that are there, may be written, and lie in a folder that may not be: their bytes
@@ -227,7 +234,12 @@ impl PartFile {
             _ => {}
         }
         let mut state = PartState::new(manifest.clone());
-        let made = reserve(&self.file, self.length(size));
+        let length = self.length(size);
+        let made = if self.place.sparse {
+            self.file.set_len(0).and_then(|()| self.file.set_len(length))
+        } else {
+            reserve(&self.file, length)
+        };
         let made = made.and_then(|()| self.write_down(&mut state));
         made.map_err(|source| self.error(source))?;
         *inner = Inner { size, state: Some(state), begun: true, ..Inner::default() };
@@ -305,9 +317,31 @@ impl PartFile {
         self.file.write_all_at(data, offset).map_err(|source| self.error(source))
     }
 
+    /// The same, but for groups of zeros it leaves holes.
+    fn write_sparse(&self, offset: u64, data: &[u8]) -> Result<(), PartError> {
+        let group = usize::try_from(GROUP_SIZE).expect("invariant: 64 KiB");
+        let is_zero = |group: &[u8]| group.iter().all(|byte| *byte == 0);
+        let groups: Vec<_> = data.chunks(group).collect();
+        let mut start = 0;
+        for run in groups.chunk_by(|one, other| is_zero(one) == is_zero(other)) {
+            let end = start + run.iter().map(|group| group.len()).sum::<usize>();
+            let (place, bytes) = (offset + start as u64, &data[start..end]);
+            // What was there before may have been something else.
+            if !is_zero(run[0]) || punch(&self.file, place, bytes.len() as u64).is_err() {
+                self.write_at(place, bytes)?;
+            }
+            start = end;
+        }
+        Ok(())
+    }
+
     /// The same for verified bytes, of which a later one finds written down that they are.
     pub(crate) fn write_verified(&self, offset: u64, data: &[u8]) -> Result<(), PartError> {
-        self.write_at(offset, data)?;
+        if self.place.sparse {
+            self.write_sparse(offset, data)?;
+        } else {
+            self.write_at(offset, data)?;
+        }
         let mut inner = self.lock();
         inner.unsynced += data.len() as u64;
         let Some(state) = &mut inner.state else { return Ok(()) };
@@ -377,7 +411,7 @@ fn existing_mode(target: &Path) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ObjectName, limits::GROUP_SIZE};
+    use crate::ObjectName;
 
     /// What a power cut costs is what was written since the last time.
     #[test]

@@ -74,6 +74,9 @@ impl Setting {
         ] {
             place.file(name, size);
         }
+        let mut holes = vec![0; 20_000_000];
+        holes[10_000_000..10_000_009].fill(1);
+        fs::write(place.path("files/holes"), holes).unwrap();
         // Other bytes than those of others of its size.
         fs::write(place.path("files/other"), vec![7; 20_000_000]).unwrap();
         // Rows are run by other users too.

@@ -289,5 +289,27 @@ pub const ROWS: &[Row] = &[
         (6, "no space for big: "),
         "m/",
     ),
+    row(
+        "room is taken for zeros",
+        "",
+        "kwik get $HOLES; [ $(du -k holes | cut -f1) -ge 19500 ]",
+        DONE,
+        "holes=holes",
+    ),
+    row(
+        "but not for holes",
+        "true > f; truncate -s 9M f; [ $(du -k f | cut -f1) -lt 99 ] || exit 99; rm f",
+        "kwik get $HOLES --sparse; [ $(du -k holes | cut -f1) -lt 999 ]",
+        DONE,
+        "holes=holes",
+    ),
+    row(
+        "holes in the place of damage",
+        "true",
+        "begin $HOLES --sparse; finish KILL; head -c 2000000 $SECRETS/x | dd of=.holes.kwik-part \
+         conv=notrunc 2> /dev/null; kwik get $HOLES --sparse",
+        (0, "were damaged"),
+        "holes=holes",
+    ),
     row("few descriptors", "", "ulimit -n 32; kwik get $X", DONE, "x=x"),
 ];

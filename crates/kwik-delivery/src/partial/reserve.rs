@@ -23,6 +23,18 @@ pub(super) fn reserve(file: &File, length: u64) -> io::Result<()> {
     file.set_len(length)
 }
 
+/// Makes a hole of `length` bytes from `start` on.
+#[cfg(target_os = "linux")]
+pub(super) fn punch(file: &File, start: u64, length: u64) -> io::Result<()> {
+    let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    Ok(fallocate(file, hole, start, length)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn punch(_: &File, _: u64, _: u64) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 fn is_final(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     matches!(error.kind(), Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge)
