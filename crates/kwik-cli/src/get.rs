@@ -169,6 +169,7 @@ impl<'a> Download<'a> {
                 return Err(failure);
             }
             let wait = FIRST_WAIT.saturating_mul(1 << in_vain.min(8)).min(LONGEST_WAIT);
+            let wait = wait.mul_f64(spread());
             in_vain += 1;
             note(&format!(
                 "{}: trying again in {:.1} s ({in_vain} of {})",
@@ -206,6 +207,14 @@ impl<'a> Download<'a> {
         let shares = std::mem::take(shares);
         Ok(Summary::new(manifest, began.elapsed(), progress, shares, liars))
     }
+}
+
+/// Give or take a quarter: clients that lost one server do not all come back at once.
+fn spread() -> f64 {
+    let mut random = [0];
+    // Without random bytes they do.
+    getrandom::fill(&mut random).ok();
+    0.75 + f64::from(random[0]) / 512.0
 }
 
 /// What is fetched, and where to.

@@ -206,6 +206,14 @@ pub const ROWS: &[Row] = &[
     ),
     row("a device", "", "kwik get $X -o /dev/null && [ -c /dev/null ]", DONE, ""),
     row("a full device", "", "kwik get $X -o /dev/full", (6, "No space left"), ""),
+    row(
+        "a disk",
+        "as_root; needs losetup; truncate -s 1M d",
+        "D=$(losetup -f --show d) || exit 99; kwik get $X -o $D; c=$?; [ -b $D ] && losetup -d $D
+         head -c 300000 d | cmp - $SECRETS/x && exit $c",
+        DONE,
+        "d",
+    ),
     row("standard output", "", "kwik get $X -o - > y", DONE, "y=x"),
     row("standard output for nothing", "", "kwik get $EMPTY -o - > y", DONE, "y=empty"),
     row("standard output as a device", "", "kwik get $X -o /dev/stdout > y", DONE, "y=x"),
