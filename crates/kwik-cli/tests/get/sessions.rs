@@ -166,6 +166,81 @@ fn a_version_that_changes_under_way_is_never_mixed() {
     }
 }
 
+/// A server that can be started anew where it was.
+struct Restarted<'a> {
+    place: &'a Place,
+    state: &'static str,
+    options: Vec<String>,
+    server: Option<Server>,
+}
+
+impl<'a> Restarted<'a> {
+    fn start(place: &'a Place, state: &'static str, options: &[&str]) -> Self {
+        let server = place.serve(state, options);
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        Self { place, state, options, server: Some(server) }
+    }
+
+    fn server(&self) -> &Server {
+        self.server.as_ref().unwrap()
+    }
+
+    fn restart(&mut self, signal: &str) {
+        let mut old = self.server.take().unwrap();
+        send(&old.child, signal);
+        old.child.wait().unwrap();
+        let (files, state) = (self.place.path("files"), self.place.path(self.state));
+        let mut serve = self.place.kwik(&["serve", files.to_str().unwrap(), "--state"]);
+        serve.arg(state).args(["--listen", &old.address]).args(&self.options);
+        self.server = Some(Server::spawn(&mut serve));
+    }
+}
+
+/// However a primary ends: killed, so that its edges go on, or asked to.
+#[test]
+fn a_rolling_restart_of_all_servers_costs_no_get() {
+    for signals in [["-KILL", "-TERM", "-KILL"], ["-TERM", "-KILL", "-TERM"]] {
+        restart_under_clients(signals);
+    }
+}
+
+fn restart_under_clients(signals: [&str; 3]) {
+    const CLIENTS: usize = 10;
+    let place = Place::new();
+    let data = place.file("x", SIZE);
+    let id = place.run(&["id", "--state", place.path("primary").to_str().unwrap()]);
+    let pin = String::from_utf8(id.stdout).unwrap();
+    let trust = ["--trust", pin.trim()];
+    let mut servers: Vec<_> =
+        ["one", "two"].map(|state| Restarted::start(&place, state, &trust)).into();
+    let links: Vec<_> = servers.iter().map(|edge| edge.server().edge()).collect();
+    let edges = ["--edge", &links[0], "--edge", &links[1]];
+    servers.push(Restarted::start(&place, "primary", &edges));
+    let link = servers[2].server().link("x");
+    let log = |number: usize| place.path(&format!("log{number}"));
+    let gets: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let (target, stderr) = (number.to_string(), fs::File::create(log(number)).unwrap());
+            let get = ["get", &link, "-o", &target, "--limit-rate", "3M", "--progress", "json"];
+            place.kwik(&get).stderr(stderr).spawn().unwrap()
+        })
+        .collect();
+    for (server, signal) in servers.iter_mut().zip(signals) {
+        thread::sleep(Duration::from_secs(1));
+        server.restart(signal);
+    }
+    for (number, mut get) in gets.into_iter().enumerate() {
+        let status = get.wait().unwrap();
+        let said = fs::read_to_string(log(number)).unwrap();
+        assert!(status.success(), "{said}");
+        let done: serde_json::Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+        let received = done["received"].as_u64().unwrap();
+        assert!(received <= SIZE as u64 * 105 / 100, "{received}: {said}");
+        assert!(fs::read(place.path("out").join(number.to_string())).unwrap() == data);
+    }
+    assert_eq!(place.outputs().len(), CLIENTS);
+}
+
 #[test]
 fn a_socket_is_written_to() {
     let place = Place::new();
