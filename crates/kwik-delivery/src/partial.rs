@@ -25,6 +25,7 @@ mod state;
 
 use claim::Claimed;
 pub use error::PartError;
+use finish::sync_folder;
 use reserve::{punch, reserve};
 use state::PartState;
 
@@ -99,6 +100,8 @@ struct Inner {
     claimed: RangeSet,
     /// Bytes written since the last call that made them durable.
     unsynced: u64,
+    /// Whether the part file's name is durable, too.
+    is_name_synced: bool,
 }
 
 /// How a download begins.
@@ -357,8 +360,13 @@ impl PartFile {
 
     /// Makes what was written durable.
     pub(crate) fn sync(&self) -> Result<(), PartError> {
-        self.lock().unsynced = 0;
-        self.file.sync_data().map_err(|source| self.error(source))
+        let mut inner = self.lock();
+        inner.unsynced = 0;
+        let had_name = std::mem::replace(&mut inner.is_name_synced, true);
+        drop(inner);
+        let synced = self.file.sync_data();
+        let synced = synced.and_then(|()| if had_name { Ok(()) } else { sync_folder(&self.part) });
+        synced.map_err(|source| self.error(source))
     }
 
     /// Makes it durable and gives it its name. The caller has written every byte.

@@ -120,8 +120,8 @@ fn rename_new(part: &Path, target: &Path) -> io::Result<()> {
     }
 }
 
-/// The name, too, shall survive a crash. An empty parent is the current folder.
-fn sync_folder(target: &Path) -> io::Result<()> {
+/// A file's name, too, shall survive a crash. An empty parent is the current folder.
+pub(super) fn sync_folder(target: &Path) -> io::Result<()> {
     let folder = target.parent().filter(|path| !path.as_os_str().is_empty());
     match File::open(folder.unwrap_or(Path::new("."))).and_then(|file| file.sync_all()) {
         // One that may be written and not read, or a file system that cannot: the file is there,
