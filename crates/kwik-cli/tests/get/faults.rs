@@ -67,8 +67,8 @@ pub const ROWS: &[Row] = &[
     row("no hard links either", "with renameat2,linkat EINVAL; faulty kwik get $X", DONE, "x=x"),
     row(
         "a file that appears where renaming replaces",
-        "with renameat2 EINVAL; faulty kwik get $BIG --limit-rate 10M & sleep 1; echo old > big; \
-         wait $!",
+        "with renameat2 EINVAL; LEADER=faulty; begin $BIG; echo old > big; wait $G; c=$?
+         grep '^kwik: ' $LOG >&2; exit $c",
         (6, "big has appeared meanwhile, and stays"),
         "big=old .big.kwik-part=big",
     ),

@@ -19,14 +19,23 @@ as_root() {
     [ "$(id -u)" = 0 ] || exit 99
 }
 
-# A get that lasts, of which some is verified. Shells have what they start in the background ignore
-# Ctrl-C.
+# A get that lasts, of which some is verified; $LEADER stands before it. Shells have what they start
+# in the background ignore Ctrl-C.
+LEADER='env --default-signal=INT,QUIT'
 begin() {
-    ${SIGNALS-env --default-signal=INT,QUIT} kwik get --limit-rate 6M --progress json "$@" \
+    $LEADER kwik get --limit-rate 6M --progress json "$@" \
         > "$LOG.out" 2> "$LOG" &
     G=$!
     until grep -q '"verified":[1-9]' "$LOG"; do
         kill -0 $G || { cat "$LOG" >&2; exit 98; }
+        sleep 0.02
+    done
+}
+
+# Waits until at least 5 MB are verified.
+until_much() {
+    until grep -Eq '"verified":([5-9]|1[0-9])[0-9]{6}' "$LOG"; do
+        kill -0 $G || exit 98
         sleep 0.02
     done
 }

@@ -128,7 +128,7 @@ fn a_get_that_was_stopped_goes_on_with_another_session() {
 #[test]
 fn a_server_that_stays_away_is_given_up_and_what_came_is_kept() {
     let mut broken = Broken::new();
-    let get = broken.begin(&["--timeout", "2s", "--retry", "2"]);
+    let get = broken.begin(&["--timeout", "4s", "--retry", "2"]);
     drop(broken.server.take());
     let (code, _) = get.wait();
     let said = broken.said();
