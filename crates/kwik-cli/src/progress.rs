@@ -115,6 +115,9 @@ impl Display {
         if let Some((checked, all)) = progress.checked().filter(|(checked, all)| checked < all) {
             return format!("checking what is here already: {} of {}", Size(checked), Size(all));
         }
+        if size > 0 && verified == size {
+            return format!("{} are here: the disk is waited for", Size(size));
+        }
         let came = progress.received().saturating_sub(self.before);
         let elapsed = now - self.began;
         let rate = mbit(came, elapsed);
