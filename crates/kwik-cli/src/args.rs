@@ -1,14 +1,17 @@
 //! The command line.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{net::SocketAddr, num::NonZeroU64, path::PathBuf, str::FromStr, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use blake3::Hash;
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use kwik_delivery::{Fingerprint, Link, ObjectName};
+
+use crate::voice::Form;
 
 const NOTES: &str = "\
 Exit codes: 0 done, 1 the transfer failed, 2 wrong usage, 3 not found, 4 trust, 5 network, 6 disk,
-130 interrupted, 141 nobody reads standard output. KWIK_LOG=off, error, warn, info, debug or trace
-says how much is logged.";
+130 interrupted (128 and its number for another signal), 141 nobody reads standard output.
+KWIK_LOG=off, error, warn, info, debug or trace says how much is logged.";
 
 /// Fetch one file from several servers at once, verified.
 #[derive(Debug, Parser)]
@@ -26,6 +29,8 @@ pub(crate) enum Command {
     Id(Id),
     /// Fetch an object, verify it and write it to a file.
     Get(Get),
+    /// Compare a file with an object of a server, or with a hash.
+    Verify(Verify),
     /// Run a primary and two edges on this machine, and fetch through all three.
     Demo(Demo),
 }
@@ -68,33 +73,150 @@ pub(crate) struct Id {
 #[derive(Debug, Args)]
 pub(crate) struct Get {
     /// What to fetch: kwik://FINGERPRINT@HOST:PORT/NAME, as `kwik serve` prints it.
-    #[arg(value_name = "LINK")]
-    pub(crate) link: ObjectLink,
-    /// Where to write it: a file, or - for standard output [default: its own name, here].
+    #[arg(value_name = "LINK", required = true)]
+    pub(crate) links: Vec<ObjectLink>,
+    /// Where to write it: a file, a folder, a pipe or a device, or - for standard output [default:
+    /// its own name, here].
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    /// The folder to write it to under its own name.
+    #[arg(short, long, value_name = "DIR", conflicts_with = "output")]
+    pub(crate) dir: Option<PathBuf>,
     /// Replace a file that has the object's own name already, or is write-protected.
     #[arg(long)]
     pub(crate) force: bool,
-    /// Give up when nothing has come for so long.
+    /// Fetch nothing when the file is there already.
+    #[arg(short, long, conflicts_with = "force")]
+    pub(crate) no_clobber: bool,
+    /// Use nothing that an earlier get left, and leave nothing for a later one.
+    #[arg(long)]
+    pub(crate) no_resume: bool,
+    /// Leave holes where the object has nothing but zeros, and reserve no room.
+    #[arg(long)]
+    pub(crate) sparse: bool,
+    /// Try again when the session or the server fails, up to so many times in a row that bring
+    /// nothing.
     #[arg(
         long,
-        value_name = "SECONDS",
-        default_value_t = 30,
-        value_parser = clap::value_parser!(u64).range(1..=86_400)
+        value_name = "N",
+        default_value_t = 5,
+        value_parser = clap::value_parser!(u32).range(..=1000)
     )]
-    pub(crate) timeout: u64,
+    pub(crate) retry: u32,
+    /// Give a try up when nothing has come for so long: 30, 30s, 5m or 1h.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    /// Fetch at most so many bytes a second: 500K, 20M or 1G.
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub(crate) limit_rate: Option<NonZeroU64>,
+    /// The BLAKE3 hash that the object has to have, as b3sum prints it.
+    #[arg(long, value_name = "HASH")]
+    pub(crate) expect: Option<Hash>,
     /// Print the summary as one JSON object on standard output.
     #[arg(long)]
     pub(crate) json: bool,
+    /// How progress and messages show on standard error.
+    #[arg(long, value_name = "FORM", value_enum, default_value_t = Shown::Auto)]
+    pub(crate) progress: Shown,
+    /// Say nothing but why it failed.
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
     /// Say of each server at the end what it brought, and why so much.
     #[arg(short, long)]
     pub(crate) verbose: bool,
+    #[command(flatten)]
+    pub(crate) trust: TrustOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrustOptions {
     /// Accept and remember the key of a server that the link does not pin and that is not known.
     #[arg(long)]
     pub(crate) trust_on_first_use: bool,
     #[command(flatten)]
     pub(crate) state: State,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// What the file should be: the link of an object, or a BLAKE3 hash as b3sum prints it.
+    #[arg(value_name = "LINK or HASH")]
+    pub(crate) original: Original,
+    /// The file, or - for standard input [default: the object's own name, here].
+    #[arg(value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Give up when nothing has come for so long: 30, 30s, 5m or 1h.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) trust: TrustOptions,
+}
+
+/// What a file is compared with.
+#[derive(Debug, Clone)]
+pub(crate) enum Original {
+    Link(ObjectLink),
+    Hash(Hash),
+}
+
+impl FromStr for Original {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(hash) => Ok(Self::Hash(hash)),
+            Err(_) => text.parse().map(Self::Link),
+        }
+    }
+}
+
+impl Get {
+    /// The form of what it says.
+    pub(crate) const fn form(&self) -> Form {
+        match self.progress {
+            _ if self.quiet => Form::Quiet,
+            Shown::Auto => Form::Auto,
+            Shown::Lines => Form::Lines,
+            Shown::Json => Form::Json,
+            Shown::None => Form::Silent,
+        }
+    }
+}
+
+/// How progress shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Shown {
+    /// A bar on a terminal, lines elsewhere.
+    Auto,
+    /// A line now and then.
+    Lines,
+    /// An object a line.
+    Json,
+    /// Not at all; messages do.
+    None,
+}
+
+/// Seconds, or a number with its unit.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text} is no time from 1 s to a day: 30, 30s, 5m or 1h");
+    let units = [('s', 1), ('m', 60), ('h', 3600)];
+    let found =
+        units.iter().find_map(|(unit, seconds)| Some((text.strip_suffix(*unit)?, *seconds)));
+    let (number, unit) = found.unwrap_or((text, 1_u64));
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let seconds = number.checked_mul(unit).filter(|seconds| (1..=86_400).contains(seconds));
+    seconds.map(Duration::from_secs).ok_or_else(wrong)
+}
+
+/// Bytes a second, or a number with its unit.
+fn rate(text: &str) -> Result<NonZeroU64, String> {
+    let wrong = || format!("{text} is no rate in bytes a second: 100000, 500K, 20M or 1G");
+    let units = [('K', 10), ('M', 20), ('G', 30)];
+    let upper = text.to_ascii_uppercase();
+    let found = units.iter().find_map(|(unit, bits)| Some((upper.strip_suffix(*unit)?, *bits)));
+    let (number, bits) = found.unwrap_or((&upper, 0_u32));
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let bytes = number.checked_mul(1 << bits).and_then(NonZeroU64::new);
+    bytes.ok_or_else(wrong)
 }
 
 #[derive(Debug, Args)]
@@ -212,6 +334,24 @@ mod tests {
         for wrong in ["1.2.3.4", "", ":", "h", "h:", "h:+1", "::1:1", "1.2.3:4", "a b:1", ":65536"]
         {
             assert!(listen(wrong).unwrap_err().contains(":4433"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn durations_have_units() {
+        let seconds = |text| duration(text).map(|duration| duration.as_secs());
+        assert_eq!(["4", "30s", "5m", "1h"].map(|text| seconds(text).unwrap()), [4, 30, 300, 3600]);
+        for wrong in ["", "0", "s", "-1", "1.5", "25h", "1 s", "99999999999999999999h"] {
+            assert!(seconds(wrong).unwrap_err().contains("5m"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn rates_have_units() {
+        let bytes = |text| rate(text).map(NonZeroU64::get);
+        assert_eq!(["7", "2k", "3M"].map(|text| bytes(text).unwrap()), [7, 2048, 3 << 20]);
+        for wrong in ["", "0", "M", "-1", "1.5M", "1T", "99999999999G"] {
+            assert!(bytes(wrong).unwrap_err().contains("500K"), "{wrong}");
         }
     }
 

@@ -12,17 +12,18 @@ use kwik_delivery::Fingerprint;
 use tokio::{net::lookup_host, time};
 
 use crate::{
-    args::Get,
+    args::{ObjectLink, TrustOptions},
     failure::{Failure, Kind},
     known::KnownServers,
     progress::Waiting,
-    say, state,
+    state,
+    voice::note,
 };
 
 /// Each further address of a name is tried this much later (RFC 8305 section 5).
 const STAGGER: Duration = Duration::from_millis(250);
-/// Addresses of a name that are tried.
-const MAX_ADDRESSES: usize = 4;
+/// Addresses of a name that are tried: more than any host has that is not meant to be a flood.
+const MAX_ADDRESSES: usize = 32;
 /// How long the goodbye may take: it leaves at once, and nobody answers it.
 const GOODBYE: Duration = Duration::from_millis(20);
 
@@ -42,6 +43,41 @@ impl Connection {
     }
 }
 
+/// Dials servers, and keeps the session with the last one for what else is wanted of it.
+#[derive(Debug, Default)]
+pub(crate) struct Dialer(Option<(Option<Fingerprint>, String, Connection)>);
+
+impl Dialer {
+    /// A session with the server of `link`.
+    pub(crate) async fn session(
+        &mut self,
+        link: &ObjectLink,
+        options: &TrustOptions,
+        patience: Duration,
+    ) -> Result<Session, Failure> {
+        let server = server(&link.host, link.port);
+        if let Some((pin, held, connection)) = &self.0
+            && (*pin, held) == (link.fingerprint, &server)
+            && connection.session.close_reason().is_none()
+        {
+            return Ok(connection.session.clone());
+        }
+        self.close().await;
+        let trust = Trust::new(link, options)?;
+        let connection = connect(&link.host, link.port, trust, patience).await?;
+        let session = connection.session.clone();
+        self.0 = Some((link.fingerprint, server, connection));
+        Ok(session)
+    }
+
+    /// Says goodbye, if there is anybody to say it to.
+    pub(crate) async fn close(&mut self) {
+        if let Some((.., connection)) = self.0.take() {
+            connection.close().await;
+        }
+    }
+}
+
 /// Whom the dialed server has to be.
 #[derive(Debug)]
 pub(crate) enum Trust {
@@ -55,16 +91,15 @@ pub(crate) enum Trust {
 
 impl Trust {
     /// As the link says, or else the known servers.
-    pub(crate) fn new(arguments: &Get) -> Result<Self, Failure> {
-        let link = &arguments.link;
+    pub(crate) fn new(link: &ObjectLink, options: &TrustOptions) -> Result<Self, Failure> {
         if let Some(pin) = link.fingerprint {
             return Ok(Self::Link(pin));
         }
-        let known = KnownServers::open(state::folder(arguments.state.folder.as_deref())?)?;
+        let known = KnownServers::open(state::folder(options.state.folder.as_deref())?)?;
         let server = server(&link.host, link.port);
         match known.find(&server) {
             Some(pin) => Ok(Self::Known(pin, known)),
-            None if arguments.trust_on_first_use => Ok(Self::FirstUse(known)),
+            None if options.trust_on_first_use => Ok(Self::FirstUse(known)),
             None => {
                 let message = format!(
                     "the link has no fingerprint and {server} is not known: take the link that \
@@ -180,7 +215,11 @@ fn bind() -> io::Result<Endpoint> {
 
 fn failure(error: &ConnectError, server: &str, trust: &Trust) -> Failure {
     let ConnectError::PinMismatch { expected, actual } = error else {
-        return Failure::new(Kind::Network, format!("cannot connect to {server}: {error}"));
+        let failure = Failure::new(Kind::Network, format!("cannot connect to {server}: {error}"));
+        return match error {
+            ConnectError::Connection(ConnectionError::Busy) => failure.passing(),
+            _ => failure,
+        };
     };
     let message = match trust {
         Trust::Known(_, known) => format!(
@@ -201,6 +240,40 @@ fn remember(known: &KnownServers, server: &str, session: &Session) -> Result<(),
         Failure::new(Kind::Trust, format!("{server} showed no key: take a link with a fingerprint"))
     })?;
     known.remember(server, pin)?;
-    say(&format!("{server} has the key {pin}; remembered in {}", known.path().display()));
+    note(&format!("{server} has the key {pin}; remembered in {}", known.path().display()));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::UdpSocket, sync::Arc};
+
+    use kwik::{Identity, ServerConfig};
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_many_addresses_the_one_that_answers_is_found() {
+        let config = ServerConfig::new(Arc::new(Identity::from_seed([7; 32])));
+        let pin = config.identity.fingerprint();
+        let server = Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
+        let silent: Vec<_> = (0..7).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+        let mut addresses: Vec<_> =
+            silent.iter().map(|socket| socket.local_addr().unwrap()).collect();
+        addresses.push(server.local_addr().unwrap());
+        let serving = tokio::spawn(async move {
+            while let Some(incoming) = server.accept().await {
+                let accepted = incoming.accept_any().await;
+                tokio::spawn(async move {
+                    let _held = accepted;
+                    std::future::pending::<()>().await;
+                });
+            }
+        });
+        let client = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+        let end = time::Instant::now() + Duration::from_secs(60);
+        let dialed = dial(&client, &addresses, "h", &ServerTrust::Pin(pin), end).await;
+        assert_eq!(dialed.unwrap().remote_address(), *addresses.last().unwrap());
+        serving.abort();
+    }
 }

@@ -10,7 +10,9 @@ use std::{
 };
 
 use kwik::escape;
-use kwik_delivery::{Client, Fingerprint, Link, ObjectName, Source};
+use kwik_delivery::{
+    Client, Fingerprint, Link, ObjectName, Output, PartFile, Place, Progress, Source,
+};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, BufReader},
@@ -23,9 +25,9 @@ use crate::{
     args::Demo,
     connect::{Trust, connect},
     failure::{Failure, Kind},
-    get, print, state,
-    summary::Size,
-    target::Target,
+    get::{self, What},
+    print, state,
+    summary::{Shares, Size, Summary},
 };
 
 /// Size of the object that is made when there is none: long enough to see all servers at work.
@@ -80,14 +82,18 @@ async fn download(
     let connection = connect(host, *port, Trust::Link(pin), START).await?;
     let client = Client::new(connection.session.clone());
     let mut killed = None;
-    let summary =
-        get::fetch(&client, name, &Target::File(output.to_path_buf()), began, |verified, size| {
-            if verified >= size / 2 {
-                // Dropping it kills it.
-                killed = victim.take().map(|_| verified).or(killed);
-            }
-        })
-        .await?;
+    let output = Output::file(PartFile::claim(Place::new(output), false)?);
+    let what = What { name, expected: None, output: &output };
+    let (progress, mut shares) = (Progress::default(), Shares::default());
+    let manifest = get::fetch(&client, what, &progress, &mut shares, |verified, size| {
+        if verified >= size / 2 {
+            // Dropping it kills it.
+            killed = victim.take().map(|_| verified).or(killed);
+        }
+    })
+    .await?;
+    let liars = client.liars_found().into_iter().map(|(_, address)| address).collect();
+    let summary = Summary::new(manifest, began.elapsed(), &progress, shares, liars);
     connection.close().await;
     if let Some(verified) = killed {
         print(&format!("killed   edge 2, when {} were there\n", Size(verified)))?;

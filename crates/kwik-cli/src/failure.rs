@@ -3,27 +3,47 @@
 use std::{fmt, io, process::ExitCode};
 
 use kwik::{Code, ConnectionError, ReadError, WriteError, escape};
-use kwik_delivery::{CatalogueError, FailureCode, FetchError, PartError, SourceError};
+use kwik_delivery::{
+    CatalogueError, FailureCode, FetchError, Output, PartError, PartFile, SourceError,
+};
+
+use crate::summary::Size;
 
 /// What an exit code says; the README lists them. Wrong usage (2) is clap's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// The transfer failed.
-    Transfer = 1,
+    Transfer,
     /// The arguments do not make sense together.
-    Usage = 2,
+    Usage,
     /// There is no such object.
-    NotFound = 3,
+    NotFound,
     /// A key is wrong or changed, or authentication failed.
-    Trust = 4,
+    Trust,
     /// No answer, or an address that cannot be used.
-    Network = 5,
+    Network,
     /// A file cannot be read or written.
-    Disk = 6,
-    /// Ctrl-C.
-    Interrupted = 130,
+    Disk,
+    /// Ctrl-C, or another signal of this number.
+    Signal(i32),
     /// Nobody reads standard output any more, as for a program that SIGPIPE ends.
-    Unread = 141,
+    Unread,
+}
+
+impl Kind {
+    fn code(self) -> u8 {
+        match self {
+            Self::Transfer => 1,
+            Self::Usage => 2,
+            Self::NotFound => 3,
+            Self::Trust => 4,
+            Self::Network => 5,
+            Self::Disk => 6,
+            // As shells say it.
+            Self::Signal(number) => u8::try_from(128 + number).unwrap_or(u8::MAX),
+            Self::Unread => 141,
+        }
+    }
 }
 
 /// Why the command failed, and what to do about it.
@@ -31,11 +51,37 @@ pub(crate) enum Kind {
 pub(crate) struct Failure {
     pub(crate) kind: Kind,
     pub(crate) message: String,
+    /// Whether it may be another time when it is tried again at once.
+    pub(crate) passing: bool,
 }
 
 impl Failure {
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), passing: false }
+    }
+
+    pub(crate) fn passing(self) -> Self {
+        Self { passing: true, ..self }
+    }
+
+    /// Without the advice to do what is done by itself, escaped.
+    pub(crate) fn reason(&self) -> String {
+        escape(self.message.trim_end_matches(": try again").trim_end_matches(": ask again"))
+            .to_string()
+    }
+
+    /// Says what stays in `output` for the next get.
+    pub(crate) fn with_kept(mut self, output: &Output) -> Self {
+        let part = output.part().filter(|part| part.is_resumable());
+        if let Some((manifest, bytes)) = part.and_then(PartFile::held) {
+            self.message = format!(
+                "{}; {} of {} are kept: the same command goes on from there",
+                self.reason(),
+                Size(bytes),
+                Size(manifest.size)
+            );
+        }
+        self
     }
 
     /// The session ended before the transfer did.
@@ -47,13 +93,14 @@ impl Failure {
                 Self::new(Kind::Trust, format!("the server does not let this client in: {reason}"))
             }
             // It says itself what to do.
-            ConnectionError::Busy => Self::new(Kind::Network, error.to_string()),
-            _ => Self::new(Kind::Network, format!("the transfer broke off: {error}: try again")),
+            ConnectionError::Busy => Self::new(Kind::Network, error.to_string()).passing(),
+            _ => Self::new(Kind::Network, format!("the transfer broke off: {error}: try again"))
+                .passing(),
         }
     }
 
     pub(crate) fn exit_code(&self) -> ExitCode {
-        ExitCode::from(self.kind as u8)
+        ExitCode::from(self.kind.code())
     }
 }
 
@@ -96,14 +143,25 @@ impl From<FetchError> for Failure {
             FetchError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 Self::new(Kind::Unread, message)
             }
-            FetchError::Silent { .. } => Self::new(Kind::Network, message),
+            FetchError::Refused(failure) if is_passing(failure.code) => {
+                Self::new(Kind::Transfer, message).passing()
+            }
+            FetchError::Silent { .. } => Self::new(Kind::Network, message).passing(),
             FetchError::File(_) | FetchError::Output(_) => Self::new(Kind::Disk, message),
             FetchError::Session(lost)
             | FetchError::Read(ReadError::ConnectionLost(lost))
             | FetchError::Write(WriteError::ConnectionLost(lost)) => Self::lost(&lost),
+            FetchError::Read(_) | FetchError::Length { .. } => {
+                Self::new(Kind::Transfer, message).passing()
+            }
             _ => Self::new(Kind::Transfer, message),
         }
     }
+}
+
+/// Whether what a server refuses it may do a moment later.
+fn is_passing(code: FailureCode) -> bool {
+    matches!(code, FailureCode::Busy | FailureCode::Changed | FailureCode::NoSource)
 }
 
 #[cfg(test)]

@@ -1,107 +1,276 @@
-//! `kwik get`: one object into a file.
+//! `kwik get`: objects into files.
 
 use std::{
-    io,
-    pin::pin,
+    path::Path,
     time::{Duration, Instant},
 };
 
+use blake3::Hash;
 use kwik::escape;
-use kwik_delivery::{Client, Fetch, FetchError, ObjectName, Progress};
+use kwik_delivery::{Client, Manifest, ObjectName, Output, Progress};
 use tokio::{task::spawn_blocking, time};
 
 use crate::{
-    args::Get,
-    connect::{Trust, connect},
+    args::{Get, ObjectLink},
+    connect::{Dialer, Trust},
     failure::{Failure, Kind},
     print,
     progress::{Display, Waiting},
-    say,
+    signals::Signals,
+    state,
     summary::{Shares, Size, Summary},
-    target::{self, Target},
+    target::{Manner, Target, Wish},
+    voice::{self, note},
 };
 
 /// How often a transfer is looked at.
 const TICK: Duration = Duration::from_millis(20);
+/// Wait before the first further try: doubled each time, up to the longest.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+/// See [`FIRST_WAIT`].
+const LONGEST_WAIT: Duration = Duration::from_secs(15);
 
 pub(crate) async fn run(arguments: Get) -> Result<(), Failure> {
-    let name = &arguments.link.name;
-    let target = Target::find(arguments.output.as_deref(), name, arguments.force)?;
-    if arguments.json && matches!(target, Target::Stdout) {
-        let message = "--json and -o - both want standard output: leave one of them out";
-        return Err(Failure::new(Kind::Usage, message));
+    voice::choose(arguments.form());
+    check(&arguments)?;
+    let mut signals = Signals::listen()?;
+    let mut dialer = Dialer::default();
+    let all = async {
+        match &arguments.links[..] {
+            [link] => get(&arguments, link, &mut signals, &mut dialer).await,
+            links => get_all(&arguments, links, &mut signals, &mut dialer).await,
+        }
+    };
+    let result = all.await;
+    dialer.close().await;
+    result
+}
+
+/// What does not go together.
+fn check(arguments: &Get) -> Result<(), Failure> {
+    let usage = |message: &str| Err(Failure::new(Kind::Usage, message));
+    let output = arguments.output.as_deref();
+    let several = arguments.links.len() > 1;
+    if several && output.is_some_and(|output| !output.is_dir()) {
+        return usage("-o names one file, and there are several links: give a folder with -d");
     }
-    let patience = Duration::from_secs(arguments.timeout);
-    let began = Instant::now();
-    let trust = Trust::new(&arguments)?;
-    let connection = connect(&arguments.link.host, arguments.link.port, trust, patience);
-    let connection = connection.await?;
-    let client = Client::new(connection.session.clone()).with_patience(patience);
-    let summary = fetch(&client, name, &target, began, |_, _| {}).await?;
-    connection.close().await;
-    if arguments.verbose {
-        summary.shares.explain().iter().for_each(|line| say(&escape(line).to_string()));
+    if several && arguments.expect.is_some() {
+        return usage("--expect is one hash, and there are several links: get one at a time");
     }
-    if arguments.json {
-        return print(&summary.to_json(&target.to_string()));
+    if arguments.json && output == Some(Path::new("-")) {
+        return usage("--json and -o - both want standard output: leave one of them out");
     }
-    say(&escape(&summary).to_string());
     Ok(())
 }
 
-/// Fetches an object and shows its progress; `on_progress` is told the verified bytes
-/// and the size.
+/// One after another. What fails does not keep the others from being fetched.
+async fn get_all(
+    arguments: &Get,
+    links: &[ObjectLink],
+    signals: &mut Signals,
+    dialer: &mut Dialer,
+) -> Result<(), Failure> {
+    let mut first = None;
+    let mut failed = 0;
+    for link in links {
+        let Err(failure) = get(arguments, link, signals, dialer).await else { continue };
+        if matches!(failure.kind, Kind::Signal(_) | Kind::Unread) {
+            return Err(failure);
+        }
+        voice::say(&format!("kwik: {}: {failure}", escape(&link.name)));
+        failed += 1;
+        first.get_or_insert(failure.kind);
+    }
+    let said = format!("{failed} of {} objects were not fetched", links.len());
+    first.map_or(Ok(()), |kind| Err(Failure::new(kind, said)))
+}
+
+async fn get(
+    arguments: &Get,
+    link: &ObjectLink,
+    signals: &mut Signals,
+    dialer: &mut Dialer,
+) -> Result<(), Failure> {
+    let wish = Wish {
+        output: arguments.output.as_deref(),
+        folder: arguments.dir.as_deref(),
+        force: arguments.force,
+        no_clobber: arguments.no_clobber,
+    };
+    let target = Target::find(wish, &link.name)?;
+    if matches!(target, Target::Kept(_)) {
+        note(&format!("{} is there already, and stays", escape(&target)));
+        return Ok(());
+    }
+    // The key first: it may be that nothing is to be fetched at all.
+    Trust::new(link, &arguments.trust)?;
+    let output = open(&target, arguments).await?;
+    let result = tokio::select! {
+        result = Download::new(arguments, link, &output).run(dialer) => result,
+        signal = signals.next() => Err(Failure::new(Kind::Signal(signal), "interrupted")),
+    };
+    let summary = result.map_err(|failure| failure.with_kept(&output))?;
+    if arguments.verbose {
+        summary.shares.explain().iter().for_each(|line| note(&escape(line).to_string()));
+    }
+    voice::event(&summary.to_event());
+    if arguments.json {
+        return print(&summary.to_json(&target.to_string()));
+    }
+    if arguments.form() != voice::Form::Json {
+        note(&escape(&summary).to_string());
+    }
+    Ok(())
+}
+
+async fn open(target: &Target, arguments: &Get) -> Result<Output, Failure> {
+    let folder = state::folder(arguments.trust.state.folder.as_deref()).ok();
+    let manner = Manner {
+        resume: !arguments.no_resume,
+        sparse: arguments.sparse,
+        other_folder: folder.map(|folder| folder.join("parts")),
+    };
+    let target = target.clone();
+    spawn_blocking(move || target.open(manner)).await.unwrap_or_else(|error| {
+        Err(Failure::new(Kind::Disk, format!("cannot open the target: {error}")))
+    })
+}
+
+/// A download, over as many sessions as it takes.
+struct Download<'a> {
+    arguments: &'a Get,
+    link: &'a ObjectLink,
+    output: &'a Output,
+    began: Instant,
+    progress: Progress,
+    shares: Shares,
+}
+
+impl<'a> Download<'a> {
+    fn new(arguments: &'a Get, link: &'a ObjectLink, output: &'a Output) -> Self {
+        let (progress, shares) = (Progress::default(), Shares::default());
+        Self { arguments, link, output, began: Instant::now(), progress, shares }
+    }
+
+    /// Tries until all is there: again when a try failed for a reason that may pass by itself, up
+    /// to so many times in a row in which nothing came.
+    async fn run(mut self, dialer: &mut Dialer) -> Result<Summary, Failure> {
+        let mut in_vain = 0;
+        loop {
+            let before = self.progress.received();
+            let failure = match self.attempt(dialer).await {
+                Ok(summary) => return Ok(summary),
+                Err(failure) => failure,
+            };
+            if self.progress.received() > before {
+                in_vain = 0;
+            }
+            if !self.is_passing(&failure) || in_vain >= self.arguments.retry {
+                return Err(failure);
+            }
+            let wait = FIRST_WAIT.saturating_mul(1 << in_vain.min(8)).min(LONGEST_WAIT);
+            let wait = wait.mul_f64(spread());
+            in_vain += 1;
+            note(&format!(
+                "{}: trying again in {:.1} s ({in_vain} of {})",
+                failure.reason(),
+                wait.as_secs_f64(),
+                self.arguments.retry,
+            ));
+            time::sleep(wait).await;
+        }
+    }
+
+    /// A server that never answered is told at once: its address may be wrong.
+    fn is_passing(&self, failure: &Failure) -> bool {
+        let answered = self.progress.received() > 0 || self.shares.has_session();
+        failure.passing || (failure.kind == Kind::Network && answered)
+    }
+
+    async fn attempt(&mut self, dialer: &mut Dialer) -> Result<Summary, Failure> {
+        let Self { arguments, link, output, began, progress, shares } = self;
+        let patience = arguments.timeout;
+        let session = dialer.session(link, &arguments.trust, patience).await?;
+        shares.begin_session(&session);
+        let mut client = Client::new(session).with_patience(patience);
+        if let Some(rate) = arguments.limit_rate {
+            client = client.with_rate(rate);
+        }
+        let what = What { name: &link.name, expected: arguments.expect, output };
+        let fetched = fetch(&client, what, progress, shares, |_, _| {}).await;
+        if fetched.is_err() {
+            // Whatever is wrong may be so with this session alone.
+            dialer.close().await;
+        }
+        let manifest = fetched?;
+        let liars = client.liars_found().into_iter().map(|(_, address)| address).collect();
+        let shares = std::mem::take(shares);
+        Ok(Summary::new(manifest, began.elapsed(), progress, shares, liars))
+    }
+}
+
+/// Give or take a quarter: clients that lost one server do not all come back at once.
+fn spread() -> f64 {
+    let mut random = [0];
+    // Without random bytes they do.
+    getrandom::fill(&mut random).ok();
+    0.75 + f64::from(random[0]) / 512.0
+}
+
+/// What is fetched, and where to.
+#[derive(Clone, Copy)]
+pub(crate) struct What<'a> {
+    pub(crate) name: &'a ObjectName,
+    /// The hash that it has to have.
+    pub(crate) expected: Option<Hash>,
+    pub(crate) output: &'a Output,
+}
+
+/// Fetches an object in one session, and shows its progress; `on_progress` is told the verified
+/// bytes and the size.
 pub(crate) async fn fetch(
     client: &Client,
-    name: &ObjectName,
-    target: &Target,
-    began: Instant,
+    what: What<'_>,
+    progress: &Progress,
+    shares: &mut Shares,
     mut on_progress: impl FnMut(u64, u64),
-) -> Result<Summary, Failure> {
-    let progress = Progress::default();
+) -> Result<Manifest, Failure> {
+    let What { name, expected, output } = what;
     let asking =
-        Waiting::new().for_work(client.fetch_with(name, &progress), || match progress.hashed() {
-            Some((hashed, size)) => {
-                format!("the server is hashing the object: {} of {}", Size(hashed), Size(size))
+        Waiting::new().for_work(client.fetch_to(name, output, progress), || {
+            match progress.hashed() {
+                Some((hashed, size)) => {
+                    format!("the server is hashing the object: {} of {}", Size(hashed), Size(size))
+                }
+                None => "waiting for the server's answer".into(),
             }
-            None => "waiting for the server's answer".into(),
         });
     let fetch = asking.await?;
     let manifest = fetch.manifest().clone();
-    let mut display = Display::new(manifest.size);
-    let mut shares = Shares::default();
-    let mut writing = pin!(write(fetch, target, &progress));
+    if let Some(expected) = expected.filter(|expected| *expected != manifest.root) {
+        let message = format!(
+            "the object's BLAKE3 hash is {}, and not {expected} as --expect says: nothing was \
+             written",
+            manifest.root
+        );
+        return Err(Failure::new(Kind::Trust, message));
+    }
+    let mut display = Display::new(manifest.size, progress);
+    let mut writing = Box::pin(fetch.write(output, progress));
     let mut ticks = time::interval(TICK);
     let result = loop {
         tokio::select! {
             result = &mut writing => break result,
             _ = ticks.tick() => {
                 shares.update(client.session());
-                display.update(progress.verified(), &shares);
+                display.update(progress, shares);
                 on_progress(progress.verified(), manifest.size);
             }
         }
     };
-    result?;
     shares.update(client.session());
-    let longest_stall = progress.longest_stall();
-    let liars = client.liars_found().into_iter().map(|(_, address)| address).collect();
-    Ok(Summary { manifest, elapsed: began.elapsed(), longest_stall, shares, liars })
-}
-
-async fn write(fetch: Fetch, target: &Target, progress: &Progress) -> Result<(), FetchError> {
-    match target {
-        Target::Stdout => {
-            let stdout = target::stdout().map_err(FetchError::Output)?;
-            fetch.write_to(Box::new(stdout), progress).await
-        }
-        Target::InOrder(path) => {
-            let path = path.clone();
-            // A pipe waits here for its reader.
-            let opened = spawn_blocking(move || target::in_order(&path)).await;
-            let opened = opened.map_err(io::Error::other).and_then(|opened| opened);
-            fetch.write_to(Box::new(opened.map_err(FetchError::Output)?), progress).await
-        }
-        Target::File(path) => fetch.save(path, progress).await,
-    }
+    // Also what is over before it was looked at.
+    display.tell_takeover(progress);
+    result?;
+    Ok(manifest)
 }

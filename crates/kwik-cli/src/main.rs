@@ -22,27 +22,35 @@ mod get;
 mod known;
 mod progress;
 mod serve;
+mod signals;
 mod state;
 mod summary;
 mod target;
+mod verify;
+mod voice;
 
 use args::{Arguments, Command};
 use failure::{Failure, Kind};
+use voice::say;
 
 /// What a write that cannot be interrupted may take, so that no partial file stays.
 const SHUTDOWN: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
     start_log();
-    match parse().and_then(run) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            if failure.kind != Kind::Unread {
-                say(&format!("kwik: {failure}"));
-            }
-            failure.exit_code()
-        }
+    match parse() {
+        Ok(command) => run(command),
+        Err(failure) => end(Err(failure)),
     }
+}
+
+/// Says why it failed, if it did.
+fn end(result: Result<(), Failure>) -> ExitCode {
+    let Err(failure) = result else { return ExitCode::SUCCESS };
+    if failure.kind != Kind::Unread {
+        say(&format!("kwik: {failure}"));
+    }
+    failure.exit_code()
 }
 
 /// The command, or what is wrong with it on one line.
@@ -62,20 +70,29 @@ fn parse() -> Result<Command, Failure> {
     Err(Failure::new(Kind::Usage, format!("{}: see kwik --help", words.join(" "))))
 }
 
-fn run(command: Command) -> Result<(), Failure> {
-    let runtime = Runtime::new()
-        .map_err(|error| Failure::new(Kind::Transfer, format!("cannot start: {error}")))?;
+fn run(command: Command) -> ExitCode {
+    let runtime = match Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return end(Err(Failure::new(Kind::Transfer, format!("cannot start: {error}"))));
+        }
+    };
     // On a worker thread: one that only blocks costs bulk transfers a seventh of their speed.
     let result = runtime.block_on(async { tokio::spawn(dispatch(command)).await });
+    let result =
+        result.unwrap_or_else(|error| Err(Failure::new(Kind::Transfer, format!("a bug: {error}"))));
+    // Before a write is waited for that takes its time.
+    let code = end(result);
     runtime.shutdown_timeout(SHUTDOWN);
-    result.unwrap_or_else(|error| Err(Failure::new(Kind::Transfer, format!("a bug: {error}"))))
+    code
 }
 
 async fn dispatch(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(arguments) => serve::run(arguments).await,
         Command::Id(arguments) => id(&arguments),
-        Command::Get(arguments) => or_interrupted(get::run(arguments)).await,
+        Command::Get(arguments) => get::run(arguments).await,
+        Command::Verify(arguments) => or_interrupted(verify::run(arguments)).await,
         Command::Demo(arguments) => or_interrupted(demo::run(arguments)).await,
     }
 }
@@ -85,7 +102,7 @@ async fn or_interrupted(work: impl Future<Output = Result<(), Failure>>) -> Resu
         result = work => result,
         ended = interrupted() => {
             ended?;
-            Err(Failure::new(Kind::Interrupted, "interrupted"))
+            Err(Failure::new(Kind::Signal(SignalKind::interrupt().as_raw_value()), "interrupted"))
         }
     }
 }
@@ -113,19 +130,14 @@ async fn interrupted() -> Result<(), Failure> {
 
 /// Prints to standard output, which may be closed or full.
 fn print(text: &str) -> Result<(), Failure> {
-    let mut output = std::io::stdout().lock();
-    output.write_all(text.as_bytes()).and_then(|()| output.flush()).map_err(|error| {
+    let printed = target::stdout().and_then(|mut output| output.write_all(text.as_bytes()));
+    printed.map_err(|error| {
         let kind = match error.kind() {
             ErrorOfIo::BrokenPipe => Kind::Unread,
             _ => Kind::Disk,
         };
         Failure::new(kind, format!("cannot write to standard output: {error}"))
     })
-}
-
-/// Says a line on standard error. Where that cannot be written, what is done counts all the same.
-fn say(line: &str) {
-    writeln!(std::io::stderr().lock(), "{line}").ok();
 }
 
 /// Logs warnings to standard error, or what `KWIK_LOG` says: off, error, warn, info, debug, trace.

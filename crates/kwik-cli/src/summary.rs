@@ -7,12 +7,19 @@ use std::{
 };
 
 use kwik::{Decision, PathId, ScheduleStats, Session, escape};
-use kwik_delivery::Manifest;
-use serde_json::json;
+use kwik_delivery::{Manifest, Progress, Takeover};
+use serde_json::{Value, json};
 
 /// What each path has brought.
 #[derive(Debug, Default)]
-pub(crate) struct Shares(BTreeMap<PathId, Share>);
+pub(crate) struct Shares {
+    paths: BTreeMap<PathId, Share>,
+    /// What addresses brought in sessions that were lost.
+    before: BTreeMap<String, u64>,
+    /// What paths brought of other objects.
+    others: BTreeMap<PathId, u64>,
+    sessions: u32,
+}
 
 /// What one path has brought, and why so much.
 #[derive(Debug, Default)]
@@ -26,14 +33,32 @@ struct Share {
 }
 
 impl Shares {
+    /// Goes on with a session, which may have brought other objects; the one before, if any, was
+    /// lost.
+    pub(crate) fn begin_session(&mut self, session: &Session) {
+        self.sessions += 1;
+        let paths = session.stats().paths.into_iter();
+        self.others = paths.map(|path| (path.id, path.figures.received)).collect();
+        for share in std::mem::take(&mut self.paths).into_values() {
+            *self.before.entry(share.address).or_default() += share.bytes;
+        }
+    }
+
+    /// Whether there was a session at all.
+    pub(crate) const fn has_session(&self) -> bool {
+        self.sessions > 0
+    }
+
     /// Looks at a session's paths; those that have ended since stay with what was seen last.
     pub(crate) fn update(&mut self, session: &Session) {
         for path in session.stats().paths {
-            let share = self.0.entry(path.id).or_default();
-            (share.address, share.bytes) = (path.address, path.figures.received);
+            let others = self.others.get(&path.id).copied().unwrap_or_default();
+            let share = self.paths.entry(path.id).or_default();
+            share.bytes = path.figures.received.saturating_sub(others);
+            share.address = path.address;
         }
         for schedule in session.schedule_stats() {
-            let share = self.0.entry(schedule.path).or_default();
+            let share = self.paths.entry(schedule.path).or_default();
             share.pieces = share.pieces.max(schedule.pieces);
             share.queue = share.queue.max(schedule.queue);
             share.schedule = Some(schedule);
@@ -42,19 +67,26 @@ impl Shares {
 
     /// Paths that have brought something.
     pub(crate) fn paths(&self) -> usize {
-        self.0.values().filter(|share| share.bytes > 0).count()
+        self.paths.values().filter(|share| share.bytes > 0).count()
     }
 
     /// Address, bytes, and share of all bytes, path by path.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, u64, f64)> {
-        let total: u64 = self.0.values().map(|share| share.bytes).sum();
+        let now = self.paths.values().map(|share| {
+            (&*share.address, share.bytes + self.before.get(&share.address).unwrap_or(&0))
+        });
+        let is_gone = |address: &str| self.paths.values().all(|share| share.address != address);
+        let before = self.before.iter().filter(move |(address, _)| is_gone(address));
+        let before = before.map(|(address, bytes)| (&**address, *bytes));
+        let all: Vec<_> = now.chain(before).collect();
+        let total: u64 = all.iter().map(|(_, bytes)| bytes).sum();
         let part = move |bytes: u64| if total == 0 { 0.0 } else { bytes as f64 / total as f64 };
-        self.0.values().map(move |share| (share.address.as_str(), share.bytes, part(share.bytes)))
+        all.into_iter().map(move |(address, bytes)| (address, bytes, part(bytes)))
     }
 
     /// A line for each path: what it brought, what is known of it, and what was decided last.
     pub(crate) fn explain(&self) -> Vec<String> {
-        self.0.iter().map(|(path, share)| share.explain(*path)).collect()
+        self.paths.iter().map(|(path, share)| share.explain(*path)).collect()
     }
 }
 
@@ -102,12 +134,50 @@ pub(crate) struct Summary {
     pub(crate) elapsed: Duration,
     /// The longest wait for a next byte.
     pub(crate) longest_stall: Duration,
+    /// Bytes that an earlier get left, and that were used.
+    pub(crate) taken_over: u64,
+    /// Bytes of the object that came from servers.
+    pub(crate) received: u64,
     pub(crate) shares: Shares,
     /// Addresses of servers that sent other bytes than the object's, which others brought.
     pub(crate) liars: Vec<String>,
 }
 
 impl Summary {
+    pub(crate) fn new(
+        manifest: Manifest,
+        elapsed: Duration,
+        progress: &Progress,
+        shares: Shares,
+        liars: Vec<String>,
+    ) -> Self {
+        let taken_over = match progress.takeover() {
+            Some(Takeover::Kept { bytes, .. }) => bytes,
+            _ => 0,
+        };
+        let (longest_stall, received) = (progress.longest_stall(), progress.received());
+        Self { manifest, elapsed, longest_stall, taken_over, received, shares, liars }
+    }
+
+    /// Of what came, in Mbit/s.
+    fn rate(&self) -> f64 {
+        mbit(self.manifest.size.saturating_sub(self.taken_over), self.elapsed)
+    }
+
+    /// That it is done, for those who follow events.
+    pub(crate) fn to_event(&self) -> Value {
+        json!({
+            "event": "done",
+            "name": self.manifest.name.as_str(),
+            "size": self.manifest.size,
+            "blake3": self.manifest.root.to_hex().as_str(),
+            "seconds": self.elapsed.as_secs_f64(),
+            "taken_over": self.taken_over,
+            "received": self.received,
+            "sessions": self.shares.sessions,
+        })
+    }
+
     /// One JSON object.
     pub(crate) fn to_json(&self, output: &str) -> String {
         let shown = |address: &str| escape(address).to_string();
@@ -122,7 +192,10 @@ impl Summary {
             "blake3": self.manifest.root.to_hex().as_str(),
             "seconds": self.elapsed.as_secs_f64(),
             "longest_stall_seconds": self.longest_stall.as_secs_f64(),
-            "mbit_per_second": mbit(self.manifest.size, self.elapsed),
+            "mbit_per_second": self.rate(),
+            "taken_over": self.taken_over,
+            "received": self.received,
+            "sessions": self.shares.sessions,
             "paths": paths.collect::<Vec<_>>(),
             "liars": liars.collect::<Vec<_>>(),
             "verified": true,
@@ -139,12 +212,13 @@ impl fmt::Display for Summary {
         }
         write!(
             f,
-            "{}: {} in {:.2} s, {:.0} Mbit/s, longest stall {} ms; {shares}verified",
+            "{}: {} in {:.2} s, {:.0} Mbit/s, longest stall {} ms; {shares}BLAKE3 {} verified",
             self.manifest.name,
             Size(self.manifest.size),
             self.elapsed.as_secs_f64(),
-            mbit(self.manifest.size, self.elapsed),
+            self.rate(),
             self.longest_stall.as_millis(),
+            self.manifest.root,
         )
     }
 }

@@ -1,67 +1,147 @@
-//! Where a download goes, and how it is written there.
+//! Where a download goes, and how it is written there: the one place that decides that.
 
 use std::{
-    fmt,
-    fs::{self, File},
-    io::{self, Write},
-    os::{fd::AsFd, unix::fs::FileTypeExt},
+    fmt, fs,
+    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
-    thread,
-    time::Duration,
 };
 
-use kwik_delivery::ObjectName;
+use kwik_delivery::{ObjectName, Output, PartFile, Place};
+use rustix::fs::{Access, access};
 
 use crate::failure::{Failure, Kind};
 
+mod in_order;
+
+pub(crate) use in_order::stdout;
+
 /// Links that lead to one another, at most: as the system does.
 const MAX_LINKS: usize = 40;
-/// Between two tries to write where there is no room now.
-const RETRY: Duration = Duration::from_millis(5);
+
+/// What people said of a target.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wish<'a> {
+    /// A file, a folder, or `-`.
+    pub(crate) output: Option<&'a Path>,
+    /// The folder for what has no other name.
+    pub(crate) folder: Option<&'a Path>,
+    /// Replace what is there, whoever chose its name, and also when it is write-protected.
+    pub(crate) force: bool,
+    /// Replace nothing.
+    pub(crate) no_clobber: bool,
+}
+
+/// How a file is written.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Manner {
+    /// What an earlier get left is taken over, and what this one has left for a later one.
+    pub(crate) resume: bool,
+    /// Zeros become holes.
+    pub(crate) sparse: bool,
+    /// Where bytes are collected for a file whose own folder may not be written.
+    pub(crate) other_folder: Option<PathBuf>,
+}
 
 /// Where a download goes.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
     Stdout,
     /// A regular file, there or to be: replaced only when all of it is verified.
-    File(PathBuf),
-    /// A pipe, a device, or an open descriptor: written in order, never replaced.
+    File {
+        path: PathBuf,
+        /// Whether one that is there, or appears, is replaced.
+        replace: bool,
+    },
+    /// A pipe, a socket, a device, or an open descriptor: written in order, never replaced.
     InOrder(PathBuf),
+    /// Something is there that shall stay.
+    Kept(PathBuf),
 }
 
 impl Target {
-    /// What `given` is, or the object's own name here. A name that nobody gave replaces nothing
-    /// unless `force` says so.
-    pub(crate) fn find(
-        given: Option<&Path>,
-        name: &ObjectName,
-        force: bool,
-    ) -> Result<Self, Failure> {
-        if given == Some(Path::new("-")) {
+    /// What `wish` means for an object: its own name where nobody gave one. A name that nobody gave
+    /// replaces nothing unless that is forced.
+    pub(crate) fn find(wish: Wish<'_>, name: &ObjectName) -> Result<Self, Failure> {
+        let Wish { output, folder, force, no_clobber } = wish;
+        if output == Some(Path::new("-")) {
             return Ok(Self::Stdout);
         }
-        let path = given.map_or_else(|| PathBuf::from(name.file_name()), Path::to_path_buf);
+        let own = name.file_name();
+        let given = output.filter(|path| !path.is_dir());
+        let path = match (output, folder) {
+            (Some(path), _) if path.is_dir() => path.join(own),
+            (Some(path), _) => path.to_path_buf(),
+            (None, Some(folder)) => folder.join(own),
+            (None, None) => PathBuf::from(own),
+        };
+        if in_order::is_descriptor(&path) {
+            return Ok(Self::InOrder(path));
+        }
         let shown = path.display();
         let refuse = |message: String| Err(Failure::new(Kind::Disk, message));
-        // Whatever it is: the server chose the name, and not who runs this.
-        let taken = path.symlink_metadata().is_ok_and(|metadata| !metadata.is_dir());
+        if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+            return refuse(format!("the folder {shown} does not exist: create it first"));
+        }
+        // Also a link that leads nowhere.
+        let taken = path.symlink_metadata().is_ok();
+        if taken && no_clobber {
+            return Ok(Self::Kept(path));
+        }
+        if path.is_dir() {
+            return refuse(format!("{shown} is a folder: give the name of a file with -o"));
+        }
+        // The server chose the name, and not who runs this.
         if given.is_none() && taken && !force {
             return refuse(format!(
                 "{shown} exists already: name it with -o to replace it, or give --force"
             ));
         }
-        if is_descriptor(&path) {
-            return Ok(Self::InOrder(path));
-        }
         match path.metadata() {
-            Ok(metadata) if is_in_order(&metadata) => Ok(Self::InOrder(path)),
-            Ok(metadata) if metadata.is_file() && !force && metadata.permissions().readonly() => {
-                refuse(format!(
+            Ok(metadata) if is_in_order(&metadata) => return Ok(Self::InOrder(path)),
+            Ok(metadata) if metadata.is_file() && !force && is_protected(&path, &metadata) => {
+                return refuse(format!(
                     "{shown} is write-protected: give --force to replace it all the same"
-                ))
+                ));
             }
-            // A link stays, and the file that it leads to is the target.
-            _ => Ok(Self::File(end_of_links(&path))),
+            _ => {}
+        }
+        // A link stays, and the file that it leads to is the target.
+        let end = end_of_links(&path);
+        if end.is_symlink() {
+            return refuse(format!("{shown} is a link that leads to itself: remove it first"));
+        }
+        Ok(Self::File { path: end, replace: force || (given.is_some() && !no_clobber) })
+    }
+
+    /// Makes it ready to be written. A file is locked. What is written in order is opened with its
+    /// first byte.
+    pub(crate) fn open(&self, manner: Manner) -> Result<Output, Failure> {
+        let Manner { resume, sparse, other_folder } = manner;
+        match self {
+            Self::File { path, replace } => {
+                let mut place = Place::new(path);
+                if !replace {
+                    place = place.without_replacing();
+                }
+                if sparse {
+                    place = place.sparse();
+                }
+                if let Some(folder) = other_folder {
+                    place = place.with_other_folder(folder);
+                }
+                Ok(Output::file(PartFile::claim(place, resume)?))
+            }
+            Self::InOrder(path) => Ok(Output::in_order(Box::new(in_order::open_later(path)))),
+            Self::Kept(path) => {
+                let message = format!("{} is there already", path.display());
+                Err(Failure::new(Kind::Disk, message))
+            }
+            Self::Stdout => {
+                let stdout = stdout().map_err(|error| {
+                    Failure::new(Kind::Disk, format!("cannot use standard output: {error}"))
+                })?;
+                Ok(Output::in_order(Box::new(stdout)))
+            }
         }
     }
 }
@@ -71,7 +151,9 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stdout => f.write_str("-"),
-            Self::File(path) | Self::InOrder(path) => path.to_string_lossy().fmt(f),
+            Self::File { path, .. } | Self::InOrder(path) | Self::Kept(path) => {
+                path.to_string_lossy().fmt(f)
+            }
         }
     }
 }
@@ -81,11 +163,9 @@ fn is_in_order(metadata: &fs::Metadata) -> bool {
     kind.is_fifo() || kind.is_char_device() || kind.is_block_device() || kind.is_socket()
 }
 
-/// Whether a path stands for an open descriptor of this process, whatever that is.
-fn is_descriptor(path: &Path) -> bool {
-    let folders = ["/dev/fd", "/proc/self/fd"];
-    folders.iter().any(|folder| path.starts_with(folder))
-        || ["/dev/stdout", "/dev/stderr"].iter().any(|name| path == Path::new(name))
+/// By its mode, also for who may write everything; or as somebody else's.
+fn is_protected(path: &Path, metadata: &fs::Metadata) -> bool {
+    metadata.permissions().readonly() || access(path, Access::WRITE_OK).is_err()
 }
 
 /// Where `path` leads by symbolic links, also when nothing is there.
@@ -98,37 +178,12 @@ fn end_of_links(path: &Path) -> PathBuf {
     path
 }
 
-/// Standard output without the line buffer.
-pub(crate) fn stdout() -> io::Result<impl Write + Send + use<>> {
-    Ok(Patient(io::stdout().as_fd().try_clone_to_owned()?.into()))
-}
-
-/// Opens what is written in order; a pipe waits for its reader.
-pub(crate) fn in_order(path: &Path) -> io::Result<impl Write + Send + use<>> {
-    Ok(Patient(File::options().write(true).open(path)?))
-}
-
-/// A file that may be one that does not block: it is waited for then.
-struct Patient(File);
-
-impl Write for Patient {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        loop {
-            match self.0.write(data) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(RETRY),
-                result => return result,
-            }
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::fs::symlink, process::Command};
+    use std::{
+        os::unix::{fs::symlink, net::UnixListener},
+        process::Command,
+    };
 
     use super::*;
 
@@ -136,29 +191,52 @@ mod tests {
     fn each_kind_of_target_is_told_from_the_others() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        let name = ObjectName::new("x").unwrap();
-        let find = |path: &Path, force| Target::find(Some(path), &name, force);
+        let name = ObjectName::new("sub/x").unwrap();
+        let find = |path: &Path, force| {
+            let wish = Wish { output: Some(path), force, ..Wish::default() };
+            Target::find(wish, &name)
+        };
+        let file = |path, replace| Target::File { path, replace };
         assert_eq!(find(Path::new("-"), false).unwrap(), Target::Stdout);
-        assert_eq!(find(&at("new"), false).unwrap(), Target::File(at("new")));
+        assert_eq!(find(&at("new"), false).unwrap(), file(at("new"), true));
         assert!(Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
-        assert_eq!(find(&at("pipe"), false).unwrap(), Target::InOrder(at("pipe")));
+        let _listener = UnixListener::bind(at("socket")).unwrap();
+        for name in ["pipe", "socket"] {
+            assert_eq!(find(&at(name), false).unwrap(), Target::InOrder(at(name)));
+        }
         for path in ["/dev/null", "/dev/stdout", "/dev/fd/7"].map(PathBuf::from) {
             assert_eq!(find(&path, false).unwrap(), Target::InOrder(path));
         }
         symlink("real", at("link")).unwrap();
-        assert_eq!(find(&at("link"), false).unwrap(), Target::File(at("real")));
+        assert_eq!(find(&at("link"), false).unwrap(), file(at("real"), true));
         fs::write(at("real"), b"x").unwrap();
-        assert_eq!(find(&at("link"), false).unwrap(), Target::File(at("real")));
+        assert_eq!(find(&at("link"), false).unwrap(), file(at("real"), true));
         symlink("loop", at("loop")).unwrap();
-        assert!(matches!(find(&at("loop"), false), Ok(Target::File(_))));
+        assert!(find(&at("loop"), true).unwrap_err().message.contains("leads to itself"));
+
+        // Into a folder, under the object's own name, which replaces nothing.
+        symlink(".", at("here")).unwrap();
+        assert_eq!(find(folder.path(), false).unwrap(), file(at("x"), false));
+        assert_eq!(find(&at("here"), false).unwrap(), file(at("here/x"), false));
+        fs::write(at("x"), b"x").unwrap();
+        assert!(find(folder.path(), false).unwrap_err().message.contains("--force"));
+        assert_eq!(find(folder.path(), true).unwrap(), file(at("x"), true));
+        assert!(find(&at("no/"), true).unwrap_err().message.contains("create it"));
 
         let dash = ObjectName::new("-").unwrap();
-        assert_eq!(Target::find(None, &dash, false).unwrap(), Target::File("-".into()));
+        let found = Target::find(Wish::default(), &dash).unwrap();
+        assert_eq!(found, file("-".into(), false));
 
         let mut permissions = fs::metadata(at("real")).unwrap().permissions();
         permissions.set_readonly(true);
         fs::set_permissions(at("real"), permissions).unwrap();
         assert!(find(&at("real"), false).unwrap_err().message.contains("--force"));
-        assert_eq!(find(&at("real"), true).unwrap(), Target::File(at("real")));
+        assert_eq!(find(&at("real"), true).unwrap(), file(at("real"), true));
+
+        for there in ["real", "pipe", "link", "loop"] {
+            let there = at(there);
+            let wish = Wish { output: Some(&there), no_clobber: true, ..Wish::default() };
+            assert_eq!(Target::find(wish, &name).unwrap(), Target::Kept(there.clone()));
+        }
     }
 }

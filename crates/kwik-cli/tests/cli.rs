@@ -110,7 +110,11 @@ fn output_goes_where_it_is_told() {
     assert_eq!(fs::read(place.path("out/empty")).unwrap(), b"");
 
     assert_failed(&place.run(&["get", &link, "-o", "no/x"]), 6, "does not exist");
-    assert_failed(&place.run(&["get", &link, "-o", "."]), 6, "is a folder");
+    // Into a folder, under its own name.
+    assert_done(&place.run(&["get", &link, "-o", "."]));
+    assert_failed(&place.run(&["get", &link, "-o", "."]), 6, "--force");
+    assert!(fs::read(place.path("out/x")).unwrap() == data);
+    fs::remove_file(place.path("out/x")).unwrap();
     assert_failed(&place.run(&["get", &link, "-o", "/proc/x"]), 6, "/proc/x");
     assert_failed(&place.run(&["get", &link, "-o", "-", "--json"]), 2, "--json");
     let full = File::options().write(true).open("/dev/full").unwrap();

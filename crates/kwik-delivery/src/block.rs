@@ -28,6 +28,16 @@ impl Block {
         }
     }
 
+    /// Keeps the first `length` bytes.
+    pub(crate) fn truncate(&mut self, length: usize) {
+        self.data.truncate(length);
+        let mut start = 0;
+        self.sources.retain(|(end, _)| std::mem::replace(&mut start, *end) < length);
+        if let Some((end, _)) = self.sources.last_mut() {
+            *end = (*end).min(length);
+        }
+    }
+
     pub(crate) fn range(&self) -> Range<u64> {
         self.offset..self.offset + self.data.len() as u64
     }
@@ -98,6 +108,9 @@ mod tests {
         assert_eq!(parts, [(2..4, one), (4..6, two), (6..7, None)]);
         assert_eq!(block.sources(&(1000..1004)), BTreeSet::from([one]));
         assert_eq!(block.sources(&(1003..1005)), BTreeSet::from([one, two]));
+        block.truncate(5);
+        let parts: Vec<_> = block.parts(&(1000..1007)).collect();
+        assert_eq!((block.range(), parts), (1000..1005, vec![(0..4, one), (4..5, two)]));
         assert_eq!(joined(&[0..2, 2..3, 5..6]), [0..3, 5..6]);
     }
 }

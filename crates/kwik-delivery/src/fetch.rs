@@ -3,36 +3,42 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, io,
+    num::NonZeroU64,
     ops::Range,
     path::Path,
-    sync::{
-        Arc, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
-use kwik::{
-    ClosedStream, ConnectionError, PathId, ReadError, RecvStream, Session, StreamId, WriteError,
-    escape,
-};
+use kwik::{PathId, RecvStream, Session, StreamId, WriteError};
 use tokio::{sync::Mutex, time::timeout};
 
 use crate::{
-    Failure, Found, InvalidMessage, InvalidOutboard, Manifest, ObjectName, Outline, Part,
-    PartError, PartFile, Request, Response, Verifier,
+    Found, InvalidMessage, Manifest, ObjectName, Outline, Output, Part, PartFile, Request,
+    Response, Verifier,
     limits::{MAX_MESSAGE, PATIENCE},
     offload::offload,
-    pump::{Sink, pump},
+    pace::Pace,
+    pages::Pages,
+    partial::Begun,
+    pump::pump,
     repair::{Liars, Mender},
+    takeover::verify_claims,
 };
+
+mod error;
+mod progress;
+
+pub use error::FetchError;
+pub use progress::{Progress, Takeover};
 
 /// Fetches objects over a session. Cheap to clone. Needs a tokio runtime with time.
 #[derive(Debug, Clone)]
 pub struct Client {
     shared: Arc<Shared>,
     patience: Duration,
+    rate: Option<NonZeroU64>,
 }
 
 #[derive(Debug)]
@@ -86,13 +92,24 @@ impl Client {
     #[must_use]
     pub fn new(session: Session) -> Self {
         let shared = Shared { session, arrived: Mutex::default(), liars: Default::default() };
-        Self { shared: Arc::new(shared), patience: PATIENCE }
+        Self { shared: Arc::new(shared), patience: PATIENCE, rate: None }
     }
 
     /// Gives a fetch up once it has made no progress for so long: [`PATIENCE`] by default.
     #[must_use]
     pub fn with_patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
+    }
+
+    /// Reads each object at so many bytes a second at the most: servers send no faster once the
+    /// session's window is full.
+    #[must_use]
+    pub fn with_rate(self, rate: NonZeroU64) -> Self {
+        Self { rate: Some(rate), ..self }
+    }
+
+    pub(crate) fn pace(&self) -> Option<Pace> {
+        self.rate.map(Pace::new)
     }
 
     pub(crate) const fn patience(&self) -> Duration {
@@ -150,7 +167,68 @@ impl Client {
         name: &ObjectName,
         progress: &Progress,
     ) -> Result<Fetch, FetchError> {
-        let mut answer = self.ask_with(name, Part::Whole, progress).await?;
+        self.find(name, Part::Whole, progress).await
+    }
+
+    /// The same for an `output` that may have some of it already: its bytes begin to arrive with
+    /// the answer only when it has not. Cancel safety: as there.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn fetch_to(
+        &self,
+        name: &ObjectName,
+        output: &Output,
+        progress: &Progress,
+    ) -> Result<Fetch, FetchError> {
+        let part = match output.may_go_on() {
+            true => Part::Range { root: None, range: 0..0 },
+            false => Part::Whole,
+        };
+        self.find(name, part, progress).await
+    }
+
+    /// Asks what an object is, and for none of its bytes. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`fetch`](Self::fetch).
+    pub async fn describe(
+        &self,
+        name: &ObjectName,
+        progress: &Progress,
+    ) -> Result<Manifest, FetchError> {
+        let part = Part::Range { root: None, range: 0..0 };
+        let fetch = self.find(name, part, progress).await?;
+        Ok(fetch.manifest().clone())
+    }
+
+    async fn find(
+        &self,
+        name: &ObjectName,
+        part: Part,
+        progress: &Progress,
+    ) -> Result<Fetch, FetchError> {
+        let is_coming = part == Part::Whole;
+        let mut answer = self.ask_with(name, part, progress).await?;
+        let (found, first) = self.found(name, &mut answer).await?;
+        let Found { name, size, root, stream_id } = found;
+        let coming = if is_coming {
+            let recv = self.stream(StreamId::from_u64(stream_id)).await?;
+            Some(Coming { range: 0..size, recv, answer })
+        } else {
+            None
+        };
+        let pages = Pages::new(size, root, first)?;
+        let manifest = Arc::new(Manifest { name, size, root });
+        Ok(Fetch { mender: Mender { client: self.clone(), manifest }, pages, coming })
+    }
+
+    /// What was found, and the first part of its outboard.
+    async fn found(
+        &self,
+        name: &ObjectName,
+        answer: &mut Answer,
+    ) -> Result<(Found, Bytes), FetchError> {
         let found = match &answer.response {
             Response::Found(found) => found.clone(),
             other => return Err(other.clone().unexpected()),
@@ -158,20 +236,21 @@ impl Client {
         if found.name != *name {
             return Err(FetchError::Answer(InvalidMessage::Malformed));
         }
-        let first = self.read_outboard(&mut answer, found.outboard_size()).await?;
+        let first = self.read_outboard(answer, found.outboard_size()).await?;
+        Ok((found, first))
+    }
+
+    /// A range of an object of which the rest is known.
+    async fn range(&self, manifest: &Manifest, range: Range<u64>) -> Result<Coming, FetchError> {
+        let Manifest { name, size, root } = manifest;
+        let part = Part::Range { root: Some(*root), range: range.clone() };
+        let mut answer = self.ask(name, part).await?;
+        let (found, _) = self.found(name, &mut answer).await?;
+        if (found.size, found.root) != (*size, *root) {
+            return Err(FetchError::Answer(InvalidMessage::Malformed));
+        }
         let recv = self.stream(StreamId::from_u64(found.stream_id)).await?;
-        let Found { name, size, root, .. } = found;
-        let (outline, page) = match Outline::new(size, root, Bytes::new()) {
-            Ok(outline) => {
-                let page = outline.page(0, first)?;
-                (outline, Some(page))
-            }
-            // Several pages: they are asked for as they are needed.
-            Err(_) => (Outline::new(size, root, first)?, None),
-        };
-        let mender =
-            Mender { client: self.clone(), manifest: Arc::new(Manifest { name, size, root }) };
-        Ok(Fetch { mender, outline, page, recv, answer })
+        Ok(Coming { range, recv, answer })
     }
 
     /// Page `index` of an outboard that has several.
@@ -298,10 +377,16 @@ impl Response {
 /// An object under way.
 #[derive(Debug)]
 pub struct Fetch {
-    pub(crate) mender: Mender,
-    pub(crate) outline: Outline,
-    /// The verifier of all of it, when its outboard has one page.
-    pub(crate) page: Option<Verifier>,
+    mender: Mender,
+    pages: Pages,
+    /// What comes already.
+    coming: Option<Coming>,
+}
+
+/// A range of an object that is coming.
+#[derive(Debug)]
+pub(crate) struct Coming {
+    pub(crate) range: Range<u64>,
     pub(crate) recv: RecvStream,
     /// What the primary says when it cannot go on.
     pub(crate) answer: Answer,
@@ -323,7 +408,7 @@ impl Fetch {
     pub async fn save(self, target: &Path, progress: &Progress) -> Result<(), FetchError> {
         let (target, size) = (target.to_path_buf(), self.manifest().size);
         let file = offload(move || PartFile::create(target, size)).await?;
-        pump(self, Sink::File(file), progress).await
+        self.write(&Output::file(file), progress).await
     }
 
     /// Writes it to `output` in order, each block once it is verified; `output` may block. When it
@@ -336,117 +421,31 @@ impl Fetch {
         output: Box<dyn io::Write + Send>,
         progress: &Progress,
     ) -> Result<(), FetchError> {
-        pump(self, Sink::Writer(output), progress).await
-    }
-}
-
-/// How far a fetch is; to be looked at while it runs.
-#[derive(Debug, Default)]
-pub struct Progress {
-    verified: AtomicU64,
-    /// What the primary has hashed of the object, and its size; both 0 when it need not.
-    hashed: [AtomicU64; 2],
-    /// In microseconds.
-    longest_stall: AtomicU64,
-}
-
-impl Progress {
-    /// Bytes that are verified and written.
-    #[must_use]
-    pub fn verified(&self) -> u64 {
-        self.verified.load(Ordering::Relaxed)
+        self.write(&Output::in_order(output), progress).await
     }
 
-    /// What the primary has hashed of the object before it can answer, and the object's size; none
-    /// when it did not say so.
-    #[must_use]
-    pub fn hashed(&self) -> Option<(u64, u64)> {
-        let [hashed, size] = self.hashed.each_ref().map(|value| value.load(Ordering::Relaxed));
-        (size > 0).then_some((hashed, size))
-    }
-
-    /// The longest wait for a next byte of the object, from its first on.
-    #[must_use]
-    pub fn longest_stall(&self) -> Duration {
-        Duration::from_micros(self.longest_stall.load(Ordering::Relaxed))
-    }
-
-    fn on_hashed(&self, hashed: u64, size: u64) {
-        self.hashed[0].store(hashed.min(size), Ordering::Relaxed);
-        self.hashed[1].store(size, Ordering::Relaxed);
-    }
-
-    pub(crate) fn on_verified(&self, bytes: u64) {
-        self.verified.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    pub(crate) fn on_stall(&self, stall: Duration) {
-        let micros = u64::try_from(stall.as_micros()).unwrap_or(u64::MAX);
-        self.longest_stall.fetch_max(micros, Ordering::Relaxed);
-    }
-}
-
-/// Why an object could not be fetched.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum FetchError {
-    /// The primary does not deliver it.
-    #[error("{}", .0.message)]
-    Refused(Failure),
-    /// The primary's answer is malformed.
-    #[error("the server's answer cannot be used: {0}")]
-    Answer(#[from] InvalidMessage),
-    /// The primary's manifest is wrong.
-    #[error(transparent)]
-    Outboard(#[from] InvalidOutboard),
-    /// Nobody is left who could bring a range but those who sent other bytes than the primary
-    /// promised.
-    #[error(
-        "bytes {range:?} came wrong, and no other server can bring them: {} sent other bytes than \
-         the object's: tell the servers' owner",
-        escape(servers.join(", "))
-    )]
-    Liars {
-        /// What is missing.
-        range: Range<u64>,
-        /// The addresses of those who lied.
-        servers: Vec<String>,
-    },
-    /// Nothing came for too long.
-    #[error("no progress for {} s while waiting for {step}: try again", waited.as_secs())]
-    Silent {
-        /// What was waited for.
-        step: Step,
-        /// For how long.
-        waited: Duration,
-    },
-    /// The stream has another length than the primary promised.
-    #[error("{received} bytes came of an object of {size}: ask again")]
-    Length {
-        /// What came, counted up to the first byte too many.
-        received: u64,
-        /// What was promised.
-        size: u64,
-    },
-    /// The file cannot be written.
-    #[error(transparent)]
-    File(#[from] PartError),
-    /// The output cannot be written.
-    #[error("cannot write the output: {0}")]
-    Output(io::Error),
-    /// The session ended.
-    #[error(transparent)]
-    Session(#[from] ConnectionError),
-    /// The object, or the answer, cannot be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// The request cannot be sent.
-    #[error(transparent)]
-    Write(#[from] WriteError),
-}
-
-impl From<ClosedStream> for FetchError {
-    fn from(_: ClosedStream) -> Self {
-        Self::Write(WriteError::ClosedStream)
+    /// Writes what `output` has not of it yet, and finishes that. After a failure of the session
+    /// or of a server, [`Client::fetch_to`] goes on. Cancel safety: as when it fails.
+    ///
+    /// # Errors
+    /// As [`save`](Self::save), and when `output` is written in order and has the beginning of
+    /// another version.
+    pub async fn write(self, output: &Output, progress: &Progress) -> Result<(), FetchError> {
+        let Self { mender, mut pages, mut coming } = self;
+        let manifest = Arc::clone(&mender.manifest);
+        let begun = output.offload(move |output| output.begin(&manifest)).await?;
+        let mut claimed = 0;
+        if begun == Begun::TakesOver {
+            claimed = verify_claims(&mender, &mut pages, output, progress).await?;
+        }
+        progress.on_begun(begun, output.verified(), claimed);
+        while let Some(range) = output.missing().into_iter().next() {
+            let coming = match coming.take() {
+                Some(coming) if coming.range == range => coming,
+                _ => mender.client.range(&mender.manifest, range).await?,
+            };
+            pump(&mender, &mut pages, coming, output, progress).await?;
+        }
+        output.offload(Output::finish).await
     }
 }

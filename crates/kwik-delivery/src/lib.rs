@@ -14,23 +14,28 @@ mod link;
 mod manifest;
 mod name;
 mod offload;
+mod output;
+mod pace;
+mod pages;
 mod partial;
 mod pump;
 mod repair;
 mod request;
 mod server;
 mod source;
+mod takeover;
 mod tree;
 mod verify;
 
 pub use blake3::Hash;
 pub use catalogue::{Asked, Catalogue, CatalogueError};
-pub use fetch::{Client, Fetch, FetchError, Progress, Step};
+pub use fetch::{Client, Fetch, FetchError, Progress, Step, Takeover};
 pub use kwik_proto::auth::{Fingerprint, InvalidFingerprint};
 pub use link::{InvalidLink, Link};
 pub use manifest::{Manifest, PageError, Published, hash_object};
 pub use name::{InvalidName, ObjectName};
-pub use partial::{PartError, PartFile};
+pub use output::Output;
+pub use partial::{PartError, PartFile, Place};
 pub use request::{
     Blame, EdgeCommand, Failure, FailureCode, Found, InvalidMessage, Part, Repair, Request,
     Response,

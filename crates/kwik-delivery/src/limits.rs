@@ -48,10 +48,22 @@ pub const MAX_FILLS: usize = 64;
 pub const MAX_SEND: u64 = 512 * 1024;
 /// A block verified and written as one.
 pub const WRITE_BLOCK: usize = 1024 * 1024;
+/// Blocks that an object has at the least which another download may go on with: with
+/// [`WRITE_QUEUE`] blocks that wait, a twentieth is lost at the most when its process is killed.
+/// Larger objects have more, and smaller ones as many as they have groups.
+pub const RESUMED_BLOCKS: u64 = 128;
 /// Blocks of one download that wait to be verified and written.
 pub const WRITE_QUEUE: usize = 4;
 /// Received slices taken from a stream at once.
 pub const READ_BATCH: usize = 64;
+/// Ranges that are written down of a file that is not whole yet: bytes arrive in order, so that
+/// more are missing only where some were found to be damaged. What is left out is fetched again.
+pub const MAX_RANGES: usize = 128;
+/// Of a download, one part in so many is made durable as one: what a power cut costs, give or take
+/// what is written while the disk works.
+pub const SYNC_PARTS: u64 = 50;
+/// Less than this is not made durable alone: to fetch it again takes less time.
+pub const SYNC_LEAST: u64 = 1024 * 1024;
 /// Ranges of one download that are fetched again at once: a window full of a liar's bytes takes few
 /// round trips, and each keeps one block.
 pub const MAX_REPAIRS: usize = 8;

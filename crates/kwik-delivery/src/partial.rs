@@ -2,67 +2,309 @@
 
 use std::{
     fs::{self, File},
-    io,
-    os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use rustix::fs::{FlockOperation, flock};
+use kwik_proto::range::RangeSet;
 
-use crate::limits::MAX_LOOKED_AT;
+use crate::{
+    Manifest,
+    limits::{GROUP_SIZE, MAX_RANGES, SYNC_LEAST, SYNC_PARTS},
+};
 
-/// Hexadecimal digits of a part file's name that are random.
-const RANDOM_DIGITS: usize = 16;
+mod claim;
+mod error;
+mod finish;
+mod reserve;
+mod state;
+
+use claim::Claimed;
+pub use error::PartError;
+use finish::sync_folder;
+use reserve::{punch, reserve};
+use state::PartState;
+
 const SUFFIX: &str = ".kwik-part";
-/// Longest file name of the usual file systems, in bytes.
-const MAX_FILE_NAME: usize = 255;
 
 /// Whether a file of this name is an unfinished download.
 pub(crate) fn is_part_name(name: &str) -> bool {
     name.starts_with('.') && name.ends_with(SUFFIX)
 }
 
-/// A file that takes its name only once it is complete: until [`finish`](Self::finish) it is
-/// `.NAME.RANDOM.kwik-part` beside its target, and dropping it removes it. It is locked for as
-/// long, so that what a process left behind that was killed is told apart, and goes when the target
-/// is written next. Its methods block: call them where blocking is fine. Writes may come from
-/// several threads.
+/// Where a file goes in the end, and what becomes of one that is there.
+#[derive(Debug, Clone)]
+pub struct Place {
+    target: PathBuf,
+    replace: bool,
+    sparse: bool,
+    other_folder: Option<PathBuf>,
+}
+
+impl Place {
+    /// At `target`, which is replaced when it is there. One that has other names (hard links), an
+    /// owner or attributes that a new file could not have is written over instead, once all is
+    /// there: so it stays the same file.
+    #[must_use]
+    pub fn new(target: impl Into<PathBuf>) -> Self {
+        Self { target: target.into(), replace: true, sparse: false, other_folder: None }
+    }
+
+    /// A file that is there stays: it is an error then.
+    #[must_use]
+    pub fn without_replacing(self) -> Self {
+        Self { replace: false, ..self }
+    }
+
+    /// Takes no room for groups of zeros, and reserves none.
+    #[must_use]
+    pub fn sparse(self) -> Self {
+        Self { sparse: true, ..self }
+    }
+
+    /// For targets that are there, may be written, and lie in a folder that may not be: their bytes
+    /// are collected in `folder` meanwhile, which is made when it is needed.
+    #[must_use]
+    pub fn with_other_folder(self, folder: impl Into<PathBuf>) -> Self {
+        Self { other_folder: Some(folder.into()), ..self }
+    }
+}
+
+/// A file that takes its name only once it is complete. Until then it is a hidden file beside its
+/// target, locked, so that what a process left behind that was killed is told apart. Its methods
+/// block: call them where blocking is fine. Writes may come from several threads.
 #[derive(Debug)]
 pub struct PartFile {
     file: File,
     part: PathBuf,
-    target: PathBuf,
+    place: Place,
     /// Of the file that it replaces: who may read that reads this, and nobody else.
     mode: Option<u32>,
+    /// Whether it stays for a later one that goes on.
+    resumable: bool,
+    inner: Mutex<Inner>,
+    finished: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
     size: u64,
-    finished: bool,
+    /// What an earlier one left, or what this one has; none before it has begun anew.
+    state: Option<PartState>,
+    begun: bool,
+    /// What an earlier one says that it has verified.
+    claimed: RangeSet,
+    /// Bytes written since the last call that made them durable.
+    unsynced: u64,
+    /// Whether the part file's name is durable, too.
+    is_name_synced: bool,
+}
+
+/// How a download begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Begun {
+    /// With nothing.
+    Fresh,
+    /// With what an earlier one left, to be verified.
+    TakesOver,
+    /// Where this one was before its session was lost.
+    GoesOn,
+    /// With nothing, as the bytes that are there are of another version.
+    Anew,
 }
 
 impl PartFile {
-    /// Prepares to write `size` bytes that will become, or replace, `target`.
+    /// Prepares to write `size` bytes that will become, or replace, `target`. Nothing of it stays
+    /// when it is dropped before [`finish`](Self::finish); several may be under way at once.
     ///
     /// # Errors
     /// When `target` is a folder, or a file of that size cannot be created beside it.
     pub fn create(target: impl AsRef<Path>, size: u64) -> Result<Self, PartError> {
-        let target = target.as_ref().to_path_buf();
-        let name = target.file_name().filter(|_| !target.is_dir());
-        let Some(name) = name else {
-            return Err(PartError::TargetIsFolder { path: target });
-        };
-        // Lossy and cut: only its uniqueness matters.
-        let mut start = format!(".{}", name.to_string_lossy());
-        while start.len() + 1 + RANDOM_DIGITS + SUFFIX.len() > MAX_FILE_NAME {
-            start.pop();
-        }
-        start.push('.');
-        remove_dead(&target, &start);
-        let existing = target.symlink_metadata().ok().filter(fs::Metadata::is_file);
-        let mode = existing.map(|metadata| metadata.permissions().mode() & 0o777);
-        let (file, part) =
-            open(&target, &start, mode).map_err(|e| PartError::from_io(&target, e))?;
-        let this = Self { file, part, target, mode, size, finished: false };
-        this.file.set_len(size).map_err(|source| this.error(source))?;
+        let place = Place::new(target.as_ref());
+        let mode = existing_mode(&place.target);
+        let claimed = claim::random(&place.target, mode)?;
+        let this = Self::with(place, claimed, mode, false);
+        this.lock().size = size;
+        reserve(&this.file, size).map_err(|source| this.error(source))?;
         Ok(this)
+    }
+
+    /// Prepares to write what will go to `place`, and keeps others from that. With `resume` it
+    /// takes over what an earlier one left there, and leaves for a later one what it has when it is
+    /// dropped; else that goes.
+    ///
+    /// # Errors
+    /// When another process writes the same target, or no file can be written for it.
+    pub fn claim(place: Place, resume: bool) -> Result<Self, PartError> {
+        let mode = existing_mode(&place.target);
+        let claimed = claim::named(&place, mode)?;
+        let resumable = resume && !claimed.is_random;
+        let this = Self::with(place, claimed, mode, resumable);
+        let prepared = this.prepare();
+        prepared.map_err(|source| this.error(source))?;
+        Ok(this)
+    }
+
+    fn with(place: Place, claimed: Claimed, mode: Option<u32>, resumable: bool) -> Self {
+        let Claimed { file, part, .. } = claimed;
+        let (inner, finished) = (Mutex::default(), AtomicBool::new(false));
+        Self { file, part, place, mode, resumable, inner, finished }
+    }
+
+    /// Reads what an earlier one left, and says whose it is now.
+    fn prepare(&self) -> std::io::Result<()> {
+        let mut inner = self.lock();
+        let mode = self.file.metadata()?.mode();
+        if let Some(wanted) = self.mode.map(|wanted| wanted | 0o200)
+            && mode & 0o777 != wanted
+        {
+            self.file.set_permissions(fs::Permissions::from_mode(wanted))?;
+        }
+        if self.resumable {
+            inner.state = PartState::read(&self.file)?;
+        } else {
+            self.file.set_len(0)?;
+        }
+        match &mut inner.state {
+            Some(state) => {
+                // Whose it is now.
+                state.process = std::process::id();
+                state.write(&self.file)
+            }
+            None if self.file.metadata()?.len() == 0 => {
+                self.file.write_all_at(std::process::id().to_string().as_bytes(), 0)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// What it has of an object, verified now or before: which, and how many bytes.
+    #[must_use]
+    pub fn held(&self) -> Option<(Manifest, u64)> {
+        let inner = self.lock();
+        let state = inner.state.as_ref()?;
+        let bytes = held(&inner);
+        (bytes > 0).then(|| (state.manifest.clone(), bytes))
+    }
+
+    /// Whether it stays when it is dropped before it is complete, for a later one to go on.
+    #[must_use]
+    pub const fn is_resumable(&self) -> bool {
+        self.resumable
+    }
+
+    /// Whether anything may be there already, so that the whole object need not be asked for.
+    pub(crate) fn may_go_on(&self) -> bool {
+        let inner = self.lock();
+        // Complete once, but for its name: there is no state any more.
+        let bare = || self.file.metadata().is_ok_and(|metadata| metadata.len() > LONGEST_PROCESS);
+        self.resumable && if inner.state.is_some() { held(&inner) > 0 } else { bare() }
+    }
+
+    /// Makes room for an object, or finds what is there of it.
+    pub(crate) fn begin(&self, manifest: &Manifest) -> Result<Begun, PartError> {
+        let mut inner = self.lock();
+        let size = manifest.size;
+        let same =
+            |state: &PartState| (state.manifest.size, state.manifest.root) == (size, manifest.root);
+        let begun = std::mem::replace(&mut inner.begun, true);
+        let had = inner.state.is_some() && held(&inner) > 0;
+        let has = self.file.metadata().map_err(|source| self.error(source))?.len();
+        let bare = has > LONGEST_PROCESS && (has == size || has == state::length(size));
+        match &mut inner.state {
+            Some(state) if same(state) && begun => {
+                // The session may have been lost while claims were verified.
+                let is_claimed = !inner.claimed.is_empty();
+                return Ok(if is_claimed { Begun::TakesOver } else { Begun::GoesOn });
+            }
+            Some(state) if same(state) && self.resumable => {
+                state.manifest = manifest.clone();
+                let claimed = std::mem::take(&mut state.verified);
+                (inner.size, inner.claimed) = (size, claimed);
+                return Ok(Begun::TakesOver);
+            }
+            // Cut to its length already, or with its state damaged.
+            None if self.resumable && bare && !begun => {
+                self.file.set_len(self.length(size)).map_err(|source| self.error(source))?;
+                inner.state = Some(PartState::new(manifest.clone()));
+                (inner.size, inner.claimed) = (size, all(size));
+                return Ok(Begun::TakesOver);
+            }
+            _ => {}
+        }
+        let mut state = PartState::new(manifest.clone());
+        let length = self.length(size);
+        let made = if self.place.sparse {
+            self.file.set_len(0).and_then(|()| self.file.set_len(length))
+        } else {
+            reserve(&self.file, length)
+        };
+        let made = made.and_then(|()| self.write_down(&mut state));
+        made.map_err(|source| self.error(source))?;
+        *inner = Inner { size, state: Some(state), begun: true, ..Inner::default() };
+        Ok(if had { Begun::Anew } else { Begun::Fresh })
+    }
+
+    /// Whether it says of an object of `size` bytes which of them are verified. One of a few groups
+    /// need not: whoever takes it over has hashed them all in no time.
+    const fn is_written_down(&self, size: u64) -> bool {
+        self.resumable && size >= SYNC_LEAST
+    }
+
+    /// How long it is with an object of `size` bytes.
+    const fn length(&self, size: u64) -> u64 {
+        if self.is_written_down(size) { state::length(size) } else { size }
+    }
+
+    /// Not durable before the bytes are, nor need it be: whoever takes it over verifies them.
+    fn write_down(&self, state: &mut PartState) -> std::io::Result<()> {
+        let wanted = self.is_written_down(state.manifest.size);
+        if wanted { state.write(&self.file) } else { Ok(()) }
+    }
+
+    /// What an earlier one says that it has verified.
+    pub(crate) fn claimed(&self) -> RangeSet {
+        self.lock().claimed.clone()
+    }
+
+    /// Some of what was claimed is as it should be.
+    pub(crate) fn admit(&self, range: std::ops::Range<u64>) {
+        if let Some(state) = &mut self.lock().state {
+            state.verified.insert(range);
+        }
+    }
+
+    /// The rest of what was claimed is not. Where there are more ranges than can be written down,
+    /// only so many count: each of those between them takes a request.
+    pub(crate) fn drop_claims(&self) {
+        let mut inner = self.lock();
+        inner.claimed = RangeSet::new();
+        if let Some(state) = &mut inner.state {
+            state.verified = state.verified.iter().take(MAX_RANGES).collect();
+        }
+    }
+
+    /// Bytes that are verified.
+    pub(crate) fn verified(&self) -> u64 {
+        self.lock().state.as_ref().map_or(0, |state| state.verified.bytes())
+    }
+
+    /// What is missing.
+    pub(crate) fn missing(&self) -> Vec<std::ops::Range<u64>> {
+        let inner = self.lock();
+        match &inner.state {
+            Some(state) => state.verified.missing(0..inner.size).collect(),
+            None => all(inner.size).iter().collect(),
+        }
+    }
+
+    /// Reads bytes that are there.
+    pub(crate) fn read_at(&self, offset: u64, data: &mut [u8]) -> Result<(), PartError> {
+        self.file.read_exact_at(data, offset).map_err(|source| self.error(source))
     }
 
     /// Writes all of `data` at `offset`.
@@ -70,171 +312,139 @@ impl PartFile {
     /// # Errors
     /// When `data` ends beyond the size, or the disk is full or failing.
     pub fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), PartError> {
+        let size = self.lock().size;
         let end = offset.checked_add(data.len() as u64);
-        if end.is_none_or(|end| end > self.size) {
-            return Err(PartError::OutOfRange { offset, length: data.len(), size: self.size });
+        if end.is_none_or(|end| end > size) {
+            return Err(PartError::OutOfRange { offset, length: data.len(), size });
         }
         self.file.write_all_at(data, offset).map_err(|source| self.error(source))
+    }
+
+    /// The same, but for groups of zeros it leaves holes.
+    fn write_sparse(&self, offset: u64, data: &[u8]) -> Result<(), PartError> {
+        let group = usize::try_from(GROUP_SIZE).expect("invariant: 64 KiB");
+        let is_zero = |group: &[u8]| group.iter().all(|byte| *byte == 0);
+        let groups: Vec<_> = data.chunks(group).collect();
+        let mut start = 0;
+        for run in groups.chunk_by(|one, other| is_zero(one) == is_zero(other)) {
+            let end = start + run.iter().map(|group| group.len()).sum::<usize>();
+            let (place, bytes) = (offset + start as u64, &data[start..end]);
+            // What was there before may have been something else.
+            if !is_zero(run[0]) || punch(&self.file, place, bytes.len() as u64).is_err() {
+                self.write_at(place, bytes)?;
+            }
+            start = end;
+        }
+        Ok(())
+    }
+
+    /// The same for verified bytes, of which a later one finds written down that they are.
+    pub(crate) fn write_verified(&self, offset: u64, data: &[u8]) -> Result<(), PartError> {
+        if self.place.sparse {
+            self.write_sparse(offset, data)?;
+        } else {
+            self.write_at(offset, data)?;
+        }
+        let mut inner = self.lock();
+        inner.unsynced += data.len() as u64;
+        let Some(state) = &mut inner.state else { return Ok(()) };
+        state.verified.insert(offset..offset + data.len() as u64);
+        self.write_down(state).map_err(|source| self.error(source))
+    }
+
+    /// Whether so much was written that a power cut shall not cost it.
+    pub(crate) fn is_sync_due(&self) -> bool {
+        let inner = self.lock();
+        self.resumable && inner.unsynced >= (inner.size / SYNC_PARTS).max(SYNC_LEAST)
+    }
+
+    /// Makes what was written durable.
+    pub(crate) fn sync(&self) -> Result<(), PartError> {
+        let mut inner = self.lock();
+        inner.unsynced = 0;
+        let had_name = std::mem::replace(&mut inner.is_name_synced, true);
+        drop(inner);
+        let synced = self.file.sync_data();
+        let synced = synced.and_then(|()| if had_name { Ok(()) } else { sync_folder(&self.part) });
+        synced.map_err(|source| self.error(source))
     }
 
     /// Makes it durable and gives it its name. The caller has written every byte.
     ///
     /// # Errors
-    /// When the disk is full or failing, or the target became a folder; the file is removed then.
-    pub fn finish(mut self) -> Result<(), PartError> {
-        if let Some(mode) = self.mode {
-            let permissions = fs::Permissions::from_mode(mode);
-            self.file.set_permissions(permissions).map_err(|source| self.error(source))?;
-        }
-        self.file.sync_all().map_err(|source| self.error(source))?;
-        fs::rename(&self.part, &self.target).map_err(|source| self.error(source))?;
-        self.finished = true;
-        // The name, too, shall survive a crash. An empty parent is the current folder.
-        let folder = self.target.parent().filter(|path| !path.as_os_str().is_empty());
-        match File::open(folder.unwrap_or(Path::new("."))).and_then(|file| file.sync_all()) {
-            // One that may be written and not read: the file is there, and whole.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-            synced => synced.map_err(|source| self.error(source)),
-        }
+    /// When the disk is full or failing, or the target became a folder, or appeared where it shall
+    /// not be replaced.
+    pub fn finish(self) -> Result<(), PartError> {
+        self.complete()
     }
 
-    fn error(&self, source: io::Error) -> PartError {
-        PartError::from_io(&self.target, source)
+    fn error(&self, source: std::io::Error) -> PartError {
+        PartError::from_io(&self.place.target, source)
     }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // It is whole between statements, so a panic elsewhere leaves it usable.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A part file that is no longer than this has no more than the number of its process.
+const LONGEST_PROCESS: u64 = 20;
+
+fn all(size: u64) -> RangeSet {
+    std::iter::once(0..size).collect()
+}
+
+fn held(inner: &Inner) -> u64 {
+    let mut held = inner.claimed.clone();
+    held.extend(inner.state.iter().flat_map(|state| state.verified.iter()));
+    held.bytes()
 }
 
 impl Drop for PartFile {
     fn drop(&mut self) {
-        if !self.finished
-            && let Err(error) = fs::remove_file(&self.part)
-        {
+        let kept = self.finished.load(Ordering::Relaxed) || self.may_go_on();
+        if !kept && let Err(error) = fs::remove_file(&self.part) {
             tracing::warn!(path = %self.part.display(), %error, "cannot remove a partial file");
         }
     }
 }
 
-/// Makes and locks a part file beside `target`, with a name that nobody can foresee.
-fn open(target: &Path, start: &str, mode: Option<u32>) -> io::Result<(File, PathBuf)> {
-    loop {
-        let mut random = [0; RANDOM_DIGITS / 2];
-        getrandom::fill(&mut random).map_err(io::Error::other)?;
-        let random: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        let part = target.with_file_name(format!("{start}{random}{SUFFIX}"));
-        let mut options = File::options();
-        options.write(true).create_new(true);
-        if let Some(mode) = mode {
-            options.mode(mode | 0o200);
-        }
-        let file = match options.open(&part) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
-            opened => opened?,
-        };
-        // Where there are no locks, nothing is taken for dead either.
-        flock(&file, FlockOperation::NonBlockingLockExclusive).ok();
-        // Another process may have taken it for dead before it was locked.
-        if part.exists() {
-            return Ok((file, part));
-        }
-    }
-}
-
-/// Removes the part files of `target` that no process has open any more.
-fn remove_dead(target: &Path, start: &str) {
-    let folder = target.parent().filter(|path| !path.as_os_str().is_empty());
-    let entries = fs::read_dir(folder.unwrap_or(Path::new(".")));
-    for entry in entries.into_iter().flatten().flatten().take(MAX_LOOKED_AT) {
-        let name = entry.file_name();
-        let random = name.to_str().and_then(|name| name.strip_prefix(start)?.strip_suffix(SUFFIX));
-        if random.is_none_or(|random| random.len() != RANDOM_DIGITS) {
-            continue;
-        }
-        let opened = File::options().write(true).open(entry.path());
-        if opened.is_ok_and(|file| flock(file, FlockOperation::NonBlockingLockExclusive).is_ok()) {
-            fs::remove_file(entry.path()).ok();
-        }
-    }
-}
-
-/// Why a download could not be written.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PartError {
-    /// The target is a folder.
-    #[error("{} is a folder: give the name of a file in it", path.display())]
-    TargetIsFolder {
-        /// The target.
-        path: PathBuf,
-    },
-    /// The folder of the target does not exist.
-    #[error("the folder of {} does not exist: create it first", path.display())]
-    NoFolder {
-        /// The target.
-        path: PathBuf,
-    },
-    /// Writing beside the target is not permitted.
-    #[error("cannot write {}: {source}: choose a folder you may write to", path.display())]
-    Permission {
-        /// The target.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The disk, or one's share of it, is full.
-    #[error("no space for {}: {source}: free some, or choose another disk", path.display())]
-    DiskFull {
-        /// The target.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Anything else.
-    #[error("cannot write {}: {source}", path.display())]
-    Io {
-        /// The target.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A write beyond the file's size.
-    #[error("{length} bytes at {offset} end beyond the {size} of the file")]
-    OutOfRange {
-        /// Where.
-        offset: u64,
-        /// How many bytes.
-        length: usize,
-        /// The file's size.
-        size: u64,
-    },
-}
-
-impl PartError {
-    fn from_io(target: &Path, source: io::Error) -> Self {
-        use io::ErrorKind as Kind;
-        let path = target.to_path_buf();
-        match source.kind() {
-            Kind::IsADirectory => Self::TargetIsFolder { path },
-            Kind::NotFound | Kind::NotADirectory => Self::NoFolder { path },
-            Kind::PermissionDenied | Kind::ReadOnlyFilesystem => Self::Permission { path, source },
-            Kind::StorageFull | Kind::QuotaExceeded => Self::DiskFull { path, source },
-            _ => Self::Io { path, source },
-        }
-    }
+/// The mode of a regular file at `target`.
+fn existing_mode(target: &Path) -> Option<u32> {
+    let existing = target.symlink_metadata().ok().filter(fs::Metadata::is_file);
+    existing.map(|metadata| metadata.permissions().mode() & 0o777)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ObjectName;
 
+    /// What a power cut costs is what was written since the last time.
     #[test]
-    fn system_errors_have_their_kinds() {
-        let target = Path::new("/x/y");
-        let error = |number| PartError::from_io(target, io::Error::from_raw_os_error(number));
-        assert!(matches!(error(28), PartError::DiskFull { .. }));
-        assert!(matches!(error(122), PartError::DiskFull { .. }));
-        assert!(matches!(error(13), PartError::Permission { .. }));
-        assert!(matches!(error(30), PartError::Permission { .. }));
-        assert!(matches!(error(21), PartError::TargetIsFolder { .. }));
-        assert!(matches!(error(5), PartError::Io { .. }));
-        assert!(error(28).to_string().starts_with("no space for /x/y: "));
+    fn a_twentieth_is_never_written_without_being_made_durable() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = vec![1; usize::try_from(GROUP_SIZE).unwrap()];
+        for groups in [100, 640, 3000] {
+            let size = groups * GROUP_SIZE;
+            let name = ObjectName::new("x").unwrap();
+            let manifest = Manifest { name, size, root: blake3::hash(b"x") };
+            let part = PartFile::claim(Place::new(folder.path().join("x")), true).unwrap();
+            assert_eq!(part.begin(&manifest).unwrap(), Begun::Fresh);
+            let (mut since, mut most, mut syncs) = (0, 0, 0);
+            for group in 0..groups {
+                part.write_verified(group * GROUP_SIZE, &data).unwrap();
+                since += GROUP_SIZE;
+                most = most.max(since);
+                if part.is_sync_due() {
+                    part.sync().unwrap();
+                    (since, syncs) = (0, syncs + 1);
+                }
+            }
+            assert!(most <= (size / 20).max(SYNC_LEAST), "{most} of {size}");
+            assert!(syncs <= SYNC_PARTS, "{syncs}");
+            part.complete().unwrap();
+        }
     }
 }

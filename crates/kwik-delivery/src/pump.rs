@@ -1,126 +1,193 @@
 //! From the stream to its destination: blocks are collected here, and verified and written off the
 //! threads that run tasks. Blocks that do not verify are mended while others go on.
 
-use std::{collections::BTreeMap, io, ops::Range, time::Instant};
+use std::{collections::BTreeMap, ops::Range, time::Instant};
 
 use bytes::Buf;
-use futures_util::{StreamExt, future::try_join, stream::FuturesUnordered};
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use kwik::{Chunk, RecvStream};
 use tokio::sync::mpsc;
 
 use crate::{
-    Fetch, FetchError, Outline, PartFile, Progress, Verifier,
+    FetchError, Output, PartFile, Progress, Verifier,
     block::Block,
-    fetch::Step,
-    limits::{MAX_REPAIRS, READ_BATCH, WRITE_BLOCK, WRITE_QUEUE},
+    fetch::{Coming, Step},
+    limits::{GROUP_SIZE, MAX_REPAIRS, READ_BATCH, RESUMED_BLOCKS, WRITE_BLOCK, WRITE_QUEUE},
     offload::offload,
+    pages::Pages,
     repair::Mender,
 };
 
-/// Where verified bytes go.
-pub(crate) enum Sink {
-    /// In any order.
-    File(PartFile),
-    /// In order.
-    Writer(Box<dyn io::Write + Send>),
-}
-
-impl Sink {
-    fn write(&mut self, block: &Block) -> Result<(), FetchError> {
-        match self {
-            Self::File(file) => Ok(file.write_at(block.offset, &block.data)?),
-            Self::Writer(output) => output.write_all(&block.data).map_err(FetchError::Output),
-        }
-    }
-
-    fn finish(self) -> Result<(), FetchError> {
-        match self {
-            Self::File(file) => Ok(file.finish()?),
-            Self::Writer(mut output) => output.flush().map_err(FetchError::Output),
-        }
-    }
-}
-
-/// Reads the whole of a fetch's stream, in order, into `sink`; tells `progress`.
-pub(crate) async fn pump(fetch: Fetch, sink: Sink, progress: &Progress) -> Result<(), FetchError> {
-    let Fetch { mender, outline, page, recv, mut answer } = fetch;
+/// Reads the whole of a stream, in order, into `output`; tells `progress`. When the stream breaks
+/// off, what came before is written all the same.
+pub(crate) async fn pump(
+    mender: &Mender,
+    pages: &mut Pages,
+    coming: Coming,
+    output: &Output,
+    progress: &Progress,
+) -> Result<(), FetchError> {
+    let Coming { range, recv, mut answer } = coming;
     let (full, to_write) = mpsc::channel(WRITE_QUEUE);
     // Written blocks come back: faulting in fresh memory for each costs more than verifying it.
     let (empty, to_fill) = mpsc::channel(WRITE_QUEUE + 2);
-    let reading = read(&mender, recv, full, to_fill, progress);
-    let writer = Writer {
-        mender: &mender,
-        outline,
-        page: page.map(|page| (0, page)),
-        sink,
-        next: 0,
-        waiting: BTreeMap::new(),
-        empty,
-        progress,
+    let next = range.start;
+    let block_size =
+        block_size(mender.manifest.size, output.part().is_some_and(PartFile::is_resumable));
+    let in_order = output.is_in_order();
+    let reader = Reader { mender, range, recv, block_size, in_order, full, to_fill, progress };
+    let mut reading = Box::pin(reader.run());
+    let waiting = BTreeMap::new();
+    let writer = Writer { mender, pages, output, next, waiting, empty, progress };
+    let mut writing = Box::pin(writer.run(to_write));
+    let read = tokio::select! {
+        read = &mut reading => read,
+        // Before all is read, only when it fails.
+        written = &mut writing => return written,
+        failure = answer.failure() => Err(failure),
     };
-    let all = try_join(reading, writer.run(to_write));
-    let ((), sink) = tokio::select! {
-        result = all => result?,
-        failure = answer.failure() => return Err(failure),
-    };
-    offload(move || sink.finish()).await
+    // No more blocks come.
+    drop(reading);
+    writing.await?;
+    read
 }
 
-async fn read(
-    mender: &Mender,
-    mut recv: RecvStream,
+/// Collects blocks.
+struct Reader<'a> {
+    mender: &'a Mender,
+    range: Range<u64>,
+    recv: RecvStream,
+    block_size: usize,
+    /// Whether nothing is written before all that comes before it.
+    in_order: bool,
     full: mpsc::Sender<Block>,
-    mut to_fill: mpsc::Receiver<Vec<u8>>,
-    progress: &Progress,
-) -> Result<(), FetchError> {
-    let size = mender.manifest.size;
-    let mut batch = vec![Chunk::default(); READ_BATCH];
-    let mut block = Block::new(0, Vec::with_capacity(WRITE_BLOCK));
-    let mut waits_since = None;
-    loop {
-        let some = mender.client.patiently(Step::Object, recv.read_sourced(&mut batch)).await?;
-        let Some(count) = some? else { break };
-        if let Some(since) = waits_since {
-            progress.on_stall(Instant::now().saturating_duration_since(since));
+    to_fill: mpsc::Receiver<Vec<u8>>,
+    progress: &'a Progress,
+}
+
+impl Reader<'_> {
+    async fn run(mut self) -> Result<(), FetchError> {
+        let start = self.range.start;
+        let mut block = Block::new(start, Vec::with_capacity(self.block_size));
+        let mut read = self.read(&mut block).await;
+        let (end, all) = (block.range().end, self.range.end);
+        if read.is_ok() && end != all {
+            read = Err(FetchError::Length { received: end - start, size: all - start });
         }
-        for chunk in &mut batch[..count] {
-            let Chunk { mut bytes, path, .. } = std::mem::take(chunk);
-            let received = block.range().end + bytes.len() as u64;
-            if received > size {
-                return Err(FetchError::Length { received, size });
+        self.send_groups(block).await;
+        // Behind a gap that nobody fills any more: whole groups of it need not come again.
+        if !self.in_order && matches!(read, Err(FetchError::Read(_))) {
+            self.read_behind_gaps().await;
+        }
+        read
+    }
+
+    /// Reads to the end; leaves the last block.
+    async fn read(&mut self, block: &mut Block) -> Result<(), FetchError> {
+        let mut batch = vec![Chunk::default(); READ_BATCH];
+        let mut waits_since = None;
+        let mut pace = self.mender.client.pace();
+        loop {
+            let reading = self.recv.read_sourced(&mut batch);
+            let some = self.mender.client.patiently(Step::Object, reading).await?;
+            let Some(count) = some? else { return Ok(()) };
+            if let Some(since) = waits_since {
+                self.progress.on_stall(Instant::now().saturating_duration_since(since));
             }
-            while bytes.has_remaining() {
-                let part = bytes.len().min(WRITE_BLOCK - block.data.len());
-                block.push(&bytes[..part], path);
-                bytes.advance(part);
-                if block.data.len() == WRITE_BLOCK {
-                    let data = to_fill.try_recv();
-                    let data = data.unwrap_or_else(|_| Vec::with_capacity(WRITE_BLOCK));
-                    let following = Block::new(block.range().end, data);
-                    // Nobody takes it once writing failed, which is reported there.
-                    full.send(std::mem::replace(&mut block, following)).await.ok();
-                }
+            let mut came = 0;
+            for chunk in &mut batch[..count] {
+                let chunk = std::mem::take(chunk);
+                came += chunk.bytes.len();
+                self.push(block, chunk).await?;
+            }
+            if let Some(pace) = &mut pace {
+                pace.spend(came).await;
+            }
+            waits_since = Some(Instant::now());
+        }
+    }
+
+    /// Reads what is here of the rest of a stream that broke off.
+    async fn read_behind_gaps(&mut self) {
+        let mut block = Block::default();
+        while let Ok(Some(mut chunk)) = self.recv.read_chunk(usize::MAX, false).await {
+            let mut offset = self.range.start.saturating_add(chunk.offset);
+            if offset != block.range().end || block.data.is_empty() {
+                // Only whole groups verify.
+                let skipped = offset.next_multiple_of(GROUP_SIZE) - offset;
+                let skipped = usize::try_from(skipped).unwrap_or(usize::MAX);
+                chunk.bytes.advance(skipped.min(chunk.bytes.len()));
+                offset += skipped as u64;
+                self.send_groups(std::mem::replace(&mut block, Block::new(offset, Vec::new())))
+                    .await;
+            }
+            if !chunk.bytes.is_empty() && self.push(&mut block, chunk).await.is_err() {
+                return;
             }
         }
-        waits_since = Some(Instant::now());
+        self.send_groups(block).await;
     }
-    let received = block.range().end;
-    if received != size {
-        return Err(FetchError::Length { received, size });
+
+    /// Adds a chunk to a block, and sends each one that is full.
+    async fn push(&mut self, block: &mut Block, chunk: Chunk) -> Result<(), FetchError> {
+        let Chunk { mut bytes, path, .. } = chunk;
+        self.progress.on_received(bytes.len() as u64);
+        let (start, end) = (self.range.start, self.range.end);
+        let (received, size) = (block.range().end + bytes.len() as u64 - start, end - start);
+        if received > size {
+            return Err(FetchError::Length { received, size });
+        }
+        while bytes.has_remaining() {
+            let part = bytes.len().min(self.room(block));
+            block.push(&bytes[..part], path);
+            bytes.advance(part);
+            if self.room(block) == 0 {
+                let data = self.to_fill.try_recv();
+                let data = data.unwrap_or_else(|_| Vec::with_capacity(self.block_size));
+                let following = Block::new(block.range().end, data);
+                // Nobody takes it once writing failed, which is reported there.
+                self.full.send(std::mem::replace(block, following)).await.ok();
+            }
+        }
+        Ok(())
     }
-    if !block.data.is_empty() {
-        full.send(block).await.ok();
+
+    /// Sends what a block has of whole groups, and of the object's end.
+    async fn send_groups(&self, mut block: Block) {
+        let end = block.range().end;
+        if end != self.range.end {
+            let whole = (end / GROUP_SIZE * GROUP_SIZE).saturating_sub(block.offset);
+            block.truncate(usize::try_from(whole).unwrap_or(usize::MAX));
+        }
+        if !block.data.is_empty() {
+            self.full.send(block).await.ok();
+        }
     }
-    Ok(())
+
+    /// What a block may still take: blocks end where multiples of their size do, also when the
+    /// first one begins elsewhere, so that each lies in one page.
+    fn room(&self, block: &Block) -> usize {
+        let before = usize::try_from(block.offset % self.block_size as u64).unwrap_or(0);
+        self.block_size - before - block.data.len()
+    }
+}
+
+/// Bytes that are verified and written as one, a power of two. What is read and not written yet is
+/// lost when a process is killed: of an object that another one goes on with, few blocks are a
+/// small part.
+fn block_size(object: u64, resumable: bool) -> usize {
+    if !resumable {
+        return WRITE_BLOCK;
+    }
+    let part = (object / RESUMED_BLOCKS).clamp(GROUP_SIZE, WRITE_BLOCK as u64);
+    1 << part.ilog2()
 }
 
 /// Verifies and writes blocks.
 struct Writer<'a> {
     mender: &'a Mender,
-    outline: Outline,
-    /// The page in use.
-    page: Option<(u64, Verifier)>,
-    sink: Sink,
+    pages: &'a mut Pages,
+    output: &'a Output,
     /// Where writing in order goes on.
     next: u64,
     /// Verified, and ahead of that.
@@ -130,9 +197,10 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    async fn run(mut self, mut to_write: mpsc::Receiver<Block>) -> Result<Sink, FetchError> {
+    async fn run(mut self, mut to_write: mpsc::Receiver<Block>) -> Result<(), FetchError> {
         let mender = self.mender;
         let mut mending = FuturesUnordered::new();
+        let mut syncing = FuturesUnordered::new();
         let mut open = true;
         loop {
             // Each block that is mended, or waits behind one, is held.
@@ -140,10 +208,8 @@ impl Writer<'_> {
             tokio::select! {
                 block = to_write.recv(), if open && room => match block {
                     Some(block) => {
-                        let verifier = self.verifier(block.offset).await?;
-                        let corrupt;
-                        (self, corrupt) = self.take(block, verifier.clone()).await?;
-                        if let Some((block, corrupt)) = corrupt {
+                        let verifier = self.pages.verifier(mender, block.offset).await?;
+                        if let Some((block, corrupt)) = self.take(block, verifier.clone()).await? {
                             mending.push(async move {
                                 mender.mend(&verifier, block, &corrupt).await
                             });
@@ -151,72 +217,61 @@ impl Writer<'_> {
                     }
                     None => open = false,
                 },
-                Some(mended) = mending.next() => self = self.put(mended?).await?,
-                else => return Ok(self.sink),
+                Some(mended) = mending.next() => self.put(mended?).await?,
+                Some(synced) = syncing.next() => synced?,
+                else => return Ok(()),
+            }
+            if let Some(part) = self.output.part()
+                && part.is_sync_due()
+                && syncing.is_empty()
+            {
+                let output = self.output.clone();
+                let sync = move || output.part().map_or(Ok(()), PartFile::sync);
+                syncing.push(async move { offload(sync).await });
             }
         }
-    }
-
-    /// The verifier of the block at `offset`.
-    async fn verifier(&mut self, offset: u64) -> Result<Verifier, FetchError> {
-        let index = self.outline.page_of(offset);
-        if let Some((_, page)) = self.page.as_ref().filter(|(held, _)| *held == index) {
-            return Ok(page.clone());
-        }
-        let Mender { client, manifest } = self.mender;
-        let page = client.page(manifest, &self.outline, index).await?;
-        self.page = Some((index, page.clone()));
-        Ok(page)
     }
 
     /// Verifies a block, and writes it when it is its turn; gives it back with what of it is
     /// corrupt.
     async fn take(
-        mut self,
+        &mut self,
         block: Block,
         verifier: Verifier,
-    ) -> Result<(Self, Option<(Block, Vec<Range<u64>>)>), FetchError> {
-        let in_turn = self.is_in_turn(&block);
-        let mut sink = self.sink;
-        let work = move || {
+    ) -> Result<Option<(Block, Vec<Range<u64>>)>, FetchError> {
+        let in_turn = !self.output.is_in_order() || block.offset == self.next;
+        let work = move |output: &Output| {
             let corrupt = block.corrupt(&verifier);
             if corrupt.is_empty() && in_turn {
-                sink.write(&block)?;
+                output.write(&block)?;
             }
-            Ok::<_, FetchError>((sink, block, corrupt))
+            Ok::<_, FetchError>((block, corrupt))
         };
-        let (sink, block, corrupt) = offload(work).await?;
-        self.sink = sink;
+        let (block, corrupt) = self.output.offload(work).await?;
         if !corrupt.is_empty() {
-            return Ok((self, Some((block, corrupt))));
+            return Ok(Some((block, corrupt)));
         }
         if in_turn {
             self.on_written(block);
         } else {
             self.waiting.insert(block.offset, block);
         }
-        Ok((self, None))
+        Ok(None)
     }
 
     /// Writes a verified block, and those that waited for it.
-    async fn put(mut self, block: Block) -> Result<Self, FetchError> {
+    async fn put(&mut self, block: Block) -> Result<(), FetchError> {
         self.waiting.insert(block.offset, block);
         while let Some(first) = self.waiting.first_entry() {
-            if matches!(self.sink, Sink::Writer(_)) && *first.key() != self.next {
+            if self.output.is_in_order() && *first.key() != self.next {
                 break;
             }
             let block = first.remove();
-            let mut sink = self.sink;
-            let work = move || sink.write(&block).map(|()| (sink, block));
-            let (sink, block) = offload(work).await?;
-            self.sink = sink;
+            let work = move |output: &Output| output.write(&block).map(|()| block);
+            let block = self.output.offload(work).await?;
             self.on_written(block);
         }
-        Ok(self)
-    }
-
-    fn is_in_turn(&self, block: &Block) -> bool {
-        matches!(self.sink, Sink::File(_)) || block.offset == self.next
+        Ok(())
     }
 
     fn on_written(&mut self, mut block: Block) {
@@ -225,5 +280,23 @@ impl Writer<'_> {
         block.data.clear();
         // The reader may be done.
         self.empty.try_send(block.data).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_that_wait_are_a_small_part_of_an_object() {
+        // One that is filled, one that is written, and those between.
+        let waiting = |object| (block_size(object, true) * (WRITE_QUEUE + 2)) as u64;
+        for object in [8 << 20, 9 << 20, 40 << 20, 127 << 20, 1 << 30, 1 << 40] {
+            assert!(waiting(object) <= object / 20, "{object}");
+        }
+        for object in [0, 1, 1 << 20, 8 << 20] {
+            assert_eq!(block_size(object, true) as u64, GROUP_SIZE);
+            assert_eq!(block_size(object, false), WRITE_BLOCK);
+        }
     }
 }

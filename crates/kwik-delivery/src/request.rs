@@ -10,8 +10,7 @@ use prost::Message;
 use crate::{
     InvalidName, ObjectName, SourceError,
     limits::{
-        DELIVERY_VERSION, HASH_SIZE, MAX_BLAMED, MAX_EXCLUDED, MAX_MESSAGE, MAX_OBJECT, MAX_TEXT,
-        PAGE_GROUPS,
+        DELIVERY_VERSION, GROUP_SIZE, HASH_SIZE, MAX_MESSAGE, MAX_OBJECT, MAX_TEXT, PAGE_GROUPS,
     },
     tree, wire,
 };
@@ -39,6 +38,13 @@ pub enum Part {
     },
     /// Some of it again.
     Repair(Repair),
+    /// Some of it.
+    Range {
+        /// Of which version; none for the one that is there.
+        root: Option<Hash>,
+        /// Whole groups, but for the object's end. When it is empty, only what the object is.
+        range: Range<u64>,
+    },
 }
 
 /// Groups that did not verify, from other servers.
@@ -106,7 +112,7 @@ pub struct Found {
     pub size: u64,
     /// Its BLAKE3 hash.
     pub root: Hash,
-    /// The logical stream that carries its bytes.
+    /// The logical stream that carries its bytes, or the range of them that was asked for.
     pub stream_id: u64,
 }
 
@@ -169,6 +175,11 @@ impl Request {
                 Some(Wire::Page(wire::OutboardPage { root: root_bytes(root), index: *index }))
             }
             Part::Repair(repair) => Some(Wire::Repair(repair.to_wire())),
+            Part::Range { root, range } => Some(Wire::Range(wire::Range {
+                root: root.as_ref().map(root_bytes).unwrap_or_default(),
+                start: range.start,
+                end: range.end,
+            })),
         };
         frame(&wire::Request { name: self.name.to_string(), version: DELIVERY_VERSION, part })
     }
@@ -189,51 +200,16 @@ impl Request {
                 Part::Page { root: check_root(&page.root)?, index: page.index }
             }
             Some(Wire::Repair(repair)) => Part::Repair(Repair::from_wire(repair)?),
+            Some(Wire::Range(wire::Range { root, start, end })) => {
+                // Whether it lies in the object is for the server to see.
+                if start > end || end > MAX_OBJECT || !start.is_multiple_of(GROUP_SIZE) {
+                    return Err(InvalidMessage::Malformed);
+                }
+                let root = if root.is_empty() { None } else { Some(check_root(&root)?) };
+                Part::Range { root, range: start..end }
+            }
         };
         Ok(Some(Self { name: ObjectName::new(&message.name)?, part }))
-    }
-}
-
-impl Repair {
-    fn to_wire(&self) -> wire::Repair {
-        let blamed = self.blamed.iter().take(MAX_BLAMED).map(|blame| wire::Blame {
-            path_id: blame.path.0,
-            start: blame.range.start,
-            end: blame.range.end,
-            expected: Bytes::copy_from_slice(&blame.expected),
-            received: blame.received.map(|hash| Bytes::copy_from_slice(&hash)).unwrap_or_default(),
-        });
-        wire::Repair {
-            root: root_bytes(&self.root),
-            start: self.range.start,
-            end: self.range.end,
-            excluded: self.excluded.iter().take(MAX_EXCLUDED).map(|path| path.0).collect(),
-            blamed: blamed.collect(),
-        }
-    }
-
-    /// Whether the ranges lie in the object is for the server to see.
-    fn from_wire(message: wire::Repair) -> Result<Self, InvalidMessage> {
-        let within = message.excluded.len() <= MAX_EXCLUDED && message.blamed.len() <= MAX_BLAMED;
-        if !within || message.start > message.end || message.end > MAX_OBJECT {
-            return Err(InvalidMessage::Malformed);
-        }
-        let blamed = message.blamed.into_iter().map(|blame| {
-            let hash = |hash: &Bytes| hash[..].try_into().map_err(|_| InvalidMessage::Malformed);
-            let received =
-                if blame.received.is_empty() { None } else { Some(hash(&blame.received)?) };
-            if blame.start >= blame.end || blame.end > MAX_OBJECT {
-                return Err(InvalidMessage::Malformed);
-            }
-            let (path, range) = (PathId(blame.path_id), blame.start..blame.end);
-            Ok(Blame { path, range, expected: hash(&blame.expected)?, received })
-        });
-        Ok(Self {
-            root: check_root(&message.root)?,
-            range: message.start..message.end,
-            excluded: message.excluded.into_iter().map(PathId).collect(),
-            blamed: blamed.collect::<Result<_, _>>()?,
-        })
     }
 }
 
@@ -481,5 +457,6 @@ pub enum InvalidMessage {
     Name(#[from] InvalidName),
 }
 
+mod repair;
 #[cfg(test)]
 mod tests;

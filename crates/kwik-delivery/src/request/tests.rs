@@ -50,6 +50,20 @@ fn messages_round_trip_byte_by_byte_and_leave_the_rest() {
 }
 
 #[test]
+fn ranges_round_trip_and_begin_with_a_group() {
+    let part = |root, range| Request { name: name(), part: Part::Range { root, range } };
+    let decode = |request: &Request| Request::decode(&mut request.encode().into());
+    for request in [part(None, 0..0), part(Some(blake3::hash(b"x")), 65_536..65_537)] {
+        assert_eq!(decode(&request), Ok(Some(request)));
+    }
+    for range in [1..65_536, 0..MAX_OBJECT + 1] {
+        assert_eq!(decode(&part(None, range)), Err(InvalidMessage::Malformed));
+    }
+    let inverted = Range { start: GROUP_SIZE, end: 1 };
+    assert_eq!(decode(&part(None, inverted)), Err(InvalidMessage::Malformed));
+}
+
+#[test]
 fn lengths_are_refused_from_the_prefix_alone() {
     for prefix in [&[0x81, 0x80, 0x04][..], &[0xff; 4]] {
         let refused = Request::decode(&mut BytesMut::from(prefix));

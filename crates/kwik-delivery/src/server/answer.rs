@@ -69,7 +69,27 @@ async fn answer_request(
 ) -> Result<(), Unanswered> {
     let opened = prepare(serving, send, request).await?;
     match &request.part {
-        Part::Whole => deliver(serving, send, &opened).await?,
+        Part::Whole => {
+            let size = opened.1.manifest().size;
+            deliver(serving, send, &opened, 0..size).await?;
+        }
+        Part::Range { root, range } => {
+            let published = &opened.1;
+            if let Some(root) = root {
+                check_version(published, root)?;
+            }
+            let size = published.manifest().size;
+            if range.end > size {
+                let message = format!("bytes {range:?} are none of an object of {size}");
+                return Err(Failure { code: FailureCode::InvalidRequest, message }.into());
+            }
+            if range.is_empty() {
+                let Manifest { name, size, root } = published.manifest().clone();
+                let found = Response::Found(Found { name, size, root, stream_id: 0 });
+                return Ok(reply(send, [found.encode(), published.first()]).await?);
+            }
+            deliver(serving, send, &opened, range.clone()).await?;
+        }
         Part::Page { root, index } => {
             let (object, published) = &opened;
             check_version(published, root)?;
@@ -133,13 +153,15 @@ async fn deliver(
     serving: &Serving<'_>,
     send: &mut SendStream,
     (object, published): &Opened,
+    range: Range<u64>,
 ) -> Result<(), Unanswered> {
     let Manifest { name, size, root } = published.manifest().clone();
     let opened = serving.primary.session().open_uni().await;
     let mut stream = opened.map_err(|error| error.to_string())?;
     let stream_id = stream.id().as_u64();
-    let command = EdgeCommand { name: name.clone(), size, root, offset: 0 };
-    let extent = Extent::reserve(serving, &mut stream, size, command, &[])?;
+    let command = EdgeCommand { name: name.clone(), size, root, offset: range.start };
+    let length = range.end - range.start;
+    let extent = Extent::reserve(serving, &mut stream, length, command, &[])?;
     let found = Response::Found(Found { name, size, root, stream_id });
     deliver_beside(send, [found.encode(), published.first()], extent, object).await
 }

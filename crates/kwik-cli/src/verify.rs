@@ -1,0 +1,96 @@
+//! `kwik verify`: whether a file is what it should be.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use blake3::{Hash, Hasher};
+use kwik::escape;
+use kwik_delivery::{Client, Progress};
+use tokio::{task::spawn_blocking, try_join};
+
+use crate::{
+    args::{ObjectLink, Original, Verify},
+    connect::Dialer,
+    failure::{Failure, Kind},
+    print,
+    progress::Waiting,
+    summary::Size,
+};
+
+/// Bytes that are read and hashed at once.
+const BLOCK: usize = 1024 * 1024;
+
+pub(crate) async fn run(arguments: Verify) -> Result<(), Failure> {
+    let file = match (&arguments.file, &arguments.original) {
+        (Some(file), _) => file.clone(),
+        (None, Original::Link(link)) => PathBuf::from(link.name.file_name()),
+        (None, Original::Hash(_)) => {
+            return Err(Failure::new(Kind::Usage, "a hash says no name: give the file, too"));
+        }
+    };
+    let (expected, actual) = match &arguments.original {
+        Original::Hash(hash) => (*hash, hash_file(&file).await?),
+        Original::Link(link) => try_join!(ask(link, &arguments), hash_file(&file))?,
+    };
+    let shown = file.display();
+    if actual != expected {
+        let message = format!(
+            "{shown} is not as it should be: its BLAKE3 hash is {actual}, and not {expected}: \
+             fetch it again"
+        );
+        return Err(Failure::new(Kind::Transfer, message));
+    }
+    print(&format!("{}: as it should be, BLAKE3 {actual}\n", escape(shown)))
+}
+
+/// The hash of an object, as its server says it.
+async fn ask(link: &ObjectLink, arguments: &Verify) -> Result<Hash, Failure> {
+    let mut dialer = Dialer::default();
+    let session = dialer.session(link, &arguments.trust, arguments.timeout).await?;
+    let client = Client::new(session).with_patience(arguments.timeout);
+    let progress = Progress::default();
+    let asking = client.describe(&link.name, &progress);
+    let manifest = Waiting::new().for_work(asking, || "waiting for the server's answer".into());
+    let manifest = manifest.await;
+    dialer.close().await;
+    Ok(manifest?.root)
+}
+
+async fn hash_file(path: &Path) -> Result<Hash, Failure> {
+    let done = Arc::new(AtomicU64::new(0));
+    let (counted, opened) = (Arc::clone(&done), path.to_path_buf());
+    let hashing = spawn_blocking(move || hash(&opened, &counted));
+    let what = || format!("hashing {}: {}", path.display(), Size(done.load(Ordering::Relaxed)));
+    let hashed = Waiting::new().for_work(hashing, what).await;
+    hashed.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(|error| {
+        let kind = match error.kind() {
+            io::ErrorKind::NotFound => Kind::NotFound,
+            _ => Kind::Disk,
+        };
+        Failure::new(kind, format!("cannot read {}: {error}", path.display()))
+    })
+}
+
+fn hash(path: &Path, done: &AtomicU64) -> io::Result<Hash> {
+    let mut file: Box<dyn Read> =
+        if path == Path::new("-") { Box::new(io::stdin()) } else { Box::new(File::open(path)?) };
+    let (mut hasher, mut block) = (Hasher::new(), vec![0; BLOCK]);
+    loop {
+        match file.read(&mut block) {
+            Ok(0) => return Ok(hasher.finalize()),
+            Ok(length) => {
+                hasher.update(&block[..length]);
+                done.fetch_add(length as u64, Ordering::Relaxed);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}

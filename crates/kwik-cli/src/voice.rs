@@ -1,0 +1,74 @@
+//! What the command says on standard error. Where that cannot be written, what is done counts all
+//! the same.
+
+use std::{
+    io::{self, ErrorKind, Write},
+    sync::OnceLock,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+/// How long a standard error that takes nothing now is waited for, and how often it is tried.
+const PATIENCE: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_millis(5);
+
+/// In what form this process speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Lines, and a bar on a terminal.
+    Auto,
+    Lines,
+    /// JSON, an object a line.
+    Json,
+    /// Lines without progress.
+    Silent,
+    /// Nothing but why it failed.
+    Quiet,
+}
+
+static FORM: OnceLock<Form> = OnceLock::new();
+
+/// Chooses the form, once.
+pub(crate) fn choose(form: Form) {
+    FORM.set(form).ok();
+}
+
+pub(crate) fn form() -> Form {
+    FORM.get().copied().unwrap_or(Form::Auto)
+}
+
+/// Says a line about what goes on.
+pub(crate) fn note(text: &str) {
+    match form() {
+        Form::Auto | Form::Lines | Form::Silent => say(text),
+        Form::Json => event(&json!({ "event": "note", "text": text })),
+        Form::Quiet => {}
+    }
+}
+
+/// Says an event, where events are wanted.
+pub(crate) fn event(event: &Value) {
+    if form() == Form::Json {
+        say(&event.to_string());
+    }
+}
+
+/// Says a line, whatever the form.
+pub(crate) fn say(line: &str) {
+    let text = format!("{line}\n");
+    let mut left = text.as_bytes();
+    let end = Instant::now() + PATIENCE;
+    let mut stderr = io::stderr().lock();
+    while !left.is_empty() {
+        match stderr.write(left) {
+            Ok(written) if written > 0 => left = &left[written..],
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < end => {
+                thread::sleep(RETRY);
+            }
+            _ => return,
+        }
+    }
+}

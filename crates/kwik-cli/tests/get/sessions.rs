@@ -1,0 +1,258 @@
+//! Servers that go away while a get lasts, and come back.
+
+use std::{
+    fs,
+    io::Read,
+    os::unix::net::UnixListener,
+    process::{Child, Command, Stdio},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use crate::common::{Place, Server, assert_done, wait_until};
+
+const SIZE: usize = 20_000_000;
+
+fn send(child: &Child, signal: &str) {
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+}
+
+/// A place, its object, and a server on a port that stays.
+struct Broken {
+    place: Place,
+    data: Vec<u8>,
+    address: String,
+    link: String,
+    server: Option<Server>,
+}
+
+impl Broken {
+    fn new() -> Self {
+        let place = Place::new();
+        let data = place.file("x", SIZE);
+        let server = place.serve("state", &[]);
+        let (address, link) = (server.address.clone(), server.link("x"));
+        Self { place, data, address, link, server: Some(server) }
+    }
+
+    fn serve_again(&mut self) {
+        let (files, state) = (self.place.path("files"), self.place.path("state"));
+        let serve = ["serve", files.to_str().unwrap(), "--listen", &self.address, "--state"];
+        let serve = [&serve[..], &[state.to_str().unwrap()]].concat();
+        self.server = Some(Server::spawn(&mut self.place.kwik(&serve)));
+    }
+
+    /// A get that lasts, once some of it has come.
+    fn begin(&self, options: &[&str]) -> Get {
+        let log = self.place.path("log");
+        let get = ["get", &self.link, "--limit-rate", "8M", "--progress", "json"];
+        let mut get = self.place.kwik(&[&get[..], options].concat());
+        get.stdout(Stdio::piped()).stderr(fs::File::create(&log).unwrap());
+        let mut child = get.spawn().unwrap();
+        let mut stdout = child.stdout.take().unwrap();
+        let reading = thread::spawn(move || {
+            let mut read = Vec::new();
+            stdout.read_to_end(&mut read).unwrap();
+            read
+        });
+        let verified =
+            |line: &str| line.contains(r#""verified":"#) && !line.contains(r#""verified":0"#);
+        wait_until(|| self.said().lines().any(verified));
+        Get { child, reading }
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(self.place.path("log")).unwrap()
+    }
+
+    /// The get ends well, with its last of so many sessions: what it wrote to standard output.
+    fn assert_whole(&self, get: Get, sessions: u32) -> Vec<u8> {
+        let (code, output) = get.wait();
+        let said = self.said();
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains(&format!(r#""sessions":{sessions},"#)), "{said}");
+        output
+    }
+}
+
+struct Get {
+    child: Child,
+    reading: JoinHandle<Vec<u8>>,
+}
+
+impl Get {
+    /// Its code, and what it wrote to standard output.
+    fn wait(mut self) -> (Option<i32>, Vec<u8>) {
+        let code = self.child.wait().unwrap().code();
+        (code, self.reading.join().unwrap())
+    }
+}
+
+#[test]
+fn a_server_that_comes_back_costs_no_get() {
+    for (signal, options) in [("-KILL", &[][..]), ("-TERM", &[]), ("-KILL", &["-o", "-"])] {
+        let mut broken = Broken::new();
+        let get = broken.begin(&[options, &["--timeout", "10s"]].concat());
+        let mut server = broken.server.take().unwrap();
+        send(&server.child, signal);
+        server.child.wait().unwrap();
+        drop(server);
+        broken.serve_again();
+        let output = broken.assert_whole(get, 2);
+        let received = if options.is_empty() {
+            assert_eq!(broken.place.outputs(), ["x"]);
+            fs::read(broken.place.path("out/x")).unwrap()
+        } else {
+            output
+        };
+        assert!(received == broken.data, "{signal} {options:?}");
+        assert!(broken.said().contains("trying again in "), "{}", broken.said());
+    }
+}
+
+/// As a laptop that is closed, or Ctrl-Z: the session is long gone when it goes on.
+#[test]
+fn a_get_that_was_stopped_goes_on_with_another_session() {
+    let mut broken = Broken::new();
+    let get = broken.begin(&["--timeout", "5s"]);
+    send(&get.child, "-STOP");
+    drop(broken.server.take());
+    broken.serve_again();
+    thread::sleep(Duration::from_secs(1));
+    send(&get.child, "-CONT");
+    broken.assert_whole(get, 2);
+    assert!(fs::read(broken.place.path("out/x")).unwrap() == broken.data);
+}
+
+#[test]
+fn a_server_that_stays_away_is_given_up_and_what_came_is_kept() {
+    let mut broken = Broken::new();
+    let get = broken.begin(&["--timeout", "4s", "--retry", "2"]);
+    drop(broken.server.take());
+    let (code, _) = get.wait();
+    let said = broken.said();
+    assert_eq!(code, Some(5), "{said}");
+    assert_eq!(said.matches("trying again in ").count(), 2, "{said}");
+    assert!(said.lines().last().unwrap().contains("are kept"), "{said}");
+    assert_eq!(broken.place.outputs(), [".x.kwik-part"]);
+    broken.serve_again();
+    assert_done(&broken.place.run(&["get", &broken.link]));
+    assert!(fs::read(broken.place.path("out/x")).unwrap() == broken.data);
+    assert_eq!(broken.place.outputs(), ["x"]);
+}
+
+/// The server may be started anew with another version while a get waits for it.
+#[test]
+fn a_version_that_changes_under_way_is_never_mixed() {
+    for options in [&[][..], &["-o", "-"]] {
+        let mut broken = Broken::new();
+        let get = broken.begin(&[options, &["--timeout", "10s"]].concat());
+        drop(broken.server.take());
+        let changed = vec![9; SIZE];
+        fs::write(broken.place.path("files/x"), &changed).unwrap();
+        broken.serve_again();
+        let (code, output) = get.wait();
+        let said = broken.said();
+        if options.is_empty() {
+            assert_eq!(code, Some(0), "{said}");
+            assert!(said.contains("fetching it anew"), "{said}");
+            assert!(fs::read(broken.place.path("out/x")).unwrap() == changed);
+        } else {
+            assert_eq!(code, Some(1), "{said}");
+            assert!(said.contains("kwik: the object has changed"), "{said}");
+            assert!(broken.data.starts_with(&output));
+        }
+    }
+}
+
+/// A server that can be started anew where it was.
+struct Restarted<'a> {
+    place: &'a Place,
+    state: &'static str,
+    options: Vec<String>,
+    server: Option<Server>,
+}
+
+impl<'a> Restarted<'a> {
+    fn start(place: &'a Place, state: &'static str, options: &[&str]) -> Self {
+        let server = place.serve(state, options);
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        Self { place, state, options, server: Some(server) }
+    }
+
+    fn server(&self) -> &Server {
+        self.server.as_ref().unwrap()
+    }
+
+    fn restart(&mut self, signal: &str) {
+        let mut old = self.server.take().unwrap();
+        send(&old.child, signal);
+        old.child.wait().unwrap();
+        let (files, state) = (self.place.path("files"), self.place.path(self.state));
+        let mut serve = self.place.kwik(&["serve", files.to_str().unwrap(), "--state"]);
+        serve.arg(state).args(["--listen", &old.address]).args(&self.options);
+        self.server = Some(Server::spawn(&mut serve));
+    }
+}
+
+/// However a primary ends: killed, so that its edges go on, or asked to.
+#[test]
+fn a_rolling_restart_of_all_servers_costs_no_get() {
+    for signals in [["-KILL", "-TERM", "-KILL"], ["-TERM", "-KILL", "-TERM"]] {
+        restart_under_clients(signals);
+    }
+}
+
+fn restart_under_clients(signals: [&str; 3]) {
+    const CLIENTS: usize = 10;
+    let place = Place::new();
+    let data = place.file("x", SIZE);
+    let id = place.run(&["id", "--state", place.path("primary").to_str().unwrap()]);
+    let pin = String::from_utf8(id.stdout).unwrap();
+    let trust = ["--trust", pin.trim()];
+    let mut servers: Vec<_> =
+        ["one", "two"].map(|state| Restarted::start(&place, state, &trust)).into();
+    let links: Vec<_> = servers.iter().map(|edge| edge.server().edge()).collect();
+    let edges = ["--edge", &links[0], "--edge", &links[1]];
+    servers.push(Restarted::start(&place, "primary", &edges));
+    let link = servers[2].server().link("x");
+    let log = |number: usize| place.path(&format!("log{number}"));
+    let gets: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let (target, stderr) = (number.to_string(), fs::File::create(log(number)).unwrap());
+            let get = ["get", &link, "-o", &target, "--limit-rate", "3M", "--progress", "json"];
+            place.kwik(&get).stderr(stderr).spawn().unwrap()
+        })
+        .collect();
+    for (server, signal) in servers.iter_mut().zip(signals) {
+        thread::sleep(Duration::from_secs(1));
+        server.restart(signal);
+    }
+    for (number, mut get) in gets.into_iter().enumerate() {
+        let status = get.wait().unwrap();
+        let said = fs::read_to_string(log(number)).unwrap();
+        assert!(status.success(), "{said}");
+        let done: serde_json::Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+        let received = done["received"].as_u64().unwrap();
+        assert!(received <= SIZE as u64 * 105 / 100, "{received}: {said}");
+        assert!(fs::read(place.path("out").join(number.to_string())).unwrap() == data);
+    }
+    assert_eq!(place.outputs().len(), CLIENTS);
+}
+
+#[test]
+fn a_socket_is_written_to() {
+    let place = Place::new();
+    let data = place.file("x", 300_000);
+    let server = place.serve("state", &[]);
+    let listener = UnixListener::bind(place.path("out/socket")).unwrap();
+    let reading = thread::spawn(move || {
+        let mut read = Vec::new();
+        listener.accept().unwrap().0.read_to_end(&mut read).unwrap();
+        read
+    });
+    assert_done(&place.run(&["get", &server.link("x"), "-o", "socket"]));
+    assert!(reading.join().unwrap() == data);
+    assert_eq!(place.outputs(), ["socket"]);
+}
