@@ -42,8 +42,8 @@ pub use server::{
 pub use source::{Object, ObjectStat, Source, SourceError};
 pub use verify::{Corrupt, InvalidOutboard, Outline, Verifier};
 
-/// Messages generated from `proto/delivery.proto`.
+/// Messages generated from `proto/delivery.proto` by `proto/generate`.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
 mod wire {
-    include!(concat!(env!("OUT_DIR"), "/kwik.delivery.rs"));
+    include!("generated/kwik.delivery.rs");
 }
