@@ -1,6 +1,7 @@
 //! Where a server's objects come from.
 
 use std::{
+    collections::BTreeMap,
     io,
     ops::Range,
     path::{Path, PathBuf},
@@ -8,25 +9,29 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt};
-use object_store::{ObjectMeta, ObjectStore, memory::InMemory};
+#[cfg(feature = "object_store")]
+use object_store::ObjectStore;
 
-use crate::{ObjectName, limits::MAX_DEPTH, offload::offload, partial};
+use crate::{ObjectName, limits::MAX_DEPTH, offload::offload};
 
 mod descriptors;
 mod folder;
 mod object;
+#[cfg(feature = "object_store")]
+mod store;
 
 use folder::Folder;
 pub use object::{Object, ObjectStat};
 
-/// A set of objects: a folder, a single file, or an object store.
+/// A set of objects: a folder, a single file, a few in memory, or an object store.
 #[derive(Debug, Clone)]
 pub struct Source(Kind);
 
 #[derive(Debug, Clone)]
 enum Kind {
     Folder(Arc<Folder>),
+    Memory(Arc<BTreeMap<ObjectName, Object>>),
+    #[cfg(feature = "object_store")]
     Store(Arc<dyn ObjectStore>),
 }
 
@@ -93,21 +98,15 @@ impl Source {
     }
 
     /// A few objects held in memory.
-    ///
-    /// # Errors
-    /// When a name is none that the store takes.
-    pub async fn memory(
-        objects: impl IntoIterator<Item = (ObjectName, Bytes)>,
-    ) -> Result<Self, SourceError> {
-        let store = InMemory::new();
-        for (name, data) in objects {
-            let put = store.put_opts(&store_path(&name)?, data.into(), Default::default()).await;
-            put.map_err(|error| unreadable(name.to_string(), error))?;
-        }
-        Ok(Self::store(Arc::new(store)))
+    #[must_use]
+    pub fn memory(objects: impl IntoIterator<Item = (ObjectName, Bytes)>) -> Self {
+        let objects = objects.into_iter();
+        let objects = objects.map(|(name, data)| (name.clone(), Object::in_memory(name, data)));
+        Self(Kind::Memory(Arc::new(objects.collect())))
     }
 
-    /// The objects of any store.
+    /// The objects of any store. Needs the feature `object_store`.
+    #[cfg(feature = "object_store")]
     #[must_use]
     pub fn store(store: Arc<dyn ObjectStore>) -> Self {
         Self(Kind::Store(store))
@@ -131,10 +130,15 @@ impl Source {
                 let (folder, name) = (Arc::clone(folder), name.clone());
                 offload(move || folder.open(name)).await
             }
-            Kind::Store(_) if partial::is_part_name(name.file_name()) => {
-                Err(SourceError::NotFound { name: name.clone() })
+            Kind::Memory(objects) => {
+                let object = objects.get(name).cloned();
+                object.ok_or_else(|| SourceError::NotFound { name: name.clone() })
             }
-            Kind::Store(store) => Object::in_store(name, Arc::clone(store)).await,
+            #[cfg(feature = "object_store")]
+            Kind::Store(store) => {
+                let (stat, stored) = store::open(name, Arc::clone(store)).await?;
+                Ok(Object::in_store(stat, stored))
+            }
         }
     }
 
@@ -156,20 +160,11 @@ impl Source {
                 })
                 .await
             }
-            Kind::Store(store) => {
-                let names = store.list(None).try_filter_map(async |meta: ObjectMeta| {
-                    Ok(ObjectName::new(meta.location.as_ref()).ok())
-                });
-                let names = names.take(limit).try_collect().await;
-                names.map_err(|error| unreadable("the object store".into(), error))
-            }
+            Kind::Memory(objects) => Ok(objects.keys().take(limit).cloned().collect()),
+            #[cfg(feature = "object_store")]
+            Kind::Store(store) => store::list(store, limit).await,
         }
     }
-}
-
-fn store_path(name: &ObjectName) -> Result<object_store::path::Path, SourceError> {
-    let path = object_store::path::Path::parse(name.as_str());
-    path.map_err(|error| unreadable(name.to_string(), error))
 }
 
 fn unreadable(
@@ -184,14 +179,6 @@ fn file_error(name: &ObjectName, error: io::Error) -> SourceError {
     match error.kind() {
         NotFound | NotADirectory | InvalidFilename => SourceError::NotFound { name: name.clone() },
         _ => unreadable(name.to_string(), error),
-    }
-}
-
-fn store_error(name: &ObjectName, error: object_store::Error) -> SourceError {
-    match error {
-        object_store::Error::NotFound { .. } => SourceError::NotFound { name: name.clone() },
-        object_store::Error::Precondition { .. } => SourceError::Changed { name: name.clone() },
-        other => unreadable(name.to_string(), other),
     }
 }
 

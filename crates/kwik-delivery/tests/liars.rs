@@ -244,7 +244,7 @@ fn lying_primary(object: Bytes, edge: Edge) -> (Edge, JoinHandle<()>) {
         let Some(incoming) = endpoint.accept().await else { return };
         let Ok(Accepted::Primary(primary)) = incoming.accept_any().await else { return };
         primary.add_path(edge.address, edge.fingerprint).await.ok();
-        let memory = Source::memory([(name("x"), object)]).await.unwrap();
+        let memory = Source::memory([(name("x"), object)]);
         let opened = memory.open(&name("x")).await.unwrap();
         let published = kwik_delivery::hash_object(&opened).await.unwrap();
         let Manifest { name, size, root } = published.manifest().clone();

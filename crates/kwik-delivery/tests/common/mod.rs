@@ -26,7 +26,7 @@ pub fn content(size: usize) -> Bytes {
 
 pub async fn source(objects: &[(&str, Bytes)]) -> Source {
     let objects = objects.iter().map(|(text, data)| (name(text), data.clone()));
-    Source::memory(objects).await.unwrap()
+    Source::memory(objects)
 }
 
 /// A running server.
