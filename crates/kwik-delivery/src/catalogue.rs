@@ -1,7 +1,7 @@
 //! What a server publishes of its objects.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fs, io,
     path::{Path, PathBuf},
     sync::{
@@ -11,11 +11,15 @@ use std::{
 };
 
 use blake3::Hash;
+use kwik::escape;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use crate::{
-    Failure, FailureCode, Object, ObjectStat, Published, SourceError, hash_object,
-    limits::{LARGE_OBJECT, MAX_HASHING_LARGE, MAX_HASHING_SMALL, MAX_LOOKUPS},
+    Failure, FailureCode, Object, ObjectStat, PartError, Published, SourceError,
+    limits::{
+        KEPT_BESIDE, LARGE_OBJECT, MAX_HASHING_LARGE, MAX_HASHING_SMALL, MAX_KEPT, MAX_LOOKUPS,
+    },
+    manifest::hash_counted,
     offload::offload,
     tree,
 };
@@ -23,15 +27,18 @@ use crate::{
 mod entry;
 
 /// The published manifests of a server's objects: one file each under `STATE/catalogue/`, made when
-/// the object is first asked for, renewed when its state changes. Cheap to clone. Needs a tokio
-/// runtime.
+/// the object is first asked for, renewed when its state changes. What cannot be written there is
+/// kept in memory, up to [`MAX_KEPT`]. Cheap to clone. Needs a tokio runtime.
 #[derive(Debug, Clone)]
 pub struct Catalogue(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    folder: PathBuf,
+    /// None when there is no place to write to.
+    folder: Option<PathBuf>,
     slots: Mutex<BTreeMap<Key, Slot>>,
+    /// What the folder could not take, the oldest first.
+    kept: Mutex<VecDeque<(Key, Arc<Published>)>>,
     /// One for objects up to [`LARGE_OBJECT`], one for others: a small one waits behind no large
     /// one.
     hashing: [Semaphore; 2],
@@ -101,8 +108,19 @@ impl Catalogue {
         let folder = state.as_ref().join("catalogue");
         let failed = |source| CatalogueError::State { path: folder.clone(), source };
         fs::create_dir_all(&folder).map_err(failed)?;
+        Ok(Self::new(Some(folder)))
+    }
+
+    /// A catalogue that is kept in memory alone.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        Self::new(None)
+    }
+
+    fn new(folder: Option<PathBuf>) -> Self {
         let hashing = [MAX_HASHING_SMALL, MAX_HASHING_LARGE].map(Semaphore::new);
-        Ok(Self(Arc::new(Shared { folder, slots: Mutex::default(), hashing })))
+        let (slots, kept) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Shared { folder, slots, kept, hashing }))
     }
 
     /// The manifest of `object` in its opened state: read from the catalogue, or hashed and
@@ -154,15 +172,16 @@ impl Catalogue {
         if let Some(published) = served {
             return Some(published.manifest().root);
         }
-        let (path, stat) = (self.0.path(stat), stat.clone());
-        Some(offload(move || entry::load(&path, &stat)).await?.manifest().root)
+        self.0.load(stat).await.map(|published| published.manifest().root)
     }
 
     /// Forgets what was published of an object in this state, as it does not fit: the next who asks
     /// has it hashed anew. Cancel safe.
     pub async fn forget(&self, stat: &ObjectStat) {
-        self.0.slots().remove(&key(stat));
-        let path = self.0.path(stat);
+        let key = key(stat);
+        self.0.slots().remove(&key);
+        self.0.kept().retain(|(other, _)| *other != key);
+        let Some(path) = self.0.path(stat) else { return };
         match offload(move || fs::remove_file(path)).await {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(%error, "cannot remove an entry of the catalogue");
@@ -179,13 +198,10 @@ impl Shared {
     }
 
     async fn find_or_publish(&self, key: &Key, object: &Object, lookup: &Arc<Lookup>) {
-        let (path, stat) = (self.path(object.stat()), object.stat().clone());
-        let place = path.clone();
-        let found = offload(move || entry::load(&place, &stat)).await;
-        let outcome = match found {
-            Some(published) => Ok(Arc::new(published)),
+        let outcome = match self.load(object.stat()).await {
+            Some(published) => Ok(published),
             None => match self.permit(key, object.stat().size, lookup).await {
-                Some(_permit) => publish(&path, object, &lookup.hashed).await.map_err(Arc::new),
+                Some(_permit) => self.publish(key, object, lookup).await.map_err(Arc::new),
                 None => return,
             },
         };
@@ -219,9 +235,75 @@ impl Shared {
         }
     }
 
-    fn path(&self, stat: &ObjectStat) -> PathBuf {
-        self.folder.join(blake3::hash(stat.name.as_str().as_bytes()).to_hex().as_str())
+    fn path(&self, stat: &ObjectStat) -> Option<PathBuf> {
+        let folder = self.folder.as_ref()?;
+        Some(folder.join(blake3::hash(stat.name.as_str().as_bytes()).to_hex().as_str()))
     }
+
+    fn kept(&self) -> MutexGuard<'_, VecDeque<(Key, Arc<Published>)>> {
+        // As for the slots.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was published of an object in this state.
+    async fn load(&self, stat: &ObjectStat) -> Option<Arc<Published>> {
+        let key = key(stat);
+        let kept = self.kept().iter().find(|(other, _)| *other == key).map(|(_, it)| it.clone());
+        if kept.is_some() {
+            return kept;
+        }
+        let (path, stat) = (self.path(stat)?, stat.clone());
+        offload(move || entry::load(&path, &stat)).await.map(Arc::new)
+    }
+
+    /// Hashes an object, and writes its manifest where there is a place for it.
+    async fn publish(
+        &self,
+        key: &Key,
+        object: &Object,
+        lookup: &Lookup,
+    ) -> Result<Arc<Published>, CatalogueError> {
+        let mut unwritten = None;
+        if let Some(path) = self.path(object.stat()) {
+            match publish(&path, object, &lookup.hashed).await? {
+                Ok(published) => return Ok(published),
+                Err(Unwritten { error, published }) => {
+                    let name = escape(&object.stat().name);
+                    tracing::warn!(
+                        %name, error = %escape(&error),
+                        "cannot write to the catalogue: this object's hashes are kept in memory"
+                    );
+                    unwritten = published;
+                }
+            }
+        }
+        lookup.hashed.store(0, Ordering::Relaxed);
+        let published = match unwritten {
+            Some(published) => published,
+            None => Arc::new(hash_counted(object, &lookup.hashed).await?),
+        };
+        self.keep(key, &published);
+        Ok(published)
+    }
+
+    fn keep(&self, key: &Key, published: &Arc<Published>) {
+        let mut kept = self.kept();
+        // Another state of the object is of no use any more.
+        kept.retain(|(other, _)| other.0 != key.0);
+        kept.push_back((key.clone(), Arc::clone(published)));
+        let size = |(key, published): &(Key, Arc<Published>)| {
+            KEPT_BESIDE + key.0.len() + key.1.len() + published.size_in_memory()
+        };
+        while kept.iter().map(size).sum::<usize>() > MAX_KEPT && kept.len() > 1 {
+            kept.pop_front();
+        }
+    }
+}
+
+/// It was hashed, perhaps, and could not be written.
+struct Unwritten {
+    error: PartError,
+    published: Option<Arc<Published>>,
 }
 
 fn key(stat: &ObjectStat) -> Key {
@@ -233,27 +315,21 @@ async fn publish(
     path: &Path,
     object: &Object,
     hashed: &AtomicU64,
-) -> Result<Arc<Published>, CatalogueError> {
-    let failed = |error: &dyn std::fmt::Display| {
-        let name = &object.stat().name;
-        // Delivery goes on without it; the next request hashes again.
-        tracing::warn!(name = %kwik::escape(name), %error, "cannot publish in the catalogue");
-    };
+) -> Result<Result<Arc<Published>, Unwritten>, CatalogueError> {
     if tree::pages(object.stat().size) > 1 {
-        match entry::hash_to_file(path, object, hashed).await {
-            Ok(published) => return Ok(Arc::new(published)),
-            Err(entry::HashError::Source(error)) => return Err(error.into()),
-            Err(error @ entry::HashError::File(_)) => failed(&error),
-        }
-        return Ok(Arc::new(hash_object(object).await?));
+        return match entry::hash_to_file(path, object, hashed).await {
+            Ok(published) => Ok(Ok(Arc::new(published))),
+            Err(entry::HashError::Source(error)) => Err(error.into()),
+            Err(entry::HashError::File(error)) => Ok(Err(Unwritten { error, published: None })),
+        };
     }
-    let published = Arc::new(hash_object(object).await?);
+    let published = Arc::new(hash_counted(object, hashed).await?);
     let (saved, state) = (Arc::clone(&published), object.stat().state.clone());
     let path = path.to_path_buf();
-    if let Err(error) = offload(move || entry::save(&path, &saved, &state)).await {
-        failed(&error);
-    }
-    Ok(published)
+    Ok(match offload(move || entry::save(&path, &saved, &state)).await {
+        Ok(()) => Ok(published),
+        Err(error) => Err(Unwritten { error, published: Some(published) }),
+    })
 }
 
 /// Why the catalogue could not give a manifest.

@@ -20,6 +20,8 @@ pub const MAX_READ: u64 = 1024 * 1024;
 pub const MAX_NAME: usize = 1024;
 /// Bytes of a host name (RFC 1035 section 2.3.4).
 pub const MAX_HOST: usize = 253;
+/// Bytes of a zone, which is an interface's name: IFNAMSIZ without its end.
+pub const MAX_ZONE: usize = 15;
 /// Bytes of a request or response without its length prefix: refused from the prefix alone.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 /// Bytes of a failure's text.
@@ -28,6 +30,11 @@ pub const MAX_TEXT: usize = 512;
 pub const MAX_STATE: usize = 256;
 /// Objects whose manifests are looked up at once; more are told that the server is busy.
 pub const MAX_LOOKUPS: usize = 1024;
+/// Bytes of manifests that are kept in memory where the catalogue cannot be written: enough for 60
+/// GiB of objects.
+pub const MAX_KEPT: usize = 32 * 1024 * 1024;
+/// What a manifest takes there beside its outboard and its names.
+pub const KEPT_BESIDE: usize = 256;
 /// Larger objects are hashed one after another, which disks like best; smaller ones take
 /// milliseconds.
 pub const LARGE_OBJECT: u64 = 16 * 1024 * 1024;
@@ -98,6 +105,12 @@ pub const RETRY_LAST: Duration = Duration::from_secs(60);
 pub const RETRY_CALM: Duration = Duration::from_secs(10);
 /// How long a range that no present server may bring waits for an edge to join.
 pub const JOIN_WAIT: Duration = Duration::from_secs(5);
+/// A session that had nothing to do for so long is over for a server that drains: a client asks for
+/// the next thing within a few round trips.
+pub const DRAIN_QUIET: Duration = Duration::from_secs(1);
+/// Former addresses of an edge that its paths are told by: those of some moves within the life of a
+/// session.
+pub const MAX_FORMER_ADDRESSES: usize = 16;
 /// Files and folders that a search looks at, for hidden ones or for those left behind: a moment,
 /// also in a home folder.
 pub const MAX_LOOKED_AT: usize = 10_000;

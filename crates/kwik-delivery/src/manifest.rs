@@ -68,6 +68,14 @@ impl Published {
         }
     }
 
+    /// Bytes that it takes in memory.
+    pub(crate) fn size_in_memory(&self) -> usize {
+        match &self.pages {
+            Pages::Memory(outboard) => self.above.len() + outboard.len(),
+            Pages::File { .. } => self.above.len(),
+        }
+    }
+
     /// What makes verifiers of its pages.
     ///
     /// # Errors
@@ -121,12 +129,20 @@ fn position(offset: u64) -> usize {
 /// # Errors
 /// When the object cannot be read, changes meanwhile, or is larger than [`MAX_OBJECT`].
 pub async fn hash_object(object: &Object) -> Result<Published, SourceError> {
+    hash_counted(object, &AtomicU64::new(0)).await
+}
+
+/// As [`hash_object`], and counts in `hashed`.
+pub(crate) async fn hash_counted(
+    object: &Object,
+    hashed: &AtomicU64,
+) -> Result<Published, SourceError> {
     let mut outboard = Vec::new();
     let put = |values: Vec<u8>| {
         outboard.extend_from_slice(&values);
         std::future::ready(())
     };
-    let (manifest, above) = hash_pages(object, &AtomicU64::new(0), put).await?;
+    let (manifest, above) = hash_pages(object, hashed, put).await?;
     Ok(Published::new(manifest, above, Pages::Memory(outboard.into())))
 }
 

@@ -2,8 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -17,52 +16,24 @@ use crate::{
 };
 
 mod answer;
+mod edges;
 mod extent;
 mod fill;
 mod join;
+mod presence;
 mod probe;
 mod quarantine;
 mod serving;
 
+pub use edges::Edge;
+use edges::Edges;
 use fill::fill;
 pub use join::{
     AtOnce, Decision, EdgeState, EdgeView, Failed, JoinPolicy, Rate, SessionView, WhenItPays,
 };
+use presence::Presence;
 use quarantine::Quarantine;
 use serving::Serving;
-
-/// Another server with the same objects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Edge {
-    /// Where clients reach it.
-    pub address: SocketAddr,
-    /// Its key's pin.
-    pub fingerprint: Fingerprint,
-    /// Edges with more weight join a session first; those of equal weight as they were configured.
-    pub weight: u32,
-    /// Sessions of this server that it may be in at once; none when as many as like.
-    pub cap: Option<usize>,
-}
-
-impl Edge {
-    /// An edge of weight 1, without a cap.
-    #[must_use]
-    pub fn new(address: SocketAddr, fingerprint: Fingerprint) -> Self {
-        Self { address, fingerprint, weight: 1, cap: None }
-    }
-
-    /// The same with another weight.
-    #[must_use]
-    pub fn with_weight(self, weight: u32) -> Self {
-        Self { weight, ..self }
-    }
-
-    /// The same with a cap.
-    #[must_use]
-    pub fn with_cap(self, sessions: usize) -> Self {
-        Self { cap: Some(sessions), ..self }
-    }
-}
 
 /// Serves the objects of a source: as the primary of the sessions that clients open with it, and as
 /// an edge in the sessions of other primaries.
@@ -70,12 +41,11 @@ impl Edge {
 pub struct Server {
     source: Source,
     catalogue: Catalogue,
-    edges: Vec<Edge>,
-    /// Sessions that each of them is in.
-    sessions: Vec<AtomicUsize>,
+    edges: Edges,
     draining: watch::Sender<BTreeSet<Fingerprint>>,
     policy: Arc<dyn JoinPolicy>,
     quarantine: Quarantine,
+    presence: Presence,
     /// Edges that are looked into, by the port of the client that does so.
     probed: Mutex<BTreeMap<u16, Fingerprint>>,
 }
@@ -84,14 +54,16 @@ impl Server {
     /// A server of `source`. In its own sessions it brings in `edges`, [`WhenItPays`].
     #[must_use]
     pub fn new(source: Source, catalogue: Catalogue, edges: Vec<Edge>) -> Self {
+        let present = Edges::default();
+        present.set(edges);
         Self {
             source,
             catalogue,
-            sessions: edges.iter().map(|_| AtomicUsize::new(0)).collect(),
-            edges,
+            edges: present,
             draining: watch::Sender::default(),
             policy: Arc::new(WhenItPays),
             quarantine: Quarantine::new(QUARANTINE),
+            presence: Presence::default(),
             probed: Mutex::default(),
         }
     }
@@ -101,6 +73,21 @@ impl Server {
     pub fn with_join_policy(mut self, policy: impl JoinPolicy + 'static) -> Self {
         self.policy = Arc::new(policy);
         self
+    }
+
+    /// Brings in these edges from now on: sessions to come join them, and sessions under way leave
+    /// those that are not among them, as if they drained. An edge that stays may have other
+    /// addresses.
+    pub fn set_edges(&self, edges: Vec<Edge>) {
+        self.edges.set(edges);
+        self.draining.send_modify(|_| {});
+    }
+
+    /// Edges that did not join a session when they were dialed last: they may be somewhere else.
+    #[must_use]
+    pub fn unreached_edges(&self) -> Vec<Fingerprint> {
+        let edges = self.edges.now();
+        edges.iter().filter(|peer| peer.is_unreached()).map(|peer| peer.fingerprint).collect()
     }
 
     /// Tells whether an edge drains. One that does joins no session any more. By the policies of
@@ -117,6 +104,32 @@ impl Server {
     pub fn with_quarantine(mut self, lasts: Duration) -> Self {
         self.quarantine = Quarantine::new(lasts);
         self
+    }
+
+    /// Takes nobody new from now on, and begins nothing new: the first step of a graceful end. What
+    /// is under way goes on. As an edge it hands over what it has not brought: the client has other
+    /// servers for that.
+    pub fn drain(&self) {
+        self.presence.drain();
+    }
+
+    /// Sessions that are being served something now.
+    #[must_use]
+    pub fn busy_sessions(&self) -> usize {
+        self.presence.busy()
+    }
+
+    /// Waits until nothing is under way any more: no session is left, or those that are have been
+    /// quiet for a second. Cancel safe.
+    pub async fn drained(&self) {
+        self.presence.quiet().await;
+    }
+
+    /// Says goodbye to the clients, for `reason`. A client that can fetch the rest from edges is left
+    /// without a word, as a closed session fetches nothing: true if there is such a one. Then the
+    /// process has to end with its endpoints open.
+    pub fn dismiss(&self, reason: &[u8]) -> bool {
+        self.presence.dismiss(reason)
     }
 
     /// Serves whoever comes, as many at once as the endpoint lets in, until it is closed. Needs a
@@ -137,6 +150,9 @@ impl Server {
 
     async fn accept(self: &Arc<Self>, incoming: Incoming, endpoint: &Endpoint) {
         let client = incoming.remote_address();
+        if self.presence.is_draining() {
+            return incoming.refuse();
+        }
         match incoming.accept_any().await {
             Ok(Accepted::Primary(primary)) => {
                 let only = self.probed().get(&client.port()).copied();
@@ -164,12 +180,17 @@ impl Server {
     /// Fills an edge's leases until its path ends. Cancel safety: as
     /// [`serve_primary`](Self::serve_primary).
     pub async fn serve_secondary(&self, secondary: &SecondarySession) {
+        let place = self.presence.add_secondary(secondary.clone());
         let mut fills = FuturesUnordered::new();
         loop {
             tokio::select! {
                 lease = secondary.accept_lease(), if fills.len() < MAX_FILLS => {
                     let Ok(lease) = lease else { break };
-                    fills.push(self.fill_lease(lease));
+                    let work = place.work();
+                    fills.push(async {
+                        self.fill_lease(lease).await;
+                        drop(work);
+                    });
                 }
                 Some(()) = fills.next() => {}
             }
@@ -179,7 +200,10 @@ impl Server {
     async fn fill_lease(&self, lease: LeaseWriter) {
         match self.open_for(&lease).await {
             // Its reason is the client's and the primary's to know, and was logged.
-            Ok((object, offset)) => drop(fill(lease, &object, offset, |_| {}).await),
+            Ok((object, offset)) => {
+                let stop = self.presence.draining();
+                fill(lease, &object, offset, stop, |_| {}).await.ok();
+            }
             Err(reason) => {
                 tracing::warn!(reason = %escape(&reason), "lease refused");
                 lease.abandon(&reason);

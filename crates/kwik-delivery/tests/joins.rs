@@ -15,17 +15,17 @@ use tokio::time::{sleep, timeout};
 async fn connect(to: Edge) -> Client {
     let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     let config = ClientConfig::pinned(to.fingerprint);
-    Client::new(endpoint.connect_with(config, to.address, "").unwrap().await.unwrap())
+    Client::new(endpoint.connect_with(config, to.addresses[0], "").unwrap().await.unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_page_dials_nobody() {
     let objects = [("index", content(20_000))];
     let edge = start(1, source(&objects).await, Vec::new());
-    let primary = start_with(0, source(&objects).await, vec![edge.edge], |server| {
+    let primary = start_with(0, source(&objects).await, vec![edge.edge.clone()], |server| {
         server.with_join_policy(WhenItPays)
     });
-    let client = connect(primary.edge).await;
+    let client = connect(primary.edge.clone()).await;
     let fetch = client.fetch(&name("index")).await.unwrap();
     fetch.write_to(Box::new(io::sink()), &Progress::default()).await.unwrap();
     sleep(Duration::from_millis(300)).await;
@@ -42,7 +42,7 @@ async fn an_edge_that_is_down_at_first_joins_once_it_is_up() {
     let primary = start_with(0, source(&objects).await, vec![edge], |server| {
         server.with_join_policy(WhenItPays)
     });
-    let client = connect(primary.edge).await;
+    let client = connect(primary.edge.clone()).await;
     let fetch = client.fetch(&name("x")).await.unwrap();
     sleep(Duration::from_secs(1)).await;
     assert_eq!(client.session().stats().paths.iter().filter(|p| p.status.is_usable()).count(), 1);

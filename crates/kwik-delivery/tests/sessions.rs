@@ -117,7 +117,7 @@ async fn an_object_of_several_pages_arrives_whole() {
     file.set_len(size).unwrap();
     file.write_all_at(b"end", size - 3).unwrap();
     let edge = start(1, Source::folder(folder.path()).unwrap(), Vec::new());
-    let edges = vec![edge.edge];
+    let edges = vec![edge.edge.clone()];
     let servers = [start(0, Source::folder(folder.path()).unwrap(), edges), edge];
     let (client, output) = (connect(&servers).await, tempdir().unwrap());
     let progress = Progress::default();

@@ -19,7 +19,7 @@ use crate::{
     limits::{GROUP_SIZE, JOIN_WAIT, LOOK_MOST, MAX_MESSAGE, WORKING_EVERY, WRITE_BLOCK},
 };
 
-use super::{extent::Extent, serving::Serving};
+use super::{extent::Extent, fill::STOPPING, serving::Serving};
 
 /// What is delivered.
 type Opened = (Object, Arc<Published>);
@@ -67,6 +67,11 @@ async fn answer_request(
     send: &mut SendStream,
     request: &Request,
 ) -> Result<(), Unanswered> {
+    // Parts of what a client has begun to fetch still come.
+    if request.part == Part::Whole && serving.server.presence.is_draining() {
+        let message = format!("{STOPPING}: try again");
+        return Err(Failure { code: FailureCode::Busy, message }.into());
+    }
     let opened = prepare(serving, send, request).await?;
     match &request.part {
         Part::Whole => deliver(serving, send, &opened).await?,

@@ -1,6 +1,6 @@
 //! An object's extent of a stream, leased to every path that can bring it.
 
-use std::{collections::BTreeMap, ops::Range, pin::pin};
+use std::{collections::BTreeMap, future::pending, ops::Range, pin::pin};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, future::BoxFuture, poll, stream::FuturesUnordered};
@@ -85,7 +85,8 @@ impl<'a> Extent<'a> {
         let mut why = None;
         let mut filling = pin!(async {
             let writer = own?;
-            fill(writer, object, offset, |bytes| want.on_written(bytes)).await.err()
+            let written = |bytes| want.on_written(bytes);
+            fill(writer, object, offset, pending(), written).await.err()
         });
         loop {
             let mut changed = pin!(self.primary().path_changed());
@@ -122,7 +123,7 @@ impl<'a> Extent<'a> {
             return;
         }
         let (name, reason) = (escape(&self.command.name), escape(&lease.reason));
-        let (edge, fingerprint) = (edge.address, edge.fingerprint);
+        let (fingerprint, edge) = (edge.fingerprint, self.serving.address(path));
         tracing::warn!(%edge, %fingerprint, %name, %reason, "an edge brings nothing");
     }
 

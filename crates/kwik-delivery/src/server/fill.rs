@@ -1,6 +1,9 @@
 //! Writing what a client has activated of a lease.
 
-use std::ops::Range;
+use std::{
+    ops::Range,
+    pin::{Pin, pin},
+};
 
 use bytes::Bytes;
 use futures_util::future::join;
@@ -8,24 +11,31 @@ use kwik::{LeaseWriter, WriteError, escape};
 
 use crate::{Object, SourceError, limits::MAX_SEND};
 
+/// Why an edge gives a lease up, and a primary takes no request, at its end.
+pub(super) const STOPPING: &str = "the server is shutting down";
+
 /// Writes from `object`, from `offset` on, what the client activates, until the lease is over.
 /// `on_written` is told how many bytes were written each time. Gives the lease up when the object
-/// cannot be read: why.
+/// cannot be read: why. Once `stop` is over, it gives up what was not written yet.
 pub(super) async fn fill(
     mut lease: LeaseWriter,
     object: &Object,
     offset: u64,
+    stop: impl Future<Output = ()>,
     on_written: impl Fn(u64),
 ) -> Result<(), SourceError> {
-    let Err(error) = write_activated(&mut lease, object, offset, on_written).await else {
+    let written = write_activated(&mut lease, object, offset, pin!(stop), on_written).await;
+    let Err(error) = written else { return Ok(()) };
+    if matches!(error, Error::Stopping) {
+        lease.abandon(&error.to_string());
         return Ok(());
-    };
+    }
     let (name, reason) = (escape(&object.stat().name), error.to_string());
     tracing::warn!(%name, reason = %escape(&reason), "lease given up");
     lease.abandon(&reason);
     match error {
         Error::Source(error) => Err(error),
-        Error::Write(_) => Ok(()),
+        Error::Write(_) | Error::Stopping => Ok(()),
     }
 }
 
@@ -36,6 +46,8 @@ enum Error {
     Source(#[from] SourceError),
     #[error(transparent)]
     Write(#[from] WriteError),
+    #[error("{STOPPING}")]
+    Stopping,
 }
 
 /// Reads one block ahead, so that disk and network do not wait for each other.
@@ -43,6 +55,7 @@ async fn write_activated(
     lease: &mut LeaseWriter,
     object: &Object,
     offset: u64,
+    mut stop: Pin<&mut impl Future<Output = ()>>,
     on_written: impl Fn(u64),
 ) -> Result<(), Error> {
     let read = async |range: Range<u64>| {
@@ -50,7 +63,13 @@ async fn write_activated(
         object.read(range).await
     };
     let mut ahead = None;
-    while let Some(piece) = lease.activated().await? {
+    loop {
+        let piece = tokio::select! {
+            biased;
+            () = &mut stop => return Err(Error::Stopping),
+            piece = lease.activated() => piece?,
+        };
+        let Some(piece) = piece else { return Ok(()) };
         // What was read ahead is of no use when its piece was cancelled.
         let fits = |(start, _): &(u64, Bytes)| *start == piece.start;
         let data = match ahead.take().filter(fits) {
@@ -72,7 +91,6 @@ async fn write_activated(
         on_written(length);
         ahead = Some((start, following?)).filter(|(_, data)| !data.is_empty());
     }
-    Ok(())
 }
 
 /// The first block of a piece.

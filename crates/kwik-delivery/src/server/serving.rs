@@ -9,11 +9,12 @@ use std::{
 use futures_util::{FutureExt, StreamExt, future::FusedFuture, stream::FuturesUnordered};
 use kwik::{Endpoint, PathId, PrimarySession, escape};
 
-use crate::{Blame, Edge, Fingerprint, Published, limits::MAX_REQUESTS};
+use crate::{Blame, Fingerprint, Published, limits::MAX_REQUESTS};
 
 use super::{
     Server,
     answer::answer,
+    edges::Peer,
     join::{demand::Demand, drive::join_edges},
     probe,
 };
@@ -22,6 +23,8 @@ use super::{
 pub(super) struct Serving<'a> {
     pub(super) server: &'a Server,
     pub(super) primary: &'a PrimarySession,
+    /// The server's edges when it began.
+    pub(super) edges: Arc<[Peer]>,
     /// With what edges are looked into; none in a server that has no endpoint of its own.
     pub(super) prober: Option<(&'a Arc<Server>, &'a Endpoint)>,
     /// The one edge that is to join, where this session looks into it.
@@ -34,10 +37,20 @@ pub(super) struct Serving<'a> {
 impl<'a> Serving<'a> {
     pub(super) fn new(server: &'a Server, primary: &'a PrimarySession) -> Self {
         let (demand, blamed) = (Demand::new(), Mutex::default());
-        Self { server, primary, prober: None, only: None, demand, blamed }
+        Self {
+            server,
+            primary,
+            edges: server.edges.now(),
+            prober: None,
+            only: None,
+            demand,
+            blamed,
+        }
     }
+
     /// Answers a client's requests until the session ends.
     pub(super) async fn run(&self) {
+        let place = self.server.presence.add_primary(self.primary.clone());
         let mut joining = pin!(join_edges(self).fuse());
         let mut answers = FuturesUnordered::new();
         let mut quarantined = self.server.quarantine.changes();
@@ -45,7 +58,11 @@ impl<'a> Serving<'a> {
             tokio::select! {
                 request = self.primary.session().accept_bi(), if answers.len() < MAX_REQUESTS => {
                     let Ok((send, recv)) = request else { break };
-                    answers.push(answer(self, send, recv));
+                    let work = place.work();
+                    answers.push(async {
+                        answer(self, send, recv).await;
+                        drop(work);
+                    });
                 }
                 Some(()) = answers.next() => {}
                 () = &mut joining, if !joining.is_terminated() => {}
@@ -61,14 +78,13 @@ impl<'a> Serving<'a> {
     }
 
     /// The edge at the end of a path.
-    pub(super) fn edge(&self, path: PathId) -> Option<Edge> {
+    pub(super) fn edge(&self, path: PathId) -> Option<&Peer> {
         let address = self.address(path);
-        let mut edges = self.server.edges.iter();
-        edges.find(|edge| edge.address.to_string() == address).copied()
+        self.edges.iter().find(|edge| edge.is_at(&address))
     }
 
     /// Whether an edge is not to join this session.
-    pub(super) fn is_barred(&self, edge: &Edge) -> bool {
+    pub(super) fn is_barred(&self, edge: &Peer) -> bool {
         let other = self.only.is_some_and(|only| only != edge.fingerprint);
         other
             || self.server.quarantine.holds(&edge.fingerprint)
@@ -104,6 +120,7 @@ impl<'a> Serving<'a> {
     /// it from now on. For others that takes more than one client's word: the edge is looked into.
     pub(super) fn on_blamed(&self, blame: &Blame, published: &Arc<Published>) {
         let Some(edge) = self.edge(blame.path) else { return };
+        let address = self.address(blame.path);
         self.blamed().insert(edge.fingerprint);
         self.leave(blame.path);
         if !self.server.quarantine.accuse(edge.fingerprint) {
@@ -113,17 +130,17 @@ impl<'a> Serving<'a> {
         let (range, expected) = (blame.range.clone(), hex(&blame.expected));
         let received = blame.received.map(|hash| hex(&hash)).unwrap_or_default();
         tracing::warn!(
-            edge = %edge.address, fingerprint = %edge.fingerprint, %name, ?range, expected,
+            edge = %address, fingerprint = %edge.fingerprint, %name, ?range, expected,
             received,
             "a client says that this edge sent other bytes than the object's: it is looked into"
         );
         let Some((server, endpoint)) = self.prober else { return };
-        let (server, endpoint) = (Arc::clone(server), endpoint.clone());
+        let (server, endpoint, edge) = (Arc::clone(server), endpoint.clone(), edge.clone());
         let published = Arc::clone(published);
         // A task of its own, as the client may leave: one at a time for each edge.
         tokio::spawn(async move {
-            let found = probe::find_lie(&server, &endpoint, edge, &published, &range).await;
-            server.on_looked_into(edge, &published, found);
+            let found = probe::find_lie(&server, &endpoint, &edge, &published, &range).await;
+            server.on_looked_into(&address, edge.fingerprint, &published, found);
         });
     }
 }
@@ -131,11 +148,11 @@ impl<'a> Serving<'a> {
 impl Server {
     fn on_looked_into(
         &self,
-        edge: Edge,
+        address: &str,
+        fingerprint: Fingerprint,
         published: &Published,
         found: Result<Option<String>, String>,
     ) {
-        let (address, fingerprint) = (edge.address, edge.fingerprint);
         let name = escape(&published.manifest().name);
         match found {
             Ok(Some(lie)) => {

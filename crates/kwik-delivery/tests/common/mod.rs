@@ -93,7 +93,7 @@ pub fn start_in(
 pub async fn start_all(objects: &[(&str, Bytes)], edges: Vec<Source>) -> Vec<Running> {
     let mut servers: Vec<_> =
         (1..).zip(edges).map(|(number, source)| start(number, source, Vec::new())).collect();
-    let edges = servers.iter().map(|server| server.edge).collect();
+    let edges = servers.iter().map(|server| server.edge.clone()).collect();
     servers.insert(0, start(0, source(objects).await, edges));
     servers
 }
@@ -101,9 +101,9 @@ pub async fn start_all(objects: &[(&str, Bytes)], edges: Vec<Source>) -> Vec<Run
 /// A client whose session has all its paths.
 pub async fn connect(servers: &[Running]) -> Client {
     let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-    let Edge { address, fingerprint, .. } = servers[0].edge;
-    let config = ClientConfig::pinned(fingerprint);
-    let session = endpoint.connect_with(config, address, "").unwrap().await.unwrap();
+    let Edge { addresses, fingerprint, .. } = &servers[0].edge;
+    let config = ClientConfig::pinned(*fingerprint);
+    let session = endpoint.connect_with(config, addresses[0], "").unwrap().await.unwrap();
     while session.stats().paths.len() < servers.len() {
         sleep(Duration::from_millis(1)).await;
     }
