@@ -17,9 +17,11 @@ use tracing_subscriber::filter::LevelFilter;
 mod args;
 mod connect;
 mod demo;
+mod edges;
 mod failure;
 mod get;
 mod known;
+mod listen;
 mod progress;
 mod serve;
 mod state;
@@ -72,11 +74,23 @@ fn run(command: Command) -> Result<(), Failure> {
 }
 
 async fn dispatch(command: Command) -> Result<(), Failure> {
+    outlive_size_limits();
     match command {
         Command::Serve(arguments) => serve::run(arguments).await,
         Command::Id(arguments) => id(&arguments),
         Command::Get(arguments) => or_interrupted(get::run(arguments)).await,
         Command::Demo(arguments) => or_interrupted(demo::run(arguments)).await,
+    }
+}
+
+/// A write beyond a file size limit (`ulimit -f`) fails then, and what fails says so. Else the signal
+/// ends the program.
+fn outlive_size_limits() {
+    #[cfg(target_os = "linux")]
+    {
+        // Its handler stays when the listener is gone.
+        const SIGXFSZ: i32 = 25;
+        signal(SignalKind::from_raw(SIGXFSZ)).ok();
     }
 }
 

@@ -1,0 +1,450 @@
+//! `kwik serve` from the shell, row by row: what is run, how it ends, the line that says so, and
+//! what a client gets.
+
+#![allow(clippy::unwrap_used, reason = "tests and their fixtures may panic")]
+#![allow(unreachable_pub, missing_docs, reason = "a test")]
+
+mod common;
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use common::{Place, Server, assert_done, assert_failed, wait_until};
+
+/// A user who is not root: root may read and write everything.
+const NOBODY: u32 = 65534;
+
+/// `kwik`, not as root, in folders that it may use.
+fn as_nobody(place: &Place, arguments: &[&str]) -> Command {
+    let mut command = place.kwik(arguments);
+    if rustix::process::geteuid().is_root() {
+        let root = place.path("files").parent().unwrap().to_owned();
+        fs::set_permissions(root, fs::Permissions::from_mode(0o777)).unwrap();
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    command
+}
+
+fn signal(child: &Child, name: &str) {
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+}
+
+/// What a server says on standard error, in a file.
+fn logged(place: &Place, command: &mut Command) -> Server {
+    let log = File::create(place.path("log")).unwrap();
+    Server::spawn(command.env("KWIK_LOG", "info").stderr(log))
+}
+
+fn log(place: &Place) -> String {
+    fs::read_to_string(place.path("log")).unwrap()
+}
+
+/// `kwik serve` of the files, on a free port.
+fn serve<'a>(place: &Place, options: &[&'a str]) -> Vec<String> {
+    let files = place.path("files");
+    let fixed = ["serve", files.to_str().unwrap()].map(str::to_owned);
+    let listen = ["--listen", "127.0.0.1:0"].map(str::to_owned);
+    let given = options.iter().any(|option| *option == "--listen");
+    let listen = if given { Vec::new() } else { listen.to_vec() };
+    fixed.into_iter().chain(listen).chain(options.iter().map(|it| (*it).to_owned())).collect()
+}
+
+fn texts(arguments: &[String]) -> Vec<&str> {
+    arguments.iter().map(String::as_str).collect()
+}
+
+/// Servers that do not start, for a reason that is said in one line.
+#[test]
+fn what_cannot_be_served_is_refused_in_one_line() {
+    let place = Place::new();
+    place.file("x", 10);
+    fs::write(place.path("list"), "# edges\n\nkwik://h:1\n").unwrap();
+    fs::create_dir(place.path("damaged")).unwrap();
+    fs::write(place.path("damaged/identity"), b"short").unwrap();
+    fs::set_permissions(place.path("damaged/identity"), fs::Permissions::from_mode(0o600)).unwrap();
+    let damaged = place.path("damaged").to_str().unwrap().to_owned();
+    let list = place.path("list").to_str().unwrap().to_owned();
+    let pin = "ab".repeat(32);
+    let link = |rest: &str| format!("kwik://{pin}@{rest}");
+    let (named, portless) = (link("h:1/x"), link("h"));
+    for (options, code, line) in [
+        // What people write for an address, and an example of what is meant.
+        (&["--listen", "1.2.3"][..], 2, "localhost:4433 or :4433"),
+        (&["--listen", "h:x"], 2, "\"x\" is no port"),
+        (&["--listen", ":65536"], 2, "\"65536\" is no port"),
+        (&["--listen", ""], 2, "192.0.2.1:4433"),
+        (&["--listen", "h:1:2"], 2, "brackets"),
+        (&["--listen", "[::g]:1"], 2, "is no IPv6 address"),
+        (&["--listen", "a b:1"], 2, "neither an IP address nor a host name"),
+        (&["--listen", "no-such-host.invalid:1"], 5, "no-such-host.invalid"),
+        (&["--listen", "192.0.2.77:0"], 5, "choose an address of this machine"),
+        // Edges.
+        (&["--edge", "kwik://h:1"], 2, "an edge needs its fingerprint"),
+        (&["--edge", &named], 2, "leave out the name"),
+        (&["--edge", &portless], 2, "the port is missing"),
+        (&["--edges", "/no/such"], 6, "cannot read the list of edges /no/such"),
+        (&["--edges", &list], 2, "line 3 of "),
+        // Numbers.
+        (&["--max-sessions", "0"], 2, "--max-sessions 100"),
+        (&["--max-sessions", "many"], 2, "--max-sessions 100"),
+        (&["--drain", "soon"], 2, "--drain"),
+        (&["--quarantine", "0"], 2, "--quarantine"),
+        (&["--trust", "abc"], 2, "--trust"),
+        // A key that is damaged is not replaced by another.
+        (&["--state", &damaged], 6, "is damaged: restore it"),
+    ] {
+        let output = place.run(&texts(&serve(&place, options)));
+        assert_failed(&output, code, line);
+        assert!(output.stdout.is_empty(), "{options:?}");
+    }
+    let fifo = place.path("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    for (source, line) in [("/no/such", "No such file"), (fifo.to_str().unwrap(), "neither")] {
+        assert_failed(&place.run(&["serve", source, "--listen", "127.0.0.1:0"]), 6, line);
+    }
+}
+
+/// Addresses that people write, and links that work.
+#[test]
+fn each_printed_link_works() {
+    let place = Place::new();
+    let data = place.file("x", 100_000);
+    for (listen, host) in [
+        (&["127.0.0.1:0"][..], "@127.0.0.1:"),
+        (&["[::1]:0"], "@[::1]:"),
+        (&["localhost:0"], "@localhost:"),
+        (&["0.0.0.0:0"], ""),
+        (&["[::]:0"], ""),
+        (&[":0"], ""),
+        (&["0"], ""),
+        (&["127.0.0.1:0", "[::1]:0"], "@[::1]:"),
+    ] {
+        let listens: Vec<_> = listen.iter().flat_map(|listen| ["--listen", listen]).collect();
+        let mut command = place.kwik(&texts(&serve(&place, &listens)));
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut greeting = String::new();
+        let mut stdout = child.stdout.take().unwrap();
+        let mut buffer = [0; 4096];
+        while greeting.matches("kwik get ").count() < listen.len() || !greeting.ends_with('\n') {
+            let length = stdout.read(&mut buffer).unwrap();
+            greeting.push_str(std::str::from_utf8(&buffer[..length]).unwrap());
+        }
+        let links: Vec<_> =
+            greeting.lines().filter_map(|line| line.split_once("kwik get ")).collect();
+        assert_eq!(links.len(), listen.len(), "{greeting}");
+        assert!(links.iter().any(|(_, link)| link.contains(host)), "{greeting}");
+        assert!(!greeting.contains("@0.0.0.0") && !greeting.contains("@[::]"), "{greeting}");
+        for (_, link) in links {
+            let output = place.run(&["get", link, "-o", "-"]);
+            assert_done(&output);
+            assert!(output.stdout == data, "{link}");
+        }
+        signal(&child, "-TERM");
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{listen:?}");
+    }
+}
+
+/// An address of a link, with its zone: where this machine has one.
+#[test]
+fn a_link_local_address_is_printed_with_its_zone() {
+    let addresses = fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+    let Some(line) = addresses.lines().find(|line| line.starts_with("fe80")) else { return };
+    let words: Vec<_> = line.split_whitespace().collect();
+    let groups: Vec<_> = (0..32).step_by(4).map(|at| &words[0][at..at + 4]).collect();
+    let listen = format!("[{}%{}]:0", groups.join(":"), words[5]);
+    let place = Place::new();
+    place.file("x", 1000);
+    let server = Server::spawn(&mut place.kwik(&texts(&serve(&place, &["--listen", &listen]))));
+    assert!(server.address.contains(&format!("%{}]", words[5])), "{}", server.address);
+    assert_done(&place.run(&["get", &server.link("x")]));
+}
+
+/// One wrong part does not stop the whole: what is wrong, and what is said of it.
+#[test]
+fn a_server_starts_whatever_is_broken_below_it() {
+    let nothing: fn(&Place) = |_| {};
+    let pin = "ab".repeat(32);
+    let unknown = format!("kwik://{pin}@no-such-host.invalid:4433");
+    let silent = format!("kwik://{pin}@127.0.0.1:9");
+    for (what, prepare, options, line) in [
+        (
+            "a subfolder that may not be read",
+            (|place| {
+                place.file("lost+found/y", 10);
+                let folder = place.path("files/lost+found");
+                fs::set_permissions(folder, fs::Permissions::from_mode(0o000)).unwrap();
+            }) as fn(&Place),
+            &[][..],
+            "",
+        ),
+        ("an edge whose name is not found", nothing, &["--edge", &unknown], "no-such-host.invalid"),
+        ("an edge that does not answer", nothing, &["--edge", &silent], ""),
+        (
+            "a state folder that cannot be made",
+            |place| {
+                fs::create_dir(place.path("closed")).unwrap();
+                let mode = fs::Permissions::from_mode(0o555);
+                fs::set_permissions(place.path("closed"), mode).unwrap();
+            },
+            &["--state", "../closed/state"],
+            "another fingerprint after each start",
+        ),
+        (
+            "a state folder that has the key and cannot be written",
+            |place| {
+                let state = place.path("fixed");
+                let made = as_nobody(place, &["id", "--state", "../fixed"]).output().unwrap();
+                assert_done(&made);
+                fs::set_permissions(state, fs::Permissions::from_mode(0o555)).unwrap();
+            },
+            &["--state", "../fixed"],
+            "hashes are kept in memory",
+        ),
+    ] {
+        let place = Place::new();
+        let data = place.file("x", 300_000);
+        // The state of a server that is not root's.
+        as_nobody(&place, &["id"]).output().unwrap();
+        prepare(&place);
+        let server = logged(&place, &mut as_nobody(&place, &texts(&serve(&place, options))));
+        for name in ["x", "x"] {
+            let output = place.run(&["get", &server.link(name), "-o", "-"]);
+            assert_done(&output);
+            assert!(output.stdout == data, "{what}");
+        }
+        wait_until(|| log(&place).contains(line));
+        let state = place.path("closed");
+        if state.exists() {
+            assert!(!state.join("state").exists(), "{what}");
+        }
+        drop(server);
+        restore(&place.path("files"));
+        restore(&place.path(""));
+    }
+}
+
+/// So that temporary folders can be removed.
+fn restore(folder: &Path) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+    }
+}
+
+/// `ulimit -f`: what is written beyond it fails, and nothing else.
+#[test]
+fn a_file_size_limit_does_not_end_a_server() {
+    let place = Place::new();
+    // Its outboard is larger than a block of 512 bytes.
+    let data = place.file("x", 3_000_000);
+    let arguments = serve(&place, &["--state", "../state"]);
+    assert_done(&place.run(&["id", "--state", "../state"]));
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "ulimit -f 1; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_kwik")])
+        .args(&arguments)
+        .current_dir(place.path("out"))
+        .env("XDG_STATE_HOME", place.path("xdg"))
+        .stdin(Stdio::null());
+    // Its log is a file too, and would be cut off.
+    let mut server = Server::spawn(command.stderr(Stdio::null()));
+    for _ in 0..2 {
+        let output = place.run(&["get", &server.link("x"), "-o", "-"]);
+        assert_done(&output);
+        assert!(output.stdout == data);
+    }
+    assert!(server.child.try_wait().unwrap().is_none());
+}
+
+/// A download that waits for its reader, so that it is under way for as long as a test likes.
+struct Download(Child);
+
+impl Download {
+    fn begin(place: &Place, link: &str) -> Self {
+        let errors = File::create(place.path("get-log")).unwrap();
+        let mut command = place.kwik(&["get", link, "-o", "-"]);
+        let mut child = command.stdout(Stdio::piped()).stderr(errors).spawn().unwrap();
+        let mut first = [0];
+        child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+        // What paths there are to be is there by then.
+        thread::sleep(Duration::from_millis(500));
+        Self(child)
+    }
+
+    /// The rest of it, and how it ended.
+    fn end(mut self) -> (Vec<u8>, Option<i32>) {
+        let mut rest = Vec::new();
+        self.0.stdout.take().unwrap().read_to_end(&mut rest).unwrap();
+        (rest, self.0.wait().unwrap().code())
+    }
+}
+
+/// What a signal does to a server, and to a client that is fetching from it.
+#[test]
+fn a_server_that_ends_lets_its_clients_finish() {
+    for (signals, options, whole, line) in [
+        (&["-TERM"][..], &[][..], true, "1 downloads may finish, for 30 s"),
+        (&["-INT"], &["--drain", "60"], true, "1 downloads may finish, for 60 s"),
+        // Whoever asks twice does not wait, and whoever has no time neither.
+        (&["-TERM", "-TERM"], &[], false, "interrupt again"),
+        (&["-TERM"], &["--drain", "0"], false, ""),
+        (&["-TERM"], &["--drain", "1"], false, "for 1 s"),
+        (&["-HUP"], &[], true, "reloaded: 0 edges"),
+    ] {
+        let place = Place::new();
+        let data = place.file("x", 100_000_000);
+        let options = [&["--state", "../state"], options].concat();
+        let mut server = logged(&place, &mut place.kwik(&texts(&serve(&place, &options))));
+        let link = server.link("x");
+        let download = Download::begin(&place, &link);
+        for name in signals {
+            signal(&server.child, name);
+            wait_until(|| log(&place).contains(line));
+        }
+        let reloaded = signals[0] == "-HUP";
+        if !whole {
+            wait_until(|| server.child.try_wait().unwrap().is_some());
+        } else if !reloaded {
+            // Nobody new is let in meanwhile.
+            let refused = place.run(&["get", &link, "-o", "-"]);
+            assert_failed(&refused, 5, "busy: try again");
+        }
+        let (rest, code) = download.end();
+        let said = fs::read_to_string(place.path("get-log")).unwrap();
+        if whole {
+            assert!(rest == data[1..], "{signals:?}");
+            assert_eq!(code, Some(0), "{said}");
+        } else {
+            assert_eq!(code, Some(5), "{said}");
+            assert!(said.contains("the server is shutting down"), "{said}");
+        }
+        if reloaded {
+            assert!(server.child.try_wait().unwrap().is_none());
+            assert_done(&place.run(&["get", &link, "-o", "/dev/null"]));
+            signal(&server.child, "-TERM");
+        }
+        wait_until(|| server.child.try_wait().unwrap().is_some());
+        assert_eq!(server.child.wait().unwrap().code(), Some(0), "{signals:?}");
+    }
+}
+
+/// The end of the primary costs no download that edges can finish, whatever end that is.
+#[test]
+fn edges_finish_what_a_primary_that_ended_has_begun() {
+    for (name, options) in [("-TERM", &["--drain", "0"][..]), ("-TERM", &["--drain", "1"])] {
+        let place = Place::new();
+        let data = place.file("x", 100_000_000);
+        let id = place.run(&["id", "--state", "../primary"]);
+        let pin = String::from_utf8(id.stdout).unwrap();
+        let edge = place.serve("edge", &["--trust", pin.trim()]);
+        let link = edge.edge();
+        let options = [&["--state", "../primary", "--edge", &link], options].concat();
+        let mut server = logged(&place, &mut place.kwik(&texts(&serve(&place, &options))));
+        let download = Download::begin(&place, &server.link("x"));
+        signal(&server.child, name);
+        wait_until(|| server.child.try_wait().unwrap().is_some());
+        assert!(log(&place).contains("clients fetch the rest from the edges"), "{}", log(&place));
+        let (rest, code) = download.end();
+        let said = fs::read_to_string(place.path("get-log")).unwrap();
+        assert_eq!(code, Some(0), "{said}");
+        assert!(rest == data[1..]);
+        assert_eq!(server.child.wait().unwrap().code(), Some(0));
+    }
+}
+
+/// An edge that ends gracefully says so, and costs nothing.
+#[test]
+fn an_edge_that_ends_hands_over_what_it_has() {
+    let place = Place::new();
+    let data = place.file("x", 100_000_000);
+    let id = place.run(&["id", "--state", "../primary"]);
+    let pin = String::from_utf8(id.stdout).unwrap();
+    let mut edge = place.serve("edge", &["--trust", pin.trim()]);
+    let link = edge.edge();
+    let options = ["--state", "../primary", "--edge", &link];
+    let server = logged(&place, &mut place.kwik(&texts(&serve(&place, &options))));
+    let download = Download::begin(&place, &server.link("x"));
+    signal(&edge.child, "-TERM");
+    thread::sleep(Duration::from_millis(300));
+    let (rest, code) = download.end();
+    assert_eq!(code, Some(0));
+    assert!(rest == data[1..]);
+    wait_until(|| edge.child.try_wait().unwrap().is_some());
+    assert_eq!(edge.child.wait().unwrap().code(), Some(0));
+    assert!(log(&place).contains("the server is shutting down"), "{}", log(&place));
+}
+
+/// A list of edges that changes while a server runs.
+#[test]
+fn a_changed_list_of_edges_counts_from_the_signal_on() {
+    let place = Place::new();
+    place.file("x", 30_000_000);
+    let list = place.path("list");
+    fs::write(&list, "# none yet\n").unwrap();
+    let id = place.run(&["id", "--state", "../primary"]);
+    let pin = String::from_utf8(id.stdout).unwrap();
+    let edge = place.serve("edge", &["--trust", pin.trim()]);
+    let options = ["--state", "../primary", "--edges", list.to_str().unwrap()];
+    let server = logged(&place, &mut place.kwik(&texts(&serve(&place, &options))));
+    let paths = || {
+        let output = place.run(&["get", &server.link("x"), "--force", "--json"]);
+        assert_done(&output);
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        json["paths"].as_array().unwrap().len()
+    };
+    assert_eq!(paths(), 1);
+    fs::write(&list, format!("{}\n", edge.edge())).unwrap();
+    signal(&server.child, "-HUP");
+    wait_until(|| log(&place).contains("reloaded: 1 edges"));
+    assert_eq!(paths(), 2);
+    // A list that is wrong changes nothing.
+    File::options().append(true).open(&list).unwrap().write_all(b"nonsense\n").unwrap();
+    signal(&server.child, "-HUP");
+    wait_until(|| log(&place).contains("the edges stay as they are"));
+    assert!(log(&place).contains("line 2 of "), "{}", log(&place));
+    assert_eq!(paths(), 2);
+}
+
+/// However `demo` ends, its servers end with it.
+#[test]
+fn the_servers_of_a_demo_end_with_it() {
+    let place = Place::new();
+    place.file("x", 10);
+    // Until it has begun: it takes long enough to be killed in the middle.
+    let mut command = place.kwik(&["demo"]);
+    command.env("TMPDIR", place.path("")).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut demo = command.spawn().unwrap();
+    let mut said = String::new();
+    let mut stdout = demo.stdout.take().unwrap();
+    let mut buffer = [0; 4096];
+    while !said.contains("primary ") {
+        let length = stdout.read(&mut buffer).unwrap();
+        assert!(length > 0, "{said}");
+        said.push_str(std::str::from_utf8(&buffer[..length]).unwrap());
+    }
+    let parent = demo.id().to_string();
+    let children = Command::new("ps").args(["-o", "pid=", "--ppid", &parent]).output().unwrap();
+    let children = String::from_utf8(children.stdout).unwrap();
+    assert_eq!(children.split_whitespace().count(), 3, "{children}");
+    demo.kill().unwrap();
+    demo.wait().unwrap();
+    for child in children.split_whitespace() {
+        wait_until(|| !is_running(child));
+    }
+}
+
+/// Whether a process is there, and no corpse that nobody buries.
+fn is_running(id: &str) -> bool {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+    status.contains("\nState:") && !status.contains("\nState:\tZ")
+}
