@@ -18,6 +18,7 @@ use crate::{
     connect::resolve,
     failure::{Failure, Kind},
     say,
+    serve::count,
 };
 
 /// How long the name server may take.
@@ -110,7 +111,7 @@ impl EdgeList {
                     (known.stale, known.next, known.wait) = (true, now, AGAIN_FIRST);
                 }
                 server.set_edges(self.edges());
-                say(&format!("kwik: reloaded: {} edges", self.edges.len()));
+                say(&format!("kwik: reloaded: {}", count(self.edges.len(), "edge")));
             }
             Err(failure) => say(&format!("kwik: {failure}: the edges stay as they are")),
         }

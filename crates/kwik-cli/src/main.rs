@@ -12,7 +12,12 @@ use tokio::{
     runtime::Runtime,
     signal::unix::{SignalKind, signal},
 };
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    fmt,
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 mod args;
 mod connect;
@@ -35,8 +40,9 @@ use failure::{Failure, Kind};
 const SHUTDOWN: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
-    start_log();
-    match parse().and_then(run) {
+    let parsed = parse();
+    start_log(matches!(parsed, Ok(Command::Serve(_))));
+    match parsed.and_then(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if failure.kind != Kind::Unread {
@@ -142,15 +148,27 @@ fn say(line: &str) {
     writeln!(std::io::stderr().lock(), "{line}").ok();
 }
 
-/// Logs warnings to standard error, or what `KWIK_LOG` says: off, error, warn, info, debug, trace.
-fn start_log() {
-    let level = env::var("KWIK_LOG").ok().and_then(|level| level.parse().ok());
-    tracing_subscriber::fmt()
-        .with_max_level(level.unwrap_or(LevelFilter::WARN))
+/// Logs warnings to standard error, or what `KWIK_LOG` says: off, error, warn, info, debug, trace. A
+/// server says what becomes of requests, too, and when that was, unless the journal does.
+fn start_log(serves: bool) {
+    let given: Option<LevelFilter> = env::var("KWIK_LOG").ok().and_then(|level| level.parse().ok());
+    let filter = match given {
+        Some(level) => Targets::new().with_default(level),
+        None if serves => {
+            let own = [("kwik_delivery", LevelFilter::INFO)];
+            Targets::new().with_targets(own).with_default(LevelFilter::WARN)
+        }
+        None => Targets::new().with_default(LevelFilter::WARN),
+    };
+    let lines = fmt::layer()
         .with_writer(std::io::stderr)
         .with_target(false)
         // They would go to standard error too, and a failure there must not end the program.
-        .log_internal_errors(false)
-        .without_time()
-        .init();
+        .log_internal_errors(false);
+    let log = tracing_subscriber::registry().with(filter);
+    if serves && env::var_os("JOURNAL_STREAM").is_none() {
+        log.with(lines).init();
+    } else {
+        log.with(lines.without_time()).init();
+    }
 }

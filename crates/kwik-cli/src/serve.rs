@@ -11,7 +11,7 @@ use std::{
 };
 
 use kwik::{Identity, ServerConfig, escape};
-use kwik_delivery::{Catalogue, Fingerprint, Link, ObjectName, Server, Source};
+use kwik_delivery::{Catalogue, Fingerprint, Link, ObjectName, Server, Source, Survey};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
@@ -51,6 +51,9 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
     let first = source.list(1).await?.into_iter().next();
     print(&greeting(&arguments, fingerprint, &sockets, !edges.is_empty(), first))?;
     let quarantine = Duration::from_secs(arguments.quarantine);
+    let looked = source.clone();
+    // Beside the serving: a folder may be large.
+    tokio::spawn(async move { warn_of_unserved(&looked.survey().await) });
     let server = Server::new(source, catalogue, edges.edges()).with_quarantine(quarantine);
     let server = Arc::new(server);
     for socket in &sockets {
@@ -81,10 +84,10 @@ async fn end(server: &Server, sockets: &[Listening], signals: &mut Signals, pati
     server.drain();
     let busy = server.busy_sessions();
     if busy > 0 && !patience.is_zero() {
-        let seconds = patience.as_secs();
+        let (downloads, seconds) = (count(busy, "download"), patience.as_secs());
         say(&format!(
-            "kwik: ending: {busy} downloads may finish, for {seconds} s at most; interrupt again to \
-             end at once"
+            "kwik: ending: {downloads} may finish, for {seconds} s at most; interrupt again to end \
+             at once"
         ));
     }
     let again = async { while signals.next().await == Asked::Reload {} };
@@ -196,6 +199,23 @@ fn warn_of_hidden(source: &Source, shown: bool) {
         false => ("are not served", "give --hidden to serve them"),
     };
     say(&format!("kwik: hidden files and folders such as {} {is}: {advice}", escape(path)));
+}
+
+fn warn_of_unserved(survey: &Survey) {
+    let Survey { unreadable, unnamed } = survey;
+    if let Some(example) = &unreadable.example {
+        let (folders, example) = (count(unreadable.count, "folder"), escape(example));
+        say(&format!("kwik: {folders} cannot be read, such as {example}: left out"));
+    }
+    if let Some(example) = &unnamed.example {
+        let (names, example) = (count(unnamed.count, "name"), escape(example));
+        say(&format!("kwik: {names} cannot be served, such as {example}: rename it"));
+    }
+}
+
+/// `1 edge`, `2 edges`.
+pub(crate) fn count(number: usize, word: &str) -> String {
+    format!("{number} {word}{}", if number == 1 { "" } else { "s" })
 }
 
 /// What people and scripts need to go on: fingerprint, the line for clients, those for servers.

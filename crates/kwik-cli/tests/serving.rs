@@ -7,9 +7,14 @@
 mod common;
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     io::{Read, Write},
-    os::unix::{fs::PermissionsExt, process::CommandExt},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{PermissionsExt, symlink},
+        process::CommandExt,
+    },
     path::Path,
     process::{Child, Command, Stdio},
     thread,
@@ -183,7 +188,7 @@ fn a_server_starts_whatever_is_broken_below_it() {
                 fs::set_permissions(folder, fs::Permissions::from_mode(0o000)).unwrap();
             }) as fn(&Place),
             &[][..],
-            "",
+            "1 folder cannot be read, such as ",
         ),
         ("an edge whose name is not found", nothing, &["--edge", &unknown], "no-such-host.invalid"),
         ("an edge that does not answer", nothing, &["--edge", &silent], ""),
@@ -289,12 +294,168 @@ impl Download {
     }
 }
 
+/// What a client is told when an object does not come, and what the operator reads of it.
+#[test]
+fn every_refusal_says_why_at_both_ends() {
+    let place = Place::new();
+    place.file("x", 10);
+    place.file("closed", 10);
+    place.file(".hidden", 10);
+    place.file("folder/y", 10);
+    place.file("e\u{301}te\u{301}", 10);
+    fs::write(place.path("secret"), b"secret").unwrap();
+    symlink("../secret", place.path("files/out")).unwrap();
+    symlink("nowhere", place.path("files/broken")).unwrap();
+    let closed = place.path("files/closed");
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
+    as_nobody(&place, &["id"]).output().unwrap();
+    let server = logged(&place, &mut as_nobody(&place, &texts(&serve(&place, &[]))));
+    for (name, code, client, operator) in [
+        ("nothing", 3, "no object nothing here", "no object nothing here"),
+        ("closed", 1, "the server may not read the object", "closed: Permission denied"),
+        (".hidden", 3, "no object .hidden here", "--hidden was not given"),
+        ("folder", 3, "no object folder here", "it is no regular file"),
+        ("folder/", 2, "no empty segments", ""),
+        ("x/y", 3, "no object x/y here", "no object x/y here"),
+        ("out", 3, "no object out here", "a symbolic link leads out of the folder"),
+        ("broken", 3, "no object broken here", "no object broken here"),
+        ("%C3%A9t%C3%A9", 3, "other code points: e%CC%81te%CC%81", "other code points"),
+        ("%C3%A9te", 3, "no object", "no object"),
+    ] {
+        let output = place.run(&["get", &server.link(name), "-o", "got"]);
+        assert_failed(&output, code, client);
+        // Nothing of the server's own paths.
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!said.contains(place.path("").to_str().unwrap()), "{said}");
+        wait_until(|| log(&place).contains(operator));
+        if code != 2 {
+            // Whose request it was, and what for.
+            let line = log(&place).lines().last().unwrap().to_owned();
+            assert!(line.contains("refused") && line.contains("client=127.0.0.1:"), "{line}");
+            assert!(line.contains("name="), "{line}");
+        }
+    }
+    assert_done(&place.run(&["get", &server.link("e%CC%81te%CC%81"), "-o", "got"]));
+    // A server of one file.
+    let files = place.path("files/x");
+    let arguments = ["serve", files.to_str().unwrap(), "--listen", "127.0.0.1:0"];
+    let alone = logged(&place, &mut as_nobody(&place, &arguments));
+    assert_failed(&place.run(&["get", &alone.link("folder/y"), "-o", "z"]), 3, "no object");
+    wait_until(|| log(&place).contains("one file alone is served"));
+    fs::set_permissions(closed, fs::Permissions::from_mode(0o644)).unwrap();
+}
+
+/// What happens to a file while it is fetched.
+#[test]
+fn a_file_that_changes_under_way_is_named() {
+    const SIZE: usize = 100_000_000;
+    let append = |path: &Path| {
+        File::options().append(true).open(path).unwrap().write_all(b"more").unwrap();
+    };
+    for (what, change, whole) in [
+        ("appended to", append as fn(&Path), false),
+        ("written over", |path| fs::write(path, vec![1; SIZE]).unwrap(), false),
+        ("cut off", |path| File::create(path).unwrap().set_len(9).unwrap(), false),
+        ("removed", |path| fs::remove_file(path).unwrap(), true),
+        (
+            "replaced",
+            |path| {
+                fs::write(path.with_extension("new"), b"other").unwrap();
+                fs::rename(path.with_extension("new"), path).unwrap();
+            },
+            true,
+        ),
+        (
+            "closed",
+            |path| fs::set_permissions(path, fs::Permissions::from_mode(0o000)).unwrap(),
+            true,
+        ),
+    ] {
+        let place = Place::new();
+        let data = place.file("x", SIZE);
+        let server = logged(&place, &mut place.kwik(&texts(&serve(&place, &[]))));
+        let download = Download::begin(&place, &server.link("x"));
+        change(&place.path("files/x"));
+        let (rest, code) = download.end();
+        let said = fs::read_to_string(place.path("get-log")).unwrap();
+        if whole {
+            assert_eq!(code, Some(0), "{what}: {said}");
+            assert!(rest == data[1..], "{what}");
+        } else {
+            assert_eq!(code, Some(1), "{what}: {said}");
+            assert!(said.contains("object x changed while it was read"), "{what}: {said}");
+            // What came before it is the old file's.
+            assert!(data[1..].starts_with(&rest), "{what}");
+            assert!(log(&place).contains("object x changed while it was read"), "{what}");
+        }
+    }
+}
+
+/// An edge that brings nothing is named by its primary, with the reason.
+#[test]
+fn an_edge_that_brings_nothing_is_named_with_the_reason() {
+    for (what, prepare, reason) in [
+        ("lacks the file", (|_: &Path| {}) as fn(&Path), "no object \u{e9}"),
+        (
+            "has its name in other code points",
+            |files| fs::write(files.join("e\u{301}"), b"x").unwrap(),
+            "other code points: e%CC%81",
+        ),
+        (
+            "has another version",
+            |files| fs::write(files.join("\u{e9}"), b"x").unwrap(),
+            "another version",
+        ),
+        ("has it hidden", |files| symlink(".x", files.join("\u{e9}")).unwrap(), "no object \u{e9}"),
+    ] {
+        let place = Place::new();
+        let data = place.file("\u{e9}", 60_000_000);
+        let others = place.path("others");
+        fs::create_dir(&others).unwrap();
+        prepare(&others);
+        let id = place.run(&["id", "--state", "../primary"]);
+        let pin = String::from_utf8(id.stdout).unwrap();
+        let edge = Server::start(&place, &others, "edge", &["--trust", pin.trim()]);
+        let link = edge.edge();
+        let options = ["--state", "../primary", "--edge", &link];
+        let server = logged(&place, &mut place.kwik(&texts(&serve(&place, &options))));
+        let output = place.run(&["get", &server.link("%C3%A9"), "-o", "-"]);
+        assert_done(&output);
+        assert!(output.stdout == data, "{what}");
+        wait_until(|| log(&place).contains("an edge brings nothing"));
+        let log = log(&place);
+        let line = log.lines().find(|line| line.contains("an edge brings nothing")).unwrap();
+        assert!(line.contains(reason), "{what}: {line}");
+        assert!(line.contains(&edge.address) && line.contains(&edge.fingerprint), "{line}");
+    }
+}
+
+/// What is left out is counted and said once.
+#[test]
+fn names_that_cannot_be_served_are_counted() {
+    let place = Place::new();
+    place.file("x", 10);
+    place.file("sub/fine", 10);
+    for name in [&b"back\\slash"[..], b"new\nline", b"latin\xe9", b"sub/tab\there"] {
+        let path = place.path("files").join(OsStr::from_bytes(name));
+        fs::write(path, b"x").unwrap();
+    }
+    let server = logged(&place, &mut place.kwik(&texts(&serve(&place, &[]))));
+    wait_until(|| log(&place).contains("cannot be served, such as"));
+    let log = log(&place);
+    let lines: Vec<_> =
+        log.lines().filter(|line| line.contains("cannot be served, such as")).collect();
+    assert_eq!(lines.len(), 1, "{log}");
+    assert!(lines[0].contains("kwik: 4 names ") && lines[0].contains("rename"), "{log}");
+    assert_done(&place.run(&["get", &server.link("sub/fine")]));
+}
+
 /// What a signal does to a server, and to a client that is fetching from it.
 #[test]
 fn a_server_that_ends_lets_its_clients_finish() {
     for (signals, options, whole, line) in [
-        (&["-TERM"][..], &[][..], true, "1 downloads may finish, for 30 s"),
-        (&["-INT"], &["--drain", "60"], true, "1 downloads may finish, for 60 s"),
+        (&["-TERM"][..], &[][..], true, "1 download may finish, for 30 s"),
+        (&["-INT"], &["--drain", "60"], true, "1 download may finish, for 60 s"),
         // Whoever asks twice does not wait, and whoever has no time neither.
         (&["-TERM", "-TERM"], &[], false, "interrupt again"),
         (&["-TERM"], &["--drain", "0"], false, ""),
@@ -405,7 +566,7 @@ fn a_changed_list_of_edges_counts_from_the_signal_on() {
     assert_eq!(paths(), 1);
     fs::write(&list, format!("{}\n", edge.edge())).unwrap();
     signal(&server.child, "-HUP");
-    wait_until(|| log(&place).contains("reloaded: 1 edges"));
+    wait_until(|| log(&place).contains("reloaded: 1 edge"));
     assert_eq!(paths(), 2);
     // A list that is wrong changes nothing.
     File::options().append(true).open(&list).unwrap().write_all(b"nonsense\n").unwrap();

@@ -4,20 +4,26 @@ use std::{
     collections::{BTreeMap, VecDeque},
     fs, io,
     path::{Path, PathBuf},
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 use blake3::Hash;
 use kwik::escape;
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit, watch},
+    time::interval,
+};
 
 use crate::{
     Failure, FailureCode, Object, ObjectStat, PartError, Published, SourceError,
     limits::{
         KEPT_BESIDE, LARGE_OBJECT, MAX_HASHING_LARGE, MAX_HASHING_SMALL, MAX_KEPT, MAX_LOOKUPS,
+        SAY_HASHING_EVERY,
     },
     manifest::hash_counted,
     offload::offload,
@@ -201,7 +207,10 @@ impl Shared {
         let outcome = match self.load(object.stat()).await {
             Some(published) => Ok(published),
             None => match self.permit(key, object.stat().size, lookup).await {
-                Some(_permit) => self.publish(key, object, lookup).await.map_err(Arc::new),
+                Some(_permit) => {
+                    let publishing = self.publish(key, object, lookup);
+                    reporting(object, lookup, publishing).await.map_err(Arc::new)
+                }
                 None => return,
             },
         };
@@ -219,7 +228,7 @@ impl Shared {
     /// Waits for the object's turn to be hashed; none when all who asked for it have left.
     async fn permit(&self, key: &Key, size: u64, lookup: &Lookup) -> Option<SemaphorePermit<'_>> {
         let turn = self.hashing[usize::from(size > LARGE_OBJECT)].acquire();
-        let mut turn = std::pin::pin!(turn);
+        let mut turn = pin!(turn);
         loop {
             tokio::select! {
                 permit = &mut turn => return permit.ok(),
@@ -296,6 +305,33 @@ impl Shared {
         };
         while kept.iter().map(size).sum::<usize>() > MAX_KEPT && kept.len() > 1 {
             kept.pop_front();
+        }
+    }
+}
+
+/// Says how far the hashing of a large object is, as long as `publishing` takes.
+async fn reporting<T>(object: &Object, lookup: &Lookup, publishing: impl Future<Output = T>) -> T {
+    let ObjectStat { name, size, .. } = object.stat();
+    let (name, began) = (escape(name), Instant::now());
+    let mut publishing = pin!(publishing);
+    let mut ticks = interval(SAY_HASHING_EVERY);
+    ticks.tick().await;
+    let mut said = false;
+    loop {
+        tokio::select! {
+            published = &mut publishing => {
+                if said {
+                    let seconds = began.elapsed().as_secs();
+                    tracing::info!(%name, size, "hashing took {seconds} s");
+                }
+                return published;
+            }
+            _ = ticks.tick() => {
+                said = true;
+                let hashed = lookup.hashed.load(Ordering::Relaxed);
+                let percent = u128::from(hashed) * 100 / u128::from((*size).max(1));
+                tracing::info!(%name, size, "hashing: {percent} %");
+            }
         }
     }
 }

@@ -39,7 +39,7 @@ pub use server::{
     AtOnce, Decision, Edge, EdgeState, EdgeView, Failed, JoinPolicy, Rate, Server, SessionView,
     WhenItPays,
 };
-pub use source::{Object, ObjectStat, Source, SourceError};
+pub use source::{Object, ObjectStat, Source, SourceError, Survey, Unserved};
 pub use verify::{Corrupt, InvalidOutboard, Outline, Verifier};
 
 /// Messages generated from `proto/delivery.proto` by `proto/generate`.

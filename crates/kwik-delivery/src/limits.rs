@@ -42,6 +42,8 @@ pub const LARGE_OBJECT: u64 = 16 * 1024 * 1024;
 pub const MAX_HASHING_LARGE: usize = 1;
 /// Small objects hashed at once.
 pub const MAX_HASHING_SMALL: usize = 4;
+/// While an object is hashed, the operator is told so often how far that is.
+pub const SAY_HASHING_EVERY: Duration = Duration::from_secs(10);
 /// One in this many of the file descriptors that the process may have is for files that are served;
 /// the rest is for sockets, the catalogue and what the program itself opens.
 pub const DESCRIPTORS_SHARE: usize = 4;

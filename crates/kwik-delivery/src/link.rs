@@ -30,6 +30,13 @@ pub struct Link {
     pub name: Option<ObjectName>,
 }
 
+impl ObjectName {
+    /// As a link has it.
+    pub(crate) fn in_link(&self) -> String {
+        utf8_percent_encode(self.as_str(), NAME).to_string()
+    }
+}
+
 impl fmt::Display for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("kwik://")?;

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
@@ -11,7 +11,7 @@ use kwik::{Accepted, Endpoint, Incoming, LeaseWriter, PrimarySession, SecondaryS
 use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
-    Catalogue, EdgeCommand, Fingerprint, Object, Source,
+    Catalogue, EdgeCommand, Failure, Fingerprint, Object, Source, SourceError,
     limits::{MAX_FILLS, QUARANTINE},
 };
 
@@ -24,6 +24,7 @@ mod presence;
 mod probe;
 mod quarantine;
 mod serving;
+mod throttle;
 
 pub use edges::Edge;
 use edges::Edges;
@@ -34,6 +35,7 @@ pub use join::{
 use presence::Presence;
 use quarantine::Quarantine;
 use serving::Serving;
+use throttle::Throttle;
 
 /// Serves the objects of a source: as the primary of the sessions that clients open with it, and as
 /// an edge in the sessions of other primaries.
@@ -46,6 +48,7 @@ pub struct Server {
     policy: Arc<dyn JoinPolicy>,
     quarantine: Quarantine,
     presence: Presence,
+    throttle: Throttle,
     /// Edges that are looked into, by the port of the client that does so.
     probed: Mutex<BTreeMap<u16, Fingerprint>>,
 }
@@ -64,6 +67,7 @@ impl Server {
             policy: Arc::new(WhenItPays),
             quarantine: Quarantine::new(QUARANTINE),
             presence: Presence::default(),
+            throttle: Throttle::default(),
             probed: Mutex::default(),
         }
     }
@@ -205,28 +209,53 @@ impl Server {
                 fill(lease, &object, offset, stop, |_| {}).await.ok();
             }
             Err(reason) => {
-                tracing::warn!(reason = %escape(&reason), "lease refused");
-                lease.abandon(&reason);
+                let Refused { told, cause } = reason;
+                if self.throttle.admit(Instant::now()).is_some() {
+                    tracing::warn!(reason = %escape(cause.as_ref().unwrap_or(&told)), "lease refused");
+                }
+                lease.abandon(&told);
             }
         }
     }
 
     /// The object that a lease asks for, and where in it the lease's stream begins. Its hash is
     /// compared when it is known here; it is not made for that: the client verifies.
-    async fn open_for(&self, lease: &LeaseWriter) -> Result<(Object, u64), String> {
-        let command = EdgeCommand::decode(&lease.command()).map_err(|error| error.to_string())?;
+    async fn open_for(&self, lease: &LeaseWriter) -> Result<(Object, u64), Refused> {
+        let command = EdgeCommand::decode(&lease.command())
+            .map_err(|error| Refused::from(error.to_string()))?;
         let EdgeCommand { name, size, root, offset } = command;
-        let object = self.source.open(&name).await.map_err(|error| error.to_string())?;
+        let object = self.source.open(&name).await.map_err(|error| Refused::from(&error))?;
         let here = object.stat().size;
         if here != size || lease.range().end.checked_add(offset).is_none_or(|end| end > here) {
-            return Err(format!("another version: {name} has {here} bytes here, not {size}"));
+            let told = format!("another version: {name} has {here} bytes here, not {size}");
+            return Err(told.into());
         }
         match self.catalogue.known(object.stat()).await {
             Some(here) if here != root => {
-                Err(format!("another version: {name} has the hash {here} here, not {root}"))
+                Err(format!("another version: {name} has the hash {here} here, not {root}").into())
             }
             _ => Ok((object, offset)),
         }
+    }
+}
+
+/// Why an edge does not fill a lease.
+struct Refused {
+    /// To the client and the primary.
+    told: String,
+    /// What only the operator is told, in place of that.
+    cause: Option<String>,
+}
+
+impl From<String> for Refused {
+    fn from(told: String) -> Self {
+        Self { told, cause: None }
+    }
+}
+
+impl From<&SourceError> for Refused {
+    fn from(error: &SourceError) -> Self {
+        Self { told: Failure::from(error).message, cause: Some(error.cause()) }
     }
 }
 

@@ -2,8 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    io,
-    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -15,17 +13,45 @@ use object_store::ObjectStore;
 use crate::{ObjectName, limits::MAX_DEPTH, offload::offload};
 
 mod descriptors;
+mod error;
 mod folder;
 mod object;
 #[cfg(feature = "object_store")]
 mod store;
 
+pub use error::SourceError;
+use error::unreadable;
 use folder::Folder;
 pub use object::{Object, ObjectStat};
 
 /// A set of objects: a folder, a single file, a few in memory, or an object store.
 #[derive(Debug, Clone)]
 pub struct Source(Kind);
+
+/// What of a source cannot be served.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Folders that cannot be read.
+    pub unreadable: Unserved,
+    /// Files and folders whose names are no objects'.
+    pub unnamed: Unserved,
+}
+
+/// Things of one kind that were found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unserved {
+    /// How many.
+    pub count: usize,
+    /// One of them, and what is wrong with it.
+    pub example: Option<String>,
+}
+
+impl Unserved {
+    fn note(&mut self, example: impl FnOnce() -> String) {
+        self.count += 1;
+        self.example.get_or_insert_with(example);
+    }
+}
 
 #[derive(Debug, Clone)]
 enum Kind {
@@ -97,6 +123,17 @@ impl Source {
         }
     }
 
+    /// What of a folder cannot be served, as far as a short look finds it. Cancel safe.
+    pub async fn survey(&self) -> Survey {
+        match &self.0 {
+            Kind::Folder(folder) if folder.only.is_none() => {
+                let folder = Arc::clone(folder);
+                offload(move || folder.survey()).await
+            }
+            _ => Survey::default(),
+        }
+    }
+
     /// A few objects held in memory.
     #[must_use]
     pub fn memory(objects: impl IntoIterator<Item = (ObjectName, Bytes)>) -> Self {
@@ -132,7 +169,7 @@ impl Source {
             }
             Kind::Memory(objects) => {
                 let object = objects.get(name).cloned();
-                object.ok_or_else(|| SourceError::NotFound { name: name.clone() })
+                object.ok_or_else(|| SourceError::NotFound { name: name.clone(), why: None })
             }
             #[cfg(feature = "object_store")]
             Kind::Store(store) => {
@@ -165,61 +202,4 @@ impl Source {
             Kind::Store(store) => store::list(store, limit).await,
         }
     }
-}
-
-fn unreadable(
-    place: String,
-    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-) -> SourceError {
-    SourceError::Unreadable { place, source: source.into() }
-}
-
-fn file_error(name: &ObjectName, error: io::Error) -> SourceError {
-    use io::ErrorKind::{InvalidFilename, NotADirectory, NotFound};
-    match error.kind() {
-        NotFound | NotADirectory | InvalidFilename => SourceError::NotFound { name: name.clone() },
-        _ => unreadable(name.to_string(), error),
-    }
-}
-
-/// Why a source could not give an object.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SourceError {
-    /// No such object here; links that lead out of the folder count as none.
-    #[error("no object {name} here: check its name")]
-    NotFound {
-        /// Which.
-        name: ObjectName,
-    },
-    /// It is there and cannot be read.
-    #[error("cannot read {place}: {source}")]
-    Unreadable {
-        /// Which object or path.
-        place: String,
-        /// Why not.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// It changed since it was opened.
-    #[error("object {name} changed while it was read: open it again")]
-    Changed {
-        /// Which.
-        name: ObjectName,
-    },
-    /// Larger than [`MAX_OBJECT`](crate::limits::MAX_OBJECT).
-    #[error("object {name} has {size} bytes, more than 1 TiB: split it")]
-    TooLarge {
-        /// Which.
-        name: ObjectName,
-        /// Its bytes.
-        size: u64,
-    },
-    /// A read of more than [`MAX_READ`](crate::limits::MAX_READ) bytes or beyond the object's end.
-    #[error("bytes {} to {} of object {name} are not one read", range.start, range.end)]
-    OutOfRange {
-        /// Which.
-        name: ObjectName,
-        /// What was asked for.
-        range: Range<u64>,
-    },
 }

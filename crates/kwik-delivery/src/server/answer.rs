@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::{
     CatalogueError, EdgeCommand, Failure, FailureCode, Found, Manifest, Object, PageError, Part,
-    Published, Repair, Request, Response,
+    Published, Repair, Request, Response, SourceError,
     limits::{GROUP_SIZE, JOIN_WAIT, LOOK_MOST, MAX_MESSAGE, WORKING_EVERY, WRITE_BLOCK},
 };
 
@@ -25,34 +25,58 @@ use super::{extent::Extent, fill::STOPPING, serving::Serving};
 type Opened = (Object, Arc<Published>);
 
 pub(super) async fn answer(serving: &Serving<'_>, mut send: SendStream, mut recv: RecvStream) {
-    let answered = match read_request(&mut recv).await {
-        Ok(request) => answer_request(serving, &mut send, &request).await,
-        Err(failure) => Err(Unanswered::Refused(failure)),
+    let (name, answered) = match read_request(&mut recv).await {
+        Ok(request) => {
+            let answered = answer_request(serving, &mut send, &request).await;
+            (Some(request.name), answered)
+        }
+        Err(failure) => (None, Err(failure.into())),
     };
+    let name = name.as_ref();
     let ended = match answered {
         Ok(()) => return,
-        Err(Unanswered::Refused(failure)) => {
-            tracing::info!(reason = %escape(&failure.message), "request refused");
+        Err(Unanswered::Refused { failure, cause }) => {
+            let reason = cause.unwrap_or_else(|| failure.message.clone());
+            serving.log_unanswered("refused", name, &reason, failure.code.is_own_fault());
             reply(&mut send, [Response::Failed(failure).encode()]).await
         }
         Err(Unanswered::Ended(error)) => Err(error),
     };
     if let Err(error) = ended {
-        tracing::info!(error = %escape(error), "delivery ended early");
+        serving.log_unanswered("ended early", name, &error, false);
     }
 }
 
 /// Why a request was not answered as it should be.
 pub(super) enum Unanswered {
     /// The client is told.
-    Refused(Failure),
+    Refused {
+        failure: Failure,
+        /// What only the operator is told, in place of that.
+        cause: Option<String>,
+    },
     /// There is nobody to tell.
     Ended(String),
 }
 
 impl From<Failure> for Unanswered {
     fn from(failure: Failure) -> Self {
-        Self::Refused(failure)
+        Self::Refused { failure, cause: None }
+    }
+}
+
+impl From<&SourceError> for Unanswered {
+    fn from(error: &SourceError) -> Self {
+        Self::Refused { failure: error.into(), cause: Some(error.cause()) }
+    }
+}
+
+impl From<&CatalogueError> for Unanswered {
+    fn from(error: &CatalogueError) -> Self {
+        match error {
+            CatalogueError::Source(error) => error.into(),
+            _ => Self::Refused { failure: error.into(), cause: Some(error.to_string()) },
+        }
     }
 }
 
@@ -100,11 +124,7 @@ async fn prepare(
 ) -> Result<Opened, Unanswered> {
     let server = serving.server;
     let opened = server.source.open(&request.name).await;
-    let object = opened.map_err(|error| {
-        let name = escape(&request.name);
-        tracing::info!(%name, error = %escape(&error), "cannot open an object");
-        Failure::from(&error)
-    })?;
+    let object = opened.map_err(|error| Unanswered::from(&error))?;
     let published = hashed(serving, send, &object).await?;
     Ok((object, published))
 }
@@ -114,18 +134,14 @@ async fn hashed(
     send: &mut SendStream,
     object: &Object,
 ) -> Result<Arc<Published>, Unanswered> {
-    let refused = |error: &CatalogueError| {
-        let name = escape(&object.stat().name);
-        tracing::info!(%name, error = %escape(error), "cannot hash an object");
-        Failure::from(error)
-    };
-    let mut asked = serving.server.catalogue.ask(object).map_err(|error| refused(&error))?;
+    let asked = serving.server.catalogue.ask(object);
+    let mut asked = asked.map_err(|error| Unanswered::from(&error))?;
     let mut ticks = interval(WORKING_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
     loop {
         tokio::select! {
-            outcome = asked.wait() => return Ok(outcome.map_err(|error| refused(&error))?),
+            outcome = asked.wait() => return outcome.map_err(|error| Unanswered::from(&*error)),
             _ = ticks.tick() => {
                 let (hashed, size) = asked.progress();
                 write(send, Response::Working { hashed, size }.encode()).await?;
@@ -262,7 +278,7 @@ async fn check_own(
 ) -> Result<(), Unanswered> {
     let index = range.start / GROUP_SIZE;
     let group = index * GROUP_SIZE..((index + 1) * GROUP_SIZE).min(object.stat().size);
-    let data = object.read(group.clone()).await.map_err(|error| Failure::from(&error))?;
+    let data = object.read(group.clone()).await.map_err(|error| Unanswered::from(&error))?;
     let page = published.outline().map(|outline| outline.page_of(group.start));
     let verifier = match page {
         Ok(page) => published.page(page).await,

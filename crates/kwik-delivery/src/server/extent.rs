@@ -107,7 +107,7 @@ impl<'a> Extent<'a> {
                         _ => self.on_lost(path, &lease),
                     }
                     if self.leases.is_empty() {
-                        return Err(nobody(why.as_ref()).into());
+                        return Err(nobody(why.as_ref()));
                     }
                 }
                 () = changed => {}
@@ -153,12 +153,12 @@ impl<'a> Extent<'a> {
 }
 
 /// What a client is told when no server is left: why the primary is none.
-fn nobody(why: Option<&SourceError>) -> Failure {
+fn nobody(why: Option<&SourceError>) -> Unanswered {
     why.map_or_else(
         || {
             let message = "no server is left that could bring the object".to_owned();
-            Failure { code: FailureCode::NoSource, message }
+            Failure { code: FailureCode::NoSource, message }.into()
         },
-        Failure::from,
+        Unanswered::from,
     )
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::future::join;
 use kwik::{LeaseWriter, WriteError, escape};
 
-use crate::{Object, SourceError, limits::MAX_SEND};
+use crate::{Failure, Object, SourceError, limits::MAX_SEND};
 
 /// Why an edge gives a lease up, and a primary takes no request, at its end.
 pub(super) const STOPPING: &str = "the server is shutting down";
@@ -26,16 +26,18 @@ pub(super) async fn fill(
 ) -> Result<(), SourceError> {
     let written = write_activated(&mut lease, object, offset, pin!(stop), on_written).await;
     let Err(error) = written else { return Ok(()) };
-    if matches!(error, Error::Stopping) {
-        lease.abandon(&error.to_string());
-        return Ok(());
-    }
-    let (name, reason) = (escape(&object.stat().name), error.to_string());
-    tracing::warn!(%name, reason = %escape(&reason), "lease given up");
-    lease.abandon(&reason);
+    let name = escape(&object.stat().name);
     match error {
-        Error::Source(error) => Err(error),
-        Error::Write(_) | Error::Stopping => Ok(()),
+        Error::Source(error) => {
+            tracing::warn!(%name, reason = %escape(error.cause()), "lease given up");
+            lease.abandon(&Failure::from(&error).message);
+            Err(error)
+        }
+        error => {
+            tracing::debug!(%name, reason = %escape(&error), "lease over");
+            lease.abandon(&error.to_string());
+            Ok(())
+        }
     }
 }
 

@@ -4,12 +4,13 @@ use std::{
     collections::BTreeSet,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use futures_util::{FutureExt, StreamExt, future::FusedFuture, stream::FuturesUnordered};
 use kwik::{Endpoint, PathId, PrimarySession, escape};
 
-use crate::{Blame, Fingerprint, Published, limits::MAX_REQUESTS};
+use crate::{Blame, Fingerprint, ObjectName, Published, limits::MAX_REQUESTS};
 
 use super::{
     Server,
@@ -68,6 +69,28 @@ impl<'a> Serving<'a> {
                 () = &mut joining, if !joining.is_terminated() => {}
                 Ok(()) = quarantined.changed() => self.leave_quarantined(),
             }
+        }
+    }
+
+    /// Says to the operator what became of a request, of which object, and whose. What the server
+    /// can do something about is a warning.
+    pub(super) fn log_unanswered(
+        &self,
+        what: &str,
+        name: Option<&ObjectName>,
+        reason: &str,
+        own_fault: bool,
+    ) {
+        let Some(left_out) = self.server.throttle.admit(Instant::now()) else { return };
+        let client = self.primary.session().remote_address();
+        let name = name.map(|name| escape(name).to_string()).unwrap_or_default();
+        let reason = escape(reason);
+        match own_fault {
+            true => tracing::warn!(%client, %name, %reason, "{what}"),
+            false => tracing::info!(%client, %name, %reason, "{what}"),
+        }
+        if left_out > 0 {
+            tracing::warn!(left_out, "lines of the last minute were left out");
         }
     }
 

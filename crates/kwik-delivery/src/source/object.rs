@@ -16,7 +16,7 @@ use bytes::Bytes;
 use super::store::Stored;
 use super::{
     descriptors::{Descriptors, OpenFile},
-    file_error,
+    error::file_error,
 };
 use crate::{ObjectName, SourceError, limits::MAX_READ, offload::offload};
 
@@ -129,7 +129,8 @@ impl Object {
         // Looked at before opening: opening a pipe would wait for its writer.
         let metadata = path.symlink_metadata().map_err(failed)?;
         if !metadata.is_file() {
-            return Err(SourceError::NotFound { name });
+            let why = Some("it is no regular file");
+            return Err(SourceError::NotFound { name, why });
         }
         let modified = metadata.modified().map_err(failed)?;
         let (state, size) = (file_state(&metadata), metadata.len());

@@ -14,7 +14,7 @@ use object_store::{
 
 use crate::{ObjectName, SourceError, limits::MAX_STATE, partial};
 
-use super::{ObjectStat, unreadable};
+use super::{ObjectStat, error::unreadable};
 
 /// One object of a store.
 #[derive(Debug, Clone)]
@@ -29,7 +29,7 @@ pub(super) async fn open(
     store: Arc<dyn ObjectStore>,
 ) -> Result<(ObjectStat, Stored), SourceError> {
     if partial::is_part_name(name.file_name()) {
-        return Err(SourceError::NotFound { name: name.clone() });
+        return Err(SourceError::NotFound { name: name.clone(), why: None });
     }
     let path = Path::parse(name.as_str()).map_err(|error| unreadable(name.to_string(), error))?;
     let meta = store.head(&path).await.map_err(|error| failure(name, error))?;
@@ -76,7 +76,7 @@ impl Stored {
 
 fn failure(name: &ObjectName, error: Error) -> SourceError {
     match error {
-        Error::NotFound { .. } => SourceError::NotFound { name: name.clone() },
+        Error::NotFound { .. } => SourceError::NotFound { name: name.clone(), why: None },
         Error::Precondition { .. } => SourceError::Changed { name: name.clone() },
         other => unreadable(name.to_string(), other),
     }
