@@ -89,8 +89,8 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
     }
 }
 
-/// A write beyond a file size limit (`ulimit -f`) fails then, and what fails says so. Else the signal
-/// ends the program.
+/// A write beyond a file size limit (`ulimit -f`) fails then, and what fails says so. Else the
+/// signal ends the program.
 fn outlive_size_limits() {
     #[cfg(target_os = "linux")]
     {
@@ -148,8 +148,8 @@ fn say(line: &str) {
     writeln!(std::io::stderr().lock(), "{line}").ok();
 }
 
-/// Logs warnings to standard error, or what `KWIK_LOG` says: off, error, warn, info, debug, trace. A
-/// server says what becomes of requests, too, and when that was, unless the journal does.
+/// Logs warnings to standard error, or what `KWIK_LOG` says: off, error, warn, info, debug, trace.
+/// A server says what becomes of requests, too, and when that was, unless the journal does.
 fn start_log(serves: bool) {
     let given: Option<LevelFilter> = env::var("KWIK_LOG").ok().and_then(|level| level.parse().ok());
     let filter = match given {

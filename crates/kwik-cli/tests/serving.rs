@@ -13,58 +13,16 @@ use std::{
     os::unix::{
         ffi::OsStrExt,
         fs::{PermissionsExt, symlink},
-        process::CommandExt,
     },
     path::Path,
-    process::{Child, Command, Stdio},
-    thread,
-    time::Duration,
+    process::{Command, Stdio},
 };
 
-use common::{Place, Server, assert_done, assert_failed, wait_until};
-
-/// A user who is not root: root may read and write everything.
-const NOBODY: u32 = 65534;
-
-/// `kwik`, not as root, in folders that it may use.
-fn as_nobody(place: &Place, arguments: &[&str]) -> Command {
-    let mut command = place.kwik(arguments);
-    if rustix::process::geteuid().is_root() {
-        let root = place.path("files").parent().unwrap().to_owned();
-        fs::set_permissions(root, fs::Permissions::from_mode(0o777)).unwrap();
-        command.uid(NOBODY).gid(NOBODY);
-    }
-    command
-}
-
-fn signal(child: &Child, name: &str) {
-    let id = child.id().to_string();
-    assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
-}
-
-/// What a server says on standard error, in a file.
-fn logged(place: &Place, command: &mut Command) -> Server {
-    let log = File::create(place.path("log")).unwrap();
-    Server::spawn(command.env("KWIK_LOG", "info").stderr(log))
-}
-
-fn log(place: &Place) -> String {
-    fs::read_to_string(place.path("log")).unwrap()
-}
-
-/// `kwik serve` of the files, on a free port.
-fn serve<'a>(place: &Place, options: &[&'a str]) -> Vec<String> {
-    let files = place.path("files");
-    let fixed = ["serve", files.to_str().unwrap()].map(str::to_owned);
-    let listen = ["--listen", "127.0.0.1:0"].map(str::to_owned);
-    let given = options.iter().any(|option| *option == "--listen");
-    let listen = if given { Vec::new() } else { listen.to_vec() };
-    fixed.into_iter().chain(listen).chain(options.iter().map(|it| (*it).to_owned())).collect()
-}
-
-fn texts(arguments: &[String]) -> Vec<&str> {
-    arguments.iter().map(String::as_str).collect()
-}
+use common::{
+    Place, Server, assert_done, assert_failed,
+    serving::{Download, as_nobody, log, logged, serve, signal, texts},
+    wait_until,
+};
 
 /// Servers that do not start, for a reason that is said in one line.
 #[test]
@@ -271,29 +229,6 @@ fn a_file_size_limit_does_not_end_a_server() {
     assert!(server.child.try_wait().unwrap().is_none());
 }
 
-/// A download that waits for its reader, so that it is under way for as long as a test likes.
-struct Download(Child);
-
-impl Download {
-    fn begin(place: &Place, link: &str) -> Self {
-        let errors = File::create(place.path("get-log")).unwrap();
-        let mut command = place.kwik(&["get", link, "-o", "-"]);
-        let mut child = command.stdout(Stdio::piped()).stderr(errors).spawn().unwrap();
-        let mut first = [0];
-        child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
-        // What paths there are to be is there by then.
-        thread::sleep(Duration::from_millis(500));
-        Self(child)
-    }
-
-    /// The rest of it, and how it ended.
-    fn end(mut self) -> (Vec<u8>, Option<i32>) {
-        let mut rest = Vec::new();
-        self.0.stdout.take().unwrap().read_to_end(&mut rest).unwrap();
-        (rest, self.0.wait().unwrap().code())
-    }
-}
-
 /// What a client is told when an object does not come, and what the operator reads of it.
 #[test]
 fn every_refusal_says_why_at_both_ends() {
@@ -306,6 +241,8 @@ fn every_refusal_says_why_at_both_ends() {
     fs::write(place.path("secret"), b"secret").unwrap();
     symlink("../secret", place.path("files/out")).unwrap();
     symlink("nowhere", place.path("files/broken")).unwrap();
+    let made = Command::new("mkfifo").arg(place.path("files/fifo")).status();
+    assert!(made.unwrap().success());
     let closed = place.path("files/closed");
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
     as_nobody(&place, &["id"]).output().unwrap();
@@ -315,6 +252,7 @@ fn every_refusal_says_why_at_both_ends() {
         ("closed", 1, "the server may not read the object", "closed: Permission denied"),
         (".hidden", 3, "no object .hidden here", "--hidden was not given"),
         ("folder", 3, "no object folder here", "it is no regular file"),
+        ("fifo", 3, "no object fifo here", "it is no regular file"),
         ("folder/", 2, "no empty segments", ""),
         ("x/y", 3, "no object x/y here", "no object x/y here"),
         ("out", 3, "no object out here", "a symbolic link leads out of the folder"),
@@ -448,164 +386,4 @@ fn names_that_cannot_be_served_are_counted() {
     assert_eq!(lines.len(), 1, "{log}");
     assert!(lines[0].contains("kwik: 4 names ") && lines[0].contains("rename"), "{log}");
     assert_done(&place.run(&["get", &server.link("sub/fine")]));
-}
-
-/// What a signal does to a server, and to a client that is fetching from it.
-#[test]
-fn a_server_that_ends_lets_its_clients_finish() {
-    for (signals, options, whole, line) in [
-        (&["-TERM"][..], &[][..], true, "1 download may finish, for 30 s"),
-        (&["-INT"], &["--drain", "60"], true, "1 download may finish, for 60 s"),
-        // Whoever asks twice does not wait, and whoever has no time neither.
-        (&["-TERM", "-TERM"], &[], false, "interrupt again"),
-        (&["-TERM"], &["--drain", "0"], false, ""),
-        (&["-TERM"], &["--drain", "1"], false, "for 1 s"),
-        (&["-HUP"], &[], true, "reloaded: 0 edges"),
-    ] {
-        let place = Place::new();
-        let data = place.file("x", 100_000_000);
-        let options = [&["--state", "../state"], options].concat();
-        let mut server = logged(&place, &mut place.kwik(&texts(&serve(&place, &options))));
-        let link = server.link("x");
-        let download = Download::begin(&place, &link);
-        for name in signals {
-            signal(&server.child, name);
-            wait_until(|| log(&place).contains(line));
-        }
-        let reloaded = signals[0] == "-HUP";
-        if !whole {
-            wait_until(|| server.child.try_wait().unwrap().is_some());
-        } else if !reloaded {
-            // Nobody new is let in meanwhile.
-            let refused = place.run(&["get", &link, "-o", "-"]);
-            assert_failed(&refused, 5, "busy: try again");
-        }
-        let (rest, code) = download.end();
-        let said = fs::read_to_string(place.path("get-log")).unwrap();
-        if whole {
-            assert!(rest == data[1..], "{signals:?}");
-            assert_eq!(code, Some(0), "{said}");
-        } else {
-            assert_eq!(code, Some(5), "{said}");
-            assert!(said.contains("the server is shutting down"), "{said}");
-        }
-        if reloaded {
-            assert!(server.child.try_wait().unwrap().is_none());
-            assert_done(&place.run(&["get", &link, "-o", "/dev/null"]));
-            signal(&server.child, "-TERM");
-        }
-        wait_until(|| server.child.try_wait().unwrap().is_some());
-        assert_eq!(server.child.wait().unwrap().code(), Some(0), "{signals:?}");
-    }
-}
-
-/// The end of the primary costs no download that edges can finish, whatever end that is.
-#[test]
-fn edges_finish_what_a_primary_that_ended_has_begun() {
-    for (name, options) in [("-TERM", &["--drain", "0"][..]), ("-TERM", &["--drain", "1"])] {
-        let place = Place::new();
-        let data = place.file("x", 100_000_000);
-        let id = place.run(&["id", "--state", "../primary"]);
-        let pin = String::from_utf8(id.stdout).unwrap();
-        let edge = place.serve("edge", &["--trust", pin.trim()]);
-        let link = edge.edge();
-        let options = [&["--state", "../primary", "--edge", &link], options].concat();
-        let mut server = logged(&place, &mut place.kwik(&texts(&serve(&place, &options))));
-        let download = Download::begin(&place, &server.link("x"));
-        signal(&server.child, name);
-        wait_until(|| server.child.try_wait().unwrap().is_some());
-        assert!(log(&place).contains("clients fetch the rest from the edges"), "{}", log(&place));
-        let (rest, code) = download.end();
-        let said = fs::read_to_string(place.path("get-log")).unwrap();
-        assert_eq!(code, Some(0), "{said}");
-        assert!(rest == data[1..]);
-        assert_eq!(server.child.wait().unwrap().code(), Some(0));
-    }
-}
-
-/// An edge that ends gracefully says so, and costs nothing.
-#[test]
-fn an_edge_that_ends_hands_over_what_it_has() {
-    let place = Place::new();
-    let data = place.file("x", 100_000_000);
-    let id = place.run(&["id", "--state", "../primary"]);
-    let pin = String::from_utf8(id.stdout).unwrap();
-    let mut edge = place.serve("edge", &["--trust", pin.trim()]);
-    let link = edge.edge();
-    let options = ["--state", "../primary", "--edge", &link];
-    let server = logged(&place, &mut place.kwik(&texts(&serve(&place, &options))));
-    let download = Download::begin(&place, &server.link("x"));
-    signal(&edge.child, "-TERM");
-    thread::sleep(Duration::from_millis(300));
-    let (rest, code) = download.end();
-    assert_eq!(code, Some(0));
-    assert!(rest == data[1..]);
-    wait_until(|| edge.child.try_wait().unwrap().is_some());
-    assert_eq!(edge.child.wait().unwrap().code(), Some(0));
-    assert!(log(&place).contains("the server is shutting down"), "{}", log(&place));
-}
-
-/// A list of edges that changes while a server runs.
-#[test]
-fn a_changed_list_of_edges_counts_from_the_signal_on() {
-    let place = Place::new();
-    place.file("x", 30_000_000);
-    let list = place.path("list");
-    fs::write(&list, "# none yet\n").unwrap();
-    let id = place.run(&["id", "--state", "../primary"]);
-    let pin = String::from_utf8(id.stdout).unwrap();
-    let edge = place.serve("edge", &["--trust", pin.trim()]);
-    let options = ["--state", "../primary", "--edges", list.to_str().unwrap()];
-    let server = logged(&place, &mut place.kwik(&texts(&serve(&place, &options))));
-    let paths = || {
-        let output = place.run(&["get", &server.link("x"), "--force", "--json"]);
-        assert_done(&output);
-        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        json["paths"].as_array().unwrap().len()
-    };
-    assert_eq!(paths(), 1);
-    fs::write(&list, format!("{}\n", edge.edge())).unwrap();
-    signal(&server.child, "-HUP");
-    wait_until(|| log(&place).contains("reloaded: 1 edge"));
-    assert_eq!(paths(), 2);
-    // A list that is wrong changes nothing.
-    File::options().append(true).open(&list).unwrap().write_all(b"nonsense\n").unwrap();
-    signal(&server.child, "-HUP");
-    wait_until(|| log(&place).contains("the edges stay as they are"));
-    assert!(log(&place).contains("line 2 of "), "{}", log(&place));
-    assert_eq!(paths(), 2);
-}
-
-/// However `demo` ends, its servers end with it.
-#[test]
-fn the_servers_of_a_demo_end_with_it() {
-    let place = Place::new();
-    place.file("x", 10);
-    // Until it has begun: it takes long enough to be killed in the middle.
-    let mut command = place.kwik(&["demo"]);
-    command.env("TMPDIR", place.path("")).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut demo = command.spawn().unwrap();
-    let mut said = String::new();
-    let mut stdout = demo.stdout.take().unwrap();
-    let mut buffer = [0; 4096];
-    while !said.contains("primary ") {
-        let length = stdout.read(&mut buffer).unwrap();
-        assert!(length > 0, "{said}");
-        said.push_str(std::str::from_utf8(&buffer[..length]).unwrap());
-    }
-    let parent = demo.id().to_string();
-    let children = Command::new("ps").args(["-o", "pid=", "--ppid", &parent]).output().unwrap();
-    let children = String::from_utf8(children.stdout).unwrap();
-    assert_eq!(children.split_whitespace().count(), 3, "{children}");
-    demo.kill().unwrap();
-    demo.wait().unwrap();
-    for child in children.split_whitespace() {
-        wait_until(|| !is_running(child));
-    }
-}
-
-/// Whether a process is there, and no corpse that nobody buries.
-fn is_running(id: &str) -> bool {
-    let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
-    status.contains("\nState:") && !status.contains("\nState:\tZ")
 }

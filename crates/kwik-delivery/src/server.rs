@@ -129,9 +129,9 @@ impl Server {
         self.presence.quiet().await;
     }
 
-    /// Says goodbye to the clients, for `reason`. A client that can fetch the rest from edges is left
-    /// without a word, as a closed session fetches nothing: true if there is such a one. Then the
-    /// process has to end with its endpoints open.
+    /// Says goodbye to the clients, for `reason`. A client that can fetch the rest from edges is
+    /// left without a word, as a closed session fetches nothing: true if there is such a one. Then
+    /// the process has to end with its endpoints open.
     pub fn dismiss(&self, reason: &[u8]) -> bool {
         self.presence.dismiss(reason)
     }
@@ -211,7 +211,8 @@ impl Server {
             Err(reason) => {
                 let Refused { told, cause } = reason;
                 if self.throttle.admit(Instant::now()).is_some() {
-                    tracing::warn!(reason = %escape(cause.as_ref().unwrap_or(&told)), "lease refused");
+                    let reason = escape(cause.as_ref().unwrap_or(&told));
+                    tracing::warn!(%reason, "lease refused");
                 }
                 lease.abandon(&told);
             }
