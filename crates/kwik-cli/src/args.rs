@@ -73,6 +73,12 @@ pub(crate) struct Serve {
     /// Sessions and paths at once; more are told that the server is busy.
     #[arg(long, value_name = "COUNT", value_parser = parse_count)]
     pub(crate) max_sessions: Option<usize>,
+    /// Bytes a second to send at the most, to all clients together: 500k, 10M or 1G, say.
+    #[arg(long, value_name = "BYTES", value_parser = parse_rate)]
+    pub(crate) rate: Option<u64>,
+    /// A file that gets a line of JSON for each request; SIGHUP has it opened again.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) access_log: Option<PathBuf>,
     /// End when standard input does: for a program that starts servers and may be killed.
     #[arg(long, hide = true)]
     pub(crate) end_with_stdin: bool,
@@ -137,6 +143,25 @@ pub(crate) struct State {
 fn parse_count(text: &str) -> Result<usize, String> {
     let count = text.parse().ok().filter(|count| *count > 0);
     count.ok_or_else(|| "a number from 1 on: --max-sessions 100".into())
+}
+
+/// `10M`: a number, and a power of a thousand.
+fn parse_rate(text: &str) -> Result<u64, String> {
+    let wrong = || "bytes a second, such as 500k, 10M or 1G".to_owned();
+    let (number, unit) = match text.strip_suffix(|unit: char| unit.is_ascii_alphabetic()) {
+        Some(number) => (number, &text[number.len()..]),
+        None => (text, ""),
+    };
+    let unit = match unit {
+        "" => 1,
+        "k" | "K" => 1_000,
+        "M" => 1_000_000,
+        "G" => 1_000_000_000,
+        _ => return Err(wrong()),
+    };
+    let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    let number: u64 = number.parse().ok().filter(|_| digits).ok_or_else(wrong)?;
+    number.checked_mul(unit).filter(|rate| *rate > 0).ok_or_else(wrong)
 }
 
 /// The port that servers have unless they are told another.
@@ -291,6 +316,19 @@ mod tests {
         ] {
             let error = listen(wrong).unwrap_err();
             assert!(error.contains("localhost:4433 or :4433"), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn rates_have_units() {
+        for (text, rate) in
+            [("1", 1), ("500k", 500_000), ("10M", 10_000_000), ("1G", 1_000_000_000)]
+        {
+            assert_eq!(parse_rate(text), Ok(rate), "{text}");
+        }
+        for wrong in ["", "0", "M", "1T", "-1", "+1", "1.5M", "1MB", "99999999999999999999G", "é"]
+        {
+            assert!(parse_rate(wrong).unwrap_err().contains("10M"), "{wrong}");
         }
     }
 

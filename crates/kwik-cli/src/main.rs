@@ -19,6 +19,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+mod access;
 mod args;
 mod connect;
 mod demo;

@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use crate::{
+    access::AccessLog,
     args::Serve,
     edges::EdgeList,
     failure::{Failure, Kind},
@@ -40,6 +41,7 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
     let fingerprint = identity.fingerprint();
     let catalogue = catalogue(&folder);
     let mut edges = EdgeList::new(arguments.edges.clone(), arguments.edge_file.clone())?;
+    let access = arguments.access_log.as_deref().map(AccessLog::open).transpose()?;
 
     let mut config = ServerConfig::new(identity);
     config.trusted.extend(&arguments.trusted);
@@ -54,7 +56,13 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
     let looked = source.clone();
     // Beside the serving: a folder may be large.
     tokio::spawn(async move { warn_of_unserved(&looked.survey().await) });
-    let server = Server::new(source, catalogue, edges.edges()).with_quarantine(quarantine);
+    let mut server = Server::new(source, catalogue, edges.edges()).with_quarantine(quarantine);
+    if let Some(rate) = arguments.rate {
+        server = server.with_rate(rate);
+    }
+    if let Some(log) = access.clone() {
+        server = server.with_access_log(move |access| log.write(access));
+    }
     let server = Arc::new(server);
     for socket in &sockets {
         let (server, endpoint) = (Arc::clone(&server), socket.endpoint.clone());
@@ -70,7 +78,12 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
             }
         };
         match asked {
-            Asked::Reload => edges.reload(&server),
+            Asked::Reload => {
+                if let Some(log) = &access {
+                    log.reopen();
+                }
+                edges.reload(&server);
+            }
             // The usual end of a server, so no failure.
             Asked::End => break,
         }

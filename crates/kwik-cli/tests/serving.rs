@@ -16,6 +16,7 @@ use std::{
     },
     path::Path,
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use common::{
@@ -59,6 +60,9 @@ fn what_cannot_be_served_is_refused_in_one_line() {
         (&["--max-sessions", "0"], 2, "--max-sessions 100"),
         (&["--max-sessions", "many"], 2, "--max-sessions 100"),
         (&["--drain", "soon"], 2, "--drain"),
+        (&["--rate", "fast"], 2, "10M"),
+        (&["--rate", "0"], 2, "10M"),
+        (&["--access-log", "/no/such/log"], 6, "cannot open the access log /no/such/log"),
         (&["--quarantine", "0"], 2, "--quarantine"),
         (&["--trust", "abc"], 2, "--trust"),
         // A key that is damaged is not replaced by another.
@@ -386,4 +390,60 @@ fn names_that_cannot_be_served_are_counted() {
     assert_eq!(lines.len(), 1, "{log}");
     assert!(lines[0].contains("kwik: 4 names ") && lines[0].contains("rename"), "{log}");
     assert_done(&place.run(&["get", &server.link("sub/fine")]));
+}
+
+/// A line a request, also of those that were refused.
+#[test]
+fn each_request_has_its_line_in_the_access_log() {
+    let place = Place::new();
+    let data = place.file("a\"b\u{e9}", 300_000);
+    let log = place.path("access");
+    let options = ["--access-log", log.to_str().unwrap()];
+    let server = logged(&place, &mut place.kwik(&texts(&serve(&place, &options))));
+    let name = "a%22b%C3%A9";
+    let lines = |path: &Path| -> Vec<serde_json::Value> {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    assert_done(&place.run(&["get", &server.link(name), "-o", "-"]));
+    assert_failed(&place.run(&["get", &server.link("none"), "-o", "-"]), 3, "no object");
+    wait_until(|| lines(&log).len() == 2);
+    let [done, refused] = &lines(&log)[..] else { panic!() };
+    assert_eq!(done["name"], "a\"b\u{e9}");
+    assert_eq!((&done["size"], &done["sent"]), (&data.len().into(), &data.len().into()));
+    assert_eq!((&done["outcome"], &done["part"]), (&"done".into(), &"whole".into()));
+    assert!(done["client"].as_str().unwrap().starts_with("127.0.0.1:"));
+    assert!(done["time"].as_f64().unwrap() > 1e9 && done["seconds"].as_f64().unwrap() >= 0.0);
+    assert_eq!((&refused["name"], &refused["size"]), (&"none".into(), &serde_json::Value::Null));
+    assert!(refused["outcome"].as_str().unwrap().contains("no object none here"));
+    // Moved away and made anew, as log rotation does.
+    let old = place.path("access.1");
+    fs::rename(&log, &old).unwrap();
+    signal(&server.child, "-HUP");
+    wait_until(|| log.exists());
+    assert_done(&place.run(&["get", &server.link(name), "-o", "-"]));
+    wait_until(|| lines(&log).len() == 1);
+    assert_eq!(lines(&old).len(), 2);
+}
+
+/// The rate is for all clients together.
+#[test]
+fn a_bounded_rate_is_kept() {
+    let place = Place::new();
+    let data = place.file("x", 1_000_000);
+    let server = place.serve("state", &["--rate", "500k"]);
+    let began = Instant::now();
+    let gets: Vec<_> = (0..2)
+        .map(|_| {
+            let link = server.link("x");
+            place.kwik(&["get", &link, "-o", "-"]).stdout(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    for get in gets {
+        let output = get.wait_with_output().unwrap();
+        assert!(output.status.success());
+        assert!(output.stdout == data);
+    }
+    // Two megabytes, but for what is not paid for when the last of it is there.
+    assert!(began.elapsed() > Duration::from_secs(3), "{:?}", began.elapsed());
 }

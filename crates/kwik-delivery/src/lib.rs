@@ -36,8 +36,8 @@ pub use request::{
     Response,
 };
 pub use server::{
-    AtOnce, Decision, Edge, EdgeState, EdgeView, Failed, JoinPolicy, Rate, Server, SessionView,
-    WhenItPays,
+    Access, AccessPart, AtOnce, Decision, Edge, EdgeState, EdgeView, Failed, JoinPolicy, Rate,
+    Server, SessionView, WhenItPays,
 };
 pub use source::{Object, ObjectStat, Source, SourceError, Survey, Unserved};
 pub use verify::{Corrupt, InvalidOutboard, Outline, Verifier};

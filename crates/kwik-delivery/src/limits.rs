@@ -55,6 +55,10 @@ pub const MAX_REQUESTS: usize = 16;
 pub const MAX_FILLS: usize = 64;
 /// A block read for sending: enough for full disk speed, half of the largest piece.
 pub const MAX_SEND: u64 = 512 * 1024;
+/// The least of such a block where the operator bounds the rate: a quarter of a group.
+pub const MIN_SEND: u64 = 16 * 1024;
+/// Blocks a second at such a rate: no pause between them is long enough to look like a stall.
+pub const SENDS_A_SECOND: u64 = 20;
 /// A block verified and written as one.
 pub const WRITE_BLOCK: usize = 1024 * 1024;
 /// Blocks of one download that wait to be verified and written.
@@ -124,7 +128,7 @@ const _: () = {
     assert!(JOIN_WAIT.as_millis() < PATIENCE_AGAIN.as_millis());
     assert!(4 * WORKING_EVERY.as_millis() < PATIENCE.as_millis());
     assert!(GROUP_SIZE.is_power_of_two() && GROUP_SIZE >= 1024); // whole BLAKE3 chunks
-    assert!(MAX_SEND <= MAX_READ);
+    assert!(MIN_SEND <= MAX_SEND && MAX_SEND <= MAX_READ);
     assert!((WRITE_BLOCK as u64).is_multiple_of(GROUP_SIZE));
     assert!(MAX_READ.is_multiple_of(GROUP_SIZE));
     assert!(PAGE_GROUPS.is_power_of_two()); // a page is a whole subtree

@@ -15,23 +15,28 @@ use crate::{
     limits::{MAX_FILLS, QUARANTINE},
 };
 
+mod access;
 mod answer;
 mod edges;
 mod extent;
 mod fill;
 mod join;
+mod pace;
 mod presence;
 mod probe;
 mod quarantine;
 mod serving;
 mod throttle;
 
+use access::AccessLog;
+pub use access::{Access, AccessPart};
 pub use edges::Edge;
 use edges::Edges;
 use fill::fill;
 pub use join::{
     AtOnce, Decision, EdgeState, EdgeView, Failed, JoinPolicy, Rate, SessionView, WhenItPays,
 };
+use pace::Pace;
 use presence::Presence;
 use quarantine::Quarantine;
 use serving::Serving;
@@ -49,6 +54,8 @@ pub struct Server {
     quarantine: Quarantine,
     presence: Presence,
     throttle: Throttle,
+    pace: Pace,
+    access: Option<AccessLog>,
     /// Edges that are looked into, by the port of the client that does so.
     probed: Mutex<BTreeMap<u16, Fingerprint>>,
 }
@@ -68,6 +75,8 @@ impl Server {
             quarantine: Quarantine::new(QUARANTINE),
             presence: Presence::default(),
             throttle: Throttle::default(),
+            pace: Pace::default(),
+            access: None,
             probed: Mutex::default(),
         }
     }
@@ -107,6 +116,20 @@ impl Server {
     #[must_use]
     pub fn with_quarantine(mut self, lasts: Duration) -> Self {
         self.quarantine = Quarantine::new(lasts);
+        self
+    }
+
+    /// Sends objects at so many bytes a second at the most, to all clients together.
+    #[must_use]
+    pub fn with_rate(mut self, bytes: u64) -> Self {
+        self.pace = Pace::new(bytes);
+        self
+    }
+
+    /// Tells `log` of each request that it was asked as a primary, once that is over. Must not block.
+    #[must_use]
+    pub fn with_access_log(mut self, log: impl Fn(&Access) + Send + Sync + 'static) -> Self {
+        self.access = Some(AccessLog(Arc::new(log)));
         self
     }
 
@@ -206,7 +229,7 @@ impl Server {
             // Its reason is the client's and the primary's to know, and was logged.
             Ok((object, offset)) => {
                 let stop = self.presence.draining();
-                fill(lease, &object, offset, stop, |_| {}).await.ok();
+                fill(lease, &object, offset, &self.pace, stop, |_| {}).await.ok();
             }
             Err(reason) => {
                 let Refused { told, cause } = reason;

@@ -67,3 +67,28 @@ async fn an_edge_that_is_down_at_first_joins_once_it_is_up() {
     drop(fetch);
     serving.abort();
 }
+
+/// Nobody answers at the first of its addresses.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_joins_by_its_second_address() {
+    let objects = [("x", content(100 * MIB))];
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let edge = start(1, source(&objects).await, Vec::new());
+    let Edge { addresses, fingerprint, .. } = &edge.edge;
+    let both = vec![silent.local_addr().unwrap(), addresses[0]];
+    let primary = start(0, source(&objects).await, vec![Edge::at(both, *fingerprint)]);
+    let client = connect(primary.edge.clone()).await;
+    let fetch = client.fetch(&name("x")).await.unwrap();
+    let joined = async {
+        let is_there = || {
+            let paths = client.session().stats().paths;
+            let there = addresses[0].to_string();
+            paths.iter().any(|path| path.status.is_usable() && path.address == there)
+        };
+        while !is_there() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), joined).await.unwrap();
+    drop(fetch);
+}

@@ -5,6 +5,7 @@ use std::{
     ops::Range,
     pin::pin,
     sync::Arc,
+    time::Instant,
 };
 
 use blake3::Hash;
@@ -19,31 +20,55 @@ use crate::{
     limits::{GROUP_SIZE, JOIN_WAIT, LOOK_MOST, MAX_MESSAGE, WORKING_EVERY, WRITE_BLOCK},
 };
 
-use super::{extent::Extent, fill::STOPPING, serving::Serving};
+use super::{
+    access::{Access, AccessLog, AccessPart, Record},
+    extent::Extent,
+    fill::STOPPING,
+    serving::Serving,
+};
 
 /// What is delivered.
 type Opened = (Object, Arc<Published>);
 
 pub(super) async fn answer(serving: &Serving<'_>, mut send: SendStream, mut recv: RecvStream) {
-    let (name, answered) = match read_request(&mut recv).await {
+    let (began, record) = (Instant::now(), Record::default());
+    let (request, answered) = match read_request(&mut recv).await {
         Ok(request) => {
-            let answered = answer_request(serving, &mut send, &request).await;
-            (Some(request.name), answered)
+            let answered = answer_request(serving, &record, &mut send, &request).await;
+            (Some(request), answered)
         }
         Err(failure) => (None, Err(failure.into())),
     };
-    let name = name.as_ref();
-    let ended = match answered {
-        Ok(()) => return,
+    let name = request.as_ref().map(|request| &request.name);
+    let mut outcome = Ok(());
+    match answered {
+        Ok(()) => {}
         Err(Unanswered::Refused { failure, cause }) => {
             let reason = cause.unwrap_or_else(|| failure.message.clone());
             serving.log_unanswered("refused", name, &reason, failure.code.is_own_fault());
-            reply(&mut send, [Response::Failed(failure).encode()]).await
+            reply(&mut send, [Response::Failed(failure).encode()]).await.ok();
+            outcome = Err(reason);
         }
-        Err(Unanswered::Ended(error)) => Err(error),
-    };
-    if let Err(error) = ended {
-        serving.log_unanswered("ended early", name, &error, false);
+        Err(Unanswered::Ended(error)) => {
+            serving.log_unanswered("ended early", name, &error, false);
+            outcome = Err(error);
+        }
+    }
+    if let Some(AccessLog(log)) = &serving.server.access {
+        let part = match request.as_ref().map(|request| &request.part) {
+            None | Some(Part::Whole) => AccessPart::Whole,
+            Some(Part::Page { .. }) => AccessPart::Hashes,
+            Some(Part::Repair(_)) => AccessPart::Repair,
+        };
+        log(&Access {
+            client: serving.primary.session().remote_address(),
+            part,
+            size: record.size(),
+            sent: record.sent(),
+            took: began.elapsed(),
+            outcome,
+            name: request.map(|request| request.name),
+        });
     }
 }
 
@@ -88,6 +113,7 @@ impl From<String> for Unanswered {
 
 async fn answer_request(
     serving: &Serving<'_>,
+    record: &Record,
     send: &mut SendStream,
     request: &Request,
 ) -> Result<(), Unanswered> {
@@ -97,8 +123,9 @@ async fn answer_request(
         return Err(Failure { code: FailureCode::Busy, message }.into());
     }
     let opened = prepare(serving, send, request).await?;
+    record.on_opened(opened.0.stat().size);
     match &request.part {
-        Part::Whole => deliver(serving, send, &opened).await?,
+        Part::Whole => deliver(serving, record, send, &opened).await?,
         Part::Page { root, index } => {
             let (object, published) = &opened;
             check_version(published, root)?;
@@ -110,7 +137,7 @@ async fn answer_request(
                 Err(error) => return Err(unusable(serving, object, &error).await.into()),
             }
         }
-        Part::Repair(repair) => answer_repair(serving, send, &opened, repair).await?,
+        Part::Repair(repair) => answer_repair(serving, record, send, &opened, repair).await?,
     }
     Ok(())
 }
@@ -152,6 +179,7 @@ async fn hashed(
 
 async fn deliver(
     serving: &Serving<'_>,
+    record: &Record,
     send: &mut SendStream,
     (object, published): &Opened,
 ) -> Result<(), Unanswered> {
@@ -162,12 +190,13 @@ async fn deliver(
     let command = EdgeCommand { name: name.clone(), size, root, offset: 0 };
     let extent = Extent::reserve(serving, &mut stream, size, command, &[])?;
     let found = Response::Found(Found { name, size, root, stream_id });
-    deliver_beside(send, [found.encode(), published.first()], extent, object).await
+    deliver_beside(record, send, [found.encode(), published.first()], extent, object).await
 }
 
 /// Answers, and delivers. The answer's stream stays open until that is done: a failure is told
 /// there.
 async fn deliver_beside(
+    record: &Record,
     send: &mut SendStream,
     parts: [Bytes; 2],
     extent: Extent<'_>,
@@ -179,7 +208,7 @@ async fn deliver_beside(
         }
         Ok::<_, String>(())
     };
-    let (answered, delivered) = join(answered, extent.deliver(object)).await;
+    let (answered, delivered) = join(answered, extent.deliver(object, record)).await;
     answered?;
     delivered?;
     send.finish().map_err(|error| error.to_string())?;
@@ -188,6 +217,7 @@ async fn deliver_beside(
 
 async fn answer_repair(
     serving: &Serving<'_>,
+    record: &Record,
     send: &mut SendStream,
     opened: &Opened,
     repair: &Repair,
@@ -210,11 +240,12 @@ async fn answer_repair(
     if range.is_empty() {
         return Ok(reply(send, [Response::Noted.encode()]).await?);
     }
-    bring_again(serving, send, opened, repair).await
+    bring_again(serving, record, send, opened, repair).await
 }
 
 async fn bring_again(
     serving: &Serving<'_>,
+    record: &Record,
     send: &mut SendStream,
     (object, published): &Opened,
     repair: &Repair,
@@ -231,7 +262,7 @@ async fn bring_again(
     let command = EdgeCommand { name, size, root, offset };
     let extent = Extent::reserve(serving, &mut stream, end - offset, command, &repair.excluded)?;
     let again = Response::Again { stream_id }.encode();
-    deliver_beside(send, [again, Bytes::new()], extent, object).await
+    deliver_beside(record, send, [again, Bytes::new()], extent, object).await
 }
 
 /// Whether anybody may bring a range again. Edges that did not join yet may do so for it.

@@ -11,7 +11,7 @@ use kwik::{
 
 use crate::{EdgeCommand, Failure, FailureCode, Object, SourceError, server::fill::fill};
 
-use super::{answer::Unanswered, serving::Serving};
+use super::{access::Record, answer::Unanswered, serving::Serving};
 
 /// How a lease of a path ended; none with the session.
 type Ended = (PathId, Option<IssuedLease>);
@@ -65,7 +65,11 @@ impl<'a> Extent<'a> {
     ///
     /// # Errors
     /// When nobody is left to bring it: the client may be told why.
-    pub(super) async fn deliver(mut self, object: &Object) -> Result<(), Unanswered> {
+    pub(super) async fn deliver(
+        mut self,
+        object: &Object,
+        record: &Record,
+    ) -> Result<(), Unanswered> {
         if self.range.is_empty() {
             return Ok(());
         }
@@ -81,12 +85,16 @@ impl<'a> Extent<'a> {
             self.watch(PathId::PRIMARY, own);
             Some(writer)
         };
+        let pace = &self.serving.server.pace;
         let mut filled = own.is_none();
         let mut why = None;
         let mut filling = pin!(async {
             let writer = own?;
-            let written = |bytes| want.on_written(bytes);
-            fill(writer, object, offset, pending(), written).await.err()
+            let written = |bytes| {
+                want.on_written(bytes);
+                record.on_sent(bytes);
+            };
+            fill(writer, object, offset, pace, pending(), written).await.err()
         });
         loop {
             let mut changed = pin!(self.primary().path_changed());

@@ -9,22 +9,24 @@ use bytes::Bytes;
 use futures_util::future::join;
 use kwik::{LeaseWriter, WriteError, escape};
 
-use crate::{Failure, Object, SourceError, limits::MAX_SEND};
+use super::pace::Pace;
+use crate::{Failure, Object, SourceError};
 
 /// Why an edge gives a lease up, and a primary takes no request, at its end.
 pub(super) const STOPPING: &str = "the server is shutting down";
 
 /// Writes from `object`, from `offset` on, what the client activates, until the lease is over.
 /// `on_written` is told how many bytes were written each time. Gives the lease up when the object
-/// cannot be read: why. Once `stop` is over, it gives up what was not written yet.
+/// cannot be read: why. All leases share the `pace`. Once `stop` is over, it gives up what was not written yet.
 pub(super) async fn fill(
     mut lease: LeaseWriter,
     object: &Object,
     offset: u64,
+    pace: &Pace,
     stop: impl Future<Output = ()>,
     on_written: impl Fn(u64),
 ) -> Result<(), SourceError> {
-    let written = write_activated(&mut lease, object, offset, pin!(stop), on_written).await;
+    let written = write_activated(&mut lease, object, offset, pace, pin!(stop), on_written).await;
     let Err(error) = written else { return Ok(()) };
     let name = escape(&object.stat().name);
     match error {
@@ -57,6 +59,7 @@ async fn write_activated(
     lease: &mut LeaseWriter,
     object: &Object,
     offset: u64,
+    pace: &Pace,
     mut stop: Pin<&mut impl Future<Output = ()>>,
     on_written: impl Fn(u64),
 ) -> Result<(), Error> {
@@ -64,6 +67,7 @@ async fn write_activated(
         let range = range.start.saturating_add(offset)..range.end.saturating_add(offset);
         object.read(range).await
     };
+    let block = |piece: Range<u64>| first_block(piece, pace.block());
     let mut ahead = None;
     loop {
         let piece = tokio::select! {
@@ -91,11 +95,13 @@ async fn write_activated(
         let (written, following) = join(lease.write_chunk(data), following).await;
         written?;
         on_written(length);
+        // Once it is written: its piece might be cancelled while it waits.
+        pace.pay(length).await;
         ahead = Some((start, following?)).filter(|(_, data)| !data.is_empty());
     }
 }
 
-/// The first block of a piece.
-fn block(piece: Range<u64>) -> Range<u64> {
-    piece.start..piece.end.min(piece.start.saturating_add(MAX_SEND))
+/// The first block of a piece, of `most` bytes.
+fn first_block(piece: Range<u64>, most: u64) -> Range<u64> {
+    piece.start..piece.end.min(piece.start.saturating_add(most))
 }
