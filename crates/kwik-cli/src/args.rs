@@ -73,6 +73,9 @@ pub(crate) struct Serve {
     /// Sessions and paths at once; more are told that the server is busy.
     #[arg(long, value_name = "COUNT", value_parser = parse_count)]
     pub(crate) max_sessions: Option<usize>,
+    /// Hash all objects from the start, small ones first, and not only when one is asked for.
+    #[arg(long)]
+    pub(crate) hash_ahead: bool,
     /// Bytes a second to send at the most, to all clients together: 500k, 10M or 1G, say.
     #[arg(long, value_name = "BYTES", value_parser = parse_rate)]
     pub(crate) rate: Option<u64>,

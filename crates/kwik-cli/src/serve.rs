@@ -64,6 +64,10 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
         server = server.with_access_log(move |access| log.write(access));
     }
     let server = Arc::new(server);
+    if arguments.hash_ahead {
+        let hashing = Arc::clone(&server);
+        tokio::spawn(async move { hashing.hash_ahead().await });
+    }
     for socket in &sockets {
         let (server, endpoint) = (Arc::clone(&server), socket.endpoint.clone());
         // Tasks of their own: sessions may have to outlive all that is done here.

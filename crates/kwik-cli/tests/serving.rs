@@ -447,3 +447,20 @@ fn a_bounded_rate_is_kept() {
     // Two megabytes, but for what is not paid for when the last of it is there.
     assert!(began.elapsed() > Duration::from_secs(3), "{:?}", began.elapsed());
 }
+
+/// Nobody waits for hashes that were made from the start.
+#[test]
+fn objects_are_hashed_ahead_by_option() {
+    let place = Place::new();
+    let data = place.file("large", 20_000_000);
+    place.file("sub/small", 10);
+    place.file("empty", 0);
+    let options = ["--hash-ahead", "--state", "../state"];
+    let server = logged(&place, &mut place.kwik(&texts(&serve(&place, &options))));
+    wait_until(|| log(&place).contains("all objects are hashed objects=3"));
+    assert!(log(&place).contains("failed=0"), "{}", log(&place));
+    assert_eq!(fs::read_dir(place.path("state/catalogue")).unwrap().count(), 3);
+    let output = place.run(&["get", &server.link("large"), "-o", "-"]);
+    assert_done(&output);
+    assert!(output.stdout == data);
+}

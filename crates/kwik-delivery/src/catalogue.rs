@@ -7,7 +7,7 @@ use std::{
     pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -25,7 +25,7 @@ use crate::{
         KEPT_BESIDE, LARGE_OBJECT, MAX_HASHING_LARGE, MAX_HASHING_SMALL, MAX_KEPT, MAX_LOOKUPS,
         SAY_HASHING_EVERY,
     },
-    manifest::hash_counted,
+    manifest::{Meter, hash_counted},
     offload::offload,
     tree,
 };
@@ -48,6 +48,8 @@ struct Shared {
     /// One for objects up to [`LARGE_OBJECT`], one for others: a small one waits behind no large
     /// one.
     hashing: [Semaphore; 2],
+    /// Objects that are hashed for somebody who asked.
+    urgent: watch::Sender<usize>,
 }
 
 /// An object's name and state.
@@ -71,7 +73,7 @@ impl Slot {
 /// A manifest that is read or made; whoever asks for it meanwhile waits for the same.
 #[derive(Debug)]
 struct Lookup {
-    hashed: AtomicU64,
+    meter: Meter,
     outcome: watch::Sender<Option<Outcome>>,
 }
 
@@ -88,7 +90,7 @@ impl Asked {
     /// Bytes of the object that were hashed for it, and bytes in all.
     #[must_use]
     pub fn progress(&self) -> (u64, u64) {
-        let hashed = self.lookup.as_ref().map(|lookup| lookup.hashed.load(Ordering::Relaxed));
+        let hashed = self.lookup.as_ref().map(|lookup| lookup.meter.hashed.load(Ordering::Relaxed));
         (hashed.unwrap_or(self.size), self.size)
     }
 
@@ -126,7 +128,7 @@ impl Catalogue {
     fn new(folder: Option<PathBuf>) -> Self {
         let hashing = [MAX_HASHING_SMALL, MAX_HASHING_LARGE].map(Semaphore::new);
         let (slots, kept) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Shared { folder, slots, kept, hashing }))
+        Self(Arc::new(Shared { folder, slots, kept, hashing, urgent: watch::Sender::default() }))
     }
 
     /// The manifest of `object` in its opened state: read from the catalogue, or hashed and
@@ -143,6 +145,15 @@ impl Catalogue {
     /// # Errors
     /// When too many are asked for at once.
     pub fn ask(&self, object: &Object) -> Result<Asked, CatalogueError> {
+        self.look_up(object, false)
+    }
+
+    /// Has it made before anybody asks, after all that somebody asked for.
+    pub(crate) async fn ahead(&self, object: &Object) -> Outcome {
+        self.look_up(object, true)?.wait().await
+    }
+
+    fn look_up(&self, object: &Object, ahead: bool) -> Result<Asked, CatalogueError> {
         let stat = object.stat();
         let (key, size) = (key(stat), stat.size);
         let mut slots = self.0.slots();
@@ -152,6 +163,9 @@ impl Catalogue {
                 return Ok(Asked { size, lookup: None, outcome });
             }
             if let Some(lookup) = slot.lookup.upgrade() {
+                if !ahead {
+                    lookup.meter.ahead.store(false, Ordering::Relaxed);
+                }
                 let outcome = lookup.outcome.subscribe();
                 return Ok(Asked { size, lookup: Some(lookup), outcome });
             }
@@ -161,7 +175,9 @@ impl Catalogue {
             return Err(CatalogueError::Busy);
         }
         let (sender, outcome) = watch::channel(None);
-        let lookup = Arc::new(Lookup { hashed: AtomicU64::new(0), outcome: sender });
+        let (ahead, urgent) = (AtomicBool::new(ahead), Some(self.0.urgent.subscribe()));
+        let meter = Meter { hashed: AtomicU64::new(0), ahead, urgent };
+        let lookup = Arc::new(Lookup { meter, outcome: sender });
         let slot = Slot { lookup: Arc::downgrade(&lookup), published: Weak::new() };
         slots.insert(key.clone(), slot);
         drop(slots);
@@ -208,6 +224,7 @@ impl Shared {
             Some(published) => Ok(published),
             None => match self.permit(key, object.stat().size, lookup).await {
                 Some(_permit) => {
+                    let _counted = Urgent::count(&self.urgent, lookup);
                     let publishing = self.publish(key, object, lookup);
                     reporting(object, lookup, publishing).await.map_err(Arc::new)
                 }
@@ -226,12 +243,15 @@ impl Shared {
     }
 
     /// Waits for the object's turn to be hashed; none when all who asked for it have left.
-    async fn permit(&self, key: &Key, size: u64, lookup: &Lookup) -> Option<SemaphorePermit<'_>> {
+    async fn permit(&self, key: &Key, size: u64, lookup: &Lookup) -> Option<Permit<'_>> {
+        if lookup.meter.ahead.load(Ordering::Relaxed) {
+            return Some(None);
+        }
         let turn = self.hashing[usize::from(size > LARGE_OBJECT)].acquire();
         let mut turn = pin!(turn);
         loop {
             tokio::select! {
-                permit = &mut turn => return permit.ok(),
+                permit = &mut turn => return permit.ok().map(Some),
                 () = lookup.outcome.closed() => {
                     let mut slots = self.slots();
                     // Somebody may have come since.
@@ -274,7 +294,7 @@ impl Shared {
     ) -> Result<Arc<Published>, CatalogueError> {
         let mut unwritten = None;
         if let Some(path) = self.path(object.stat()) {
-            match publish(&path, object, &lookup.hashed).await? {
+            match publish(&path, object, &lookup.meter).await? {
                 Ok(published) => return Ok(published),
                 Err(Unwritten { error, published }) => {
                     let name = escape(&object.stat().name);
@@ -286,10 +306,10 @@ impl Shared {
                 }
             }
         }
-        lookup.hashed.store(0, Ordering::Relaxed);
+        lookup.meter.hashed.store(0, Ordering::Relaxed);
         let published = match unwritten {
             Some(published) => published,
-            None => Arc::new(hash_counted(object, &lookup.hashed).await?),
+            None => Arc::new(hash_counted(object, &lookup.meter).await?),
         };
         self.keep(key, &published);
         Ok(published)
@@ -306,6 +326,28 @@ impl Shared {
         while kept.iter().map(size).sum::<usize>() > MAX_KEPT && kept.len() > 1 {
             kept.pop_front();
         }
+    }
+}
+
+/// None for what is hashed ahead, one after another.
+type Permit<'a> = Option<SemaphorePermit<'a>>;
+
+/// Counts an object that is hashed for somebody who asked.
+struct Urgent<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Urgent<'a> {
+    fn count(urgent: &'a watch::Sender<usize>, lookup: &Lookup) -> Option<Self> {
+        let ahead = lookup.meter.ahead.load(Ordering::Relaxed);
+        (!ahead).then(|| {
+            urgent.send_modify(|count| *count += 1);
+            Self(urgent)
+        })
+    }
+}
+
+impl Drop for Urgent<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
     }
 }
 
@@ -328,7 +370,7 @@ async fn reporting<T>(object: &Object, lookup: &Lookup, publishing: impl Future<
             }
             _ = ticks.tick() => {
                 said = true;
-                let hashed = lookup.hashed.load(Ordering::Relaxed);
+                let hashed = lookup.meter.hashed.load(Ordering::Relaxed);
                 let percent = u128::from(hashed) * 100 / u128::from((*size).max(1));
                 tracing::info!(%name, size, "hashing: {percent} %");
             }
@@ -350,16 +392,16 @@ fn key(stat: &ObjectStat) -> Key {
 async fn publish(
     path: &Path,
     object: &Object,
-    hashed: &AtomicU64,
+    meter: &Meter,
 ) -> Result<Result<Arc<Published>, Unwritten>, CatalogueError> {
     if tree::pages(object.stat().size) > 1 {
-        return match entry::hash_to_file(path, object, hashed).await {
+        return match entry::hash_to_file(path, object, meter).await {
             Ok(published) => Ok(Ok(Arc::new(published))),
             Err(entry::HashError::Source(error)) => Err(error.into()),
             Err(entry::HashError::File(error)) => Ok(Err(Unwritten { error, published: None })),
         };
     }
-    let published = Arc::new(hash_counted(object, hashed).await?);
+    let published = Arc::new(hash_counted(object, meter).await?);
     let (saved, state) = (Arc::clone(&published), object.stat().state.clone());
     let path = path.to_path_buf();
     Ok(match offload(move || entry::save(&path, &saved, &state)).await {

@@ -42,6 +42,10 @@ pub const LARGE_OBJECT: u64 = 16 * 1024 * 1024;
 pub const MAX_HASHING_LARGE: usize = 1;
 /// Small objects hashed at once.
 pub const MAX_HASHING_SMALL: usize = 4;
+/// Objects that are hashed before anybody asks for them: their names take some ten megabytes.
+pub const MAX_AHEAD: usize = 100_000;
+/// How often what is hashed ahead looks whether somebody waits for it, or for another.
+pub const GIVE_WAY_FOR: Duration = Duration::from_millis(100);
 /// While an object is hashed, the operator is told so often how far that is.
 pub const SAY_HASHING_EVERY: Duration = Duration::from_secs(10);
 /// One in this many of the file descriptors that the process may have is for files that are served;

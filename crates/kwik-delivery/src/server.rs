@@ -12,7 +12,7 @@ use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     Catalogue, EdgeCommand, Failure, Fingerprint, Object, Source, SourceError,
-    limits::{MAX_FILLS, QUARANTINE},
+    limits::{MAX_AHEAD, MAX_FILLS, QUARANTINE},
 };
 
 mod access;
@@ -126,11 +126,42 @@ impl Server {
         self
     }
 
-    /// Tells `log` of each request that it was asked as a primary, once that is over. Must not block.
+    /// Tells `log` of each request that it was asked as a primary, once that is over. `log` must
+    /// not block.
     #[must_use]
     pub fn with_access_log(mut self, log: impl Fn(&Access) + Send + Sync + 'static) -> Self {
         self.access = Some(AccessLog(Arc::new(log)));
         self
+    }
+
+    /// Hashes all objects that were not hashed yet, small ones first, so that none is waited for
+    /// when it is asked for. Gives way to what clients ask for. Cancel safe: what was hashed stays.
+    pub async fn hash_ahead(&self) {
+        let names = match self.source.list(MAX_AHEAD).await {
+            Ok(names) => names,
+            Err(error) => {
+                tracing::warn!(error = %escape(error.cause()), "cannot hash objects ahead");
+                return;
+            }
+        };
+        let mut objects = Vec::new();
+        for name in names {
+            // Why one cannot be read is said to whom asks for it.
+            if let Ok(stat) = self.source.head(&name).await {
+                objects.push((stat.size, name));
+            }
+        }
+        objects.sort_unstable();
+        let (count, bytes) = (objects.len(), objects.iter().map(|(size, _)| size).sum::<u64>());
+        let mut failed = 0;
+        for (_, name) in objects {
+            let hashed = async {
+                let object = self.source.open(&name).await.ok()?;
+                self.catalogue.ahead(&object).await.ok()
+            };
+            failed += u64::from(hashed.await.is_none());
+        }
+        tracing::info!(objects = count, bytes, failed, "all objects are hashed");
     }
 
     /// Takes nobody new from now on, and begins nothing new: the first step of a graceful end. What
