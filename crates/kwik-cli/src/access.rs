@@ -84,11 +84,9 @@ fn locked(file: &Mutex<File>) -> std::sync::MutexGuard<'_, File> {
 
 /// Says once that lines are lost, and again when that was over in between.
 fn note(losing: &AtomicBool, error: Option<String>) {
-    let loses = error.is_some();
-    if !losing.swap(loses, Relaxed) {
-        if let Some(error) = error {
-            say(&format!("kwik: lines of the access log are lost: {error}"));
-        }
+    let before = losing.swap(error.is_some(), Relaxed);
+    if let Some(error) = error.filter(|_| !before) {
+        say(&format!("kwik: lines of the access log are lost: {error}"));
     }
 }
 

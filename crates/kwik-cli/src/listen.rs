@@ -126,14 +126,14 @@ fn failure(listen: &str, error: &io::Error) -> Failure {
 
 /// The host by which clients reach a socket, and what there is to say of that.
 fn reachable(address: SocketAddr) -> (String, Option<String>) {
-    if let SocketAddr::V6(v6) = address {
-        if v6.scope_id() != 0 {
-            let zone = interface(v6.scope_id()).unwrap_or_else(|| v6.scope_id().to_string());
-            let note = format!(
-                "this address counts on one link alone: put the client's own interface for {zone}"
-            );
-            return (format!("{}%{zone}", v6.ip()), Some(note));
-        }
+    if let SocketAddr::V6(v6) = address
+        && v6.scope_id() != 0
+    {
+        let zone = interface(v6.scope_id()).unwrap_or_else(|| v6.scope_id().to_string());
+        let note = format!(
+            "this address counts on one link alone: put the client's own interface for {zone}"
+        );
+        return (format!("{}%{zone}", v6.ip()), Some(note));
     }
     if !address.ip().is_unspecified() {
         return (address.ip().to_string(), None);

@@ -51,7 +51,7 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
     let sockets = listen::open(&config, &arguments.listen).await?;
 
     let first = source.list(1).await?.into_iter().next();
-    print(&greeting(&arguments, fingerprint, &sockets, !edges.is_empty(), first))?;
+    print(&greeting(&arguments, fingerprint, &sockets, !edges.is_empty(), first.as_ref()))?;
     let quarantine = Duration::from_secs(arguments.quarantine);
     let looked = source.clone();
     // Beside the serving: a folder may be large.
@@ -241,7 +241,7 @@ fn greeting(
     fingerprint: Fingerprint,
     sockets: &[Listening],
     has_edges: bool,
-    first: Option<ObjectName>,
+    first: Option<&ObjectName>,
 ) -> String {
     let link = |socket: &Listening, name| Link {
         fingerprint: Some(fingerprint),
@@ -271,7 +271,7 @@ fn greeting(
         if has_edges && said.is_empty() {
             line("its edges", &format_args!("kwik serve ... --trust {fingerprint}"));
         }
-        match &first {
+        match first {
             Some(name) => {
                 line("clients", &format_args!("kwik get {}", link(socket, Some(name.clone()))));
             }

@@ -21,8 +21,8 @@ async fn connect(to: Edge) -> Client {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_page_dials_nobody() {
     let objects = [("index", content(20_000))];
-    let edge = start(1, source(&objects).await, Vec::new());
-    let primary = start_with(0, source(&objects).await, vec![edge.edge.clone()], |server| {
+    let edge = start(1, source(&objects), Vec::new());
+    let primary = start_with(0, source(&objects), vec![edge.edge.clone()], |server| {
         server.with_join_policy(WhenItPays)
     });
     let client = connect(primary.edge.clone()).await;
@@ -39,9 +39,8 @@ async fn an_edge_that_is_down_at_first_joins_once_it_is_up() {
     let held = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = held.local_addr().unwrap();
     let edge = Edge::new(address, identity(1).fingerprint());
-    let primary = start_with(0, source(&objects).await, vec![edge], |server| {
-        server.with_join_policy(WhenItPays)
-    });
+    let primary =
+        start_with(0, source(&objects), vec![edge], |server| server.with_join_policy(WhenItPays));
     let client = connect(primary.edge.clone()).await;
     let fetch = client.fetch(&name("x")).await.unwrap();
     sleep(Duration::from_secs(1)).await;
@@ -52,7 +51,7 @@ async fn an_edge_that_is_down_at_first_joins_once_it_is_up() {
     let endpoint = Endpoint::server(config, address).unwrap();
     let state = tempdir().unwrap();
     let catalogue = Catalogue::open(&state).unwrap();
-    let server = std::sync::Arc::new(Server::new(source(&objects).await, catalogue, Vec::new()));
+    let server = std::sync::Arc::new(Server::new(source(&objects), catalogue, Vec::new()));
     let serving = tokio::spawn(async move { server.run(&endpoint).await });
     let joined = async {
         let usable = || {
@@ -73,10 +72,10 @@ async fn an_edge_that_is_down_at_first_joins_once_it_is_up() {
 async fn an_edge_joins_by_its_second_address() {
     let objects = [("x", content(100 * MIB))];
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let edge = start(1, source(&objects).await, Vec::new());
+    let edge = start(1, source(&objects), Vec::new());
     let Edge { addresses, fingerprint, .. } = &edge.edge;
     let both = vec![silent.local_addr().unwrap(), addresses[0]];
-    let primary = start(0, source(&objects).await, vec![Edge::at(both, *fingerprint)]);
+    let primary = start(0, source(&objects), vec![Edge::at(both, *fingerprint)]);
     let client = connect(primary.edge.clone()).await;
     let fetch = client.fetch(&name("x")).await.unwrap();
     let joined = async {

@@ -115,10 +115,10 @@ struct Scene {
 }
 
 impl Scene {
-    async fn new(edges: u8) -> Self {
+    fn new(edges: u8) -> Self {
         let object = content(SIZE);
-        let source = source(&[("x", object.clone())]).await;
-        let other = common::source(&[("x", vec![7; SIZE].into())]).await;
+        let source = source(&[("x", object.clone())]);
+        let other = common::source(&[("x", vec![7; SIZE].into())]);
         let good = (1..=edges).map(|seed| start(seed, source.clone(), Vec::new())).collect();
         Self { object, source, other, good, state: tempdir().unwrap().into() }
     }
@@ -176,7 +176,7 @@ fn told(mut times: Vec<[f64; 2]>) -> String {
 }
 
 async fn row(kind: Kind, edges: u8, gets: usize) {
-    let scene = Scene::new(edges).await;
+    let scene = Scene::new(edges);
     // The object is hashed once, and that is not measured.
     scene.get(None, 0, 1).await;
     let (mut finding, mut found_out) = (Vec::new(), Vec::new());

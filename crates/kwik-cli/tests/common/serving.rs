@@ -46,11 +46,11 @@ pub fn log(place: &Place) -> String {
 }
 
 /// `kwik serve` of the files, on a free port.
-pub fn serve<'a>(place: &Place, options: &[&'a str]) -> Vec<String> {
+pub fn serve(place: &Place, options: &[&str]) -> Vec<String> {
     let files = place.path("files");
     let fixed = ["serve", files.to_str().unwrap()].map(str::to_owned);
     let listen = ["--listen", "127.0.0.1:0"].map(str::to_owned);
-    let given = options.iter().any(|option| *option == "--listen");
+    let given = options.contains(&"--listen");
     let listen = if given { Vec::new() } else { listen.to_vec() };
     fixed.into_iter().chain(listen).chain(options.iter().map(|it| (*it).to_owned())).collect()
 }

@@ -24,7 +24,7 @@ pub fn content(size: usize) -> Bytes {
     data.into()
 }
 
-pub async fn source(objects: &[(&str, Bytes)]) -> Source {
+pub fn source(objects: &[(&str, Bytes)]) -> Source {
     let objects = objects.iter().map(|(text, data)| (name(text), data.clone()));
     Source::memory(objects)
 }
@@ -90,11 +90,11 @@ pub fn start_in(
 }
 
 /// A primary that holds `objects`, with an edge for each of `edges`.
-pub async fn start_all(objects: &[(&str, Bytes)], edges: Vec<Source>) -> Vec<Running> {
+pub fn start_all(objects: &[(&str, Bytes)], edges: Vec<Source>) -> Vec<Running> {
     let mut servers: Vec<_> =
         (1..).zip(edges).map(|(number, source)| start(number, source, Vec::new())).collect();
     let edges = servers.iter().map(|server| server.edge.clone()).collect();
-    servers.insert(0, start(0, source(objects).await, edges));
+    servers.insert(0, start(0, source(objects), edges));
     servers
 }
 

@@ -22,6 +22,7 @@ struct State {
 
 impl Unsent {
     /// A packet to `to` was refused.
+    #[expect(clippy::disallowed_methods, reason = "a socket of the system's is in no simulation")]
     pub(super) fn notice(&self, to: SocketAddr, error: &io::Error) {
         if let Some(before) = self.admit(Instant::now()) {
             let advice = advice(error);
@@ -66,6 +67,7 @@ pub(super) fn is_too_large(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a moment to count from")]
 mod tests {
     use super::*;
 
