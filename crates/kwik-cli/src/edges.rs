@@ -83,8 +83,10 @@ impl EdgeList {
         let listed = self.file.as_deref().map(read_list).transpose()?;
         let links = self.given.iter().cloned().chain(listed.into_iter().flatten());
         let mut before = std::mem::take(&mut self.edges);
-        let mut seen = BTreeSet::new();
-        for link in links.filter(|link| seen.insert(link.fingerprint)) {
+        for link in links {
+            if self.edges.iter().any(|known| known.is_same(&link)) {
+                continue;
+            }
             let found = before.iter().position(|known| known.is_same(&link));
             let known = found.map(|at| before.swap_remove(at));
             self.edges.push(known.unwrap_or_else(|| Known::new(link)));
@@ -96,10 +98,16 @@ impl EdgeList {
         self.edges.is_empty()
     }
 
-    /// For the server, in their order.
+    /// For the server, in their order. One that several links name has all their addresses.
     pub(crate) fn edges(&self) -> Vec<Edge> {
-        let edge = |known: &Known| Edge::at(known.addresses.clone(), known.link.fingerprint);
-        self.edges.iter().map(edge).collect()
+        let mut edges: Vec<Edge> = Vec::new();
+        for Known { link, addresses, .. } in &self.edges {
+            match edges.iter_mut().find(|edge| edge.fingerprint == link.fingerprint) {
+                Some(edge) => edge.addresses.extend(addresses),
+                None => edges.push(Edge::at(addresses.clone(), link.fingerprint)),
+            }
+        }
+        edges
     }
 
     /// The file was changed, or names lead elsewhere: reads and looks up all of them again.
@@ -120,6 +128,9 @@ impl EdgeList {
     /// Looks names up when they are due, and tells the server where its edges are. Runs for ever.
     /// Cancel safe.
     pub(crate) async fn keep_resolved(&mut self, server: &Server) {
+        if !self.edges.iter().any(Known::is_named) {
+            return std::future::pending().await;
+        }
         loop {
             let now = Instant::now();
             let lost: BTreeSet<_> = server.unreached_edges().into_iter().collect();
@@ -187,4 +198,41 @@ fn read_list(path: &Path) -> Result<Vec<EdgeLink>, Failure> {
         })
     };
     links.map(link).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(pin: u8, place: &str) -> EdgeLink {
+        format!("kwik://{}@{place}", format!("{pin:02x}").repeat(32)).parse().unwrap()
+    }
+
+    #[test]
+    fn an_edge_of_several_links_has_all_their_addresses() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("list");
+        std::fs::write(&file, format!("kwik://{}@127.0.0.1:3\n", "01".repeat(32))).unwrap();
+        let given = vec![
+            link(1, "127.0.0.1:1"),
+            link(2, "h.invalid:2"),
+            link(1, "[::1]:1"),
+            link(1, "127.0.0.1:1"),
+        ];
+        let mut list = EdgeList::new(given, Some(file)).unwrap();
+        let edges = list.edges();
+        let found: Vec<_> = edges[0].addresses.iter().map(SocketAddr::to_string).collect();
+        assert_eq!(found, ["127.0.0.1:1", "[::1]:1", "127.0.0.1:3"]);
+        assert_eq!((edges.len(), edges[1].addresses.len()), (2, 0));
+
+        // A name that was found stays so when the list is read again, and when it is not found.
+        assert!(list.on_resolved(1, Ok(vec!["192.0.2.2:2".parse().unwrap()])));
+        assert!(!list.on_resolved(1, Ok(vec!["192.0.2.2:2".parse().unwrap()])));
+        list.read().unwrap();
+        let failure = Failure::new(Kind::Network, "not found");
+        assert!(!list.on_resolved(1, Err(failure)));
+        assert_eq!(list.edges()[1].addresses.len(), 1);
+        // It has moved.
+        assert!(list.on_resolved(1, Ok(vec!["192.0.2.3:2".parse().unwrap()])));
+    }
 }

@@ -28,6 +28,7 @@ mod failure;
 mod get;
 mod known;
 mod listen;
+mod notify;
 mod progress;
 mod serve;
 mod state;

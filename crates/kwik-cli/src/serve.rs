@@ -24,6 +24,7 @@ use crate::{
     edges::EdgeList,
     failure::{Failure, Kind},
     listen::{self, Listening},
+    notify::notify,
     print, say, state,
 };
 
@@ -73,6 +74,7 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
         // Tasks of their own: sessions may have to outlive all that is done here.
         tokio::spawn(async move { server.run(&endpoint).await });
     }
+    notify("READY=1");
     loop {
         let asked = {
             let mut keeping = pin!(edges.keep_resolved(&server));
@@ -98,6 +100,7 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
 
 /// Lets clients finish, for `patience` at the most, and says goodbye.
 async fn end(server: &Server, sockets: &[Listening], signals: &mut Signals, patience: Duration) {
+    notify("STOPPING=1");
     server.drain();
     let busy = server.busy_sessions();
     if busy > 0 && !patience.is_zero() {

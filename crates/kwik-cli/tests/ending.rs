@@ -8,13 +8,14 @@ mod common;
 use std::{
     fs::{self, File},
     io::{Read, Write},
+    os::unix::net::UnixDatagram,
     process::{Command, Stdio},
     thread,
     time::Duration,
 };
 
 use common::{
-    Place, assert_done, assert_failed,
+    Place, Server, assert_done, assert_failed,
     serving::{Download, log, logged, logged_at, serve, signal, texts},
     wait_until,
 };
@@ -185,6 +186,68 @@ fn the_servers_of_a_demo_end_with_it() {
 fn is_running(id: &str) -> bool {
     let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
     status.contains("\nState:") && !status.contains("\nState:\tZ")
+}
+
+/// A supervisor is told when the server is ready, and when it ends.
+#[test]
+fn a_supervisor_hears_of_the_start_and_the_end() {
+    let place = Place::new();
+    place.file("x", 10);
+    let path = place.path("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let heard = || {
+        let mut buffer = [0; 64];
+        let length = socket.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    };
+    let mut command = place.kwik(&texts(&serve(&place, &[])));
+    let mut server = logged(&place, command.env("NOTIFY_SOCKET", &path));
+    assert_eq!(heard(), "READY=1");
+    signal(&server.child, "-TERM");
+    assert_eq!(heard(), "STOPPING=1");
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+}
+
+/// An edge whose clock is behind is named by its primary, with what to do.
+#[test]
+fn an_edge_whose_clock_is_wrong_is_named() {
+    let place = Place::new();
+    let source = r#"
+        #define _GNU_SOURCE
+        #include <sys/syscall.h>
+        #include <time.h>
+        #include <unistd.h>
+        int clock_gettime(clockid_t id, struct timespec *now) {
+            int result = syscall(SYS_clock_gettime, id, now);
+            if (id == CLOCK_REALTIME) now->tv_sec -= 60;
+            return result;
+        }
+    "#;
+    fs::write(place.path("clock.c"), source).unwrap();
+    let compiled = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o", "clock.so", "clock.c"])
+        .current_dir(place.path(""))
+        .stderr(Stdio::null())
+        .status();
+    if !cfg!(target_os = "linux") || !compiled.is_ok_and(|status| status.success()) {
+        return;
+    }
+    let data = place.file("x", 60_000_000);
+    let id = place.run(&["id", "--state", "../primary"]);
+    let pin = String::from_utf8(id.stdout).unwrap();
+    let options = ["--state", "../edge", "--trust", pin.trim()];
+    let mut command = place.kwik(&texts(&serve(&place, &options)));
+    let edge = Server::spawn(command.env("LD_PRELOAD", place.path("clock.so")));
+    let link = edge.edge();
+    let options = ["--state", "../primary", "--edge", &link];
+    let server = logged(&place, &mut place.kwik(&texts(&serve(&place, &options))));
+    let download = Download::begin(&place, &server.link("x"));
+    wait_until(|| log(&place).contains("set both servers' clocks"));
+    assert!(log(&place).contains(&format!("edge={}", edge.address)), "{}", log(&place));
+    let (rest, code) = download.end();
+    assert_eq!(code, Some(0));
+    assert!(rest == data[1..]);
 }
 
 /// An edge is found by the second address of its name, and one that does not trust the primary is
