@@ -101,6 +101,28 @@ fn edges_finish_what_a_primary_that_ended_has_begun() {
     }
 }
 
+/// Of a large object the client needs hashes that only the primary has: it is told at once.
+#[test]
+fn a_client_that_cannot_finish_without_the_primary_is_told() {
+    let place = Place::new();
+    place.file("x", 0);
+    // Above 256 MiB: its hashes have two pages.
+    File::options().write(true).open(place.path("files/x")).unwrap().set_len(400 << 20).unwrap();
+    let id = place.run(&["id", "--state", "../primary"]);
+    let pin = String::from_utf8(id.stdout).unwrap();
+    let edge = place.serve("edge", &["--trust", pin.trim()]);
+    let link = edge.edge();
+    let options = ["--state", "../primary", "--edge", &link, "--drain", "0"];
+    let mut server = logged(&place, &mut place.kwik(&texts(&serve(&place, &options))));
+    let download = Download::begin(&place, &server.link("x"));
+    signal(&server.child, "-TERM");
+    wait_until(|| server.child.try_wait().unwrap().is_some());
+    let (_, code) = download.end();
+    let said = fs::read_to_string(place.path("get-log")).unwrap();
+    assert_eq!(code, Some(5), "{said}");
+    assert!(said.contains("the server is shutting down"), "{said}");
+}
+
 /// An edge that ends gracefully says so, and costs nothing.
 #[test]
 fn an_edge_that_ends_hands_over_what_it_has() {

@@ -18,6 +18,7 @@ use crate::{
     CatalogueError, EdgeCommand, Failure, FailureCode, Found, Manifest, Object, PageError, Part,
     Published, Repair, Request, Response, SourceError,
     limits::{GROUP_SIZE, JOIN_WAIT, LOOK_MOST, MAX_MESSAGE, WORKING_EVERY, WRITE_BLOCK},
+    tree,
 };
 
 use super::{
@@ -131,6 +132,7 @@ async fn answer_request(
             check_version(published, root)?;
             match published.page(*index).await {
                 Ok((_, values)) => {
+                    serving.place.on_page(root);
                     let page = Response::Page { size: values.len() as u64 };
                     reply(send, [page.encode(), values]).await?;
                 }
@@ -190,7 +192,11 @@ async fn deliver(
     let command = EdgeCommand { name: name.clone(), size, root, offset: 0 };
     let extent = Extent::reserve(serving, &mut stream, size, command, &[])?;
     let found = Response::Found(Found { name, size, root, stream_id });
-    deliver_beside(record, send, [found.encode(), published.first()], extent, object).await
+    serving.place.on_fetching(&root, tree::pages(size));
+    let parts = [found.encode(), published.first()];
+    let delivered = deliver_beside(record, send, parts, extent, object).await;
+    serving.place.on_fetched(&root);
+    delivered
 }
 
 /// Answers, and delivers. The answer's stream stays open until that is done: a failure is told

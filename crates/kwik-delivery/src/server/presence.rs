@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use blake3::Hash;
 use kwik::{PrimarySession, SecondarySession};
 use tokio::{sync::watch, time};
 
@@ -21,8 +22,29 @@ pub(super) struct Presence {
     /// Changes when a session comes or goes, or has more or less to do.
     changes: watch::Sender<u64>,
     next: AtomicU64,
-    primary: Mutex<BTreeMap<u64, (PrimarySession, usize)>>,
-    secondary: Mutex<BTreeMap<u64, (SecondarySession, usize)>>,
+    primary: Mutex<BTreeMap<u64, Served<PrimarySession>>>,
+    secondary: Mutex<BTreeMap<u64, Served<SecondarySession>>>,
+}
+
+/// One session, and what it is busy with.
+#[derive(Debug)]
+struct Served<S> {
+    session: S,
+    work: usize,
+    /// Objects that are fetched, by their hashes: pages of hashes that the client needs, and that
+    /// it has asked for. As many as requests are answered at once.
+    pages: BTreeMap<[u8; 32], (u64, u64)>,
+}
+
+impl<S> Served<S> {
+    const fn new(session: S) -> Self {
+        Self { session, work: 0, pages: BTreeMap::new() }
+    }
+
+    /// Whether the client has all that only its primary can give it.
+    fn has_all_pages(&self) -> bool {
+        self.pages.values().all(|(needed, asked)| asked >= needed)
+    }
 }
 
 /// A session's place among those that are served.
@@ -39,14 +61,14 @@ pub(super) struct Work<'a, 'b>(&'b Place<'a>);
 impl Presence {
     pub(super) fn add_primary(&self, session: PrimarySession) -> Place<'_> {
         let number = self.next.fetch_add(1, Relaxed);
-        lock(&self.primary).insert(number, (session, 0));
+        lock(&self.primary).insert(number, Served::new(session));
         self.changed();
         Place { presence: self, number }
     }
 
     pub(super) fn add_secondary(&self, session: SecondarySession) -> Place<'_> {
         let number = self.next.fetch_add(1, Relaxed);
-        lock(&self.secondary).insert(number, (session, 0));
+        lock(&self.secondary).insert(number, Served::new(session));
         self.changed();
         Place { presence: self, number }
     }
@@ -71,8 +93,8 @@ impl Presence {
 
     /// Sessions that are busy.
     pub(super) fn busy(&self) -> usize {
-        let primary = lock(&self.primary).values().filter(|(_, work)| *work > 0).count();
-        primary + lock(&self.secondary).values().filter(|(_, work)| *work > 0).count()
+        let primary = lock(&self.primary).values().filter(|served| served.work > 0).count();
+        primary + lock(&self.secondary).values().filter(|served| served.work > 0).count()
     }
 
     fn is_empty(&self) -> bool {
@@ -96,28 +118,29 @@ impl Presence {
     }
 
     /// Says goodbye to all whom nothing is owed any more, or who would wait for this server alone.
-    /// Clients that have other servers to bring the rest are left without a word: a session that
-    /// was closed brings nothing. Whether there are any.
+    /// Clients that have other servers to bring the rest, and all hashes to verify it with, are left
+    /// without a word: a session that was closed brings nothing. Whether there are any.
     pub(super) fn dismiss(&self, reason: &[u8]) -> bool {
         let mut left = false;
-        for (session, work) in lock(&self.primary).values() {
+        for served in lock(&self.primary).values() {
+            let session = &served.session;
             let others = || session.active_paths().iter().any(|path| !path.id.is_primary());
-            if *work > 0 && others() {
+            if served.work > 0 && served.has_all_pages() && others() {
                 left = true;
             } else {
                 session.session().close(0, reason);
             }
         }
-        lock(&self.secondary).values().for_each(|(session, _)| session.close(0, reason));
+        lock(&self.secondary).values().for_each(|served| served.session.close(0, reason));
         left
     }
 
     fn count(&self, number: u64, change: impl Fn(&mut usize)) {
-        if let Some((_, work)) = lock(&self.primary).get_mut(&number) {
-            change(work);
+        if let Some(served) = lock(&self.primary).get_mut(&number) {
+            change(&mut served.work);
         }
-        if let Some((_, work)) = lock(&self.secondary).get_mut(&number) {
-            change(work);
+        if let Some(served) = lock(&self.secondary).get_mut(&number) {
+            change(&mut served.work);
         }
         self.changed();
     }
@@ -128,6 +151,37 @@ impl<'a> Place<'a> {
     pub(super) fn work(&self) -> Work<'a, '_> {
         self.presence.count(self.number, |work| *work += 1);
         Work(self)
+    }
+
+    /// An object of so many pages is fetched, until it says [`Self::on_fetched`].
+    pub(super) fn on_fetching(&self, root: &Hash, pages: u64) {
+        // One page comes with the answer.
+        if pages > 1 {
+            self.with(|served| {
+                served.pages.insert(*root.as_bytes(), (pages, 0));
+            });
+        }
+    }
+
+    /// The client has, or will soon have, one more page of an object.
+    pub(super) fn on_page(&self, root: &Hash) {
+        self.with(|served| {
+            if let Some((_, asked)) = served.pages.get_mut(root.as_bytes()) {
+                *asked += 1;
+            }
+        });
+    }
+
+    pub(super) fn on_fetched(&self, root: &Hash) {
+        self.with(|served| {
+            served.pages.remove(root.as_bytes());
+        });
+    }
+
+    fn with(&self, change: impl FnOnce(&mut Served<PrimarySession>)) {
+        if let Some(served) = lock(&self.presence.primary).get_mut(&self.number) {
+            change(served);
+        }
     }
 }
 

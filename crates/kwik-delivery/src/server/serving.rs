@@ -17,6 +17,7 @@ use super::{
     answer::answer,
     edges::Peer,
     join::{demand::Demand, drive::join_edges},
+    presence::Place,
     probe,
 };
 
@@ -24,6 +25,7 @@ use super::{
 pub(super) struct Serving<'a> {
     pub(super) server: &'a Server,
     pub(super) primary: &'a PrimarySession,
+    pub(super) place: Place<'a>,
     /// The server's edges when it began.
     pub(super) edges: Arc<[Peer]>,
     /// With what edges are looked into; none in a server that has no endpoint of its own.
@@ -37,21 +39,20 @@ pub(super) struct Serving<'a> {
 
 impl<'a> Serving<'a> {
     pub(super) fn new(server: &'a Server, primary: &'a PrimarySession) -> Self {
-        let (demand, blamed) = (Demand::new(), Mutex::default());
         Self {
             server,
             primary,
+            place: server.presence.add_primary(primary.clone()),
             edges: server.edges.now(),
             prober: None,
             only: None,
-            demand,
-            blamed,
+            demand: Demand::new(),
+            blamed: Mutex::default(),
         }
     }
 
     /// Answers a client's requests until the session ends.
     pub(super) async fn run(&self) {
-        let place = self.server.presence.add_primary(self.primary.clone());
         let mut joining = pin!(join_edges(self).fuse());
         let mut answers = FuturesUnordered::new();
         let mut quarantined = self.server.quarantine.changes();
@@ -59,7 +60,7 @@ impl<'a> Serving<'a> {
             tokio::select! {
                 request = self.primary.session().accept_bi(), if answers.len() < MAX_REQUESTS => {
                     let Ok((send, recv)) = request else { break };
-                    let work = place.work();
+                    let work = self.place.work();
                     answers.push(async {
                         answer(self, send, recv).await;
                         drop(work);
