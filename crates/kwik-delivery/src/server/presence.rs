@@ -118,8 +118,8 @@ impl Presence {
     }
 
     /// Says goodbye to all whom nothing is owed any more, or who would wait for this server alone.
-    /// Clients that have other servers to bring the rest, and all hashes to verify it with, are left
-    /// without a word: a session that was closed brings nothing. Whether there are any.
+    /// Clients that have other servers to bring the rest, and all hashes to verify it with, are
+    /// left without a word: a session that was closed brings nothing. Whether there are any.
     pub(super) fn dismiss(&self, reason: &[u8]) -> bool {
         let mut left = false;
         for served in lock(&self.primary).values() {
