@@ -1,6 +1,12 @@
 //! The command line.
 
-use std::{net::SocketAddr, num::NonZeroU64, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    num::NonZeroU64,
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use blake3::Hash;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -39,10 +45,10 @@ pub(crate) enum Command {
 pub(crate) struct Serve {
     /// The folder, or the file, to serve.
     pub(crate) source: PathBuf,
-    /// Address and UDP port to listen on: an IP address or a host name, or the port alone for all
-    /// addresses; port 0 takes a free one.
+    /// Address and UDP port to listen on: an IP address, a host name, or the port alone for all
+    /// addresses; port 0 takes a free one. May be given several times [default: :4433].
     #[arg(long, value_name = "ADDR")]
-    pub(crate) listen: Listen,
+    pub(crate) listen: Vec<Listen>,
     /// How long an edge that sent wrong bytes is asked for nothing; at most until the next start.
     #[arg(
         long,
@@ -57,9 +63,35 @@ pub(crate) struct Serve {
     /// An edge that brings parts of every object: kwik://FINGERPRINT@HOST:PORT.
     #[arg(long = "edge", value_name = "LINK")]
     pub(crate) edges: Vec<EdgeLink>,
+    /// A file that lists such links, one a line; SIGHUP has it read again.
+    #[arg(long = "edges", value_name = "FILE")]
+    pub(crate) edge_file: Option<PathBuf>,
     /// A primary that this server is an edge of.
     #[arg(long = "trust", value_name = "FINGERPRINT")]
     pub(crate) trusted: Vec<Fingerprint>,
+    /// How long clients have to finish what they fetch, once the server is to end.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 30,
+        value_parser = clap::value_parser!(u64).range(0..=86_400)
+    )]
+    pub(crate) drain: u64,
+    /// Sessions and paths at once; more are told that the server is busy.
+    #[arg(long, value_name = "COUNT", value_parser = parse_count)]
+    pub(crate) max_sessions: Option<usize>,
+    /// Hash all objects from the start, small ones first, and not only when one is asked for.
+    #[arg(long)]
+    pub(crate) hash_ahead: bool,
+    /// Bytes a second to send at the most, to all clients together: 500k, 10M or 1G, say.
+    #[arg(long, value_name = "BYTES", value_parser = rate)]
+    pub(crate) rate: Option<NonZeroU64>,
+    /// A file that gets a line of JSON for each request; SIGHUP has it opened again.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) access_log: Option<PathBuf>,
+    /// End when standard input does: for a program that starts servers and may be killed.
+    #[arg(long, hide = true)]
+    pub(crate) end_with_stdin: bool,
     #[command(flatten)]
     pub(crate) state: State,
 }
@@ -207,14 +239,15 @@ fn duration(text: &str) -> Result<Duration, String> {
     seconds.map(Duration::from_secs).ok_or_else(wrong)
 }
 
-/// Bytes a second, or a number with its unit.
+/// Bytes a second, or a number with its unit, a power of 1,024 as in other downloaders.
 fn rate(text: &str) -> Result<NonZeroU64, String> {
     let wrong = || format!("{text} is no rate in bytes a second: 100000, 500K, 20M or 1G");
     let units = [('K', 10), ('M', 20), ('G', 30)];
     let upper = text.to_ascii_uppercase();
     let found = units.iter().find_map(|(unit, bits)| Some((upper.strip_suffix(*unit)?, *bits)));
     let (number, bits) = found.unwrap_or((&upper, 0_u32));
-    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let digits = number.bytes().all(|byte| byte.is_ascii_digit());
+    let number: u64 = number.parse().ok().filter(|_| digits).ok_or_else(wrong)?;
     let bytes = number.checked_mul(1 << bits).and_then(NonZeroU64::new);
     bytes.ok_or_else(wrong)
 }
@@ -235,12 +268,21 @@ pub(crate) struct State {
     pub(crate) folder: Option<PathBuf>,
 }
 
+fn parse_count(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| *count > 0);
+    count.ok_or_else(|| "a number from 1 on: --max-sessions 100".into())
+}
+
+/// The port that servers have unless they are told another.
+pub(crate) const DEFAULT_PORT: u16 = 4433;
+
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Listen {
     Address(SocketAddr),
     /// On all addresses.
     Port(u16),
+    /// By its name, or an address of a link with its zone.
     Host(String, u16),
 }
 
@@ -250,22 +292,46 @@ impl FromStr for Listen {
         if let Ok(address) = text.parse() {
             return Ok(Self::Address(address));
         }
-        let wrong = || {
+        if let Ok(ip) = text.parse::<IpAddr>() {
+            return Ok(Self::Address((ip, DEFAULT_PORT).into()));
+        }
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let (host, port) = match text.rsplit_once(':') {
+            _ if text.starts_with('[') && text.ends_with(']') => (text, None),
+            Some((host, port)) => (host, Some(port)),
+            None if digits(text) => ("", Some(text)),
+            None => (text, None),
+        };
+        let wrong = |what: &str| {
             format!(
-                "{text} is no address to listen on: 192.0.2.1:4433, [2001:db8::1]:4433, \
-                     localhost:4433 or :4433"
+                "{what}: for example 192.0.2.1:{DEFAULT_PORT}, [2001:db8::1]:{DEFAULT_PORT}, \
+                 localhost:{DEFAULT_PORT} or :{DEFAULT_PORT}"
             )
         };
-        let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
-        let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-        let port = port.parse().ok().filter(|_| digits).ok_or_else(wrong)?;
+        let port = match port {
+            None => DEFAULT_PORT,
+            Some(port) => port.parse().ok().filter(|_| digits(port)).ok_or_else(|| {
+                wrong(&format!("{port:?} is no port, which is a number up to 65535"))
+            })?,
+        };
+        if let Some(inner) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            let (ip, zone) = inner.split_once('%').unwrap_or((inner, "0"));
+            return match ip.parse::<Ipv6Addr>() {
+                Ok(ip) if !inner.contains('%') => Ok(Self::Address((ip, port).into())),
+                Ok(_) if !zone.is_empty() => Ok(Self::Host(inner.to_owned(), port)),
+                _ => Err(wrong(&format!("{inner:?} is no IPv6 address"))),
+            };
+        }
+        if host.contains(':') {
+            return Err(wrong("an IPv6 address stands in brackets before its port"));
+        }
         // What looks like an IP address was none.
         let numeric = host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
         let named = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
         match host {
-            "" | "*" => Ok(Self::Port(port)),
+            "" | "*" if !text.is_empty() => Ok(Self::Port(port)),
             host if !numeric && host.bytes().all(named) => Ok(Self::Host(host.to_owned(), port)),
-            _ => Err(wrong()),
+            host => Err(wrong(&format!("{host:?} is neither an IP address nor a host name"))),
         }
     }
 }
@@ -331,9 +397,34 @@ mod tests {
             assert_eq!(listen(all), Ok(Listen::Port(4433)));
         }
         assert_eq!(listen("localhost:0"), Ok(Listen::Host("localhost".into(), 0)));
-        for wrong in ["1.2.3.4", "", ":", "h", "h:", "h:+1", "::1:1", "1.2.3:4", "a b:1", ":65536"]
-        {
-            assert!(listen(wrong).unwrap_err().contains(":4433"), "{wrong}");
+        assert_eq!(listen("localhost"), Ok(Listen::Host("localhost".into(), 4433)));
+        for (text, address) in [
+            ("1.2.3.4", "1.2.3.4:4433"),
+            ("::1", "[::1]:4433"),
+            ("[::1]", "[::1]:4433"),
+            ("[fe80::1%2]:1", "[fe80::1%2]:1"),
+        ] {
+            assert_eq!(listen(text), Ok(Listen::Address(address.parse().unwrap())), "{text}");
+        }
+        assert_eq!(listen("[fe80::1%eth0]:1"), Ok(Listen::Host("fe80::1%eth0".into(), 1)));
+        for wrong in [
+            "",
+            ":",
+            "h:",
+            "h:+1",
+            "h:x",
+            "::1:x",
+            "1.2.3:4",
+            "1.2.3",
+            "a b:1",
+            ":65536",
+            "[h]:1",
+            "[fe80::1%]:1",
+            "2001:db8::g:1",
+            "h:1:2",
+        ] {
+            let error = listen(wrong).unwrap_err();
+            assert!(error.contains("localhost:4433 or :4433"), "{wrong}: {error}");
         }
     }
 
@@ -350,7 +441,7 @@ mod tests {
     fn rates_have_units() {
         let bytes = |text| rate(text).map(NonZeroU64::get);
         assert_eq!(["7", "2k", "3M"].map(|text| bytes(text).unwrap()), [7, 2048, 3 << 20]);
-        for wrong in ["", "0", "M", "-1", "1.5M", "1T", "99999999999G"] {
+        for wrong in ["", "0", "M", "-1", "+1", "1.5M", "1MB", "1T", "99999999999G", "é"] {
             assert!(bytes(wrong).unwrap_err().contains("500K"), "{wrong}");
         }
     }

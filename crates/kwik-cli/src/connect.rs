@@ -130,7 +130,9 @@ pub(crate) async fn connect(
     let endpoint = bind().map_err(|error| {
         Failure::new(Kind::Network, format!("cannot open a UDP socket: {error}"))
     })?;
-    let dialing = dial(&endpoint, &addresses, host, &config, end);
+    // TLS knows no zones.
+    let name = host.split('%').next().unwrap_or(host);
+    let dialing = dial(&endpoint, &addresses, name, &config, end);
     let session = Waiting::new().for_work(dialing, || format!("waiting for {server} to answer"));
     let session = session.await.map_err(|error| match error {
         Some(error) => failure(&error, &server, &trust),

@@ -12,14 +12,23 @@ use tokio::{
     runtime::Runtime,
     signal::unix::{SignalKind, signal},
 };
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    fmt,
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
+mod access;
 mod args;
 mod connect;
 mod demo;
+mod edges;
 mod failure;
 mod get;
 mod known;
+mod listen;
+mod notify;
 mod progress;
 mod serve;
 mod signals;
@@ -37,8 +46,9 @@ use voice::say;
 const SHUTDOWN: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
-    start_log();
-    match parse() {
+    let parsed = parse();
+    start_log(matches!(parsed, Ok(Command::Serve(_))));
+    match parsed {
         Ok(command) => run(command),
         Err(failure) => end(Err(failure)),
     }
@@ -88,12 +98,24 @@ fn run(command: Command) -> ExitCode {
 }
 
 async fn dispatch(command: Command) -> Result<(), Failure> {
+    outlive_size_limits();
     match command {
         Command::Serve(arguments) => serve::run(arguments).await,
         Command::Id(arguments) => id(&arguments),
         Command::Get(arguments) => get::run(arguments).await,
         Command::Verify(arguments) => or_interrupted(verify::run(arguments)).await,
         Command::Demo(arguments) => or_interrupted(demo::run(arguments)).await,
+    }
+}
+
+/// A write beyond a file size limit (`ulimit -f`) fails then, and what fails says so. Else the
+/// signal ends the program.
+fn outlive_size_limits() {
+    #[cfg(target_os = "linux")]
+    {
+        // Its handler stays when the listener is gone.
+        const SIGXFSZ: i32 = 25;
+        signal(SignalKind::from_raw(SIGXFSZ)).ok();
     }
 }
 
@@ -141,14 +163,26 @@ fn print(text: &str) -> Result<(), Failure> {
 }
 
 /// Logs warnings to standard error, or what `KWIK_LOG` says: off, error, warn, info, debug, trace.
-fn start_log() {
-    let level = env::var("KWIK_LOG").ok().and_then(|level| level.parse().ok());
-    tracing_subscriber::fmt()
-        .with_max_level(level.unwrap_or(LevelFilter::WARN))
+/// A server says what becomes of requests, too, and when that was, unless the journal does.
+fn start_log(serves: bool) {
+    let given: Option<LevelFilter> = env::var("KWIK_LOG").ok().and_then(|level| level.parse().ok());
+    let filter = match given {
+        Some(level) => Targets::new().with_default(level),
+        None if serves => {
+            let own = [("kwik_delivery", LevelFilter::INFO)];
+            Targets::new().with_targets(own).with_default(LevelFilter::WARN)
+        }
+        None => Targets::new().with_default(LevelFilter::WARN),
+    };
+    let lines = fmt::layer()
         .with_writer(std::io::stderr)
         .with_target(false)
         // They would go to standard error too, and a failure there must not end the program.
-        .log_internal_errors(false)
-        .without_time()
-        .init();
+        .log_internal_errors(false);
+    let log = tracing_subscriber::registry().with(filter);
+    if serves && env::var_os("JOURNAL_STREAM").is_none() {
+        log.with(lines).init();
+    } else {
+        log.with(lines.without_time()).init();
+    }
 }

@@ -1,57 +1,214 @@
 //! `kwik serve`: a primary, an edge, or both.
 
 use std::{
-    fmt::Write,
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    fmt::{Display, Write},
+    io::Read,
+    path::Path,
+    pin::pin,
     sync::Arc,
+    thread,
     time::Duration,
 };
 
-use kwik::{Endpoint, ServerConfig, escape};
-use kwik_delivery::{Catalogue, Edge, Fingerprint, Link, ObjectName, Server, Source};
-use tokio::time;
-
-use crate::{
-    args::{EdgeLink, Listen, Serve},
-    connect::resolve,
-    failure::{Failure, Kind},
-    interrupted, print, say, state,
+use kwik::{Identity, ServerConfig, escape};
+use kwik_delivery::{Catalogue, Fingerprint, Link, ObjectName, Server, Source, Survey};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+    time,
 };
 
-/// How long the name server may take.
-const RESOLVE: Duration = Duration::from_secs(30);
+use crate::{
+    access::AccessLog,
+    args::Serve,
+    edges::EdgeList,
+    failure::{Failure, Kind},
+    listen::{self, Listening},
+    notify::notify,
+    print, say, state,
+};
+
 /// How long the goodbye to clients may take.
 const GOODBYE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
+    let mut signals = Signals::listen(arguments.end_with_stdin)?;
     let source = Source::folder(&arguments.source)?.with_hidden(arguments.hidden);
     let folder = state::folder(arguments.state.folder.as_deref())?;
-    let identity = Arc::new(state::identity(&folder)?);
+    let identity = Arc::new(identity(&folder)?);
     // After it was made: the folder is told by what it is, whatever names lead to it.
-    let source = source.excluding(&folder)?;
+    let source = if folder.exists() { source.excluding(&folder)? } else { source };
     warn_of_hidden(&source, arguments.hidden);
     let fingerprint = identity.fingerprint();
-    let catalogue = Catalogue::open(&folder)?;
-    let edges = resolve_edges(&arguments.edges).await?;
+    let catalogue = catalogue(&folder);
+    let mut edges = EdgeList::new(arguments.edges.clone(), arguments.edge_file.clone())?;
+    let access = arguments.access_log.as_deref().map(AccessLog::open).transpose()?;
 
     let mut config = ServerConfig::new(identity);
     config.trusted.extend(&arguments.trusted);
-    let (endpoint, address) = listen(config, &arguments.listen).await?;
+    if let Some(most) = arguments.max_sessions {
+        config.max_sessions = most;
+    }
+    let sockets = listen::open(&config, &arguments.listen).await?;
 
     let first = source.list(1).await?.into_iter().next();
-    print(&greeting(&arguments, fingerprint, address, first))?;
+    print(&greeting(&arguments, fingerprint, &sockets, !edges.is_empty(), first.as_ref()))?;
     let quarantine = Duration::from_secs(arguments.quarantine);
-    let server = Server::new(source, catalogue, edges).with_quarantine(quarantine);
-    let server = Arc::new(server);
-    tokio::select! {
-        () = server.run(&endpoint) => {}
-        // The usual end of a server, so no failure.
-        ended = interrupted() => ended?,
+    let looked = source.clone();
+    // Beside the serving: a folder may be large.
+    tokio::spawn(async move { warn_of_unserved(&looked.survey().await) });
+    let mut server = Server::new(source, catalogue, edges.edges()).with_quarantine(quarantine);
+    if let Some(rate) = arguments.rate {
+        server = server.with_rate(rate.get());
     }
-    endpoint.close(0, b"the server is shutting down");
-    time::timeout(GOODBYE, endpoint.wait_idle()).await.ok();
+    if let Some(log) = access.clone() {
+        server = server.with_access_log(move |access| log.write(access));
+    }
+    let server = Arc::new(server);
+    if arguments.hash_ahead {
+        let hashing = Arc::clone(&server);
+        tokio::spawn(async move { hashing.hash_ahead().await });
+    }
+    for socket in &sockets {
+        let (server, endpoint) = (Arc::clone(&server), socket.endpoint.clone());
+        // Tasks of their own: sessions may have to outlive all that is done here.
+        tokio::spawn(async move { server.run(&endpoint).await });
+    }
+    notify("READY=1");
+    loop {
+        let asked = {
+            let mut keeping = pin!(edges.keep_resolved(&server));
+            tokio::select! {
+                () = &mut keeping => continue,
+                asked = signals.next() => asked,
+            }
+        };
+        match asked {
+            Asked::Reload => {
+                if let Some(log) = &access {
+                    log.reopen();
+                }
+                edges.reload(&server);
+            }
+            // The usual end of a server, so no failure.
+            Asked::End => break,
+        }
+    }
+    end(&server, &sockets, &mut signals, Duration::from_secs(arguments.drain)).await;
     Ok(())
+}
+
+/// Lets clients finish, for `patience` at the most, and says goodbye.
+async fn end(server: &Server, sockets: &[Listening], signals: &mut Signals, patience: Duration) {
+    notify("STOPPING=1");
+    server.drain();
+    let busy = server.busy_sessions();
+    if busy > 0 && !patience.is_zero() {
+        let (downloads, seconds) = (count(busy, "download"), patience.as_secs());
+        say(&format!(
+            "kwik: ending: {downloads} may finish, for {seconds} s at most; interrupt again to end \
+             at once"
+        ));
+    }
+    let again = async { while signals.next().await == Asked::Reload {} };
+    tokio::select! {
+        _ = time::timeout(patience, server.drained()) => {}
+        () = again => {}
+    }
+    let reason = b"the server is shutting down";
+    if server.dismiss(reason) {
+        // What is left fetches from the edges, and would end with the endpoints.
+        say("kwik: ended: clients fetch the rest from the edges");
+        return time::sleep(GOODBYE / 10).await;
+    }
+    let goodbye = sockets.iter().map(async |socket| {
+        socket.endpoint.close(0, reason);
+        time::timeout(GOODBYE, socket.endpoint.wait_idle()).await.ok();
+    });
+    futures_util::future::join_all(goodbye).await;
+}
+
+/// What a server is asked from outside.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    Reload,
+    End,
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+    stdin: Option<oneshot::Receiver<()>>,
+}
+
+impl Signals {
+    fn listen(stdin: bool) -> Result<Self, Failure> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| {
+                Failure::new(Kind::Transfer, format!("cannot wait for signals: {error}"))
+            })
+        };
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
+            stdin: stdin.then(end_of_stdin),
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        let stdin = async {
+            match self.stdin.as_mut() {
+                Some(ended) => drop(ended.await),
+                None => std::future::pending().await,
+            }
+        };
+        let asked = tokio::select! {
+            _ = self.hangup.recv() => Asked::Reload,
+            _ = self.interrupt.recv() => Asked::End,
+            _ = self.terminate.recv() => Asked::End,
+            () = stdin => Asked::End,
+        };
+        if asked == Asked::End {
+            // It ends once.
+            self.stdin = None;
+        }
+        asked
+    }
+}
+
+/// Says when standard input ends. A thread of its own, as nothing else can stop a read.
+fn end_of_stdin() -> oneshot::Receiver<()> {
+    let (sender, ended) = oneshot::channel();
+    thread::spawn(move || {
+        let mut buffer = [0; 512];
+        let mut stdin = std::io::stdin().lock();
+        while stdin.read(&mut buffer).is_ok_and(|length| length > 0) {}
+        sender.send(()).ok();
+    });
+    ended
+}
+
+/// The server's identity; where the state folder cannot be written, one for this run.
+fn identity(folder: &Path) -> Result<Identity, Failure> {
+    match state::identity(folder) {
+        Err(failure) if !folder.join("identity").exists() && failure.kind == Kind::Disk => {
+            say(&format!(
+                "kwik: {failure}: until then this server has another fingerprint after each start"
+            ));
+            state::passing_identity()
+        }
+        made => made,
+    }
+}
+
+/// The catalogue; where the state folder cannot be written, in memory.
+fn catalogue(folder: &Path) -> Catalogue {
+    Catalogue::open(folder).unwrap_or_else(|error| {
+        say(&format!("kwik: {}: hashes are kept in memory until then", escape(error)));
+        Catalogue::in_memory()
+    })
 }
 
 fn warn_of_hidden(source: &Source, shown: bool) {
@@ -64,96 +221,66 @@ fn warn_of_hidden(source: &Source, shown: bool) {
     say(&format!("kwik: hidden files and folders such as {} {is}: {advice}", escape(path)));
 }
 
-/// Opens the socket; on all addresses of both families where the system has them.
-async fn listen(config: ServerConfig, listen: &Listen) -> Result<(Endpoint, SocketAddr), Failure> {
-    let (addresses, shown) = match listen {
-        Listen::Address(address) => (vec![*address], address.to_string()),
-        Listen::Port(port) => {
-            let all = [IpAddr::from(Ipv6Addr::UNSPECIFIED), Ipv4Addr::UNSPECIFIED.into()];
-            (all.map(|ip| (ip, *port).into()).to_vec(), format!(":{port}"))
-        }
-        Listen::Host(host, port) => {
-            (resolve(host, *port, RESOLVE).await?, format!("{host}:{port}"))
-        }
-    };
-    let mut failed = io::ErrorKind::AddrNotAvailable.into();
-    for address in addresses {
-        let opened = Endpoint::server(config.clone(), address);
-        match opened.and_then(|endpoint| Ok((endpoint.local_addr()?, endpoint))) {
-            Ok((address, endpoint)) => return Ok((endpoint, address)),
-            Err(error) => failed = error,
-        }
+fn warn_of_unserved(survey: &Survey) {
+    let Survey { unreadable, unnamed } = survey;
+    if let Some(example) = &unreadable.example {
+        let (folders, example) = (count(unreadable.count, "folder"), escape(example));
+        say(&format!("kwik: {folders} cannot be read, such as {example}: left out"));
     }
-    Err(bind_failure(&shown, &failed))
+    if let Some(example) = &unnamed.example {
+        let (names, example) = (count(unnamed.count, "name"), escape(example));
+        say(&format!("kwik: {names} cannot be served, such as {example}: rename it"));
+    }
 }
 
-async fn resolve_edges(links: &[EdgeLink]) -> Result<Vec<Edge>, Failure> {
-    let mut edges = Vec::new();
-    for EdgeLink { fingerprint, host, port } in links {
-        let address = resolve(host, *port, RESOLVE).await?[0];
-        edges.push(Edge::new(address, *fingerprint));
-    }
-    Ok(edges)
-}
-
-fn bind_failure(listen: &str, error: &io::Error) -> Failure {
-    let advice = match error.kind() {
-        io::ErrorKind::AddrInUse => "stop the other server, or choose another port",
-        io::ErrorKind::AddrNotAvailable => "choose an address of this machine, or 0.0.0.0",
-        io::ErrorKind::PermissionDenied => "choose a port above 1023",
-        _ => "choose another address with --listen",
-    };
-    Failure::new(Kind::Network, format!("cannot listen on {listen}: {error}: {advice}"))
+/// `1 edge`, `2 edges`.
+pub(crate) fn count(number: usize, word: &str) -> String {
+    format!("{number} {word}{}", if number == 1 { "" } else { "s" })
 }
 
 /// What people and scripts need to go on: fingerprint, the line for clients, those for servers.
 fn greeting(
     arguments: &Serve,
     fingerprint: Fingerprint,
-    address: SocketAddr,
-    first: Option<ObjectName>,
+    sockets: &[Listening],
+    has_edges: bool,
+    first: Option<&ObjectName>,
 ) -> String {
-    let reachable = if address.ip().is_unspecified() { outgoing(address) } else { address.ip() };
-    let link = |name| Link {
+    let link = |socket: &Listening, name| Link {
         fingerprint: Some(fingerprint),
-        host: reachable.to_string(),
-        port: address.port(),
+        host: socket.host.clone(),
+        port: socket.address.port(),
         name,
     };
-    let server = link(None);
-    let get = match first {
-        Some(name) => link(Some(name)).to_string(),
-        None => format!("{server}/NAME"),
-    };
     let mut text = format!("fingerprint  {fingerprint}\n");
-    let mut line = |name: &str, value: &dyn std::fmt::Display| {
+    let mut line = |name: &str, value: &dyn Display| {
         writeln!(text, "{name:<12} {value}").expect("invariant: a String takes all");
     };
-    line("serving", &format_args!("{} on {address}", escape(arguments.source.display())));
-    if reachable != address.ip() {
-        line(
-            "note",
-            &format_args!("clients elsewhere may reach it by another address than {reachable}"),
-        );
+    let mut said = Vec::new();
+    for socket in sockets {
+        let served = escape(arguments.source.display());
+        line("serving", &format_args!("{served} on {}", socket.address));
+        // Sockets of one name have one link.
+        let server = link(socket, None);
+        if said.contains(&server) {
+            continue;
+        }
+        if let Some(note) = &socket.note {
+            line("note", note);
+        }
+        if !arguments.trusted.is_empty() {
+            line("its primary", &format_args!("kwik serve ... --edge {server}"));
+        }
+        if has_edges && said.is_empty() {
+            line("its edges", &format_args!("kwik serve ... --trust {fingerprint}"));
+        }
+        match first {
+            Some(name) => {
+                line("clients", &format_args!("kwik get {}", link(socket, Some(name.clone()))));
+            }
+            None => line("clients", &format_args!("kwik get {server}/NAME")),
+        }
+        said.push(server);
     }
-    if !arguments.trusted.is_empty() {
-        line("its primary", &format_args!("kwik serve ... --edge {server}"));
-    }
-    if !arguments.edges.is_empty() {
-        line("its edges", &format_args!("kwik serve ... --trust {fingerprint}"));
-    }
-    line("clients", &format_args!("kwik get {get}"));
     text
-}
-
-/// The address by which this machine reaches others; no packet is sent to find out.
-fn outgoing(address: SocketAddr) -> IpAddr {
-    // Of documentation (RFC 5737, RFC 3849): routed like any other, and nobody's.
-    let probes = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
-    let found = probes.into_iter().find_map(|(from, to)| {
-        let socket = UdpSocket::bind(from).ok()?;
-        socket.connect(to).ok()?;
-        Some(socket.local_addr().ok()?.ip())
-    });
-    found.unwrap_or(address.ip())
 }

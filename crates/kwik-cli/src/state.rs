@@ -47,10 +47,7 @@ pub(crate) fn identity(folder: &Path) -> Result<Identity, Failure> {
         return Ok(identity);
     }
     create(folder)?;
-    let mut seed = Zeroizing::new([0; 32]);
-    getrandom::fill(seed.as_mut()).map_err(|error| {
-        Failure::new(Kind::Disk, format!("the system gives no random bytes: {error}"))
-    })?;
+    let seed = random_seed()?;
     publish(&path, &seed).map_err(|error| {
         let message = format!(
             "cannot write {}: {error}: give another folder with --state DIR",
@@ -62,6 +59,19 @@ pub(crate) fn identity(folder: &Path) -> Result<Identity, Failure> {
     read(&path)?.ok_or_else(|| {
         Failure::new(Kind::Disk, format!("{} was removed: start again", path.display()))
     })
+}
+
+/// An identity that nothing keeps.
+pub(crate) fn passing_identity() -> Result<Identity, Failure> {
+    Ok(Identity::from_seed(*random_seed()?))
+}
+
+fn random_seed() -> Result<Zeroizing<[u8; 32]>, Failure> {
+    let mut seed = Zeroizing::new([0; 32]);
+    getrandom::fill(seed.as_mut()).map_err(|error| {
+        Failure::new(Kind::Disk, format!("the system gives no random bytes: {error}"))
+    })?;
+    Ok(seed)
 }
 
 /// Writes the file whole or not at all, and never over one that is there.

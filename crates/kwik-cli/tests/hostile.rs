@@ -259,7 +259,7 @@ async fn lying_primary() -> (String, String) {
     let endpoint = Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
     let address = endpoint.local_addr().unwrap().to_string();
     let name = ObjectName::new("x").unwrap();
-    let memory = Source::memory([(name.clone(), content(300_000).into())]).await.unwrap();
+    let memory = Source::memory([(name.clone(), content(300_000).into())]);
     let object = memory.open(&name).await.unwrap();
     let published = Arc::new(kwik_delivery::hash_object(&object).await.unwrap());
     tokio::spawn(async move {

@@ -41,14 +41,14 @@ pub use request::{
     Response,
 };
 pub use server::{
-    AtOnce, Decision, Edge, EdgeState, EdgeView, Failed, JoinPolicy, Rate, Server, SessionView,
-    WhenItPays,
+    Access, AccessPart, AtOnce, Decision, Edge, EdgeState, EdgeView, Failed, JoinPolicy, Rate,
+    Server, SessionView, WhenItPays,
 };
-pub use source::{Object, ObjectStat, Source, SourceError};
+pub use source::{Object, ObjectStat, Source, SourceError, Survey, Unserved};
 pub use verify::{Corrupt, InvalidOutboard, Outline, Verifier};
 
-/// Messages generated from `proto/delivery.proto`.
+/// Messages generated from `proto/delivery.proto` by `proto/generate`.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
 mod wire {
-    include!(concat!(env!("OUT_DIR"), "/kwik.delivery.rs"));
+    include!("generated/kwik.delivery.rs");
 }

@@ -20,6 +20,8 @@ pub const MAX_READ: u64 = 1024 * 1024;
 pub const MAX_NAME: usize = 1024;
 /// Bytes of a host name (RFC 1035 section 2.3.4).
 pub const MAX_HOST: usize = 253;
+/// Bytes of a zone, which is an interface's name: IFNAMSIZ without its end.
+pub const MAX_ZONE: usize = 15;
 /// Bytes of a request or response without its length prefix: refused from the prefix alone.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 /// Bytes of a failure's text.
@@ -28,6 +30,11 @@ pub const MAX_TEXT: usize = 512;
 pub const MAX_STATE: usize = 256;
 /// Objects whose manifests are looked up at once; more are told that the server is busy.
 pub const MAX_LOOKUPS: usize = 1024;
+/// Bytes of manifests that are kept in memory where the catalogue cannot be written: enough for 60
+/// GiB of objects.
+pub const MAX_KEPT: usize = 32 * 1024 * 1024;
+/// What a manifest takes there beside its outboard and its names.
+pub const KEPT_BESIDE: usize = 256;
 /// Larger objects are hashed one after another, which disks like best; smaller ones take
 /// milliseconds.
 pub const LARGE_OBJECT: u64 = 16 * 1024 * 1024;
@@ -35,6 +42,12 @@ pub const LARGE_OBJECT: u64 = 16 * 1024 * 1024;
 pub const MAX_HASHING_LARGE: usize = 1;
 /// Small objects hashed at once.
 pub const MAX_HASHING_SMALL: usize = 4;
+/// Objects that are hashed before anybody asks for them: their names take some ten megabytes.
+pub const MAX_AHEAD: usize = 100_000;
+/// How often what is hashed ahead looks whether somebody waits for it, or for another.
+pub const GIVE_WAY_FOR: Duration = Duration::from_millis(100);
+/// While an object is hashed, the operator is told so often how far that is.
+pub const SAY_HASHING_EVERY: Duration = Duration::from_secs(10);
 /// One in this many of the file descriptors that the process may have is for files that are served;
 /// the rest is for sockets, the catalogue and what the program itself opens.
 pub const DESCRIPTORS_SHARE: usize = 4;
@@ -46,6 +59,10 @@ pub const MAX_REQUESTS: usize = 16;
 pub const MAX_FILLS: usize = 64;
 /// A block read for sending: enough for full disk speed, half of the largest piece.
 pub const MAX_SEND: u64 = 512 * 1024;
+/// The least of such a block where the operator bounds the rate: a quarter of a group.
+pub const MIN_SEND: u64 = 16 * 1024;
+/// Blocks a second at such a rate: no pause between them is long enough to look like a stall.
+pub const SENDS_A_SECOND: u64 = 20;
 /// A block verified and written as one.
 pub const WRITE_BLOCK: usize = 1024 * 1024;
 /// Blocks that an object has at the least which another download may go on with: with
@@ -110,6 +127,12 @@ pub const RETRY_LAST: Duration = Duration::from_secs(60);
 pub const RETRY_CALM: Duration = Duration::from_secs(10);
 /// How long a range that no present server may bring waits for an edge to join.
 pub const JOIN_WAIT: Duration = Duration::from_secs(5);
+/// A session that had nothing to do for so long is over for a server that drains: a client asks for
+/// the next thing within a few round trips.
+pub const DRAIN_QUIET: Duration = Duration::from_secs(1);
+/// Former addresses of an edge that its paths are told by: those of some moves within the life of a
+/// session.
+pub const MAX_FORMER_ADDRESSES: usize = 16;
 /// Files and folders that a search looks at, for hidden ones or for those left behind: a moment,
 /// also in a home folder.
 pub const MAX_LOOKED_AT: usize = 10_000;
@@ -121,7 +144,7 @@ const _: () = {
     assert!(JOIN_WAIT.as_millis() < PATIENCE_AGAIN.as_millis());
     assert!(4 * WORKING_EVERY.as_millis() < PATIENCE.as_millis());
     assert!(GROUP_SIZE.is_power_of_two() && GROUP_SIZE >= 1024); // whole BLAKE3 chunks
-    assert!(MAX_SEND <= MAX_READ);
+    assert!(MIN_SEND <= MAX_SEND && MAX_SEND <= MAX_READ);
     assert!((WRITE_BLOCK as u64).is_multiple_of(GROUP_SIZE));
     assert!(MAX_READ.is_multiple_of(GROUP_SIZE));
     assert!(PAGE_GROUPS.is_power_of_two()); // a page is a whole subtree

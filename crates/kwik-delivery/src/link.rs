@@ -10,7 +10,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 
 use crate::{
     Fingerprint, InvalidName, ObjectName,
-    limits::{MAX_HOST, MAX_NAME},
+    limits::{MAX_HOST, MAX_NAME, MAX_ZONE},
 };
 
 /// What a name keeps unencoded: the unreserved characters of RFC 3986 section 2.3, and `/`.
@@ -22,12 +22,19 @@ const NAME: &AsciiSet =
 pub struct Link {
     /// The pin of the server's key; without it, the caller decides whom to trust.
     pub fingerprint: Option<Fingerprint>,
-    /// A DNS name or an IP address, without brackets.
+    /// A DNS name or an IP address, without brackets; an IPv6 address of a link may have its zone.
     pub host: String,
     /// UDP port, never 0.
     pub port: u16,
     /// The object, unless the link is a server's own.
     pub name: Option<ObjectName>,
+}
+
+impl ObjectName {
+    /// As a link has it.
+    pub(crate) fn in_link(&self) -> String {
+        utf8_percent_encode(self.as_str(), NAME).to_string()
+    }
 }
 
 impl fmt::Display for Link {
@@ -68,7 +75,9 @@ impl FromStr for Link {
 fn parse_address(address: &str) -> Result<(String, u16), InvalidLink> {
     let (host, port) = if let Some(rest) = address.strip_prefix('[') {
         let (host, port) = rest.split_once(']').ok_or(InvalidLink::Host)?;
-        host.parse::<Ipv6Addr>().map_err(|_| InvalidLink::Host)?;
+        if !is_ipv6(host) {
+            return Err(InvalidLink::Host);
+        }
         (host, port.strip_prefix(':').ok_or(InvalidLink::NoPort)?)
     } else {
         if address.parse::<Ipv6Addr>().is_ok() {
@@ -92,6 +101,18 @@ fn parse_address(address: &str) -> Result<(String, u16), InvalidLink> {
         Ok(port) if digits && port != 0 => Ok((host.to_owned(), port)),
         _ => Err(InvalidLink::Port),
     }
+}
+
+/// Whether `host` is an IPv6 address; one of a link may have its zone, which is an interface's name
+/// or number.
+fn is_ipv6(host: &str) -> bool {
+    let Some((address, zone)) = host.split_once('%') else {
+        return host.parse::<Ipv6Addr>().is_ok();
+    };
+    let named = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    address.parse::<Ipv6Addr>().is_ok_and(|address| address.is_unicast_link_local())
+        && (1..=MAX_ZONE).contains(&zone.len())
+        && zone.bytes().all(named)
 }
 
 /// Whether `host` is a DNS name or an IPv4 address.
@@ -177,6 +198,7 @@ mod tests {
         for link in [
             &format!("kwik://{PIN}@example.org:4433/a/b%20c.iso"),
             &format!("kwik://{PIN}@[2001:db8::1]:1"),
+            &format!("kwik://{PIN}@[fe80::1%eth0.7]:1/x"),
             "kwik://192.0.2.7:65535/%C3%BC%23%3F%25",
             "kwik://localhost:4433",
         ] {
@@ -200,6 +222,8 @@ mod tests {
             ("kwik://300.1.1.1:1/x", Host),
             ("kwik://[1.2.3.4]:1/x", Host),
             ("kwik://[::1%eth0]:1/x", Host),
+            ("kwik://[fe80::1%]:1/x", Host),
+            ("kwik://[fe80::1%a/b]:1/x", Host),
             ("kwik://[::1:1/x", Host),
             ("kwik://2001:db8::1/x", Brackets),
             ("kwik://2001:db8::g:1/x", Brackets),

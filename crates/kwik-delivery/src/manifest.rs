@@ -6,16 +6,17 @@ use std::{
     ops::Range,
     os::unix::fs::FileExt,
     path::PathBuf,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use blake3::Hash;
 use bytes::Bytes;
 use futures_util::future::try_join;
+use tokio::{sync::watch, time::timeout};
 
 use crate::{
     InvalidOutboard, Object, ObjectName, Outline, SourceError, Verifier,
-    limits::{GROUP_SIZE, HASH_SIZE, MAX_OBJECT, MAX_READ, PAGE_GROUPS},
+    limits::{GIVE_WAY_FOR, GROUP_SIZE, HASH_SIZE, MAX_OBJECT, MAX_READ, PAGE_GROUPS},
     offload::offload,
     tree,
 };
@@ -68,6 +69,14 @@ impl Published {
         }
     }
 
+    /// Bytes that it takes in memory.
+    pub(crate) fn size_in_memory(&self) -> usize {
+        match &self.pages {
+            Pages::Memory(outboard) => self.above.len() + outboard.len(),
+            Pages::File { .. } => self.above.len(),
+        }
+    }
+
     /// What makes verifiers of its pages.
     ///
     /// # Errors
@@ -115,26 +124,52 @@ fn position(offset: u64) -> usize {
     usize::try_from(offset).unwrap_or(usize::MAX)
 }
 
+/// How far the hashing of an object is, and whether it can wait.
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
+    pub(crate) hashed: AtomicU64,
+    /// Nobody asked for it yet.
+    pub(crate) ahead: AtomicBool,
+    /// Objects that are hashed for somebody who asked.
+    pub(crate) urgent: Option<watch::Receiver<usize>>,
+}
+
+impl Meter {
+    async fn give_way(&self) {
+        let Some(urgent) = &self.urgent else { return };
+        let mut urgent = urgent.clone();
+        while self.ahead.load(Ordering::Relaxed) && *urgent.borrow_and_update() > 0 {
+            // Somebody may ask for this one meanwhile.
+            drop(timeout(GIVE_WAY_FOR, urgent.changed()).await);
+        }
+    }
+}
+
 /// Reads and hashes the whole of `object`, hashing one piece while the next is read; holds two
 /// pieces and the outboard. Cancel safety: nothing is kept of it.
 ///
 /// # Errors
 /// When the object cannot be read, changes meanwhile, or is larger than [`MAX_OBJECT`].
 pub async fn hash_object(object: &Object) -> Result<Published, SourceError> {
+    hash_counted(object, &Meter::default()).await
+}
+
+/// As [`hash_object`], and counts in `meter`.
+pub(crate) async fn hash_counted(object: &Object, meter: &Meter) -> Result<Published, SourceError> {
     let mut outboard = Vec::new();
     let put = |values: Vec<u8>| {
         outboard.extend_from_slice(&values);
         std::future::ready(())
     };
-    let (manifest, above) = hash_pages(object, &AtomicU64::new(0), put).await?;
+    let (manifest, above) = hash_pages(object, meter, put).await?;
     Ok(Published::new(manifest, above, Pages::Memory(outboard.into())))
 }
 
 /// Hashes `object` as [`hash_object`] does, and hands over the outboard as it comes, in parts of
-/// whole values that cross no page. Counts in `hashed`.
+/// whole values that cross no page. Counts in `meter`, and gives way as that says.
 pub(crate) async fn hash_pages<F: Future<Output = ()>>(
     object: &Object,
-    hashed: &AtomicU64,
+    meter: &Meter,
     mut put: impl FnMut(Vec<u8>) -> F,
 ) -> Result<(Manifest, Bytes), SourceError> {
     let stat = object.stat();
@@ -160,7 +195,8 @@ pub(crate) async fn hash_pages<F: Future<Output = ()>>(
             above.extend_from_slice(&tree::subtree(&page));
             page.clear();
         }
-        hashed.store(end, Ordering::Relaxed);
+        meter.hashed.store(end, Ordering::Relaxed);
+        meter.give_way().await;
         (start, piece) = (end, next);
     }
     object.check_unchanged().await?;
@@ -177,4 +213,36 @@ fn values(index: u64, piece: &[u8]) -> Vec<u8> {
     let group = usize::try_from(GROUP_SIZE).expect("invariant: 64 KiB");
     let groups = (index..).zip(piece.chunks(group));
     groups.flat_map(|(index, group)| tree::group_value(index, group)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use crate::Source;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_hashed_ahead_gives_way_until_somebody_asks_for_it() {
+        let name = ObjectName::new("x").unwrap();
+        let source = Source::memory([(name.clone(), vec![7; 3_000_000].into())]);
+        let object = source.open(&name).await.unwrap();
+        let root = hash_object(&object).await.unwrap().manifest().root;
+        for asks in [false, true] {
+            let (urgent, waiting) = watch::channel(1);
+            let (hashed, ahead) = (AtomicU64::new(0), AtomicBool::new(true));
+            let meter = Arc::new(Meter { hashed, ahead, urgent: Some(waiting) });
+            let (counted, object) = (Arc::clone(&meter), object.clone());
+            let hashing = tokio::spawn(async move { hash_counted(&object, &counted).await });
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            assert!(!hashing.is_finished());
+            if asks {
+                meter.ahead.store(false, Ordering::Relaxed);
+            } else {
+                urgent.send_replace(0);
+            }
+            assert_eq!(hashing.await.unwrap().unwrap().manifest().root, root);
+        }
+    }
 }

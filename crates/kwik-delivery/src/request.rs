@@ -8,7 +8,7 @@ use kwik::PathId;
 use prost::Message;
 
 use crate::{
-    InvalidName, ObjectName, SourceError,
+    InvalidName, ObjectName,
     limits::{
         DELIVERY_VERSION, GROUP_SIZE, HASH_SIZE, MAX_MESSAGE, MAX_OBJECT, MAX_TEXT, PAGE_GROUPS,
     },
@@ -350,20 +350,10 @@ impl FailureCode {
 }
 
 /// What a client is told: nothing of the server's own paths.
-impl From<&SourceError> for Failure {
-    fn from(error: &SourceError) -> Self {
-        let (code, message) = match error {
-            SourceError::NotFound { .. } => (FailureCode::NotFound, error.to_string()),
-            SourceError::Changed { .. } => (FailureCode::Changed, error.to_string()),
-            SourceError::TooLarge { .. } => (FailureCode::Unreadable, error.to_string()),
-            SourceError::Unreadable { .. } => {
-                (FailureCode::Unreadable, "the server cannot read the object".into())
-            }
-            SourceError::OutOfRange { .. } => {
-                (FailureCode::Other, "the server failed to read the object".into())
-            }
-        };
-        Self { code, message }
+impl FailureCode {
+    /// Whether the operator of the server has to do something about it.
+    pub(crate) const fn is_own_fault(self) -> bool {
+        matches!(self, Self::Unreadable | Self::Changed | Self::Busy | Self::Other)
     }
 }
 

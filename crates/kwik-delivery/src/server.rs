@@ -2,9 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
@@ -12,57 +11,36 @@ use kwik::{Accepted, Endpoint, Incoming, LeaseWriter, PrimarySession, SecondaryS
 use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
-    Catalogue, EdgeCommand, Fingerprint, Object, Source,
-    limits::{MAX_FILLS, QUARANTINE},
+    Catalogue, EdgeCommand, Failure, Fingerprint, Object, Source, SourceError,
+    limits::{MAX_AHEAD, MAX_FILLS, QUARANTINE},
 };
 
+mod access;
 mod answer;
+mod edges;
 mod extent;
 mod fill;
 mod join;
+mod pace;
+mod presence;
 mod probe;
 mod quarantine;
 mod serving;
+mod throttle;
 
+use access::AccessLog;
+pub use access::{Access, AccessPart};
+pub use edges::Edge;
+use edges::Edges;
 use fill::fill;
 pub use join::{
     AtOnce, Decision, EdgeState, EdgeView, Failed, JoinPolicy, Rate, SessionView, WhenItPays,
 };
+use pace::Pace;
+use presence::Presence;
 use quarantine::Quarantine;
 use serving::Serving;
-
-/// Another server with the same objects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Edge {
-    /// Where clients reach it.
-    pub address: SocketAddr,
-    /// Its key's pin.
-    pub fingerprint: Fingerprint,
-    /// Edges with more weight join a session first; those of equal weight as they were configured.
-    pub weight: u32,
-    /// Sessions of this server that it may be in at once; none when as many as like.
-    pub cap: Option<usize>,
-}
-
-impl Edge {
-    /// An edge of weight 1, without a cap.
-    #[must_use]
-    pub fn new(address: SocketAddr, fingerprint: Fingerprint) -> Self {
-        Self { address, fingerprint, weight: 1, cap: None }
-    }
-
-    /// The same with another weight.
-    #[must_use]
-    pub fn with_weight(self, weight: u32) -> Self {
-        Self { weight, ..self }
-    }
-
-    /// The same with a cap.
-    #[must_use]
-    pub fn with_cap(self, sessions: usize) -> Self {
-        Self { cap: Some(sessions), ..self }
-    }
-}
+use throttle::Throttle;
 
 /// Serves the objects of a source: as the primary of the sessions that clients open with it, and as
 /// an edge in the sessions of other primaries.
@@ -70,12 +48,14 @@ impl Edge {
 pub struct Server {
     source: Source,
     catalogue: Catalogue,
-    edges: Vec<Edge>,
-    /// Sessions that each of them is in.
-    sessions: Vec<AtomicUsize>,
+    edges: Edges,
     draining: watch::Sender<BTreeSet<Fingerprint>>,
     policy: Arc<dyn JoinPolicy>,
     quarantine: Quarantine,
+    presence: Presence,
+    throttle: Throttle,
+    pace: Pace,
+    access: Option<AccessLog>,
     /// Edges that are looked into, by the port of the client that does so.
     probed: Mutex<BTreeMap<u16, Fingerprint>>,
 }
@@ -84,14 +64,19 @@ impl Server {
     /// A server of `source`. In its own sessions it brings in `edges`, [`WhenItPays`].
     #[must_use]
     pub fn new(source: Source, catalogue: Catalogue, edges: Vec<Edge>) -> Self {
+        let present = Edges::default();
+        present.set(edges);
         Self {
             source,
             catalogue,
-            sessions: edges.iter().map(|_| AtomicUsize::new(0)).collect(),
-            edges,
+            edges: present,
             draining: watch::Sender::default(),
             policy: Arc::new(WhenItPays),
             quarantine: Quarantine::new(QUARANTINE),
+            presence: Presence::default(),
+            throttle: Throttle::default(),
+            pace: Pace::default(),
+            access: None,
             probed: Mutex::default(),
         }
     }
@@ -101,6 +86,21 @@ impl Server {
     pub fn with_join_policy(mut self, policy: impl JoinPolicy + 'static) -> Self {
         self.policy = Arc::new(policy);
         self
+    }
+
+    /// Brings in these edges from now on: sessions to come join them, and sessions under way leave
+    /// those that are not among them, as if they drained. An edge that stays may have other
+    /// addresses.
+    pub fn set_edges(&self, edges: Vec<Edge>) {
+        self.edges.set(edges);
+        self.draining.send_modify(|_| {});
+    }
+
+    /// Edges that did not join a session when they were dialed last: they may be somewhere else.
+    #[must_use]
+    pub fn unreached_edges(&self) -> Vec<Fingerprint> {
+        let edges = self.edges.now();
+        edges.iter().filter(|peer| peer.is_unreached()).map(|peer| peer.fingerprint).collect()
     }
 
     /// Tells whether an edge drains. One that does joins no session any more. By the policies of
@@ -117,6 +117,77 @@ impl Server {
     pub fn with_quarantine(mut self, lasts: Duration) -> Self {
         self.quarantine = Quarantine::new(lasts);
         self
+    }
+
+    /// Sends objects at so many bytes a second at the most, to all clients together.
+    #[must_use]
+    pub fn with_rate(mut self, bytes: u64) -> Self {
+        self.pace = Pace::new(bytes);
+        self
+    }
+
+    /// Tells `log` of each request that it was asked as a primary, once that is over. `log` must
+    /// not block.
+    #[must_use]
+    pub fn with_access_log(mut self, log: impl Fn(&Access) + Send + Sync + 'static) -> Self {
+        self.access = Some(AccessLog(Arc::new(log)));
+        self
+    }
+
+    /// Hashes all objects that were not hashed yet, small ones first, so that none is waited for
+    /// when it is asked for. Gives way to what clients ask for. Cancel safe: what was hashed stays.
+    pub async fn hash_ahead(&self) {
+        let names = match self.source.list(MAX_AHEAD).await {
+            Ok(names) => names,
+            Err(error) => {
+                tracing::warn!(error = %escape(error.cause()), "cannot hash objects ahead");
+                return;
+            }
+        };
+        let mut objects = Vec::new();
+        for name in names {
+            // Why one cannot be read is said to whom asks for it.
+            if let Ok(stat) = self.source.head(&name).await {
+                objects.push((stat.size, name));
+            }
+        }
+        objects.sort_unstable();
+        let (count, bytes) = (objects.len(), objects.iter().map(|(size, _)| size).sum::<u64>());
+        let mut failed = 0;
+        for (_, name) in objects {
+            let hashed = async {
+                let object = self.source.open(&name).await.ok()?;
+                self.catalogue.ahead(&object).await.ok()
+            };
+            failed += u64::from(hashed.await.is_none());
+        }
+        tracing::info!(objects = count, bytes, failed, "all objects are hashed");
+    }
+
+    /// Takes nobody new from now on, and begins nothing new: the first step of a graceful end. What
+    /// is under way goes on. As an edge it hands over what it has not brought: the client has other
+    /// servers for that.
+    pub fn drain(&self) {
+        self.presence.drain();
+    }
+
+    /// Sessions that are being served something now.
+    #[must_use]
+    pub fn busy_sessions(&self) -> usize {
+        self.presence.busy()
+    }
+
+    /// Waits until nothing is under way any more: no session is left, or those that are have been
+    /// quiet for a second. Cancel safe.
+    pub async fn drained(&self) {
+        self.presence.quiet().await;
+    }
+
+    /// Says goodbye to the clients, for `reason`. A client that can fetch the rest from edges is
+    /// left without a word, as a closed session fetches nothing: true if there is such a one. Then
+    /// the process has to end with its endpoints open.
+    pub fn dismiss(&self, reason: &[u8]) -> bool {
+        self.presence.dismiss(reason)
     }
 
     /// Serves whoever comes, as many at once as the endpoint lets in, until it is closed. Needs a
@@ -137,6 +208,9 @@ impl Server {
 
     async fn accept(self: &Arc<Self>, incoming: Incoming, endpoint: &Endpoint) {
         let client = incoming.remote_address();
+        if self.presence.is_draining() {
+            return incoming.refuse();
+        }
         match incoming.accept_any().await {
             Ok(Accepted::Primary(primary)) => {
                 let only = self.probed().get(&client.port()).copied();
@@ -164,12 +238,17 @@ impl Server {
     /// Fills an edge's leases until its path ends. Cancel safety: as
     /// [`serve_primary`](Self::serve_primary).
     pub async fn serve_secondary(&self, secondary: &SecondarySession) {
+        let place = self.presence.add_secondary(secondary.clone());
         let mut fills = FuturesUnordered::new();
         loop {
             tokio::select! {
                 lease = secondary.accept_lease(), if fills.len() < MAX_FILLS => {
                     let Ok(lease) = lease else { break };
-                    fills.push(self.fill_lease(lease));
+                    let work = place.work();
+                    fills.push(async {
+                        self.fill_lease(lease).await;
+                        drop(work);
+                    });
                 }
                 Some(()) = fills.next() => {}
             }
@@ -179,30 +258,59 @@ impl Server {
     async fn fill_lease(&self, lease: LeaseWriter) {
         match self.open_for(&lease).await {
             // Its reason is the client's and the primary's to know, and was logged.
-            Ok((object, offset)) => drop(fill(lease, &object, offset, |_| {}).await),
+            Ok((object, offset)) => {
+                let stop = self.presence.draining();
+                fill(lease, &object, offset, &self.pace, stop, |_| {}).await.ok();
+            }
             Err(reason) => {
-                tracing::warn!(reason = %escape(&reason), "lease refused");
-                lease.abandon(&reason);
+                let Refused { told, cause } = reason;
+                if self.throttle.admit(Instant::now()).is_some() {
+                    let reason = escape(cause.as_ref().unwrap_or(&told));
+                    tracing::warn!(%reason, "lease refused");
+                }
+                lease.abandon(&told);
             }
         }
     }
 
     /// The object that a lease asks for, and where in it the lease's stream begins. Its hash is
     /// compared when it is known here; it is not made for that: the client verifies.
-    async fn open_for(&self, lease: &LeaseWriter) -> Result<(Object, u64), String> {
-        let command = EdgeCommand::decode(&lease.command()).map_err(|error| error.to_string())?;
+    async fn open_for(&self, lease: &LeaseWriter) -> Result<(Object, u64), Refused> {
+        let command = EdgeCommand::decode(&lease.command())
+            .map_err(|error| Refused::from(error.to_string()))?;
         let EdgeCommand { name, size, root, offset } = command;
-        let object = self.source.open(&name).await.map_err(|error| error.to_string())?;
+        let object = self.source.open(&name).await.map_err(|error| Refused::from(&error))?;
         let here = object.stat().size;
         if here != size || lease.range().end.checked_add(offset).is_none_or(|end| end > here) {
-            return Err(format!("another version: {name} has {here} bytes here, not {size}"));
+            let told = format!("another version: {name} has {here} bytes here, not {size}");
+            return Err(told.into());
         }
         match self.catalogue.known(object.stat()).await {
             Some(here) if here != root => {
-                Err(format!("another version: {name} has the hash {here} here, not {root}"))
+                Err(format!("another version: {name} has the hash {here} here, not {root}").into())
             }
             _ => Ok((object, offset)),
         }
+    }
+}
+
+/// Why an edge does not fill a lease.
+struct Refused {
+    /// To the client and the primary.
+    told: String,
+    /// What only the operator is told, in place of that.
+    cause: Option<String>,
+}
+
+impl From<String> for Refused {
+    fn from(told: String) -> Self {
+        Self { told, cause: None }
+    }
+}
+
+impl From<&SourceError> for Refused {
+    fn from(error: &SourceError) -> Self {
+        Self { told: Failure::from(error).message, cause: Some(error.cause()) }
     }
 }
 

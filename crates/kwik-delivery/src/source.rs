@@ -1,32 +1,63 @@
 //! Where a server's objects come from.
 
 use std::{
-    io,
-    ops::Range,
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt};
-use object_store::{ObjectMeta, ObjectStore, memory::InMemory};
+#[cfg(feature = "object_store")]
+use object_store::ObjectStore;
 
-use crate::{ObjectName, limits::MAX_DEPTH, offload::offload, partial};
+use crate::{ObjectName, limits::MAX_DEPTH, offload::offload};
 
 mod descriptors;
+mod error;
 mod folder;
 mod object;
+#[cfg(feature = "object_store")]
+mod store;
 
+pub use error::SourceError;
+use error::unreadable;
 use folder::Folder;
 pub use object::{Object, ObjectStat};
 
-/// A set of objects: a folder, a single file, or an object store.
+/// A set of objects: a folder, a single file, a few in memory, or an object store.
 #[derive(Debug, Clone)]
 pub struct Source(Kind);
+
+/// What of a source cannot be served.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Folders that cannot be read.
+    pub unreadable: Unserved,
+    /// Files and folders whose names are no objects'.
+    pub unnamed: Unserved,
+}
+
+/// Things of one kind that were found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unserved {
+    /// How many.
+    pub count: usize,
+    /// One of them, and what is wrong with it.
+    pub example: Option<String>,
+}
+
+impl Unserved {
+    fn note(&mut self, example: impl FnOnce() -> String) {
+        self.count += 1;
+        self.example.get_or_insert_with(example);
+    }
+}
 
 #[derive(Debug, Clone)]
 enum Kind {
     Folder(Arc<Folder>),
+    Memory(Arc<BTreeMap<ObjectName, Object>>),
+    #[cfg(feature = "object_store")]
     Store(Arc<dyn ObjectStore>),
 }
 
@@ -92,22 +123,27 @@ impl Source {
         }
     }
 
-    /// A few objects held in memory.
-    ///
-    /// # Errors
-    /// When a name is none that the store takes.
-    pub async fn memory(
-        objects: impl IntoIterator<Item = (ObjectName, Bytes)>,
-    ) -> Result<Self, SourceError> {
-        let store = InMemory::new();
-        for (name, data) in objects {
-            let put = store.put_opts(&store_path(&name)?, data.into(), Default::default()).await;
-            put.map_err(|error| unreadable(name.to_string(), error))?;
+    /// What of a folder cannot be served, as far as a short look finds it. Cancel safe.
+    pub async fn survey(&self) -> Survey {
+        match &self.0 {
+            Kind::Folder(folder) if folder.only.is_none() => {
+                let folder = Arc::clone(folder);
+                offload(move || folder.survey()).await
+            }
+            _ => Survey::default(),
         }
-        Ok(Self::store(Arc::new(store)))
     }
 
-    /// The objects of any store.
+    /// A few objects held in memory.
+    #[must_use]
+    pub fn memory(objects: impl IntoIterator<Item = (ObjectName, Bytes)>) -> Self {
+        let objects = objects.into_iter();
+        let objects = objects.map(|(name, data)| (name.clone(), Object::in_memory(name, data)));
+        Self(Kind::Memory(Arc::new(objects.collect())))
+    }
+
+    /// The objects of any store. Needs the feature `object_store`.
+    #[cfg(feature = "object_store")]
     #[must_use]
     pub fn store(store: Arc<dyn ObjectStore>) -> Self {
         Self(Kind::Store(store))
@@ -131,10 +167,15 @@ impl Source {
                 let (folder, name) = (Arc::clone(folder), name.clone());
                 offload(move || folder.open(name)).await
             }
-            Kind::Store(_) if partial::is_part_name(name.file_name()) => {
-                Err(SourceError::NotFound { name: name.clone() })
+            Kind::Memory(objects) => {
+                let object = objects.get(name).cloned();
+                object.ok_or_else(|| SourceError::NotFound { name: name.clone(), why: None })
             }
-            Kind::Store(store) => Object::in_store(name, Arc::clone(store)).await,
+            #[cfg(feature = "object_store")]
+            Kind::Store(store) => {
+                let (stat, stored) = store::open(name, Arc::clone(store)).await?;
+                Ok(Object::in_store(stat, stored))
+            }
         }
     }
 
@@ -156,83 +197,9 @@ impl Source {
                 })
                 .await
             }
-            Kind::Store(store) => {
-                let names = store.list(None).try_filter_map(async |meta: ObjectMeta| {
-                    Ok(ObjectName::new(meta.location.as_ref()).ok())
-                });
-                let names = names.take(limit).try_collect().await;
-                names.map_err(|error| unreadable("the object store".into(), error))
-            }
+            Kind::Memory(objects) => Ok(objects.keys().take(limit).cloned().collect()),
+            #[cfg(feature = "object_store")]
+            Kind::Store(store) => store::list(store, limit).await,
         }
     }
-}
-
-fn store_path(name: &ObjectName) -> Result<object_store::path::Path, SourceError> {
-    let path = object_store::path::Path::parse(name.as_str());
-    path.map_err(|error| unreadable(name.to_string(), error))
-}
-
-fn unreadable(
-    place: String,
-    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-) -> SourceError {
-    SourceError::Unreadable { place, source: source.into() }
-}
-
-fn file_error(name: &ObjectName, error: io::Error) -> SourceError {
-    use io::ErrorKind::{InvalidFilename, NotADirectory, NotFound};
-    match error.kind() {
-        NotFound | NotADirectory | InvalidFilename => SourceError::NotFound { name: name.clone() },
-        _ => unreadable(name.to_string(), error),
-    }
-}
-
-fn store_error(name: &ObjectName, error: object_store::Error) -> SourceError {
-    match error {
-        object_store::Error::NotFound { .. } => SourceError::NotFound { name: name.clone() },
-        object_store::Error::Precondition { .. } => SourceError::Changed { name: name.clone() },
-        other => unreadable(name.to_string(), other),
-    }
-}
-
-/// Why a source could not give an object.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SourceError {
-    /// No such object here; links that lead out of the folder count as none.
-    #[error("no object {name} here: check its name")]
-    NotFound {
-        /// Which.
-        name: ObjectName,
-    },
-    /// It is there and cannot be read.
-    #[error("cannot read {place}: {source}")]
-    Unreadable {
-        /// Which object or path.
-        place: String,
-        /// Why not.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// It changed since it was opened.
-    #[error("object {name} changed while it was read: open it again")]
-    Changed {
-        /// Which.
-        name: ObjectName,
-    },
-    /// Larger than [`MAX_OBJECT`](crate::limits::MAX_OBJECT).
-    #[error("object {name} has {size} bytes, more than 1 TiB: split it")]
-    TooLarge {
-        /// Which.
-        name: ObjectName,
-        /// Its bytes.
-        size: u64,
-    },
-    /// A read of more than [`MAX_READ`](crate::limits::MAX_READ) bytes or beyond the object's end.
-    #[error("bytes {} to {} of object {name} are not one read", range.start, range.end)]
-    OutOfRange {
-        /// Which.
-        name: ObjectName,
-        /// What was asked for.
-        range: Range<u64>,
-    },
 }

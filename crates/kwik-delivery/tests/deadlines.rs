@@ -31,7 +31,7 @@ async fn serve(primary: &PrimarySession, silent: Silent) -> Option<()> {
     let (mut send, mut recv) = primary.session().accept_bi().await.ok()?;
     let request = recv.read_to_end(MIB).await.ok()?;
     Request::decode(&mut request.as_slice().into()).unwrap().unwrap();
-    let memory = Source::memory([(name("x"), content(SIZE))]).await.unwrap();
+    let memory = Source::memory([(name("x"), content(SIZE))]);
     let published = hash_object(&memory.open(&name("x")).await.unwrap()).await.unwrap();
     let Manifest { name, size, root } = published.manifest().clone();
     let (_, outboard) = published.page(0).await.unwrap();

@@ -28,7 +28,7 @@ fn content(size: usize) -> Vec<u8> {
 
 async fn memory_object(data: &[u8]) -> Object {
     let data = Bytes::copy_from_slice(data);
-    Source::memory([(name("x"), data)]).await.unwrap().open(&name("x")).await.unwrap()
+    Source::memory([(name("x"), data)]).open(&name("x")).await.unwrap()
 }
 
 fn files(folder: &Path) -> Vec<String> {

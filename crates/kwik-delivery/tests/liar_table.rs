@@ -98,8 +98,8 @@ impl Lying {
 
     fn edge(&self) -> Edge {
         match self {
-            Self::ByHand(liar) => liar.edge,
-            Self::Honest(server) => server.edge,
+            Self::ByHand(liar) => liar.edge.clone(),
+            Self::Honest(server) => server.edge.clone(),
         }
     }
 }
@@ -115,17 +115,17 @@ struct Scene {
 }
 
 impl Scene {
-    async fn new(edges: u8) -> Self {
+    fn new(edges: u8) -> Self {
         let object = content(SIZE);
-        let source = source(&[("x", object.clone())]).await;
-        let other = common::source(&[("x", vec![7; SIZE].into())]).await;
+        let source = source(&[("x", object.clone())]);
+        let other = common::source(&[("x", vec![7; SIZE].into())]);
         let good = (1..=edges).map(|seed| start(seed, source.clone(), Vec::new())).collect();
         Self { object, source, other, good, state: tempdir().unwrap().into() }
     }
 
     /// A primary that knows of no lie yet.
     fn primary(&self, lying: Option<Edge>) -> Running {
-        let edges = self.good.iter().map(|server| server.edge).chain(lying).collect();
+        let edges = self.good.iter().map(|server| server.edge.clone()).chain(lying).collect();
         let (state, source) = (Arc::clone(&self.state), self.source.clone());
         start_in(state, 0, source, edges, |server| server.with_join_policy(AtOnce))
     }
@@ -137,7 +137,7 @@ impl Scene {
         number: usize,
         times: usize,
     ) -> (Vec<f64>, Vec<String>) {
-        let servers = [self.primary(lying)];
+        let servers = [self.primary(lying.clone())];
         let client = connect(&servers).await;
         let paths = 1 + self.good.len() + usize::from(lying.is_some());
         while client.session().stats().paths.len() < paths {
@@ -153,7 +153,7 @@ impl Scene {
             seconds.push(began.elapsed().as_secs_f64());
         }
         if let Some(lying) = lying {
-            let address = lying.address.to_string();
+            let address = lying.addresses[0].to_string();
             let named = async {
                 while Log::says("it is leased nothing for now", &address) == 0 {
                     sleep(Duration::from_millis(5)).await;
@@ -176,7 +176,7 @@ fn told(mut times: Vec<[f64; 2]>) -> String {
 }
 
 async fn row(kind: Kind, edges: u8, gets: usize) {
-    let scene = Scene::new(edges).await;
+    let scene = Scene::new(edges);
     // The object is hashed once, and that is not measured.
     scene.get(None, 0, 1).await;
     let (mut finding, mut found_out) = (Vec::new(), Vec::new());
@@ -185,8 +185,8 @@ async fn row(kind: Kind, edges: u8, gets: usize) {
         let edge = lying.edge();
         let (without, _) = scene.get(None, number, 2).await;
         // By the second time at the latest all kinds have lied.
-        let (beside, found) = scene.get(Some(edge), number, 3).await;
-        let address = edge.address.to_string();
+        let (beside, found) = scene.get(Some(edge.clone()), number, 3).await;
+        let address = edge.addresses[0].to_string();
         assert_eq!(found, [address.as_str()], "{kind:?}");
         assert_eq!(Log::says("a server sent other bytes", &address), 1, "the client names it");
         for line in ["a client says that this edge", "it is leased nothing for now"] {

@@ -30,12 +30,12 @@ const SIZE: usize = 20 * MIB;
 /// A primary with good edges and lying ones, in that order.
 fn primary(object: &Bytes, source: Source, good: &[Running], liars: &[&Liar]) -> Running {
     assert!(!object.is_empty());
-    let good = good.iter().map(|server| server.edge);
-    start(0, source, good.chain(liars.iter().map(|liar| liar.edge)).collect())
+    let good = good.iter().map(|server| server.edge.clone());
+    start(0, source, good.chain(liars.iter().map(|liar| liar.edge.clone())).collect())
 }
 
-async fn objects(object: &Bytes) -> Source {
-    source(&[("x", object.clone())]).await
+fn objects(object: &Bytes) -> Source {
+    source(&[("x", object.clone())])
 }
 
 async fn connect_all(primary: Running, paths: usize) -> (Client, Running) {
@@ -53,11 +53,11 @@ async fn all_verified_beside(lie: Lie, good: u8) {
     let object = content(SIZE);
     let mut edges = Vec::new();
     for seed in 1..=good {
-        edges.push(start(seed, objects(&object).await, Vec::new()));
+        edges.push(start(seed, objects(&object), Vec::new()));
     }
     let liar = Liar::start(9, object.clone(), lie);
     for in_order in [false, true] {
-        let source = objects(&object).await;
+        let source = objects(&object);
         let primary = primary(&object, source, &edges, &[&liar]);
         let (client, _primary) = connect_all(primary, usize::from(good) + 2).await;
         let result = if in_order {
@@ -67,7 +67,7 @@ async fn all_verified_beside(lie: Lie, good: u8) {
         };
         result.unwrap();
         let found: Vec<_> = client.liars_found().into_iter().map(|(_, address)| address).collect();
-        assert_eq!(found, [liar.edge.address.to_string()]);
+        assert_eq!(found, [liar.edge.addresses[0].to_string()]);
         // It brings nothing more: its path is gone.
         while client.session().stats().paths.len() > usize::from(good) + 1 {
             sleep(Duration::from_millis(1)).await;
@@ -103,7 +103,7 @@ async fn every_second_group_is_mended_beside_two_good_servers() {
 async fn one_wrong_byte_is_mended() {
     let object = content(SIZE);
     let liar = Liar::start(9, object.clone(), one_byte());
-    let primary = primary(&object, objects(&object).await, &[], &[&liar]);
+    let primary = primary(&object, objects(&object), &[], &[&liar]);
     let (client, _primary) = connect_all(primary, 2).await;
     save_checked(&client, &object).await.unwrap();
     assert_eq!(client.liars_found().len(), 1);
@@ -116,11 +116,11 @@ async fn who_lies_only_when_asked_again_is_found_too() {
     let always = Liar::start(8, object.clone(), Arc::new(|_, _, bytes| bytes.fill(1)));
     let repairs = groups(|lease, _| is_repair(lease, SIZE));
     let twice = Liar::start(9, object.clone(), repairs);
-    let primary = primary(&object, objects(&object).await, &[], &[&always, &twice]);
+    let primary = primary(&object, objects(&object), &[], &[&always, &twice]);
     let (client, _primary) = connect_all(primary, 3).await;
     fetch_checked(&client, &object).await.unwrap();
     let found: Vec<_> = client.liars_found().into_iter().map(|(_, address)| address).collect();
-    assert!(found.contains(&always.edge.address.to_string()), "{found:?}");
+    assert!(found.contains(&always.edge.addresses[0].to_string()), "{found:?}");
     assert!(!found.iter().any(|address| *address == client.session().remote_address().to_string()));
 }
 
@@ -129,12 +129,12 @@ async fn who_lies_only_when_asked_again_is_found_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_file_of_the_same_size_is_found_out_once_for_all_sessions() {
     let object = content(SIZE);
-    let other = objects(&Bytes::from(vec![7; SIZE])).await;
-    let servers = start_all(&[("x", object.clone())], vec![other, objects(&object).await]).await;
+    let other = objects(&Bytes::from(vec![7; SIZE]));
+    let servers = start_all(&[("x", object.clone())], vec![other, objects(&object)]);
     let client = connect(&servers).await;
     save_checked(&client, &object).await.unwrap();
     assert_eq!(client.liars_found().len(), 1);
-    assert_eq!(client.liars_found()[0].1, servers[1].edge.address.to_string());
+    assert_eq!(client.liars_found()[0].1, servers[1].edge.addresses[0].to_string());
     // Another client is brought the good edge alone, once the primary has looked into it.
     timeout(Duration::from_secs(20), async {
         loop {
@@ -142,7 +142,7 @@ async fn another_file_of_the_same_size_is_found_out_once_for_all_sessions() {
             sleep(Duration::from_millis(200)).await;
             let paths = second.session().stats().paths;
             if paths.len() == 2 {
-                let stale = servers[1].edge.address.to_string();
+                let stale = servers[1].edge.addresses[0].to_string();
                 assert!(paths.iter().all(|path| path.address != stale));
                 save_checked(&second, &object).await.unwrap();
                 assert!(second.liars_found().is_empty());
@@ -160,7 +160,7 @@ async fn another_file_of_the_same_size_is_found_out_once_for_all_sessions() {
 async fn an_edge_that_lies_in_leases_alone_is_kept_out_of_later_sessions() {
     let object = content(SIZE);
     let liar = Liar::start(9, object.clone(), groups(|_, group| group % 2 == 1));
-    let servers = [primary(&object, objects(&object).await, &[], &[&liar])];
+    let servers = [primary(&object, objects(&object), &[], &[&liar])];
     let client = connect(&servers).await;
     while client.session().stats().paths.len() < 2 {
         sleep(Duration::from_millis(1)).await;
@@ -187,7 +187,7 @@ async fn an_edge_that_lies_in_leases_alone_is_kept_out_of_later_sessions() {
 async fn a_client_that_blames_an_honest_edge_harms_nobody_else() {
     use kwik_delivery::{Blame, Repair};
     let object = content(MIB);
-    let servers = start_all(&[("x", object.clone())], vec![objects(&object).await]).await;
+    let servers = start_all(&[("x", object.clone())], vec![objects(&object)]);
     let client = connect(&servers).await;
     let blame =
         Blame { path: PathId(1), range: 0..GROUP_SIZE, expected: [1; 32], received: Some([2; 32]) };
@@ -217,11 +217,12 @@ async fn only_liars_left_are_named() {
     let object = content(SIZE);
     let garbage: Lie = Arc::new(|_, _, bytes| bytes.fill(3));
     let liar = Liar::start(9, object.clone(), garbage);
-    let primary = lying_primary(object.clone(), liar.edge);
+    let primary = lying_primary(object.clone(), liar.edge.clone());
     let (client, _primary) = {
         let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
         let config = kwik::ClientConfig::pinned(primary.0.fingerprint);
-        let session = endpoint.connect_with(config, primary.0.address, "").unwrap().await.unwrap();
+        let session =
+            endpoint.connect_with(config, primary.0.addresses[0], "").unwrap().await.unwrap();
         (Client::new(session), primary)
     };
     let output = Checked::new(&object);
@@ -243,8 +244,8 @@ fn lying_primary(object: Bytes, edge: Edge) -> (Edge, JoinHandle<()>) {
     let task = tokio::spawn(async move {
         let Some(incoming) = endpoint.accept().await else { return };
         let Ok(Accepted::Primary(primary)) = incoming.accept_any().await else { return };
-        primary.add_path(edge.address, edge.fingerprint).await.ok();
-        let memory = Source::memory([(name("x"), object)]).await.unwrap();
+        primary.add_path(edge.addresses[0], edge.fingerprint).await.ok();
+        let memory = Source::memory([(name("x"), object)]);
         let opened = memory.open(&name("x")).await.unwrap();
         let published = kwik_delivery::hash_object(&opened).await.unwrap();
         let Manifest { name, size, root } = published.manifest().clone();

@@ -55,10 +55,10 @@ struct Setting {
 }
 
 impl Setting {
-    async fn new(size: usize) -> Self {
+    fn new(size: usize) -> Self {
         let data = content(size);
         let objects = [("x", data.clone())];
-        let servers = start_all(&objects, vec![source(&objects).await]).await;
+        let servers = start_all(&objects, vec![source(&objects)]);
         Self { folder: tempdir().unwrap(), data, servers }
     }
 
@@ -97,7 +97,7 @@ impl Setting {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_one_goes_on() {
-    let place = Setting::new(40 * MIB).await;
+    let place = Setting::new(40 * MIB);
     let size = place.data.len() as u64;
     let bytes = place.leave_half().await;
     assert!(bytes >= size / 2 && bytes < size, "{bytes}");
@@ -109,7 +109,7 @@ async fn the_next_one_goes_on() {
 /// A power cut may keep what says that bytes are there, and lose the bytes.
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_that_were_lost_since_are_fetched_again_and_no_others() {
-    let place = Setting::new(40 * MIB).await;
+    let place = Setting::new(40 * MIB);
     let bytes = place.leave_half().await;
     let part = fs::File::options().write(true).open(place.part()).unwrap();
     // In one group, over the border of two, and the whole end of what was there.
@@ -126,7 +126,7 @@ async fn bytes_that_were_lost_since_are_fetched_again_and_no_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_says_which_bytes_are_there_may_be_lost_too() {
-    let place = Setting::new(20 * MIB).await;
+    let place = Setting::new(20 * MIB);
     let bytes = place.leave_half().await;
     let part = fs::File::options().write(true).open(place.part()).unwrap();
     let end = part.metadata().unwrap().len();
@@ -138,7 +138,7 @@ async fn what_says_which_bytes_are_there_may_be_lost_too() {
 /// Killed between the last byte and the name.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_complete_file_without_its_name_is_not_fetched_again() {
-    let place = Setting::new(3 * MIB + 77).await;
+    let place = Setting::new(3 * MIB + 77);
     fs::write(place.part(), &place.data).unwrap();
     let bytes = place.data.len() as u64;
     let (received, takeover) = place.fetch_rest().await;
@@ -147,7 +147,7 @@ async fn a_complete_file_without_its_name_is_not_fetched_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_an_object_with_several_pages_the_rest_is_fetched() {
-    let place = Setting::new(300 * MIB).await;
+    let place = Setting::new(300 * MIB);
     let bytes = place.leave_half().await;
     let part = fs::File::options().write(true).open(place.part()).unwrap();
     part.write_all_at(b"wrong", 100 * MIB as u64).unwrap();
@@ -159,10 +159,10 @@ async fn of_an_object_with_several_pages_the_rest_is_fetched() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_version_begins_anew() {
-    let mut place = Setting::new(20 * MIB).await;
+    let mut place = Setting::new(20 * MIB);
     place.leave_half().await;
     place.data = content(20 * MIB + 1).slice(1..);
-    place.servers = start_all(&[("x", place.data.clone())], Vec::new()).await;
+    place.servers = start_all(&[("x", place.data.clone())], Vec::new());
     let (received, takeover) = place.fetch_rest().await;
     let size = place.data.len() as u64;
     assert_eq!((received, takeover), (size, Some(Takeover::OtherVersion)));
@@ -177,7 +177,7 @@ async fn a_lost_session_costs_nothing_of_what_came() {
     let checked = Checked::new(&data);
     for output in [claim(&target), Output::in_order(Box::new(checked.clone()))] {
         let progress = Progress::default();
-        let mut servers = start_all(&objects, vec![source(&objects).await]).await;
+        let mut servers = start_all(&objects, vec![source(&objects)]);
         let client = connect(&servers).await;
         let dying = async {
             while progress.verified() < 10 * MIB as u64 {
@@ -191,7 +191,7 @@ async fn a_lost_session_costs_nothing_of_what_came() {
         // But for groups that were not whole, at both ends of each gap.
         let lost = progress.received() - before;
         assert!(output.part().is_none() || lost < 2 * MIB as u64, "{lost}");
-        servers = start_all(&objects, vec![source(&objects).await]).await;
+        servers = start_all(&objects, vec![source(&objects)]);
         let client = connect(&servers).await;
         fetch(&client, &output, &progress).await.unwrap();
         assert_eq!(progress.takeover(), None);
@@ -209,9 +209,9 @@ async fn an_object_that_changes_between_two_sessions_is_never_mixed() {
     let target = folder.path().join("x");
     let checked = Checked::new(&data);
     for output in [claim(&target), Output::in_order(Box::new(checked.clone()))] {
-        let server = start(0, source(&[("x", data.clone())]).await, Vec::new());
+        let server = start(0, source(&[("x", data.clone())]), Vec::new());
         fetch_some(&connect(&[server]).await, &output, 5 * MIB as u64).await;
-        let server = start(0, source(&[("x", changed.clone())]).await, Vec::new());
+        let server = start(0, source(&[("x", changed.clone())]), Vec::new());
         let client = connect(std::slice::from_ref(&server)).await;
         let fetched = fetch(&client, &output, &Progress::default()).await;
         match output.part() {
@@ -225,7 +225,7 @@ async fn an_object_that_changes_between_two_sessions_is_never_mixed() {
 /// The session is lost while what is there is verified: its pages are asked for as they come.
 #[tokio::test(flavor = "multi_thread")]
 async fn claims_outlive_the_session_in_which_they_are_verified() {
-    let place = Setting::new(300 * MIB).await;
+    let place = Setting::new(300 * MIB);
     let bytes = place.leave_half().await;
     let (output, progress) = (claim(&place.target()), Progress::default());
     let client = connect(&place.servers).await;
@@ -240,7 +240,7 @@ async fn claims_outlive_the_session_in_which_they_are_verified() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_object_goes_on_without_a_word_of_what_is_there() {
-    let place = Setting::new(300_000).await;
+    let place = Setting::new(300_000);
     let mut half = place.data.to_vec();
     half[100_000..].fill(0);
     fs::write(place.part(), half).unwrap();
@@ -287,7 +287,7 @@ fn what_is_no_part_file_of_ours_is_left_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_with_other_names_stays_the_same_file() {
-    let place = Setting::new(2 * MIB).await;
+    let place = Setting::new(2 * MIB);
     let other = place.folder.path().join("other");
     fs::write(place.target(), vec![1; 5 * MIB]).unwrap();
     fs::set_permissions(place.target(), fs::Permissions::from_mode(0o640)).unwrap();
@@ -302,7 +302,7 @@ async fn a_target_with_other_names_stays_the_same_file() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_appears_meanwhile_stays_where_nothing_is_to_be_replaced() {
-    let place = Setting::new(2 * MIB).await;
+    let place = Setting::new(2 * MIB);
     let part = PartFile::claim(Place::new(place.target()).without_replacing(), true).unwrap();
     let output = Output::file(part);
     fs::write(place.target(), b"mine").unwrap();

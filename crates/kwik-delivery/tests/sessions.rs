@@ -35,8 +35,8 @@ async fn objects_of_all_sizes_come_from_three_servers() {
     let sizes = [0, 1, 65_535, 65_536, 65_537, 5 * MIB];
     let names = sizes.map(|size| format!("folder/{size}"));
     let objects: Vec<_> = names.iter().map(String::as_str).zip(sizes.map(content)).collect();
-    let edges = vec![source(&objects).await, source(&objects).await];
-    let servers = start_all(&objects, edges).await;
+    let edges = vec![source(&objects), source(&objects)];
+    let servers = start_all(&objects, edges);
     let client = connect(&servers).await;
     for (object, data) in &objects {
         let folder = tempdir().unwrap();
@@ -54,7 +54,7 @@ async fn several_at_once_do_not_mix() {
     let names: Vec<_> = sizes.iter().map(ToString::to_string).collect();
     let objects: Vec<_> =
         names.iter().map(String::as_str).zip(sizes.iter().map(|size| content(*size))).collect();
-    let servers = start_all(&objects, vec![source(&objects).await]).await;
+    let servers = start_all(&objects, vec![source(&objects)]);
     let client = connect(&servers).await;
     join_all(objects.iter().map(async |(object, data)| {
         let folder = tempdir().unwrap();
@@ -66,7 +66,7 @@ async fn several_at_once_do_not_mix() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_there_is_refused() {
-    let servers = start_all(&[("x", content(1))], Vec::new()).await;
+    let servers = start_all(&[("x", content(1))], Vec::new());
     let client = connect(&servers).await;
     let error = client.fetch(&name("y")).await.unwrap_err();
     assert!(
@@ -101,8 +101,8 @@ async fn answer(mut send: SendStream, mut recv: RecvStream, request: &[u8]) -> F
 async fn an_edge_without_the_object_is_done_without() {
     let objects = [("x", content(5 * MIB))];
     let shorter = [("x", content(5 * MIB - 1))];
-    let edges = vec![source(&[]).await, source(&shorter).await];
-    let servers = start_all(&objects, edges).await;
+    let edges = vec![source(&[]), source(&shorter)];
+    let servers = start_all(&objects, edges);
     let (client, folder) = (connect(&servers).await, tempdir().unwrap());
     save(&client, "x", &folder).await.unwrap();
     assert!(fs::read(folder.path().join("target")).unwrap() == objects[0].1);
@@ -117,7 +117,7 @@ async fn an_object_of_several_pages_arrives_whole() {
     file.set_len(size).unwrap();
     file.write_all_at(b"end", size - 3).unwrap();
     let edge = start(1, Source::folder(folder.path()).unwrap(), Vec::new());
-    let edges = vec![edge.edge];
+    let edges = vec![edge.edge.clone()];
     let servers = [start(0, Source::folder(folder.path()).unwrap(), edges), edge];
     let (client, output) = (connect(&servers).await, tempdir().unwrap());
     let progress = Progress::default();
@@ -133,8 +133,8 @@ async fn an_object_of_several_pages_arrives_whole() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edge_that_dies_costs_nothing() {
     let objects = [("x", content(60 * MIB))];
-    let edges = vec![source(&objects).await, source(&objects).await];
-    let servers = start_all(&objects, edges).await;
+    let edges = vec![source(&objects), source(&objects)];
+    let servers = start_all(&objects, edges);
     let (client, folder) = (connect(&servers).await, tempdir().unwrap());
     let progress = Progress::default();
     let fetch = client.fetch(&name("x")).await.unwrap();
@@ -186,7 +186,7 @@ async fn output_that_fails_ends_the_fetch() {
             Ok(())
         }
     }
-    let servers = start_all(&[("x", content(20 * MIB))], Vec::new()).await;
+    let servers = start_all(&[("x", content(20 * MIB))], Vec::new());
     let client = connect(&servers).await;
     let progress = Progress::default();
     let fetch = client.fetch(&name("x")).await.unwrap();
@@ -199,7 +199,7 @@ async fn output_that_fails_ends_the_fetch() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_may_come_in_pieces() {
-    let servers = start_all(&[("x", content(100))], Vec::new()).await;
+    let servers = start_all(&[("x", content(100))], Vec::new());
     let client = connect(&servers).await;
     let (mut send, mut recv) = client.session().open_bi().await.unwrap();
     let request = Request::whole(name("x"));

@@ -81,6 +81,29 @@ async fn a_close_reaches_both_ends_and_everybody_who_waits() {
     .await;
 }
 
+/// Whatever was being written just then: streams that end with the session are no messages that
+/// were cut off.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_close_in_the_middle_of_writing_arrives_as_that_close() {
+    within(async {
+        for _ in 0..30 {
+            let (one, two, _kept) = pair().await;
+            for _ in 0..4 {
+                let mut send = one.open_uni().await.unwrap();
+                tokio::spawn(async move { while send.write_all(&[7; 50_000]).await.is_ok() {} });
+            }
+            let mut recv = two.accept_uni().await.unwrap();
+            recv.read_chunk(1, true).await.unwrap();
+            // Nobody reads on, so that all are stuck within a message.
+            sleep(Duration::from_millis(50)).await;
+            one.close(7, b"enough");
+            let expected = ConnectionError::ApplicationClosed { code: 7, reason: "enough".into() };
+            assert_eq!(two.closed().await, expected);
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn an_endpoint_that_closes_ends_all_its_sessions() {
     within(async {

@@ -12,6 +12,8 @@ use std::{
 
 use tempfile::TempDir;
 
+pub mod serving;
+
 /// Folders of one test.
 pub struct Place(TempDir);
 

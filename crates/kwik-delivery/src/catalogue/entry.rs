@@ -1,6 +1,6 @@
 //! A manifest in a file: head, hash of the head, outboard.
 
-use std::{fs::File, os::unix::fs::FileExt, path::Path, sync::atomic::AtomicU64};
+use std::{fs::File, os::unix::fs::FileExt, path::Path};
 
 use blake3::Hash;
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use prost::Message;
 use crate::{
     Manifest, Object, ObjectStat, Outline, PartError, PartFile, Published, SourceError, Verifier,
     limits::{HASH_SIZE, MAX_MESSAGE, MAX_OBJECT},
-    manifest::{Pages, hash_pages},
+    manifest::{Meter, Pages, hash_pages},
     offload::offload,
     request::{check_root, root_bytes},
     tree, wire,
@@ -71,7 +71,7 @@ pub(super) fn save(path: &Path, published: &Published, state: &str) -> Result<()
 pub(super) async fn hash_to_file(
     path: &Path,
     object: &Object,
-    hashed: &AtomicU64,
+    meter: &Meter,
 ) -> Result<Published, HashError> {
     let stat = object.stat();
     let name = stat.name.to_string();
@@ -97,7 +97,7 @@ pub(super) async fn hash_to_file(
         *end += values.len() as u64;
         std::future::ready(())
     };
-    let (manifest, above) = hash_pages(object, hashed, put).await?;
+    let (manifest, above) = hash_pages(object, meter, put).await?;
     if let Some(error) = failed {
         return Err(error.into());
     }

@@ -5,6 +5,7 @@ use std::{
     ops::Range,
     pin::pin,
     sync::Arc,
+    time::Instant,
 };
 
 use blake3::Hash;
@@ -15,44 +16,94 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::{
     CatalogueError, EdgeCommand, Failure, FailureCode, Found, Manifest, Object, PageError, Part,
-    Published, Repair, Request, Response,
+    Published, Repair, Request, Response, SourceError,
     limits::{GROUP_SIZE, JOIN_WAIT, LOOK_MOST, MAX_MESSAGE, WORKING_EVERY, WRITE_BLOCK},
+    tree,
 };
 
-use super::{extent::Extent, serving::Serving};
+use super::{
+    access::{Access, AccessLog, AccessPart, Record},
+    extent::Extent,
+    fill::STOPPING,
+    serving::Serving,
+};
 
 /// What is delivered.
 type Opened = (Object, Arc<Published>);
 
 pub(super) async fn answer(serving: &Serving<'_>, mut send: SendStream, mut recv: RecvStream) {
-    let answered = match read_request(&mut recv).await {
-        Ok(request) => answer_request(serving, &mut send, &request).await,
-        Err(failure) => Err(Unanswered::Refused(failure)),
-    };
-    let ended = match answered {
-        Ok(()) => return,
-        Err(Unanswered::Refused(failure)) => {
-            tracing::info!(reason = %escape(&failure.message), "request refused");
-            reply(&mut send, [Response::Failed(failure).encode()]).await
+    let (began, record) = (Instant::now(), Record::default());
+    let (request, answered) = match read_request(&mut recv).await {
+        Ok(request) => {
+            let answered = answer_request(serving, &record, &mut send, &request).await;
+            (Some(request), answered)
         }
-        Err(Unanswered::Ended(error)) => Err(error),
+        Err(failure) => (None, Err(failure.into())),
     };
-    if let Err(error) = ended {
-        tracing::info!(error = %escape(error), "delivery ended early");
+    let name = request.as_ref().map(|request| &request.name);
+    let mut outcome = Ok(());
+    match answered {
+        Ok(()) => {}
+        Err(Unanswered::Refused { failure, cause }) => {
+            let reason = cause.unwrap_or_else(|| failure.message.clone());
+            serving.log_unanswered("refused", name, &reason, failure.code.is_own_fault());
+            reply(&mut send, [Response::Failed(failure).encode()]).await.ok();
+            outcome = Err(reason);
+        }
+        Err(Unanswered::Ended(error)) => {
+            serving.log_unanswered("ended early", name, &error, false);
+            outcome = Err(error);
+        }
+    }
+    if let Some(AccessLog(log)) = &serving.server.access {
+        let part = match request.as_ref().map(|request| &request.part) {
+            None | Some(Part::Whole) => AccessPart::Whole,
+            Some(Part::Range { .. }) => AccessPart::Range,
+            Some(Part::Page { .. }) => AccessPart::Hashes,
+            Some(Part::Repair(_)) => AccessPart::Repair,
+        };
+        log(&Access {
+            client: serving.primary.session().remote_address(),
+            part,
+            size: record.size(),
+            sent: record.sent(),
+            took: began.elapsed(),
+            outcome,
+            name: request.map(|request| request.name),
+        });
     }
 }
 
 /// Why a request was not answered as it should be.
 pub(super) enum Unanswered {
     /// The client is told.
-    Refused(Failure),
+    Refused {
+        failure: Failure,
+        /// What only the operator is told, in place of that.
+        cause: Option<String>,
+    },
     /// There is nobody to tell.
     Ended(String),
 }
 
 impl From<Failure> for Unanswered {
     fn from(failure: Failure) -> Self {
-        Self::Refused(failure)
+        Self::Refused { failure, cause: None }
+    }
+}
+
+impl From<&SourceError> for Unanswered {
+    fn from(error: &SourceError) -> Self {
+        Self::Refused { failure: error.into(), cause: Some(error.cause()) }
+    }
+}
+
+impl From<&CatalogueError> for Unanswered {
+    fn from(error: &CatalogueError) -> Self {
+        match error {
+            CatalogueError::Source(error) => error.into(),
+            _ => Self::Refused { failure: error.into(), cause: Some(error.to_string()) },
+        }
     }
 }
 
@@ -64,14 +115,26 @@ impl From<String> for Unanswered {
 
 async fn answer_request(
     serving: &Serving<'_>,
+    record: &Record,
     send: &mut SendStream,
     request: &Request,
 ) -> Result<(), Unanswered> {
+    // Hashes and repairs of what a client has begun to fetch still come.
+    let begins = match &request.part {
+        Part::Whole => true,
+        Part::Range { range, .. } => !range.is_empty(),
+        Part::Page { .. } | Part::Repair(_) => false,
+    };
+    if begins && serving.server.presence.is_draining() {
+        let message = format!("{STOPPING}: try again");
+        return Err(Failure { code: FailureCode::Busy, message }.into());
+    }
     let opened = prepare(serving, send, request).await?;
+    record.on_opened(opened.0.stat().size);
     match &request.part {
         Part::Whole => {
             let size = opened.1.manifest().size;
-            deliver(serving, send, &opened, 0..size).await?;
+            deliver(serving, record, send, &opened, 0..size).await?;
         }
         Part::Range { root, range } => {
             let published = &opened.1;
@@ -88,20 +151,21 @@ async fn answer_request(
                 let found = Response::Found(Found { name, size, root, stream_id: 0 });
                 return Ok(reply(send, [found.encode(), published.first()]).await?);
             }
-            deliver(serving, send, &opened, range.clone()).await?;
+            deliver(serving, record, send, &opened, range.clone()).await?;
         }
         Part::Page { root, index } => {
             let (object, published) = &opened;
             check_version(published, root)?;
             match published.page(*index).await {
                 Ok((_, values)) => {
+                    serving.place.on_page(root);
                     let page = Response::Page { size: values.len() as u64 };
                     reply(send, [page.encode(), values]).await?;
                 }
                 Err(error) => return Err(unusable(serving, object, &error).await.into()),
             }
         }
-        Part::Repair(repair) => answer_repair(serving, send, &opened, repair).await?,
+        Part::Repair(repair) => answer_repair(serving, record, send, &opened, repair).await?,
     }
     Ok(())
 }
@@ -115,11 +179,7 @@ async fn prepare(
 ) -> Result<Opened, Unanswered> {
     let server = serving.server;
     let opened = server.source.open(&request.name).await;
-    let object = opened.map_err(|error| {
-        let name = escape(&request.name);
-        tracing::info!(%name, error = %escape(&error), "cannot open an object");
-        Failure::from(&error)
-    })?;
+    let object = opened.map_err(|error| Unanswered::from(&error))?;
     let published = hashed(serving, send, &object).await?;
     Ok((object, published))
 }
@@ -129,18 +189,14 @@ async fn hashed(
     send: &mut SendStream,
     object: &Object,
 ) -> Result<Arc<Published>, Unanswered> {
-    let refused = |error: &CatalogueError| {
-        let name = escape(&object.stat().name);
-        tracing::info!(%name, error = %escape(error), "cannot hash an object");
-        Failure::from(error)
-    };
-    let mut asked = serving.server.catalogue.ask(object).map_err(|error| refused(&error))?;
+    let asked = serving.server.catalogue.ask(object);
+    let mut asked = asked.map_err(|error| Unanswered::from(&error))?;
     let mut ticks = interval(WORKING_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
     loop {
         tokio::select! {
-            outcome = asked.wait() => return Ok(outcome.map_err(|error| refused(&error))?),
+            outcome = asked.wait() => return outcome.map_err(|error| Unanswered::from(&*error)),
             _ = ticks.tick() => {
                 let (hashed, size) = asked.progress();
                 write(send, Response::Working { hashed, size }.encode()).await?;
@@ -151,6 +207,7 @@ async fn hashed(
 
 async fn deliver(
     serving: &Serving<'_>,
+    record: &Record,
     send: &mut SendStream,
     (object, published): &Opened,
     range: Range<u64>,
@@ -163,12 +220,17 @@ async fn deliver(
     let length = range.end - range.start;
     let extent = Extent::reserve(serving, &mut stream, length, command, &[])?;
     let found = Response::Found(Found { name, size, root, stream_id });
-    deliver_beside(send, [found.encode(), published.first()], extent, object).await
+    serving.place.on_fetching(&root, tree::pages(size));
+    let parts = [found.encode(), published.first()];
+    let delivered = deliver_beside(record, send, parts, extent, object).await;
+    serving.place.on_fetched(&root);
+    delivered
 }
 
 /// Answers, and delivers. The answer's stream stays open until that is done: a failure is told
 /// there.
 async fn deliver_beside(
+    record: &Record,
     send: &mut SendStream,
     parts: [Bytes; 2],
     extent: Extent<'_>,
@@ -180,7 +242,7 @@ async fn deliver_beside(
         }
         Ok::<_, String>(())
     };
-    let (answered, delivered) = join(answered, extent.deliver(object)).await;
+    let (answered, delivered) = join(answered, extent.deliver(object, record)).await;
     answered?;
     delivered?;
     send.finish().map_err(|error| error.to_string())?;
@@ -189,6 +251,7 @@ async fn deliver_beside(
 
 async fn answer_repair(
     serving: &Serving<'_>,
+    record: &Record,
     send: &mut SendStream,
     opened: &Opened,
     repair: &Repair,
@@ -211,11 +274,12 @@ async fn answer_repair(
     if range.is_empty() {
         return Ok(reply(send, [Response::Noted.encode()]).await?);
     }
-    bring_again(serving, send, opened, repair).await
+    bring_again(serving, record, send, opened, repair).await
 }
 
 async fn bring_again(
     serving: &Serving<'_>,
+    record: &Record,
     send: &mut SendStream,
     (object, published): &Opened,
     repair: &Repair,
@@ -232,7 +296,7 @@ async fn bring_again(
     let command = EdgeCommand { name, size, root, offset };
     let extent = Extent::reserve(serving, &mut stream, end - offset, command, &repair.excluded)?;
     let again = Response::Again { stream_id }.encode();
-    deliver_beside(send, [again, Bytes::new()], extent, object).await
+    deliver_beside(record, send, [again, Bytes::new()], extent, object).await
 }
 
 /// Whether anybody may bring a range again. Edges that did not join yet may do so for it.
@@ -279,7 +343,7 @@ async fn check_own(
 ) -> Result<(), Unanswered> {
     let index = range.start / GROUP_SIZE;
     let group = index * GROUP_SIZE..((index + 1) * GROUP_SIZE).min(object.stat().size);
-    let data = object.read(group.clone()).await.map_err(|error| Failure::from(&error))?;
+    let data = object.read(group.clone()).await.map_err(|error| Unanswered::from(&error))?;
     let page = published.outline().map(|outline| outline.page_of(group.start));
     let verifier = match page {
         Ok(page) => published.page(page).await,

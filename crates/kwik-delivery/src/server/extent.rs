@@ -1,6 +1,6 @@
 //! An object's extent of a stream, leased to every path that can bring it.
 
-use std::{collections::BTreeMap, ops::Range, pin::pin};
+use std::{collections::BTreeMap, future::pending, ops::Range, pin::pin};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, future::BoxFuture, poll, stream::FuturesUnordered};
@@ -11,7 +11,7 @@ use kwik::{
 
 use crate::{EdgeCommand, Failure, FailureCode, Object, SourceError, server::fill::fill};
 
-use super::{answer::Unanswered, serving::Serving};
+use super::{access::Record, answer::Unanswered, serving::Serving};
 
 /// How a lease of a path ended; none with the session.
 type Ended = (PathId, Option<IssuedLease>);
@@ -65,7 +65,11 @@ impl<'a> Extent<'a> {
     ///
     /// # Errors
     /// When nobody is left to bring it: the client may be told why.
-    pub(super) async fn deliver(mut self, object: &Object) -> Result<(), Unanswered> {
+    pub(super) async fn deliver(
+        mut self,
+        object: &Object,
+        record: &Record,
+    ) -> Result<(), Unanswered> {
         if self.range.is_empty() {
             return Ok(());
         }
@@ -81,11 +85,16 @@ impl<'a> Extent<'a> {
             self.watch(PathId::PRIMARY, own);
             Some(writer)
         };
+        let pace = &self.serving.server.pace;
         let mut filled = own.is_none();
         let mut why = None;
         let mut filling = pin!(async {
             let writer = own?;
-            fill(writer, object, offset, |bytes| want.on_written(bytes)).await.err()
+            let written = |bytes| {
+                want.on_written(bytes);
+                record.on_sent(bytes);
+            };
+            fill(writer, object, offset, pace, pending(), written).await.err()
         });
         loop {
             let mut changed = pin!(self.primary().path_changed());
@@ -106,7 +115,7 @@ impl<'a> Extent<'a> {
                         _ => self.on_lost(path, &lease),
                     }
                     if self.leases.is_empty() {
-                        return Err(nobody(why.as_ref()).into());
+                        return Err(nobody(why.as_ref()));
                     }
                 }
                 () = changed => {}
@@ -122,7 +131,7 @@ impl<'a> Extent<'a> {
             return;
         }
         let (name, reason) = (escape(&self.command.name), escape(&lease.reason));
-        let (edge, fingerprint) = (edge.address, edge.fingerprint);
+        let (fingerprint, edge) = (edge.fingerprint, self.serving.address(path));
         tracing::warn!(%edge, %fingerprint, %name, %reason, "an edge brings nothing");
     }
 
@@ -152,12 +161,12 @@ impl<'a> Extent<'a> {
 }
 
 /// What a client is told when no server is left: why the primary is none.
-fn nobody(why: Option<&SourceError>) -> Failure {
+fn nobody(why: Option<&SourceError>) -> Unanswered {
     why.map_or_else(
         || {
             let message = "no server is left that could bring the object".to_owned();
-            Failure { code: FailureCode::NoSource, message }
+            Failure { code: FailureCode::NoSource, message }.into()
         },
-        Failure::from,
+        Unanswered::from,
     )
 }

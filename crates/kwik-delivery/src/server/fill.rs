@@ -1,31 +1,46 @@
 //! Writing what a client has activated of a lease.
 
-use std::ops::Range;
+use std::{
+    ops::Range,
+    pin::{Pin, pin},
+};
 
 use bytes::Bytes;
 use futures_util::future::join;
 use kwik::{LeaseWriter, WriteError, escape};
 
-use crate::{Object, SourceError, limits::MAX_SEND};
+use super::pace::Pace;
+use crate::{Failure, Object, SourceError};
+
+/// Why an edge gives a lease up, and a primary takes no request, at its end.
+pub(super) const STOPPING: &str = "the server is shutting down";
 
 /// Writes from `object`, from `offset` on, what the client activates, until the lease is over.
 /// `on_written` is told how many bytes were written each time. Gives the lease up when the object
-/// cannot be read: why.
+/// cannot be read: why. All leases share the `pace`. Once `stop` is over, it gives up what was not
+/// written yet.
 pub(super) async fn fill(
     mut lease: LeaseWriter,
     object: &Object,
     offset: u64,
+    pace: &Pace,
+    stop: impl Future<Output = ()>,
     on_written: impl Fn(u64),
 ) -> Result<(), SourceError> {
-    let Err(error) = write_activated(&mut lease, object, offset, on_written).await else {
-        return Ok(());
-    };
-    let (name, reason) = (escape(&object.stat().name), error.to_string());
-    tracing::warn!(%name, reason = %escape(&reason), "lease given up");
-    lease.abandon(&reason);
+    let written = write_activated(&mut lease, object, offset, pace, pin!(stop), on_written).await;
+    let Err(error) = written else { return Ok(()) };
+    let name = escape(&object.stat().name);
     match error {
-        Error::Source(error) => Err(error),
-        Error::Write(_) => Ok(()),
+        Error::Source(error) => {
+            tracing::warn!(%name, reason = %escape(error.cause()), "lease given up");
+            lease.abandon(&Failure::from(&error).message);
+            Err(error)
+        }
+        error => {
+            tracing::debug!(%name, reason = %escape(&error), "lease over");
+            lease.abandon(&error.to_string());
+            Ok(())
+        }
     }
 }
 
@@ -36,6 +51,8 @@ enum Error {
     Source(#[from] SourceError),
     #[error(transparent)]
     Write(#[from] WriteError),
+    #[error("{STOPPING}")]
+    Stopping,
 }
 
 /// Reads one block ahead, so that disk and network do not wait for each other.
@@ -43,14 +60,23 @@ async fn write_activated(
     lease: &mut LeaseWriter,
     object: &Object,
     offset: u64,
+    pace: &Pace,
+    mut stop: Pin<&mut impl Future<Output = ()>>,
     on_written: impl Fn(u64),
 ) -> Result<(), Error> {
     let read = async |range: Range<u64>| {
         let range = range.start.saturating_add(offset)..range.end.saturating_add(offset);
         object.read(range).await
     };
+    let block = |piece: Range<u64>| first_block(piece, pace.block());
     let mut ahead = None;
-    while let Some(piece) = lease.activated().await? {
+    loop {
+        let piece = tokio::select! {
+            biased;
+            () = &mut stop => return Err(Error::Stopping),
+            piece = lease.activated() => piece?,
+        };
+        let Some(piece) = piece else { return Ok(()) };
         // What was read ahead is of no use when its piece was cancelled.
         let fits = |(start, _): &(u64, Bytes)| *start == piece.start;
         let data = match ahead.take().filter(fits) {
@@ -70,12 +96,13 @@ async fn write_activated(
         let (written, following) = join(lease.write_chunk(data), following).await;
         written?;
         on_written(length);
+        // Once it is written: its piece might be cancelled while it waits.
+        pace.pay(length).await;
         ahead = Some((start, following?)).filter(|(_, data)| !data.is_empty());
     }
-    Ok(())
 }
 
-/// The first block of a piece.
-fn block(piece: Range<u64>) -> Range<u64> {
-    piece.start..piece.end.min(piece.start.saturating_add(MAX_SEND))
+/// The first block of a piece, of `most` bytes.
+fn first_block(piece: Range<u64>, most: u64) -> Range<u64> {
+    piece.start..piece.end.min(piece.start.saturating_add(most))
 }

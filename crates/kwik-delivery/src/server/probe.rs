@@ -11,9 +11,11 @@ use kwik::{ClientConfig, Endpoint, PathId, Session};
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    Client, Edge, Fingerprint, Published, Repair, Server,
+    Client, Fingerprint, Published, Repair, Server,
     limits::{GROUP_SIZE, MAX_EXCLUDED},
 };
+
+use super::edges::Peer;
 
 /// From a path that is asked for to its end, and from a request to its answer.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -25,7 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 pub(super) async fn find_lie(
     server: &Server,
     endpoint: &Endpoint,
-    edge: Edge,
+    edge: &Peer,
     published: &Published,
     range: &Range<u64>,
 ) -> Result<Option<String>, String> {
@@ -42,7 +44,7 @@ pub(super) async fn find_lie(
     let session = timeout(PATIENCE, connect(&dialer, endpoint)).await;
     let session = session.map_err(|_| "no answer of our own")??;
     let client = Client::new(session).with_patience(PATIENCE);
-    let joining = timeout(PATIENCE, joined(client.session(), edge.address)).await;
+    let joining = timeout(PATIENCE, joined(client.session(), edge)).await;
     let path = joining.map_err(|_| "it does not join a session")?;
     let most = u32::try_from(MAX_EXCLUDED).unwrap_or(u32::MAX);
     let excluded = (0..=most).map(PathId).filter(|other| *other != path);
@@ -104,12 +106,11 @@ async fn connect(dialer: &Endpoint, endpoint: &Endpoint) -> Result<Session, Stri
     session.map_err(|error| failed(&error))
 }
 
-/// Waits until the edge at `address` has a path.
-async fn joined(session: &Session, address: SocketAddr) -> PathId {
-    let address = address.to_string();
+/// Waits until `edge` has a path.
+async fn joined(session: &Session, edge: &Peer) -> PathId {
     loop {
         let paths = session.stats().paths;
-        let found = paths.into_iter().find(|path| path.address == address);
+        let found = paths.into_iter().find(|path| edge.is_at(&path.address));
         match found.filter(|path| path.status.is_usable()) {
             Some(path) => return path.id,
             None => sleep(LOOK_EVERY).await,

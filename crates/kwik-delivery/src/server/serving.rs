@@ -4,17 +4,20 @@ use std::{
     collections::BTreeSet,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use futures_util::{FutureExt, StreamExt, future::FusedFuture, stream::FuturesUnordered};
 use kwik::{Endpoint, PathId, PrimarySession, escape};
 
-use crate::{Blame, Edge, Fingerprint, Published, limits::MAX_REQUESTS};
+use crate::{Blame, Fingerprint, ObjectName, Published, limits::MAX_REQUESTS};
 
 use super::{
     Server,
     answer::answer,
+    edges::Peer,
     join::{demand::Demand, drive::join_edges},
+    presence::Place,
     probe,
 };
 
@@ -22,6 +25,9 @@ use super::{
 pub(super) struct Serving<'a> {
     pub(super) server: &'a Server,
     pub(super) primary: &'a PrimarySession,
+    pub(super) place: Place<'a>,
+    /// The server's edges when it began.
+    pub(super) edges: Arc<[Peer]>,
     /// With what edges are looked into; none in a server that has no endpoint of its own.
     pub(super) prober: Option<(&'a Arc<Server>, &'a Endpoint)>,
     /// The one edge that is to join, where this session looks into it.
@@ -33,9 +39,18 @@ pub(super) struct Serving<'a> {
 
 impl<'a> Serving<'a> {
     pub(super) fn new(server: &'a Server, primary: &'a PrimarySession) -> Self {
-        let (demand, blamed) = (Demand::new(), Mutex::default());
-        Self { server, primary, prober: None, only: None, demand, blamed }
+        Self {
+            server,
+            primary,
+            place: server.presence.add_primary(primary.clone()),
+            edges: server.edges.now(),
+            prober: None,
+            only: None,
+            demand: Demand::new(),
+            blamed: Mutex::default(),
+        }
     }
+
     /// Answers a client's requests until the session ends.
     pub(super) async fn run(&self) {
         let mut joining = pin!(join_edges(self).fuse());
@@ -45,12 +60,38 @@ impl<'a> Serving<'a> {
             tokio::select! {
                 request = self.primary.session().accept_bi(), if answers.len() < MAX_REQUESTS => {
                     let Ok((send, recv)) = request else { break };
-                    answers.push(answer(self, send, recv));
+                    let work = self.place.work();
+                    answers.push(async {
+                        answer(self, send, recv).await;
+                        drop(work);
+                    });
                 }
                 Some(()) = answers.next() => {}
                 () = &mut joining, if !joining.is_terminated() => {}
                 Ok(()) = quarantined.changed() => self.leave_quarantined(),
             }
+        }
+    }
+
+    /// Says to the operator what became of a request, of which object, and whose. What the server
+    /// can do something about is a warning.
+    pub(super) fn log_unanswered(
+        &self,
+        what: &str,
+        name: Option<&ObjectName>,
+        reason: &str,
+        own_fault: bool,
+    ) {
+        let Some(left_out) = self.server.throttle.admit(Instant::now()) else { return };
+        let client = self.primary.session().remote_address();
+        let name = name.map(|name| escape(name).to_string()).unwrap_or_default();
+        let reason = escape(reason);
+        match own_fault {
+            true => tracing::warn!(%client, %name, %reason, "{what}"),
+            false => tracing::info!(%client, %name, %reason, "{what}"),
+        }
+        if left_out > 0 {
+            tracing::warn!(left_out, "lines of the last minute were left out");
         }
     }
 
@@ -61,14 +102,13 @@ impl<'a> Serving<'a> {
     }
 
     /// The edge at the end of a path.
-    pub(super) fn edge(&self, path: PathId) -> Option<Edge> {
+    pub(super) fn edge(&self, path: PathId) -> Option<&Peer> {
         let address = self.address(path);
-        let mut edges = self.server.edges.iter();
-        edges.find(|edge| edge.address.to_string() == address).copied()
+        self.edges.iter().find(|edge| edge.is_at(&address))
     }
 
     /// Whether an edge is not to join this session.
-    pub(super) fn is_barred(&self, edge: &Edge) -> bool {
+    pub(super) fn is_barred(&self, edge: &Peer) -> bool {
         let other = self.only.is_some_and(|only| only != edge.fingerprint);
         other
             || self.server.quarantine.holds(&edge.fingerprint)
@@ -104,6 +144,7 @@ impl<'a> Serving<'a> {
     /// it from now on. For others that takes more than one client's word: the edge is looked into.
     pub(super) fn on_blamed(&self, blame: &Blame, published: &Arc<Published>) {
         let Some(edge) = self.edge(blame.path) else { return };
+        let address = self.address(blame.path);
         self.blamed().insert(edge.fingerprint);
         self.leave(blame.path);
         if !self.server.quarantine.accuse(edge.fingerprint) {
@@ -113,17 +154,17 @@ impl<'a> Serving<'a> {
         let (range, expected) = (blame.range.clone(), hex(&blame.expected));
         let received = blame.received.map(|hash| hex(&hash)).unwrap_or_default();
         tracing::warn!(
-            edge = %edge.address, fingerprint = %edge.fingerprint, %name, ?range, expected,
+            edge = %address, fingerprint = %edge.fingerprint, %name, ?range, expected,
             received,
             "a client says that this edge sent other bytes than the object's: it is looked into"
         );
         let Some((server, endpoint)) = self.prober else { return };
-        let (server, endpoint) = (Arc::clone(server), endpoint.clone());
+        let (server, endpoint, edge) = (Arc::clone(server), endpoint.clone(), edge.clone());
         let published = Arc::clone(published);
         // A task of its own, as the client may leave: one at a time for each edge.
         tokio::spawn(async move {
-            let found = probe::find_lie(&server, &endpoint, edge, &published, &range).await;
-            server.on_looked_into(edge, &published, found);
+            let found = probe::find_lie(&server, &endpoint, &edge, &published, &range).await;
+            server.on_looked_into(&address, edge.fingerprint, &published, found);
         });
     }
 }
@@ -131,11 +172,11 @@ impl<'a> Serving<'a> {
 impl Server {
     fn on_looked_into(
         &self,
-        edge: Edge,
+        address: &str,
+        fingerprint: Fingerprint,
         published: &Published,
         found: Result<Option<String>, String>,
     ) {
-        let (address, fingerprint) = (edge.address, edge.fingerprint);
         let name = escape(&published.manifest().name);
         match found {
             Ok(Some(lie)) => {

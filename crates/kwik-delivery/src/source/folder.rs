@@ -8,10 +8,19 @@ use std::{
 };
 
 use kwik::escape;
+use unicode_normalization::UnicodeNormalization;
 
-use crate::{ObjectName, SourceError, limits::MAX_LOOKED_AT, partial};
+use crate::{
+    ObjectName, SourceError,
+    limits::{MAX_DEPTH, MAX_LOOKED_AT},
+    partial,
+};
 
-use super::{Object, descriptors::Descriptors, file_error, unreadable};
+use super::{
+    Object, Survey,
+    descriptors::Descriptors,
+    error::{file_error, unreadable},
+};
 
 /// Where files are, and what is not shown of it.
 #[derive(Debug, Clone)]
@@ -57,26 +66,62 @@ impl Folder {
         let path = match &self.only {
             None => name.under(&self.root),
             Some(only) if *only == name => self.root.clone(),
-            Some(_) => return Err(SourceError::NotFound { name }),
+            Some(_) => {
+                let why = Some("one file alone is served");
+                return Err(SourceError::NotFound { name, why });
+            }
         };
-        let canonical = path.canonicalize().map_err(|error| file_error(&name, error))?;
-        if !self.shows(&name, &canonical) {
-            return Err(SourceError::NotFound { name });
+        let canonical = match path.canonicalize() {
+            Ok(canonical) => canonical,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(match self.other_spelling(&name) {
+                    Some(other) => SourceError::OtherSpelling { name, other: other.in_link() },
+                    None => file_error(&name, error),
+                });
+            }
+            Err(error) => return Err(file_error(&name, error)),
+        };
+        if let Some(why) = self.hides(&name, &canonical) {
+            return Err(SourceError::NotFound { name, why: Some(why) });
         }
         Object::in_folder(name, &canonical, &self.descriptors)
     }
 
+    /// An object whose name has the same letters, composed another way: people see no difference.
+    fn other_spelling(&self, name: &ObjectName) -> Option<ObjectName> {
+        if name.as_str().is_ascii() {
+            return None;
+        }
+        let spellings = [name.as_str().nfc().collect::<String>(), name.as_str().nfd().collect()];
+        spellings.iter().filter(|other| **other != name.as_str()).find_map(|other| {
+            let other = ObjectName::new(other).ok()?;
+            let canonical = other.under(&self.root).canonicalize().ok()?;
+            self.shows(&other, &canonical).then_some(other)
+        })
+    }
+
     /// Whether the file `name`, which lies at the canonical path `path`, may be seen.
     fn shows(&self, name: &ObjectName, path: &Path) -> bool {
+        self.hides(name, path).is_none()
+    }
+
+    /// Why that file may not be seen.
+    fn hides(&self, name: &ObjectName, path: &Path) -> Option<&'static str> {
         // A file that was named by itself was meant, whatever it is called.
         let hidden = self.only.is_none() && !self.hidden;
         let dotted = |part: &str| part.starts_with('.');
-        let Ok(inside) = path.strip_prefix(&self.root) else { return false };
+        let Ok(inside) = path.strip_prefix(&self.root) else {
+            return Some("a symbolic link leads out of the folder");
+        };
         let leads_to_hidden =
             inside.iter().any(|part| part.as_encoded_bytes().first() == Some(&b'.'));
-        !partial::is_part_name(name.file_name())
-            && !(hidden && (name.as_str().split('/').any(dotted) || leads_to_hidden))
-            && !self.is_secret(path)
+        if partial::is_part_name(name.file_name()) {
+            return Some("it is an unfinished download");
+        }
+        if hidden && (name.as_str().split('/').any(dotted) || leads_to_hidden) {
+            return Some("it is hidden, and --hidden was not given");
+        }
+        self.is_secret(path).then_some("it lies in the server's own state")
     }
 
     /// Whether `path`, or a folder above it, is one of which nothing is shown: by what it is, not
@@ -131,6 +176,48 @@ impl Folder {
             }
         }
         Ok(())
+    }
+
+    /// What of it cannot be served, as far as a look at [`MAX_LOOKED_AT`] files and folders finds.
+    pub(super) fn survey(&self) -> Survey {
+        let mut survey = Survey::default();
+        let mut folders = vec![(self.root.clone(), 0)];
+        let mut looked_at = 0;
+        while let Some((folder, depth)) = folders.pop() {
+            let entries = match fs::read_dir(&folder) {
+                Ok(entries) => entries,
+                Err(error) => {
+                    survey.unreadable.note(|| format!("{}: {error}", folder.display()));
+                    continue;
+                }
+            };
+            for entry in entries.flatten() {
+                looked_at += 1;
+                if looked_at > MAX_LOOKED_AT {
+                    return survey;
+                }
+                let path = entry.path();
+                let Ok(inside) = path.strip_prefix(&self.root) else { continue };
+                let first = entry.file_name().as_encoded_bytes().first().copied();
+                if first == Some(b'.') && !self.hidden || self.is_secret(&path) {
+                    continue;
+                }
+                let name = inside.to_str().map(ObjectName::new);
+                match name {
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => {
+                        survey.unnamed.note(|| format!("{}: {error}", inside.display()));
+                    }
+                    None => survey
+                        .unnamed
+                        .note(|| format!("{}: an object's name is UTF-8", inside.display())),
+                }
+                if depth < MAX_DEPTH && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    folders.push((path, depth + 1));
+                }
+            }
+        }
+        survey
     }
 
     /// A hidden file or folder that is there, among the first few that are looked at.

@@ -7,22 +7,18 @@ use std::{
     os::unix::fs::{FileExt, MetadataExt},
     path::Path,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::SystemTime,
 };
 
 use bytes::Bytes;
-use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore};
 
-use crate::{
-    ObjectName, SourceError,
-    limits::{MAX_READ, MAX_STATE},
-    offload::offload,
-};
-
+#[cfg(feature = "object_store")]
+use super::store::Stored;
 use super::{
     descriptors::{Descriptors, OpenFile},
-    file_error, store_error, store_path, unreadable,
+    error::file_error,
 };
+use crate::{ObjectName, SourceError, limits::MAX_READ, offload::offload};
 
 /// What is known of an object without reading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +30,7 @@ pub struct ObjectStat {
     /// When it was modified last.
     pub modified: SystemTime,
     /// Opaque; differs once its content, size or any of its times may. At most
-    /// [`MAX_STATE`] bytes.
+    /// [`MAX_STATE`](crate::limits::MAX_STATE) bytes.
     pub state: String,
 }
 
@@ -48,7 +44,9 @@ pub struct Object {
 #[derive(Debug, Clone)]
 enum Body {
     File(Arc<OpenFile>, Content),
-    Store(Arc<dyn ObjectStore>, object_store::path::Path),
+    Memory(Bytes),
+    #[cfg(feature = "object_store")]
+    Store(Stored),
 }
 
 /// What tells a file's content apart while it is read. Not its change time, which moves when the
@@ -95,19 +93,13 @@ impl Object {
                 let (file, name, content) = (Arc::clone(file), name.clone(), *content);
                 offload(move || read_file(&file, &name, content, range.start, length)).await
             }
-            Body::Store(store, path) => {
-                let options =
-                    GetOptions { range: Some(GetRange::Bounded(range)), ..Default::default() };
-                let failed = |error| store_error(name, error);
-                let result = store.get_opts(path, options).await.map_err(failed)?;
-                let same = state_of(&result.meta) == self.stat.state;
-                let data = if same { result.bytes().await.map_err(failed)? } else { Bytes::new() };
-                if data.len() as u64 == length {
-                    Ok(data)
-                } else {
-                    Err(SourceError::Changed { name: name.clone() })
-                }
+            Body::Memory(data) => {
+                // Within what is in memory, so none is too large.
+                let at = |at| usize::try_from(at).unwrap_or(usize::MAX).min(data.len());
+                Ok(data.slice(at(range.start)..at(range.end)))
             }
+            #[cfg(feature = "object_store")]
+            Body::Store(stored) => stored.read(&self.stat, range).await,
         }
     }
 
@@ -116,7 +108,7 @@ impl Object {
     /// # Errors
     /// When it is not, or cannot be looked at.
     pub(crate) async fn check_unchanged(&self) -> Result<(), SourceError> {
-        // Each read of a store compares what it can.
+        // Memory does not change, and each read of a store compares what it can.
         let Body::File(file, content) = &self.body else { return Ok(()) };
         let (file, stat, content) = (Arc::clone(file), self.stat.clone(), *content);
         offload(move || {
@@ -138,7 +130,8 @@ impl Object {
         // Looked at before opening: opening a pipe would wait for its writer.
         let metadata = path.symlink_metadata().map_err(failed)?;
         if !metadata.is_file() {
-            return Err(SourceError::NotFound { name });
+            let why = Some("it is no regular file");
+            return Err(SourceError::NotFound { name, why });
         }
         let modified = metadata.modified().map_err(failed)?;
         let (state, size) = (file_state(&metadata), metadata.len());
@@ -150,21 +143,16 @@ impl Object {
         Ok(Self { stat, body: Body::File(file, content) })
     }
 
-    pub(super) async fn in_store(
-        name: &ObjectName,
-        store: Arc<dyn ObjectStore>,
-    ) -> Result<Self, SourceError> {
-        let path = store_path(name)?;
-        let options = GetOptions { head: true, ..Default::default() };
-        let result = store.get_opts(&path, options).await;
-        let meta = result.map_err(|error| store_error(name, error))?.meta;
-        let state = state_of(&meta);
-        if state.len() > MAX_STATE {
-            return Err(unreadable(name.to_string(), "its entity tag is too long"));
-        }
-        let modified = meta.last_modified.into();
-        let stat = ObjectStat { name: name.clone(), size: meta.size, modified, state };
-        Ok(Self { stat, body: Body::Store(store, path) })
+    /// `data`, which is told from other data by its hash.
+    pub(super) fn in_memory(name: ObjectName, data: Bytes) -> Self {
+        let state = blake3::hash(&data).to_hex().to_string();
+        let (size, modified) = (data.len() as u64, SystemTime::now());
+        Self { stat: ObjectStat { name, size, modified, state }, body: Body::Memory(data) }
+    }
+
+    #[cfg(feature = "object_store")]
+    pub(super) const fn in_store(stat: ObjectStat, stored: Stored) -> Self {
+        Self { stat, body: Body::Store(stored) }
     }
 }
 
@@ -216,11 +204,4 @@ fn file_state(metadata: &Metadata) -> String {
     let Content { device, inode, size, modified: (seconds, nanos) } = Content::of(metadata);
     let (changed, changed_nanos) = (metadata.ctime(), metadata.ctime_nsec());
     format!("{device:x}-{inode:x}-{size:x}-{seconds:x}-{nanos:x}-{changed:x}-{changed_nanos:x}")
-}
-
-fn state_of(meta: &ObjectMeta) -> String {
-    meta.e_tag.clone().unwrap_or_else(|| {
-        let modified = SystemTime::from(meta.last_modified).duration_since(UNIX_EPOCH);
-        format!("{:x}-{:x}", meta.size, modified.unwrap_or_default().as_nanos())
-    })
 }

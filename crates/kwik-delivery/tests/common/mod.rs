@@ -24,9 +24,9 @@ pub fn content(size: usize) -> Bytes {
     data.into()
 }
 
-pub async fn source(objects: &[(&str, Bytes)]) -> Source {
+pub fn source(objects: &[(&str, Bytes)]) -> Source {
     let objects = objects.iter().map(|(text, data)| (name(text), data.clone()));
-    Source::memory(objects).await.unwrap()
+    Source::memory(objects)
 }
 
 /// A running server.
@@ -90,20 +90,20 @@ pub fn start_in(
 }
 
 /// A primary that holds `objects`, with an edge for each of `edges`.
-pub async fn start_all(objects: &[(&str, Bytes)], edges: Vec<Source>) -> Vec<Running> {
+pub fn start_all(objects: &[(&str, Bytes)], edges: Vec<Source>) -> Vec<Running> {
     let mut servers: Vec<_> =
         (1..).zip(edges).map(|(number, source)| start(number, source, Vec::new())).collect();
-    let edges = servers.iter().map(|server| server.edge).collect();
-    servers.insert(0, start(0, source(objects).await, edges));
+    let edges = servers.iter().map(|server| server.edge.clone()).collect();
+    servers.insert(0, start(0, source(objects), edges));
     servers
 }
 
 /// A client whose session has all its paths.
 pub async fn connect(servers: &[Running]) -> Client {
     let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-    let Edge { address, fingerprint, .. } = servers[0].edge;
-    let config = ClientConfig::pinned(fingerprint);
-    let session = endpoint.connect_with(config, address, "").unwrap().await.unwrap();
+    let Edge { addresses, fingerprint, .. } = &servers[0].edge;
+    let config = ClientConfig::pinned(*fingerprint);
+    let session = endpoint.connect_with(config, addresses[0], "").unwrap().await.unwrap();
     while session.stats().paths.len() < servers.len() {
         sleep(Duration::from_millis(1)).await;
     }

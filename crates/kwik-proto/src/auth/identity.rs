@@ -61,11 +61,6 @@ impl Identity {
     pub fn pkcs8_der(&self) -> Zeroizing<Vec<u8>> {
         [&PKCS8_PREFIX[..], &self.seed[..]].concat().into()
     }
-
-    /// Seed and public key, the form that PASETO libraries take. Secret.
-    pub(super) fn seed_and_public(&self) -> Zeroizing<Vec<u8>> {
-        [*self.seed, self.public.0].concat().into()
-    }
 }
 
 impl fmt::Debug for Identity {
@@ -242,7 +237,6 @@ mod tests {
         let identity = Identity::from_seed([1; 32]);
         overwritten(&identity.seed);
         overwritten(&identity.pkcs8_der());
-        overwritten(&identity.seed_and_public());
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod dial;
 mod grant;
 mod hex;
 mod identity;
+mod paseto;
 mod relay;
 
 pub use admission::{

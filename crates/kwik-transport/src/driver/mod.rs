@@ -146,6 +146,7 @@ impl<M: Role + ?Sized> Shared<M> {
 
     /// Ends the session at once.
     pub(crate) fn close(&self, code: u64, reason: &[u8]) {
+        self.close_links(code, reason);
         self.on_connection_lost(ConnectionError::LocallyClosed);
         let reason = Bytes::copy_from_slice(reason);
         self.drive(|machine, now| machine.close(code, reason, now));
@@ -341,11 +342,17 @@ impl<M: Role + ?Sized> Shared<M> {
 
     /// Closes every connection of the session and wakes everybody.
     fn close_connections(&self, code: u64, reason: &[u8]) {
+        self.close_links(code, reason);
         self.pool.close();
-        let paths = std::mem::take(&mut *lock(&self.paths));
-        for link in paths.values() {
+        drop(std::mem::take(&mut *lock(&self.paths)));
+        self.wake_everybody();
+    }
+
+    /// Closes the connections, before anything learns of the session's end: whoever does drops its
+    /// streams, and the peer would take them for messages that were cut off.
+    fn close_links(&self, code: u64, reason: &[u8]) {
+        for link in lock(&self.paths).values() {
             link.connection.close(code, reason);
         }
-        self.wake_everybody();
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     pin::pin,
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::{Duration, Instant},
@@ -51,7 +52,8 @@ struct Member<'a> {
     rate: Option<u64>,
 }
 
-type Added = (usize, Result<PathId, PathError>);
+/// The edge, where it was dialed, and its path.
+type Added = (usize, SocketAddr, Result<PathId, PathError>);
 
 /// Adds and drops the edges of one session.
 struct Joins<'a> {
@@ -65,7 +67,7 @@ struct Joins<'a> {
 
 /// Adds and drops edges until the session is over, or at once where there are none.
 pub(in crate::server) async fn join_edges(serving: &Serving<'_>) {
-    if serving.server.edges.is_empty() {
+    if serving.edges.is_empty() {
         return serving.demand.set_untried(0);
     }
     let mut joins = Joins::new(serving);
@@ -86,8 +88,8 @@ pub(in crate::server) async fn join_edges(serving: &Serving<'_>) {
             }
         });
         tokio::select! {
-            Some((edge, added)) = joins.adding.next() => {
-                if !joins.on_added(edge, added, Instant::now()) {
+            Some((edge, address, added)) = joins.adding.next() => {
+                if !joins.on_added(edge, address, added, Instant::now()) {
                     return;
                 }
             }
@@ -103,7 +105,7 @@ pub(in crate::server) async fn join_edges(serving: &Serving<'_>) {
 impl<'a> Joins<'a> {
     fn new(serving: &'a Serving<'a>) -> Self {
         let [a, b, c, d, ..] = serving.primary.id().0;
-        let edges = serving.server.edges.len();
+        let edges = serving.edges.len();
         Self {
             serving,
             members: (0..edges).map(|_| Member::default()).collect(),
@@ -180,12 +182,12 @@ impl<'a> Joins<'a> {
         self.meter.sample(now, arrived, busy, self.serving.primary.session().rtt());
         let server = self.serving.server;
         let draining = server.draining.borrow();
-        let views = server.edges.iter().zip(&server.sessions).zip(&self.members).enumerate();
-        let views = views.map(|(at, ((edge, sessions), member))| EdgeView {
+        let views = self.serving.edges.iter().zip(&self.members).enumerate();
+        let views = views.map(|(at, (edge, member))| EdgeView {
             weight: edge.weight,
             cap: edge.cap,
-            sessions: sessions.load(Relaxed),
-            draining: draining.contains(&edge.fingerprint),
+            sessions: edge.sessions().load(Relaxed),
+            draining: edge.is_removed() || draining.contains(&edge.fingerprint),
             state: self.state(at, member, all),
             failed: self.plan.failed(at, now),
             rtt: member.rtt,
@@ -201,7 +203,9 @@ impl<'a> Joins<'a> {
             Some(PathStatus::Connecting) => EdgeState::Joining,
             Some(_) => EdgeState::Away,
             None if member.seat.is_some() => EdgeState::Joining,
-            None if self.serving.is_barred(&self.serving.server.edges[edge]) => EdgeState::Barred,
+            None if self.serving.is_barred(&self.serving.edges[edge]) => EdgeState::Barred,
+            // Nobody knows where it is.
+            None if self.serving.edges[edge].address().is_none() => EdgeState::Barred,
             None => EdgeState::Absent,
         }
     }
@@ -222,18 +226,19 @@ impl<'a> Joins<'a> {
 
     /// Leaves of `wanted` those whose cap admits one more session.
     fn take_seats(&mut self, wanted: &mut Vec<usize>) {
-        let server = self.serving.server;
+        let serving = self.serving;
         wanted.retain(|edge| {
-            let seat = Seat::take(&server.sessions[*edge], server.edges[*edge].cap);
+            let seat = Seat::take(serving.edges[*edge].sessions(), serving.edges[*edge].cap);
             self.members[*edge].seat = seat;
             self.members[*edge].seat.is_some()
         });
     }
 
     fn dial(&mut self, edge: usize) {
-        let (primary, to) = (self.serving.primary, self.serving.server.edges[edge]);
-        let adding = async move { (edge, primary.add_path(to.address, to.fingerprint).await) };
-        self.adding.push(adding.boxed());
+        let (primary, to) = (self.serving.primary, &self.serving.edges[edge]);
+        let Some(address) = to.address() else { return self.members[edge].seat = None };
+        let adding = primary.add_path(address, to.fingerprint);
+        self.adding.push(adding.map(move |added| (edge, address, added)).boxed());
     }
 
     fn leave(&mut self, edge: usize) {
@@ -246,13 +251,20 @@ impl<'a> Joins<'a> {
 
     /// False once the session is over. One edge that does not answer is no reason to do without the
     /// others.
-    fn on_added(&mut self, edge: usize, added: Result<PathId, PathError>, now: Instant) -> bool {
-        let to = self.serving.server.edges[edge];
+    fn on_added(
+        &mut self,
+        edge: usize,
+        address: SocketAddr,
+        added: Result<PathId, PathError>,
+        now: Instant,
+    ) -> bool {
+        let to = &self.serving.edges[edge];
         match added {
             Ok(path) => {
                 self.members[edge].path = Some(path);
                 self.plan.on_joined(edge, now);
-                tracing::debug!(edge = %to.address, %path, "edge joined");
+                to.on_joined();
+                tracing::debug!(edge = %address, %path, "edge joined");
             }
             Err(PathError::ConnectionLost(_)) => return false,
             Err(error) => {
@@ -261,10 +273,11 @@ impl<'a> Joins<'a> {
                     && self.serving.server.quarantine.may_say(to.fingerprint)
                 {
                     tracing::warn!(
-                        edge = %to.address, error = %escape(&error),
+                        edge = %address, error = %escape(&error),
                         "edge did not join: it is tried again while something is fetched"
                     );
                 }
+                to.on_unreached(address);
                 self.members[edge].seat = None;
                 self.plan.on_failed(edge, now);
             }

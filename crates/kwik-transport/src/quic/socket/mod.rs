@@ -5,6 +5,7 @@ mod handshake;
 mod merge;
 mod plain;
 mod train;
+mod unsent;
 
 #[cfg(test)]
 mod tests;

@@ -16,19 +16,22 @@ use quinn::{
 };
 use tokio::{io::Interest, net::UdpSocket};
 
+use super::unsent::{Unsent, is_too_large};
+
 /// A UDP socket as the QUIC library's own, but one that does not ask again after it was told that
 /// the queue is empty.
 #[derive(Debug)]
 pub(crate) struct PlainSocket {
     io: UdpSocket,
     state: UdpSocketState,
+    unsent: Unsent,
 }
 
 impl PlainSocket {
     /// On a bound `socket`; must be called inside a tokio runtime.
     pub(crate) fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
         let state = UdpSocketState::new((&socket).into())?;
-        Ok(Self { io: UdpSocket::from_std(socket)?, state })
+        Ok(Self { io: UdpSocket::from_std(socket)?, state, unsent: Unsent::default() })
     }
 }
 
@@ -42,7 +45,19 @@ impl AsyncUdpSocket for PlainSocket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        self.io.try_io(Interest::WRITABLE, || self.state.send((&self.io).into(), transmit))
+        self.io.try_io(Interest::WRITABLE, || {
+            let sent = self.state.try_send((&self.io).into(), transmit);
+            match sent {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
+                Err(error) => {
+                    if !is_too_large(&error) {
+                        self.unsent.notice(transmit.destination, &error);
+                    }
+                    Ok(())
+                }
+                Ok(()) => Ok(()),
+            }
+        })
     }
 
     fn poll_recv(
