@@ -10,6 +10,7 @@ use std::{
 
 use blake3::Hash;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kwik::CongestionControl;
 use kwik_delivery::{Fingerprint, Link, ObjectName};
 
 use crate::voice::Form;
@@ -86,6 +87,10 @@ pub(crate) struct Serve {
     /// Bytes a second to send at the most, to all clients together: 500k, 10M or 1G, say.
     #[arg(long, value_name = "BYTES", value_parser = rate)]
     pub(crate) rate: Option<NonZeroU64>,
+    /// What decides how much is in flight to a client: CUBIC, or a model of the path, which loss by
+    /// chance does not slow down.
+    #[arg(long, value_enum, default_value_t = Congestion::Cubic)]
+    pub(crate) congestion: Congestion,
     /// A file that gets a line of JSON for each request; SIGHUP has it opened again.
     #[arg(long, value_name = "FILE")]
     pub(crate) access_log: Option<PathBuf>,
@@ -94,6 +99,21 @@ pub(crate) struct Serve {
     pub(crate) end_with_stdin: bool,
     #[command(flatten)]
     pub(crate) state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Congestion {
+    Cubic,
+    Model,
+}
+
+impl From<Congestion> for CongestionControl {
+    fn from(congestion: Congestion) -> Self {
+        match congestion {
+            Congestion::Model => Self::Model,
+            Congestion::Cubic => Self::Cubic,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

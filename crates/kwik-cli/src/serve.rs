@@ -46,6 +46,7 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
 
     let mut config = ServerConfig::new(identity);
     config.trusted.extend(&arguments.trusted);
+    config.quic.congestion = arguments.congestion.into();
     if let Some(most) = arguments.max_sessions {
         config.max_sessions = most;
     }

@@ -47,7 +47,7 @@ fn a_server_that_ends_lets_its_clients_finish() {
             wait_until(|| server.child.try_wait().unwrap().is_some());
         } else if !reloaded {
             // Nobody new is let in meanwhile.
-            let refused = place.run(&["get", &link, "-o", "-"]);
+            let refused = place.run(&["get", &link, "--retry", "0", "-o", "-"]);
             assert_failed(&refused, 5, "busy: try again");
         }
         let (rest, code) = download.end();

@@ -19,13 +19,14 @@ type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
 /// endpoint sends; the peer decides for what it sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CongestionControl {
-    /// A model of the path: its rate, its round trip, and what it loses anyway. Loss by chance
-    /// does not slow it down, and it keeps queues short. See `docs/congestion.md`.
-
-    #[default]
-    Model,
     /// The QUIC library's CUBIC (RFC 9438): each loss is taken for a full queue.
+    #[default]
     Cubic,
+    /// A model of the path: its rate, its round trip, and what it loses anyway. Loss by chance
+    /// does not slow it down, and it keeps queues short. Where round trips vary by milliseconds
+    /// without a queue, as on Wi-Fi or between busy machines, it is too careful. See
+    /// `docs/congestion.md`.
+    Model,
 }
 
 /// Makes the controllers of an endpoint's connections.
