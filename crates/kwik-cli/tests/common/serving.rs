@@ -65,7 +65,8 @@ pub struct Download(Child);
 impl Download {
     pub fn begin(place: &Place, link: &str) -> Self {
         let errors = File::create(place.path("get-log")).unwrap();
-        let mut command = place.kwik(&["get", link, "-o", "-"]);
+        // It has one session: what becomes of that is what is tested.
+        let mut command = place.kwik(&["get", link, "--retry", "0", "-o", "-"]);
         let mut child = command.stdout(Stdio::piped()).stderr(errors).spawn().unwrap();
         let mut first = [0];
         child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
