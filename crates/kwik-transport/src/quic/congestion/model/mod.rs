@@ -3,9 +3,10 @@
 //! it departs).
 //!
 //! ```text
-//!  Startup --> Drain --> Cruise <--> Up --> Down --> Cruise
-//!     |                    |                  |
-//!     +------------------> Crowd <------------+
+//!  Startup --> Drain --> Cruise --> Up --> Down --> Cruise
+//!     |          |         |                 ^ |
+//!     |          +---------|-----------------+ |
+//!     +------------------> Crowd <-------------+
 //!                           | ^
 //!                           v |
 //!                          Yield --> Cruise
@@ -131,7 +132,7 @@ impl Model {
                 return bytes(crowd.unwrap_or(self.window) as f64 * YIELD).max(2 * self.mtu);
             }
             // QUIC paces by the window and the smoothed round trip, which remembers the queue.
-            State::Drain => {
+            State::Drain { .. } => {
                 let paced = self.path.rate() * self.smoothed_rtt.as_secs_f64();
                 self.path.volume().max(paced * DRAIN)
             }
@@ -343,8 +344,10 @@ impl Model {
         round.most = round.most.max(in_flight + acked);
         let state = self.state;
         match state {
-            State::Startup { .. } if self.queue_builds() => self.enter(now, State::Drain),
-            State::Drain if in_flight as f64 <= self.path.volume() + self.path.slack(self.mtu) => {
+            State::Startup { .. } if self.queue_builds() => self.enter(now, State::drain()),
+            State::Drain { .. }
+                if in_flight as f64 <= self.path.volume() + self.path.slack(self.mtu) =>
+            {
                 self.cruise(now);
             }
             State::Down if self.is_drained(sample, in_flight) => {

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use super::tuning::{CROWD_ROUNDS, FLAT_ROUNDS, PROBE_SHARE};
+use super::tuning::{CROWD_ROUNDS, DRAIN_ROUNDS, FLAT_ROUNDS, PROBE_SHARE};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum State {
     /// Slow start: the window grows by what is acknowledged. `flat` rounds brought no growth over
     /// the `best` rate.
     Startup { flat: u32, best: f64 },
-    /// Its queue drains.
-    Drain,
+    /// Its queue drains, for so many `rounds` more: what stands then is not ours.
+    Drain { rounds: u32 },
     /// As much in flight as fills the path, for so many `rounds` more.
     Cruise { rounds: u32 },
     /// More by a `share`: does the rate follow? For `rounds` it did not grow over the `best`.
@@ -48,6 +48,11 @@ pub(super) enum Finding {
 }
 
 impl State {
+    /// Slow start is over.
+    pub(super) fn drain() -> Self {
+        Self::Drain { rounds: DRAIN_ROUNDS }
+    }
+
     /// Fresh in a crowd.
     pub(super) fn crowd() -> Self {
         Self::Crowd { rounds: CROWD_ROUNDS }
@@ -57,14 +62,16 @@ impl State {
         std::mem::discriminant(&self) == std::mem::discriminant(&other)
     }
 
-    /// The table. An [`Finding::Overflow`] is answered before; how `Drain`, `Down` and `Yield` end
-    /// is known within a round.
+    /// The table. An [`Finding::Overflow`] is answered before; `Drain`, `Down` and `Yield` may
+    /// end within a round.
     pub(super) fn after_round(self, finding: Finding) -> Self {
         match (self, finding) {
             (Self::Startup { .. }, Finding::Growing { flat, best }) if flat < FLAT_ROUNDS => {
                 Self::Startup { flat, best }
             }
-            (Self::Startup { .. }, Finding::Growing { .. } | Finding::Full) => Self::Drain,
+            (Self::Startup { .. }, Finding::Growing { .. } | Finding::Full) => Self::drain(),
+            (Self::Drain { rounds: 0 }, _) => Self::Down,
+            (Self::Drain { rounds }, _) => Self::Drain { rounds: rounds - 1 },
             (Self::Cruise { rounds: 0 }, Finding::Nothing) => {
                 Self::Up { best: 0.0, rounds: 0, share: 0.0 }
             }

@@ -145,6 +145,19 @@ fn a_faster_link_is_found() {
     assert!(used >= 0.9, "{used} of the faster one");
 }
 
+/// Round trips that stay long as slow start ends look like a queue that never drains.
+#[test]
+fn a_queue_that_is_not_ours_is_not_drained_for_ever() {
+    let mut world = World::new(link(50.0, 40, 40.0));
+    while matches!(world.model.state, State::Startup { .. }) {
+        world.step();
+    }
+    assert!(matches!(world.model.state, State::Drain { .. }), "{:?}", world.model.state);
+    world.link.delay = ms(140);
+    world.run(ms(1500));
+    assert!(!matches!(world.model.state, State::Drain { .. }), "{:?}", world.model.state);
+}
+
 #[test]
 fn the_window_of_who_sends_little_stays_as_it_began() {
     let start = Instant::now();
@@ -179,8 +192,10 @@ fn states_follow_their_table() {
     let same = |state: State, finding| assert!(state.after_round(finding).is_same(state));
     for (state, finding, next) in [
         (startup, Growing { flat: 2, best: 1.0 }, State::Startup { flat: 2, best: 1.0 }),
-        (startup, Growing { flat: 3, best: 1.0 }, State::Drain),
-        (startup, Full, State::Drain),
+        (startup, Growing { flat: 3, best: 1.0 }, State::drain()),
+        (startup, Full, State::drain()),
+        (State::Drain { rounds: 1 }, Nothing, State::Drain { rounds: 0 }),
+        (State::Drain { rounds: 0 }, Nothing, State::Down),
         (State::Cruise { rounds: 2 }, Nothing, State::Cruise { rounds: 1 }),
         (State::Cruise { rounds: 2 }, Idle, State::Cruise { rounds: 2 }),
         (up, Nothing, State::Up { best: 1.0, rounds: 1, share: 0.1 }),
@@ -193,7 +208,7 @@ fn states_follow_their_table() {
     let is = |state: State, finding, next| assert!(state.after_round(finding).is_same(next));
     is(State::Cruise { rounds: 0 }, Nothing, up);
     is(State::Crowd { rounds: 0 }, Nothing, State::Yield { before: ms(0) });
-    for state in [State::Drain, State::Down, State::Yield { before: ms(50) }] {
+    for state in [State::Down, State::Yield { before: ms(50) }] {
         for finding in [Nothing, Idle, Full, Overflow { delivered: 1 }] {
             same(state, finding);
         }

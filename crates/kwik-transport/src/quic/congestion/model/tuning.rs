@@ -26,6 +26,9 @@ pub(super) const MOST_RISE: Duration = Duration::from_millis(16);
 /// quarter faster than a round trip.
 pub(super) const DRAIN: f64 = 0.8;
 
+/// So many rounds drain [`START_GAIN`] of what the path holds.
+pub(super) const DRAIN_ROUNDS: u32 = 5;
+
 /// Rounds between two probes, and up to [`CRUISE_SPREAD`] more, so that connections that share a
 /// link do not probe together.
 pub(super) const CRUISE_ROUNDS: u32 = 5;
