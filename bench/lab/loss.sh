@@ -21,17 +21,7 @@ rounds=${1:-1}
 size_mib=${SIZE_MIB:-64}
 port=${PORT:-4433}
 kwik=$(realpath "${KWIK:-target/release/kwik}")
-work=$(mktemp -d)
-pids=()
-clean_up() {
-  local pid
-  for pid in "${pids[@]}"; do
-    kill "$pid" 2>/dev/null || true
-  done
-  wait 2>/dev/null || true
-  rm -rf "$work"
-}
-trap clean_up EXIT
+source "$(dirname "${BASH_SOURCE[0]}")/work.sh"
 
 head -c "$((size_mib * 1024 * 1024))" /dev/urandom >"$work/object"
 declare -A links

@@ -7,18 +7,7 @@ size_mib=${SIZE_MIB:-256}
 port=${PORT:-4433}
 : "${LAB_IN:?run me inside a lab}" "${LAB_S1:?}" "${LAB_S2:?}" "${LAB_S3:?}"
 
-work=$(mktemp -d)
-pids=()
-
-clean_up() {
-  local pid
-  for pid in "${pids[@]}"; do
-    kill "$pid" 2>/dev/null || true
-  done
-  wait 2>/dev/null || true
-  rm -rf "$work"
-}
-trap clean_up EXIT
+source "$(dirname "${BASH_SOURCE[0]}")/work.sh"
 
 fail() {
   echo "$(basename "$0"): $*" >&2
