@@ -5,6 +5,7 @@
 //! - `KWIK_MIXES=n`: mixes of each family; a few by default.
 //! - `KWIK_MIX_SEED=n`: the first seed, 0 by default.
 //! - `KWIK_SEED=n`: that mix alone, with what each path brought.
+//! - `KWIK_CONGESTION=model`: all send by the model of the path, and not by CUBIC.
 //! - `KWIK_MIX_CSV=file`: one line for each mix is appended there.
 //! - `KWIK_MIX_STRICT=1`: a figure past its bound (`bounds.rs`) fails its test.
 //!

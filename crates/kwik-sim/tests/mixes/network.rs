@@ -8,19 +8,25 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kwik::{
-    Accepted, ClientConfig, Config, Identity, LeaseWriter, PathId, PathStatus, PrimarySession,
-    QuicConfig, RecvStream, SecondarySession, SendStream, ServerConfig, Session, SessionStats,
-    Uncovered,
+    Accepted, ClientConfig, Config, CongestionControl, Identity, LeaseWriter, PathId, PathStatus,
+    PrimarySession, QuicConfig, RecvStream, SecondarySession, SendStream, ServerConfig, Session,
+    SessionStats, Uncovered,
 };
 use kwik_sim::{Host, Shape, Sim};
 
 use crate::content::{check, content};
+use crate::seeds::MODEL;
 
 const PORT: u16 = 4433;
 /// There is one object.
 const TAG: u64 = 1;
 /// How long a client waits at most for its paths.
 const JOIN_LIMIT: Duration = Duration::from_secs(60);
+
+fn quic() -> QuicConfig {
+    let congestion = if *MODEL { CongestionControl::Model } else { CongestionControl::Cubic };
+    QuicConfig { congestion, ..QuicConfig::default() }
+}
 
 /// A server's link. What leaves the server has its rate and its queue; each way has half of its
 /// round trip, and its loss.
@@ -93,7 +99,7 @@ impl Network {
         let trusted = BTreeSet::from([identity(0).fingerprint()]);
         let config = ServerConfig { trusted, ..ServerConfig::new(identity(server)) };
         let host = self.servers[server].clone();
-        let endpoint = host.endpoint(PORT, Some(config), &QuicConfig::default()).unwrap();
+        let endpoint = host.endpoint(PORT, Some(config), &quic()).unwrap();
         host.clone().spawn(async move {
             while let Some(incoming) = endpoint.accept().await {
                 let (network, server) = (self.clone(), host.clone());
@@ -140,7 +146,7 @@ impl Network {
     /// Dials from a host of its own.
     pub(crate) async fn client(&self) -> Client {
         let host = self.sim.host("client");
-        let endpoint = host.endpoint(0, None, &QuicConfig::default()).unwrap();
+        let endpoint = host.endpoint(0, None, &quic()).unwrap();
         let mut config = ClientConfig::pinned(identity(0).fingerprint());
         config.session.settings = Config::default();
         let session = endpoint.connect_with(config, self.address(0), "").unwrap().await.unwrap();

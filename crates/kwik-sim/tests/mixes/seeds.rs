@@ -17,6 +17,10 @@ pub(crate) fn from_env(name: &str) -> Option<u64> {
 /// A single mix is replayed.
 pub(crate) static DETAILS: LazyLock<bool> = LazyLock::new(|| from_env("KWIK_SEED").is_some());
 
+/// Servers send by the model of the path, and not by CUBIC.
+pub(crate) static MODEL: LazyLock<bool> =
+    LazyLock::new(|| env::var("KWIK_CONGESTION").is_ok_and(|control| control == "model"));
+
 /// Families take turns, each with all cores, so that their tables do not mix.
 static TURN: Mutex<()> = Mutex::new(());
 

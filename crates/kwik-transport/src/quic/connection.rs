@@ -12,9 +12,18 @@ use super::tls::certificate_key;
 use super::{ConnectionError, RecvStream, SendDatagramError, SendStream, varint};
 
 /// An established QUIC connection. Clones are handles to the same one; it is closed with code 0
-/// when the last handle and stream are dropped. With its send window in bytes.
+/// when the last handle and stream are dropped.
 #[derive(Debug, Clone)]
-pub(crate) struct Connection(quinn::Connection, u64);
+pub(crate) struct Connection(quinn::Connection, Sending);
+
+/// How much a connection keeps of what it sends.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sending {
+    /// In bytes.
+    pub(super) send_window: u64,
+    /// In congestion windows, on a path that loses packets.
+    pub(super) windows_ahead: u64,
+}
 
 /// UDP payload of a connection since it began, in bytes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -61,13 +70,13 @@ pub(crate) struct QuicStats {
 }
 
 impl Connection {
-    pub(super) fn new(inner: quinn::Connection, send_window: u64) -> Self {
-        Self(inner, send_window)
+    pub(super) fn new(inner: quinn::Connection, sending: Sending) -> Self {
+        Self(inner, sending)
     }
 
     /// Bytes that QUIC takes before they are acknowledged.
     pub(crate) fn send_window(&self) -> u64 {
-        self.1
+        self.1.send_window
     }
 
     /// Opens a stream, waiting for the peer's stream credit. The peer learns of it with its first
@@ -131,10 +140,12 @@ impl Connection {
         self.0.rtt()
     }
 
-    /// Bytes that it may have in flight, and whether it has lost packets.
-    pub(crate) fn congestion(&self) -> (u64, bool) {
+    /// Bytes that it may have in flight, and bytes that may wait for acknowledgement while lost
+    /// packets are repeated: none as long as it has lost none.
+    pub(crate) fn congestion(&self) -> (u64, u64) {
         let path = self.0.stats().path;
-        (path.cwnd, path.lost_packets > 0)
+        let windows = if path.lost_packets > 0 { self.1.windows_ahead } else { 0 };
+        (path.cwnd, path.cwnd.saturating_mul(windows))
     }
 
     /// What a session wants to know of it.

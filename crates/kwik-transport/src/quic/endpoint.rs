@@ -12,6 +12,7 @@ use std::{
 
 use kwik_proto::limits;
 
+use super::connection::Sending;
 use super::{
     ClientTls, ConnectError, Connection, ConnectionError, QuicConfig, Runtime, ServerTls,
     UdpSocket, connection::unmapped, socket::HandshakeSocket, socket::ID_LEN, tls::PinCheck,
@@ -27,7 +28,7 @@ pub(crate) struct Endpoint {
     path_transport: Arc<quinn::TransportConfig>,
     datagram_buffer: usize,
     receive_window: u64,
-    send_window: u64,
+    sending: Sending,
     idle_timeout: Duration,
 }
 
@@ -86,7 +87,7 @@ impl Endpoint {
             path_transport,
             datagram_buffer,
             receive_window,
-            send_window,
+            sending: Sending { send_window, windows_ahead: config.congestion.windows_ahead() },
             idle_timeout,
         })
     }
@@ -141,12 +142,12 @@ impl Endpoint {
             .inner
             .connect_with(config, address, server_name)
             .map_err(ConnectError::from_quic)?;
-        Ok(Connecting { inner, pin: Some(pin), send_window: self.send_window })
+        Ok(Connecting { inner, pin: Some(pin), sending: self.sending })
     }
 
     /// The next connection attempt, or `None` once the endpoint is closed. Cancel safe.
     pub(crate) async fn accept(&self) -> Option<Incoming> {
-        self.inner.accept().await.map(|incoming| Incoming(incoming, self.send_window))
+        self.inner.accept().await.map(|incoming| Incoming(incoming, self.sending))
     }
 
     /// Where the socket is bound.
@@ -189,7 +190,7 @@ impl quinn::ConnectionIdGenerator for ConnectionIds {
 
 /// A client's attempt, not yet answered. Dropping it refuses it.
 #[derive(Debug)]
-pub(crate) struct Incoming(quinn::Incoming, u64);
+pub(crate) struct Incoming(quinn::Incoming, Sending);
 
 impl Incoming {
     /// Whence it comes; the address is not validated yet.
@@ -212,7 +213,7 @@ impl Incoming {
     /// Goes on with the handshake.
     pub(crate) fn accept(self) -> Result<Connecting, ConnectError> {
         let inner = self.0.accept().map_err(ConnectionError::from_quic)?;
-        Ok(Connecting { inner, pin: None, send_window: self.1 })
+        Ok(Connecting { inner, pin: None, sending: self.1 })
     }
 
     /// Tells the client that it is not accepted.
@@ -231,7 +232,7 @@ impl Incoming {
 pub(crate) struct Connecting {
     inner: quinn::Connecting,
     pin: Option<PinCheck>,
-    send_window: u64,
+    sending: Sending,
 }
 
 impl Future for Connecting {
@@ -240,7 +241,7 @@ impl Future for Connecting {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         Pin::new(&mut this.inner).poll(cx).map(|result| match result {
-            Ok(connection) => Ok(Connection::new(connection, this.send_window)),
+            Ok(connection) => Ok(Connection::new(connection, this.sending)),
             Err(error) => {
                 let mismatch = this.pin.as_ref().and_then(PinCheck::mismatch);
                 Err(mismatch.unwrap_or_else(|| ConnectionError::from_quic(error).into()))

@@ -21,13 +21,10 @@ const WINDOW_SHARE: u64 = 16;
 /// window that a receiver gives QUIC ([`limits::CONNECTION_WINDOW`]).
 const AHEAD: u64 = 2 * (limits::ACK_BYTES + limits::MAX_PACKET_PAYLOAD as u64);
 
-/// Bytes that may wait for acknowledgement with this congestion window. While QUIC repeats what was
-/// lost nothing is acknowledged, for two round trips and more; so on a path that loses packets a
-/// large window lets through three times as much again, less an eighth of what the peer lets QUIC
-/// have, which is four times what arrives in a round trip.
-fn most_outstanding((congestion_window, loses): (u64, bool)) -> u64 {
-    let peers = if loses { congestion_window.saturating_mul(4) } else { 0 };
-    (peers - peers / 8).max(congestion_window + AHEAD)
+/// Bytes that may wait for acknowledgement with this congestion window, and as much as that while
+/// QUIC repeats what was lost, less an eighth, since the peer's window is no larger.
+fn most_outstanding((congestion_window, while_repeating): (u64, u64)) -> u64 {
+    (while_repeating - while_repeating / 8).max(congestion_window + AHEAD)
 }
 
 /// One part in this many of QUIC's send window is left to control frames by what is urgent. What
@@ -135,9 +132,9 @@ impl Gate {
         sent
     }
 
-    /// What is acknowledged leaves room for more: QUIC's congestion window, and whether it has
-    /// lost packets.
-    pub(super) fn on_acknowledged(&self, path: (u64, bool)) {
+    /// What is acknowledged leaves room for more: QUIC's congestion window, and how much may wait
+    /// while it repeats what was lost, both in bytes.
+    pub(super) fn on_acknowledged(&self, path: (u64, u64)) {
         self.most_in_quic.store(most_outstanding(path), Relaxed);
         self.wake_first();
     }

@@ -29,6 +29,18 @@ pub enum CongestionControl {
     Model,
 }
 
+impl CongestionControl {
+    /// Congestion windows of bytes that may wait for acknowledgement on a path that loses packets:
+    /// what is lost takes a round trip or more to come, and what came behind it is not
+    /// acknowledged meanwhile. CUBIC halves its window then, and the model goes on.
+    pub(super) fn windows_ahead(self) -> u64 {
+        match self {
+            Self::Cubic => 2,
+            Self::Model => 4,
+        }
+    }
+}
+
 /// Makes the controllers of an endpoint's connections.
 pub(super) struct Congestion {
     control: CongestionControl,
