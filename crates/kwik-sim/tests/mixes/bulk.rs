@@ -69,7 +69,8 @@ fn long() {
     family("long", (1, u64::MAX), |seed| compare(seed, &fast(seed), 8.0));
 }
 
-/// The same links, each with up to 0.5 % of loss by chance. With CUBIC a transfer would take minutes.
+/// The same links, each with up to 0.5 % of loss by chance. With CUBIC a transfer would take
+/// minutes.
 #[test]
 fn lossy() {
     let counts = if *MODEL { (1, u64::MAX) } else { (0, 0) };
