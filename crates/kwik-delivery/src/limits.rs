@@ -9,8 +9,11 @@ pub const GROUP_SIZE: u64 = 64 * 1024;
 /// Bytes of one chaining value or root.
 pub const HASH_SIZE: usize = 32;
 /// Groups whose chaining values make a page of the outboard: 128 KiB, for 256 MiB of the object.
-/// Both sides hold a page or two of an object at a time.
+/// A server holds a page or two of an object at a time.
 pub const PAGE_GROUPS: u64 = 4096;
+/// Pages that a download holds beyond the one in use: they cover 4 GiB, which is what comes within
+/// QUIC's idle timeout at 1 Gbit/s when the primary is gone without a word.
+pub const PAGES_AHEAD: usize = 16;
 /// Largest object: what stands above the pages of its outboard is 128 KiB, as large as a page.
 pub const MAX_OBJECT: u64 = 1 << 40;
 /// Largest single read from a source: large enough for full disk speed, small enough to bound

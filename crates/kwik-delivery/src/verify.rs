@@ -43,6 +43,11 @@ impl Outline {
         self.size
     }
 
+    /// How many pages there are.
+    pub(crate) fn pages(&self) -> u64 {
+        tree::pages(self.size)
+    }
+
     /// The page for the byte at `offset`.
     #[must_use]
     pub const fn page_of(&self, offset: u64) -> u64 {
