@@ -27,11 +27,16 @@ fn most_outstanding((congestion_window, while_repeating): (u64, u64)) -> u64 {
     (while_repeating - while_repeating / 8).max(congestion_window + AHEAD)
 }
 
-/// One part in this many of QUIC's send window is left to control frames by what is urgent. What
+/// One part in this many of QUIC's send window is left to control frames by what is critical. What
 /// waits for acknowledgement is kept, so this bounds memory too, whatever a peer grants.
 const CONTROL_SHARE: u64 = 32;
+/// What is high goes so far beyond what is normal: a packet that has just fitted, and one more. The
+/// rest of the peer's window is left to what is critical.
+const ROOM: u64 = 2 * limits::MAX_PACKET_PAYLOAD as u64;
+/// The same for what is critical and for control frames, by what has high priority.
+const HIGH_SHARE: u64 = 16;
 
-/// Numbers the packets of one connection, and holds those of normal priority back while so much is
+/// Numbers the packets of one connection, and holds those back that are not critical while so much is
 /// not acknowledged that QUIC's windows are nearly full, its own or the peer's: what is more urgent
 /// finds room there, and so do control frames, but for moments in which the peer's window follows a
 /// sender in slow start. Of those that wait, the higher priority goes first: what QUIC has taken
@@ -114,10 +119,14 @@ impl Gate {
 
     fn has_room(&self, priority: i32) -> bool {
         let sent = lock(&self.sent);
-        let most = if priority > Priority::Normal.into() {
+        let in_quic = self.most_in_quic.load(Relaxed);
+        // Each leaves room to what is more urgent.
+        let most = if priority > Priority::High.into() {
             self.send_window - self.send_window / CONTROL_SHARE
+        } else if priority > Priority::Normal.into() {
+            (self.send_window - self.send_window / HIGH_SHARE).min(in_quic + ROOM)
         } else {
-            self.max_outstanding.load(Relaxed).min(self.most_in_quic.load(Relaxed))
+            self.max_outstanding.load(Relaxed).min(in_quic)
         };
         sent.has_room() && sent.outstanding() < most
     }
