@@ -25,7 +25,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/work.sh"
 
 head -c "$((size_mib * 1024 * 1024))" /dev/urandom >"$work/object"
 declare -A links
-for control in model cubic; do
+for control in tolerant model cubic; do
   "$LAB_IN" s1 "$kwik" serve "$work/object" --listen "$LAB_S1:$port" --state "$work/$control" \
     --congestion "$control" >"$work/$control.log" 2>&1 &
   pids+=($!)
@@ -42,7 +42,7 @@ for loss in 0 0.01 0.1 1 2; do
   echo "s1 100mbit,25ms,loss=$loss%" >"$LAB_CTL"
   sleep 0.5
   for ((round = 0; round < rounds; round++)); do
-    for control in model cubic; do
+    for control in tolerant model cubic; do
       began=$(date +%s%N)
       timeout 300 "$kwik" get -q -o "$work/got" --force "${links[$control]}"
       took=$(($(date +%s%N) - began))

@@ -87,9 +87,9 @@ pub(crate) struct Serve {
     /// Bytes a second to send at the most, to all clients together: 500k, 10M or 1G, say.
     #[arg(long, value_name = "BYTES", value_parser = rate)]
     pub(crate) rate: Option<NonZeroU64>,
-    /// What decides how much is in flight to a client: CUBIC, or a model of the path, which loss by
-    /// chance does not slow down.
-    #[arg(long, value_enum, default_value_t = Congestion::Cubic)]
+    /// What decides how much is in flight to a client: CUBIC that tells loss by chance from a full
+    /// queue, plain CUBIC, or a model of the path.
+    #[arg(long, value_enum, default_value_t = Congestion::Tolerant)]
     pub(crate) congestion: Congestion,
     /// A file that gets a line of JSON for each request; SIGHUP has it opened again.
     #[arg(long, value_name = "FILE")]
@@ -103,6 +103,7 @@ pub(crate) struct Serve {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Congestion {
+    Tolerant,
     Cubic,
     Model,
 }
@@ -110,6 +111,7 @@ pub(crate) enum Congestion {
 impl From<Congestion> for CongestionControl {
     fn from(congestion: Congestion) -> Self {
         match congestion {
+            Congestion::Tolerant => Self::Tolerant,
             Congestion::Model => Self::Model,
             Congestion::Cubic => Self::Cubic,
         }

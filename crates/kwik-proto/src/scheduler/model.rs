@@ -22,7 +22,7 @@ use start::Start;
 
 use super::tuning::{
     ACK_DELAY, COMMITTED, FIRST_WINDOW, PACKET, PIECE_TIME, ROUND, ROUND_BYTES, SLACK, SPACINGS,
-    TRAIN_GAP, UNKNOWN_SPACING,
+    TRAIN_GAP, UNKNOWN_SPACING, WINDOWS_AHEAD,
 };
 
 /// Rounds of slow start that are worth adding up: more bring more than a window of ours takes.
@@ -395,7 +395,7 @@ impl PathModel {
             Some(rate) if !self.is_starting() => 2 * bytes_in(rate, self.base_rtt()),
             _ => self.window(),
         };
-        (2 * window + COMMITTED).saturating_sub(self.queue.stale() + ahead).min(bytes)
+        (WINDOWS_AHEAD * window + COMMITTED).saturating_sub(self.queue.stale() + ahead).min(bytes)
     }
 
     /// Smoothed round-trip time.

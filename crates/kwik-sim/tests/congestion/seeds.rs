@@ -3,15 +3,17 @@
 use std::env;
 use std::thread;
 
-use kwik::CongestionControl::{self, Cubic, Model};
+use kwik::CongestionControl::{self, Cubic, Model, Tolerant};
 
 use crate::bottleneck::Outcome;
 
 pub(crate) fn controls() -> &'static [CongestionControl] {
     match env::var("KWIK_CONGESTION").as_deref() {
+        Ok("tolerant") => &[Tolerant],
+        Ok("model") => &[Model],
         Ok("cubic") => &[Cubic],
-        Ok("both") => &[Model, Cubic],
-        _ => &[Model],
+        Ok("all") => &[Tolerant, Model, Cubic],
+        _ => &[Tolerant, Model],
     }
 }
 

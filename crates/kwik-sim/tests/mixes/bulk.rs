@@ -5,7 +5,7 @@ use fastrand::Rng;
 use crate::mix::{describe, fast, link, ms, slow};
 use crate::network::Link;
 use crate::report::{Row, cost, gain, report};
-use crate::seeds::{MODEL, measure, turn};
+use crate::seeds::{CONTROL, measure, turn};
 use crate::transfer::{Outcome, Way, alone, transfer};
 
 /// So that an object's size does not follow from its links.
@@ -73,7 +73,7 @@ fn long() {
 /// minutes.
 #[test]
 fn lossy() {
-    let counts = if *MODEL { (1, u64::MAX) } else { (0, 0) };
+    let counts = if *CONTROL != kwik::CongestionControl::Cubic { (1, u64::MAX) } else { (0, 0) };
     family("lossy", counts, |seed| {
         let mut rng = Rng::with_seed(seed ^ LOSSES);
         let lossy = |link| Link { loss: 0.005 * rng.f64(), ..link };

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kwik::{
-    Accepted, ClientConfig, Config, CongestionControl, Identity, LeaseWriter, PathId, PathStatus,
-    PrimarySession, QuicConfig, RecvStream, SecondarySession, SendStream, ServerConfig, Session,
-    SessionStats, Uncovered,
+    Accepted, ClientConfig, Config, Identity, LeaseWriter, PathId, PathStatus, PrimarySession,
+    QuicConfig, RecvStream, SecondarySession, SendStream, ServerConfig, Session, SessionStats,
+    Uncovered,
 };
 use kwik_sim::{Host, Shape, Sim};
 
 use crate::content::{check, content};
-use crate::seeds::MODEL;
+use crate::seeds::CONTROL;
 
 const PORT: u16 = 4433;
 /// There is one object.
@@ -24,8 +24,7 @@ const TAG: u64 = 1;
 const JOIN_LIMIT: Duration = Duration::from_secs(60);
 
 fn quic() -> QuicConfig {
-    let congestion = if *MODEL { CongestionControl::Model } else { CongestionControl::Cubic };
-    QuicConfig { congestion, ..QuicConfig::default() }
+    QuicConfig { congestion: *CONTROL, ..QuicConfig::default() }
 }
 
 /// A server's link. What leaves the server has its rate and its queue; each way has half of its

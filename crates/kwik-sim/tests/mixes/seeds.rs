@@ -1,5 +1,6 @@
 //! Which mixes are measured, on all cores.
 
+use kwik::CongestionControl;
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -17,9 +18,14 @@ pub(crate) fn from_env(name: &str) -> Option<u64> {
 /// A single mix is replayed.
 pub(crate) static DETAILS: LazyLock<bool> = LazyLock::new(|| from_env("KWIK_SEED").is_some());
 
-/// Servers send by the model of the path, and not by CUBIC.
-pub(crate) static MODEL: LazyLock<bool> =
-    LazyLock::new(|| env::var("KWIK_CONGESTION").is_ok_and(|control| control == "model"));
+/// What servers send by: the default, or `KWIK_CONGESTION=cubic|tolerant|model`.
+pub(crate) static CONTROL: LazyLock<CongestionControl> =
+    LazyLock::new(|| match env::var("KWIK_CONGESTION").as_deref() {
+        Ok("cubic") => CongestionControl::Cubic,
+        Ok("tolerant") => CongestionControl::Tolerant,
+        Ok("model") => CongestionControl::Model,
+        _ => CongestionControl::default(),
+    });
 
 /// Families take turns, each with all cores, so that their tables do not mix.
 static TURN: Mutex<()> = Mutex::new(());

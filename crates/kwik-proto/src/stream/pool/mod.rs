@@ -56,7 +56,8 @@ struct SlotState {
 pub struct StreamPool {
     ratio: usize,
     max: usize,
-    slots: BTreeMap<Slot, SlotState>,
+    /// Boxed, as the map makes room for several at once.
+    slots: BTreeMap<Slot, Box<SlotState>>,
     writers: BTreeMap<WriterKey, Member>,
     retired: VecDeque<Slot>,
     /// Some writer may have to share a slot which it should not.
@@ -242,6 +243,7 @@ impl StreamPool {
         let slot = Slot(self.next_slot);
         self.next_slot += 1;
         let state = SlotState { priority, writers: BTreeSet::new(), bulk: 0, empty_since: None };
+        let state = Box::new(state);
         self.slots.insert(slot, state);
         Some(slot)
     }

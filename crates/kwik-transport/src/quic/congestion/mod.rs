@@ -1,8 +1,12 @@
 //! Congestion control: how much may be in flight.
 //!
-//! Two controllers behind the QUIC library's trait, and [`unstuck`] around both.
+//! Three controllers behind the QUIC library's trait, and [`unstuck`] around each.
 
+mod losses;
 mod model;
+mod round_trips;
+mod tolerant;
+mod tuning;
 mod unstuck;
 
 use std::sync::Arc;
@@ -11,6 +15,7 @@ use std::time::Instant;
 use quinn::congestion::{Controller, ControllerFactory, CubicConfig};
 
 use model::Model;
+use tolerant::Tolerant;
 use unstuck::Unstuck;
 
 type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
@@ -19,8 +24,11 @@ type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
 /// endpoint sends; the peer decides for what it sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CongestionControl {
-    /// The QUIC library's CUBIC (RFC 9438): each loss is taken for a full queue.
+    /// CUBIC that answers full queues, and not what is lost by chance, as on wireless and long
+    /// links; where nothing is lost by chance it does as CUBIC does.
     #[default]
+    Tolerant,
+    /// The QUIC library's CUBIC (RFC 9438): each loss is taken for a full queue.
     Cubic,
     /// A model of the path: its rate, its round trip, and what it loses anyway. Loss by chance
     /// does not slow it down, and it keeps queues short. Where round trips vary by milliseconds
@@ -36,7 +44,7 @@ impl CongestionControl {
     pub(super) fn windows_ahead(self) -> u64 {
         match self {
             Self::Cubic => 2,
-            Self::Model => 4,
+            Self::Tolerant | Self::Model => 4,
         }
     }
 }
@@ -61,6 +69,7 @@ impl ControllerFactory for Congestion {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         let inner: Box<dyn Controller> = match self.control {
             CongestionControl::Model => Box::new(Model::new(now, current_mtu)),
+            CongestionControl::Tolerant => Box::new(Tolerant::new(now, current_mtu)),
             CongestionControl::Cubic => self.cubic.clone().build(now, current_mtu),
         };
         Box::new(Unstuck::new(inner, self.clock.clone(), now, current_mtu))

@@ -15,13 +15,11 @@
 //! The transitions are a table in [`state`].
 
 mod deliveries;
-mod losses;
 mod path;
 mod state;
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "any moment will do")]
 mod tests;
-mod tuning;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -30,16 +28,17 @@ use std::time::{Duration, Instant};
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
 use quinn_proto::RttEstimator;
 
-use deliveries::{Deliveries, Sample};
-use losses::Losses;
-use path::Path;
-use state::{Finding, State};
-use tuning::{
+use super::losses::Losses;
+use super::tuning;
+use super::tuning::{
     ALONE, BETA, CRUISE_LOSS, CRUISE_ROUNDS, CRUISE_SPREAD, DRAIN, FIRST_WINDOW, FOLLOWED, FOREIGN,
     FOREIGN_NOISE, GROWTH, HELD, LEAST_RISE, LEAST_WINDOW, MOST_RISE, PACKETS_LOST, PROBE_LOSS,
     PROBE_QUEUE, PROBE_ROUNDS, PROBE_SHARE, QUEUE_NOISE, QUEUED, RISE_SAMPLES, SHARE_LOST,
     START_GAIN, YIELD,
 };
+use deliveries::{Deliveries, Sample};
+use path::Path;
+use state::{Finding, State};
 
 /// One round trip: from a packet's sending until it is acknowledged.
 #[derive(Debug, Clone, Copy, Default)]

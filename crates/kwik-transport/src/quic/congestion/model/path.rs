@@ -2,56 +2,28 @@
 
 use std::time::{Duration, Instant};
 
-use super::tuning::{BASE_LASTS, FLOOR_LASTS, HIGH, LEAST_SPAN, SLACK, SPAN};
+use crate::quic::congestion::round_trips::{Least, RoundTrips};
 
-/// The least value of the last one or two spans of time.
-#[derive(Debug, Clone, Copy)]
-struct Least {
-    lasts: Duration,
-    began: Instant,
-    values: [Option<Duration>; 2],
-}
-
-impl Least {
-    fn new(lasts: Duration, now: Instant) -> Self {
-        Self { lasts, began: now, values: [None; 2] }
-    }
-
-    fn note(&mut self, now: Instant, value: Duration) {
-        if now.saturating_duration_since(self.began) >= self.lasts {
-            self.began = now;
-            self.values = [self.values[1], None];
-        }
-        let least = self.values[1].map_or(value, |least| least.min(value));
-        self.values[1] = Some(least);
-    }
-
-    fn value(&self) -> Option<Duration> {
-        self.values.into_iter().flatten().min()
-    }
-}
+use super::tuning::{BASE_LASTS, SLACK};
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Path {
     /// The highest delivery rates of the cycle before and of this one, in bytes a second.
     rates: [f64; 2],
-    /// The longest of the rounds' least round trips, likewise.
-    tops: [Duration; 2],
+    round_trips: RoundTrips,
     /// The round trip without our queue.
     base: Option<Duration>,
     /// Of the rounds in which our queue was drained.
     drained: Least,
-    floor: Least,
 }
 
 impl Path {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             rates: [0.0; 2],
-            tops: [Duration::ZERO; 2],
+            round_trips: RoundTrips::new(now),
             base: None,
             drained: Least::new(BASE_LASTS / 2, now),
-            floor: Least::new(FLOOR_LASTS, now),
         }
     }
 
@@ -67,7 +39,7 @@ impl Path {
 
     /// The least round trip of the last minute or two.
     pub(super) fn floor(&self) -> Duration {
-        self.floor.value().unwrap_or_default()
+        self.round_trips.floor()
     }
 
     /// Bytes that fill it without a queue.
@@ -83,7 +55,7 @@ impl Path {
 
     pub(super) fn on_rtt(&mut self, now: Instant, rtt: Duration) {
         self.base = Some(self.base.map_or(rtt, |base| base.min(rtt)));
-        self.floor.note(now, rtt);
+        self.round_trips.on_rtt(now, rtt);
     }
 
     pub(super) fn on_rate(&mut self, rate: f64) {
@@ -92,13 +64,13 @@ impl Path {
 
     /// The least round trip of a round that is over.
     pub(super) fn on_round(&mut self, rtt: Duration) {
-        self.tops[1] = self.tops[1].max(rtt);
+        self.round_trips.on_round(rtt);
     }
 
     /// A cycle is over; the last round had this rate.
     pub(super) fn on_cycle(&mut self, rate: f64) {
         self.rates = [self.rates[1], rate];
-        self.tops = [self.tops[1], Duration::ZERO];
+        self.round_trips.on_cycle();
     }
 
     /// The least round trip of a round in which our queue was drained.
@@ -124,10 +96,7 @@ impl Path {
 
     /// Whether packets with this round trip met a queue that is nearly full.
     pub(super) fn is_high(&self, rtt: Duration) -> bool {
-        let floor = self.floor();
-        let top = self.tops[0].max(self.tops[1]).max(rtt);
-        let span = top.saturating_sub(floor);
-        span > (floor / SPAN).max(LEAST_SPAN) && rtt.saturating_sub(floor) >= span.mul_f64(HIGH)
+        self.round_trips.is_high(rtt)
     }
 }
 
@@ -169,17 +138,5 @@ mod tests {
         assert!((path.rate() - 100.0).abs() < 1e-9);
         path.on_cycle(70.0);
         assert!((path.rate() - 80.0).abs() < 1e-9);
-    }
-
-    #[test]
-    fn a_queue_is_nearly_full_in_the_upper_half_of_what_was_seen() {
-        let start = Instant::now();
-        let mut path = Path::new(start);
-        path.on_rtt(start, ms(50));
-        assert!(!path.is_high(ms(51)), "noise");
-        path.on_round(ms(90));
-        assert!(!path.is_high(ms(69)));
-        assert!(path.is_high(ms(70)));
-        assert!(path.is_high(ms(200)), "longer than ever");
     }
 }

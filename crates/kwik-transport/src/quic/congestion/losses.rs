@@ -3,17 +3,17 @@
 //! A queue overflows while it is full, and then round trips are as long as they get. What is lost
 //! while they are short is lost by chance; as large a share is chance while they are long.
 
-use super::tuning::{CHANCE_PACKETS, MOST_CHANCE, NO_CHANCE, SIGMA};
+use super::tuning::{CHANCE_PACKETS, LEAST_PACKETS, MOST_CHANCE, NO_CHANCE, SIGMA};
 
 /// Bytes of packets that were delivered, and of those that were lost.
 #[derive(Debug, Clone, Copy, Default)]
-struct Sum {
-    delivered: f64,
-    lost: f64,
+pub(super) struct Sum {
+    pub(super) delivered: f64,
+    pub(super) lost: f64,
 }
 
 impl Sum {
-    fn all(self) -> f64 {
+    pub(super) fn all(self) -> f64 {
         self.delivered + self.lost
     }
 }
@@ -33,10 +33,7 @@ impl Losses {
             self.high.delivered += bytes as f64;
             return;
         }
-        self.low.delivered += bytes as f64;
-        if self.low.all() > CHANCE_PACKETS * mtu as f64 {
-            self.low = Sum { delivered: self.low.delivered / 2.0, lost: self.low.lost / 2.0 };
-        }
+        self.on_low(Sum { delivered: bytes as f64, lost: 0.0 }, mtu);
     }
 
     pub(super) fn on_lost(&mut self, bytes: u64, high: bool) {
@@ -62,9 +59,39 @@ impl Losses {
         self.high.lost / mtu > expected + 1.0 + SIGMA * expected.sqrt()
     }
 
+    /// Share that is lost while round trips are short, these bytes among them, which counts once
+    /// there were enough packets.
+    pub(super) fn share_with(&self, more: Sum, mtu: u64) -> f64 {
+        let (all, lost) = (self.low.all() + more.all(), self.low.lost + more.lost);
+        lost / all.max(LEAST_PACKETS * mtu as f64)
+    }
+
+    /// Whether more was lost while round trips were long than chance explains, be it that what was
+    /// never lost yet is lost now.
+    pub(super) fn exceed_chance(&self, mtu: u64) -> bool {
+        let mtu = mtu as f64;
+        let next = 0.5 * mtu / self.low.all().max(LEAST_PACKETS * mtu);
+        let expected = self.high.all() * (self.by_chance() + next) / mtu;
+        self.high.lost / mtu > expected + SIGMA * expected.sqrt()
+    }
+
     /// Whether anything was lost while round trips were long.
     pub(super) fn any_high(&self) -> bool {
         self.high.lost > 0.0
+    }
+
+    /// While round trips were short.
+    pub(super) fn on_low(&mut self, sum: Sum, mtu: u64) {
+        self.low.delivered += sum.delivered;
+        self.low.lost += sum.lost;
+        if self.low.all() > CHANCE_PACKETS * mtu as f64 {
+            self.low = Sum { delivered: self.low.delivered / 2.0, lost: self.low.lost / 2.0 };
+        }
+    }
+
+    /// A round is over: what was lost before counts less.
+    pub(super) fn fade(&mut self) {
+        self.high = Sum { delivered: self.high.delivered / 2.0, lost: self.high.lost / 2.0 };
     }
 
     /// What was lost is answered.

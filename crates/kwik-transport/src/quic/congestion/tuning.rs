@@ -1,4 +1,4 @@
-//! Every number of the model, once, with its reason.
+//! Every number of congestion control, once, with its reason.
 
 use std::time::Duration;
 
@@ -56,12 +56,12 @@ pub(super) const SLACK: f64 = 0.025;
 
 /// A round trip in the upper half of what was seen of late means that the queue is nearly full.
 pub(super) const HIGH: f64 = 0.5;
-/// What is seen of late must span this part of the path's round trip, and [`LEAST_SPAN`].
-pub(super) const SPAN: u32 = 16;
-/// See [`SPAN`].
+/// What is seen of late must span that: less is how machines take turns.
 pub(super) const LEAST_SPAN: Duration = Duration::from_millis(2);
 /// Loss by chance is a mean of so many packets and the half of those before.
-pub(super) const CHANCE_PACKETS: f64 = 3000.0;
+pub(super) const CHANCE_PACKETS: f64 = 10_000.0;
+/// ...and of so many at the least, so that the first ones that are lost prove nothing.
+pub(super) const LEAST_PACKETS: f64 = 1000.0;
 /// More than that is no chance, whatever the round trips say.
 pub(super) const MOST_CHANCE: f64 = 0.2;
 /// Below that a path loses nothing by chance.
@@ -98,3 +98,15 @@ pub(super) const CROWD_ROUNDS: u32 = 20;
 pub(super) const YIELD: f64 = 0.75;
 /// ...after which the round trip falls by this part of what it would without others.
 pub(super) const ALONE: f64 = 0.7;
+
+/// After a queue has begun to show, slow start grows by one in so many bytes that are acknowledged,
+/// for so many rounds, and ends if the queue is still there (RFC 9406, section 4.3).
+pub(super) const SLOWER: u64 = 4;
+/// See [`SLOWER`].
+pub(super) const SLOWER_ROUNDS: u32 = 5;
+/// Chance is measured while the window is below this part of what overflowed last: beyond, the
+/// same queue may be full again.
+pub(super) const LOW: f64 = 0.9;
+/// Who answers each loss has a window, in packets, whose square times the share that is lost is
+/// this (RFC 9438, section 5.1: Reno's, which CUBIC is at the least).
+pub(super) const OWN: f64 = 1.5;

@@ -1,0 +1,448 @@
+//! CUBIC (RFC 9438) that answers full queues, and not what is lost by chance.
+//!
+//! A loss is answered
+//!
+//! - when round trips are long and more is lost than chance explains: the queue is full;
+//! - when a round loses far more than chance: there may be no queue that shows. If the round after
+//!   it loses as much with the smaller window, that was chance as well, for as long as it lasts;
+//! - when no more is lost than CUBIC loses at this window by itself: to answer costs nothing, and
+//!   among many who share a full queue it is what all do.
+//!
+//! What else is lost is chance. Its share is measured while round trips are short and the window is
+//! below what overflowed. Slow start ends when a queue shows (RFC 9406), not when it overflows.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
+use quinn_proto::RttEstimator;
+
+use super::losses::{Losses, Sum};
+use super::round_trips::RoundTrips;
+use super::tuning::{
+    BASE_LASTS, BETA, FIRST_WINDOW, LEAST_RISE, LOW, MOST_RISE, OWN, RISE_SAMPLES, SHARE_LOST,
+    SIGMA, SLOWER, SLOWER_ROUNDS,
+};
+
+/// See [`Tolerant::after`].
+const AFTER: u8 = 2;
+
+/// One round trip: what is acknowledged until something is that was sent after it began.
+#[derive(Debug, Clone, Copy)]
+struct Round {
+    began: Instant,
+    all: Sum,
+    /// What of it measures chance.
+    low: Sum,
+    /// The least round trip, of so many acknowledgements.
+    rtt: Option<Duration>,
+    samples: u32,
+}
+
+impl Round {
+    fn new(now: Instant) -> Self {
+        let (all, low) = (Sum::default(), Sum::default());
+        Self { began: now, all, low, rtt: None, samples: 0 }
+    }
+}
+
+/// Slow start.
+#[derive(Debug, Clone, Copy)]
+struct Start {
+    window: u64,
+    /// It grows slower since the round trip was so long, for so many rounds.
+    slower: Option<(Duration, u32)>,
+}
+
+impl Start {
+    /// A queue begins to show, or went again.
+    fn on_rtt(&mut self, floor: Duration, round: &Round) {
+        let rise = (floor / 8).clamp(LEAST_RISE, MOST_RISE);
+        let Some(least) = round.rtt.filter(|_| round.samples >= RISE_SAMPLES) else { return };
+        if self.slower.is_none() && least >= floor + rise {
+            self.slower = Some((least, 0));
+        }
+    }
+
+    /// A round is over: whether slow start is, too.
+    fn on_round(&mut self, rtt: Duration) -> bool {
+        let Some((since, rounds)) = self.slower else { return false };
+        self.slower = (rtt >= since).then_some((since, rounds + 1));
+        self.slower.is_some_and(|(_, rounds)| rounds >= SLOWER_ROUNDS)
+    }
+}
+
+/// What sets the window.
+enum Rule {
+    Start(Start),
+    Cubic(Box<dyn Controller>),
+}
+
+/// See the module.
+pub(super) struct Tolerant {
+    mtu: u64,
+    rule: Rule,
+    round_trips: RoundTrips,
+    losses: Losses,
+    round: Round,
+    /// The last round's [`Round::low`]: it measures chance once no overflow followed.
+    before: Sum,
+    /// The window that overflowed last.
+    most: u64,
+    /// Losses of what was sent before are answered.
+    answered: Instant,
+    /// So many rounds since one lost far more than chance are not over: one in which what was sent
+    /// before is acknowledged, and one that shows what the answer to it changed.
+    after: u8,
+    /// Share that was lost in the latter, and at the least in each since.
+    remains: f64,
+    /// When what was seen of round trips was last looked at anew.
+    cycle: Instant,
+    last_rtt: Duration,
+    /// Of this acknowledgement: bytes, and when the newest of its packets was sent.
+    acked: u64,
+    newest: Option<Instant>,
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
+fn part(window: u64, factor: f64) -> u64 {
+    (window as f64 * factor) as u64
+}
+
+/// CUBIC that answers a loss at this window, or many that say that the link fell silent.
+fn cubic(now: Instant, mtu: u64, window: u64, persistent: bool) -> Box<dyn Controller> {
+    let mut config = CubicConfig::default();
+    config.initial_window(window.max(2 * mtu));
+    let mut cubic = Arc::new(config).build(now, u16::try_from(mtu).unwrap_or(u16::MAX));
+    cubic.on_congestion_event(now, now, persistent, mtu);
+    cubic
+}
+
+impl Tolerant {
+    pub(super) fn new(now: Instant, mtu: u16) -> Self {
+        let mtu = u64::from(mtu);
+        Self {
+            mtu,
+            rule: Rule::Start(Start { window: FIRST_WINDOW * mtu, slower: None }),
+            round_trips: RoundTrips::new(now),
+            losses: Losses::default(),
+            round: Round::new(now),
+            before: Sum::default(),
+            most: u64::MAX,
+            answered: now,
+            after: 0,
+            remains: 0.0,
+            cycle: now,
+            last_rtt: Duration::ZERO,
+            acked: 0,
+            newest: None,
+        }
+    }
+
+    /// Slow start is over.
+    fn is_started(&self) -> bool {
+        matches!(self.rule, Rule::Cubic(_))
+    }
+
+    /// Whether what is seen now measures chance, where round trips are short.
+    fn is_low(&self) -> bool {
+        self.window() <= part(self.most, LOW)
+    }
+
+    /// The round has lost far more than chance.
+    fn is_excess(&self) -> bool {
+        let mtu = self.mtu as f64;
+        let sent = self.round.all.delivered.max(self.window() as f64) + self.round.all.lost;
+        let chance = self.losses.share_with(Sum::default(), self.mtu).max(self.remains);
+        let expected = sent / mtu * (chance + SHARE_LOST);
+        let tolerated = expected + 1.0 + SIGMA * expected.sqrt();
+        self.after == 0 && self.round.all.lost / mtu > tolerated
+    }
+
+    /// No more is lost than CUBIC loses at this window by itself. Slow start has no such measure.
+    fn is_own(&self) -> bool {
+        let window = self.window() as f64 / self.mtu as f64;
+        let share = self.losses.share_with(self.round.low, self.mtu);
+        self.is_started() && share * window.powi(2) <= OWN
+    }
+
+    /// What the round before this one lost is chance.
+    fn on_chance(&mut self) {
+        let before = std::mem::replace(&mut self.before, self.round.low);
+        self.losses.on_low(before, self.mtu);
+    }
+
+    /// A queue overflowed, or the link fell silent.
+    fn answer(&mut self, now: Instant, sent: Instant, persistent: bool, lost: u64) {
+        self.most = self.window();
+        match &mut self.rule {
+            Rule::Start(_) => {
+                self.rule = Rule::Cubic(cubic(now, self.mtu, self.most, persistent));
+            }
+            Rule::Cubic(cubic) => cubic.on_congestion_event(now, sent, persistent, lost),
+        }
+        self.losses.answered();
+        self.answered = now;
+        self.begin_cycle(now);
+        self.round = Round::new(now);
+    }
+
+    fn begin_cycle(&mut self, now: Instant) {
+        self.round_trips.on_cycle();
+        self.cycle = now;
+    }
+
+    fn end_round(&mut self, now: Instant) {
+        if let Some(rtt) = self.round.rtt {
+            self.round_trips.on_round(rtt);
+            if let Rule::Start(start) = &mut self.rule
+                && start.on_round(rtt)
+            {
+                let before = part(start.window, 1.0 / BETA);
+                self.rule = Rule::Cubic(cubic(now, self.mtu, before, false));
+            }
+        }
+        let share = self.round.all.lost / self.round.all.all().max(1.0);
+        self.remains = match self.after {
+            0 => self.remains.min(share),
+            1 => share,
+            _ => 0.0,
+        };
+        self.after = self.after.saturating_sub(1);
+        self.on_chance();
+        self.losses.fade();
+        if now >= self.cycle + BASE_LASTS {
+            self.begin_cycle(now);
+        }
+        self.round = Round::new(now);
+    }
+}
+
+impl Controller for Tolerant {
+    fn on_ack(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        bytes: u64,
+        app_limited: bool,
+        rtt: &RttEstimator,
+    ) {
+        self.acked += bytes;
+        self.newest = self.newest.max(Some(sent));
+        match &mut self.rule {
+            Rule::Start(_) if app_limited => {}
+            Rule::Start(start) => start.window += bytes / start.slower.map_or(1, |_| SLOWER),
+            Rule::Cubic(cubic) => cubic.on_ack(now, sent, bytes, app_limited, rtt),
+        }
+    }
+
+    fn on_end_acks(&mut self, now: Instant, _: u64, _: bool, _: Option<u64>) {
+        let acked = std::mem::take(&mut self.acked);
+        self.round.all.delivered += acked as f64;
+        let Some(sent) = self.newest.take() else { return };
+        let rtt = now.saturating_duration_since(sent);
+        self.last_rtt = rtt;
+        self.round_trips.on_rtt(now, rtt);
+        if self.round_trips.is_high(rtt) {
+            self.losses.on_delivered(acked, true, self.mtu);
+        } else if self.is_low() {
+            self.round.low.delivered += acked as f64;
+        }
+        self.round.rtt = Some(self.round.rtt.map_or(rtt, |least| least.min(rtt)));
+        self.round.samples += 1;
+        if let Rule::Start(start) = &mut self.rule {
+            start.on_rtt(self.round_trips.floor(), &self.round);
+        }
+        if sent >= self.round.began {
+            self.end_round(now);
+        }
+    }
+
+    fn on_congestion_event(&mut self, now: Instant, sent: Instant, persistent: bool, lost: u64) {
+        if persistent {
+            return self.answer(now, sent, true, lost);
+        }
+        if sent < self.answered {
+            return;
+        }
+        // A mark (RFC 3168) tells of a full queue as a loss does.
+        let high = lost == 0 || self.round_trips.is_high(self.last_rtt);
+        let lost = if lost == 0 { self.mtu } else { lost };
+        self.round.all.lost += lost as f64;
+        if high {
+            self.losses.on_lost(lost, true);
+        } else if self.is_low() {
+            self.round.low.lost += lost as f64;
+        }
+        let excess = self.is_excess();
+        if excess || self.losses.exceed_chance(self.mtu) || (!high && self.is_own()) {
+            if excess || !self.is_started() {
+                // This began before it was so much.
+                self.before = Sum::default();
+            } else {
+                self.on_chance();
+            }
+            self.answer(now, sent, false, lost);
+            self.after = if excess { AFTER } else { 0 };
+        }
+    }
+
+    fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.mtu = new_mtu.into();
+        if let Rule::Cubic(cubic) = &mut self.rule {
+            cubic.on_mtu_update(new_mtu);
+        }
+    }
+
+    fn window(&self) -> u64 {
+        match &self.rule {
+            Rule::Start(start) => start.window,
+            Rule::Cubic(cubic) => cubic.window(),
+        }
+    }
+
+    fn metrics(&self) -> ControllerMetrics {
+        let mut metrics = ControllerMetrics::default();
+        metrics.congestion_window = self.window();
+        metrics
+    }
+
+    fn clone_box(&self) -> Box<dyn Controller> {
+        let rule = match &self.rule {
+            Rule::Start(start) => Rule::Start(*start),
+            Rule::Cubic(cubic) => Rule::Cubic(cubic.clone_box()),
+        };
+        Box::new(Self { rule, ..*self })
+    }
+
+    fn initial_window(&self) -> u64 {
+        FIRST_WINDOW * self.mtu
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "any moment will do")]
+mod tests {
+    use super::*;
+
+    const MTU: u64 = 1200;
+    const FLOOR: Duration = Duration::from_millis(50);
+
+    /// A sender whose window does not grow, round by round.
+    struct World {
+        tolerant: Tolerant,
+        now: Instant,
+    }
+
+    impl World {
+        /// In slow start, with a window of so many packets.
+        fn new(packets: u64) -> Self {
+            let now = Instant::now();
+            let mut tolerant = Tolerant::new(now, 1200);
+            tolerant.rule = Rule::Start(Start { window: packets * MTU, slower: None });
+            Self { tolerant, now }
+        }
+
+        fn packets(&self) -> u64 {
+            self.tolerant.window() / MTU
+        }
+
+        /// A window of packets takes `rtt`; so many of them are lost.
+        fn round(&mut self, rtt: Duration, lost: u64) {
+            let (sent, window) = (self.now, self.packets());
+            self.now += rtt;
+            self.tolerant.acked = window.saturating_sub(lost) * MTU;
+            self.tolerant.newest = Some(sent);
+            self.tolerant.on_end_acks(self.now, 0, false, None);
+            if lost > 0 {
+                self.tolerant.on_congestion_event(self.now, sent, false, lost * MTU);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_lost_by_chance_is_not_answered() {
+        let mut world = World::new(200);
+        for round in 0..50 {
+            world.round(FLOOR, u64::from(round > 3) * 2);
+        }
+        assert_eq!(world.packets(), 200);
+    }
+
+    #[test]
+    fn a_full_queue_is_answered_and_chance_beside_it_is_not() {
+        let mut world = World::new(200);
+        for _ in 0..50 {
+            world.round(FLOOR, 2);
+        }
+        // The queue grows and loses no more than before.
+        for queue in 0..40 {
+            world.round(FLOOR + Duration::from_millis(queue), 2);
+        }
+        assert_eq!(world.packets(), 200);
+        world.round(FLOOR * 2, 12);
+        assert_eq!(world.packets(), 140);
+    }
+
+    #[test]
+    fn much_more_than_chance_is_answered_but_not_twice_where_that_changes_nothing() {
+        let mut world = World::new(200);
+        for _ in 0..10 {
+            world.round(FLOOR, 0);
+        }
+        for _ in 0..20 {
+            let lost = world.packets() * 3 / 10;
+            world.round(FLOOR, lost);
+        }
+        assert_eq!(world.packets(), 140);
+        // Once that is over for long, as much is too much again.
+        for _ in 0..100 {
+            world.round(FLOOR, 0);
+        }
+        world.round(FLOOR, 42);
+        assert_eq!(world.packets(), 97);
+    }
+
+    /// A slow link whose queue holds three packets lost a third of them, for ever.
+    #[test]
+    fn who_has_few_packets_under_way_answers_each_loss() {
+        let mut world = World::new(14);
+        world.round(FLOOR, 6);
+        assert_eq!(world.packets(), 9);
+        for _ in 0..3 {
+            world.round(FLOOR, 0);
+        }
+        world.round(FLOOR, 1);
+        assert_eq!(world.packets(), 6);
+    }
+
+    #[test]
+    fn slow_start_slows_down_when_a_queue_shows_and_goes_on_when_it_goes() {
+        let mut start = Start { window: 100 * MTU, slower: None };
+        let mut round = Round::new(Instant::now());
+        (round.rtt, round.samples) = (Some(FLOOR * 3 / 2), RISE_SAMPLES - 1);
+        start.on_rtt(FLOOR, &round);
+        assert!(start.slower.is_none(), "too few samples");
+        round.samples += 1;
+        start.on_rtt(FLOOR, &round);
+        assert!(start.slower.is_some());
+        assert!(!start.on_round(FLOOR));
+        assert!(start.slower.is_none(), "it was none");
+        start.on_rtt(FLOOR, &round);
+        let over = (0..SLOWER_ROUNDS).map(|_| start.on_round(FLOOR * 2)).collect::<Vec<_>>();
+        assert_eq!(over, [false, false, false, false, true]);
+    }
+
+    #[test]
+    fn a_link_that_falls_silent_begins_with_two_packets() {
+        let mut world = World::new(100);
+        world.round(FLOOR, 0);
+        world.tolerant.on_congestion_event(world.now, world.now, true, 100 * MTU);
+        assert_eq!(world.packets(), 2);
+    }
+}
