@@ -49,8 +49,8 @@ pub(super) const MAX_RETURNS: u32 = 3;
 pub(super) const LOOK_AT_LEAST: Duration = Duration::from_millis(25);
 /// ... and not more often than this, as it takes a look at every piece.
 pub(super) const LOOK_AT_MOST: Duration = Duration::from_millis(5);
-/// Congestion windows that a server gives to QUIC, at the most: what was lost keeps what came behind
-/// it from being acknowledged.
+/// Congestion windows that a server gives to QUIC, at the most: what was lost keeps what came
+/// behind it from being acknowledged.
 pub(super) const WINDOWS_AHEAD: u64 = 4;
 /// ... and what beyond: no cancellation calls it back.
 pub(super) const COMMITTED: u64 = 640 * 1024;

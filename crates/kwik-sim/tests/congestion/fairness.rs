@@ -82,8 +82,8 @@ fn two_of_a_kind() {
     }
 }
 
-/// Of the model reported where more than one seed is wanted, and not asserted: who comes first keeps
-/// most.
+/// Of the model reported where more than one seed is wanted, and not asserted: who comes first
+/// keeps most.
 #[test]
 fn twenty() {
     let wanted = |control: &&_| **control != Model || std::env::var_os("KWIK_SEEDS").is_some();

@@ -101,8 +101,8 @@ fn bursts_of_loss_stop_nobody() {
     }
 }
 
-/// Round trips that vary by up to 10 ms without a queue, as on Wi-Fi: the model alone is too careful
-/// there (`docs/congestion.md`).
+/// Round trips that vary by up to 10 ms without a queue, as on Wi-Fi: the model alone is too
+/// careful there (`docs/congestion.md`).
 #[test]
 fn round_trips_that_vary_cost_the_model_alone() {
     let shape = Shape::rate_mbit(100).jitter(ms(10));

@@ -4,8 +4,8 @@
 //! counts. Environment:
 //!
 //! - `KWIK_SEEDS=n`: seeds of each case; one by default.
-//! - `KWIK_CONGESTION=tolerant|model|cubic|all`: the controllers that are measured; the first two by
-//!   default.
+//! - `KWIK_CONGESTION=tolerant|model|cubic|all`: the controllers that are measured; the first two
+//!   by default.
 //! - `KWIK_CASE=name`: that case alone.
 //!
 //! `KWIK_SEEDS=10 cargo test --release -p kwik-sim --test congestion -- --nocapture` measures all.

@@ -36,11 +36,11 @@ const ROOM: u64 = 2 * limits::MAX_PACKET_PAYLOAD as u64;
 /// The same for what is critical and for control frames, by what has high priority.
 const HIGH_SHARE: u64 = 16;
 
-/// Numbers the packets of one connection, and holds those back that are not critical while so much is
-/// not acknowledged that QUIC's windows are nearly full, its own or the peer's: what is more urgent
-/// finds room there, and so do control frames, but for moments in which the peer's window follows a
-/// sender in slow start. Of those that wait, the higher priority goes first: what QUIC has taken
-/// already leaves in that order too, so that what is low never fills it.
+/// Numbers the packets of one connection, and holds those back that are not critical while so much
+/// is not acknowledged that QUIC's windows are nearly full, its own or the peer's: what is more
+/// urgent finds room there, and so do control frames, but for moments in which the peer's window
+/// follows a sender in slow start. Of those that wait, the higher priority goes first: what QUIC
+/// has taken already leaves in that order too, so that what is low never fills it.
 pub(super) struct Gate {
     sent: SharedSent,
     send_window: u64,
