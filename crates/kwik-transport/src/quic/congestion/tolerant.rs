@@ -99,6 +99,8 @@ pub(super) struct Tolerant {
     remains: f64,
     /// When what was seen of round trips was last looked at anew.
     cycle: Instant,
+    /// The least round trip of the round before, and the last one of all.
+    before_rtt: Duration,
     last_rtt: Duration,
     /// Of this acknowledgement: bytes, and when the newest of its packets was sent.
     acked: u64,
@@ -134,6 +136,7 @@ impl Tolerant {
             after: 0,
             remains: 0.0,
             cycle: now,
+            before_rtt: Duration::ZERO,
             last_rtt: Duration::ZERO,
             acked: 0,
             newest: None,
@@ -148,6 +151,15 @@ impl Tolerant {
     /// Whether what is seen now measures chance, where round trips are short.
     fn is_low(&self) -> bool {
         self.window() <= part(self.most, LOW)
+    }
+
+    /// Whether the queue is nearly full. One acknowledgement may be late for other reasons, as where
+    /// a machine is busy: the least round trip of several tells. Who has few under way answers too
+    /// much rather than too little.
+    fn is_high(&self) -> bool {
+        let several = self.round.rtt.filter(|_| self.round.samples >= RISE_SAMPLES);
+        let few = if self.is_started() { self.last_rtt } else { self.before_rtt };
+        self.round_trips.is_high(several.unwrap_or(few))
     }
 
     /// The round has lost far more than chance.
@@ -196,6 +208,7 @@ impl Tolerant {
     fn end_round(&mut self, now: Instant) {
         if let Some(rtt) = self.round.rtt {
             self.round_trips.on_round(rtt);
+            self.before_rtt = rtt;
             if let Rule::Start(start) = &mut self.rule
                 && start.on_round(rtt)
             {
@@ -244,7 +257,7 @@ impl Controller for Tolerant {
         let rtt = now.saturating_duration_since(sent);
         self.last_rtt = rtt;
         self.round_trips.on_rtt(now, rtt);
-        if self.round_trips.is_high(rtt) {
+        if self.is_high() {
             self.losses.on_delivered(acked, true, self.mtu);
         } else if self.is_low() {
             self.round.low.delivered += acked as f64;
@@ -267,7 +280,7 @@ impl Controller for Tolerant {
             return;
         }
         // A mark (RFC 3168) tells of a full queue as a loss does.
-        let high = lost == 0 || self.round_trips.is_high(self.last_rtt);
+        let high = lost == 0 || self.is_high();
         let lost = if lost == 0 { self.mtu } else { lost };
         self.round.all.lost += lost as f64;
         if high {
@@ -276,7 +289,8 @@ impl Controller for Tolerant {
             self.round.low.lost += lost as f64;
         }
         let excess = self.is_excess();
-        if excess || self.losses.exceed_chance(self.mtu) || (!high && self.is_own()) {
+        if excess || self.losses.exceed_chance(self.window(), self.mtu) || (!high && self.is_own())
+        {
             if excess || !self.is_started() {
                 // This began before it was so much.
                 self.before = Sum::default();
@@ -385,6 +399,7 @@ mod tests {
             world.round(FLOOR + Duration::from_millis(queue), 2);
         }
         assert_eq!(world.packets(), 200);
+        world.round(FLOOR * 2, 0);
         world.round(FLOOR * 2, 12);
         assert_eq!(world.packets(), 140);
     }
