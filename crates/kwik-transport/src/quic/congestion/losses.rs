@@ -67,11 +67,11 @@ impl Losses {
     }
 
     /// Whether more was lost while round trips were long than chance explains, be it that what was
-    /// never lost yet is lost now. It was lost of a `window` at the least.
-    pub(super) fn exceed_chance(&self, window: u64, mtu: u64) -> bool {
+    /// never lost yet is lost now. It was lost of so many bytes at the `least`.
+    pub(super) fn exceed_chance(&self, least: u64, mtu: u64) -> bool {
         let mtu = mtu as f64;
         let next = 0.5 * mtu / self.low.all().max(LEAST_PACKETS * mtu);
-        let expected = self.high.all().max(window as f64) * (self.by_chance() + next) / mtu;
+        let expected = self.high.all().max(least as f64) * (self.by_chance() + next) / mtu;
         self.high.lost / mtu > expected + SIGMA * expected.sqrt()
     }
 

@@ -154,12 +154,18 @@ impl Tolerant {
     }
 
     /// Whether the queue is nearly full. One acknowledgement may be late for other reasons, as where
-    /// a machine is busy: the least round trip of several tells. Who has few under way answers too
-    /// much rather than too little.
+    /// a machine is busy. In slow start, which a mistake would end for good, several have to be.
     fn is_high(&self) -> bool {
         let several = self.round.rtt.filter(|_| self.round.samples >= RISE_SAMPLES);
-        let few = if self.is_started() { self.last_rtt } else { self.before_rtt };
-        self.round_trips.is_high(several.unwrap_or(few))
+        let several = several.unwrap_or(self.before_rtt);
+        self.round_trips.is_high(if self.is_started() { self.last_rtt } else { several })
+    }
+
+    /// More was lost while the queue was nearly full than chance explains. When slow start has seen
+    /// none for long, it was lost of a window.
+    fn is_high_excess(&self) -> bool {
+        let least = if self.is_started() { 0 } else { self.window() };
+        self.losses.exceed_chance(least, self.mtu)
     }
 
     /// The round has lost far more than chance.
@@ -289,8 +295,7 @@ impl Controller for Tolerant {
             self.round.low.lost += lost as f64;
         }
         let excess = self.is_excess();
-        if excess || self.losses.exceed_chance(self.window(), self.mtu) || (!high && self.is_own())
-        {
+        if excess || self.is_high_excess() || (!high && self.is_own()) {
             if excess || !self.is_started() {
                 // This began before it was so much.
                 self.before = Sum::default();
