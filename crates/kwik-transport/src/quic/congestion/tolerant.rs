@@ -153,8 +153,9 @@ impl Tolerant {
         self.window() <= part(self.most, LOW)
     }
 
-    /// Whether the queue is nearly full. One acknowledgement may be late for other reasons, as where
-    /// a machine is busy. In slow start, which a mistake would end for good, several have to be.
+    /// Whether the queue is nearly full. One acknowledgement may be late for other reasons, as
+    /// where a machine is busy. In slow start, which a mistake would end for good, several have to
+    /// be.
     fn is_high(&self) -> bool {
         let several = self.round.rtt.filter(|_| self.round.samples >= RISE_SAMPLES);
         let several = several.unwrap_or(self.before_rtt);
