@@ -49,6 +49,15 @@ fn the_state_of_a_server_is_never_served() {
     assert!(!place.path("out/stolen").exists());
     assert_done(&place.run(&["get", &server.link("public")]));
     assert_done(&place.run(&["get", &server.link(".dotted")]));
+    // The key by another name, and the state of another server that lies there, too.
+    fs::hard_link(files.join("moved/identity"), files.join("innocent")).unwrap();
+    assert_done(&place.run(&["id", "--state", files.join("another").to_str().unwrap()]));
+    fs::create_dir(files.join("another/catalogue")).unwrap();
+    fs::write(files.join("another/catalogue/x"), b"x").unwrap();
+    for name in ["innocent", "another/identity", "another/catalogue/x"] {
+        assert_failed(&place.run(&["get", &server.link(name), "-o", "stolen"]), 3, name);
+    }
+    assert!(!place.path("out/stolen").exists());
     // The key alone is no object either.
     let key = place.path("other/identity");
     assert_done(&place.run(&["id", "--state", place.path("other").to_str().unwrap()]));
@@ -405,12 +414,26 @@ fn foreign_text_does_nothing_to_a_terminal() {
     let place = Place::new();
     let evil = "a\u{202e}gpj.exe";
     place.file(evil, 10);
-    let server = place.serve("state", &[]);
+    let access = place.path("access");
+    let server = place.serve("state", &["--access-log", access.to_str().unwrap()]);
     let output = place.run(&["get", &server.link("a%E2%80%AEgpj.exe"), "-o", "x"]);
     assert_done(&output);
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains(r"a\u{202e}gpj.exe") && !said.contains('\u{202e}'), "{said}");
     let output = place.run(&["get", &server.link("no%E2%80%AEsuch"), "-o", "x"]);
     assert_failed(&output, 3, r"no\u{202e}such");
-    assert!(content(1).len() == 1);
+    // JSON says the same, and shows nothing of it to a terminal either.
+    let arguments = ["get", &server.link("a%E2%80%AEgpj.exe"), "-o", "y", "--json"];
+    let output = place.run(&[&arguments[..], &["--progress", "json"]].concat());
+    assert_done(&output);
+    wait_until(|| fs::read_to_string(&access).unwrap().lines().count() == 3);
+    for said in [output.stdout, output.stderr, fs::read(&access).unwrap()] {
+        let said = String::from_utf8(said).unwrap();
+        assert!(said.contains(r"\u202e") && !said.contains('\u{202e}'), "{said}");
+        let mut names = said.lines().map(|line| {
+            let value: serde_json::Value = serde_json::from_str(line).unwrap();
+            value["name"].as_str().unwrap_or_default().to_owned()
+        });
+        assert!(names.any(|name| name == evil), "{said}");
+    }
 }

@@ -4,13 +4,18 @@
 
 mod common;
 
-use std::{fs, io, os::unix::fs::FileExt, time::Duration};
+use std::{
+    fs, io,
+    os::unix::fs::FileExt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use common::{MIB, connect, content, name, source, start, start_all};
+use common::{MIB, connect, content, name, source, start, start_all, start_with};
 use futures_util::future::join_all;
 use kwik::{RecvStream, SendStream};
 use kwik_delivery::{
-    Client, FailureCode, FetchError, Progress, Request, Response, Source,
+    Client, FailureCode, FetchError, Progress, Request, Response, Server, Source,
     limits::{GROUP_SIZE, PAGE_GROUPS},
 };
 use tempfile::{TempDir, tempdir};
@@ -210,4 +215,26 @@ async fn requests_may_come_in_pieces() {
     let chunk = recv.read_chunk(MIB, true).await.unwrap().unwrap();
     let found = Response::decode(&mut chunk.bytes[..].into()).unwrap().unwrap();
     assert!(matches!(found, Response::Found(found) if found.size == 100));
+}
+
+/// Nothing is lost silently: not the line of a request either whose client has left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_whose_client_leaves_has_its_line_too() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&told);
+    let configure = |server: Server| {
+        server.with_access_log(move |access| log.lock().unwrap().push(access.clone()))
+    };
+    let big = source(&[("x", content(20 * MIB))]);
+    let servers = [start_with(0, big, Vec::new(), configure)];
+    let client = connect(&servers).await;
+    let fetch = client.fetch(&name("x")).await.unwrap();
+    client.session().close(0, b"enough");
+    drop(fetch);
+    while told.lock().unwrap().is_empty() {
+        sleep(Duration::from_millis(10)).await;
+    }
+    let told = told.lock().unwrap();
+    let [access] = &told[..] else { panic!("{told:?}") };
+    assert!(access.outcome.is_err() && access.size == Some(20 * MIB as u64), "{access:?}");
 }
