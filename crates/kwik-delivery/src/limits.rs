@@ -28,9 +28,9 @@ pub const MAX_MESSAGE: usize = 64 * 1024;
 pub const MAX_TEXT: usize = 512;
 /// Bytes of a source's word for an object's state (an entity tag, say).
 pub const MAX_STATE: usize = 256;
-/// Objects that are looked up or served at once; more are told that the server is busy. One for each
-/// request that all sessions may have: with fewer, one client could keep others from all objects
-/// but those that it holds.
+/// Objects that are looked up or served at once; more are told that the server is busy. One for
+/// each request that all sessions may have: with fewer, one client could keep others from all
+/// objects but those that it holds.
 pub const MAX_LOOKUPS: usize = MAX_REQUESTS * kwik_proto::limits::MAX_SESSIONS;
 /// Bytes of manifests that are kept in memory where the catalogue cannot be written: enough for 60
 /// GiB of objects.

@@ -12,7 +12,7 @@ use common::proto::{Field, message};
 use common::{Rng, Servers, client, echo, identity, serve_echo, within};
 use kwik::{
     ClientConfig, Code, ConnectionError, Dir, Endpoint, Fingerprint, LeaseId, PathId, PathStatus,
-    ReadError, Session, Side, StreamId,
+    ReadError, Session, SessionId, Side, StreamId,
 };
 use kwik_proto::wire::control::{self, ControlMessage};
 use kwik_proto::{PieceId, limits};
@@ -107,6 +107,46 @@ async fn an_answer_that_is_none_ends_the_session() {
         let (session, mut peer) = scene.fresh().await;
         peer.send.finish().unwrap();
         expect(&session, &peer, Code::InvalidFrame, "the end").await;
+        echo(&scene.honest).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn limits_beyond_all_measure_are_borne() {
+    within(async {
+        let scene = Scene::new().await;
+        let (session, mut peer) = scene.fresh().await;
+        let (most, count) = (limits::MAX_OFFSET, 1 << 60);
+        let answer = control::AuthenticationResponse {
+            result: Ok(SessionId([5; 16])),
+            limits: Some(control::StreamLimits {
+                max_streams_bidi: count,
+                max_streams_uni: count,
+                initial_max_stream_data: most,
+                first_streams: u64::MAX,
+                initial_max_first_stream_data: most,
+            }),
+            data: <_>::default(),
+        };
+        peer.say(ControlMessage::AuthenticationResponse(answer)).await;
+        peer.ping().await;
+        let mut streams = Vec::new();
+        for _ in 0..3 {
+            let mut stream = session.open_uni().await.unwrap();
+            stream.write_all(&[7; 20_000]).await.unwrap();
+            streams.push(stream);
+        }
+        for (dir, maximum) in [(Dir::Bi, count), (Dir::Uni, count)] {
+            let more = control::MaxStreams { dir, maximum, first_streams: u64::MAX };
+            peer.say(ControlMessage::MaxStreams(more)).await;
+        }
+        let stream_id = streams[0].id();
+        let credit = control::MaxStreamData { stream_id, maximum: most };
+        peer.say(ControlMessage::MaxStreamData(credit)).await;
+        peer.ping().await;
+        assert!(session.stats().unacknowledged >= 60_000);
+        assert_eq!(session.close_reason(), None);
         echo(&scene.honest).await;
     })
     .await;

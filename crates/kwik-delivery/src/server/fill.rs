@@ -17,8 +17,8 @@ pub(super) const STOPPING: &str = "the server is shutting down";
 
 /// Writes from `object`, from `offset` on, what the client activates, until the lease is over.
 /// `on_written` is told how many bytes were written each time. Gives the lease up when the object
-/// cannot be read: why, which the operator has to be told. All leases share the `pace`. Once `stop` is over, it gives up what was not
-/// written yet.
+/// cannot be read: why, which the operator has to be told. All leases share the `pace`. Once `stop`
+/// is over, it gives up what was not written yet.
 pub(super) async fn fill(
     mut lease: LeaseWriter,
     object: &Object,

@@ -1,70 +1,30 @@
-//! What a primary may answer that it should not, row by row over real QUIC: each ends the fetch with
-//! an error that is one harmless line, in its time, and no byte is written that is not the object's.
+//! What is answered, and what has to come of it.
 
-#![allow(clippy::unwrap_used, reason = "tests and their fixtures may panic")]
+use crate::common::{MIB, name};
+use kwik_delivery::{Failure, FailureCode, FetchError, Found, Part, Request, Response};
 
-mod common;
-
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-    time::Duration,
-};
-
-use bytes::Bytes;
-use common::{MIB, content, identity, liar::Checked, name};
-use kwik::{Accepted, ClientConfig, Endpoint, PrimarySession, SendStream, ServerConfig, escape};
-use kwik_delivery::{
-    Client, Failure, FailureCode, FetchError, Found, Manifest, Output, Part, Progress, Request,
-    Response, Source, hash_object,
-};
-use tokio::time::{sleep, timeout};
-
-const SIZE: usize = 3 * MIB;
-
-/// The object as it is.
-struct Truth {
-    object: Bytes,
-    manifest: Manifest,
-    outboard: Bytes,
-}
-
-impl Truth {
-    async fn of(object: Bytes) -> Self {
-        let memory = Source::memory([(name("x"), object.clone())]);
-        let published = hash_object(&memory.open(&name("x")).await.unwrap()).await.unwrap();
-        let (_, outboard) = published.page(0).await.unwrap();
-        Self { object, manifest: published.manifest().clone(), outboard }
-    }
-
-    fn found(&self, stream_id: u64) -> Found {
-        let Manifest { name, size, root } = self.manifest.clone();
-        Found { name, size, root, stream_id }
-    }
-}
+use crate::{SIZE, Truth};
 
 /// What a primary says and sends.
-struct Answer {
-    told: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) told: Vec<u8>,
     /// Whether it has no more to say.
-    ends: bool,
+    pub(crate) ends: bool,
     /// Said again and again.
-    repeated: Option<Response>,
-    sent: Vec<u8>,
+    pub(crate) repeated: Option<Response>,
+    pub(crate) sent: Vec<u8>,
     /// How the object's stream ends.
-    end: End,
+    pub(crate) end: End,
 }
 
-enum End {
+pub(crate) enum End {
     Finished,
     Reset,
     Open,
 }
 
 impl Answer {
-    fn told(told: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn told(told: impl Into<Vec<u8>>) -> Self {
         let (told, sent) = (told.into(), Vec::new());
         Self { told, ends: true, repeated: None, sent, end: End::Open }
     }
@@ -77,7 +37,7 @@ impl Answer {
         Self { ends: false, repeated: Some(repeated), ..Self::told([]) }
     }
 
-    fn with(self, sent: impl Into<Vec<u8>>, end: End) -> Self {
+    pub(crate) fn with(self, sent: impl Into<Vec<u8>>, end: End) -> Self {
         Self { sent: sent.into(), end, ..self }
     }
 
@@ -87,7 +47,7 @@ impl Answer {
 }
 
 /// What it should say to a request, whose bytes go on stream `id`.
-fn honest(truth: &Truth, request: &Request, id: u64) -> Answer {
+pub(crate) fn honest(truth: &Truth, request: &Request, id: u64) -> Answer {
     let at = |offset: u64| usize::try_from(offset).unwrap();
     match &request.part {
         Part::Repair(repair) if repair.range.is_empty() => Answer::one(&Response::Noted),
@@ -112,10 +72,10 @@ fn is_asked_again(request: &Request) -> bool {
     matches!(request.part, Part::Repair(_))
 }
 
-type Lie = fn(&Truth, &Request, u64) -> Answer;
-type Expected = fn(&FetchError) -> bool;
+pub(crate) type Lie = fn(&Truth, &Request, u64) -> Answer;
+pub(crate) type Expected = fn(&FetchError) -> bool;
 /// What it is, what is answered, what comes of it, and whether that takes patience.
-type Row = (&'static str, Lie, Expected, bool);
+pub(crate) type Row = (&'static str, Lie, Expected, bool);
 
 fn is_answer(error: &FetchError) -> bool {
     matches!(error, FetchError::Answer(_))
@@ -154,7 +114,7 @@ fn failed(words: &str) -> Response {
 const EVIL: &str = "gone\n2026 ERROR all is lost\u{1b}[2J\u{7}\u{9b}31m\u{202e}";
 
 /// No answer at all to what was asked.
-fn malformed() -> Vec<Row> {
+pub(crate) fn malformed() -> Vec<Row> {
     vec![
         ("garbage", |_, _, _| Answer::told(vec![0x85; 40]), is_answer, false),
         ("an empty message", |_, _, _| Answer::told([0]), is_answer, false),
@@ -181,7 +141,7 @@ fn malformed() -> Vec<Row> {
 }
 
 /// Another object than the one that was asked for, or one that cannot be.
-fn manifests() -> Vec<Row> {
+pub(crate) fn manifests() -> Vec<Row> {
     vec![
         (
             "another name",
@@ -256,7 +216,7 @@ fn manifests() -> Vec<Row> {
 }
 
 /// Other bytes than were promised.
-fn streams() -> Vec<Row> {
+pub(crate) fn streams() -> Vec<Row> {
     vec![
         (
             "a stream that ends early",
@@ -348,111 +308,16 @@ fn streams() -> Vec<Row> {
     ]
 }
 
-/// A primary of one session, which answers the first request as `first` says, and others by the
-/// lie. What the session before has brought is kept by the client.
-async fn serve(primary: PrimarySession, truth: Arc<Truth>, cut: bool, lie: Lie) {
-    let asked = AtomicUsize::new(0);
-    while let Ok((send, mut recv)) = primary.session().accept_bi().await {
-        let Ok(request) = recv.read_to_end(MIB).await else { return };
-        let Ok(Some(request)) = Request::decode(&mut request.as_slice().into()) else { return };
-        let Ok(mut stream) = primary.session().open_uni().await else { return };
-        let id = stream.id().as_u64();
-        let is_first = asked.fetch_add(1, Relaxed) == 0;
-        let answer = if cut && is_first {
-            honest(&truth, &request, id).with(&truth.object[..MIB], End::Reset)
-        } else {
-            lie(&truth, &request, id)
-        };
-        tokio::spawn(say(send, answer.ends, answer.told, answer.repeated));
-        tokio::spawn(async move {
-            stream.write_all(&answer.sent).await.ok();
-            match answer.end {
-                End::Finished => stream.finish().unwrap_or_default(),
-                End::Reset => {
-                    // What was sent arrives first, or else nothing is resumed.
-                    sleep(Duration::from_millis(300)).await;
-                    stream.reset(1).ok();
-                }
-                End::Open => std::future::pending().await,
-            }
-        });
+fn of_range(truth: &Truth, request: &Request, id: u64, lie: Lie) -> Answer {
+    match &request.part {
+        Part::Range { range, .. } if range.is_empty() => honest(truth, request, id),
+        _ => lie(truth, request, id),
     }
 }
 
-async fn say(mut send: SendStream, ends: bool, told: Vec<u8>, repeated: Option<Response>) {
-    send.write_all(&told).await.ok();
-    if ends {
-        send.finish().ok();
-        return;
-    }
-    while let Some(response) = &repeated {
-        if send.write_all(&response.encode()).await.is_err() {
-            return;
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
-    // The stream stays open.
-    std::future::pending().await
-}
-
-async fn suffer((what, lie, expected, is_slow): Row, truth: Arc<Truth>, goes_on: bool) {
-    let endpoint =
-        Endpoint::server(ServerConfig::new(identity(0)), "127.0.0.1:0".parse().unwrap()).unwrap();
-    let address = endpoint.local_addr().unwrap();
-    let object = truth.object.clone();
-    let serving = tokio::spawn(async move {
-        let incoming = endpoint.accept().await.unwrap();
-        let Ok(Accepted::Primary(primary)) = incoming.accept_any().await else { return };
-        serve(primary, truth, goes_on, lie).await;
-    });
-    let dialer = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-    let config = ClientConfig::pinned(identity(0).fingerprint());
-    let session = dialer.connect_with(config, address, "").unwrap().await.unwrap();
-    let patience = if is_slow { Duration::from_millis(150) } else { Duration::from_secs(10) };
-    let client = Client::new(session);
-    let checked = Checked::new(&object);
-    let output = Output::in_order(Box::new(checked.clone()));
-    let (object, progress) = (name("x"), Progress::default());
-    if goes_on {
-        let fetch = client.fetch_to(&object, &output, &progress).await.unwrap();
-        fetch.write(&output, &progress).await.unwrap_err();
-        assert!(checked.written() > 0, "{what}: something came before");
-    }
-    let client = client.with_patience(patience);
-    let fetching = async {
-        let fetch = client.fetch_to(&object, &output, &progress).await?;
-        fetch.write(&output, &progress).await
-    };
-    let error = timeout(Duration::from_secs(60), fetching).await;
-    let error = error.unwrap_or_else(|_| panic!("{what}: waits for ever")).expect_err(what);
-    assert!(expected(&error), "{what}: {error:?}");
-    let shown = error.to_string();
-    assert_eq!(escape(&shown).to_string(), shown, "{what}");
-    assert!(checked.written() < SIZE, "{what}");
-    serving.abort();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_answer_of_a_primary_is_believed_waited_for_or_obeyed() {
-    let truth = Arc::new(Truth::of(content(SIZE)).await);
-    let rows = || malformed().into_iter().chain(manifests()).chain(streams());
-    for row in rows() {
-        suffer(row, truth.clone(), false).await;
-    }
-    println!("{} rows", rows().count());
-}
-
-/// The same, and more, to a client that has some already and asks for the rest.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_answer_to_a_client_that_goes_on_is_believed_waited_for_or_obeyed() {
-    fn of_range(truth: &Truth, request: &Request, id: u64, lie: Lie) -> Answer {
-        match &request.part {
-            Part::Range { range, .. } if range.is_empty() => honest(truth, request, id),
-            _ => lie(truth, request, id),
-        }
-    }
-    let truth = Arc::new(Truth::of(content(SIZE)).await);
-    let of_ranges: Vec<Row> = vec![
+/// Another range, or another version of it, than the one that was asked for.
+pub(crate) fn ranges() -> Vec<Row> {
+    vec![
         (
             "another version meanwhile",
             |truth, _, id| {
@@ -515,13 +380,5 @@ async fn no_answer_to_a_client_that_goes_on_is_believed_waited_for_or_obeyed() {
             |error| is_silent(error) || is_length(error),
             true,
         ),
-    ];
-    let of_streams = streams().into_iter().take(7);
-    let rows = malformed().into_iter().chain(of_streams).chain(of_ranges);
-    let mut count = 0;
-    for row in rows {
-        suffer(row, truth.clone(), true).await;
-        count += 1;
-    }
-    println!("{count} rows");
+    ]
 }
