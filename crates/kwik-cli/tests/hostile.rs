@@ -242,6 +242,42 @@ fn requests_that_nobody_reads_leave_descriptors_for_others() {
     }
 }
 
+/// The same at once, of objects that nobody has hashed yet: a look into each takes one, too.
+#[test]
+fn requests_at_once_take_no_more_descriptors_than_there_are() {
+    use futures_util::future::join_all;
+    use kwik::{ClientConfig, Endpoint};
+    use kwik_delivery::{Client, ObjectName};
+    let place = Place::new();
+    let names: Vec<_> = (0..256).map(|number| format!("f{number}")).collect();
+    for name in &names {
+        place.file(name, 100_000);
+    }
+    let mut command = Command::new("sh");
+    let script = "ulimit -n 64; exec \"$0\" \"$@\"";
+    command.args(["-c", script, env!("CARGO_BIN_EXE_kwik"), "serve"]).arg(place.path("files"));
+    command.args(["--listen", "127.0.0.1:0", "--state"]).arg(place.path("state"));
+    let server = Server::spawn(&mut command);
+    let fetched = tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+        let mut clients = Vec::new();
+        for _ in 0..16 {
+            let config = ClientConfig::pinned(server.fingerprint.parse().unwrap());
+            let connecting = endpoint.connect_with(config, server.address.parse().unwrap(), "");
+            clients.push(Client::new(connecting.unwrap().await.unwrap()));
+        }
+        // Each object at once by the client that is its own, and by another: from the catalogue.
+        let all = (0..2 * names.len()).map(async |at| {
+            let client = &clients[(at / 16 + at / names.len()) % clients.len()];
+            let name = ObjectName::new(&names[at % names.len()]).unwrap();
+            client.fetch(&name).await.map(drop).map_err(|error| error.to_string())
+        });
+        join_all(all).await
+    });
+    let failed: Vec<_> = fetched.into_iter().filter_map(Result::err).collect();
+    assert!(failed.is_empty(), "{} failed, as {:?}", failed.len(), failed.first());
+}
+
 /// A server that states one object and sends another, whatever it is asked: one line names it.
 #[test]
 fn a_server_that_lies_and_has_no_other_beside_it_is_named_in_one_line() {
