@@ -34,7 +34,7 @@ pub(crate) fn create(folder: &Path) -> Result<(), Failure> {
     let missing: Vec<_> = folder.ancestors().take_while(|above| !above.exists()).collect();
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
     // Each new name shall survive a crash, and with it what is in there.
-    missing.into_iter().for_each(|new| sync_parent(new));
+    missing.into_iter().for_each(sync_parent);
     made.map_err(|error| {
         let message = format!(
             "cannot create the state folder {}: {error}: give another with --state DIR",

@@ -70,7 +70,7 @@ async fn an_object_that_cannot_be_read_on_fills_no_log() {
         File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
         let rest = async {
             while let Ok(Some(_)) = stream.read_chunk(MIB, true).await {}
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         let failed = async {
             tokio::select! {

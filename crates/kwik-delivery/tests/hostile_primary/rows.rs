@@ -183,6 +183,12 @@ pub(crate) fn manifests() -> Vec<Row> {
             is_outboard,
             false,
         ),
+    ]
+}
+
+/// More than one answer.
+pub(crate) fn twice() -> Vec<Row> {
+    vec![
         (
             "an answer twice",
             |truth, _, id| {
@@ -274,6 +280,12 @@ pub(crate) fn streams() -> Vec<Row> {
             is_silent,
             true,
         ),
+    ]
+}
+
+/// Wrong bytes, and what is said to whoever asks for the right ones.
+pub(crate) fn repairs() -> Vec<Row> {
+    vec![
         (
             "wrong bytes, whatever is asked",
             |truth, request, id| {
