@@ -37,7 +37,13 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
     let folder = state::folder(arguments.state.folder.as_deref())?;
     let identity = Arc::new(identity(&folder)?);
     // After it was made: the folder is told by what it is, whatever names lead to it.
-    let source = if folder.exists() { source.excluding(&folder)? } else { source };
+    let mut source = source;
+    for secret in [folder.clone(), folder.join("identity")] {
+        // The key, too: it may have another name elsewhere.
+        if secret.exists() {
+            source = source.excluding(&secret)?;
+        }
+    }
     warn_of_hidden(&source, arguments.hidden);
     let fingerprint = identity.fingerprint();
     let catalogue = catalogue(&folder);

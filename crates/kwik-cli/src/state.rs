@@ -31,13 +31,25 @@ pub(crate) fn folder(given: Option<&Path>) -> Result<PathBuf, Failure> {
 
 /// Makes the folder, for its owner alone, if it is not there.
 pub(crate) fn create(folder: &Path) -> Result<(), Failure> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| {
+    let missing: Vec<_> = folder.ancestors().take_while(|above| !above.exists()).collect();
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    // Each new name shall survive a crash, and with it what is in there.
+    missing.into_iter().for_each(sync_parent);
+    made.map_err(|error| {
         let message = format!(
             "cannot create the state folder {}: {error}: give another with --state DIR",
             folder.display()
         );
         Failure::new(Kind::Disk, message)
     })
+}
+
+/// Makes a name durable, where the system can.
+fn sync_parent(path: &Path) {
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Ok(folder) = File::open(folder.unwrap_or(Path::new("."))) {
+        folder.sync_all().ok();
+    }
 }
 
 /// The server's identity: the 32 secret bytes in the file `identity`, made at the first start.

@@ -10,6 +10,8 @@ use kwik::{Decision, PathId, ScheduleStats, Session, escape};
 use kwik_delivery::{Manifest, Progress, Takeover};
 use serde_json::{Value, json};
 
+use crate::voice::json_line;
+
 /// What each path has brought.
 #[derive(Debug, Default)]
 pub(crate) struct Shares {
@@ -200,7 +202,9 @@ impl Summary {
             "liars": liars.collect::<Vec<_>>(),
             "verified": true,
         });
-        format!("{object}\n")
+        let mut line = json_line(&object);
+        line.push('\n');
+        line
     }
 }
 

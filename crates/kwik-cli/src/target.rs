@@ -2,7 +2,7 @@
 
 use std::{
     fmt, fs,
-    os::unix::fs::FileTypeExt,
+    os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -106,7 +106,13 @@ impl Target {
             _ => {}
         }
         // A link stays, and the file that it leads to is the target.
-        let end = end_of_links(&path);
+        let end = end_of_links(&path).map_err(|trap| {
+            let message = format!(
+                "{} is a link that another user put into a folder for all: name another target",
+                trap.display()
+            );
+            Failure::new(Kind::Disk, message)
+        })?;
         if end.is_symlink() {
             return refuse(format!("{shown} is a link that leads to itself: remove it first"));
         }
@@ -169,13 +175,30 @@ fn is_protected(path: &Path, metadata: &fs::Metadata) -> bool {
 }
 
 /// Where `path` leads by symbolic links, also when nothing is there.
-fn end_of_links(path: &Path) -> PathBuf {
+///
+/// # Errors
+/// The link that is not followed.
+fn end_of_links(path: &Path) -> Result<PathBuf, PathBuf> {
     let mut path = path.to_path_buf();
     for _ in 0..MAX_LINKS {
         let Ok(next) = fs::read_link(&path) else { break };
+        if is_trap(&path) {
+            return Err(path);
+        }
         path = path.parent().unwrap_or(Path::new("")).join(next);
     }
-    path
+    Ok(path)
+}
+
+/// Whether a link is another user's, in a folder where all may put files, as /tmp is: who follows
+/// it writes where that user likes. The rule of Linux (`fs.protected_symlinks`), which here holds
+/// also where the system does not see the link, or leaves that out.
+fn is_trap(link: &Path) -> bool {
+    let folder = link.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new(".")).metadata();
+    let (Ok(link), Ok(folder)) = (link.symlink_metadata(), folder) else { return true };
+    let for_all = folder.mode() & 0o1002 == 0o1002;
+    for_all && link.uid() != rustix::process::geteuid().as_raw() && link.uid() != folder.uid()
 }
 
 #[cfg(test)]
@@ -238,5 +261,32 @@ mod tests {
             let wish = Wish { output: Some(&there), no_clobber: true, ..Wish::default() };
             assert_eq!(Target::find(wish, &name).unwrap(), Target::Kept(there.clone()));
         }
+    }
+    /// Only root can make another user's link.
+    #[test]
+    fn a_link_that_another_put_into_a_folder_for_all_is_not_followed() {
+        use std::os::unix::fs::{PermissionsExt, lchown};
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let name = ObjectName::new("x").unwrap();
+        let find = |path: &Path| {
+            let wish = Wish { output: Some(path), force: true, ..Wish::default() };
+            Target::find(wish, &name)
+        };
+        fs::write(at("precious"), b"x").unwrap();
+        symlink("precious", at("own")).unwrap();
+        symlink("precious", at("trap")).unwrap();
+        symlink("trap", at("way")).unwrap();
+        if lchown(at("trap"), Some(12345), None).is_err() {
+            return;
+        }
+        let followed = Target::File { path: at("precious"), replace: true };
+        assert_eq!(find(&at("trap")).unwrap(), followed);
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+        for link in ["trap", "way"] {
+            let refused = find(&at(link)).unwrap_err();
+            assert!(refused.message.contains("another user put"), "{refused}");
+        }
+        assert_eq!(find(&at("own")).unwrap(), followed);
     }
 }

@@ -26,7 +26,7 @@ use crate::{
         SAY_HASHING_EVERY,
     },
     manifest::{Meter, hash_counted},
-    offload::offload,
+    offload::{offload, offload_read},
     tree,
 };
 
@@ -282,7 +282,7 @@ impl Shared {
             return kept;
         }
         let (path, stat) = (self.path(stat)?, stat.clone());
-        offload(move || entry::load(&path, &stat)).await.map(Arc::new)
+        offload_read(move || entry::load(&path, &stat)).await.map(Arc::new)
     }
 
     /// Hashes an object, and writes its manifest where there is a place for it.

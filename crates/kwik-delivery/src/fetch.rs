@@ -7,7 +7,7 @@ use std::{
     ops::Range,
     path::Path,
     sync::{Arc, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -17,7 +17,7 @@ use tokio::{sync::Mutex, time::timeout};
 use crate::{
     Found, InvalidMessage, Manifest, ObjectName, Outline, Output, Part, PartFile, Request,
     Response, Verifier,
-    limits::{MAX_MESSAGE, PATIENCE},
+    limits::{MAX_MESSAGE, PATIENCE, WORKING_PATIENCE},
     offload::offload,
     pace::Pace,
     pages::Pages,
@@ -291,9 +291,13 @@ impl Client {
         }
         send.finish()?;
         let mut buffer = BytesMut::new();
+        let mut work = Work { hashed: 0, since: Instant::now() };
         loop {
             match Response::decode(&mut buffer)? {
-                Some(Response::Working { hashed, size }) => progress.on_hashed(hashed, size),
+                Some(Response::Working { hashed, size }) => {
+                    work.check(hashed.min(size), self.patience)?;
+                    progress.on_hashed(hashed, size);
+                }
                 Some(response) => return Ok(Answer { response, recv, buffer }),
                 None => {
                     let read = recv.read_chunk(MAX_MESSAGE, true);
@@ -344,6 +348,27 @@ impl Client {
     ) -> Result<T, FetchError> {
         let waited = self.patience;
         timeout(waited, waiting).await.map_err(|_| FetchError::Silent { step, waited })
+    }
+}
+
+/// What a primary has done for its answer.
+struct Work {
+    hashed: u64,
+    /// Nothing was hashed since.
+    since: Instant,
+}
+
+impl Work {
+    /// It says that it works. Its word alone is no progress.
+    fn check(&mut self, hashed: u64, patience: Duration) -> Result<(), FetchError> {
+        if hashed > self.hashed {
+            (self.hashed, self.since) = (hashed, Instant::now());
+        }
+        let waited = self.since.elapsed();
+        if waited > patience.saturating_mul(WORKING_PATIENCE) {
+            return Err(FetchError::Silent { step: Step::Answer, waited });
+        }
+        Ok(())
     }
 }
 

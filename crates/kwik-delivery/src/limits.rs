@@ -31,8 +31,10 @@ pub const MAX_MESSAGE: usize = 64 * 1024;
 pub const MAX_TEXT: usize = 512;
 /// Bytes of a source's word for an object's state (an entity tag, say).
 pub const MAX_STATE: usize = 256;
-/// Objects whose manifests are looked up at once; more are told that the server is busy.
-pub const MAX_LOOKUPS: usize = 1024;
+/// Objects that are looked up or served at once; more are told that the server is busy. One for
+/// each request that all sessions may have: with fewer, one client could keep others from all
+/// objects but those that it holds.
+pub const MAX_LOOKUPS: usize = MAX_REQUESTS * kwik_proto::limits::MAX_SESSIONS;
 /// Bytes of manifests that are kept in memory where the catalogue cannot be written: enough for 60
 /// GiB of objects.
 pub const MAX_KEPT: usize = 32 * 1024 * 1024;
@@ -99,6 +101,9 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub const PATIENCE_AGAIN: Duration = Duration::from_secs(10);
 /// While an answer takes longer, the client is told so this often: a fraction of [`PATIENCE`].
 pub const WORKING_EVERY: Duration = Duration::from_secs(2);
+/// Times its patience that a client waits for a primary that says so and hashes nothing: 10 min by
+/// default, in which a primary hashes some hundred GiB of what others asked for before.
+pub const WORKING_PATIENCE: u32 = 20;
 /// How long an edge that sent wrong bytes is leased nothing: long enough that it costs little when
 /// it goes on, and one that was mended comes back by itself.
 pub const QUARANTINE: Duration = Duration::from_secs(60 * 60);

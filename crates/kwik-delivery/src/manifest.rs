@@ -17,7 +17,7 @@ use tokio::{sync::watch, time::timeout};
 use crate::{
     InvalidOutboard, Object, ObjectName, Outline, SourceError, Verifier,
     limits::{GIVE_WAY_FOR, GROUP_SIZE, HASH_SIZE, MAX_OBJECT, MAX_READ, PAGE_GROUPS},
-    offload::offload,
+    offload::{offload, offload_read},
     tree,
 };
 
@@ -95,7 +95,7 @@ impl Published {
             Pages::Memory(outboard) => outboard.slice(position(range.start)..position(range.end)),
             Pages::File { path, start } => {
                 let (path, range) = (path.clone(), start + range.start..start + range.end);
-                offload(move || read_at(&File::open(path)?, range)).await?
+                offload_read(move || read_at(&File::open(path)?, range)).await?
             }
         };
         Ok((self.outline()?.page(index, values.clone())?, values))

@@ -260,16 +260,36 @@ impl Server {
             // Its reason is the client's and the primary's to know, and was logged.
             Ok((object, offset)) => {
                 let stop = self.presence.draining();
-                fill(lease, &object, offset, &self.pace, stop, |_| {}).await.ok();
+                let filled = fill(lease, &object, offset, &self.pace, stop, |_| {}).await;
+                if let Err(error) = filled {
+                    self.log_given_up(&object, &error);
+                }
             }
             Err(reason) => {
                 let Refused { told, cause } = reason;
-                if self.throttle.admit(Instant::now()).is_some() {
+                if self.may_say() {
                     let reason = escape(cause.as_ref().unwrap_or(&told));
                     tracing::warn!(%reason, "lease refused");
                 }
                 lease.abandon(&told);
             }
+        }
+    }
+
+    /// Whether one more line that a client causes goes to the log. Says how many did not.
+    fn may_say(&self) -> bool {
+        let Some(left_out) = self.throttle.admit(Instant::now()) else { return false };
+        if left_out > 0 {
+            tracing::warn!(left_out, "lines of the last minute were left out");
+        }
+        true
+    }
+
+    /// An object cannot be read on.
+    fn log_given_up(&self, object: &Object, error: &SourceError) {
+        if self.may_say() {
+            let name = escape(&object.stat().name);
+            tracing::warn!(%name, reason = %escape(error.cause()), "lease given up");
         }
     }
 

@@ -85,8 +85,8 @@ impl Source {
         Ok(Self(Kind::Folder(Folder::new(path, Some(name)).into())))
     }
 
-    /// Shows nothing of the folder `secret` and what is in it, whatever names lead there: a
-    /// server's state has its key. Blocks shortly: for start-up.
+    /// Shows nothing of the folder `secret` and what is in it, or of that file, whatever names lead
+    /// there: a server's state has its key. Blocks shortly: for start-up.
     ///
     /// # Errors
     /// When `secret` is not there, or has all that is served in it.
@@ -165,6 +165,8 @@ impl Source {
         match &self.0 {
             Kind::Folder(folder) => {
                 let (folder, name) = (Arc::clone(folder), name.clone());
+                let descriptors = Arc::clone(&folder.descriptors);
+                let _turn = descriptors.turn().await;
                 offload(move || folder.open(name)).await
             }
             Kind::Memory(objects) => {

@@ -130,6 +130,31 @@ async fn what_is_excluded_is_not_there_by_whatever_name() {
     assert!(refused.is_err());
 }
 
+/// The state of any server that lies in what is served, whoever started it.
+#[tokio::test]
+async fn no_servers_key_is_an_object_nor_what_lies_beside_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let (folder, source) = folder();
+    let at = |name: &str| folder.path().join(name);
+    fs::create_dir_all(at("state/catalogue")).unwrap();
+    fs::write(at("state/catalogue/x"), b"x").unwrap();
+    fs::write(at("state/identity"), [7; 32]).unwrap();
+    // Not like one yet: others may read it.
+    fs::set_permissions(at("state/identity"), fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(source.open(&name("state/catalogue/x")).await.is_ok());
+    fs::set_permissions(at("state/identity"), fs::Permissions::from_mode(0o600)).unwrap();
+    symlink("state", at("way")).unwrap();
+    for secret in ["state/identity", "state/catalogue/x", "way/identity"] {
+        assert!(is_not_found(&source, secret).await, "{secret}");
+    }
+    assert_eq!(source.list(9).await.unwrap().len(), 2);
+    // By another name, it is the same file.
+    fs::hard_link(at("state/identity"), at("innocent")).unwrap();
+    assert!(source.open(&name("innocent")).await.is_ok());
+    let source = source.excluding(at("state/identity")).unwrap();
+    assert!(is_not_found(&source, "innocent").await);
+}
+
 #[tokio::test]
 async fn hidden_files_are_objects_by_option_only() {
     let (folder, source) = folder();

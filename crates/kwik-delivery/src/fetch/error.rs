@@ -11,7 +11,7 @@ use crate::{Failure, InvalidMessage, InvalidOutboard, PartError, fetch::Step};
 #[non_exhaustive]
 pub enum FetchError {
     /// The primary does not deliver it.
-    #[error("{}", .0.message)]
+    #[error("{}", escape(&.0.message))]
     Refused(Failure),
     /// The primary's answer is malformed.
     #[error("the server's answer cannot be used: {0}")]

@@ -3,13 +3,13 @@
 use std::{
     fs::{self, File, Metadata},
     io::{self, ErrorKind, Seek},
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::Path,
     sync::atomic::Ordering,
 };
 
 use rustix::{
-    fs::{CWD, RenameFlags, fchown, renameat_with},
+    fs::{CWD, OFlags, RenameFlags, fchown, renameat_with},
     io::Errno,
     process::{Gid, Uid},
 };
@@ -30,7 +30,7 @@ impl PartFile {
             let elsewhere = self.part.parent() != target.parent();
             let other_owner = !self.adopt_owner(&existing);
             if elsewhere || other_owner || existing.nlink() > 1 || has_attributes(target) {
-                match File::options().write(true).open(target) {
+                match open_over(target) {
                     Ok(over) => return self.write_over(&over),
                     Err(error) if elsewhere || error.kind() != ErrorKind::PermissionDenied => {
                         return Err(error);
@@ -84,6 +84,12 @@ impl PartFile {
         self.finished.store(true, Ordering::Relaxed);
         fs::remove_file(&self.part)
     }
+}
+
+/// A file that is written over. A link that took its name meanwhile is not followed.
+fn open_over(target: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.write(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(target)
 }
 
 /// Whether a file has attributes that a new one would not, as access lists are.

@@ -375,7 +375,9 @@ async fn unusable(serving: &Serving<'_>, object: &Object, error: &PageError) -> 
     let name = &object.stat().name;
     let gone =
         |error: &io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof);
-    tracing::warn!(name = %escape(name), error = %escape(error), "cannot use what was hashed");
+    if serving.server.may_say() {
+        tracing::warn!(name = %escape(name), error = %escape(error), "cannot use what was hashed");
+    }
     match error {
         PageError::Read(error) if !gone(error) => {
             let message = format!("the server cannot read what it had hashed of {name} now");

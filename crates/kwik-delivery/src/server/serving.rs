@@ -4,7 +4,6 @@ use std::{
     collections::BTreeSet,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
 };
 
 use futures_util::{FutureExt, StreamExt, future::FusedFuture, stream::FuturesUnordered};
@@ -71,6 +70,8 @@ impl<'a> Serving<'a> {
                 Ok(()) = quarantined.changed() => self.leave_quarantined(),
             }
         }
+        // What was under way ends with the session, and that is told, too.
+        while answers.next().await.is_some() {}
     }
 
     /// Says to the operator what became of a request, of which object, and whose. What the server
@@ -82,16 +83,15 @@ impl<'a> Serving<'a> {
         reason: &str,
         own_fault: bool,
     ) {
-        let Some(left_out) = self.server.throttle.admit(Instant::now()) else { return };
+        if !self.server.may_say() {
+            return;
+        }
         let client = self.primary.session().remote_address();
         let name = name.map(|name| escape(name).to_string()).unwrap_or_default();
         let reason = escape(reason);
         match own_fault {
             true => tracing::warn!(%client, %name, %reason, "{what}"),
             false => tracing::info!(%client, %name, %reason, "{what}"),
-        }
-        if left_out > 0 {
-            tracing::warn!(left_out, "lines of the last minute were left out");
         }
     }
 

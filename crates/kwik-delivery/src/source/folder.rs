@@ -22,6 +22,10 @@ use super::{
     error::{file_error, unreadable},
 };
 
+/// The file of a server's state that has its secret key, and how long that is.
+const KEY: &str = "identity";
+const KEY_SIZE: u64 = 32;
+
 /// Where files are, and what is not shown of it.
 #[derive(Debug, Clone)]
 pub(super) struct Folder {
@@ -35,7 +39,7 @@ pub(super) struct Folder {
     pub(super) descriptors: Arc<Descriptors>,
 }
 
-/// A folder of which nothing is shown, whatever names lead there.
+/// A folder, or a file, of which nothing is shown, whatever names lead there.
 #[derive(Debug, Clone)]
 struct Secret {
     path: PathBuf,
@@ -121,12 +125,17 @@ impl Folder {
         if hidden && (name.as_str().split('/').any(dotted) || leads_to_hidden) {
             return Some("it is hidden, and --hidden was not given");
         }
-        self.is_secret(path).then_some("it lies in the server's own state")
+        self.is_secret(path).then_some("it lies in the state of a server")
     }
 
     /// Whether `path`, or a folder above it, is one of which nothing is shown: by what it is, not
-    /// by its name, so that other names and mounts of it do not help.
+    /// by its name, so that other names and mounts of it do not help. Nor is what any other server
+    /// has for its secret key.
     fn is_secret(&self, path: &Path) -> bool {
+        let mut inside = path.ancestors().take_while(|above| above.starts_with(&self.root));
+        if inside.any(|above| is_key(above) || is_key(&above.join(KEY))) {
+            return true;
+        }
         !self.secrets.is_empty()
             && path.ancestors().any(|above| {
                 let identity = above.metadata().map(|metadata| (metadata.dev(), metadata.ino()));
@@ -243,4 +252,14 @@ impl Folder {
         }
         None
     }
+}
+
+/// Whether a file is a server's secret key, as far as it looks like one: what this server has for
+/// its own is told by what it is, but another's state may lie in what is served, too.
+fn is_key(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == KEY)
+        && path.symlink_metadata().is_ok_and(|metadata| {
+            let for_owner_alone = metadata.mode() & 0o077 == 0;
+            metadata.is_file() && metadata.len() == KEY_SIZE && for_owner_alone
+        })
 }
