@@ -100,6 +100,7 @@ fn line(access: &Access, now: SystemTime) -> String {
     let mut line = json!({
         "time": millis(time.as_millis()),
         "client": access.client.to_string(),
+        "key": access.key.map(|key| key.to_string()),
         "name": access.name.as_ref().map(ToString::to_string),
         "part": part,
         "size": access.size,

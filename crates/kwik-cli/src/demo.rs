@@ -11,7 +11,7 @@ use std::{
 
 use kwik::escape;
 use kwik_delivery::{
-    Client, Fingerprint, Link, ObjectName, Output, PartFile, Place, Progress, Source,
+    Client, Fingerprint, Link, ObjectName, Output, PartFile, Place, Progress, Source, Visitor,
 };
 use tempfile::TempDir;
 use tokio::{
@@ -79,7 +79,7 @@ async fn download(
 ) -> Result<(), Failure> {
     let began = Instant::now();
     let Link { host, port, .. } = &primary.link;
-    let connection = connect(host, *port, Trust::Link(pin), START).await?;
+    let connection = connect((host, *port), Trust::Link(pin), Visitor::default(), START).await?;
     let client = Client::new(connection.session.clone());
     let mut killed = None;
     let output = Output::file(PartFile::claim(Place::new(output), false)?);
@@ -132,12 +132,13 @@ impl Process {
     }
 }
 
-/// The server of the line for clients.
+/// The server that the greeting names.
 async fn read_link(stdout: impl AsyncRead + Unpin) -> Option<Link> {
     let mut lines = BufReader::new(stdout).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        if let Some((_, link)) = line.split_once("kwik get ") {
-            return Some(Link { name: None, ..link.parse().ok()? });
+        // A link for clients, or of an edge for its primary.
+        if let Some(at) = line.find("kwik://") {
+            return Some(Link { name: None, ..line[at..].parse().ok()? });
         }
     }
     None

@@ -23,10 +23,13 @@ mod access;
 mod args;
 mod connect;
 mod demo;
+mod door;
 mod edges;
 mod failure;
 mod get;
+mod identity;
 mod known;
+mod link;
 mod listen;
 mod notify;
 mod progress;
@@ -102,6 +105,8 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(arguments) => serve::run(arguments).await,
         Command::Id(arguments) => id(&arguments),
+        Command::Identity(arguments) => identity::run(&arguments),
+        Command::Link(arguments) => link::run(arguments),
         Command::Get(arguments) => get::run(arguments).await,
         Command::Verify(arguments) => or_interrupted(verify::run(arguments)).await,
         Command::Demo(arguments) => or_interrupted(demo::run(arguments)).await,

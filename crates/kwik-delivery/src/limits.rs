@@ -22,6 +22,12 @@ pub const MAX_NAME: usize = 1024;
 pub const MAX_HOST: usize = 253;
 /// Bytes of a zone, which is an interface's name: IFNAMSIZ without its end.
 pub const MAX_ZONE: usize = 15;
+/// Bytes of a secret in a link, at the least: nobody guesses so many over a network.
+pub const MIN_SECRET: usize = 16;
+/// The same at the most: twice what 256 random bits take in hexadecimal digits.
+pub const MAX_SECRET: usize = 128;
+/// Bytes of a ticket in a link: base64 of a name, a time and a signature, and some to spare.
+pub const MAX_PASS: usize = 2048;
 /// Bytes of a request or response without its length prefix: refused from the prefix alone.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 /// Bytes of a failure's text.
@@ -152,4 +158,6 @@ const _: () = {
     assert!((GROUP_SIZE * PAGE_GROUPS).is_multiple_of(MAX_READ));
     assert!(MAX_OBJECT / GROUP_SIZE / PAGE_GROUPS <= PAGE_GROUPS);
     assert!(MAX_NAME + MAX_TEXT + MAX_STATE + 256 <= MAX_MESSAGE);
+    assert!((MAX_NAME + 128) * 4 / 3 < MAX_PASS);
+    assert!(MAX_PASS + 256 <= kwik_proto::limits::MAX_CREDENTIALS);
 };
