@@ -50,6 +50,9 @@ pub const MAX_HASHING_LARGE: usize = 1;
 pub const MAX_HASHING_SMALL: usize = 4;
 /// Objects that are hashed before anybody asks for them: their names take some ten megabytes.
 pub const MAX_AHEAD: usize = 100_000;
+/// Groups whose chaining values are kept as one while a large object is hashed: what is hashed again
+/// after a server's end is 16 MiB.
+pub const KEPT_GROUPS: usize = 256;
 /// How often what is hashed ahead looks whether somebody waits for it, or for another.
 pub const GIVE_WAY_FOR: Duration = Duration::from_millis(100);
 /// While an object is hashed, the operator is told so often how far that is.
@@ -153,6 +156,9 @@ const _: () = {
     assert!(MIN_SEND <= MAX_SEND && MAX_SEND <= MAX_READ);
     assert!((WRITE_BLOCK as u64).is_multiple_of(GROUP_SIZE));
     assert!(MAX_READ.is_multiple_of(GROUP_SIZE));
+    // What is taken over ends where a page or a read does.
+    assert!(PAGE_GROUPS.is_multiple_of(KEPT_GROUPS as u64));
+    assert!((KEPT_GROUPS as u64 * GROUP_SIZE).is_multiple_of(MAX_READ));
     assert!(PAGE_GROUPS.is_power_of_two()); // a page is a whole subtree
     assert!((GROUP_SIZE * PAGE_GROUPS).is_multiple_of(WRITE_BLOCK as u64));
     assert!((GROUP_SIZE * PAGE_GROUPS).is_multiple_of(MAX_READ));
