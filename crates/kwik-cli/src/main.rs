@@ -35,6 +35,7 @@ mod notify;
 mod progress;
 mod serve;
 mod signals;
+mod sources;
 mod state;
 mod summary;
 mod target;

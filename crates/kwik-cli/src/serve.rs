@@ -26,7 +26,7 @@ use crate::{
     failure::{Failure, Kind},
     listen::{self, Listening},
     notify::notify,
-    print, say, state,
+    print, say, sources, state,
 };
 
 /// How long the goodbye to clients may take.
@@ -34,7 +34,11 @@ const GOODBYE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
     let mut signals = Signals::listen(arguments.end_with_stdin)?;
-    let source = Source::folder(&arguments.source)?.with_hidden(arguments.hidden);
+    let source = tokio::select! {
+        source = sources::open(&arguments) => source?.with_hidden(arguments.hidden),
+        // Standard input may not end.
+        () = signals.end() => return Ok(()),
+    };
     let folder = state::folder(arguments.state.folder.as_deref())?;
     let identity = Arc::new(identity(&folder)?);
     // After it was made: the folder is told by what it is, whatever names lead to it.
@@ -122,10 +126,9 @@ async fn end(server: &Server, sockets: &[Listening], signals: &mut Signals, pati
              at once"
         ));
     }
-    let again = async { while signals.next().await == Asked::Reload {} };
     tokio::select! {
         _ = time::timeout(patience, server.drained()) => {}
-        () = again => {}
+        () = signals.end() => {}
     }
     let reason = b"the server is shutting down";
     if server.dismiss(reason) {
@@ -167,6 +170,11 @@ impl Signals {
             hangup: listen(SignalKind::hangup())?,
             stdin: stdin.then(end_of_stdin),
         })
+    }
+
+    /// Waits until the server is to end.
+    async fn end(&mut self) {
+        while self.next().await == Asked::Reload {}
     }
 
     async fn next(&mut self) -> Asked {
@@ -266,7 +274,8 @@ impl Greeting<'_> {
         };
         let mut said = Vec::new();
         for socket in sockets {
-            let served = escape(arguments.source.display());
+            let served = sources::shown(arguments);
+            let served = escape(&served);
             line("serving", &format_args!("{served} on {}", socket.address));
             // Sockets of one name have one link.
             let server = self.link(socket, None);

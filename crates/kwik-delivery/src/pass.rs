@@ -25,8 +25,8 @@ const LABEL: &[u8] = b"kwik ticket v1";
 /// Bytes of an Ed25519 signature.
 const SIGNATURE: usize = 64;
 
-/// What lets a client in: a secret that a server shares with all whom its owner gives the link, or a
-/// [`Ticket`]. Whoever has it may use it, so it is shown in links alone, never by `Debug`.
+/// What lets a client in: a secret that a server shares with all to whom its owner gives the link,
+/// or a [`Ticket`]. Whoever has it may use it, so it is shown in links alone, never by `Debug`.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Pass(Box<str>);
 

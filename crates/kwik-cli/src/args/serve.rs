@@ -4,15 +4,21 @@ use std::{num::NonZeroU64, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 use kwik::CongestionControl;
-use kwik_delivery::Fingerprint;
+use kwik_delivery::{Fingerprint, ObjectName};
 
 use super::{EdgeLink, Listen, State, rate};
 use crate::link::lifetime;
 
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
-    /// The folder, or the file, to serve.
-    pub(crate) source: PathBuf,
+    /// The folder, or the file, to serve, or - for standard input. Of several, each is a folder of
+    /// its own name, or of the one in NAME=PATH.
+    #[arg(value_name = "SOURCE", required = true)]
+    pub(crate) sources: Vec<PathBuf>,
+    /// The name of what comes on standard input, which is read to its end and kept in a file in
+    /// $TMPDIR.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<ObjectName>,
     /// Address and UDP port to listen on: an IP address, a host name, or the port alone for all
     /// addresses; port 0 takes a free one. May be given several times [default: :4433].
     #[arg(long, value_name = "ADDR")]

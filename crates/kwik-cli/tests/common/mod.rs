@@ -99,7 +99,11 @@ impl Server {
 
     /// Starts `kwik serve` as `command` has it.
     pub fn spawn(command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        Self::of(command.stdout(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// One that was started with a pipe for its standard output.
+    pub fn of(mut child: Child) -> Self {
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let greeting = lines.map(Result::unwrap);
         // The last one is that of clients, where there are to be some.

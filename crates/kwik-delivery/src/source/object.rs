@@ -45,6 +45,8 @@ pub struct Object {
 enum Body {
     File(Arc<OpenFile>, Content),
     Memory(Bytes),
+    /// A file that has no name, and that nobody else can change.
+    Held(Arc<File>),
     #[cfg(feature = "object_store")]
     Store(Stored),
 }
@@ -92,6 +94,16 @@ impl Object {
                 let _turn = file.descriptors().turn().await;
                 let (file, name, content) = (Arc::clone(file), name.clone(), *content);
                 offload(move || read_file(&file, &name, content, range.start, length)).await
+            }
+            Body::Held(file) => {
+                let (file, name) = (Arc::clone(file), name.clone());
+                offload(move || {
+                    let length = usize::try_from(length).expect("invariant: at most MAX_READ");
+                    let mut data = vec![0; length];
+                    let read = file.read_exact_at(&mut data, range.start);
+                    read.map(|()| data.into()).map_err(|error| file_error(&name, error))
+                })
+                .await
             }
             Body::Memory(data) => {
                 // Within what is in memory, so none is too large.
@@ -148,6 +160,20 @@ impl Object {
         let state = blake3::hash(&data).to_hex().to_string();
         let (size, modified) = (data.len() as u64, SystemTime::now());
         Self { stat: ObjectStat { name, size, modified, state }, body: Body::Memory(data) }
+    }
+
+    /// All of a file that has no name any more.
+    pub(super) fn held(name: ObjectName, file: File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        let (size, modified) = (metadata.len(), metadata.modified()?);
+        let stat = ObjectStat { name, size, modified, state: file_state(&metadata) };
+        Ok(Self { stat, body: Body::Held(file.into()) })
+    }
+
+    /// The same by another name.
+    pub(super) fn renamed(mut self, name: ObjectName) -> Self {
+        self.stat.name = name;
+        self
     }
 
     #[cfg(feature = "object_store")]
