@@ -12,7 +12,13 @@ use blake3::Hash;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kwik_delivery::{Fingerprint, Link, ObjectName, Pass};
 
-use crate::{identity::IdentityArguments, link::LinkArguments, voice::Form};
+use crate::{
+    doctor::DoctorArguments,
+    identity::IdentityArguments,
+    link::LinkArguments,
+    manual::{CompletionsArguments, ManArguments},
+    voice::Form,
+};
 
 mod serve;
 
@@ -21,7 +27,8 @@ pub(crate) use serve::Serve;
 const NOTES: &str = "\
 Exit codes: 0 done, 1 the transfer failed, 2 wrong usage, 3 not found, 4 trust, 5 network, 6 disk,
 130 interrupted (128 and its number for another signal), 141 nobody reads standard output.
-KWIK_LOG=off, error, warn, info, debug or trace says how much is logged.";
+KWIK_LOG=off, error, warn, info, debug or trace says how much is logged.
+Each option may also be set by a variable, KWIK_ and its name (KWIK_STATE=DIR, KWIK_QUIET=yes).";
 
 /// Fetch one file from several servers at once, verified.
 #[derive(Debug, Parser)]
@@ -29,6 +36,10 @@ KWIK_LOG=off, error, warn, info, debug or trace says how much is logged.";
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
+    /// A file with options, as `option = value`, of all commands or below `[command]` [default:
+    /// $XDG_CONFIG_HOME/kwik/config].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -47,6 +58,12 @@ pub(crate) enum Command {
     Verify(Verify),
     /// Run a primary and two edges on this machine, and fetch through all three.
     Demo(Demo),
+    /// Look what of this machine, or of the way to a server, keeps transfers from doing well.
+    Doctor(DoctorArguments),
+    /// Print what a shell needs to complete command lines.
+    Completions(CompletionsArguments),
+    /// Print a manual page, or write all of them.
+    Man(ManArguments),
 }
 
 #[derive(Debug, Args)]
@@ -184,7 +201,7 @@ pub(crate) enum Shown {
 }
 
 /// Seconds, or a number with its unit.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text} is no time from 1 s to a day: 30, 30s, 5m or 1h");
     let units = [('s', 1), ('m', 60), ('h', 3600)];
     let found =

@@ -36,6 +36,11 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// Where the server is.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.session.remote_address()
+    }
+
     /// Says goodbye.
     pub(crate) async fn close(self) {
         self.session.close(0, b"done");
@@ -168,7 +173,7 @@ pub(crate) async fn connect(
 }
 
 /// `HOST:PORT`, with brackets around an IPv6 address.
-fn server(host: &str, port: u16) -> String {
+pub(crate) fn server(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 

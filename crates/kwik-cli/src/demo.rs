@@ -112,8 +112,15 @@ impl Process {
     /// Starts `kwik serve` on a free port and waits until it says where.
     async fn start(folder: &Path, state: &Path, options: &[String]) -> Result<Self, Failure> {
         let failed = |error: io::Error| disk(&format!("cannot start a server: {error}"));
-        let mut child = Command::new(env::current_exe().map_err(failed)?)
-            .arg("serve")
+        let mut command = Command::new(env::current_exe().map_err(failed)?);
+        // What is configured for servers is not for these.
+        for (name, _) in
+            env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("KWIK_"))
+        {
+            command.env_remove(name);
+        }
+        let mut child = command
+            .args(["--config", "/dev/null", "serve"])
             .arg(folder)
             // It ends with this process, however that ends.
             .args(["--end-with-stdin", "--drain", "0", "--listen", "127.0.0.1:0", "--state"])

@@ -77,6 +77,13 @@ pub(crate) fn passing_secret() -> Result<Pass, Failure> {
     Pass::random().map_err(|error| no_random(&error))
 }
 
+/// Whether what is there can be used; makes nothing.
+pub(crate) fn check(folder: &Path) -> Result<(), Failure> {
+    read_key(&folder.join("identity"))?;
+    read_key(&folder.join(CLIENT))?;
+    read_secret(&folder.join("secret")).map(drop)
+}
+
 const CLIENT: &str = "client-identity";
 
 /// What `read` finds in the file `name`, which is made first if it is not there.

@@ -50,8 +50,8 @@ pub const MAX_HASHING_LARGE: usize = 1;
 pub const MAX_HASHING_SMALL: usize = 4;
 /// Objects that are hashed before anybody asks for them: their names take some ten megabytes.
 pub const MAX_AHEAD: usize = 100_000;
-/// Groups whose chaining values are kept as one while a large object is hashed: what is hashed again
-/// after a server's end is 16 MiB.
+/// Groups whose chaining values are kept as one while a large object is hashed: 16 MiB are hashed
+/// again after a server's end.
 pub const KEPT_GROUPS: usize = 256;
 /// How often what is hashed ahead looks whether somebody waits for it, or for another.
 pub const GIVE_WAY_FOR: Duration = Duration::from_millis(100);

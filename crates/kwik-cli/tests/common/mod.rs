@@ -45,6 +45,7 @@ impl Place {
             .args(arguments)
             .current_dir(self.path("out"))
             .env("XDG_STATE_HOME", self.path("xdg"))
+            .env("XDG_CONFIG_HOME", self.path("config"))
             .env("KWIK_LOG", "error")
             .stdin(Stdio::null());
         command

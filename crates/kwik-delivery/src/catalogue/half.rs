@@ -19,9 +19,10 @@ use crate::{
 /// Bytes of a record: the chaining values of some groups, and a hash of them.
 const RECORD: usize = KEPT_GROUPS * HASH_SIZE + HASH_SIZE;
 
-/// The chaining values so far, in a file beside the object's entry in the catalogue: first a hash of
-/// what the object is, then records in order. Each record's hash covers the former and its place, so
-/// that what is damaged, torn or another state's is hashed again. As long as the object's outboard.
+/// The chaining values so far, in a file beside the object's entry in the catalogue: first a hash
+/// of what the object is, then records in order. Each record's hash covers the former and its
+/// place, so that what is damaged, torn or another state's is hashed again. As long as the object's
+/// outboard.
 #[derive(Debug)]
 pub(super) struct Half {
     path: PathBuf,
