@@ -173,7 +173,7 @@ fn an_edge_that_knows_of_another_version_says_so_to_both_operators() {
     let pin = String::from_utf8(id.stdout).unwrap();
     let listen = ["--listen", "127.0.0.1:0"];
     let (stale, files) = (stale.to_str().unwrap(), state("files"));
-    let serve = ["serve", stale, "--state", &state("edge"), "--trust", pin.trim()];
+    let serve = ["serve", stale, "--state", &state("edge"), "--trust", pin.trim(), "--public"];
     let edge = logged("edge.log", &[&serve[..], &listen].concat());
     let link = edge.edge();
     let serve = ["serve", &files, "--state", &state("primary"), "--edge", &link];

@@ -87,3 +87,8 @@ pub use streams::{
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
+
+/// The same of the library's document.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/library.md")]
+struct ByExample;
