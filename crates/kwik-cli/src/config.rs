@@ -39,10 +39,7 @@ struct Default {
 impl Defaults {
     /// Those of the command that `given` names, which begins with the program.
     pub(crate) fn find(command: &Command, given: &[OsString]) -> Result<Self, Failure> {
-        let names = |name: &OsStr| command.get_subcommands().find(|it| name == it.get_name());
-        let Some(chosen) = given.iter().skip(1).find_map(|it| names(it)) else {
-            return Ok(Self(Vec::new()));
-        };
+        let Some(chosen) = chosen(command, given) else { return Ok(Self(Vec::new())) };
         if PLAIN.contains(&chosen.get_name()) {
             return Ok(Self(Vec::new()));
         }
@@ -56,17 +53,15 @@ impl Defaults {
             let long = option.get_long().unwrap_or_default();
             let variable = format!("KWIK_{}", long.replace('-', "_").to_ascii_uppercase());
             let value = env::var_os(&variable).filter(|value| !value.is_empty());
-            let from_file = lines.iter().filter(|line| line.is_for(chosen, long));
-            let values: Vec<_> = match value {
-                Some(value) if takes_several(option) => words(&value),
-                Some(value) => vec![value],
-                None => from_file.clone().map(|line| OsString::from(&line.value)).collect(),
-            };
-            let place = from_file.last().map(|line| line.origin.clone());
-            let origin = if env::var_os(&variable).is_some_and(|value| !value.is_empty()) {
-                variable
-            } else {
-                place.unwrap_or_default()
+            let lines: Vec<_> = lines.iter().filter(|line| line.is_for(chosen, long)).collect();
+            let (values, origin) = match (value, lines.last()) {
+                (Some(value), _) if takes_several(option) => (words(&value), variable),
+                (Some(value), _) => (vec![value], variable),
+                (None, Some(last)) => {
+                    let values = lines.iter().map(|line| OsString::from(&line.value));
+                    (values.collect(), last.origin.clone())
+                }
+                (None, None) => continue,
             };
             // One value is the last, as one section may follow what is for all.
             let values = match takes_several(option) {
@@ -104,9 +99,7 @@ impl Defaults {
 
     /// The command with them.
     pub(crate) fn apply(&self, command: Command, given: &[OsString]) -> Command {
-        let names = |name: &OsStr| command.get_subcommands().find(|it| name == it.get_name());
-        let chosen =
-            given.iter().skip(1).find_map(|it| names(it)).map(|it| it.get_name().to_owned());
+        let chosen = chosen(&command, given).map(|it| it.get_name().to_owned());
         let Some(chosen) = chosen else { return command };
         command.mut_subcommand(chosen, |mut chosen| {
             for Default { long, values, .. } in &self.0 {
@@ -130,6 +123,20 @@ impl Defaults {
         };
         self.0.iter().find(is_meant).map(|default| default.origin.as_str())
     }
+}
+
+/// The command that is given.
+fn chosen<'a>(command: &'a Command, given: &[OsString]) -> Option<&'a Command> {
+    let mut words = given.iter().skip(1);
+    while let Some(word) = words.next() {
+        if word == "--config" {
+            // The file may be called as a command is.
+            words.next();
+        } else if let Some(found) = command.get_subcommands().find(|it| word == it.get_name()) {
+            return Some(found);
+        }
+    }
+    None
 }
 
 fn is_option(option: &Arg) -> bool {

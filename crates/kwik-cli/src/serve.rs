@@ -41,13 +41,8 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
     };
     let folder = state::folder(arguments.state.folder.as_deref())?;
     let identity = Arc::new(identity(&folder)?);
-    // After it was made: the folder is told by what it is, whatever names lead to it.
-    let source = if folder.exists() { source.excluding(&folder)? } else { source };
     let entrance = Entrance::new(&arguments, &folder, &identity)?;
-    let source = match &arguments.secret_file {
-        Some(secret) => source.excluding(secret)?,
-        None => source,
-    };
+    let source = without_secrets(source, &arguments, &folder)?;
     warn_of_hidden(&source, arguments.hidden);
     let fingerprint = identity.fingerprint();
     let catalogue = catalogue(&folder);
@@ -112,6 +107,22 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
     }
     end(&server, &sockets, &mut signals, Duration::from_secs(arguments.drain)).await;
     Ok(())
+}
+
+/// What of the source is for others. After secrets were made: they are told by what they are,
+/// whatever names lead to them.
+fn without_secrets(
+    mut source: Source,
+    arguments: &Serve,
+    folder: &Path,
+) -> Result<Source, Failure> {
+    if folder.exists() {
+        source = source.excluding(folder)?;
+    }
+    Ok(match &arguments.secret_file {
+        Some(secret) => source.excluding(secret)?,
+        None => source,
+    })
 }
 
 /// Lets clients finish, for `patience` at the most, and says goodbye.

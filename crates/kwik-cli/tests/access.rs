@@ -142,7 +142,7 @@ fn a_link_that_was_made_leads_to_its_part_alone() {
     let (file, folder, all) = (
         make(&server.bare_link("c")),
         make(&server.bare_link("a/")),
-        make(&server.bare_link("").trim_end_matches('/')),
+        make(server.bare_link("").trim_end_matches('/')),
     );
     assert!(file.contains(":t.") && folder.ends_with("/a/"), "{file} {folder}");
     let not = "the link does not lead to";

@@ -58,10 +58,12 @@ fn another_file_is_read_where_one_is_named() {
     let place = Place::new();
     configure(&place, "state = ../usual");
     fs::write(place.path("mine"), "state = ../mine-state").unwrap();
+    fs::copy(place.path("mine"), place.path("out/get")).unwrap();
     let file = place.path("mine");
     for (options, variable) in [
         (&["--config", "../mine", "id"][..], None),
         (&["id", "--config=../mine"], None),
+        (&["--config", "get", "id"], None),
         (&["id"], Some(file.to_str().unwrap())),
     ] {
         let mut command = place.kwik(options);

@@ -116,6 +116,8 @@ fn an_edge_with_another_file_of_the_same_size_is_done_without_and_named() {
         &edge.edge(),
         "--state",
         state.to_str().unwrap(),
+        // It looks into the edge as a client of its own, which it lets in.
+        "--secret",
     ]);
     primary.env("KWIK_LOG", "warn").stderr(fs::File::create(&log).unwrap());
     let primary = Server::spawn(&mut primary);

@@ -127,7 +127,7 @@ impl Source {
         let secret = secret.as_ref();
         let place = || secret.display().to_string();
         if let Kind::Roots(roots) = self.0 {
-            return Ok(Self(Kind::Roots(roots.map(|root| root.excluding(secret))?.into())));
+            return Ok(Self(Kind::Roots(roots.try_map(|root| root.excluding(secret))?.into())));
         }
         if let Kind::Folder(folder) = &mut self.0 {
             let folder = Arc::make_mut(folder);
@@ -144,8 +144,7 @@ impl Source {
     #[must_use]
     pub fn with_hidden(mut self, shown: bool) -> Self {
         if let Kind::Roots(roots) = &self.0 {
-            let roots = roots.map(|root| Ok(root.with_hidden(shown)));
-            return Self(Kind::Roots(roots.expect("invariant: nothing of it fails").into()));
+            return Self(Kind::Roots(roots.map(|root| root.with_hidden(shown)).into()));
         }
         if let Kind::Folder(folder) = &mut self.0 {
             Arc::make_mut(folder).hidden = shown;

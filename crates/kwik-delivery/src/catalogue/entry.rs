@@ -194,7 +194,7 @@ mod tests {
         {
             let mut hashing = pin!(hash_to_file(&path, &object, &meter));
             poll_fn(|cx| {
-                let _ = hashing.as_mut().poll(cx);
+                assert!(hashing.as_mut().poll(cx).is_pending());
                 let far = meter.hashed.load(Relaxed) > 100 * 1024 * 1024;
                 if far { Poll::Ready(()) } else { Poll::Pending }
             })

@@ -97,13 +97,7 @@ impl Object {
             }
             Body::Held(file) => {
                 let (file, name) = (Arc::clone(file), name.clone());
-                offload(move || {
-                    let length = usize::try_from(length).expect("invariant: at most MAX_READ");
-                    let mut data = vec![0; length];
-                    let read = file.read_exact_at(&mut data, range.start);
-                    read.map(|()| data.into()).map_err(|error| file_error(&name, error))
-                })
-                .await
+                offload(move || read_held(&file, &name, range.start, length)).await
             }
             Body::Memory(data) => {
                 // Within what is in memory, so none is too large.
@@ -223,6 +217,12 @@ fn read_file(
     })?;
     let metadata = file.metadata().map_err(|error| file_error(name, error))?;
     if Content::of(&metadata) == content { Ok(data.into()) } else { Err(changed()) }
+}
+
+fn read_held(file: &File, name: &ObjectName, at: u64, length: u64) -> Result<Bytes, SourceError> {
+    let mut data = vec![0; usize::try_from(length).expect("invariant: at most MAX_READ")];
+    let read = file.read_exact_at(&mut data, at);
+    read.map(|()| data.into()).map_err(|error| file_error(name, error))
 }
 
 /// The change time too: whoever puts size and modification time back cannot put that back.

@@ -35,7 +35,12 @@ impl Roots {
     }
 
     /// Each as `change` makes it.
-    pub(super) fn map(
+    pub(super) fn map(&self, change: impl Fn(Source) -> Source) -> Self {
+        Self(self.0.iter().map(|(name, root)| (name.clone(), change(root.clone()))).collect())
+    }
+
+    /// The same, which may fail.
+    pub(super) fn try_map(
         &self,
         change: impl Fn(Source) -> Result<Source, SourceError>,
     ) -> Result<Self, SourceError> {
