@@ -102,6 +102,7 @@ fn line(access: &Access, now: SystemTime) -> String {
     let mut line = json_line(&json!({
         "time": millis(time.as_millis()),
         "client": access.client.to_string(),
+        "key": access.key.map(|key| key.to_string()),
         "name": access.name.as_ref().map(ToString::to_string),
         "part": part,
         "size": access.size,

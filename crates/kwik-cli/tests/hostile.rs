@@ -125,6 +125,8 @@ fn an_edge_with_another_file_of_the_same_size_is_done_without_and_named() {
         &edge.edge(),
         "--state",
         state.to_str().unwrap(),
+        // It looks into the edge as a client of its own, which it lets in.
+        "--secret",
     ]);
     primary.env("KWIK_LOG", "warn").stderr(fs::File::create(&log).unwrap());
     let primary = Server::spawn(&mut primary);
@@ -182,7 +184,7 @@ fn an_edge_that_knows_of_another_version_says_so_to_both_operators() {
     let pin = String::from_utf8(id.stdout).unwrap();
     let listen = ["--listen", "127.0.0.1:0"];
     let (stale, files) = (stale.to_str().unwrap(), state("files"));
-    let serve = ["serve", stale, "--state", &state("edge"), "--trust", pin.trim()];
+    let serve = ["serve", stale, "--state", &state("edge"), "--trust", pin.trim(), "--public"];
     let edge = logged("edge.log", &[&serve[..], &listen].concat());
     let link = edge.edge();
     let serve = ["serve", &files, "--state", &state("primary"), "--edge", &link];

@@ -7,7 +7,7 @@ use std::{
     pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Instant,
 };
@@ -31,6 +31,7 @@ use crate::{
 };
 
 mod entry;
+mod half;
 
 /// The published manifests of a server's objects: one file each under `STATE/catalogue/`, made when
 /// the object is first asked for, renewed when its state changes. What cannot be written there is
@@ -176,7 +177,7 @@ impl Catalogue {
         }
         let (sender, outcome) = watch::channel(None);
         let (ahead, urgent) = (AtomicBool::new(ahead), Some(self.0.urgent.subscribe()));
-        let meter = Meter { hashed: AtomicU64::new(0), ahead, urgent };
+        let meter = Meter { ahead, urgent, ..Meter::default() };
         let lookup = Arc::new(Lookup { meter, outcome: sender });
         let slot = Slot { lookup: Arc::downgrade(&lookup), published: Weak::new() };
         slots.insert(key.clone(), slot);

@@ -25,6 +25,12 @@ pub const MAX_NAME: usize = 1024;
 pub const MAX_HOST: usize = 253;
 /// Bytes of a zone, which is an interface's name: IFNAMSIZ without its end.
 pub const MAX_ZONE: usize = 15;
+/// Bytes of a secret in a link, at the least: nobody guesses so many over a network.
+pub const MIN_SECRET: usize = 16;
+/// The same at the most: twice what 256 random bits take in hexadecimal digits.
+pub const MAX_SECRET: usize = 128;
+/// Bytes of a ticket in a link: base64 of a name, a time and a signature, and some to spare.
+pub const MAX_PASS: usize = 2048;
 /// Bytes of a request or response without its length prefix: refused from the prefix alone.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 /// Bytes of a failure's text.
@@ -49,6 +55,9 @@ pub const MAX_HASHING_LARGE: usize = 1;
 pub const MAX_HASHING_SMALL: usize = 4;
 /// Objects that are hashed before anybody asks for them: their names take some ten megabytes.
 pub const MAX_AHEAD: usize = 100_000;
+/// Groups whose chaining values are kept as one while a large object is hashed: 16 MiB are hashed
+/// again after a server's end.
+pub const KEPT_GROUPS: usize = 256;
 /// How often what is hashed ahead looks whether somebody waits for it, or for another.
 pub const GIVE_WAY_FOR: Duration = Duration::from_millis(100);
 /// While an object is hashed, the operator is told so often how far that is.
@@ -155,9 +164,14 @@ const _: () = {
     assert!(MIN_SEND <= MAX_SEND && MAX_SEND <= MAX_READ);
     assert!((WRITE_BLOCK as u64).is_multiple_of(GROUP_SIZE));
     assert!(MAX_READ.is_multiple_of(GROUP_SIZE));
+    // What is taken over ends where a page or a read does.
+    assert!(PAGE_GROUPS.is_multiple_of(KEPT_GROUPS as u64));
+    assert!((KEPT_GROUPS as u64 * GROUP_SIZE).is_multiple_of(MAX_READ));
     assert!(PAGE_GROUPS.is_power_of_two()); // a page is a whole subtree
     assert!((GROUP_SIZE * PAGE_GROUPS).is_multiple_of(WRITE_BLOCK as u64));
     assert!((GROUP_SIZE * PAGE_GROUPS).is_multiple_of(MAX_READ));
     assert!(MAX_OBJECT / GROUP_SIZE / PAGE_GROUPS <= PAGE_GROUPS);
     assert!(MAX_NAME + MAX_TEXT + MAX_STATE + 256 <= MAX_MESSAGE);
+    assert!((MAX_NAME + 128) * 4 / 3 < MAX_PASS);
+    assert!(MAX_PASS + 256 <= kwik_proto::limits::MAX_CREDENTIALS);
 };

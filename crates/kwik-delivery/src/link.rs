@@ -9,7 +9,7 @@ use std::{
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use crate::{
-    Fingerprint, InvalidName, ObjectName,
+    Fingerprint, InvalidName, InvalidPass, ObjectName, Pass,
     limits::{MAX_HOST, MAX_NAME, MAX_ZONE},
 };
 
@@ -17,11 +17,15 @@ use crate::{
 const NAME: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
-/// `kwik://FINGERPRINT@HOST:PORT/NAME`: an object on a server; without NAME, a server.
+/// `kwik://FINGERPRINT@HOST:PORT/NAME`: an object on a server; without NAME, a server. With a pass,
+/// `kwik://FINGERPRINT:PASS@HOST:PORT/NAME`: whoever has that may use it, so such a link is shown
+/// to its holder alone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Link {
     /// The pin of the server's key; without it, the caller decides whom to trust.
     pub fingerprint: Option<Fingerprint>,
+    /// What lets its holder in; only with a fingerprint, as it is told to that server alone.
+    pub pass: Option<Pass>,
     /// A DNS name or an IP address, without brackets; an IPv6 address of a link may have its zone.
     pub host: String,
     /// UDP port, never 0.
@@ -41,7 +45,11 @@ impl fmt::Display for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("kwik://")?;
         if let Some(fingerprint) = &self.fingerprint {
-            write!(f, "{fingerprint}@")?;
+            write!(f, "{fingerprint}")?;
+            if let Some(pass) = &self.pass {
+                write!(f, ":{}", pass.as_str())?;
+            }
+            f.write_str("@")?;
         }
         if self.host.contains(':') {
             write!(f, "[{}]:{}", self.host, self.port)?;
@@ -60,15 +68,19 @@ impl FromStr for Link {
     fn from_str(link: &str) -> Result<Self, InvalidLink> {
         let rest = link.strip_prefix("kwik://").ok_or(InvalidLink::Scheme)?;
         let (server, name) = rest.split_once('/').unwrap_or((rest, ""));
-        let (fingerprint, address) = match server.split_once('@') {
-            Some((pin, address)) => {
-                (Some(pin.parse().map_err(|_| InvalidLink::Fingerprint)?), address)
+        let (fingerprint, pass, address) = match server.split_once('@') {
+            Some((who, address)) => {
+                let (pin, pass) = match who.split_once(':') {
+                    Some((pin, pass)) => (pin, Some(pass.parse()?)),
+                    None => (who, None),
+                };
+                (Some(pin.parse().map_err(|_| InvalidLink::Fingerprint)?), pass, address)
             }
-            None => (None, server),
+            None => (None, None, server),
         };
         let (host, port) = parse_address(address)?;
         let name = if name.is_empty() { None } else { Some(parse_name(name)?) };
-        Ok(Self { fingerprint, host, port, name })
+        Ok(Self { fingerprint, pass, host, port, name })
     }
 }
 
@@ -159,6 +171,9 @@ pub enum InvalidLink {
         "the fingerprint before `@` is 64 hexadecimal digits: kwik://FINGERPRINT@HOST:PORT/NAME"
     )]
     Fingerprint,
+    /// What stands between the fingerprint and the `@` is neither a secret nor a ticket.
+    #[error("{0}: kwik://FINGERPRINT:SECRET@HOST:PORT/NAME")]
+    Pass(#[from] InvalidPass),
     /// The host is empty, or neither a DNS name nor an IP address.
     #[error(
         "the host is a DNS name, an IPv4 address or an IPv6 address in brackets: \
@@ -201,6 +216,8 @@ mod tests {
             &format!("kwik://{PIN}@[fe80::1%eth0.7]:1/x"),
             "kwik://192.0.2.7:65535/%C3%BC%23%3F%25",
             "kwik://localhost:4433",
+            &format!("kwik://{PIN}:0123456789abcdef@h:1/x"),
+            &format!("kwik://{PIN}:t.AbC-_9@[::1]:1"),
         ] {
             assert_eq!(link.parse::<Link>().unwrap().to_string(), *link);
         }
@@ -217,6 +234,9 @@ mod tests {
         for (link, error) in [
             ("https://h:1/x", Scheme),
             ("kwik://abc@h:1/x", Fingerprint),
+            ("kwik://abc:0123456789abcdef@h:1/x", Fingerprint),
+            (&*format!("kwik://{PIN}:short@h:1/x"), Pass(InvalidPass)),
+            (&*format!("kwik://{PIN}:@h:1/x"), Pass(InvalidPass)),
             ("kwik://:1/x", Host),
             ("kwik://a b:1/x", Host),
             ("kwik://300.1.1.1:1/x", Host),
@@ -243,7 +263,7 @@ mod tests {
             ("kwik://h:1/a%00", Name(InvalidName::Character { found: '\0' })),
         ] {
             assert_eq!(link.parse::<Link>(), Err(error.clone()), "{link}");
-            assert!(error.to_string().contains("kwik://FINGERPRINT@"), "{error}");
+            assert!(error.to_string().contains("kwik://FINGERPRINT"), "{error}");
         }
     }
 
@@ -253,6 +273,7 @@ mod tests {
             let Ok(name) = ObjectName::new(&name) else { return Ok(()) };
             let link = Link {
                 fingerprint: pin.map(Fingerprint),
+                pass: None,
                 host: "h".into(),
                 port: 1,
                 name: Some(name),

@@ -143,6 +143,8 @@ pub enum FailureCode {
     InvalidRequest,
     /// No path is left that may bring what is asked for.
     NoSource,
+    /// What the client was let in with does not lead to it, or does no more.
+    Forbidden,
 }
 
 /// The command in a lease: which object an edge sends.
@@ -333,6 +335,7 @@ impl FailureCode {
             Self::Busy => wire::FailureCode::Busy,
             Self::InvalidRequest => wire::FailureCode::InvalidRequest,
             Self::NoSource => wire::FailureCode::NoSource,
+            Self::Forbidden => wire::FailureCode::Forbidden,
         }
     }
 
@@ -345,6 +348,7 @@ impl FailureCode {
             wire::FailureCode::Busy => Self::Busy,
             wire::FailureCode::InvalidRequest => Self::InvalidRequest,
             wire::FailureCode::NoSource => Self::NoSource,
+            wire::FailureCode::Forbidden => Self::Forbidden,
         }
     }
 }

@@ -2,16 +2,20 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use kwik::{Accepted, Endpoint, Incoming, LeaseWriter, PrimarySession, SecondarySession, escape};
+use kwik::{
+    Accepted, ConnectError, Endpoint, Incoming, LeaseWriter, PrimarySession, SecondarySession,
+    escape,
+};
 use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
-    Catalogue, EdgeCommand, Failure, Fingerprint, Object, Source, SourceError,
+    Catalogue, Door, EdgeCommand, Failure, Fingerprint, Object, Source, SourceError,
     limits::{MAX_AHEAD, MAX_FILLS, QUARANTINE},
 };
 
@@ -56,6 +60,9 @@ pub struct Server {
     throttle: Throttle,
     pace: Pace,
     access: Option<AccessLog>,
+    door: Option<Arc<Door>>,
+    /// Lines of clients that did not come in, apart from those of clients that did.
+    refused: Throttle,
     /// Edges that are looked into, by the port of the client that does so.
     probed: Mutex<BTreeMap<u16, Fingerprint>>,
 }
@@ -77,6 +84,8 @@ impl Server {
             throttle: Throttle::default(),
             pace: Pace::default(),
             access: None,
+            door: None,
+            refused: Throttle::default(),
             probed: Mutex::default(),
         }
     }
@@ -131,6 +140,13 @@ impl Server {
     #[must_use]
     pub fn with_access_log(mut self, log: impl Fn(&Access) + Send + Sync + 'static) -> Self {
         self.access = Some(AccessLog(Arc::new(log)));
+        self
+    }
+
+    /// Keeps clients to what `door` let them in for, which has to be its endpoints' authenticator.
+    #[must_use]
+    pub fn with_door(mut self, door: Arc<Door>) -> Self {
+        self.door = Some(door);
         self
     }
 
@@ -218,9 +234,18 @@ impl Server {
                 Serving { prober, only, ..Serving::new(self, &primary) }.run().await;
             }
             Ok(Accepted::Secondary(secondary)) => self.serve_secondary(&secondary).await,
+            Err(ConnectError::Refused(reason)) => self.log_refused(client, &reason),
             Err(error) => {
                 tracing::debug!(%client, error = %escape(error), "a client did not come in");
             }
+        }
+    }
+
+    fn log_refused(&self, client: SocketAddr, reason: &str) {
+        let Some(left_out) = self.refused.admit(Instant::now()) else { return };
+        tracing::info!(%client, reason = %escape(reason), "a client was not let in");
+        if left_out > 0 {
+            tracing::warn!(left_out, "lines of the last minute were left out");
         }
     }
 

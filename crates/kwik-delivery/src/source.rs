@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -16,6 +17,7 @@ mod descriptors;
 mod error;
 mod folder;
 mod object;
+mod roots;
 #[cfg(feature = "object_store")]
 mod store;
 
@@ -23,6 +25,7 @@ pub use error::SourceError;
 use error::unreadable;
 use folder::Folder;
 pub use object::{Object, ObjectStat};
+use roots::Roots;
 
 /// A set of objects: a folder, a single file, a few in memory, or an object store.
 #[derive(Debug, Clone)]
@@ -57,11 +60,21 @@ impl Unserved {
 enum Kind {
     Folder(Arc<Folder>),
     Memory(Arc<BTreeMap<ObjectName, Object>>),
+    Roots(Arc<Roots>),
     #[cfg(feature = "object_store")]
     Store(Arc<dyn ObjectStore>),
 }
 
 impl Source {
+    /// Its only object, if it is made of one.
+    fn only(&self) -> Option<ObjectName> {
+        match &self.0 {
+            Kind::Folder(folder) => folder.only.clone(),
+            Kind::Memory(objects) if objects.len() == 1 => objects.keys().next().cloned(),
+            _ => None,
+        }
+    }
+
     /// The files below the folder `path`, but for hidden ones; when `path` is a file, that one
     /// under its own name. Symbolic links that lead out are not followed; whoever may write to the
     /// folder while it is served could still swap a link in between, and is trusted. Blocks
@@ -85,6 +98,26 @@ impl Source {
         Ok(Self(Kind::Folder(Folder::new(path, Some(name)).into())))
     }
 
+    /// All that is in `file`, by this name. Nobody may change the file any more: it is read as it
+    /// is, and not looked at for changes.
+    ///
+    /// # Errors
+    /// When the file does not say its size.
+    pub fn held(name: ObjectName, file: File) -> Result<Self, SourceError> {
+        let place = name.to_string();
+        let object = Object::held(name.clone(), file).map_err(|error| unreadable(place, error))?;
+        Ok(Self(Kind::Memory(Arc::new([(name, object)].into()))))
+    }
+
+    /// Several sources: the objects of each lie in a folder of its name, and a file alone has that
+    /// name itself.
+    ///
+    /// # Errors
+    /// When a name is no folder's, or two sources have the same.
+    pub fn several(sources: impl IntoIterator<Item = (String, Self)>) -> Result<Self, SourceError> {
+        Ok(Self(Kind::Roots(Roots::new(sources)?.into())))
+    }
+
     /// Shows nothing of the folder `secret` and what is in it, or of that file, whatever names lead
     /// there: a server's state has its key. Blocks shortly: for start-up.
     ///
@@ -93,6 +126,9 @@ impl Source {
     pub fn excluding(mut self, secret: impl AsRef<Path>) -> Result<Self, SourceError> {
         let secret = secret.as_ref();
         let place = || secret.display().to_string();
+        if let Kind::Roots(roots) = self.0 {
+            return Ok(Self(Kind::Roots(roots.try_map(|root| root.excluding(secret))?.into())));
+        }
         if let Kind::Folder(folder) = &mut self.0 {
             let folder = Arc::make_mut(folder);
             folder.exclude(secret).map_err(|error| unreadable(place(), error))?;
@@ -107,6 +143,9 @@ impl Source {
     /// Shows files and folders whose names begin with a dot, too.
     #[must_use]
     pub fn with_hidden(mut self, shown: bool) -> Self {
+        if let Kind::Roots(roots) = &self.0 {
+            return Self(Kind::Roots(roots.map(|root| root.with_hidden(shown)).into()));
+        }
         if let Kind::Folder(folder) = &mut self.0 {
             Arc::make_mut(folder).hidden = shown;
         }
@@ -119,6 +158,7 @@ impl Source {
     pub fn find_hidden(&self) -> Option<PathBuf> {
         match &self.0 {
             Kind::Folder(folder) if folder.only.is_none() => folder.find_hidden(),
+            Kind::Roots(roots) => roots.find_hidden(),
             _ => None,
         }
     }
@@ -130,6 +170,7 @@ impl Source {
                 let folder = Arc::clone(folder);
                 offload(move || folder.survey()).await
             }
+            Kind::Roots(roots) => Box::pin(roots.survey()).await,
             _ => Survey::default(),
         }
     }
@@ -173,6 +214,7 @@ impl Source {
                 let object = objects.get(name).cloned();
                 object.ok_or_else(|| SourceError::NotFound { name: name.clone(), why: None })
             }
+            Kind::Roots(roots) => Box::pin(roots.open(name)).await,
             #[cfg(feature = "object_store")]
             Kind::Store(store) => {
                 let (stat, stored) = store::open(name, Arc::clone(store)).await?;
@@ -200,6 +242,7 @@ impl Source {
                 .await
             }
             Kind::Memory(objects) => Ok(objects.keys().take(limit).cloned().collect()),
+            Kind::Roots(roots) => Box::pin(roots.list(limit)).await,
             #[cfg(feature = "object_store")]
             Kind::Store(store) => store::list(store, limit).await,
         }

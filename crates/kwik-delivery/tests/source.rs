@@ -107,6 +107,39 @@ async fn a_file_alone_is_the_only_object() {
 }
 
 #[tokio::test]
+async fn several_sources_are_folders_of_one() {
+    let (folder, source) = folder();
+    let (other, _) = self::folder();
+    let alone = Source::folder(other.path().join("a#1")).unwrap();
+    let file = tempfile::tempfile().unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"from a pipe", 0).unwrap();
+    let held = Source::held(name("inner"), file).unwrap();
+    let sources = [("one", source.clone()), ("two", alone), ("three", held)];
+    let all = Source::several(sources.map(|(name, it)| (name.to_owned(), it))).unwrap();
+    let names = all.list(99).await.unwrap();
+    for expected in ["one/a#1", "one/sub/deep/b", "two", "three"] {
+        assert!(names.contains(&name(expected)), "{names:?}");
+        assert_eq!(all.head(&name(expected)).await.unwrap().name, name(expected));
+    }
+    assert_eq!(all.list(2).await.unwrap().len(), 2);
+    let object = all.open(&name("three")).await.unwrap();
+    assert_eq!(object.read(0..11).await.unwrap(), "from a pipe");
+    for missing in ["one", "four", "a#1", "two/x", "three/inner", "one/none", "inner"] {
+        assert!(is_not_found(&all, missing).await, "{missing}");
+        let error = all.head(&name(missing)).await.unwrap_err().to_string();
+        assert!(error.contains(missing), "{error}");
+    }
+    // What is excluded is so by all its ways.
+    let all = all.excluding(folder.path().join("sub")).unwrap();
+    assert!(is_not_found(&all, "one/sub/deep/b").await);
+    assert!(all.head(&name("one/a#1")).await.is_ok());
+    for names in [["x", "x"], ["a/b", "c"], ["..", "c"], ["", "c"]] {
+        let both = names.map(|name| (name.to_owned(), source.clone()));
+        assert!(Source::several(both).is_err(), "{names:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_excluded_is_not_there_by_whatever_name() {
     let (folder, source) = folder();
     let at = |name: &str| folder.path().join(name);

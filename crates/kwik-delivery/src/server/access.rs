@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crate::ObjectName;
+use crate::{Fingerprint, ObjectName};
 
 /// A request that was answered, or was not.
 #[derive(Debug, Clone)]
@@ -18,6 +18,8 @@ use crate::ObjectName;
 pub struct Access {
     /// Whose it was.
     pub client: SocketAddr,
+    /// The key by which it named itself, where a [`Door`](crate::Door) lets clients in.
+    pub key: Option<Fingerprint>,
     /// What was asked for; none when the request made no sense.
     pub name: Option<ObjectName>,
     /// What of it.

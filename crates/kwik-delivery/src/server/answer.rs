@@ -5,7 +5,7 @@ use std::{
     ops::Range,
     pin::pin,
     sync::Arc,
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use blake3::Hash;
@@ -64,6 +64,7 @@ pub(super) async fn answer(serving: &Serving<'_>, mut send: SendStream, mut recv
         };
         log(&Access {
             client: serving.primary.session().remote_address(),
+            key: serving.admission.client,
             part,
             size: record.size(),
             sent: record.sent(),
@@ -129,6 +130,7 @@ async fn answer_request(
         let message = format!("{STOPPING}: try again");
         return Err(Failure { code: FailureCode::Busy, message }.into());
     }
+    serving.admission.check(&request.name, begins, SystemTime::now())?;
     let opened = prepare(serving, send, request).await?;
     record.on_opened(opened.0.stat().size);
     match &request.part {

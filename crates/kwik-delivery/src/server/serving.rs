@@ -9,7 +9,7 @@ use std::{
 use futures_util::{FutureExt, StreamExt, future::FusedFuture, stream::FuturesUnordered};
 use kwik::{Endpoint, PathId, PrimarySession, escape};
 
-use crate::{Blame, Fingerprint, ObjectName, Published, limits::MAX_REQUESTS};
+use crate::{Blame, Fingerprint, ObjectName, Published, door::Admission, limits::MAX_REQUESTS};
 
 use super::{
     Server,
@@ -24,6 +24,8 @@ use super::{
 pub(super) struct Serving<'a> {
     pub(super) server: &'a Server,
     pub(super) primary: &'a PrimarySession,
+    /// What its client was let in as.
+    pub(super) admission: Admission,
     pub(super) place: Place<'a>,
     /// The server's edges when it began.
     pub(super) edges: Arc<[Peer]>,
@@ -38,9 +40,13 @@ pub(super) struct Serving<'a> {
 
 impl<'a> Serving<'a> {
     pub(super) fn new(server: &'a Server, primary: &'a PrimarySession) -> Self {
+        // Another authenticator's words are nothing to this crate.
+        let admitted_as = server.door.as_ref().map(|_| primary.admitted_as());
+        let admission = admitted_as.and_then(|text| Admission::decode(&text));
         Self {
             server,
             primary,
+            admission: admission.unwrap_or_default(),
             place: server.presence.add_primary(primary.clone()),
             edges: server.edges.now(),
             prober: None,

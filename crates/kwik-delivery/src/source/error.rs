@@ -66,6 +66,21 @@ impl SourceError {
         }
     }
 
+    /// The same of an object that goes by another name outside: `folder/` stands before it.
+    pub(super) fn below(self, folder: &str, name: &ObjectName) -> Self {
+        let name = name.clone();
+        match self {
+            Self::NotFound { why, .. } => Self::NotFound { name, why },
+            Self::OtherSpelling { other, .. } => {
+                Self::OtherSpelling { name, other: format!("{folder}/{other}") }
+            }
+            Self::Changed { .. } => Self::Changed { name },
+            Self::TooLarge { size, .. } => Self::TooLarge { name, size },
+            Self::OutOfRange { range, .. } => Self::OutOfRange { name, range },
+            Self::Unreadable { .. } => self,
+        }
+    }
+
     /// What the system said.
     fn system(&self) -> Option<&io::Error> {
         match self {

@@ -22,8 +22,9 @@ use super::{
     error::{file_error, unreadable},
 };
 
-/// The file of a server's state that has its secret key, and how long that is.
-const KEY: &str = "identity";
+/// The files of a state folder that have secret keys, a server's and a client's, and how long
+/// those are.
+const KEYS: [&str; 2] = ["identity", "client-identity"];
 const KEY_SIZE: u64 = 32;
 
 /// Where files are, and what is not shown of it.
@@ -133,7 +134,7 @@ impl Folder {
     /// has for its secret key.
     fn is_secret(&self, path: &Path) -> bool {
         let mut inside = path.ancestors().take_while(|above| above.starts_with(&self.root));
-        if inside.any(|above| is_key(above) || is_key(&above.join(KEY))) {
+        if inside.any(|above| is_key(above) || KEYS.iter().any(|key| is_key(&above.join(key)))) {
             return true;
         }
         !self.secrets.is_empty()
@@ -257,7 +258,7 @@ impl Folder {
 /// Whether a file is a server's secret key, as far as it looks like one: what this server has for
 /// its own is told by what it is, but another's state may lie in what is served, too.
 fn is_key(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name == KEY)
+    path.file_name().is_some_and(|name| KEYS.iter().any(|key| name == *key))
         && path.symlink_metadata().is_ok_and(|metadata| {
             let for_owner_alone = metadata.mode() & 0o077 == 0;
             metadata.is_file() && metadata.len() == KEY_SIZE && for_owner_alone

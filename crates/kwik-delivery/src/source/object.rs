@@ -45,6 +45,8 @@ pub struct Object {
 enum Body {
     File(Arc<OpenFile>, Content),
     Memory(Bytes),
+    /// A file that has no name, and that nobody else can change.
+    Held(Arc<File>),
     #[cfg(feature = "object_store")]
     Store(Stored),
 }
@@ -92,6 +94,10 @@ impl Object {
                 let _turn = file.descriptors().turn().await;
                 let (file, name, content) = (Arc::clone(file), name.clone(), *content);
                 offload(move || read_file(&file, &name, content, range.start, length)).await
+            }
+            Body::Held(file) => {
+                let (file, name) = (Arc::clone(file), name.clone());
+                offload(move || read_held(&file, &name, range.start, length)).await
             }
             Body::Memory(data) => {
                 // Within what is in memory, so none is too large.
@@ -150,6 +156,20 @@ impl Object {
         Self { stat: ObjectStat { name, size, modified, state }, body: Body::Memory(data) }
     }
 
+    /// All of a file that has no name any more.
+    pub(super) fn held(name: ObjectName, file: File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        let (size, modified) = (metadata.len(), metadata.modified()?);
+        let stat = ObjectStat { name, size, modified, state: file_state(&metadata) };
+        Ok(Self { stat, body: Body::Held(file.into()) })
+    }
+
+    /// The same by another name.
+    pub(super) fn renamed(mut self, name: ObjectName) -> Self {
+        self.stat.name = name;
+        self
+    }
+
     #[cfg(feature = "object_store")]
     pub(super) const fn in_store(stat: ObjectStat, stored: Stored) -> Self {
         Self { stat, body: Body::Store(stored) }
@@ -197,6 +217,12 @@ fn read_file(
     })?;
     let metadata = file.metadata().map_err(|error| file_error(name, error))?;
     if Content::of(&metadata) == content { Ok(data.into()) } else { Err(changed()) }
+}
+
+fn read_held(file: &File, name: &ObjectName, at: u64, length: u64) -> Result<Bytes, SourceError> {
+    let mut data = vec![0; usize::try_from(length).expect("invariant: at most MAX_READ")];
+    let read = file.read_exact_at(&mut data, at);
+    read.map(|()| data.into()).map_err(|error| file_error(name, error))
 }
 
 /// The change time too: whoever puts size and modification time back cannot put that back.
