@@ -8,11 +8,14 @@ use std::{
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use kwik::{Accepted, Endpoint, Incoming, LeaseWriter, PrimarySession, SecondarySession, escape};
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinSet,
+};
 
 use crate::{
     Catalogue, EdgeCommand, Failure, Fingerprint, Object, Source, SourceError,
-    limits::{MAX_AHEAD, MAX_FILLS, QUARANTINE},
+    limits::{MAX_AHEAD, MAX_FILLS, MAX_LISTINGS, QUARANTINE},
 };
 
 mod access;
@@ -21,6 +24,7 @@ mod edges;
 mod extent;
 mod fill;
 mod join;
+mod list;
 mod pace;
 mod presence;
 mod probe;
@@ -58,6 +62,8 @@ pub struct Server {
     access: Option<AccessLog>,
     /// Edges that are looked into, by the port of the client that does so.
     probed: Mutex<BTreeMap<u16, Fingerprint>>,
+    /// Turns to read folders for a listing.
+    listings: Semaphore,
 }
 
 impl Server {
@@ -78,6 +84,7 @@ impl Server {
             pace: Pace::default(),
             access: None,
             probed: Mutex::default(),
+            listings: Semaphore::new(MAX_LISTINGS),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -10,11 +11,12 @@ use bytes::Bytes;
 #[cfg(feature = "object_store")]
 use object_store::ObjectStore;
 
-use crate::{ObjectName, limits::MAX_DEPTH, offload::offload};
+use crate::{List, Listed, ObjectName, limits::MAX_DEPTH, offload::offload};
 
 mod descriptors;
 mod error;
 mod folder;
+mod listing;
 mod object;
 #[cfg(feature = "object_store")]
 mod store;
@@ -76,7 +78,7 @@ impl Source {
         if path.is_dir() {
             return Ok(Self(Kind::Folder(Folder::new(path, None).into())));
         }
-        let name = given.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let name = given.file_name().unwrap_or_default().as_bytes();
         let name = ObjectName::new(name).map_err(|error| unreadable(place(), error))?;
         let metadata = path.metadata().map_err(|error| unreadable(place(), error))?;
         if !metadata.is_file() {
@@ -176,6 +178,23 @@ impl Source {
                 let (stat, stored) = store::open(name, Arc::clone(store)).await?;
                 Ok(Object::in_store(stat, stored))
             }
+        }
+    }
+
+    /// Up to `most` entries of what `list` asks for, which are the last of an answer. Symbolic links
+    /// to folders are not entered. Cancel safe.
+    ///
+    /// # Errors
+    /// When there is no such folder or it cannot be read, or it is none of files or in memory.
+    pub async fn page(&self, list: &List, most: usize) -> Result<Listed, SourceError> {
+        match &self.0 {
+            Kind::Folder(folder) => {
+                let (folder, list) = (Arc::clone(folder), list.clone());
+                offload(move || folder.page(&list, most)).await
+            }
+            Kind::Memory(objects) => listing::page_in_memory(objects, list, most),
+            #[cfg(feature = "object_store")]
+            Kind::Store(_) => Err(SourceError::CannotList),
         }
     }
 

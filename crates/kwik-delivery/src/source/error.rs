@@ -38,6 +38,9 @@ pub enum SourceError {
         /// Which.
         name: ObjectName,
     },
+    /// It is a store that this server does not list.
+    #[error("this server's objects cannot be listed: name one of them")]
+    CannotList,
     /// Larger than [`MAX_OBJECT`](crate::limits::MAX_OBJECT).
     #[error("object {name} has {size} bytes, more than 1 TiB: split it")]
     TooLarge {
@@ -84,6 +87,7 @@ impl From<&SourceError> for Failure {
             SourceError::NotFound { .. } | SourceError::OtherSpelling { .. } => {
                 (FailureCode::NotFound, error.to_string())
             }
+            SourceError::CannotList => (FailureCode::CannotList, error.to_string()),
             SourceError::Changed { .. } => (FailureCode::Changed, error.to_string()),
             SourceError::TooLarge { .. } => (FailureCode::Unreadable, error.to_string()),
             SourceError::Unreadable { .. } => match error.system() {

@@ -18,7 +18,7 @@ use super::{
     descriptors::{Descriptors, OpenFile},
     error::file_error,
 };
-use crate::{ObjectName, SourceError, limits::MAX_READ, offload::offload};
+use crate::{Attributes, ObjectName, SourceError, limits::MAX_READ, offload::offload};
 
 /// What is known of an object without reading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,9 +29,19 @@ pub struct ObjectStat {
     pub size: u64,
     /// When it was modified last.
     pub modified: SystemTime,
+    /// Who may do what with it, as Unix has it: nine bits; none where there is no such thing.
+    pub mode: Option<u32>,
     /// Opaque; differs once its content, size or any of its times may. At most
     /// [`MAX_STATE`](crate::limits::MAX_STATE) bytes.
     pub state: String,
+}
+
+impl ObjectStat {
+    /// What a client is told beside its size.
+    #[must_use]
+    pub const fn attributes(&self) -> Attributes {
+        Attributes { modified: Some(self.modified), mode: self.mode }
+    }
 }
 
 /// One object in one state: reads fail once its content changed. Cheap to clone.
@@ -139,7 +149,8 @@ impl Object {
         let content = Content::of(&metadata);
         // Opened now, so that what cannot be read is refused, and what is replaced is read on.
         open(&file, &name, content)?;
-        let stat = ObjectStat { name, size, modified, state };
+        let mode = Some(metadata.mode() & 0o777);
+        let stat = ObjectStat { name, size, modified, mode, state };
         Ok(Self { stat, body: Body::File(file, content) })
     }
 
@@ -147,7 +158,8 @@ impl Object {
     pub(super) fn in_memory(name: ObjectName, data: Bytes) -> Self {
         let state = blake3::hash(&data).to_hex().to_string();
         let (size, modified) = (data.len() as u64, SystemTime::now());
-        Self { stat: ObjectStat { name, size, modified, state }, body: Body::Memory(data) }
+        let stat = ObjectStat { name, size, modified, mode: None, state };
+        Self { stat, body: Body::Memory(data) }
     }
 
     #[cfg(feature = "object_store")]

@@ -31,14 +31,15 @@ pub(super) async fn open(
     if partial::is_part_name(name.file_name()) {
         return Err(SourceError::NotFound { name: name.clone(), why: None });
     }
-    let path = Path::parse(name.as_str()).map_err(|error| unreadable(name.to_string(), error))?;
+    let path =
+        Path::parse(name.to_string()).map_err(|error| unreadable(name.to_string(), error))?;
     let meta = store.head(&path).await.map_err(|error| failure(name, error))?;
     let state = state_of(&meta);
     if state.len() > MAX_STATE {
         return Err(unreadable(name.to_string(), "its entity tag is too long"));
     }
     let modified = meta.last_modified.into();
-    let stat = ObjectStat { name: name.clone(), size: meta.size, modified, state };
+    let stat = ObjectStat { name: name.clone(), size: meta.size, modified, mode: None, state };
     Ok((stat, Stored { store, path }))
 }
 
