@@ -94,6 +94,7 @@ fn line(access: &Access, now: SystemTime) -> String {
     let part = match access.part {
         AccessPart::Hashes => "hashes",
         AccessPart::Repair => "repair",
+        AccessPart::List => "list",
         _ => "whole",
     };
     let time = now.duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -13,7 +13,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use kwik::CongestionControl;
 use kwik_delivery::{Fingerprint, Link, ObjectName};
 
-use crate::voice::Form;
+use crate::{
+    ls::{Dialing, Ls},
+    remote::Remote,
+    voice::Form,
+};
 
 const NOTES: &str = "\
 Exit codes: 0 done, 1 the transfer failed, 2 wrong usage, 3 not found, 4 trust, 5 network, 6 disk,
@@ -36,6 +40,8 @@ pub(crate) enum Command {
     Id(Id),
     /// Fetch an object, verify it and write it to a file.
     Get(Get),
+    /// List what is in a folder of a server.
+    Ls(Ls),
     /// Compare a file with an object of a server, or with a hash.
     Verify(Verify),
     /// Run a primary and two edges on this machine, and fetch through all three.
@@ -124,14 +130,17 @@ pub(crate) struct Id {
 
 #[derive(Debug, Args)]
 pub(crate) struct Get {
-    /// What to fetch: kwik://FINGERPRINT@HOST:PORT/NAME, as `kwik serve` prints it.
+    /// What to fetch: kwik://FINGERPRINT@HOST:PORT/NAME, as `kwik serve` prints it. With a / at its
+    /// end it is a folder, with all that is in it; without a name, all that is served. In names, *,
+    /// ? and [a-z] stand for others, as in a shell.
     #[arg(value_name = "LINK", required = true)]
-    pub(crate) links: Vec<ObjectLink>,
-    /// Where to write it: a file, a folder, a pipe or a device, or - for standard output [default:
-    /// its own name, here].
+    pub(crate) links: Vec<Remote>,
+    /// Where to write it: a file, a folder, a pipe or a device, or - for standard output; of a
+    /// folder, the folder that gets what is in it [default: its own name, here].
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
-    /// The folder to write it to under its own name.
+    /// The folder to write it to under its own name; what has none, as all that is served, goes
+    /// straight into it.
     #[arg(short, long, value_name = "DIR", conflicts_with = "output")]
     pub(crate) dir: Option<PathBuf>,
     /// Replace a file that has the object's own name already, or is write-protected.
@@ -143,6 +152,21 @@ pub(crate) struct Get {
     /// Use nothing that an earlier get left, and leave nothing for a later one.
     #[arg(long)]
     pub(crate) no_resume: bool,
+    /// Give files and folders the modes that they have at the server.
+    #[arg(short = 'p', long)]
+    pub(crate) modes: bool,
+    /// Of a folder: compare the hashes of files that are there, and not their times.
+    #[arg(long)]
+    pub(crate) checksum: bool,
+    /// Of a folder: only files that match this pattern; may be given several times.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) include: Vec<String>,
+    /// Of a folder: no files and folders that match this pattern, whatever else says so.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) exclude: Vec<String>,
+    /// Of a folder: say what would be fetched, and fetch nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Leave holes where the object has nothing but zeros, and reserve no room.
     #[arg(long)]
     pub(crate) sparse: bool,
@@ -222,6 +246,12 @@ impl FromStr for Original {
 }
 
 impl Get {
+    /// How servers are dialed.
+    pub(crate) const fn dialing(&self) -> Dialing<'_> {
+        let Self { trust, timeout, retry, limit_rate, .. } = self;
+        Dialing { trust, timeout: *timeout, retry: *retry, limit_rate: *limit_rate }
+    }
+
     /// The form of what it says.
     pub(crate) const fn form(&self) -> Form {
         match self.progress {
@@ -248,7 +278,7 @@ pub(crate) enum Shown {
 }
 
 /// Seconds, or a number with its unit.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text} is no time from 1 s to a day: 30, 30s, 5m or 1h");
     let units = [('s', 1), ('m', 60), ('h', 3600)];
     let found =
@@ -372,6 +402,14 @@ impl FromStr for ObjectLink {
             text.parse().map_err(|error| format!("{error}"))?;
         let name = name.ok_or("the link names no object: kwik://FINGERPRINT@HOST:PORT/NAME")?;
         Ok(Self { fingerprint, host, port, name })
+    }
+}
+
+impl ObjectLink {
+    /// Whether one session does for both.
+    pub(crate) fn leads_to_server_of(&self, other: &Self) -> bool {
+        let server = |link: &Self| (link.fingerprint, link.port);
+        server(self) == server(other) && self.host == other.host
     }
 }
 

@@ -25,15 +25,22 @@ mod connect;
 mod demo;
 mod edges;
 mod failure;
+mod filter;
+mod folder;
 mod get;
 mod known;
 mod listen;
+mod ls;
+mod many;
 mod notify;
 mod progress;
+mod remote;
 mod serve;
+mod sessions;
 mod signals;
 mod state;
 mod summary;
+mod tally;
 mod target;
 mod verify;
 mod voice;
@@ -103,6 +110,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Serve(arguments) => serve::run(arguments).await,
         Command::Id(arguments) => id(&arguments),
         Command::Get(arguments) => get::run(arguments).await,
+        Command::Ls(arguments) => or_interrupted(ls::run(arguments)).await,
         Command::Verify(arguments) => or_interrupted(verify::run(arguments)).await,
         Command::Demo(arguments) => or_interrupted(demo::run(arguments)).await,
     }
