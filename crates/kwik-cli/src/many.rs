@@ -40,9 +40,11 @@ const MAX_MEDIUM: usize = 12;
 const MAX_LARGE: usize = 4;
 /// Larger objects are large, and so are those of which nothing is known.
 const LARGE: u64 = 1024 * 1024;
-/// Small files that are written at once: a disk makes a few durable together, and each takes a
-/// descriptor, of which a process may have few.
-const MAX_WRITES: usize = 8;
+/// Small files that are written at once: a file system makes durable together what waits for that,
+/// so that a slow disk costs no turn for each.
+const MAX_WRITES: usize = 32;
+/// Of the descriptors that the process may have, one in so many is for them.
+const WRITES_SHARE: usize = 8;
 /// Folders whose new names are not durable yet.
 const MAX_UNSYNCED: usize = 256;
 
@@ -82,7 +84,7 @@ struct Queue {
 
 impl<'a> Crew<'a> {
     pub(crate) fn new(arguments: &'a Get, sessions: &'a Sessions<'a>, tally: &'a Tally) -> Self {
-        let (manner, writes) = (manner(arguments), Semaphore::new(MAX_WRITES));
+        let (manner, writes) = (manner(arguments), Semaphore::new(writes()));
         Self { arguments, sessions, tally, manner, writes, unsynced: Mutex::default() }
     }
 
@@ -275,6 +277,13 @@ impl<'a> Crew<'a> {
         let sync = move || folders.iter().try_for_each(|folder| sync_names(folder));
         blocking(move || sync().map_err(Failure::from)).await
     }
+}
+
+/// Small files that are written at once.
+fn writes() -> usize {
+    let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let descriptors = descriptors.and_then(|most| usize::try_from(most).ok());
+    descriptors.map_or(MAX_WRITES, |most| (most / WRITES_SHARE).clamp(1, MAX_WRITES))
 }
 
 const SMALL: usize = 0;
