@@ -160,26 +160,37 @@ impl Display {
 /// Shows how far many transfers are.
 pub(crate) struct Overall {
     began: Instant,
+    received: u64,
     kind: Kind,
 }
 
 impl Overall {
     pub(crate) fn new() -> Self {
         let began = Instant::now();
-        Self { began, kind: Kind::new(0, began) }
+        Self { began, received: 0, kind: Kind::new(0, began) }
     }
 
-    /// Bytes that came; bytes and files that are done, and how many are known to be wanted.
+    /// What had come when it was shown last.
+    pub(crate) const fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Bytes that came; bytes and files that are done, and how many are known to be wanted; paths,
+    /// and what is waited for when nothing comes.
     pub(crate) fn update(
         &mut self,
         received: u64,
         (verified, size): (u64, u64),
         (done, files): (u64, u64),
-        paths: usize,
+        (paths, waiting): (usize, Option<String>),
     ) {
         let now = Instant::now();
         let elapsed = now - self.began;
+        self.received = received;
         let text = || {
+            if let Some(waiting) = &waiting {
+                return format!("{done} of {files}: {waiting}");
+            }
             let rate = mbit(received, elapsed);
             let left = left(size.saturating_sub(verified), received, elapsed);
             let (verified, size) = (Size(verified), Size(size.max(verified)));

@@ -204,8 +204,14 @@ impl Tally {
         news.iter().for_each(|text| overall.say(text));
         let [files, size] = self.wanted.each_ref().map(|wanted| wanted.load(Relaxed));
         let done = self.fetched.load(Relaxed) + self.failed.load(Relaxed);
-        let paths = self.inner().shares.paths();
-        overall.update(self.received(), (self.verified(), size), (done, files), paths);
+        let (paths, hashing) = {
+            let inner = self.inner();
+            (inner.shares.paths(), inner.hashing())
+        };
+        let verified = self.verified();
+        // Of what comes there is more to say.
+        let hashing = hashing.filter(|_| verified < size && self.received() == overall.received());
+        overall.update(self.received(), (verified, size), (done, files), (paths, hashing));
     }
 
     /// Says what it would come to.
@@ -280,6 +286,17 @@ impl Tally {
             "sessions": inner.shares.sessions(),
             "paths": paths.collect::<Vec<_>>(),
             "liars": inner.liars.iter().map(|liar| shown(liar)).collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl Inner {
+    /// What the server has to hash before it sends it.
+    fn hashing(&self) -> Option<String> {
+        self.active.values().find_map(|Active { name, progress, .. }| {
+            let (hashed, size) = progress.hashed().filter(|_| progress.received() == 0)?;
+            let name = escape(name);
+            Some(format!("the server is hashing {name}: {} of {}", Size(hashed), Size(size)))
         })
     }
 }

@@ -10,14 +10,14 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
-use kwik::{PathId, RecvStream, Session, StreamId, WriteError};
+use bytes::Bytes;
+use kwik::{PathId, RecvStream, Session, StreamId};
 use tokio::{sync::Mutex, time::timeout};
 
 use crate::{
     Attributes, Found, InvalidMessage, Manifest, ObjectName, Outline, Output, Part, PartFile,
-    Request, Response, Verifier,
-    limits::{MAX_INLINE, MAX_MESSAGE, PATIENCE},
+    Response, Verifier,
+    limits::{MAX_INLINE, PATIENCE},
     offload::offload,
     pace::Pace,
     pages::Pages,
@@ -27,10 +27,12 @@ use crate::{
     takeover::verify_claims,
 };
 
+mod ask;
 mod error;
 mod list;
 mod progress;
 
+pub(crate) use ask::Answer;
 pub use error::FetchError;
 pub use list::{InvalidListing, Listing};
 pub use progress::{Progress, Takeover};
@@ -80,15 +82,6 @@ impl fmt::Display for Step {
     }
 }
 
-/// An answer, and the stream on which more may follow.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) response: Response,
-    recv: RecvStream,
-    /// What of it came already.
-    buffer: BytesMut,
-}
-
 impl Client {
     /// On a session with a primary.
     #[must_use]
@@ -103,8 +96,8 @@ impl Client {
         Self { patience, ..self }
     }
 
-    /// Reads at so many bytes a second at the most, all objects together: servers send no faster once the
-    /// session's window is full.
+    /// Reads at so many bytes a second at the most, all objects together: servers send no faster
+    /// once the session's window is full.
     #[must_use]
     pub fn with_rate(self, rate: NonZeroU64) -> Self {
         Self { pace: Some(Arc::new(Mutex::new(Pace::new(rate)))), ..self }
@@ -277,7 +270,7 @@ impl Client {
         let part = Part::Range { root: Some(*root), range: range.clone() };
         let mut answer = self.ask(name, part).await?;
         let (found, _) = self.found(name, &mut answer).await?;
-        if (found.size, found.root) != (*size, *root) {
+        if (found.size, found.root) != (*size, *root) || found.inline {
             return Err(FetchError::Answer(InvalidMessage::Malformed));
         }
         let recv = self.stream(StreamId::from_u64(found.stream_id)).await?;
@@ -299,78 +292,6 @@ impl Client {
         };
         let values = self.read_outboard(&mut answer, size).await?;
         Ok(outline.page(index, values)?)
-    }
-
-    pub(crate) async fn ask(&self, name: &ObjectName, part: Part) -> Result<Answer, FetchError> {
-        self.ask_with(name, part, &Progress::default()).await
-    }
-
-    /// Sends a request and waits for its answer, for as long as the primary says that it works on
-    /// that.
-    async fn ask_with(
-        &self,
-        name: &ObjectName,
-        part: Part,
-        progress: &Progress,
-    ) -> Result<Answer, FetchError> {
-        self.ask_for(Request { name: name.clone(), part }.encode(), progress).await
-    }
-
-    /// The same for any request.
-    pub(crate) async fn ask_for(
-        &self,
-        request: Bytes,
-        progress: &Progress,
-    ) -> Result<Answer, FetchError> {
-        let (mut send, recv) = self.patiently(Step::Answer, self.session().open_bi()).await??;
-        match self.patiently(Step::Answer, send.write_all(&request)).await? {
-            // A server that has read enough: its answer says more.
-            Ok(()) | Err(WriteError::Stopped(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
-        send.finish()?;
-        self.read_answer(recv, BytesMut::new(), progress).await
-    }
-
-    /// What follows an answer on its stream.
-    pub(crate) async fn more(&self, answer: Answer) -> Result<Answer, FetchError> {
-        let Answer { recv, buffer, .. } = answer;
-        self.read_answer(recv, buffer, &Progress::default()).await
-    }
-
-    async fn read_answer(
-        &self,
-        mut recv: RecvStream,
-        mut buffer: BytesMut,
-        progress: &Progress,
-    ) -> Result<Answer, FetchError> {
-        loop {
-            match Response::decode(&mut buffer)? {
-                Some(Response::Working { hashed, size }) => progress.on_hashed(hashed, size),
-                Some(response) => return Ok(Answer { response, recv, buffer }),
-                None => {
-                    let read = recv.read_chunk(MAX_MESSAGE, true);
-                    match self.patiently(Step::Answer, read).await?? {
-                        Some(chunk) => buffer.extend_from_slice(&chunk.bytes),
-                        None => return Err(FetchError::Answer(InvalidMessage::Malformed)),
-                    }
-                }
-            }
-        }
-    }
-
-    /// Reads `size` bytes, a page at the most; a wrong length shows in verification.
-    async fn read_outboard(&self, answer: &mut Answer, size: u64) -> Result<Bytes, FetchError> {
-        let Answer { recv, buffer, .. } = answer;
-        while (buffer.len() as u64) < size {
-            let read = recv.read_chunk(MAX_MESSAGE, true);
-            match self.patiently(Step::Outboard, read).await?? {
-                Some(chunk) => buffer.extend_from_slice(&chunk.bytes),
-                None => break,
-            }
-        }
-        let end = usize::try_from(size).unwrap_or(usize::MAX).min(buffer.len());
-        Ok(buffer.split_to(end).freeze())
     }
 
     /// The stream `id`, once it has come.
@@ -397,33 +318,6 @@ impl Client {
     ) -> Result<T, FetchError> {
         let waited = self.patience;
         timeout(waited, waiting).await.map_err(|_| FetchError::Silent { step, waited })
-    }
-}
-
-impl Answer {
-    /// Waits until the primary says that it cannot go on; for ever when it does not. Cancel safe.
-    pub(crate) async fn failure(&mut self) -> FetchError {
-        loop {
-            match Response::decode(&mut self.buffer) {
-                Ok(Some(response)) => return response.unexpected(),
-                Ok(None) => match self.recv.read_chunk(MAX_MESSAGE, true).await {
-                    Ok(Some(chunk)) => self.buffer.extend_from_slice(&chunk.bytes),
-                    // It has no more to say: the object's stream says what becomes of it.
-                    Ok(None) | Err(_) => return std::future::pending().await,
-                },
-                Err(error) => return error.into(),
-            }
-        }
-    }
-}
-
-impl Response {
-    /// Why it is no answer to what was asked.
-    pub(crate) fn unexpected(self) -> FetchError {
-        match self {
-            Self::Failed(failure) => FetchError::Refused(failure),
-            _ => FetchError::Answer(InvalidMessage::Malformed),
-        }
     }
 }
 

@@ -159,19 +159,6 @@ pub enum FailureCode {
     CannotList,
 }
 
-/// The command in a lease: which object an edge sends.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EdgeCommand {
-    /// Which.
-    pub name: ObjectName,
-    /// Its size in bytes: an edge whose copy has another does not send it.
-    pub size: u64,
-    /// Its BLAKE3 hash.
-    pub root: Hash,
-    /// Where in the object the lease's stream begins.
-    pub offset: u64,
-}
-
 impl Request {
     /// For all of an object.
     #[must_use]
@@ -329,39 +316,6 @@ impl Found {
     }
 }
 
-impl EdgeCommand {
-    /// Without a length prefix: a lease's command has its own.
-    #[must_use]
-    pub fn encode(&self) -> Bytes {
-        let message = wire::EdgeCommand {
-            name: name_bytes(&self.name),
-            size: self.size,
-            root: root_bytes(&self.root),
-            version: DELIVERY_VERSION,
-            offset: self.offset,
-        };
-        message.encode_to_vec().into()
-    }
-
-    /// From the whole command.
-    ///
-    /// # Errors
-    /// When it is too long, malformed or of another version.
-    pub fn decode(command: &[u8]) -> Result<Self, InvalidMessage> {
-        if command.len() > MAX_MESSAGE {
-            return Err(InvalidMessage::TooLong);
-        }
-        let message = wire::EdgeCommand::decode(command).map_err(|_| InvalidMessage::Malformed)?;
-        check_version(message.version)?;
-        let (name, root) = (ObjectName::new(&message.name)?, check_root(&message.root)?);
-        let (size, offset) = (check_size(message.size)?, message.offset);
-        if offset > size {
-            return Err(InvalidMessage::Malformed);
-        }
-        Ok(Self { name, size, root, offset })
-    }
-}
-
 impl FailureCode {
     const fn to_wire(self) -> wire::FailureCode {
         match self {
@@ -492,9 +446,11 @@ pub enum InvalidMessage {
     Name(#[from] InvalidName),
 }
 
+mod command;
 mod list;
 mod repair;
 
+pub use command::EdgeCommand;
 pub(crate) use list::entry_size;
 pub use list::{Attributes, Call, Entry, EntryKind, List, Listed, in_order};
 

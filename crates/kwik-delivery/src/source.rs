@@ -181,8 +181,8 @@ impl Source {
         }
     }
 
-    /// Up to `most` entries of what `list` asks for, which are the last of an answer. Symbolic links
-    /// to folders are not entered. Cancel safe.
+    /// Up to `most` entries of what `list` asks for, which are the last of an answer. Symbolic
+    /// links to folders are not entered. Cancel safe.
     ///
     /// # Errors
     /// When there is no such folder or it cannot be read, or it is none of files or in memory.

@@ -239,7 +239,8 @@ pub const ROWS: &[Row] = &[
     row(
         "what would be fetched",
         "mkdir d; cd d; kwik get ${TREE}a; cd ..",
-        "kwik get $TREE -o d --dry-run > out; grep -c . out | grep -qx 4 && rm out && ls d | grep -qx a",
+        "kwik get $TREE -o d --dry-run > out; grep -c . out | grep -qx 4 && \
+         rm out && ls d | grep -qx a",
         (0, "4 files to fetch, 68.4 KiB; 1 are here already"),
         "d/",
     ),
