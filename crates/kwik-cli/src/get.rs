@@ -133,7 +133,7 @@ async fn get_all(arguments: &Get, signals: &mut Signals) -> Result<(), Failure> 
                     return Err(tally.explain(failure));
                 }
                 Err(failure) => {
-                    tally.on_failed(&format!("{}:{}", server.host, server.port), &failure)
+                    tally.on_failed(&format!("{}:{}", server.host, server.port), &failure);
                 }
             }
         }
@@ -250,7 +250,7 @@ async fn get(
 
 async fn open(target: &Target, arguments: &Get) -> Result<Output, Failure> {
     let (manner, target) = (manner(arguments), target.clone());
-    spawn_blocking(move || target.open(manner)).await.unwrap_or_else(|error| {
+    spawn_blocking(move || target.open(&manner)).await.unwrap_or_else(|error| {
         Err(Failure::new(Kind::Disk, format!("cannot open the target: {error}")))
     })
 }

@@ -1,9 +1,6 @@
 //! `kwik ls`: what is in a folder of a server.
 
-use std::{
-    num::NonZeroU64,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use kwik::escape;
@@ -17,7 +14,7 @@ use crate::{
     folder::say_left_out,
     print,
     remote::{Several, What},
-    sessions::Sessions,
+    sessions::{Dialing, Sessions},
     summary::Size,
     tally::Tally,
     voice::say,
@@ -49,15 +46,6 @@ pub(crate) struct Ls {
     pub(crate) timeout: Duration,
     #[command(flatten)]
     pub(crate) trust: TrustOptions,
-}
-
-/// How a server is dialed, and for how long.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Dialing<'a> {
-    pub(crate) trust: &'a TrustOptions,
-    pub(crate) timeout: Duration,
-    pub(crate) retry: u32,
-    pub(crate) limit_rate: Option<NonZeroU64>,
 }
 
 /// Tries of a listing whose session was lost.

@@ -239,7 +239,7 @@ impl<'a> Crew<'a> {
 
     async fn open(&self, target: &Target) -> Result<Output, Failure> {
         let (target, manner) = (target.clone(), self.manner.clone());
-        blocking(move || target.open(manner)).await
+        blocking(move || target.open(&manner)).await
     }
 
     /// Waits for the turn to write.

@@ -1,20 +1,32 @@
 //! The session of a get of many objects, and the one after it when it is lost.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    num::NonZeroU64,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use kwik_delivery::{Client, Entry, FailureCode, FetchError, Listing};
 use tokio::{sync::Mutex, time};
 
 use crate::{
-    args::ObjectLink,
+    args::{ObjectLink, TrustOptions},
     connect::Dialer,
     failure::{Failure, Kind},
     get::wait_before,
-    ls::Dialing,
     progress::Waiting,
     tally::Tally,
     voice::note,
 };
+
+/// How a server is dialed, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Dialing<'a> {
+    pub(crate) trust: &'a TrustOptions,
+    pub(crate) timeout: Duration,
+    pub(crate) retry: u32,
+    pub(crate) limit_rate: Option<NonZeroU64>,
+}
 
 /// One session at a time with one server, for all who fetch from it.
 pub(crate) struct Sessions<'a> {

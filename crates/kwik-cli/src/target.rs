@@ -144,7 +144,7 @@ impl Target {
 
     /// Makes it ready to be written. A file is locked. What is written in order is opened with its
     /// first byte.
-    pub(crate) fn open(&self, manner: Manner) -> Result<Output, Failure> {
+    pub(crate) fn open(&self, manner: &Manner) -> Result<Output, Failure> {
         match self {
             Self::File { path, replace } => {
                 let place = manner.place(path, *replace);

@@ -93,13 +93,13 @@ fn names_that_are_no_text_are_served_and_kept() {
     let place = Place::new();
     let names: [&[u8]; 4] =
         [b"\xff\xfe", b"sub/\xc3(\x1b", "e\u{301}".as_bytes(), "\u{e9}".as_bytes()];
-    for (size, name) in (10..).zip(names) {
+    for (size, name) in (10_usize..).zip(names) {
         let path = place.path("files").join(OsStr::from_bytes(name));
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, vec![b'x'; size]).unwrap();
     }
     let server = place.serve("state", &[]);
-    for (size, name) in (10..).zip(names) {
+    for (size, name) in (10_usize..).zip(names) {
         assert_done(&place.run(&["get", &server.link(&encoded(name))]));
         let last = name.rsplit(|byte| *byte == b'/').next().unwrap();
         let path = place.path("out").join(OsStr::from_bytes(last));

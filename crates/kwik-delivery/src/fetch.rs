@@ -196,7 +196,7 @@ impl Client {
         name: &ObjectName,
         progress: &Progress,
     ) -> Result<Fetch, FetchError> {
-        let most = u32::try_from(MAX_INLINE).expect("invariant: 64 KiB");
+        let most = u32::try_from(MAX_INLINE).unwrap_or(u32::MAX);
         self.find(name, Part::Inline { most }, progress).await
     }
 

@@ -6,7 +6,7 @@ use blake3::Hash;
 use clap::{Args, ValueEnum};
 
 use super::{TrustOptions, duration, rate};
-use crate::{ls::Dialing, remote::Remote, voice::Form};
+use crate::{remote::Remote, sessions::Dialing, voice::Form};
 
 #[derive(Debug, Args)]
 pub(crate) struct Get {

@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     fn manifest(size: u64) -> Manifest {
-        let name = ObjectName::new(&"n".repeat(crate::limits::MAX_NAME)).unwrap();
+        let name = ObjectName::new("n".repeat(crate::limits::MAX_NAME)).unwrap();
         Manifest { name, size, root: blake3::hash(b"x") }
     }
 

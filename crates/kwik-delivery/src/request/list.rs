@@ -150,7 +150,7 @@ impl Listed {
         if entries.len() > MAX_LISTED {
             return Err(InvalidMessage::Malformed);
         }
-        let entries = entries.into_iter().map(Entry::from_wire).collect::<Result<_, _>>()?;
+        let entries = entries.iter().map(Entry::from_wire).collect::<Result<_, _>>()?;
         Ok(Self { entries, last, more, left_out })
     }
 }
@@ -175,7 +175,7 @@ impl Entry {
         }
     }
 
-    fn from_wire(entry: wire::Entry) -> Result<Self, InvalidMessage> {
+    fn from_wire(entry: &wire::Entry) -> Result<Self, InvalidMessage> {
         let kind = match (entry.folder, entry.unreadable) {
             (true, true) => EntryKind::Unreadable,
             (true, false) => EntryKind::Folder,
