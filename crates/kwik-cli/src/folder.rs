@@ -37,16 +37,13 @@ pub(crate) async fn fetch(
     let root = root(arguments, several)?;
     let (jobs, wanted) = mpsc::channel(1);
     let crew = Crew::new(arguments, sessions, tally);
-    let planning = async {
-        let planned = plan(arguments, several, sessions, tally, root, jobs).await;
-        // Whatever became of it: what was found is fetched.
-        planned
-    };
+    let planning = plan(arguments, several, sessions, tally, root, jobs);
+    // Whatever becomes of the list: what it had so far is fetched.
     let (planned, fetched) = tokio::join!(planning, crew.run(wanted));
     fetched.and(planned)
 }
 
-/// The folder that gets what is in the one that is fetched.
+/// The folder that gets what is in the one that is fetched: it is there, or can be made.
 fn root(arguments: &Get, several: &Several) -> Result<PathBuf, Failure> {
     let own = several.folder.as_ref().filter(|_| several.what == What::Folder);
     let (root, may_be_made) = match (&arguments.output, &arguments.dir, own) {
@@ -67,21 +64,28 @@ fn root(arguments: &Get, several: &Several) -> Result<PathBuf, Failure> {
         Ok(metadata) if metadata.is_dir() => Ok(root),
         Ok(_) => refuse(format!("{shown} is no folder: name another one with -o DIR")),
         Err(error) if error.kind() == ErrorKind::NotFound && may_be_made => {
-            if arguments.dry_run {
-                return Ok(root);
-            }
-            match fs::create_dir(&root) {
-                Ok(()) => Ok(root),
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    refuse(format!("the folder of {shown} does not exist: create it first"))
-                }
-                Err(error) => refuse(format!("cannot create the folder {shown}: {error}")),
+            let above = root.parent().filter(|above| !above.as_os_str().is_empty());
+            if above.is_none_or(Path::is_dir) {
+                Ok(root)
+            } else {
+                refuse(format!("the folder of {shown} does not exist: create it first"))
             }
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
             refuse(format!("the folder {shown} does not exist: create it first"))
         }
         Err(error) => refuse(format!("cannot use the folder {shown}: {error}")),
+    }
+}
+
+/// Makes the folder that gets all, if it is not there.
+fn make_root(root: &Path) -> Result<(), Failure> {
+    match fs::create_dir(root) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            let message = format!("cannot create the folder {}: {error}", root.display());
+            Err(Failure::new(Kind::Disk, message))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -101,6 +105,10 @@ async fn plan(
         if listing.is_file() {
             let message = "the link leads to a file: leave out the / at its end";
             return Err(Failure::new(Kind::Usage, message));
+        }
+        // Only for a folder that is there.
+        if !arguments.dry_run {
+            make_root(&plan.root)?;
         }
         let planning = spawn_blocking(move || {
             let steps: Vec<_> = entries.into_iter().filter_map(|entry| plan.step(entry)).collect();

@@ -60,8 +60,8 @@ pub const ROWS: &[Row] = &[
         "d/",
     ),
     row("a server alone", "", "kwik get ${L%/}", (2, "names no object"), ""),
-    row("a file as a folder", "", "kwik get ${X}/ -o d", (2, "leave out the /"), "d/"),
-    row("no such folder at the server", "", "kwik get ${NONE}/", (3, "no object none"), "none/"),
+    row("a file as a folder", "", "kwik get ${X}/ -o d", (2, "leave out the /"), ""),
+    row("no such folder at the server", "", "kwik get ${NONE}/", (3, "no object none"), ""),
     row("one hash of a folder", "", "kwik get $TREE --expect $(hash_of $X)", (2, "--expect"), ""),
     // What is kept of files.
     row(

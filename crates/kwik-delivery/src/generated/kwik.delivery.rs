@@ -286,7 +286,7 @@ pub enum FailureCode {
     /// No path is left that may bring the range of a Repair.
     NoSource = 6,
     /// This server's objects cannot be listed.
-    CannotList = 7,
+    CannotList = 8,
 }
 impl FailureCode {
     /// String value of the enum field names used in the ProtoBuf definition.
