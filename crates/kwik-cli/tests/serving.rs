@@ -251,7 +251,7 @@ fn every_refusal_says_why_at_both_ends() {
         ("nothing", 3, "no object nothing here", "no object nothing here"),
         ("closed", 1, "the server may not read the object", "closed: Permission denied"),
         (".hidden", 3, "no object .hidden here", "--hidden was not given"),
-        ("folder", 3, "no object folder here", "it is no regular file"),
+        ("folder", 3, "folder is a folder: end the link in /", "it is a folder"),
         ("fifo", 3, "no object fifo here", "it is no regular file"),
         ("folder//", 2, "no empty segments", ""),
         ("x/y", 3, "no object x/y here", "no object x/y here"),

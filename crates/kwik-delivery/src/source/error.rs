@@ -4,6 +4,9 @@ use std::{io, ops::Range};
 
 use crate::{Failure, FailureCode, ObjectName};
 
+/// Why a folder is no object. A client is told how to get what is in it.
+pub(super) const IS_FOLDER: &str = "it is a folder";
+
 /// Why a source could not give an object.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -84,6 +87,10 @@ impl From<&SourceError> for Failure {
         use io::ErrorKind as Kind;
         let unreadable = |text: &str| (FailureCode::Unreadable, text.to_owned());
         let (code, message) = match error {
+            SourceError::NotFound { name, why: Some(IS_FOLDER) } => {
+                let advice = "end the link in / to get what is in it";
+                (FailureCode::NotFound, format!("{name} is a folder: {advice}"))
+            }
             SourceError::NotFound { .. } | SourceError::OtherSpelling { .. } => {
                 (FailureCode::NotFound, error.to_string())
             }

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use super::store::Stored;
 use super::{
     descriptors::{Descriptors, OpenFile},
-    error::file_error,
+    error::{IS_FOLDER, file_error},
 };
 use crate::{Attributes, ObjectName, SourceError, limits::MAX_READ, offload::offload};
 
@@ -140,7 +140,8 @@ impl Object {
         // Looked at before opening: opening a pipe would wait for its writer.
         let metadata = path.symlink_metadata().map_err(failed)?;
         if !metadata.is_file() {
-            let why = Some("it is no regular file");
+            let why = if metadata.is_dir() { IS_FOLDER } else { "it is no regular file" };
+            let why = Some(why);
             return Err(SourceError::NotFound { name, why });
         }
         let modified = metadata.modified().map_err(failed)?;
