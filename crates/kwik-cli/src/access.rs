@@ -96,6 +96,7 @@ fn line(access: &Access, now: SystemTime) -> String {
         AccessPart::Hashes => "hashes",
         AccessPart::Range => "range",
         AccessPart::Repair => "repair",
+        AccessPart::List => "list",
         _ => "whole",
     };
     let time = now.duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -9,19 +9,21 @@ use std::{
 };
 
 use blake3::Hash;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use kwik_delivery::{Fingerprint, Link, ObjectName, Pass};
 
 use crate::{
     doctor::DoctorArguments,
     identity::IdentityArguments,
     link::LinkArguments,
+    ls::Ls,
     manual::{CompletionsArguments, ManArguments},
-    voice::Form,
 };
 
+mod get;
 mod serve;
 
+pub(crate) use get::Get;
 pub(crate) use serve::Serve;
 
 const NOTES: &str = "\
@@ -54,6 +56,8 @@ pub(crate) enum Command {
     Link(LinkArguments),
     /// Fetch an object, verify it and write it to a file.
     Get(Get),
+    /// List what is in a folder of a server.
+    Ls(Ls),
     /// Compare a file with an object of a server, or with a hash.
     Verify(Verify),
     /// Run a primary and two edges on this machine, and fetch through all three.
@@ -70,64 +74,6 @@ pub(crate) enum Command {
 pub(crate) struct Id {
     #[command(flatten)]
     pub(crate) state: State,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Get {
-    /// What to fetch: kwik://FINGERPRINT@HOST:PORT/NAME, as `kwik serve` prints it.
-    #[arg(value_name = "LINK", required = true)]
-    pub(crate) links: Vec<ObjectLink>,
-    /// Where to write it: a file, a folder, a pipe or a device, or - for standard output [default:
-    /// its own name, here].
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) output: Option<PathBuf>,
-    /// The folder to write it to under its own name.
-    #[arg(short, long, value_name = "DIR", conflicts_with = "output")]
-    pub(crate) dir: Option<PathBuf>,
-    /// Replace a file that has the object's own name already, or is write-protected.
-    #[arg(long)]
-    pub(crate) force: bool,
-    /// Fetch nothing when the file is there already.
-    #[arg(short, long, conflicts_with = "force")]
-    pub(crate) no_clobber: bool,
-    /// Use nothing that an earlier get left, and leave nothing for a later one.
-    #[arg(long)]
-    pub(crate) no_resume: bool,
-    /// Leave holes where the object has nothing but zeros, and reserve no room.
-    #[arg(long)]
-    pub(crate) sparse: bool,
-    /// Try again when the session or the server fails, up to so many times in a row that bring
-    /// nothing.
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 5,
-        value_parser = clap::value_parser!(u32).range(..=1000)
-    )]
-    pub(crate) retry: u32,
-    /// Give a try up when nothing has come for so long: 30, 30s, 5m or 1h.
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
-    pub(crate) timeout: Duration,
-    /// Fetch at most so many bytes a second: 500K, 20M or 1G.
-    #[arg(long, value_name = "RATE", value_parser = rate)]
-    pub(crate) limit_rate: Option<NonZeroU64>,
-    /// The BLAKE3 hash that the object has to have, as b3sum prints it.
-    #[arg(long, value_name = "HASH")]
-    pub(crate) expect: Option<Hash>,
-    /// Print the summary as one JSON object on standard output.
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// How progress and messages show on standard error.
-    #[arg(long, value_name = "FORM", value_enum, default_value_t = Shown::Auto)]
-    pub(crate) progress: Shown,
-    /// Say nothing but why it failed.
-    #[arg(short, long, conflicts_with = "verbose")]
-    pub(crate) quiet: bool,
-    /// Say of each server at the end what it brought, and why so much.
-    #[arg(short, long)]
-    pub(crate) verbose: bool,
-    #[command(flatten)]
-    pub(crate) trust: TrustOptions,
 }
 
 #[derive(Debug, Args)]
@@ -172,32 +118,6 @@ impl FromStr for Original {
             Err(_) => text.parse().map(Self::Link),
         }
     }
-}
-
-impl Get {
-    /// The form of what it says.
-    pub(crate) const fn form(&self) -> Form {
-        match self.progress {
-            _ if self.quiet => Form::Quiet,
-            Shown::Auto => Form::Auto,
-            Shown::Lines => Form::Lines,
-            Shown::Json => Form::Json,
-            Shown::None => Form::Silent,
-        }
-    }
-}
-
-/// How progress shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Shown {
-    /// A bar on a terminal, lines elsewhere.
-    Auto,
-    /// A line now and then.
-    Lines,
-    /// An object a line.
-    Json,
-    /// Not at all; messages do.
-    None,
 }
 
 /// Seconds, or a number with its unit.
@@ -321,6 +241,15 @@ impl FromStr for ObjectLink {
             text.parse().map_err(|error| format!("{error}"))?;
         let name = name.ok_or("the link names no object: kwik://FINGERPRINT@HOST:PORT/NAME")?;
         Ok(Self { fingerprint, pass, host, port, name })
+    }
+}
+
+impl ObjectLink {
+    /// Whether one session does for both.
+    pub(crate) fn leads_to_server_of(&self, other: &Self) -> bool {
+        let server = |link: &Self| (link.fingerprint, link.port);
+        // A session is what its pass lets in to.
+        server(self) == server(other) && self.host == other.host && self.pass == other.pass
     }
 }
 

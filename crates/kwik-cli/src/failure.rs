@@ -85,7 +85,7 @@ impl Failure {
     }
 
     /// The session ended before the transfer did.
-    fn lost(error: &ConnectionError) -> Self {
+    pub(crate) fn lost(error: &ConnectionError) -> Self {
         let refused = Code::AuthFailed.as_u64();
         match error {
             ConnectionError::ApplicationClosed { code, reason } if *code == refused => {

@@ -28,19 +28,26 @@ mod doctor;
 mod door;
 mod edges;
 mod failure;
+mod filter;
+mod folder;
 mod get;
 mod identity;
 mod known;
 mod link;
 mod listen;
+mod ls;
 mod manual;
+mod many;
 mod notify;
 mod progress;
+mod remote;
 mod serve;
+mod sessions;
 mod signals;
 mod sources;
 mod state;
 mod summary;
+mod tally;
 mod target;
 mod verify;
 mod voice;
@@ -119,6 +126,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Identity(arguments) => identity::run(&arguments),
         Command::Link(arguments) => link::run(arguments),
         Command::Get(arguments) => get::run(arguments).await,
+        Command::Ls(arguments) => or_interrupted(ls::run(arguments)).await,
         Command::Verify(arguments) => or_interrupted(verify::run(arguments)).await,
         Command::Demo(arguments) => or_interrupted(demo::run(arguments)).await,
         Command::Doctor(arguments) => or_interrupted(doctor::run(arguments)).await,

@@ -49,8 +49,8 @@ pub(crate) async fn open(arguments: &Serve) -> Result<Source, Failure> {
     let mut sources = Vec::new();
     for path in &arguments.sources {
         let (name, source) = match (name.filter(|_| stdin(path)), named(path)) {
-            (Some(name), _) => (name.to_string(), read_stdin(name, arguments).await?),
-            (None, Some((name, path))) => (text(name)?, Source::folder(path)?),
+            (Some(name), _) => (name.clone(), read_stdin(name, arguments).await?),
+            (None, Some((name, path))) => (object_name(name)?, Source::folder(path)?),
             (None, None) => (own_name(path)?, Source::folder(path)?),
         };
         sources.push((name, source));
@@ -81,22 +81,22 @@ fn named(path: &Path) -> Option<(&OsStr, &Path)> {
         .then(|| (OsStr::from_bytes(name), Path::new(OsStr::from_bytes(rest))))
 }
 
-fn text(name: &OsStr) -> Result<String, Failure> {
-    let text = name.to_str().map(str::to_owned);
-    text.ok_or_else(|| usage(format!("{} is no name: an object's name is UTF-8", name.display())))
+fn object_name(name: &OsStr) -> Result<ObjectName, Failure> {
+    ObjectName::new(name.as_bytes())
+        .map_err(|error| usage(format!("{} is no name: {error}", name.display())))
 }
 
 /// The last part of a path, wherever that leads.
-fn own_name(path: &Path) -> Result<String, Failure> {
+fn own_name(path: &Path) -> Result<ObjectName, Failure> {
     if let Some(name) = path.file_name() {
-        return text(name);
+        return object_name(name);
     }
     let absolute = path.canonicalize().map_err(|error| {
         Failure::new(Kind::Disk, format!("cannot read {}: {error}", path.display()))
     })?;
     let name = absolute.file_name();
     let name = name.ok_or_else(|| usage("/ has no name: give it one, NAME=/"))?;
-    text(name)
+    object_name(name)
 }
 
 /// All of standard input, in a file without a name: nobody can read it twice otherwise.
@@ -169,7 +169,7 @@ mod tests {
         for plain in ["/srv/files", "a", "=a", "a=", "/a=b", "a/b=c"] {
             assert_eq!(named(plain), None, "{plain}");
         }
-        assert_eq!(own_name(Path::new("/srv/files/")).unwrap(), "files");
+        assert_eq!(own_name(Path::new("/srv/files/")).unwrap().to_str(), Some("files"));
         assert!(own_name(Path::new("/")).unwrap_err().message.contains("NAME=/"));
     }
 }

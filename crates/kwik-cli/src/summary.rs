@@ -46,6 +46,11 @@ impl Shares {
         }
     }
 
+    /// How many sessions there were.
+    pub(crate) const fn sessions(&self) -> u32 {
+        self.sessions
+    }
+
     /// Whether there was a session at all.
     pub(crate) const fn has_session(&self) -> bool {
         self.sessions > 0
@@ -170,7 +175,7 @@ impl Summary {
     pub(crate) fn to_event(&self) -> Value {
         json!({
             "event": "done",
-            "name": self.manifest.name.as_str(),
+            "name": self.manifest.name.to_string(),
             "size": self.manifest.size,
             "blake3": self.manifest.root.to_hex().as_str(),
             "seconds": self.elapsed.as_secs_f64(),
@@ -188,7 +193,7 @@ impl Summary {
         });
         let liars = self.liars.iter().map(|address| shown(address));
         let object = json!({
-            "name": self.manifest.name.as_str(),
+            "name": self.manifest.name.to_string(),
             "output": output,
             "size": self.manifest.size,
             "blake3": self.manifest.root.to_hex().as_str(),

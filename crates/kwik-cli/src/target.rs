@@ -38,8 +38,29 @@ pub(crate) struct Manner {
     pub(crate) resume: bool,
     /// Zeros become holes.
     pub(crate) sparse: bool,
+    /// Files have the modes that they have at the server.
+    pub(crate) modes: bool,
     /// Where bytes are collected for a file whose own folder may not be written.
     pub(crate) other_folder: Option<PathBuf>,
+}
+
+impl Manner {
+    fn place(&self, path: &Path, replace: bool) -> Place {
+        let mut place = Place::new(path);
+        if !replace {
+            place = place.without_replacing();
+        }
+        if self.sparse {
+            place = place.sparse();
+        }
+        if self.modes {
+            place = place.with_modes();
+        }
+        if let Some(folder) = &self.other_folder {
+            place = place.with_other_folder(folder);
+        }
+        place
+    }
 }
 
 /// Where a download goes.
@@ -119,23 +140,21 @@ impl Target {
         Ok(Self::File { path: end, replace: force || (given.is_some() && !no_clobber) })
     }
 
+    /// Where it is, as a file.
+    pub(crate) fn place(&self, manner: &Manner) -> Option<Place> {
+        match self {
+            Self::File { path, replace } => Some(manner.place(path, *replace)),
+            Self::InOrder(_) | Self::Kept(_) | Self::Stdout => None,
+        }
+    }
+
     /// Makes it ready to be written. A file is locked. What is written in order is opened with its
     /// first byte.
-    pub(crate) fn open(&self, manner: Manner) -> Result<Output, Failure> {
-        let Manner { resume, sparse, other_folder } = manner;
+    pub(crate) fn open(&self, manner: &Manner) -> Result<Output, Failure> {
         match self {
             Self::File { path, replace } => {
-                let mut place = Place::new(path);
-                if !replace {
-                    place = place.without_replacing();
-                }
-                if sparse {
-                    place = place.sparse();
-                }
-                if let Some(folder) = other_folder {
-                    place = place.with_other_folder(folder);
-                }
-                Ok(Output::file(PartFile::claim(place, resume)?))
+                let place = manner.place(path, *replace);
+                Ok(Output::file(PartFile::claim(place, manner.resume)?))
             }
             Self::InOrder(path) => Ok(Output::in_order(Box::new(in_order::open_later(path)))),
             Self::Kept(path) => {
@@ -170,7 +189,7 @@ fn is_in_order(metadata: &fs::Metadata) -> bool {
 }
 
 /// By its mode, also for who may write everything; or as somebody else's.
-fn is_protected(path: &Path, metadata: &fs::Metadata) -> bool {
+pub(crate) fn is_protected(path: &Path, metadata: &fs::Metadata) -> bool {
     metadata.permissions().readonly() || access(path, Access::WRITE_OK).is_err()
 }
 

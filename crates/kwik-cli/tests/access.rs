@@ -181,6 +181,47 @@ fn a_link_that_was_made_leads_to_its_part_alone() {
 }
 
 #[test]
+fn what_is_in_a_folder_is_for_whom_its_link_lets_in() {
+    let place = Place::new();
+    let data = place.file("a/x", 1000);
+    for name in ["a/b/y", "ab", "c/z"] {
+        place.file(name, 1000);
+    }
+    let server = place.serve("state", &["--secret"]);
+    let made =
+        place.run(&["link", &server.bare_link("a/"), "--expires", "2h", "--state", "../state"]);
+    let folder = printed(&made);
+    let at = |path: &str| folder.strip_suffix("a/").unwrap().to_owned() + path;
+    let (asks, not) = ("this server asks for a secret", "the link does not lead to");
+    let alone = "the link leads to a alone";
+    assert_rows(
+        &place,
+        &[
+            (&["ls", "-R", &server.link("")], 0, ""),
+            (&["ls", "-R", &server.bare_link("")], 4, asks),
+            (&["get", &server.bare_link(""), "-d", "none"], 4, asks),
+            (&["get", &server.bare_link("a/*"), "-d", "none"], 4, asks),
+            (&["ls", "-R", &folder], 0, ""),
+            (&["ls", &at("a")], 0, ""),
+            (&["ls", &at("a/b/")], 0, ""),
+            (&["ls", &at("")], 4, alone),
+            (&["ls", &at("c/")], 4, not),
+            (&["ls", &at("ab")], 4, not),
+            (&["ls", &at("*")], 4, alone),
+            (&["get", &at(""), "-d", "none"], 4, alone),
+            (&["get", &at("c/"), "-d", "none"], 4, not),
+            (&["get", &at("a*/x"), "-d", "none"], 4, alone),
+            (&["get", &folder, "-o", "all"], 0, ""),
+            // Of several links each is shown its own pass alone.
+            (&["get", &server.bare_link("ab"), &folder, "-d", "mixed"], 4, asks),
+        ],
+    );
+    assert!(fs::read(place.path("out/all/x")).unwrap() == data);
+    assert!(place.path("out/all/b/y").exists());
+    assert!(place.path("out/mixed/a/b/y").exists() && !place.path("out/mixed/ab").exists());
+}
+
+#[test]
 fn a_link_that_ends_says_so_then() {
     let place = Place::new();
     place.file("x", 1000);

@@ -328,7 +328,7 @@ async fn lying_primary() -> (String, String) {
                         }
                         _ => {
                             let name = name.clone();
-                            (Response::Found(Found { name, size, root, stream_id }), size)
+                            (Response::Found(Found::new(name, size, root, stream_id)), size)
                         }
                     };
                     send.write_all(&answer.encode()).await.unwrap();

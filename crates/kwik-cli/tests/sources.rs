@@ -36,6 +36,22 @@ fn several_sources_are_folders_of_their_names() {
         let output = place.run(&["get", &server.link(name), "-o", "-"]);
         assert!(matches!(output.status.code(), Some(2 | 3)), "{name}: {output:?}");
     }
+    let all = server.link("");
+    let list = place.run(&["ls", "-R", &all]);
+    assert_done(&list);
+    let list = String::from_utf8(list.stdout).unwrap();
+    let shown: Vec<_> = list.lines().filter_map(|line| line.split_whitespace().last()).collect();
+    assert_eq!(
+        shown,
+        ["alone.iso", "one/", "one/a", "other/", "other/deep/", "other/deep/b"],
+        "{list}"
+    );
+    assert_done(&place.run(&["get", &all, "-o", "all"]));
+    for (name, data) in [("one/a", &one), ("other/deep/b", &two), ("alone.iso", &file)] {
+        assert!(fs::read(place.path("out/all").join(name)).unwrap() == *data, "{name}");
+    }
+    assert_done(&place.run(&["get", &server.link("other/"), "-d", "."]));
+    assert!(fs::read(place.path("out/other/deep/b")).unwrap() == two);
     drop(server);
     // Two of one name, and what has none.
     for (sources, code, line) in [

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    Failure, FailureCode, Object, ObjectStat, PartError, Published, SourceError,
+    Failure, FailureCode, Object, ObjectName, ObjectStat, PartError, Published, SourceError,
     limits::{
         KEPT_BESIDE, LARGE_OBJECT, MAX_HASHING_LARGE, MAX_HASHING_SMALL, MAX_KEPT, MAX_LOOKUPS,
         SAY_HASHING_EVERY,
@@ -54,7 +54,7 @@ struct Shared {
 }
 
 /// An object's name and state.
-type Key = (String, String);
+type Key = (ObjectName, String);
 type Outcome = Result<Arc<Published>, Arc<CatalogueError>>;
 
 /// An object that is looked up or served now.
@@ -267,7 +267,7 @@ impl Shared {
 
     fn path(&self, stat: &ObjectStat) -> Option<PathBuf> {
         let folder = self.folder.as_ref()?;
-        Some(folder.join(blake3::hash(stat.name.as_str().as_bytes()).to_hex().as_str()))
+        Some(folder.join(blake3::hash(stat.name.as_bytes()).to_hex().as_str()))
     }
 
     fn kept(&self) -> MutexGuard<'_, VecDeque<(Key, Arc<Published>)>> {
@@ -322,7 +322,7 @@ impl Shared {
         kept.retain(|(other, _)| other.0 != key.0);
         kept.push_back((key.clone(), Arc::clone(published)));
         let size = |(key, published): &(Key, Arc<Published>)| {
-            KEPT_BESIDE + key.0.len() + key.1.len() + published.size_in_memory()
+            KEPT_BESIDE + key.0.as_bytes().len() + key.1.len() + published.size_in_memory()
         };
         while kept.iter().map(size).sum::<usize>() > MAX_KEPT && kept.len() > 1 {
             kept.pop_front();
@@ -386,7 +386,7 @@ struct Unwritten {
 }
 
 fn key(stat: &ObjectStat) -> Key {
-    (stat.name.to_string(), stat.state.clone())
+    (stat.name.clone(), stat.state.clone())
 }
 
 /// Hashes an object and writes its manifest to the file at `path`.

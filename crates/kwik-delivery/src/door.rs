@@ -290,6 +290,22 @@ impl Admission {
         Some(Self { client, ticket })
     }
 
+    /// Whether it may know what is in a folder; without one, in all that is served.
+    pub(crate) fn check_list(
+        &self,
+        folder: Option<&ObjectName>,
+        now: SystemTime,
+    ) -> Result<(), Failure> {
+        match (folder, self.ticket.as_ref().and_then(|ticket| ticket.scope.as_ref())) {
+            (Some(folder), _) => self.check(folder, true, now),
+            (None, Some(scope)) => {
+                let message = format!("the link leads to {scope} alone: name that");
+                Err(Failure { code: FailureCode::Forbidden, message })
+            }
+            (None, None) => self.check_expired(now),
+        }
+    }
+
     /// Whether it may have an object: one that it `begins` to fetch now, or one that it began to
     /// fetch in time.
     pub(crate) fn check(
@@ -303,8 +319,15 @@ impl Admission {
         if !ticket.leads_to(name) {
             return forbidden(format!("the link does not lead to {name}: take the link to that"));
         }
-        match ticket.expired_for(now).filter(|_| begins) {
-            Some(since) => forbidden(Refusal::Expired(since).to_string()),
+        if begins { self.check_expired(now) } else { Ok(()) }
+    }
+
+    fn check_expired(&self, now: SystemTime) -> Result<(), Failure> {
+        match self.ticket.as_ref().and_then(|ticket| ticket.expired_for(now)) {
+            Some(since) => {
+                let message = Refusal::Expired(since).to_string();
+                Err(Failure { code: FailureCode::Forbidden, message })
+            }
             None => Ok(()),
         }
     }

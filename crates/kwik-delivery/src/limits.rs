@@ -69,6 +69,21 @@ pub const DESCRIPTORS_SHARE: usize = 4;
 pub const MAX_READS: usize = 16;
 /// Requests of one session that are answered at once; more wait on their streams.
 pub const MAX_REQUESTS: usize = 16;
+/// An object that may come on the stream of its answer: one group, which needs no hashes beside its
+/// own, and comes from the primary anyway before an edge could be asked.
+pub const MAX_INLINE: u64 = GROUP_SIZE;
+/// Entries of one listing's answer: a server keeps them while they are sent, some megabytes with
+/// long names. A client asks again for more.
+pub const MAX_LISTED: usize = 10_000;
+/// Bytes of entries in one message, from which on another begins: with one more entry it is below
+/// [`MAX_MESSAGE`].
+pub const LISTED_MESSAGE: usize = 32 * 1024;
+/// Folders that are listed at once, for all clients together: each keeps the names of an answer,
+/// and reads the whole of a folder for it.
+pub const MAX_LISTINGS: usize = 4;
+/// Entries of a folder that a client takes in all: more than file systems are used with, and days
+/// of a server that invents them.
+pub const MAX_ENTRIES: u64 = 100_000_000;
 /// Leases of one session that an edge fills at once; each holds two blocks at the most.
 pub const MAX_FILLS: usize = 64;
 /// A block read for sending: enough for full disk speed, half of the largest piece.
@@ -171,6 +186,7 @@ const _: () = {
     assert!((GROUP_SIZE * PAGE_GROUPS).is_multiple_of(WRITE_BLOCK as u64));
     assert!((GROUP_SIZE * PAGE_GROUPS).is_multiple_of(MAX_READ));
     assert!(MAX_OBJECT / GROUP_SIZE / PAGE_GROUPS <= PAGE_GROUPS);
+    assert!(LISTED_MESSAGE + MAX_NAME + 256 <= MAX_MESSAGE);
     assert!(MAX_NAME + MAX_TEXT + MAX_STATE + 256 <= MAX_MESSAGE);
     assert!((MAX_NAME + 128) * 4 / 3 < MAX_PASS);
     assert!(MAX_PASS + 256 <= kwik_proto::limits::MAX_CREDENTIALS);

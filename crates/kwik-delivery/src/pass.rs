@@ -100,7 +100,13 @@ impl Ticket {
     pub fn sign(&self, identity: &Identity) -> Pass {
         let body = wire::Ticket {
             expires: seconds(self.expires),
-            scope: self.scope.as_ref().map(bytes).unwrap_or_default().to_vec().into(),
+            scope: self
+                .scope
+                .as_ref()
+                .map(ObjectName::as_bytes)
+                .unwrap_or_default()
+                .to_vec()
+                .into(),
         };
         let mut text = body.encode_to_vec();
         let signature = identity.sign(&[LABEL, &text].concat());
@@ -117,7 +123,7 @@ impl Ticket {
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let scope = self.scope.as_ref().map(bytes).unwrap_or_default();
+        let scope = self.scope.as_ref().map(ObjectName::as_bytes).unwrap_or_default();
         wire::Ticket { expires: seconds(self.expires), scope: scope.to_vec().into() }
             .encode_to_vec()
     }
@@ -127,7 +133,7 @@ impl Ticket {
         let expires = UNIX_EPOCH.checked_add(Duration::from_secs(expires))?;
         let scope = match &scope[..] {
             [] => None,
-            scope => Some(ObjectName::new(std::str::from_utf8(scope).ok()?).ok()?),
+            scope => Some(ObjectName::new(scope).ok()?),
         };
         Some(Self { expires, scope })
     }
@@ -135,17 +141,15 @@ impl Ticket {
     /// Whether it leads to `name`.
     pub(crate) fn leads_to(&self, name: &ObjectName) -> bool {
         let Some(scope) = &self.scope else { return true };
-        bytes(name).strip_prefix(bytes(scope)).is_some_and(|rest| matches!(rest, [] | [b'/', ..]))
+        name.as_bytes()
+            .strip_prefix(scope.as_bytes())
+            .is_some_and(|rest| matches!(rest, [] | [b'/', ..]))
     }
 
     /// For how long it has not counted any more at `now`; none while it does.
     pub(crate) fn expired_for(&self, now: SystemTime) -> Option<Duration> {
         now.duration_since(self.expires).ok()
     }
-}
-
-fn bytes(name: &ObjectName) -> &[u8] {
-    name.as_str().as_bytes()
 }
 
 fn seconds(time: SystemTime) -> u64 {

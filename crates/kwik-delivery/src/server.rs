@@ -12,11 +12,14 @@ use kwik::{
     Accepted, ConnectError, Endpoint, Incoming, LeaseWriter, PrimarySession, SecondarySession,
     escape,
 };
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinSet,
+};
 
 use crate::{
     Catalogue, Door, EdgeCommand, Failure, Fingerprint, Object, Source, SourceError,
-    limits::{MAX_AHEAD, MAX_FILLS, QUARANTINE},
+    limits::{MAX_AHEAD, MAX_FILLS, MAX_LISTINGS, QUARANTINE},
 };
 
 mod access;
@@ -25,6 +28,7 @@ mod edges;
 mod extent;
 mod fill;
 mod join;
+mod list;
 mod pace;
 mod presence;
 mod probe;
@@ -65,6 +69,8 @@ pub struct Server {
     refused: Throttle,
     /// Edges that are looked into, by the port of the client that does so.
     probed: Mutex<BTreeMap<u16, Fingerprint>>,
+    /// Turns to read folders for a listing.
+    listings: Semaphore,
 }
 
 impl Server {
@@ -87,6 +93,7 @@ impl Server {
             door: None,
             refused: Throttle::default(),
             probed: Mutex::default(),
+            listings: Semaphore::new(MAX_LISTINGS),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -11,11 +12,12 @@ use bytes::Bytes;
 #[cfg(feature = "object_store")]
 use object_store::ObjectStore;
 
-use crate::{ObjectName, limits::MAX_DEPTH, offload::offload};
+use crate::{Attributes, List, Listed, ObjectName, limits::MAX_DEPTH, offload::offload};
 
 mod descriptors;
 mod error;
 mod folder;
+mod listing;
 mod object;
 mod roots;
 #[cfg(feature = "object_store")]
@@ -89,7 +91,7 @@ impl Source {
         if path.is_dir() {
             return Ok(Self(Kind::Folder(Folder::new(path, None).into())));
         }
-        let name = given.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let name = given.file_name().unwrap_or_default().as_bytes();
         let name = ObjectName::new(name).map_err(|error| unreadable(place(), error))?;
         let metadata = path.metadata().map_err(|error| unreadable(place(), error))?;
         if !metadata.is_file() {
@@ -114,7 +116,9 @@ impl Source {
     ///
     /// # Errors
     /// When a name is no folder's, or two sources have the same.
-    pub fn several(sources: impl IntoIterator<Item = (String, Self)>) -> Result<Self, SourceError> {
+    pub fn several(
+        sources: impl IntoIterator<Item = (ObjectName, Self)>,
+    ) -> Result<Self, SourceError> {
         Ok(Self(Kind::Roots(Roots::new(sources)?.into())))
     }
 
@@ -220,6 +224,40 @@ impl Source {
                 let (stat, stored) = store::open(name, Arc::clone(store)).await?;
                 Ok(Object::in_store(stat, stored))
             }
+        }
+    }
+
+    /// Up to `most` entries of what `list` asks for, which are the last of an answer. Symbolic
+    /// links to folders are not entered. Cancel safe.
+    ///
+    /// # Errors
+    /// When there is no such folder or it cannot be read, or it is none of files or in memory.
+    pub async fn page(&self, list: &List, most: usize) -> Result<Listed, SourceError> {
+        Ok(self.page_and_rest(list, most).await?.0)
+    }
+
+    /// What is known of it beside what is in it.
+    async fn attributes(&self) -> Attributes {
+        match &self.0 {
+            Kind::Folder(folder) => {
+                let folder = Arc::clone(folder);
+                offload(move || folder.attributes()).await
+            }
+            _ => Attributes::default(),
+        }
+    }
+
+    /// As [`page`](Self::page), and how much was left out behind the last entry.
+    async fn page_and_rest(&self, list: &List, most: usize) -> Result<(Listed, u64), SourceError> {
+        match &self.0 {
+            Kind::Folder(folder) => {
+                let (folder, list) = (Arc::clone(folder), list.clone());
+                offload(move || folder.page(&list, most)).await
+            }
+            Kind::Memory(objects) => Ok((listing::page_in_memory(objects, list, most)?, 0)),
+            Kind::Roots(roots) => Box::pin(roots.page(list, most)).await,
+            #[cfg(feature = "object_store")]
+            Kind::Store(_) => Err(SourceError::CannotList),
         }
     }
 

@@ -213,7 +213,7 @@ async fn say_too_much(primary: &PrimarySession, says: Says) -> Option<()> {
             kwik_delivery::Part::Whole => {
                 let mut stream = primary.session().open_uni().await.ok()?;
                 let (name, stream_id) = (request.name, stream.id().as_u64());
-                let found = Found { name, size: MAX_OBJECT, root, stream_id };
+                let found = Found::new(name, MAX_OBJECT, root, stream_id);
                 // A block and more: its page is asked for.
                 tokio::spawn(async move {
                     stream.write_all(&vec![0; 3 * MIB]).await.ok();

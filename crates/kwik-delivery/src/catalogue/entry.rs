@@ -8,11 +8,12 @@ use prost::Message;
 
 use super::half::Half;
 use crate::{
-    Manifest, Object, ObjectStat, Outline, PartError, PartFile, Published, SourceError, Verifier,
+    Manifest, Object, ObjectName, ObjectStat, Outline, PartError, PartFile, Published, SourceError,
+    Verifier,
     limits::{HASH_SIZE, MAX_MESSAGE, MAX_OBJECT},
     manifest::{Meter, Outboard, Pages, hash_pages},
     offload::offload,
-    request::{check_root, root_bytes},
+    request::{check_root, name_bytes, root_bytes},
     tree, wire,
 };
 
@@ -37,7 +38,7 @@ pub(super) fn load(path: &Path, stat: &ObjectStat) -> Option<Published> {
     let start = whole - rest.len() as u64;
     let outboard = tree::outboard_size(stat.size);
     let entry = wire::CatalogueEntry::decode(head).ok()?;
-    let same = entry.name == stat.name.as_str() && entry.state == stat.state;
+    let same = entry.name == stat.name.as_bytes() && entry.state == stat.state;
     if !same || entry.size != stat.size || length != start.checked_add(outboard)? {
         return None;
     }
@@ -59,7 +60,7 @@ pub(super) fn load(path: &Path, stat: &ObjectStat) -> Option<Published> {
 /// Writes what is in memory.
 pub(super) fn save(path: &Path, published: &Published, state: &str) -> Result<(), PartError> {
     let manifest = published.manifest();
-    let head = head(&manifest.name.to_string(), manifest.size, &manifest.root, state, Bytes::new());
+    let head = head(&manifest.name, manifest.size, &manifest.root, state, Bytes::new());
     let length = head.len() as u64;
     let outboard = published.first();
     let file = PartFile::create(path, length + outboard.len() as u64)?;
@@ -75,11 +76,11 @@ pub(super) async fn hash_to_file(
     meter: &Meter,
 ) -> Result<Published, HashError> {
     let stat = object.stat();
-    let name = stat.name.to_string();
+    let name = &stat.name;
     let zeros = |size| Bytes::from(vec![0; usize::try_from(size).unwrap_or(0)]);
     // As long as the one that is known at the end.
     let draft = head(
-        &name,
+        name,
         stat.size,
         &Hash::from_bytes([0; HASH_SIZE]),
         &stat.state,
@@ -100,7 +101,7 @@ pub(super) async fn hash_to_file(
     if let Some(error) = failed {
         return Err(error.into());
     }
-    let head = head(&name, stat.size, &manifest.root, &stat.state, above.clone());
+    let head = head(name, stat.size, &manifest.root, &stat.state, above.clone());
     let file = std::sync::Arc::into_inner(file).expect("invariant: nobody else has it");
     offload(move || {
         file.write_at(0, &head)?;
@@ -151,8 +152,8 @@ pub(super) enum HashError {
     File(#[from] PartError),
 }
 
-fn head(name: &str, size: u64, root: &Hash, state: &str, pages: Bytes) -> Vec<u8> {
-    let (name, state) = (name.to_owned(), state.to_owned());
+fn head(name: &ObjectName, size: u64, root: &Hash, state: &str, pages: Bytes) -> Vec<u8> {
+    let (name, state) = (name_bytes(name), state.to_owned());
     let entry = wire::CatalogueEntry { name, size, root: root_bytes(root), state, pages };
     let encoded = entry.encode_to_vec();
     let hash = blake3::hash(&encoded);

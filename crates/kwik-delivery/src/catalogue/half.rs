@@ -13,6 +13,7 @@ use prost::Message;
 use crate::{
     ObjectStat,
     limits::{HASH_SIZE, KEPT_GROUPS},
+    request::name_bytes,
     tree, wire,
 };
 
@@ -41,7 +42,7 @@ impl Half {
     pub(super) fn open(path: &Path, stat: &ObjectStat) -> Self {
         let path = path.with_extension("half");
         let entry = wire::CatalogueEntry {
-            name: stat.name.to_string(),
+            name: name_bytes(&stat.name),
             size: stat.size,
             state: stat.state.clone(),
             ..Default::default()
@@ -149,7 +150,7 @@ mod tests {
     fn stat(state: &str) -> ObjectStat {
         let name = ObjectName::new("x").unwrap();
         let size = 10 * GROUPS * GROUP_SIZE;
-        ObjectStat { name, size, modified: SystemTime::UNIX_EPOCH, state: state.into() }
+        ObjectStat { name, size, modified: SystemTime::UNIX_EPOCH, mode: None, state: state.into() }
     }
 
     fn earlier(half: &mut Half, stat: &ObjectStat) -> Vec<Vec<u8>> {

@@ -129,12 +129,24 @@ fn a_ticket_ends_and_leads_nowhere_else() {
     let elsewhere = admitted.check(&name("b"), true, now()).unwrap_err();
     assert_eq!(elsewhere.code, FailureCode::Forbidden);
     assert!(elsewhere.message.contains("does not lead to b"), "{}", elsewhere.message);
+    assert_eq!(admitted.check_list(Some(&name("a")), now()), Ok(()));
+    for folder in [None, Some(name("b"))] {
+        let refused = admitted.check_list(folder.as_ref(), now()).unwrap_err();
+        assert_eq!(refused.code, FailureCode::Forbidden);
+    }
     // What was begun in time ends; nothing else is begun.
     let late = expires + Duration::from_secs(2 * 3600);
     assert_eq!(admitted.check(&name("a"), false, late), Ok(()));
     assert!(admitted.check(&name("b"), false, late).is_err());
     let refused = admitted.check(&name("a"), true, late).unwrap_err();
     assert!(refused.message.contains("expired 2 h ago"), "{}", refused.message);
+    let everywhere = with(Ticket { expires, scope: None }.sign(&identity(1)));
+    let everywhere = ask(&door, &everywhere).unwrap();
+    assert_eq!(everywhere.check_list(None, now()), Ok(()));
+    for (admitted, folder) in [(&everywhere, None), (&admitted, Some(name("a")))] {
+        let refused = admitted.check_list(folder.as_ref(), late).unwrap_err();
+        assert!(refused.message.contains("expired 2 h ago"), "{}", refused.message);
+    }
     let refused = ask_at(&door, &visitor, late).unwrap_err();
     assert!(refused.contains("expired 2 h ago: ask its owner"), "{refused}");
 }

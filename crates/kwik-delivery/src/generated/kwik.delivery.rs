@@ -25,13 +25,14 @@ pub struct Ticket {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Request {
-    #[prost(string, tag = "1")]
-    pub name: ::prost::alloc::string::String,
+    /// Empty beside `list`.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub name: ::prost::bytes::Bytes,
     /// Version of this protocol: 1.
     #[prost(uint32, tag = "2")]
     pub version: u32,
     /// Without one of these: the whole object.
-    #[prost(oneof = "request::Part", tags = "3, 4, 5")]
+    #[prost(oneof = "request::Part", tags = "3, 4, 5, 6, 7")]
     pub part: ::core::option::Option<request::Part>,
 }
 /// Nested message and enum types in `Request`.
@@ -45,7 +46,74 @@ pub mod request {
         Repair(super::Repair),
         #[prost(message, tag = "5")]
         Range(super::Range),
+        #[prost(message, tag = "6")]
+        Inline(super::Inline),
+        #[prost(message, tag = "7")]
+        List(super::List),
     }
+}
+/// All of the object. One of at most so many bytes may come on this stream: for many small ones that
+/// is one stream each, and no lease.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Inline {
+    #[prost(uint32, tag = "1")]
+    pub most: u32,
+}
+/// What is in a folder, in order, from what follows `after` on. Listed answers, several times.
+/// The order is that of the names' segments, byte by byte: a folder stands before what is in it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct List {
+    /// Empty: all that is served. When it is a file, that alone is listed.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub folder: ::prost::bytes::Bytes,
+    /// With all that is in folders within it.
+    #[prost(bool, tag = "2")]
+    pub recursive: bool,
+    /// Empty: from the beginning.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub after: ::prost::bytes::Bytes,
+}
+/// What a source knows of a file or a folder beside its bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Attributes {
+    /// When it was modified: seconds since 1970, and nanoseconds.
+    #[prost(sint64, tag = "1")]
+    pub seconds: i64,
+    #[prost(uint32, tag = "2")]
+    pub nanos: u32,
+    /// Permissions, as Unix has them.
+    #[prost(uint32, optional, tag = "3")]
+    pub mode: ::core::option::Option<u32>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Entry {
+    /// From the root of what is served, as in a Request.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub name: ::prost::bytes::Bytes,
+    #[prost(bool, tag = "2")]
+    pub folder: bool,
+    #[prost(uint64, tag = "3")]
+    pub size: u64,
+    #[prost(message, optional, tag = "4")]
+    pub attributes: ::core::option::Option<Attributes>,
+    /// A folder that the server cannot read: what is in it is missing here.
+    #[prost(bool, tag = "5")]
+    pub unreadable: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Listed {
+    #[prost(message, repeated, tag = "1")]
+    pub entries: ::prost::alloc::vec::Vec<Entry>,
+    /// No more follow on this stream.
+    #[prost(bool, tag = "2")]
+    pub last: bool,
+    /// With `last`: there are more, which another List may ask for.
+    #[prost(bool, tag = "3")]
+    pub more: bool,
+    /// With `last`: what was met and cannot be fetched: special files, links that lead to folders or
+    /// to nothing that is served, names that are too long.
+    #[prost(uint64, tag = "4")]
+    pub left_out: u64,
 }
 /// Some of the object: whole groups, but for its end. Found answers, and its stream has these bytes
 /// and nothing else; with an empty range there is no stream, and its `stream_id` says nothing.
@@ -106,8 +174,8 @@ pub struct Blame {
 /// else the chaining value of the subtree above each page, in order.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Found {
-    #[prost(string, tag = "1")]
-    pub name: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "1")]
+    pub name: ::prost::bytes::Bytes,
     #[prost(uint64, tag = "2")]
     pub size: u64,
     #[prost(bytes = "bytes", tag = "3")]
@@ -116,6 +184,11 @@ pub struct Found {
     pub outboard_size: u64,
     #[prost(uint64, tag = "5")]
     pub stream_id: u64,
+    /// The object's bytes follow on this stream, and there is no other: where Inline asked for that.
+    #[prost(bool, tag = "6")]
+    pub inline: bool,
+    #[prost(message, optional, tag = "7")]
+    pub attributes: ::core::option::Option<Attributes>,
 }
 /// `size` bytes of the outboard follow.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -147,14 +220,14 @@ pub struct Failure {
     #[prost(string, tag = "2")]
     pub message: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Response {
-    #[prost(oneof = "response::Outcome", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "response::Outcome", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub outcome: ::core::option::Option<response::Outcome>,
 }
 /// Nested message and enum types in `Response`.
 pub mod response {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Outcome {
         #[prost(message, tag = "1")]
         Found(super::Found),
@@ -168,13 +241,15 @@ pub mod response {
         Noted(super::Noted),
         #[prost(message, tag = "6")]
         Working(super::Working),
+        #[prost(message, tag = "7")]
+        Listed(super::Listed),
     }
 }
 /// The command in a lease: what an edge sends.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EdgeCommand {
-    #[prost(string, tag = "1")]
-    pub name: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "1")]
+    pub name: ::prost::bytes::Bytes,
     #[prost(uint64, tag = "2")]
     pub size: u64,
     #[prost(bytes = "bytes", tag = "3")]
@@ -189,8 +264,8 @@ pub struct EdgeCommand {
 /// Head of a file in the catalogue; the outboard follows. Its BLAKE3 hash stands between them.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CatalogueEntry {
-    #[prost(string, tag = "1")]
-    pub name: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "1")]
+    pub name: ::prost::bytes::Bytes,
     #[prost(uint64, tag = "2")]
     pub size: u64,
     #[prost(bytes = "bytes", tag = "3")]
@@ -207,8 +282,8 @@ pub struct CatalogueEntry {
 /// bytes, of which the later one counts, each with its length before it and its BLAKE3 hash behind.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PartState {
-    #[prost(string, tag = "1")]
-    pub name: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "1")]
+    pub name: ::prost::bytes::Bytes,
     #[prost(uint64, tag = "2")]
     pub size: u64,
     #[prost(bytes = "bytes", tag = "3")]
@@ -236,6 +311,8 @@ pub enum FailureCode {
     NoSource = 6,
     /// What the client was let in with does not lead to this object, or does no more.
     Forbidden = 7,
+    /// This server's objects cannot be listed.
+    CannotList = 8,
 }
 impl FailureCode {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -252,6 +329,7 @@ impl FailureCode {
             Self::InvalidRequest => "FAILURE_CODE_INVALID_REQUEST",
             Self::NoSource => "FAILURE_CODE_NO_SOURCE",
             Self::Forbidden => "FAILURE_CODE_FORBIDDEN",
+            Self::CannotList => "FAILURE_CODE_CANNOT_LIST",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -265,6 +343,7 @@ impl FailureCode {
             "FAILURE_CODE_INVALID_REQUEST" => Some(Self::InvalidRequest),
             "FAILURE_CODE_NO_SOURCE" => Some(Self::NoSource),
             "FAILURE_CODE_FORBIDDEN" => Some(Self::Forbidden),
+            "FAILURE_CODE_CANNOT_LIST" => Some(Self::CannotList),
             _ => None,
         }
     }

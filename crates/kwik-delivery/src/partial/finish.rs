@@ -15,14 +15,15 @@ use rustix::{
 };
 
 use super::{PartError, PartFile};
+use crate::Attributes;
 
 impl PartFile {
     /// Makes it durable and gives it its name, or writes it over the target.
-    pub(crate) fn complete(&self) -> Result<(), PartError> {
-        self.put_in_place().map_err(|source| self.error(source))
+    pub(crate) fn complete(&self, attributes: Attributes) -> Result<(), PartError> {
+        self.put_in_place(attributes).map_err(|source| self.error(source))
     }
 
-    fn put_in_place(&self) -> io::Result<()> {
+    fn put_in_place(&self, attributes: Attributes) -> io::Result<()> {
         self.file.sync_all()?;
         let target = &self.place.target;
         let existing = target.symlink_metadata().ok().filter(Metadata::is_file);
@@ -31,7 +32,7 @@ impl PartFile {
             let other_owner = !self.adopt_owner(&existing);
             if elsewhere || other_owner || existing.nlink() > 1 || has_attributes(target) {
                 match open_over(target) {
-                    Ok(over) => return self.write_over(&over),
+                    Ok(over) => return self.write_over(&over, attributes),
                     Err(error) if elsewhere || error.kind() != ErrorKind::PermissionDenied => {
                         return Err(error);
                     }
@@ -50,6 +51,8 @@ impl PartFile {
             self.file.set_len(size)?;
             self.file.sync_all()?;
         }
+        // Nothing is written any more that would change its time.
+        self.place.keep(&self.file, attributes)?;
         if self.place.replace {
             fs::rename(&self.part, target)?;
         } else {
@@ -71,7 +74,7 @@ impl PartFile {
 
     /// As `cp` does: the target stays the file that it is, with its owner, its other names and
     /// whatever else it has. Killed meanwhile, the next one does it again.
-    fn write_over(&self, mut target: &File) -> io::Result<()> {
+    fn write_over(&self, mut target: &File, attributes: Attributes) -> io::Result<()> {
         let size = self.lock().size;
         let mut part = &self.file;
         part.rewind()?;
@@ -80,6 +83,7 @@ impl PartFile {
             return Err(ErrorKind::UnexpectedEof.into());
         }
         target.set_len(size)?;
+        self.place.keep(target, attributes)?;
         target.sync_all()?;
         self.finished.store(true, Ordering::Relaxed);
         fs::remove_file(&self.part)

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use common::{MIB, content, identity, liar::Checked, name};
 use kwik::{Accepted, ClientConfig, Endpoint, PrimarySession, SendStream, ServerConfig, escape};
 use kwik_delivery::{
-    Client, Found, Manifest, Output, Progress, Request, Response, Source, hash_object,
+    Attributes, Client, Found, Manifest, Output, Progress, Request, Response, Source, hash_object,
 };
 use rows::{End, Lie, Row, honest, malformed, manifests, ranges, repairs, streams, twice};
 use tokio::time::{sleep, timeout};
@@ -44,7 +44,7 @@ impl Truth {
 
     fn found(&self, stream_id: u64) -> Found {
         let Manifest { name, size, root } = self.manifest.clone();
-        Found { name, size, root, stream_id }
+        Found { name, size, root, stream_id, inline: false, attributes: Attributes::default() }
     }
 }
 
