@@ -93,7 +93,11 @@ async fn a_ticket_leads_to_lists_and_small_objects_of_its_part_alone() {
         let pass = Ticket { expires, scope: scope.map(name) }.sign(&identity(0));
         Visitor { pass: Some(pass), identity: None }
     };
-    assert!(connect(Visitor::default()).await.is_err());
+    if let Ok(session) = connect(Visitor::default()).await {
+        let nobody = Client::new(session);
+        assert!(Listing::new(None, true).page(&nobody).await.is_err());
+        assert!(nobody.fetch_small(&name("c"), &Progress::default()).await.is_err());
+    }
     let forbidden = |error: FetchError| match error {
         FetchError::Refused(failure) => failure.code == FailureCode::Forbidden,
         _ => false,

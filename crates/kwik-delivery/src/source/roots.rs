@@ -126,7 +126,8 @@ impl Roots {
             if !list.recursive || root.only().is_some() {
                 continue;
             }
-            let told_now = after.is_none();
+            let (told_now, goes_on) =
+                (after.is_none(), after.as_ref().is_some_and(Option::is_some));
             let inner = List { folder: None, recursive: true, after: after.flatten() };
             match below(name, root, inner, most - page.entries.len()).await {
                 Ok((listed, rest)) => {
@@ -143,7 +144,8 @@ impl Roots {
                     warn(&error);
                     match page.entries.last_mut().filter(|_| told_now) {
                         Some(entry) => entry.kind = EntryKind::Unreadable,
-                        None => page.left_out += 1,
+                        // Else that was told before.
+                        None => page.left_out += u64::from(goes_on),
                     }
                 }
             }
