@@ -4,7 +4,7 @@
 
 #[path = "../../crates/kwik-proto/tests/hostile/choices.rs"]
 mod choices;
-#[allow(dead_code, reason = "one of its games waits for its cure")]
+#[allow(dead_code, reason = "one of its games is a test's")]
 #[path = "../../crates/kwik-proto/tests/hostile/client.rs"]
 mod client;
 #[path = "../../crates/kwik-proto/tests/hostile/messages.rs"]
@@ -24,7 +24,8 @@ const STEPS: usize = 1000;
 fuzz_target!(|data: &[u8]| {
     let Some((role, rest)) = data.split_first() else { return };
     let (mut choices, now) = (Choices::Bytes(rest), Instant::now());
-    match role % 3 {
+    match role % 4 {
+        3 => client::play_returning(&mut choices, STEPS, now),
         0 => client::play(&mut choices, STEPS, now),
         1 => servers::play_primary(&mut choices, STEPS, now),
         _ => servers::play_secondary(&mut choices, STEPS, now),

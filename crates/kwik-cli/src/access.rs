@@ -19,6 +19,7 @@ use serde_json::json;
 use crate::{
     failure::{Failure, Kind},
     say,
+    voice::json_line,
 };
 
 /// Lines that wait to be written: a disk that is slow for a moment costs none.
@@ -93,21 +94,23 @@ fn note(losing: &AtomicBool, error: Option<String>) {
 fn line(access: &Access, now: SystemTime) -> String {
     let part = match access.part {
         AccessPart::Hashes => "hashes",
+        AccessPart::Range => "range",
         AccessPart::Repair => "repair",
+        AccessPart::List => "list",
         _ => "whole",
     };
     let time = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut line = json!({
+    let mut line = json_line(&json!({
         "time": millis(time.as_millis()),
         "client": access.client.to_string(),
+        "key": access.key.map(|key| key.to_string()),
         "name": access.name.as_ref().map(ToString::to_string),
         "part": part,
         "size": access.size,
         "sent": access.sent,
         "seconds": millis(access.took.as_millis()),
         "outcome": access.outcome.as_ref().err().map_or("done", String::as_str),
-    })
-    .to_string();
+    }));
     line.push('\n');
     line
 }

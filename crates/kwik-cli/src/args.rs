@@ -9,16 +9,28 @@ use std::{
 };
 
 use blake3::Hash;
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use kwik::CongestionControl;
-use kwik_delivery::{Fingerprint, Link, ObjectName};
+use clap::{Args, Parser, Subcommand};
+use kwik_delivery::{Fingerprint, Link, ObjectName, Pass};
 
-use crate::voice::Form;
+use crate::{
+    doctor::DoctorArguments,
+    identity::IdentityArguments,
+    link::LinkArguments,
+    ls::Ls,
+    manual::{CompletionsArguments, ManArguments},
+};
+
+mod get;
+mod serve;
+
+pub(crate) use get::Get;
+pub(crate) use serve::Serve;
 
 const NOTES: &str = "\
 Exit codes: 0 done, 1 the transfer failed, 2 wrong usage, 3 not found, 4 trust, 5 network, 6 disk,
 130 interrupted (128 and its number for another signal), 141 nobody reads standard output.
-KWIK_LOG=off, error, warn, info, debug or trace says how much is logged.";
+KWIK_LOG=off, error, warn, info, debug or trace says how much is logged.
+Each option may also be set by a variable, KWIK_ and its name (KWIK_STATE=DIR, KWIK_QUIET=yes).";
 
 /// Fetch one file from several servers at once, verified.
 #[derive(Debug, Parser)]
@@ -26,6 +38,10 @@ KWIK_LOG=off, error, warn, info, debug or trace says how much is logged.";
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
+    /// A file with options, as `option = value`, of all commands or below `[command]` [default:
+    /// $XDG_CONFIG_HOME/kwik/config].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -34,88 +50,24 @@ pub(crate) enum Command {
     Serve(Serve),
     /// Print this server's fingerprint, making its identity if it has none.
     Id(Id),
+    /// Print the key by which servers know this client, making its identity if it has none.
+    Identity(IdentityArguments),
+    /// Make a link to a server of yours that ends after a while, or leads to a part alone.
+    Link(LinkArguments),
     /// Fetch an object, verify it and write it to a file.
     Get(Get),
+    /// List what is in a folder of a server.
+    Ls(Ls),
     /// Compare a file with an object of a server, or with a hash.
     Verify(Verify),
     /// Run a primary and two edges on this machine, and fetch through all three.
     Demo(Demo),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Serve {
-    /// The folder, or the file, to serve.
-    pub(crate) source: PathBuf,
-    /// Address and UDP port to listen on: an IP address, a host name, or the port alone for all
-    /// addresses; port 0 takes a free one. May be given several times [default: :4433].
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) listen: Vec<Listen>,
-    /// How long an edge that sent wrong bytes is asked for nothing; at most until the next start.
-    #[arg(
-        long,
-        value_name = "SECONDS",
-        default_value_t = 3600,
-        value_parser = clap::value_parser!(u64).range(1..=31_536_000)
-    )]
-    pub(crate) quarantine: u64,
-    /// Serve files and folders whose names begin with a dot, too.
-    #[arg(long)]
-    pub(crate) hidden: bool,
-    /// An edge that brings parts of every object: kwik://FINGERPRINT@HOST:PORT.
-    #[arg(long = "edge", value_name = "LINK")]
-    pub(crate) edges: Vec<EdgeLink>,
-    /// A file that lists such links, one a line; SIGHUP has it read again.
-    #[arg(long = "edges", value_name = "FILE")]
-    pub(crate) edge_file: Option<PathBuf>,
-    /// A primary that this server is an edge of.
-    #[arg(long = "trust", value_name = "FINGERPRINT")]
-    pub(crate) trusted: Vec<Fingerprint>,
-    /// How long clients have to finish what they fetch, once the server is to end.
-    #[arg(
-        long,
-        value_name = "SECONDS",
-        default_value_t = 30,
-        value_parser = clap::value_parser!(u64).range(0..=86_400)
-    )]
-    pub(crate) drain: u64,
-    /// Sessions and paths at once; more are told that the server is busy.
-    #[arg(long, value_name = "COUNT", value_parser = parse_count)]
-    pub(crate) max_sessions: Option<usize>,
-    /// Hash all objects from the start, small ones first, and not only when one is asked for.
-    #[arg(long)]
-    pub(crate) hash_ahead: bool,
-    /// Bytes a second to send at the most, to all clients together: 500k, 10M or 1G, say.
-    #[arg(long, value_name = "BYTES", value_parser = rate)]
-    pub(crate) rate: Option<NonZeroU64>,
-    /// What decides how much is in flight to a client: CUBIC that tells loss by chance from a full
-    /// queue, plain CUBIC, or a model of the path.
-    #[arg(long, value_enum, default_value_t = Congestion::Tolerant)]
-    pub(crate) congestion: Congestion,
-    /// A file that gets a line of JSON for each request; SIGHUP has it opened again.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) access_log: Option<PathBuf>,
-    /// End when standard input does: for a program that starts servers and may be killed.
-    #[arg(long, hide = true)]
-    pub(crate) end_with_stdin: bool,
-    #[command(flatten)]
-    pub(crate) state: State,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Congestion {
-    Tolerant,
-    Cubic,
-    Model,
-}
-
-impl From<Congestion> for CongestionControl {
-    fn from(congestion: Congestion) -> Self {
-        match congestion {
-            Congestion::Tolerant => Self::Tolerant,
-            Congestion::Model => Self::Model,
-            Congestion::Cubic => Self::Cubic,
-        }
-    }
+    /// Look what of this machine, or of the way to a server, keeps transfers from doing well.
+    Doctor(DoctorArguments),
+    /// Print what a shell needs to complete command lines.
+    Completions(CompletionsArguments),
+    /// Print a manual page, or write all of them.
+    Man(ManArguments),
 }
 
 #[derive(Debug, Args)]
@@ -125,68 +77,13 @@ pub(crate) struct Id {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Get {
-    /// What to fetch: kwik://FINGERPRINT@HOST:PORT/NAME, as `kwik serve` prints it.
-    #[arg(value_name = "LINK", required = true)]
-    pub(crate) links: Vec<ObjectLink>,
-    /// Where to write it: a file, a folder, a pipe or a device, or - for standard output [default:
-    /// its own name, here].
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) output: Option<PathBuf>,
-    /// The folder to write it to under its own name.
-    #[arg(short, long, value_name = "DIR", conflicts_with = "output")]
-    pub(crate) dir: Option<PathBuf>,
-    /// Replace a file that has the object's own name already, or is write-protected.
-    #[arg(long)]
-    pub(crate) force: bool,
-    /// Fetch nothing when the file is there already.
-    #[arg(short, long, conflicts_with = "force")]
-    pub(crate) no_clobber: bool,
-    /// Use nothing that an earlier get left, and leave nothing for a later one.
-    #[arg(long)]
-    pub(crate) no_resume: bool,
-    /// Leave holes where the object has nothing but zeros, and reserve no room.
-    #[arg(long)]
-    pub(crate) sparse: bool,
-    /// Try again when the session or the server fails, up to so many times in a row that bring
-    /// nothing.
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 5,
-        value_parser = clap::value_parser!(u32).range(..=1000)
-    )]
-    pub(crate) retry: u32,
-    /// Give a try up when nothing has come for so long: 30, 30s, 5m or 1h.
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
-    pub(crate) timeout: Duration,
-    /// Fetch at most so many bytes a second: 500K, 20M or 1G.
-    #[arg(long, value_name = "RATE", value_parser = rate)]
-    pub(crate) limit_rate: Option<NonZeroU64>,
-    /// The BLAKE3 hash that the object has to have, as b3sum prints it.
-    #[arg(long, value_name = "HASH")]
-    pub(crate) expect: Option<Hash>,
-    /// Print the summary as one JSON object on standard output.
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// How progress and messages show on standard error.
-    #[arg(long, value_name = "FORM", value_enum, default_value_t = Shown::Auto)]
-    pub(crate) progress: Shown,
-    /// Say nothing but why it failed.
-    #[arg(short, long, conflicts_with = "verbose")]
-    pub(crate) quiet: bool,
-    /// Say of each server at the end what it brought, and why so much.
-    #[arg(short, long)]
-    pub(crate) verbose: bool,
-    #[command(flatten)]
-    pub(crate) trust: TrustOptions,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct TrustOptions {
     /// Accept and remember the key of a server that the link does not pin and that is not known.
     #[arg(long)]
     pub(crate) trust_on_first_use: bool,
+    /// Do not tell the server who this client is, though it has an identity.
+    #[arg(long)]
+    pub(crate) anonymous: bool,
     #[command(flatten)]
     pub(crate) state: State,
 }
@@ -223,34 +120,8 @@ impl FromStr for Original {
     }
 }
 
-impl Get {
-    /// The form of what it says.
-    pub(crate) const fn form(&self) -> Form {
-        match self.progress {
-            _ if self.quiet => Form::Quiet,
-            Shown::Auto => Form::Auto,
-            Shown::Lines => Form::Lines,
-            Shown::Json => Form::Json,
-            Shown::None => Form::Silent,
-        }
-    }
-}
-
-/// How progress shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Shown {
-    /// A bar on a terminal, lines elsewhere.
-    Auto,
-    /// A line now and then.
-    Lines,
-    /// An object a line.
-    Json,
-    /// Not at all; messages do.
-    None,
-}
-
 /// Seconds, or a number with its unit.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text} is no time from 1 s to a day: 30, 30s, 5m or 1h");
     let units = [('s', 1), ('m', 60), ('h', 3600)];
     let found =
@@ -288,11 +159,6 @@ pub(crate) struct State {
     /// Where identity, catalogue and known servers are kept [default: $XDG_STATE_HOME/kwik].
     #[arg(long = "state", value_name = "DIR")]
     pub(crate) folder: Option<PathBuf>,
-}
-
-fn parse_count(text: &str) -> Result<usize, String> {
-    let count = text.parse().ok().filter(|count| *count > 0);
-    count.ok_or_else(|| "a number from 1 on: --max-sessions 100".into())
 }
 
 /// The port that servers have unless they are told another.
@@ -362,6 +228,7 @@ impl FromStr for Listen {
 #[derive(Debug, Clone)]
 pub(crate) struct ObjectLink {
     pub(crate) fingerprint: Option<Fingerprint>,
+    pub(crate) pass: Option<Pass>,
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) name: ObjectName,
@@ -370,10 +237,19 @@ pub(crate) struct ObjectLink {
 impl FromStr for ObjectLink {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let Link { fingerprint, host, port, name } =
+        let Link { fingerprint, pass, host, port, name } =
             text.parse().map_err(|error| format!("{error}"))?;
         let name = name.ok_or("the link names no object: kwik://FINGERPRINT@HOST:PORT/NAME")?;
-        Ok(Self { fingerprint, host, port, name })
+        Ok(Self { fingerprint, pass, host, port, name })
+    }
+}
+
+impl ObjectLink {
+    /// Whether one session does for both.
+    pub(crate) fn leads_to_server_of(&self, other: &Self) -> bool {
+        let server = |link: &Self| (link.fingerprint, link.port);
+        // A session is what its pass lets in to.
+        server(self) == server(other) && self.host == other.host && self.pass == other.pass
     }
 }
 
@@ -388,8 +264,13 @@ pub(crate) struct EdgeLink {
 impl FromStr for EdgeLink {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let Link { fingerprint, host, port, name } =
+        let Link { fingerprint, pass, host, port, name } =
             text.parse().map_err(|error| format!("{error}"))?;
+        if pass.is_some() {
+            return Err("an edge knows its primary's key: leave out the `:` and what follows it \
+                        before the `@`"
+                .into());
+        }
         if name.is_some() {
             return Err("an edge serves all objects: leave out the name after the port".into());
         }

@@ -3,12 +3,13 @@
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use kwik::{ClientConfig, ConnectError, ConnectionError, Endpoint, ServerTrust, Session};
-use kwik_delivery::Fingerprint;
+use kwik_delivery::{Fingerprint, Pass, Visitor};
 use tokio::{net::lookup_host, time};
 
 use crate::{
@@ -35,6 +36,11 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// Where the server is.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.session.remote_address()
+    }
+
     /// Says goodbye.
     pub(crate) async fn close(self) {
         self.session.close(0, b"done");
@@ -45,7 +51,10 @@ impl Connection {
 
 /// Dials servers, and keeps the session with the last one for what else is wanted of it.
 #[derive(Debug, Default)]
-pub(crate) struct Dialer(Option<(Option<Fingerprint>, String, Connection)>);
+pub(crate) struct Dialer(Option<(Whom, Connection)>);
+
+/// A server, and what it was shown.
+type Whom = (Option<Fingerprint>, Option<Pass>, String);
 
 impl Dialer {
     /// A session with the server of `link`.
@@ -55,24 +64,25 @@ impl Dialer {
         options: &TrustOptions,
         patience: Duration,
     ) -> Result<Session, Failure> {
-        let server = server(&link.host, link.port);
-        if let Some((pin, held, connection)) = &self.0
-            && (*pin, held) == (link.fingerprint, &server)
+        let whom = (link.fingerprint, link.pass.clone(), server(&link.host, link.port));
+        if let Some((held, connection)) = &self.0
+            && *held == whom
             && connection.session.close_reason().is_none()
         {
             return Ok(connection.session.clone());
         }
         self.close().await;
         let trust = Trust::new(link, options)?;
-        let connection = connect(&link.host, link.port, trust, patience).await?;
+        let visitor = visitor(link, options)?;
+        let connection = connect((&link.host, link.port), trust, visitor, patience).await?;
         let session = connection.session.clone();
-        self.0 = Some((link.fingerprint, server, connection));
+        self.0 = Some((whom, connection));
         Ok(session)
     }
 
     /// Says goodbye, if there is anybody to say it to.
     pub(crate) async fn close(&mut self) {
-        if let Some((.., connection)) = self.0.take() {
+        if let Some((_, connection)) = self.0.take() {
             connection.close().await;
         }
     }
@@ -111,18 +121,29 @@ impl Trust {
     }
 }
 
+/// What the server of `link` is shown: the link's pass, and who this client is.
+pub(crate) fn visitor(link: &ObjectLink, options: &TrustOptions) -> Result<Visitor, Failure> {
+    let folder = state::folder(options.state.folder.as_deref()).ok().filter(|_| !options.anonymous);
+    let identity = folder.as_deref().map(state::find_client_identity).transpose()?.flatten();
+    Ok(Visitor { pass: link.pass.clone(), identity: identity.map(Arc::new) })
+}
+
 /// Dials a server, by all its addresses, for `patience` at the most.
 pub(crate) async fn connect(
-    host: &str,
-    port: u16,
+    (host, port): (&str, u16),
     trust: Trust,
+    visitor: Visitor,
     patience: Duration,
 ) -> Result<Connection, Failure> {
     let server = server(host, port);
-    let config = match trust {
+    let mut config = ClientConfig::new(match trust {
         Trust::Link(pin) | Trust::Known(pin, _) => ServerTrust::Pin(pin),
         Trust::FirstUse(_) => ServerTrust::Capture,
-    };
+    });
+    // Whoever answers first is shown nothing.
+    if !matches!(trust, Trust::FirstUse(_)) {
+        config.credentials = Some(Arc::new(visitor));
+    }
     let end = time::Instant::now() + patience;
     let resolving = resolve(host, port, patience);
     let addresses =
@@ -152,7 +173,7 @@ pub(crate) async fn connect(
 }
 
 /// `HOST:PORT`, with brackets around an IPv6 address.
-fn server(host: &str, port: u16) -> String {
+pub(crate) fn server(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
@@ -177,7 +198,7 @@ async fn dial(
     endpoint: &Endpoint,
     addresses: &[SocketAddr],
     host: &str,
-    trust: &ServerTrust,
+    config: &ClientConfig,
     end: time::Instant,
 ) -> Result<Session, Option<ConnectError>> {
     let dials = (0..).zip(addresses.iter().take(MAX_ADDRESSES)).map(async |(nth, &address)| {
@@ -185,8 +206,7 @@ async fn dial(
         // One deadline for all: within it, the library begins a handshake anew that takes long, but
         // gives up after QUIC's idle timeout by itself.
         loop {
-            let config = ClientConfig::new(trust.clone());
-            let connecting = endpoint.connect_with(config, address, host)?;
+            let connecting = endpoint.connect_with(config.clone(), address, host)?;
             match time::timeout_at(end, connecting).await {
                 Err(_) => return Ok(None),
                 Ok(Ok(session)) => return Ok(Some(session)),
@@ -274,7 +294,7 @@ mod tests {
         });
         let client = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
         let end = time::Instant::now() + Duration::from_secs(60);
-        let dialed = dial(&client, &addresses, "h", &ServerTrust::Pin(pin), end).await;
+        let dialed = dial(&client, &addresses, "h", &ClientConfig::pinned(pin), end).await;
         assert_eq!(dialed.unwrap().remote_address(), *addresses.last().unwrap());
         serving.abort();
     }

@@ -11,7 +11,7 @@ use std::{
 
 use kwik::escape;
 use kwik_delivery::{
-    Client, Fingerprint, Link, ObjectName, Output, PartFile, Place, Progress, Source,
+    Client, Fingerprint, Link, ObjectName, Output, PartFile, Place, Progress, Source, Visitor,
 };
 use tempfile::TempDir;
 use tokio::{
@@ -79,7 +79,7 @@ async fn download(
 ) -> Result<(), Failure> {
     let began = Instant::now();
     let Link { host, port, .. } = &primary.link;
-    let connection = connect(host, *port, Trust::Link(pin), START).await?;
+    let connection = connect((host, *port), Trust::Link(pin), Visitor::default(), START).await?;
     let client = Client::new(connection.session.clone());
     let mut killed = None;
     let output = Output::file(PartFile::claim(Place::new(output), false)?);
@@ -112,8 +112,15 @@ impl Process {
     /// Starts `kwik serve` on a free port and waits until it says where.
     async fn start(folder: &Path, state: &Path, options: &[String]) -> Result<Self, Failure> {
         let failed = |error: io::Error| disk(&format!("cannot start a server: {error}"));
-        let mut child = Command::new(env::current_exe().map_err(failed)?)
-            .arg("serve")
+        let mut command = Command::new(env::current_exe().map_err(failed)?);
+        // What is configured for servers is not for these.
+        for (name, _) in
+            env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("KWIK_"))
+        {
+            command.env_remove(name);
+        }
+        let mut child = command
+            .args(["--config", "/dev/null", "serve"])
             .arg(folder)
             // It ends with this process, however that ends.
             .args(["--end-with-stdin", "--drain", "0", "--listen", "127.0.0.1:0", "--state"])
@@ -132,12 +139,13 @@ impl Process {
     }
 }
 
-/// The server of the line for clients.
+/// The server that the greeting names.
 async fn read_link(stdout: impl AsyncRead + Unpin) -> Option<Link> {
     let mut lines = BufReader::new(stdout).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        if let Some((_, link)) = line.split_once("kwik get ") {
-            return Some(Link { name: None, ..link.parse().ok()? });
+        // A link for clients, or of an edge for its primary.
+        if let Some(at) = line.find("kwik://") {
+            return Some(Link { name: None, ..line[at..].parse().ok()? });
         }
     }
     None

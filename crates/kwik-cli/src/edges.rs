@@ -188,8 +188,11 @@ fn read_list(path: &Path) -> Result<Vec<EdgeLink>, Failure> {
     };
     let mut text = String::new();
     File::open(path)
-        .and_then(|file| file.take(MAX_LIST).read_to_string(&mut text))
+        .and_then(|file| file.take(MAX_LIST + 1).read_to_string(&mut text))
         .map_err(failed)?;
+    if text.len() as u64 > MAX_LIST {
+        return Err(failed(io::Error::other("it is longer than 1 MiB")));
+    }
     let lines = (1..).zip(text.lines().map(str::trim));
     let links = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
     let link = |(number, line): (usize, &str)| {

@@ -85,11 +85,13 @@ impl Failure {
     }
 
     /// The session ended before the transfer did.
-    fn lost(error: &ConnectionError) -> Self {
+    pub(crate) fn lost(error: &ConnectionError) -> Self {
         let refused = Code::AuthFailed.as_u64();
         match error {
             ConnectionError::ApplicationClosed { code, reason } if *code == refused => {
                 let reason = String::from_utf8_lossy(reason);
+                // What kind of failure it is says the exit code.
+                let reason = reason.trim_start_matches("KWIK_AUTH_FAILED: ");
                 Self::new(Kind::Trust, format!("the server does not let this client in: {reason}"))
             }
             // It says itself what to do.
@@ -139,6 +141,9 @@ impl From<FetchError> for Failure {
         match error {
             FetchError::Refused(failure) if failure.code == FailureCode::NotFound => {
                 Self::new(Kind::NotFound, message)
+            }
+            FetchError::Refused(failure) if failure.code == FailureCode::Forbidden => {
+                Self::new(Kind::Trust, message)
             }
             FetchError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 Self::new(Kind::Unread, message)

@@ -8,23 +8,28 @@ use std::{
 use blake3::Hash;
 use kwik::escape;
 use kwik_delivery::{Client, Manifest, ObjectName, Output, Progress};
-use tokio::{task::spawn_blocking, time};
+use tokio::{sync::mpsc, task::spawn_blocking, time};
 
 use crate::{
     args::{Get, ObjectLink},
     connect::{Dialer, Trust},
     failure::{Failure, Kind},
+    folder,
+    many::{Crew, Job},
     print,
     progress::{Display, Waiting},
+    remote::{Remote, Several},
+    sessions::Sessions,
     signals::Signals,
     state,
     summary::{Shares, Size, Summary},
+    tally::Tally,
     target::{Manner, Target, Wish},
     voice::{self, note},
 };
 
 /// How often a transfer is looked at.
-const TICK: Duration = Duration::from_millis(20);
+pub(crate) const TICK: Duration = Duration::from_millis(20);
 /// Wait before the first further try: doubled each time, up to the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// See [`FIRST_WAIT`].
@@ -34,14 +39,11 @@ pub(crate) async fn run(arguments: Get) -> Result<(), Failure> {
     voice::choose(arguments.form());
     check(&arguments)?;
     let mut signals = Signals::listen()?;
-    let mut dialer = Dialer::default();
-    let all = async {
-        match &arguments.links[..] {
-            [link] => get(&arguments, link, &mut signals, &mut dialer).await,
-            links => get_all(&arguments, links, &mut signals, &mut dialer).await,
-        }
+    let [Remote::Object(link)] = &arguments.links[..] else {
+        return get_all(&arguments, &mut signals).await;
     };
-    let result = all.await;
+    let mut dialer = Dialer::default();
+    let result = get(&arguments, link, &mut signals, &mut dialer).await;
     dialer.close().await;
     result
 }
@@ -51,38 +53,167 @@ fn check(arguments: &Get) -> Result<(), Failure> {
     let usage = |message: &str| Err(Failure::new(Kind::Usage, message));
     let output = arguments.output.as_deref();
     let several = arguments.links.len() > 1;
+    let folder = arguments.links.iter().any(|link| matches!(link, Remote::Several(_)));
     if several && output.is_some_and(|output| !output.is_dir()) {
         return usage("-o names one file, and there are several links: give a folder with -d");
     }
-    if several && arguments.expect.is_some() {
-        return usage("--expect is one hash, and there are several links: get one at a time");
+    if folder && output == Some(Path::new("-")) {
+        return usage("a folder cannot go to standard output: give a folder with -d");
+    }
+    if (several || folder) && arguments.expect.is_some() {
+        return usage("--expect is one hash, and there are several objects: get one at a time");
     }
     if arguments.json && output == Some(Path::new("-")) {
         return usage("--json and -o - both want standard output: leave one of them out");
     }
+    if arguments.dry_run && !folder {
+        return usage("--dry-run is for folders: end the link in /");
+    }
     Ok(())
 }
 
-/// One after another. What fails does not keep the others from being fetched.
-async fn get_all(
-    arguments: &Get,
-    links: &[ObjectLink],
-    signals: &mut Signals,
-    dialer: &mut Dialer,
-) -> Result<(), Failure> {
-    let mut first = None;
-    let mut failed = 0;
-    for link in links {
-        let Err(failure) = get(arguments, link, signals, dialer).await else { continue };
-        if matches!(failure.kind, Kind::Signal(_) | Kind::Unread) {
-            return Err(failure);
+/// What is fetched at once: from one server, and to different names.
+enum Group<'a> {
+    Objects(Vec<&'a ObjectLink>),
+    Several(&'a Several),
+}
+
+impl<'a> Group<'a> {
+    fn of(links: &'a [Remote]) -> Vec<Self> {
+        let mut groups: Vec<Self> = Vec::new();
+        for remote in links {
+            let link = match remote {
+                Remote::Several(several) => {
+                    groups.push(Self::Several(several));
+                    continue;
+                }
+                Remote::Object(link) => link,
+            };
+            let fits = |group: &&mut Self| match group {
+                Self::Objects(links) => links.iter().all(|other| {
+                    other.leads_to_server_of(link)
+                        && other.name.file_name() != link.name.file_name()
+                }),
+                Self::Several(_) => false,
+            };
+            match groups.iter_mut().find(fits) {
+                Some(Self::Objects(links)) => links.push(link),
+                _ => groups.push(Self::Objects(vec![link])),
+            }
         }
-        voice::say(&format!("kwik: {}: {failure}", escape(&link.name)));
-        failed += 1;
-        first.get_or_insert(failure.kind);
+        groups
     }
-    let said = format!("{failed} of {} objects were not fetched", links.len());
-    first.map_or(Ok(()), |kind| Err(Failure::new(kind, said)))
+
+    fn server(&self) -> &'a ObjectLink {
+        match self {
+            Self::Objects(links) => links[0],
+            Self::Several(several) => &several.server,
+        }
+    }
+}
+
+/// Over one session for each server. What fails does not keep the others from being fetched.
+async fn get_all(arguments: &Get, signals: &mut Signals) -> Result<(), Failure> {
+    let tally = Tally::new();
+    let groups = Group::of(&arguments.links);
+    let work = async {
+        let mut sessions: Option<Sessions<'_>> = None;
+        for group in &groups {
+            let server = group.server();
+            if let Some(before) = sessions.take_if(|held| !held.are_with(server)) {
+                before.close().await;
+            }
+            let sessions =
+                sessions.get_or_insert_with(|| Sessions::new(arguments.dialing(), server, &tally));
+            let result = get_group(arguments, group, sessions, &tally).await;
+            match result {
+                Ok(()) => {}
+                Err(failure) if failure.kind == Kind::Unread || groups.len() == 1 => {
+                    sessions.close().await;
+                    return Err(tally.explain(failure));
+                }
+                Err(failure) => {
+                    tally.on_failed(&format!("{}:{}", server.host, server.port), &failure);
+                }
+            }
+        }
+        if let Some(sessions) = sessions {
+            sessions.close().await;
+        }
+        Ok(())
+    };
+    let result = tokio::select! {
+        result = work => result,
+        signal = signals.next() => {
+            let failure = Failure::new(Kind::Signal(signal), "interrupted");
+            Err(tally.explain(failure))
+        }
+    };
+    result?;
+    let what = if groups.iter().all(|group| matches!(group, Group::Several(_))) {
+        "files"
+    } else {
+        "objects"
+    };
+    if arguments.dry_run {
+        return tally.finish_plan();
+    }
+    tally.finish(what, arguments.json, arguments.verbose)
+}
+
+async fn get_group(
+    arguments: &Get,
+    group: &Group<'_>,
+    sessions: &Sessions<'_>,
+    tally: &Tally,
+) -> Result<(), Failure> {
+    let links = match group {
+        Group::Several(several) => {
+            return folder::fetch(arguments, several, sessions, tally).await;
+        }
+        Group::Objects(links) => links,
+    };
+    let mut jobs = Vec::new();
+    for link in links {
+        match Target::find(wish(arguments), &link.name) {
+            Ok(target @ Target::Kept(_)) => {
+                note(&format!("{} is there already, and stays", escape(&target)));
+                tally.on_skipped();
+            }
+            Ok(target) => {
+                jobs.push(Job { name: link.name.clone(), size: None, target, check: None });
+            }
+            Err(failure) => tally.on_failed(&link.name, &failure),
+        }
+    }
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    let (sender, receiver) = mpsc::channel(1);
+    // There is room for it.
+    sender.try_send(jobs).ok();
+    drop(sender);
+    Crew::new(arguments, sessions, tally).run(receiver).await
+}
+
+fn wish(arguments: &Get) -> Wish<'_> {
+    Wish {
+        output: arguments.output.as_deref(),
+        folder: arguments.dir.as_deref(),
+        force: arguments.force,
+        no_clobber: arguments.no_clobber,
+    }
+}
+
+/// How files are written.
+pub(crate) fn manner(arguments: &Get) -> Manner {
+    let folder = state::folder(arguments.trust.state.folder.as_deref()).ok();
+    Manner {
+        resume: !arguments.no_resume,
+        sparse: arguments.sparse,
+        modes: arguments.modes,
+        other_folder: folder.map(|folder| folder.join("parts")),
+    }
 }
 
 async fn get(
@@ -91,13 +222,7 @@ async fn get(
     signals: &mut Signals,
     dialer: &mut Dialer,
 ) -> Result<(), Failure> {
-    let wish = Wish {
-        output: arguments.output.as_deref(),
-        folder: arguments.dir.as_deref(),
-        force: arguments.force,
-        no_clobber: arguments.no_clobber,
-    };
-    let target = Target::find(wish, &link.name)?;
+    let target = Target::find(wish(arguments), &link.name)?;
     if matches!(target, Target::Kept(_)) {
         note(&format!("{} is there already, and stays", escape(&target)));
         return Ok(());
@@ -124,14 +249,8 @@ async fn get(
 }
 
 async fn open(target: &Target, arguments: &Get) -> Result<Output, Failure> {
-    let folder = state::folder(arguments.trust.state.folder.as_deref()).ok();
-    let manner = Manner {
-        resume: !arguments.no_resume,
-        sparse: arguments.sparse,
-        other_folder: folder.map(|folder| folder.join("parts")),
-    };
-    let target = target.clone();
-    spawn_blocking(move || target.open(manner)).await.unwrap_or_else(|error| {
+    let (manner, target) = (manner(arguments), target.clone());
+    spawn_blocking(move || target.open(&manner)).await.unwrap_or_else(|error| {
         Err(Failure::new(Kind::Disk, format!("cannot open the target: {error}")))
     })
 }
@@ -168,8 +287,7 @@ impl<'a> Download<'a> {
             if !self.is_passing(&failure) || in_vain >= self.arguments.retry {
                 return Err(failure);
             }
-            let wait = FIRST_WAIT.saturating_mul(1 << in_vain.min(8)).min(LONGEST_WAIT);
-            let wait = wait.mul_f64(spread());
+            let wait = wait_before(in_vain);
             in_vain += 1;
             note(&format!(
                 "{}: trying again in {:.1} s ({in_vain} of {})",
@@ -207,6 +325,12 @@ impl<'a> Download<'a> {
         let shares = std::mem::take(shares);
         Ok(Summary::new(manifest, began.elapsed(), progress, shares, liars))
     }
+}
+
+/// How long to wait before a further try, after so many in a row that brought nothing.
+pub(crate) fn wait_before(in_vain: u32) -> Duration {
+    let wait = FIRST_WAIT.saturating_mul(1 << in_vain.min(8)).min(LONGEST_WAIT);
+    wait.mul_f64(spread())
 }
 
 /// Give or take a quarter: clients that lost one server do not all come back at once.

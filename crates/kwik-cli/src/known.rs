@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -37,6 +37,14 @@ impl KnownServers {
         let text = match path.metadata() {
             Ok(metadata) if metadata.len() > MAX_FILE => {
                 return Err(failed("it is longer than 1 MiB".into()));
+            }
+            Ok(metadata) if is_foreign(metadata.uid()) => {
+                let message = format!(
+                    "{shown} belongs to the user {}, who could have put any server there: remove \
+                     it, or give another folder with --state DIR",
+                    metadata.uid()
+                );
+                return Err(Failure::new(Kind::Trust, message));
             }
             Ok(_) => fs::read_to_string(&path).map_err(|error| failed(error.to_string()))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
@@ -108,6 +116,11 @@ fn lock(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// Whether a user is neither this one nor the system's own.
+fn is_foreign(user: u32) -> bool {
+    user != 0 && user != rustix::process::geteuid().as_raw()
+}
+
 fn path(folder: &Path) -> PathBuf {
     folder.join("known_servers")
 }
@@ -133,6 +146,20 @@ mod tests {
         fs::write(known.path(), "h:1 abc\n").unwrap();
         let error = KnownServers::open(state).unwrap_err();
         assert!(error.message.contains("line 1"), "{error}");
+    }
+
+    #[test]
+    fn a_file_of_another_user_is_not_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().to_path_buf();
+        fs::write(path(&state), format!("h:1 {}\n", Fingerprint([1; 32]))).unwrap();
+        assert!(KnownServers::open(state.clone()).is_ok());
+        // Only root can give a file away.
+        if std::os::unix::fs::chown(path(&state), Some(12345), None).is_ok() {
+            let refused = KnownServers::open(state).unwrap_err();
+            assert_eq!(refused.kind, Kind::Trust);
+            assert!(refused.message.contains("belongs to the user 12345"), "{refused}");
+        }
     }
 
     #[test]

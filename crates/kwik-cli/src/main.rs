@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{Parser, error::ErrorKind};
+use clap::{CommandFactory, FromArgMatches, error::ErrorKind};
 use tokio::{
     runtime::Runtime,
     signal::unix::{SignalKind, signal},
@@ -21,24 +21,39 @@ use tracing_subscriber::{
 
 mod access;
 mod args;
+mod config;
 mod connect;
 mod demo;
+mod doctor;
+mod door;
 mod edges;
 mod failure;
+mod filter;
+mod folder;
 mod get;
+mod identity;
 mod known;
+mod link;
 mod listen;
+mod ls;
+mod manual;
+mod many;
 mod notify;
 mod progress;
+mod remote;
 mod serve;
+mod sessions;
 mod signals;
+mod sources;
 mod state;
 mod summary;
+mod tally;
 mod target;
 mod verify;
 mod voice;
 
 use args::{Arguments, Command};
+use config::Defaults;
 use failure::{Failure, Kind};
 use voice::say;
 
@@ -65,7 +80,11 @@ fn end(result: Result<(), Failure>) -> ExitCode {
 
 /// The command, or what is wrong with it on one line.
 fn parse() -> Result<Command, Failure> {
-    let error = match Arguments::try_parse() {
+    let given: Vec<_> = env::args_os().collect();
+    let command = Arguments::command();
+    let defaults = Defaults::find(&command, &given)?;
+    let parsed = defaults.apply(command, &given).try_get_matches_from(&given);
+    let error = match parsed.and_then(|matches| Arguments::from_arg_matches(&matches)) {
         Ok(arguments) => return Ok(arguments.command),
         Err(error) => error,
     };
@@ -77,7 +96,9 @@ fn parse() -> Result<Command, Failure> {
     let end = ends.iter().filter_map(|end| text.find(end)).min().unwrap_or(text.len());
     let text = text[..end].trim_start_matches("error: ").replace("\n\n", ": ");
     let words: Vec<_> = text.split_whitespace().collect();
-    Err(Failure::new(Kind::Usage, format!("{}: see kwik --help", words.join(" "))))
+    let text = words.join(" ");
+    let origin = defaults.origin(&text).map(|origin| format!("{origin}: ")).unwrap_or_default();
+    Err(Failure::new(Kind::Usage, format!("{origin}{text}: see kwik --help")))
 }
 
 fn run(command: Command) -> ExitCode {
@@ -102,9 +123,15 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(arguments) => serve::run(arguments).await,
         Command::Id(arguments) => id(&arguments),
+        Command::Identity(arguments) => identity::run(&arguments),
+        Command::Link(arguments) => link::run(arguments),
         Command::Get(arguments) => get::run(arguments).await,
+        Command::Ls(arguments) => or_interrupted(ls::run(arguments)).await,
         Command::Verify(arguments) => or_interrupted(verify::run(arguments)).await,
         Command::Demo(arguments) => or_interrupted(demo::run(arguments)).await,
+        Command::Doctor(arguments) => or_interrupted(doctor::run(arguments)).await,
+        Command::Completions(arguments) => manual::completions(&arguments),
+        Command::Man(arguments) => manual::man(&arguments),
     }
 }
 

@@ -157,6 +157,90 @@ impl Display {
     }
 }
 
+/// Shows how far many transfers are.
+pub(crate) struct Overall {
+    began: Instant,
+    received: u64,
+    kind: Kind,
+}
+
+impl Overall {
+    pub(crate) fn new() -> Self {
+        let began = Instant::now();
+        Self { began, received: 0, kind: Kind::new(0, began) }
+    }
+
+    /// What had come when it was shown last.
+    pub(crate) const fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Bytes that came; bytes and files that are done, and how many are known to be wanted; paths,
+    /// and what is waited for when nothing comes.
+    pub(crate) fn update(
+        &mut self,
+        received: u64,
+        (verified, size): (u64, u64),
+        (done, files): (u64, u64),
+        (paths, waiting): (usize, Option<String>),
+    ) {
+        let now = Instant::now();
+        let elapsed = now - self.began;
+        self.received = received;
+        let text = || {
+            if let Some(waiting) = &waiting {
+                return format!("{done} of {files}: {waiting}");
+            }
+            let rate = mbit(received, elapsed);
+            let left = left(size.saturating_sub(verified), received, elapsed);
+            let (verified, size) = (Size(verified), Size(size.max(verified)));
+            format!("{done} of {files}: {verified} of {size}  {rate:.0} Mbit/s  {left}")
+        };
+        let percent = verified.saturating_mul(100).checked_div(size).unwrap_or(0).min(100);
+        match &mut self.kind {
+            Kind::Bar(bar) => {
+                bar.set_length(size.max(1));
+                bar.set_position(verified);
+                bar.set_message(text());
+            }
+            Kind::Lines { next, wait } if now >= *next => {
+                *wait = (*wait * 2).min(LONGEST_LINE);
+                *next = now + *wait;
+                note(&format!("{percent:>3} %  {}", text()));
+            }
+            Kind::Events { next } if now >= *next => {
+                *next = now + EVENT_EVERY;
+                voice::event(&json!({
+                    "event": "progress",
+                    "verified": verified,
+                    "received": received,
+                    "size": size,
+                    "done": done,
+                    "files": files,
+                    "paths": paths,
+                }));
+            }
+            Kind::Lines { .. } | Kind::Events { .. } | Kind::Nothing => {}
+        }
+    }
+
+    /// Says a line beside it.
+    pub(crate) fn say(&self, text: &str) {
+        match &self.kind {
+            Kind::Bar(bar) => bar.suspend(|| note(text)),
+            _ => note(text),
+        }
+    }
+}
+
+impl Drop for Overall {
+    fn drop(&mut self) {
+        if let Kind::Bar(bar) = &self.kind {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// How long the rest may take, for people; nothing before that can be told.
 fn left(bytes: u64, came: u64, elapsed: Duration) -> String {
     if came == 0 || elapsed < Duration::from_secs(1) {

@@ -21,11 +21,12 @@ use tokio::{
 use crate::{
     access::AccessLog,
     args::Serve,
+    door::Entrance,
     edges::EdgeList,
     failure::{Failure, Kind},
     listen::{self, Listening},
     notify::notify,
-    print, say, state,
+    print, say, sources, state,
 };
 
 /// How long the goodbye to clients may take.
@@ -33,11 +34,15 @@ const GOODBYE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
     let mut signals = Signals::listen(arguments.end_with_stdin)?;
-    let source = Source::folder(&arguments.source)?.with_hidden(arguments.hidden);
+    let source = tokio::select! {
+        source = sources::open(&arguments) => source?.with_hidden(arguments.hidden),
+        // Standard input may not end.
+        () = signals.end() => return Ok(()),
+    };
     let folder = state::folder(arguments.state.folder.as_deref())?;
     let identity = Arc::new(identity(&folder)?);
-    // After it was made: the folder is told by what it is, whatever names lead to it.
-    let source = if folder.exists() { source.excluding(&folder)? } else { source };
+    let entrance = Entrance::new(&arguments, &folder, &identity)?;
+    let source = without_secrets(source, &arguments, &folder)?;
     warn_of_hidden(&source, arguments.hidden);
     let fingerprint = identity.fingerprint();
     let catalogue = catalogue(&folder);
@@ -45,6 +50,7 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
     let access = arguments.access_log.as_deref().map(AccessLog::open).transpose()?;
 
     let mut config = ServerConfig::new(identity);
+    config.authenticator = entrance.door.clone();
     config.trusted.extend(&arguments.trusted);
     config.quic.congestion = arguments.congestion.into();
     if let Some(most) = arguments.max_sessions {
@@ -53,12 +59,15 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
     let sockets = listen::open(&config, &arguments.listen).await?;
 
     let first = source.list(1).await?.into_iter().next();
-    print(&greeting(&arguments, fingerprint, &sockets, !edges.is_empty(), first.as_ref()))?;
+    let greeting = Greeting { arguments: &arguments, fingerprint, entrance: &entrance };
+    print(&greeting.text(&sockets, !edges.is_empty(), first.as_ref()))?;
     let quarantine = Duration::from_secs(arguments.quarantine);
     let looked = source.clone();
     // Beside the serving: a folder may be large.
     tokio::spawn(async move { warn_of_unserved(&looked.survey().await) });
-    let mut server = Server::new(source, catalogue, edges.edges()).with_quarantine(quarantine);
+    let mut server = Server::new(source, catalogue, edges.edges())
+        .with_quarantine(quarantine)
+        .with_door(entrance.door.clone());
     if let Some(rate) = arguments.rate {
         server = server.with_rate(rate.get());
     }
@@ -89,6 +98,7 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
                 if let Some(log) = &access {
                     log.reopen();
                 }
+                entrance.reload();
                 edges.reload(&server);
             }
             // The usual end of a server, so no failure.
@@ -97,6 +107,22 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
     }
     end(&server, &sockets, &mut signals, Duration::from_secs(arguments.drain)).await;
     Ok(())
+}
+
+/// What of the source is for others. After secrets were made: they are told by what they are,
+/// whatever names lead to them.
+fn without_secrets(
+    mut source: Source,
+    arguments: &Serve,
+    folder: &Path,
+) -> Result<Source, Failure> {
+    // The files of the state, too: they may have other names elsewhere.
+    let kept = state::SECRETS.map(|name| folder.join(name));
+    let secrets = [folder.to_owned()].into_iter().chain(kept).chain(arguments.secret_file.clone());
+    for secret in secrets.filter(|secret| secret.exists()) {
+        source = source.excluding(&secret)?;
+    }
+    Ok(source)
 }
 
 /// Lets clients finish, for `patience` at the most, and says goodbye.
@@ -111,10 +137,9 @@ async fn end(server: &Server, sockets: &[Listening], signals: &mut Signals, pati
              at once"
         ));
     }
-    let again = async { while signals.next().await == Asked::Reload {} };
     tokio::select! {
         _ = time::timeout(patience, server.drained()) => {}
-        () = again => {}
+        () = signals.end() => {}
     }
     let reason = b"the server is shutting down";
     if server.dismiss(reason) {
@@ -156,6 +181,11 @@ impl Signals {
             hangup: listen(SignalKind::hangup())?,
             stdin: stdin.then(end_of_stdin),
         })
+    }
+
+    /// Waits until the server is to end.
+    async fn end(&mut self) {
+        while self.next().await == Asked::Reload {}
     }
 
     async fn next(&mut self) -> Asked {
@@ -240,48 +270,60 @@ pub(crate) fn count(number: usize, word: &str) -> String {
 }
 
 /// What people and scripts need to go on: fingerprint, the line for clients, those for servers.
-fn greeting(
-    arguments: &Serve,
+struct Greeting<'a> {
+    arguments: &'a Serve,
     fingerprint: Fingerprint,
-    sockets: &[Listening],
-    has_edges: bool,
-    first: Option<&ObjectName>,
-) -> String {
-    let link = |socket: &Listening, name| Link {
-        fingerprint: Some(fingerprint),
-        host: socket.host.clone(),
-        port: socket.address.port(),
-        name,
-    };
-    let mut text = format!("fingerprint  {fingerprint}\n");
-    let mut line = |name: &str, value: &dyn Display| {
-        writeln!(text, "{name:<12} {value}").expect("invariant: a String takes all");
-    };
-    let mut said = Vec::new();
-    for socket in sockets {
-        let served = escape(arguments.source.display());
-        line("serving", &format_args!("{served} on {}", socket.address));
-        // Sockets of one name have one link.
-        let server = link(socket, None);
-        if said.contains(&server) {
-            continue;
-        }
-        if let Some(note) = &socket.note {
-            line("note", note);
-        }
-        if !arguments.trusted.is_empty() {
-            line("its primary", &format_args!("kwik serve ... --edge {server}"));
-        }
-        if has_edges && said.is_empty() {
-            line("its edges", &format_args!("kwik serve ... --trust {fingerprint}"));
-        }
-        match first {
-            Some(name) => {
-                line("clients", &format_args!("kwik get {}", link(socket, Some(name.clone()))));
+    entrance: &'a Entrance,
+}
+
+impl Greeting<'_> {
+    fn text(&self, sockets: &[Listening], has_edges: bool, first: Option<&ObjectName>) -> String {
+        let Self { arguments, fingerprint, entrance } = self;
+        let mut text = format!("fingerprint  {fingerprint}\n");
+        let mut line = |name: &str, value: &dyn Display| {
+            writeln!(text, "{name:<12} {value}").expect("invariant: a String takes all");
+        };
+        let mut said = Vec::new();
+        for socket in sockets {
+            let served = sources::shown(arguments);
+            let served = escape(&served);
+            line("serving", &format_args!("{served} on {}", socket.address));
+            // Sockets of one name have one link.
+            let server = self.link(socket, None);
+            if said.contains(&server) {
+                continue;
             }
-            None => line("clients", &format_args!("kwik get {server}/NAME")),
+            if let Some(note) = &socket.note {
+                line("note", note);
+            }
+            if !arguments.trusted.is_empty() {
+                let link = Link { pass: None, ..server.clone() };
+                line("its primary", &format_args!("kwik serve ... --edge {link}"));
+            }
+            if has_edges && said.is_empty() {
+                line("its edges", &format_args!("kwik serve ... --trust {fingerprint}"));
+            }
+            match first {
+                _ if entrance.is_edge_alone => {}
+                Some(name) => {
+                    let link = self.link(socket, Some(name.clone()));
+                    line("clients", &format_args!("kwik get {link}"));
+                }
+                None => line("clients", &format_args!("kwik get {server}/NAME")),
+            }
+            said.push(server);
         }
-        said.push(server);
+        line("may read", &entrance.readers);
+        text
     }
-    text
+
+    fn link(&self, socket: &Listening, name: Option<ObjectName>) -> Link {
+        Link {
+            fingerprint: Some(self.fingerprint),
+            pass: self.entrance.pass.clone(),
+            host: socket.host.clone(),
+            port: socket.address.port(),
+            name,
+        }
+    }
 }

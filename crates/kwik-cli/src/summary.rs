@@ -10,6 +10,8 @@ use kwik::{Decision, PathId, ScheduleStats, Session, escape};
 use kwik_delivery::{Manifest, Progress, Takeover};
 use serde_json::{Value, json};
 
+use crate::voice::json_line;
+
 /// What each path has brought.
 #[derive(Debug, Default)]
 pub(crate) struct Shares {
@@ -42,6 +44,11 @@ impl Shares {
         for share in std::mem::take(&mut self.paths).into_values() {
             *self.before.entry(share.address).or_default() += share.bytes;
         }
+    }
+
+    /// How many sessions there were.
+    pub(crate) const fn sessions(&self) -> u32 {
+        self.sessions
     }
 
     /// Whether there was a session at all.
@@ -168,7 +175,7 @@ impl Summary {
     pub(crate) fn to_event(&self) -> Value {
         json!({
             "event": "done",
-            "name": self.manifest.name.as_str(),
+            "name": self.manifest.name.to_string(),
             "size": self.manifest.size,
             "blake3": self.manifest.root.to_hex().as_str(),
             "seconds": self.elapsed.as_secs_f64(),
@@ -186,7 +193,7 @@ impl Summary {
         });
         let liars = self.liars.iter().map(|address| shown(address));
         let object = json!({
-            "name": self.manifest.name.as_str(),
+            "name": self.manifest.name.to_string(),
             "output": output,
             "size": self.manifest.size,
             "blake3": self.manifest.root.to_hex().as_str(),
@@ -200,7 +207,9 @@ impl Summary {
             "liars": liars.collect::<Vec<_>>(),
             "verified": true,
         });
-        format!("{object}\n")
+        let mut line = json_line(&object);
+        line.push('\n');
+        line
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fmt, fs,
-    os::unix::fs::FileTypeExt,
+    os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -38,8 +38,29 @@ pub(crate) struct Manner {
     pub(crate) resume: bool,
     /// Zeros become holes.
     pub(crate) sparse: bool,
+    /// Files have the modes that they have at the server.
+    pub(crate) modes: bool,
     /// Where bytes are collected for a file whose own folder may not be written.
     pub(crate) other_folder: Option<PathBuf>,
+}
+
+impl Manner {
+    fn place(&self, path: &Path, replace: bool) -> Place {
+        let mut place = Place::new(path);
+        if !replace {
+            place = place.without_replacing();
+        }
+        if self.sparse {
+            place = place.sparse();
+        }
+        if self.modes {
+            place = place.with_modes();
+        }
+        if let Some(folder) = &self.other_folder {
+            place = place.with_other_folder(folder);
+        }
+        place
+    }
 }
 
 /// Where a download goes.
@@ -106,30 +127,34 @@ impl Target {
             _ => {}
         }
         // A link stays, and the file that it leads to is the target.
-        let end = end_of_links(&path);
+        let end = end_of_links(&path).map_err(|trap| {
+            let message = format!(
+                "{} is a link that another user put into a folder for all: name another target",
+                trap.display()
+            );
+            Failure::new(Kind::Disk, message)
+        })?;
         if end.is_symlink() {
             return refuse(format!("{shown} is a link that leads to itself: remove it first"));
         }
         Ok(Self::File { path: end, replace: force || (given.is_some() && !no_clobber) })
     }
 
+    /// Where it is, as a file.
+    pub(crate) fn place(&self, manner: &Manner) -> Option<Place> {
+        match self {
+            Self::File { path, replace } => Some(manner.place(path, *replace)),
+            Self::InOrder(_) | Self::Kept(_) | Self::Stdout => None,
+        }
+    }
+
     /// Makes it ready to be written. A file is locked. What is written in order is opened with its
     /// first byte.
-    pub(crate) fn open(&self, manner: Manner) -> Result<Output, Failure> {
-        let Manner { resume, sparse, other_folder } = manner;
+    pub(crate) fn open(&self, manner: &Manner) -> Result<Output, Failure> {
         match self {
             Self::File { path, replace } => {
-                let mut place = Place::new(path);
-                if !replace {
-                    place = place.without_replacing();
-                }
-                if sparse {
-                    place = place.sparse();
-                }
-                if let Some(folder) = other_folder {
-                    place = place.with_other_folder(folder);
-                }
-                Ok(Output::file(PartFile::claim(place, resume)?))
+                let place = manner.place(path, *replace);
+                Ok(Output::file(PartFile::claim(place, manner.resume)?))
             }
             Self::InOrder(path) => Ok(Output::in_order(Box::new(in_order::open_later(path)))),
             Self::Kept(path) => {
@@ -164,18 +189,35 @@ fn is_in_order(metadata: &fs::Metadata) -> bool {
 }
 
 /// By its mode, also for who may write everything; or as somebody else's.
-fn is_protected(path: &Path, metadata: &fs::Metadata) -> bool {
+pub(crate) fn is_protected(path: &Path, metadata: &fs::Metadata) -> bool {
     metadata.permissions().readonly() || access(path, Access::WRITE_OK).is_err()
 }
 
 /// Where `path` leads by symbolic links, also when nothing is there.
-fn end_of_links(path: &Path) -> PathBuf {
+///
+/// # Errors
+/// The link that is not followed.
+fn end_of_links(path: &Path) -> Result<PathBuf, PathBuf> {
     let mut path = path.to_path_buf();
     for _ in 0..MAX_LINKS {
         let Ok(next) = fs::read_link(&path) else { break };
+        if is_trap(&path) {
+            return Err(path);
+        }
         path = path.parent().unwrap_or(Path::new("")).join(next);
     }
-    path
+    Ok(path)
+}
+
+/// Whether a link is another user's, in a folder where all may put files, as /tmp is: who follows
+/// it writes where that user likes. The rule of Linux (`fs.protected_symlinks`), which here holds
+/// also where the system does not see the link, or leaves that out.
+fn is_trap(link: &Path) -> bool {
+    let folder = link.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new(".")).metadata();
+    let (Ok(link), Ok(folder)) = (link.symlink_metadata(), folder) else { return true };
+    let for_all = folder.mode() & 0o1002 == 0o1002;
+    for_all && link.uid() != rustix::process::geteuid().as_raw() && link.uid() != folder.uid()
 }
 
 #[cfg(test)]
@@ -238,5 +280,32 @@ mod tests {
             let wish = Wish { output: Some(&there), no_clobber: true, ..Wish::default() };
             assert_eq!(Target::find(wish, &name).unwrap(), Target::Kept(there.clone()));
         }
+    }
+    /// Only root can make another user's link.
+    #[test]
+    fn a_link_that_another_put_into_a_folder_for_all_is_not_followed() {
+        use std::os::unix::fs::{PermissionsExt, lchown};
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let name = ObjectName::new("x").unwrap();
+        let find = |path: &Path| {
+            let wish = Wish { output: Some(path), force: true, ..Wish::default() };
+            Target::find(wish, &name)
+        };
+        fs::write(at("precious"), b"x").unwrap();
+        symlink("precious", at("own")).unwrap();
+        symlink("precious", at("trap")).unwrap();
+        symlink("trap", at("way")).unwrap();
+        if lchown(at("trap"), Some(12345), None).is_err() {
+            return;
+        }
+        let followed = Target::File { path: at("precious"), replace: true };
+        assert_eq!(find(&at("trap")).unwrap(), followed);
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+        for link in ["trap", "way"] {
+            let refused = find(&at(link)).unwrap_err();
+            assert!(refused.message.contains("another user put"), "{refused}");
+        }
+        assert_eq!(find(&at("own")).unwrap(), followed);
     }
 }

@@ -63,7 +63,7 @@ async fn ask(link: &ObjectLink, arguments: &Verify) -> Result<Hash, Failure> {
     Ok(manifest?.root)
 }
 
-async fn hash_file(path: &Path) -> Result<Hash, Failure> {
+pub(crate) async fn hash_file(path: &Path) -> Result<Hash, Failure> {
     let done = Arc::new(AtomicU64::new(0));
     let (counted, opened) = (Arc::clone(&done), path.to_path_buf());
     let hashing = spawn_blocking(move || hash(&opened, &counted));

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kwik::escape;
 use serde_json::{Value, json};
 
 /// How long a standard error that takes nothing now is waited for, and how often it is tried.
@@ -51,8 +52,25 @@ pub(crate) fn note(text: &str) {
 /// Says an event, where events are wanted.
 pub(crate) fn event(event: &Value) {
     if form() == Form::Json {
-        say(&event.to_string());
+        say(&json_line(event));
     }
+}
+
+/// JSON on one line that a terminal or a log can show: what would act there instead of showing is
+/// written as `\u202e`, say, which means the same to who reads it as JSON.
+pub(crate) fn json_line(value: &Value) -> String {
+    let mut line = String::new();
+    for character in value.to_string().chars() {
+        let plain = matches!(character, ' '..='~');
+        if plain || !escape(character).to_string().starts_with('\\') {
+            line.push(character);
+            continue;
+        }
+        for unit in character.encode_utf16(&mut [0; 2]) {
+            line.push_str(&format!("\\u{unit:04x}"));
+        }
+    }
+    line
 }
 
 /// Says a line, whatever the form.
@@ -70,5 +88,20 @@ pub(crate) fn say(line: &str) {
             }
             _ => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_means_the_same_and_does_nothing_to_a_terminal() {
+        let text = "a\n\u{1b}[31m\u{7f}\u{9b}\u{202e}gpj\u{2028}\u{e0041}\\\"Größe 🦀";
+        let value = json!({ "name": text, text: 1 });
+        let line = json_line(&value);
+        assert_eq!(escape(&line).to_string(), line);
+        assert!(line.contains("\\u202e") && line.contains("Größe 🦀"), "{line}");
+        assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), value);
     }
 }

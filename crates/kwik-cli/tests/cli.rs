@@ -130,7 +130,9 @@ fn what_is_not_there_is_not_found() {
     fs::write(place.path("secret"), b"secret").unwrap();
     let server = place.serve("state", &[]);
     assert_failed(&place.run(&["get", &server.link("nothing")]), 3, "nothing");
-    for name in ["../secret", "%2e%2e/secret", "a/../../secret", "", "/etc/passwd"] {
+    // Any bytes are a name's, and none of them the terminal's.
+    assert_failed(&place.run(&["get", &server.link("a%0aERROR")]), 3, r"no object a\nERROR here");
+    for name in ["../secret", "%2e%2e/secret", "a/../../secret", "", "/etc/passwd", "a%00b"] {
         assert_failed(&place.run(&["get", &server.link(name)]), 2, "name");
     }
     assert_failed(&place.run(&["serve", "/no/such", "--listen", "127.0.0.1:0"]), 6, "/no/such");

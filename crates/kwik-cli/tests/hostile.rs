@@ -49,6 +49,15 @@ fn the_state_of_a_server_is_never_served() {
     assert!(!place.path("out/stolen").exists());
     assert_done(&place.run(&["get", &server.link("public")]));
     assert_done(&place.run(&["get", &server.link(".dotted")]));
+    // The key by another name, and the state of another server that lies there, too.
+    fs::hard_link(files.join("moved/identity"), files.join("innocent")).unwrap();
+    assert_done(&place.run(&["id", "--state", files.join("another").to_str().unwrap()]));
+    fs::create_dir(files.join("another/catalogue")).unwrap();
+    fs::write(files.join("another/catalogue/x"), b"x").unwrap();
+    for name in ["innocent", "another/identity", "another/catalogue/x"] {
+        assert_failed(&place.run(&["get", &server.link(name), "-o", "stolen"]), 3, name);
+    }
+    assert!(!place.path("out/stolen").exists());
     // The key alone is no object either.
     let key = place.path("other/identity");
     assert_done(&place.run(&["id", "--state", place.path("other").to_str().unwrap()]));
@@ -116,6 +125,8 @@ fn an_edge_with_another_file_of_the_same_size_is_done_without_and_named() {
         &edge.edge(),
         "--state",
         state.to_str().unwrap(),
+        // It looks into the edge as a client of its own, which it lets in.
+        "--secret",
     ]);
     primary.env("KWIK_LOG", "warn").stderr(fs::File::create(&log).unwrap());
     let primary = Server::spawn(&mut primary);
@@ -173,7 +184,7 @@ fn an_edge_that_knows_of_another_version_says_so_to_both_operators() {
     let pin = String::from_utf8(id.stdout).unwrap();
     let listen = ["--listen", "127.0.0.1:0"];
     let (stale, files) = (stale.to_str().unwrap(), state("files"));
-    let serve = ["serve", stale, "--state", &state("edge"), "--trust", pin.trim()];
+    let serve = ["serve", stale, "--state", &state("edge"), "--trust", pin.trim(), "--public"];
     let edge = logged("edge.log", &[&serve[..], &listen].concat());
     let link = edge.edge();
     let serve = ["serve", &files, "--state", &state("primary"), "--edge", &link];
@@ -233,6 +244,42 @@ fn requests_that_nobody_reads_leave_descriptors_for_others() {
     }
 }
 
+/// The same at once, of objects that nobody has hashed yet: a look into each takes one, too.
+#[test]
+fn requests_at_once_take_no_more_descriptors_than_there_are() {
+    use futures_util::future::join_all;
+    use kwik::{ClientConfig, Endpoint};
+    use kwik_delivery::{Client, ObjectName};
+    let place = Place::new();
+    let names: Vec<_> = (0..256).map(|number| format!("f{number}")).collect();
+    for name in &names {
+        place.file(name, 100_000);
+    }
+    let mut command = Command::new("sh");
+    let script = "ulimit -n 64; exec \"$0\" \"$@\"";
+    command.args(["-c", script, env!("CARGO_BIN_EXE_kwik"), "serve"]).arg(place.path("files"));
+    command.args(["--listen", "127.0.0.1:0", "--state"]).arg(place.path("state"));
+    let server = Server::spawn(&mut command);
+    let fetched = tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+        let mut clients = Vec::new();
+        for _ in 0..16 {
+            let config = ClientConfig::pinned(server.fingerprint.parse().unwrap());
+            let connecting = endpoint.connect_with(config, server.address.parse().unwrap(), "");
+            clients.push(Client::new(connecting.unwrap().await.unwrap()));
+        }
+        // Each object at once by the client that is its own, and by another: from the catalogue.
+        let all = (0..2 * names.len()).map(async |at| {
+            let client = &clients[(at / 16 + at / names.len()) % clients.len()];
+            let name = ObjectName::new(&names[at % names.len()]).unwrap();
+            client.fetch(&name).await.map(drop).map_err(|error| error.to_string())
+        });
+        join_all(all).await
+    });
+    let failed: Vec<_> = fetched.into_iter().filter_map(Result::err).collect();
+    assert!(failed.is_empty(), "{} failed, as {:?}", failed.len(), failed.first());
+}
+
 /// A server that states one object and sends another, whatever it is asked: one line names it.
 #[test]
 fn a_server_that_lies_and_has_no_other_beside_it_is_named_in_one_line() {
@@ -281,7 +328,7 @@ async fn lying_primary() -> (String, String) {
                         }
                         _ => {
                             let name = name.clone();
-                            (Response::Found(Found { name, size, root, stream_id }), size)
+                            (Response::Found(Found::new(name, size, root, stream_id)), size)
                         }
                     };
                     send.write_all(&answer.encode()).await.unwrap();
@@ -405,12 +452,26 @@ fn foreign_text_does_nothing_to_a_terminal() {
     let place = Place::new();
     let evil = "a\u{202e}gpj.exe";
     place.file(evil, 10);
-    let server = place.serve("state", &[]);
+    let access = place.path("access");
+    let server = place.serve("state", &["--access-log", access.to_str().unwrap()]);
     let output = place.run(&["get", &server.link("a%E2%80%AEgpj.exe"), "-o", "x"]);
     assert_done(&output);
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains(r"a\u{202e}gpj.exe") && !said.contains('\u{202e}'), "{said}");
     let output = place.run(&["get", &server.link("no%E2%80%AEsuch"), "-o", "x"]);
     assert_failed(&output, 3, r"no\u{202e}such");
-    assert!(content(1).len() == 1);
+    // JSON says the same, and shows nothing of it to a terminal either.
+    let arguments = ["get", &server.link("a%E2%80%AEgpj.exe"), "-o", "y", "--json"];
+    let output = place.run(&[&arguments[..], &["--progress", "json"]].concat());
+    assert_done(&output);
+    wait_until(|| fs::read_to_string(&access).unwrap().lines().count() == 3);
+    for said in [output.stdout, output.stderr, fs::read(&access).unwrap()] {
+        let said = String::from_utf8(said).unwrap();
+        assert!(said.contains(r"\u202e") && !said.contains('\u{202e}'), "{said}");
+        let mut names = said.lines().map(|line| {
+            let value: serde_json::Value = serde_json::from_str(line).unwrap();
+            value["name"].as_str().unwrap_or_default().to_owned()
+        });
+        assert!(names.any(|name| name == evil), "{said}");
+    }
 }

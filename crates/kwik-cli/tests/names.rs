@@ -7,9 +7,11 @@
 mod common;
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     io::{Seek, SeekFrom, Write},
     os::unix::{
+        ffi::OsStrExt,
         fs::{PermissionsExt, symlink},
         net::UnixListener,
     },
@@ -22,11 +24,12 @@ use common::{
 };
 
 /// A name as a link has it: all but letters and digits encoded.
-fn encoded(name: &str) -> String {
+fn encoded(name: impl AsRef<[u8]>) -> String {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'/';
-    name.bytes()
-        .map(|byte| match plain(&byte) {
-            true => char::from(byte).to_string(),
+    name.as_ref()
+        .iter()
+        .map(|byte| match plain(byte) {
+            true => char::from(*byte).to_string(),
             false => format!("%{byte:02X}"),
         })
         .collect()
@@ -63,6 +66,9 @@ fn names_of_all_kinds_are_served() {
         "e\u{301}",
         "\u{202e}txt.exe",
         "kwik:",
+        "a\\b",
+        "a\nb",
+        "a\u{7f}",
         &long,
         &deep,
     ];
@@ -76,10 +82,31 @@ fn names_of_all_kinds_are_served() {
         assert_eq!(output.stdout.len(), 10 + name.len(), "{name:?}");
     }
     // What leads elsewhere, or is too long, is wrong before anybody is asked.
-    for name in ["..", "a/..", "./a", "a/./b", "a//b", "a\\b", "a\nb", "a\u{7f}", &"n".repeat(1025)]
-    {
+    for name in ["..", "a/..", "./a", "a/./b", "a//b", "a\0b", &"n".repeat(1025)] {
         assert_failed(&place.run(&["get", &server.link(&encoded(name)), "-o", "-"]), 2, "name");
     }
+}
+
+/// Two names that differ in their composition alone are two files.
+#[test]
+fn names_that_are_no_text_are_served_and_kept() {
+    let place = Place::new();
+    let names: [&[u8]; 4] =
+        [b"\xff\xfe", b"sub/\xc3(\x1b", "e\u{301}".as_bytes(), "\u{e9}".as_bytes()];
+    for (size, name) in (10_usize..).zip(names) {
+        let path = place.path("files").join(OsStr::from_bytes(name));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, vec![b'x'; size]).unwrap();
+    }
+    let server = place.serve("state", &[]);
+    for (size, name) in (10_usize..).zip(names) {
+        assert_done(&place.run(&["get", &server.link(&encoded(name))]));
+        let last = name.rsplit(|byte| *byte == b'/').next().unwrap();
+        let path = place.path("out").join(OsStr::from_bytes(last));
+        assert_eq!(fs::metadata(path).unwrap().len(), size as u64);
+    }
+    let output = place.run(&["get", &server.link("%FE")]);
+    assert_failed(&output, 3, r"no object \xfe here");
 }
 
 #[test]

@@ -7,13 +7,9 @@
 mod common;
 
 use std::{
-    ffi::OsStr,
     fs::{self, File},
     io::{Read, Write},
-    os::unix::{
-        ffi::OsStrExt,
-        fs::{PermissionsExt, symlink},
-    },
+    os::unix::fs::{PermissionsExt, symlink},
     path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -255,9 +251,9 @@ fn every_refusal_says_why_at_both_ends() {
         ("nothing", 3, "no object nothing here", "no object nothing here"),
         ("closed", 1, "the server may not read the object", "closed: Permission denied"),
         (".hidden", 3, "no object .hidden here", "--hidden was not given"),
-        ("folder", 3, "no object folder here", "it is no regular file"),
+        ("folder", 3, "folder is a folder: end the link in /", "it is a folder"),
         ("fifo", 3, "no object fifo here", "it is no regular file"),
-        ("folder/", 2, "no empty segments", ""),
+        ("folder//", 2, "no empty segments", ""),
         ("x/y", 3, "no object x/y here", "no object x/y here"),
         ("out", 3, "no object out here", "a symbolic link leads out of the folder"),
         ("broken", 3, "no object broken here", "no object broken here"),
@@ -378,9 +374,11 @@ fn names_that_cannot_be_served_are_counted() {
     let place = Place::new();
     place.file("x", 10);
     place.file("sub/fine", 10);
-    for name in [&b"back\\slash"[..], b"new\nline", b"latin\xe9", b"sub/tab\there"] {
-        let path = place.path("files").join(OsStr::from_bytes(name));
-        fs::write(path, b"x").unwrap();
+    // Within what a path may have, and longer than a name.
+    let deep = place.path("files").join(["d"; 4].map(|letter| letter.repeat(250)).join("/"));
+    fs::create_dir_all(&deep).unwrap();
+    for letter in ["a", "b", "c", "e"] {
+        fs::write(deep.join(letter.repeat(30)), b"x").unwrap();
     }
     let server = logged(&place, &mut place.kwik(&texts(&serve(&place, &[]))));
     wait_until(|| log(&place).contains("cannot be served, such as"));

@@ -7,7 +7,7 @@ use std::{
     pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Instant,
 };
@@ -20,17 +20,18 @@ use tokio::{
 };
 
 use crate::{
-    Failure, FailureCode, Object, ObjectStat, PartError, Published, SourceError,
+    Failure, FailureCode, Object, ObjectName, ObjectStat, PartError, Published, SourceError,
     limits::{
         KEPT_BESIDE, LARGE_OBJECT, MAX_HASHING_LARGE, MAX_HASHING_SMALL, MAX_KEPT, MAX_LOOKUPS,
         SAY_HASHING_EVERY,
     },
     manifest::{Meter, hash_counted},
-    offload::offload,
+    offload::{offload, offload_read},
     tree,
 };
 
 mod entry;
+mod half;
 
 /// The published manifests of a server's objects: one file each under `STATE/catalogue/`, made when
 /// the object is first asked for, renewed when its state changes. What cannot be written there is
@@ -53,7 +54,7 @@ struct Shared {
 }
 
 /// An object's name and state.
-type Key = (String, String);
+type Key = (ObjectName, String);
 type Outcome = Result<Arc<Published>, Arc<CatalogueError>>;
 
 /// An object that is looked up or served now.
@@ -176,7 +177,7 @@ impl Catalogue {
         }
         let (sender, outcome) = watch::channel(None);
         let (ahead, urgent) = (AtomicBool::new(ahead), Some(self.0.urgent.subscribe()));
-        let meter = Meter { hashed: AtomicU64::new(0), ahead, urgent };
+        let meter = Meter { ahead, urgent, ..Meter::default() };
         let lookup = Arc::new(Lookup { meter, outcome: sender });
         let slot = Slot { lookup: Arc::downgrade(&lookup), published: Weak::new() };
         slots.insert(key.clone(), slot);
@@ -266,7 +267,7 @@ impl Shared {
 
     fn path(&self, stat: &ObjectStat) -> Option<PathBuf> {
         let folder = self.folder.as_ref()?;
-        Some(folder.join(blake3::hash(stat.name.as_str().as_bytes()).to_hex().as_str()))
+        Some(folder.join(blake3::hash(stat.name.as_bytes()).to_hex().as_str()))
     }
 
     fn kept(&self) -> MutexGuard<'_, VecDeque<(Key, Arc<Published>)>> {
@@ -282,7 +283,7 @@ impl Shared {
             return kept;
         }
         let (path, stat) = (self.path(stat)?, stat.clone());
-        offload(move || entry::load(&path, &stat)).await.map(Arc::new)
+        offload_read(move || entry::load(&path, &stat)).await.map(Arc::new)
     }
 
     /// Hashes an object, and writes its manifest where there is a place for it.
@@ -321,7 +322,7 @@ impl Shared {
         kept.retain(|(other, _)| other.0 != key.0);
         kept.push_back((key.clone(), Arc::clone(published)));
         let size = |(key, published): &(Key, Arc<Published>)| {
-            KEPT_BESIDE + key.0.len() + key.1.len() + published.size_in_memory()
+            KEPT_BESIDE + key.0.as_bytes().len() + key.1.len() + published.size_in_memory()
         };
         while kept.iter().map(size).sum::<usize>() > MAX_KEPT && kept.len() > 1 {
             kept.pop_front();
@@ -385,7 +386,7 @@ struct Unwritten {
 }
 
 fn key(stat: &ObjectStat) -> Key {
-    (stat.name.to_string(), stat.state.clone())
+    (stat.name.clone(), stat.state.clone())
 }
 
 /// Hashes an object and writes its manifest to the file at `path`.

@@ -10,14 +10,14 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
-use kwik::{PathId, RecvStream, Session, StreamId, WriteError};
+use bytes::Bytes;
+use kwik::{PathId, RecvStream, Session, StreamId};
 use tokio::{sync::Mutex, time::timeout};
 
 use crate::{
-    Found, InvalidMessage, Manifest, ObjectName, Outline, Output, Part, PartFile, Request,
+    Attributes, Found, InvalidMessage, Manifest, ObjectName, Outline, Output, Part, PartFile,
     Response, Verifier,
-    limits::{MAX_MESSAGE, PATIENCE},
+    limits::{MAX_INLINE, PATIENCE},
     offload::offload,
     pace::Pace,
     pages::Pages,
@@ -27,10 +27,14 @@ use crate::{
     takeover::verify_claims,
 };
 
+mod ask;
 mod error;
+mod list;
 mod progress;
 
+pub(crate) use ask::Answer;
 pub use error::FetchError;
+pub use list::{InvalidListing, Listing};
 pub use progress::{Progress, Takeover};
 
 /// Fetches objects over a session. Cheap to clone. Needs a tokio runtime with time.
@@ -38,7 +42,7 @@ pub use progress::{Progress, Takeover};
 pub struct Client {
     shared: Arc<Shared>,
     patience: Duration,
-    rate: Option<NonZeroU64>,
+    pace: Option<Arc<Mutex<Pace>>>,
 }
 
 #[derive(Debug)]
@@ -78,21 +82,12 @@ impl fmt::Display for Step {
     }
 }
 
-/// An answer, and the stream on which more may follow.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) response: Response,
-    recv: RecvStream,
-    /// What of it came already.
-    buffer: BytesMut,
-}
-
 impl Client {
     /// On a session with a primary.
     #[must_use]
     pub fn new(session: Session) -> Self {
         let shared = Shared { session, arrived: Mutex::default(), liars: Default::default() };
-        Self { shared: Arc::new(shared), patience: PATIENCE, rate: None }
+        Self { shared: Arc::new(shared), patience: PATIENCE, pace: None }
     }
 
     /// Gives a fetch up once it has made no progress for so long: [`PATIENCE`] by default.
@@ -101,15 +96,18 @@ impl Client {
         Self { patience, ..self }
     }
 
-    /// Reads each object at so many bytes a second at the most: servers send no faster once the
-    /// session's window is full.
+    /// Reads at so many bytes a second at the most, all objects together: servers send no faster
+    /// once the session's window is full.
     #[must_use]
     pub fn with_rate(self, rate: NonZeroU64) -> Self {
-        Self { rate: Some(rate), ..self }
+        Self { pace: Some(Arc::new(Mutex::new(Pace::new(rate)))), ..self }
     }
 
-    pub(crate) fn pace(&self) -> Option<Pace> {
-        self.rate.map(Pace::new)
+    /// Waits until so many bytes more may have come.
+    pub(crate) async fn spend(&self, bytes: usize) {
+        if let Some(pace) = &self.pace {
+            pace.lock().await.spend(bytes).await;
+        }
     }
 
     pub(crate) const fn patience(&self) -> Duration {
@@ -188,6 +186,20 @@ impl Client {
         self.find(name, part, progress).await
     }
 
+    /// Asks for an object which is small, most likely: one of a single group comes with the answer,
+    /// and is in memory then. Cancel safety: as [`fetch`](Self::fetch).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn fetch_small(
+        &self,
+        name: &ObjectName,
+        progress: &Progress,
+    ) -> Result<Fetch, FetchError> {
+        let most = u32::try_from(MAX_INLINE).unwrap_or(u32::MAX);
+        self.find(name, Part::Inline { most }, progress).await
+    }
+
     /// Asks what an object is, and for none of its bytes. Cancel safe.
     ///
     /// # Errors
@@ -208,11 +220,22 @@ impl Client {
         part: Part,
         progress: &Progress,
     ) -> Result<Fetch, FetchError> {
-        let is_coming = part == Part::Whole;
+        let is_coming = matches!(part, Part::Whole | Part::Inline { .. });
+        let may_be_inline = matches!(part, Part::Inline { .. });
         let mut answer = self.ask_with(name, part, progress).await?;
         let (found, first) = self.found(name, &mut answer).await?;
-        let Found { name, size, root, stream_id } = found;
-        let coming = if is_coming {
+        let Found { name, size, root, stream_id, inline, attributes } = found;
+        if inline && !may_be_inline {
+            return Err(FetchError::Answer(InvalidMessage::Malformed));
+        }
+        let mut here = None;
+        let coming = if inline {
+            let data = self.read_outboard(&mut answer, size).await?;
+            progress.on_received(data.len() as u64);
+            self.spend(data.len()).await;
+            here = Some(data);
+            None
+        } else if is_coming {
             let recv = self.stream(StreamId::from_u64(stream_id)).await?;
             Some(Coming { range: 0..size, recv, answer })
         } else {
@@ -220,7 +243,8 @@ impl Client {
         };
         let pages = Pages::new(size, root, first)?;
         let manifest = Arc::new(Manifest { name, size, root });
-        Ok(Fetch { mender: Mender { client: self.clone(), manifest }, pages, coming })
+        let mender = Mender { client: self.clone(), manifest };
+        Ok(Fetch { mender, pages, coming, here, attributes })
     }
 
     /// What was found, and the first part of its outboard.
@@ -246,7 +270,7 @@ impl Client {
         let part = Part::Range { root: Some(*root), range: range.clone() };
         let mut answer = self.ask(name, part).await?;
         let (found, _) = self.found(name, &mut answer).await?;
-        if (found.size, found.root) != (*size, *root) {
+        if (found.size, found.root) != (*size, *root) || found.inline {
             return Err(FetchError::Answer(InvalidMessage::Malformed));
         }
         let recv = self.stream(StreamId::from_u64(found.stream_id)).await?;
@@ -268,56 +292,6 @@ impl Client {
         };
         let values = self.read_outboard(&mut answer, size).await?;
         Ok(outline.page(index, values)?)
-    }
-
-    pub(crate) async fn ask(&self, name: &ObjectName, part: Part) -> Result<Answer, FetchError> {
-        self.ask_with(name, part, &Progress::default()).await
-    }
-
-    /// Sends a request and waits for its answer, for as long as the primary says that it works on
-    /// that.
-    async fn ask_with(
-        &self,
-        name: &ObjectName,
-        part: Part,
-        progress: &Progress,
-    ) -> Result<Answer, FetchError> {
-        let (mut send, mut recv) = self.patiently(Step::Answer, self.session().open_bi()).await??;
-        let request = Request { name: name.clone(), part }.encode();
-        match self.patiently(Step::Answer, send.write_all(&request)).await? {
-            // A server that has read enough: its answer says more.
-            Ok(()) | Err(WriteError::Stopped(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
-        send.finish()?;
-        let mut buffer = BytesMut::new();
-        loop {
-            match Response::decode(&mut buffer)? {
-                Some(Response::Working { hashed, size }) => progress.on_hashed(hashed, size),
-                Some(response) => return Ok(Answer { response, recv, buffer }),
-                None => {
-                    let read = recv.read_chunk(MAX_MESSAGE, true);
-                    match self.patiently(Step::Answer, read).await?? {
-                        Some(chunk) => buffer.extend_from_slice(&chunk.bytes),
-                        None => return Err(FetchError::Answer(InvalidMessage::Malformed)),
-                    }
-                }
-            }
-        }
-    }
-
-    /// Reads `size` bytes, a page at the most; a wrong length shows in verification.
-    async fn read_outboard(&self, answer: &mut Answer, size: u64) -> Result<Bytes, FetchError> {
-        let Answer { recv, buffer, .. } = answer;
-        while (buffer.len() as u64) < size {
-            let read = recv.read_chunk(MAX_MESSAGE, true);
-            match self.patiently(Step::Outboard, read).await?? {
-                Some(chunk) => buffer.extend_from_slice(&chunk.bytes),
-                None => break,
-            }
-        }
-        let end = usize::try_from(size).unwrap_or(usize::MAX).min(buffer.len());
-        Ok(buffer.split_to(end).freeze())
     }
 
     /// The stream `id`, once it has come.
@@ -347,33 +321,6 @@ impl Client {
     }
 }
 
-impl Answer {
-    /// Waits until the primary says that it cannot go on; for ever when it does not. Cancel safe.
-    pub(crate) async fn failure(&mut self) -> FetchError {
-        loop {
-            match Response::decode(&mut self.buffer) {
-                Ok(Some(response)) => return response.unexpected(),
-                Ok(None) => match self.recv.read_chunk(MAX_MESSAGE, true).await {
-                    Ok(Some(chunk)) => self.buffer.extend_from_slice(&chunk.bytes),
-                    // It has no more to say: the object's stream says what becomes of it.
-                    Ok(None) | Err(_) => return std::future::pending().await,
-                },
-                Err(error) => return error.into(),
-            }
-        }
-    }
-}
-
-impl Response {
-    /// Why it is no answer to what was asked.
-    pub(crate) fn unexpected(self) -> FetchError {
-        match self {
-            Self::Failed(failure) => FetchError::Refused(failure),
-            _ => FetchError::Answer(InvalidMessage::Malformed),
-        }
-    }
-}
-
 /// An object under way.
 #[derive(Debug)]
 pub struct Fetch {
@@ -381,6 +328,9 @@ pub struct Fetch {
     pages: Pages,
     /// What comes already.
     coming: Option<Coming>,
+    /// All of it, when it came with the answer: not verified yet.
+    here: Option<Bytes>,
+    attributes: Attributes,
 }
 
 /// A range of an object that is coming.
@@ -397,6 +347,22 @@ impl Fetch {
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.mender.manifest
+    }
+
+    /// What else the primary says of it.
+    #[must_use]
+    pub const fn attributes(&self) -> Attributes {
+        self.attributes
+    }
+
+    /// All of it, when that came with the answer and verifies.
+    #[must_use]
+    pub fn here(&self, progress: &Progress) -> Option<Bytes> {
+        let Manifest { size, root, .. } = self.manifest();
+        let fits = |data: &&Bytes| data.len() as u64 == *size && blake3::hash(data) == *root;
+        let here = self.here.as_ref().filter(fits)?;
+        progress.on_verified(*size);
+        Some(here.clone())
     }
 
     /// Writes it to `target`, which appears, or is replaced, only when all of it is verified.
@@ -431,7 +397,7 @@ impl Fetch {
     /// As [`save`](Self::save), and when `output` is written in order and has the beginning of
     /// another version.
     pub async fn write(self, output: &Output, progress: &Progress) -> Result<(), FetchError> {
-        let Self { mender, mut pages, mut coming } = self;
+        let Self { mender, mut pages, mut coming, attributes, .. } = self;
         let manifest = Arc::clone(&mender.manifest);
         let begun = output.offload(move |output| output.begin(&manifest)).await?;
         let mut claimed = 0;
@@ -446,6 +412,6 @@ impl Fetch {
             };
             pump(&mender, &mut pages, coming, output, progress).await?;
         }
-        output.offload(Output::finish).await
+        output.offload(move |output| output.finish(attributes)).await
     }
 }

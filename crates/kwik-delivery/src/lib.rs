@@ -9,6 +9,7 @@ pub mod limits;
 
 mod block;
 mod catalogue;
+mod door;
 mod fetch;
 mod link;
 mod manifest;
@@ -18,6 +19,7 @@ mod output;
 mod pace;
 mod pages;
 mod partial;
+mod pass;
 mod pump;
 mod repair;
 mod request;
@@ -29,16 +31,18 @@ mod verify;
 
 pub use blake3::Hash;
 pub use catalogue::{Asked, Catalogue, CatalogueError};
-pub use fetch::{Client, Fetch, FetchError, Progress, Step, Takeover};
+pub use door::{Door, Visitor};
+pub use fetch::{Client, Fetch, FetchError, InvalidListing, Listing, Progress, Step, Takeover};
 pub use kwik_proto::auth::{Fingerprint, InvalidFingerprint};
 pub use link::{InvalidLink, Link};
 pub use manifest::{Manifest, PageError, Published, hash_object};
 pub use name::{InvalidName, ObjectName};
 pub use output::Output;
-pub use partial::{PartError, PartFile, Place};
+pub use partial::{PartError, PartFile, Place, sync_names, write_small};
+pub use pass::{InvalidPass, Pass, Ticket};
 pub use request::{
-    Blame, EdgeCommand, Failure, FailureCode, Found, InvalidMessage, Part, Repair, Request,
-    Response,
+    Attributes, Blame, Call, EdgeCommand, Entry, EntryKind, Failure, FailureCode, Found,
+    InvalidMessage, List, Listed, Part, Repair, Request, Response, in_order,
 };
 pub use server::{
     Access, AccessPart, AtOnce, Decision, Edge, EdgeState, EdgeView, Failed, JoinPolicy, Rate,

@@ -25,14 +25,22 @@ pub const MAX_NAME: usize = 1024;
 pub const MAX_HOST: usize = 253;
 /// Bytes of a zone, which is an interface's name: IFNAMSIZ without its end.
 pub const MAX_ZONE: usize = 15;
+/// Bytes of a secret in a link, at the least: nobody guesses so many over a network.
+pub const MIN_SECRET: usize = 16;
+/// The same at the most: twice what 256 random bits take in hexadecimal digits.
+pub const MAX_SECRET: usize = 128;
+/// Bytes of a ticket in a link: base64 of a name, a time and a signature, and some to spare.
+pub const MAX_PASS: usize = 2048;
 /// Bytes of a request or response without its length prefix: refused from the prefix alone.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 /// Bytes of a failure's text.
 pub const MAX_TEXT: usize = 512;
 /// Bytes of a source's word for an object's state (an entity tag, say).
 pub const MAX_STATE: usize = 256;
-/// Objects whose manifests are looked up at once; more are told that the server is busy.
-pub const MAX_LOOKUPS: usize = 1024;
+/// Objects that are looked up or served at once; more are told that the server is busy. One for
+/// each request that all sessions may have: with fewer, one client could keep others from all
+/// objects but those that it holds.
+pub const MAX_LOOKUPS: usize = MAX_REQUESTS * kwik_proto::limits::MAX_SESSIONS;
 /// Bytes of manifests that are kept in memory where the catalogue cannot be written: enough for 60
 /// GiB of objects.
 pub const MAX_KEPT: usize = 32 * 1024 * 1024;
@@ -47,6 +55,9 @@ pub const MAX_HASHING_LARGE: usize = 1;
 pub const MAX_HASHING_SMALL: usize = 4;
 /// Objects that are hashed before anybody asks for them: their names take some ten megabytes.
 pub const MAX_AHEAD: usize = 100_000;
+/// Groups whose chaining values are kept as one while a large object is hashed: 16 MiB are hashed
+/// again after a server's end.
+pub const KEPT_GROUPS: usize = 256;
 /// How often what is hashed ahead looks whether somebody waits for it, or for another.
 pub const GIVE_WAY_FOR: Duration = Duration::from_millis(100);
 /// While an object is hashed, the operator is told so often how far that is.
@@ -58,6 +69,21 @@ pub const DESCRIPTORS_SHARE: usize = 4;
 pub const MAX_READS: usize = 16;
 /// Requests of one session that are answered at once; more wait on their streams.
 pub const MAX_REQUESTS: usize = 16;
+/// An object that may come on the stream of its answer: one group, which needs no hashes beside its
+/// own, and comes from the primary anyway before an edge could be asked.
+pub const MAX_INLINE: u64 = GROUP_SIZE;
+/// Entries of one listing's answer: a server keeps them while they are sent, some megabytes with
+/// long names. A client asks again for more.
+pub const MAX_LISTED: usize = 10_000;
+/// Bytes of entries in one message, from which on another begins: with one more entry it is below
+/// [`MAX_MESSAGE`].
+pub const LISTED_MESSAGE: usize = 32 * 1024;
+/// Folders that are listed at once, for all clients together: each keeps the names of an answer,
+/// and reads the whole of a folder for it.
+pub const MAX_LISTINGS: usize = 4;
+/// Entries of a folder that a client takes in all: more than file systems are used with, and days
+/// of a server that invents them.
+pub const MAX_ENTRIES: u64 = 100_000_000;
 /// Leases of one session that an edge fills at once; each holds two blocks at the most.
 pub const MAX_FILLS: usize = 64;
 /// A block read for sending: enough for full disk speed, half of the largest piece.
@@ -99,6 +125,9 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub const PATIENCE_AGAIN: Duration = Duration::from_secs(10);
 /// While an answer takes longer, the client is told so this often: a fraction of [`PATIENCE`].
 pub const WORKING_EVERY: Duration = Duration::from_secs(2);
+/// Times its patience that a client waits for a primary that says so and hashes nothing: 10 min by
+/// default, in which a primary hashes some hundred GiB of what others asked for before.
+pub const WORKING_PATIENCE: u32 = 20;
 /// How long an edge that sent wrong bytes is leased nothing: long enough that it costs little when
 /// it goes on, and one that was mended comes back by itself.
 pub const QUARANTINE: Duration = Duration::from_secs(60 * 60);
@@ -150,9 +179,15 @@ const _: () = {
     assert!(MIN_SEND <= MAX_SEND && MAX_SEND <= MAX_READ);
     assert!((WRITE_BLOCK as u64).is_multiple_of(GROUP_SIZE));
     assert!(MAX_READ.is_multiple_of(GROUP_SIZE));
+    // What is taken over ends where a page or a read does.
+    assert!(PAGE_GROUPS.is_multiple_of(KEPT_GROUPS as u64));
+    assert!((KEPT_GROUPS as u64 * GROUP_SIZE).is_multiple_of(MAX_READ));
     assert!(PAGE_GROUPS.is_power_of_two()); // a page is a whole subtree
     assert!((GROUP_SIZE * PAGE_GROUPS).is_multiple_of(WRITE_BLOCK as u64));
     assert!((GROUP_SIZE * PAGE_GROUPS).is_multiple_of(MAX_READ));
     assert!(MAX_OBJECT / GROUP_SIZE / PAGE_GROUPS <= PAGE_GROUPS);
+    assert!(LISTED_MESSAGE + MAX_NAME + 256 <= MAX_MESSAGE);
     assert!(MAX_NAME + MAX_TEXT + MAX_STATE + 256 <= MAX_MESSAGE);
+    assert!((MAX_NAME + 128) * 4 / 3 < MAX_PASS);
+    assert!(MAX_PASS + 256 <= kwik_proto::limits::MAX_CREDENTIALS);
 };

@@ -12,12 +12,12 @@ use std::{
 use blake3::Hash;
 use bytes::Bytes;
 use futures_util::future::try_join;
-use tokio::{sync::watch, time::timeout};
+use tokio::{sync::watch, task::yield_now, time::timeout};
 
 use crate::{
     InvalidOutboard, Object, ObjectName, Outline, SourceError, Verifier,
     limits::{GIVE_WAY_FOR, GROUP_SIZE, HASH_SIZE, MAX_OBJECT, MAX_READ, PAGE_GROUPS},
-    offload::offload,
+    offload::{offload, offload_read},
     tree,
 };
 
@@ -95,7 +95,7 @@ impl Published {
             Pages::Memory(outboard) => outboard.slice(position(range.start)..position(range.end)),
             Pages::File { path, start } => {
                 let (path, range) = (path.clone(), start + range.start..start + range.end);
-                offload(move || read_at(&File::open(path)?, range)).await?
+                offload_read(move || read_at(&File::open(path)?, range)).await?
             }
         };
         Ok((self.outline()?.page(index, values.clone())?, values))
@@ -128,6 +128,8 @@ fn position(offset: u64) -> usize {
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     pub(crate) hashed: AtomicU64,
+    /// Of these, bytes that an earlier server had hashed.
+    pub(crate) taken_over: AtomicU64,
     /// Nobody asked for it yet.
     pub(crate) ahead: AtomicBool,
     /// Objects that are hashed for somebody who asked.
@@ -156,45 +158,72 @@ pub async fn hash_object(object: &Object) -> Result<Published, SourceError> {
 
 /// As [`hash_object`], and counts in `meter`.
 pub(crate) async fn hash_counted(object: &Object, meter: &Meter) -> Result<Published, SourceError> {
-    let mut outboard = Vec::new();
-    let put = |values: Vec<u8>| {
-        outboard.extend_from_slice(&values);
-        std::future::ready(())
-    };
-    let (manifest, above) = hash_pages(object, meter, put).await?;
-    Ok(Published::new(manifest, above, Pages::Memory(outboard.into())))
+    let mut outboard = InMemory(Vec::new());
+    let (manifest, above) = hash_pages(object, meter, &mut outboard).await?;
+    Ok(Published::new(manifest, above, Pages::Memory(outboard.0.into())))
 }
 
-/// Hashes `object` as [`hash_object`] does, and hands over the outboard as it comes, in parts of
-/// whole values that cross no page. Counts in `meter`, and gives way as that says.
-pub(crate) async fn hash_pages<F: Future<Output = ()>>(
+/// Where the outboard goes, as it comes. Calls are short.
+pub(crate) trait Outboard {
+    /// Whole values that were computed before and come next, such that no part crosses a page and
+    /// they end with a read; none when there are none, or no more.
+    fn earlier(&mut self) -> Option<Vec<u8>>;
+
+    /// Takes whole values that follow, and cross no page.
+    fn put(&mut self, values: &[u8]);
+}
+
+struct InMemory(Vec<u8>);
+
+impl Outboard for InMemory {
+    fn earlier(&mut self) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn put(&mut self, values: &[u8]) {
+        self.0.extend_from_slice(values);
+    }
+}
+
+/// Hashes `object` as [`hash_object`] does, and hands over the outboard as it comes. Counts in
+/// `meter`, and gives way as that says. What the outboard has already is not hashed again.
+pub(crate) async fn hash_pages(
     object: &Object,
     meter: &Meter,
-    mut put: impl FnMut(Vec<u8>) -> F,
+    outboard: &mut impl Outboard,
 ) -> Result<(Manifest, Bytes), SourceError> {
     let stat = object.stat();
     if stat.size > MAX_OBJECT {
         return Err(SourceError::TooLarge { name: stat.name.clone(), size: stat.size });
     }
     let manifest = |root| Manifest { name: stat.name.clone(), size: stat.size, root };
-    let mut piece = object.read(0..MAX_READ.min(stat.size)).await?;
     if stat.size <= GROUP_SIZE {
+        let piece = object.read(0..stat.size).await?;
         object.check_unchanged().await?;
         return Ok((manifest(blake3::hash(&piece)), Bytes::new()));
     }
     let (mut page, mut above) = (Vec::new(), Vec::new());
     let mut start = 0;
+    while let Some(part) = outboard.earlier() {
+        start += part.len() as u64 / HASH_SIZE as u64 * GROUP_SIZE;
+        add(&mut page, &mut above, &part, start < stat.size);
+        // Others have their turn: of a large object it is much.
+        yield_now().await;
+    }
+    if start > 0 {
+        let name = kwik::escape(&stat.name);
+        tracing::info!(%name, stat.size, hashed = start, "hashing goes on from an earlier start");
+    }
+    meter.taken_over.store(start, Ordering::Relaxed);
+    meter.hashed.store(start, Ordering::Relaxed);
+    let mut piece = object.read(start..start.saturating_add(MAX_READ).min(stat.size)).await?;
     while !piece.is_empty() {
         let end = start + piece.len() as u64;
         let hashing = async { Ok(offload(move || values(start / GROUP_SIZE, &piece)).await) };
         let reading = object.read(end..end.saturating_add(MAX_READ).min(stat.size));
         let (part, next) = try_join(hashing, reading).await?;
-        page.extend_from_slice(&part);
-        put(part).await;
-        if page.len() as u64 == PAGE_GROUPS * HASH_SIZE as u64 && !next.is_empty() {
-            above.extend_from_slice(&tree::subtree(&page));
-            page.clear();
-        }
+        outboard.put(&part);
+        add(&mut page, &mut above, &part, !next.is_empty());
         meter.hashed.store(end, Ordering::Relaxed);
         meter.give_way().await;
         (start, piece) = (end, next);
@@ -205,6 +234,15 @@ pub(crate) async fn hash_pages<F: Future<Output = ()>>(
     }
     above.extend_from_slice(&tree::subtree(&page));
     Ok((manifest(tree::root(&above)), above.into()))
+}
+
+/// Adds `part` to a page, and the page that is full to what stands above, if more comes.
+fn add(page: &mut Vec<u8>, above: &mut Vec<u8>, part: &[u8], more: bool) {
+    page.extend_from_slice(part);
+    if page.len() as u64 == PAGE_GROUPS * HASH_SIZE as u64 && more {
+        above.extend_from_slice(&tree::subtree(page));
+        page.clear();
+    }
 }
 
 /// The chaining values of the groups of `piece`, whose first is `index`.
@@ -230,9 +268,10 @@ mod tests {
         let object = source.open(&name).await.unwrap();
         let root = hash_object(&object).await.unwrap().manifest().root;
         for asks in [false, true] {
-            let (urgent, waiting) = watch::channel(1);
+            let (urgents, waiting) = watch::channel(1);
             let (hashed, ahead) = (AtomicU64::new(0), AtomicBool::new(true));
-            let meter = Arc::new(Meter { hashed, ahead, urgent: Some(waiting) });
+            let urgent = Some(waiting);
+            let meter = Arc::new(Meter { hashed, ahead, urgent, ..Meter::default() });
             let (counted, object) = (Arc::clone(&meter), object.clone());
             let hashing = tokio::spawn(async move { hash_counted(&object, &counted).await });
             tokio::time::sleep(Duration::from_millis(300)).await;
@@ -240,7 +279,7 @@ mod tests {
             if asks {
                 meter.ahead.store(false, Ordering::Relaxed);
             } else {
-                urgent.send_replace(0);
+                urgents.send_replace(0);
             }
             assert_eq!(hashing.await.unwrap().unwrap().manifest().root, root);
         }

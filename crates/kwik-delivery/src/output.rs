@@ -6,7 +6,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::{FetchError, Manifest, PartFile, block::Block, offload::offload, partial::Begun};
+use crate::{
+    Attributes, FetchError, Manifest, PartFile, block::Block, offload::offload, partial::Begun,
+};
 
 /// Where verified bytes go, and which of them are there already: it outlives the session that a
 /// fetch has, so that another one goes on. Cheap to clone.
@@ -111,9 +113,9 @@ impl Output {
         Ok(())
     }
 
-    pub(crate) fn finish(&self) -> Result<(), FetchError> {
+    pub(crate) fn finish(&self, attributes: Attributes) -> Result<(), FetchError> {
         match &*self.0 {
-            Kind::File(part) => Ok(part.complete()?),
+            Kind::File(part) => Ok(part.complete(attributes)?),
             Kind::InOrder(output) => lock(output).output.flush().map_err(FetchError::Output),
         }
     }

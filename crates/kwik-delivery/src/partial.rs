@@ -1,8 +1,12 @@
 //! The destination of a download.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
-    os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{FileExt, MetadataExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -13,7 +17,7 @@ use std::{
 use kwik_proto::range::RangeSet;
 
 use crate::{
-    Manifest,
+    Attributes, Manifest,
     limits::{GROUP_SIZE, MAX_RANGES, SYNC_LEAST, SYNC_PARTS},
 };
 
@@ -21,19 +25,22 @@ mod claim;
 mod error;
 mod finish;
 mod reserve;
+mod small;
 mod state;
 
 use claim::Claimed;
 pub use error::PartError;
 use finish::sync_folder;
 use reserve::{punch, reserve};
+pub use small::{sync_names, write_small};
 use state::PartState;
 
 const SUFFIX: &str = ".kwik-part";
 
 /// Whether a file of this name is an unfinished download.
-pub(crate) fn is_part_name(name: &str) -> bool {
-    name.starts_with('.') && name.ends_with(SUFFIX)
+pub(crate) fn is_part_name(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    name.starts_with(b".") && name.ends_with(SUFFIX.as_bytes())
 }
 
 /// Where a file goes in the end, and what becomes of one that is there.
@@ -42,6 +49,7 @@ pub struct Place {
     target: PathBuf,
     replace: bool,
     sparse: bool,
+    modes: bool,
     other_folder: Option<PathBuf>,
 }
 
@@ -51,7 +59,13 @@ impl Place {
     /// there: so it stays the same file.
     #[must_use]
     pub fn new(target: impl Into<PathBuf>) -> Self {
-        Self { target: target.into(), replace: true, sparse: false, other_folder: None }
+        Self {
+            target: target.into(),
+            replace: true,
+            sparse: false,
+            modes: false,
+            other_folder: None,
+        }
     }
 
     /// A file that is there stays: it is an error then.
@@ -66,11 +80,29 @@ impl Place {
         Self { sparse: true, ..self }
     }
 
+    /// Gives it the mode that its source has.
+    #[must_use]
+    pub fn with_modes(self) -> Self {
+        Self { modes: true, ..self }
+    }
+
     /// For targets that are there, may be written, and lie in a folder that may not be: their bytes
     /// are collected in `folder` meanwhile, which is made when it is needed.
     #[must_use]
     pub fn with_other_folder(self, folder: impl Into<PathBuf>) -> Self {
         Self { other_folder: Some(folder.into()), ..self }
+    }
+
+    /// Gives `file`, which is complete, what is known of it. A time that the file system cannot
+    /// keep is no reason to do without the file.
+    fn keep(&self, file: &File, attributes: Attributes) -> std::io::Result<()> {
+        if let Some(mode) = attributes.mode.filter(|_| self.modes) {
+            file.set_permissions(fs::Permissions::from_mode(mode))?;
+        }
+        if let Some(modified) = attributes.modified {
+            file.set_modified(modified).ok();
+        }
+        Ok(())
     }
 }
 
@@ -375,7 +407,7 @@ impl PartFile {
     /// When the disk is full or failing, or the target became a folder, or appeared where it shall
     /// not be replaced.
     pub fn finish(self) -> Result<(), PartError> {
-        self.complete()
+        self.complete(Attributes::default())
     }
 
     fn error(&self, source: std::io::Error) -> PartError {
@@ -444,7 +476,7 @@ mod tests {
             }
             assert!(most <= (size / 20).max(SYNC_LEAST), "{most} of {size}");
             assert!(syncs <= SYNC_PARTS, "{syncs}");
-            part.complete().unwrap();
+            part.complete(Attributes::default()).unwrap();
         }
     }
 }

@@ -86,7 +86,6 @@ impl Reader<'_> {
     async fn read(&mut self, block: &mut Block) -> Result<(), FetchError> {
         let mut batch = vec![Chunk::default(); READ_BATCH];
         let mut waits_since = None;
-        let mut pace = self.mender.client.pace();
         loop {
             let reading = self.recv.read_sourced(&mut batch);
             let some = self.mender.client.patiently(Step::Object, reading).await?;
@@ -100,9 +99,7 @@ impl Reader<'_> {
                 came += chunk.bytes.len();
                 self.push(block, chunk).await?;
             }
-            if let Some(pace) = &mut pace {
-                pace.spend(came).await;
-            }
+            self.mender.client.spend(came).await;
             waits_since = Some(Instant::now());
         }
     }

@@ -12,7 +12,7 @@ use crate::{
     Blame, FailureCode, FetchError, Manifest, Part, Repair, Response, Verifier,
     block::{Block, joined},
     fetch::{Client, Step},
-    limits::{GROUP_SIZE, PATIENCE_AGAIN},
+    limits::{GROUP_SIZE, MAX_EXCLUDED, PATIENCE_AGAIN},
 };
 
 /// Blocks that did not verify, at most, that are compared with what did in the end.
@@ -145,6 +145,10 @@ impl Mender {
         let mut alone = None;
         let good = loop {
             suspects.extend(self.client.liars().keys());
+            // A primary that names ever more edges which lie is not believed for ever.
+            if suspects.len() >= MAX_EXCLUDED {
+                return Err(self.only_liars(range, blamed).await);
+            }
             let excluded = match &mut alone {
                 None => suspects.clone(),
                 Some(left) => match self.next_alone(left) {

@@ -10,7 +10,8 @@ use prost::Message;
 use crate::{
     InvalidName, ObjectName,
     limits::{
-        DELIVERY_VERSION, GROUP_SIZE, HASH_SIZE, MAX_MESSAGE, MAX_OBJECT, MAX_TEXT, PAGE_GROUPS,
+        DELIVERY_VERSION, GROUP_SIZE, HASH_SIZE, MAX_INLINE, MAX_MESSAGE, MAX_OBJECT, MAX_TEXT,
+        PAGE_GROUPS,
     },
     tree, wire,
 };
@@ -38,6 +39,11 @@ pub enum Part {
     },
     /// Some of it again.
     Repair(Repair),
+    /// All of it, on the answer's own stream when it has at most so many bytes.
+    Inline {
+        /// At most [`MAX_INLINE`] count.
+        most: u32,
+    },
     /// Some of it.
     Range {
         /// Of which version; none for the one that is there.
@@ -91,6 +97,8 @@ pub enum Response {
         /// The logical stream that carries it.
         stream_id: u64,
     },
+    /// Some of what a [`List`] asked for.
+    Listed(Listed),
     /// What was told is known.
     Noted,
     /// The answer takes a while.
@@ -114,6 +122,10 @@ pub struct Found {
     pub root: Hash,
     /// The logical stream that carries its bytes, or the range of them that was asked for.
     pub stream_id: u64,
+    /// Its bytes follow on the stream of the answer instead; at most [`MAX_INLINE`].
+    pub inline: bool,
+    /// What else is known of it.
+    pub attributes: Attributes,
 }
 
 /// Why an object is not coming.
@@ -143,19 +155,10 @@ pub enum FailureCode {
     InvalidRequest,
     /// No path is left that may bring what is asked for.
     NoSource,
-}
-
-/// The command in a lease: which object an edge sends.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EdgeCommand {
-    /// Which.
-    pub name: ObjectName,
-    /// Its size in bytes: an edge whose copy has another does not send it.
-    pub size: u64,
-    /// Its BLAKE3 hash.
-    pub root: Hash,
-    /// Where in the object the lease's stream begins.
-    pub offset: u64,
+    /// What the client was let in with does not lead to it, or does no more.
+    Forbidden,
+    /// The server's objects cannot be listed.
+    CannotList,
 }
 
 impl Request {
@@ -180,20 +183,25 @@ impl Request {
                 start: range.start,
                 end: range.end,
             })),
+            Part::Inline { most } => Some(Wire::Inline(wire::Inline { most: *most })),
         };
-        frame(&wire::Request { name: self.name.to_string(), version: DELIVERY_VERSION, part })
+        frame(&wire::Request { name: name_bytes(&self.name), version: DELIVERY_VERSION, part })
     }
 
     /// Takes one from the front of `buffer`, or `None` until it is there whole.
     ///
     /// # Errors
-    /// When it is too long, malformed or of another version.
+    /// When it is too long, malformed or of another version, or asks for a listing.
     pub fn decode(buffer: &mut BytesMut) -> Result<Option<Self>, InvalidMessage> {
+        match Call::decode(buffer)? {
+            None => Ok(None),
+            Some(Call::Object(request)) => Ok(Some(request)),
+            Some(Call::List(_)) => Err(InvalidMessage::Malformed),
+        }
+    }
+
+    fn from_wire(message: wire::Request) -> Result<Self, InvalidMessage> {
         use wire::request::Part as Wire;
-        let Some(message) = take_frame::<wire::Request>(buffer)? else {
-            return Ok(None);
-        };
-        check_version(message.version)?;
         let part = match message.part {
             None => Part::Whole,
             Some(Wire::Page(page)) => {
@@ -208,8 +216,10 @@ impl Request {
                 let root = if root.is_empty() { None } else { Some(check_root(&root)?) };
                 Part::Range { root, range: start..end }
             }
+            Some(Wire::Inline(inline)) => Part::Inline { most: inline.most },
+            Some(Wire::List(_)) => return Err(InvalidMessage::Malformed),
         };
-        Ok(Some(Self { name: ObjectName::new(&message.name)?, part }))
+        Ok(Self { name: ObjectName::new(&message.name)?, part })
     }
 }
 
@@ -219,12 +229,15 @@ impl Response {
     pub fn encode(&self) -> Bytes {
         let outcome = match self {
             Self::Found(found) => wire::response::Outcome::Found(wire::Found {
-                name: found.name.to_string(),
+                name: name_bytes(&found.name),
                 size: found.size,
                 root: root_bytes(&found.root),
                 outboard_size: found.outboard_size(),
                 stream_id: found.stream_id,
+                inline: found.inline,
+                attributes: found.attributes.to_wire(),
             }),
+            Self::Listed(listed) => wire::response::Outcome::Listed(listed.to_wire()),
             Self::Failed(failure) => wire::response::Outcome::Failure(wire::Failure {
                 code: failure.code.to_wire().into(),
                 message: truncated(&failure.message).to_owned(),
@@ -257,7 +270,12 @@ impl Response {
                     return Err(InvalidMessage::OutboardSize);
                 }
                 let (name, root) = (ObjectName::new(&found.name)?, check_root(&found.root)?);
-                Ok(Some(Self::Found(Found { name, size, root, stream_id: found.stream_id })))
+                let wire::Found { stream_id, inline, attributes, .. } = found;
+                if inline && size > MAX_INLINE {
+                    return Err(InvalidMessage::Malformed);
+                }
+                let attributes = Attributes::from_wire(attributes);
+                Ok(Some(Self::Found(Found { name, size, root, stream_id, inline, attributes })))
             }
             Some(wire::response::Outcome::Failure(failure)) => {
                 let code = FailureCode::from_wire(failure.code());
@@ -273,6 +291,9 @@ impl Response {
             Some(wire::response::Outcome::Again(again)) => {
                 Ok(Some(Self::Again { stream_id: again.stream_id }))
             }
+            Some(wire::response::Outcome::Listed(listed)) => {
+                Ok(Some(Self::Listed(Listed::from_wire(listed)?)))
+            }
             Some(wire::response::Outcome::Noted(_)) => Ok(Some(Self::Noted)),
             Some(wire::response::Outcome::Working(wire::Working { hashed, size })) => {
                 Ok(Some(Self::Working { hashed, size }))
@@ -283,43 +304,17 @@ impl Response {
 }
 
 impl Found {
+    /// One that comes on the stream `stream_id`, of which no more is known.
+    #[must_use]
+    pub const fn new(name: ObjectName, size: u64, root: Hash, stream_id: u64) -> Self {
+        let attributes = Attributes { modified: None, mode: None };
+        Self { name, size, root, stream_id, inline: false, attributes }
+    }
+
     /// Bytes that follow of the outboard, at most a page; they follow from the size.
     #[must_use]
     pub const fn outboard_size(&self) -> u64 {
         tree::first_size(self.size)
-    }
-}
-
-impl EdgeCommand {
-    /// Without a length prefix: a lease's command has its own.
-    #[must_use]
-    pub fn encode(&self) -> Bytes {
-        let message = wire::EdgeCommand {
-            name: self.name.to_string(),
-            size: self.size,
-            root: root_bytes(&self.root),
-            version: DELIVERY_VERSION,
-            offset: self.offset,
-        };
-        message.encode_to_vec().into()
-    }
-
-    /// From the whole command.
-    ///
-    /// # Errors
-    /// When it is too long, malformed or of another version.
-    pub fn decode(command: &[u8]) -> Result<Self, InvalidMessage> {
-        if command.len() > MAX_MESSAGE {
-            return Err(InvalidMessage::TooLong);
-        }
-        let message = wire::EdgeCommand::decode(command).map_err(|_| InvalidMessage::Malformed)?;
-        check_version(message.version)?;
-        let (name, root) = (ObjectName::new(&message.name)?, check_root(&message.root)?);
-        let (size, offset) = (check_size(message.size)?, message.offset);
-        if offset > size {
-            return Err(InvalidMessage::Malformed);
-        }
-        Ok(Self { name, size, root, offset })
     }
 }
 
@@ -333,6 +328,8 @@ impl FailureCode {
             Self::Busy => wire::FailureCode::Busy,
             Self::InvalidRequest => wire::FailureCode::InvalidRequest,
             Self::NoSource => wire::FailureCode::NoSource,
+            Self::Forbidden => wire::FailureCode::Forbidden,
+            Self::CannotList => wire::FailureCode::CannotList,
         }
     }
 
@@ -345,6 +342,8 @@ impl FailureCode {
             wire::FailureCode::Busy => Self::Busy,
             wire::FailureCode::InvalidRequest => Self::InvalidRequest,
             wire::FailureCode::NoSource => Self::NoSource,
+            wire::FailureCode::Forbidden => Self::Forbidden,
+            wire::FailureCode::CannotList => Self::CannotList,
         }
     }
 }
@@ -390,6 +389,10 @@ fn take_frame<M: Message + Default>(buffer: &mut BytesMut) -> Result<Option<M>, 
         return message.map(Some).map_err(|_| InvalidMessage::Malformed);
     }
     Ok(None)
+}
+
+pub(crate) fn name_bytes(name: &ObjectName) -> Bytes {
+    Bytes::copy_from_slice(name.as_bytes())
 }
 
 pub(crate) fn root_bytes(root: &Hash) -> Bytes {
@@ -447,6 +450,13 @@ pub enum InvalidMessage {
     Name(#[from] InvalidName),
 }
 
+mod command;
+mod list;
 mod repair;
+
+pub use command::EdgeCommand;
+pub(crate) use list::entry_size;
+pub use list::{Attributes, Call, Entry, EntryKind, List, Listed, in_order};
+
 #[cfg(test)]
 mod tests;

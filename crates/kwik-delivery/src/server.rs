@@ -2,17 +2,24 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use kwik::{Accepted, Endpoint, Incoming, LeaseWriter, PrimarySession, SecondarySession, escape};
-use tokio::{sync::watch, task::JoinSet};
+use kwik::{
+    Accepted, ConnectError, Endpoint, Incoming, LeaseWriter, PrimarySession, SecondarySession,
+    escape,
+};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinSet,
+};
 
 use crate::{
-    Catalogue, EdgeCommand, Failure, Fingerprint, Object, Source, SourceError,
-    limits::{MAX_AHEAD, MAX_FILLS, QUARANTINE},
+    Catalogue, Door, EdgeCommand, Failure, Fingerprint, Object, Source, SourceError,
+    limits::{MAX_AHEAD, MAX_FILLS, MAX_LISTINGS, QUARANTINE},
 };
 
 mod access;
@@ -21,6 +28,7 @@ mod edges;
 mod extent;
 mod fill;
 mod join;
+mod list;
 mod pace;
 mod presence;
 mod probe;
@@ -56,8 +64,13 @@ pub struct Server {
     throttle: Throttle,
     pace: Pace,
     access: Option<AccessLog>,
+    door: Option<Arc<Door>>,
+    /// Lines of clients that did not come in, apart from those of clients that did.
+    refused: Throttle,
     /// Edges that are looked into, by the port of the client that does so.
     probed: Mutex<BTreeMap<u16, Fingerprint>>,
+    /// Turns to read folders for a listing.
+    listings: Semaphore,
 }
 
 impl Server {
@@ -77,7 +90,10 @@ impl Server {
             throttle: Throttle::default(),
             pace: Pace::default(),
             access: None,
+            door: None,
+            refused: Throttle::default(),
             probed: Mutex::default(),
+            listings: Semaphore::new(MAX_LISTINGS),
         }
     }
 
@@ -131,6 +147,13 @@ impl Server {
     #[must_use]
     pub fn with_access_log(mut self, log: impl Fn(&Access) + Send + Sync + 'static) -> Self {
         self.access = Some(AccessLog(Arc::new(log)));
+        self
+    }
+
+    /// Keeps clients to what `door` let them in for, which has to be its endpoints' authenticator.
+    #[must_use]
+    pub fn with_door(mut self, door: Arc<Door>) -> Self {
+        self.door = Some(door);
         self
     }
 
@@ -218,9 +241,18 @@ impl Server {
                 Serving { prober, only, ..Serving::new(self, &primary) }.run().await;
             }
             Ok(Accepted::Secondary(secondary)) => self.serve_secondary(&secondary).await,
+            Err(ConnectError::Refused(reason)) => self.log_refused(client, &reason),
             Err(error) => {
                 tracing::debug!(%client, error = %escape(error), "a client did not come in");
             }
+        }
+    }
+
+    fn log_refused(&self, client: SocketAddr, reason: &str) {
+        let Some(left_out) = self.refused.admit(Instant::now()) else { return };
+        tracing::info!(%client, reason = %escape(reason), "a client was not let in");
+        if left_out > 0 {
+            tracing::warn!(left_out, "lines of the last minute were left out");
         }
     }
 
@@ -260,16 +292,36 @@ impl Server {
             // Its reason is the client's and the primary's to know, and was logged.
             Ok((object, offset)) => {
                 let stop = self.presence.draining();
-                fill(lease, &object, offset, &self.pace, stop, |_| {}).await.ok();
+                let filled = fill(lease, &object, offset, &self.pace, stop, |_| {}).await;
+                if let Err(error) = filled {
+                    self.log_given_up(&object, &error);
+                }
             }
             Err(reason) => {
                 let Refused { told, cause } = reason;
-                if self.throttle.admit(Instant::now()).is_some() {
+                if self.may_say() {
                     let reason = escape(cause.as_ref().unwrap_or(&told));
                     tracing::warn!(%reason, "lease refused");
                 }
                 lease.abandon(&told);
             }
+        }
+    }
+
+    /// Whether one more line that a client causes goes to the log. Says how many did not.
+    fn may_say(&self) -> bool {
+        let Some(left_out) = self.throttle.admit(Instant::now()) else { return false };
+        if left_out > 0 {
+            tracing::warn!(left_out, "lines of the last minute were left out");
+        }
+        true
+    }
+
+    /// An object cannot be read on.
+    fn log_given_up(&self, object: &Object, error: &SourceError) {
+        if self.may_say() {
+            let name = escape(&object.stat().name);
+            tracing::warn!(%name, reason = %escape(error.cause()), "lease given up");
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -10,12 +12,14 @@ use bytes::Bytes;
 #[cfg(feature = "object_store")]
 use object_store::ObjectStore;
 
-use crate::{ObjectName, limits::MAX_DEPTH, offload::offload};
+use crate::{Attributes, List, Listed, ObjectName, limits::MAX_DEPTH, offload::offload};
 
 mod descriptors;
 mod error;
 mod folder;
+mod listing;
 mod object;
+mod roots;
 #[cfg(feature = "object_store")]
 mod store;
 
@@ -23,6 +27,7 @@ pub use error::SourceError;
 use error::unreadable;
 use folder::Folder;
 pub use object::{Object, ObjectStat};
+use roots::Roots;
 
 /// A set of objects: a folder, a single file, a few in memory, or an object store.
 #[derive(Debug, Clone)]
@@ -57,11 +62,21 @@ impl Unserved {
 enum Kind {
     Folder(Arc<Folder>),
     Memory(Arc<BTreeMap<ObjectName, Object>>),
+    Roots(Arc<Roots>),
     #[cfg(feature = "object_store")]
     Store(Arc<dyn ObjectStore>),
 }
 
 impl Source {
+    /// Its only object, if it is made of one.
+    fn only(&self) -> Option<ObjectName> {
+        match &self.0 {
+            Kind::Folder(folder) => folder.only.clone(),
+            Kind::Memory(objects) if objects.len() == 1 => objects.keys().next().cloned(),
+            _ => None,
+        }
+    }
+
     /// The files below the folder `path`, but for hidden ones; when `path` is a file, that one
     /// under its own name. Symbolic links that lead out are not followed; whoever may write to the
     /// folder while it is served could still swap a link in between, and is trusted. Blocks
@@ -76,7 +91,7 @@ impl Source {
         if path.is_dir() {
             return Ok(Self(Kind::Folder(Folder::new(path, None).into())));
         }
-        let name = given.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let name = given.file_name().unwrap_or_default().as_bytes();
         let name = ObjectName::new(name).map_err(|error| unreadable(place(), error))?;
         let metadata = path.metadata().map_err(|error| unreadable(place(), error))?;
         if !metadata.is_file() {
@@ -85,14 +100,39 @@ impl Source {
         Ok(Self(Kind::Folder(Folder::new(path, Some(name)).into())))
     }
 
-    /// Shows nothing of the folder `secret` and what is in it, whatever names lead there: a
-    /// server's state has its key. Blocks shortly: for start-up.
+    /// All that is in `file`, by this name. Nobody may change the file any more: it is read as it
+    /// is, and not looked at for changes.
+    ///
+    /// # Errors
+    /// When the file does not say its size.
+    pub fn held(name: ObjectName, file: File) -> Result<Self, SourceError> {
+        let place = name.to_string();
+        let object = Object::held(name.clone(), file).map_err(|error| unreadable(place, error))?;
+        Ok(Self(Kind::Memory(Arc::new([(name, object)].into()))))
+    }
+
+    /// Several sources: the objects of each lie in a folder of its name, and a file alone has that
+    /// name itself.
+    ///
+    /// # Errors
+    /// When a name is no folder's, or two sources have the same.
+    pub fn several(
+        sources: impl IntoIterator<Item = (ObjectName, Self)>,
+    ) -> Result<Self, SourceError> {
+        Ok(Self(Kind::Roots(Roots::new(sources)?.into())))
+    }
+
+    /// Shows nothing of the folder `secret` and what is in it, or of that file, whatever names lead
+    /// there: a server's state has its key. Blocks shortly: for start-up.
     ///
     /// # Errors
     /// When `secret` is not there, or has all that is served in it.
     pub fn excluding(mut self, secret: impl AsRef<Path>) -> Result<Self, SourceError> {
         let secret = secret.as_ref();
         let place = || secret.display().to_string();
+        if let Kind::Roots(roots) = self.0 {
+            return Ok(Self(Kind::Roots(roots.try_map(|root| root.excluding(secret))?.into())));
+        }
         if let Kind::Folder(folder) = &mut self.0 {
             let folder = Arc::make_mut(folder);
             folder.exclude(secret).map_err(|error| unreadable(place(), error))?;
@@ -107,6 +147,9 @@ impl Source {
     /// Shows files and folders whose names begin with a dot, too.
     #[must_use]
     pub fn with_hidden(mut self, shown: bool) -> Self {
+        if let Kind::Roots(roots) = &self.0 {
+            return Self(Kind::Roots(roots.map(|root| root.with_hidden(shown)).into()));
+        }
         if let Kind::Folder(folder) = &mut self.0 {
             Arc::make_mut(folder).hidden = shown;
         }
@@ -119,6 +162,7 @@ impl Source {
     pub fn find_hidden(&self) -> Option<PathBuf> {
         match &self.0 {
             Kind::Folder(folder) if folder.only.is_none() => folder.find_hidden(),
+            Kind::Roots(roots) => roots.find_hidden(),
             _ => None,
         }
     }
@@ -130,6 +174,7 @@ impl Source {
                 let folder = Arc::clone(folder);
                 offload(move || folder.survey()).await
             }
+            Kind::Roots(roots) => Box::pin(roots.survey()).await,
             _ => Survey::default(),
         }
     }
@@ -165,17 +210,54 @@ impl Source {
         match &self.0 {
             Kind::Folder(folder) => {
                 let (folder, name) = (Arc::clone(folder), name.clone());
+                let descriptors = Arc::clone(&folder.descriptors);
+                let _turn = descriptors.turn().await;
                 offload(move || folder.open(name)).await
             }
             Kind::Memory(objects) => {
                 let object = objects.get(name).cloned();
                 object.ok_or_else(|| SourceError::NotFound { name: name.clone(), why: None })
             }
+            Kind::Roots(roots) => Box::pin(roots.open(name)).await,
             #[cfg(feature = "object_store")]
             Kind::Store(store) => {
                 let (stat, stored) = store::open(name, Arc::clone(store)).await?;
                 Ok(Object::in_store(stat, stored))
             }
+        }
+    }
+
+    /// Up to `most` entries of what `list` asks for, which are the last of an answer. Symbolic
+    /// links to folders are not entered. Cancel safe.
+    ///
+    /// # Errors
+    /// When there is no such folder or it cannot be read, or it is none of files or in memory.
+    pub async fn page(&self, list: &List, most: usize) -> Result<Listed, SourceError> {
+        Ok(self.page_and_rest(list, most).await?.0)
+    }
+
+    /// What is known of it beside what is in it.
+    async fn attributes(&self) -> Attributes {
+        match &self.0 {
+            Kind::Folder(folder) => {
+                let folder = Arc::clone(folder);
+                offload(move || folder.attributes()).await
+            }
+            _ => Attributes::default(),
+        }
+    }
+
+    /// As [`page`](Self::page), and how much was left out behind the last entry.
+    async fn page_and_rest(&self, list: &List, most: usize) -> Result<(Listed, u64), SourceError> {
+        match &self.0 {
+            Kind::Folder(folder) => {
+                let (folder, list) = (Arc::clone(folder), list.clone());
+                offload(move || folder.page(&list, most)).await
+            }
+            Kind::Memory(objects) => Ok((listing::page_in_memory(objects, list, most)?, 0)),
+            Kind::Roots(roots) => Box::pin(roots.page(list, most)).await,
+            #[cfg(feature = "object_store")]
+            Kind::Store(_) => Err(SourceError::CannotList),
         }
     }
 
@@ -198,6 +280,7 @@ impl Source {
                 .await
             }
             Kind::Memory(objects) => Ok(objects.keys().take(limit).cloned().collect()),
+            Kind::Roots(roots) => Box::pin(roots.list(limit)).await,
             #[cfg(feature = "object_store")]
             Kind::Store(store) => store::list(store, limit).await,
         }

@@ -42,7 +42,7 @@ async fn serve(primary: &PrimarySession, silent: Silent) -> Option<()> {
         stream_id = opened.id().as_u64();
         stream = Some(opened);
     }
-    let found = Response::Found(Found { name, size, root, stream_id }).encode();
+    let found = Response::Found(Found::new(name, size, root, stream_id)).encode();
     let told = match silent {
         Silent::AtOnce => Bytes::new(),
         Silent::WithinTheAnswer => found.slice(..5),

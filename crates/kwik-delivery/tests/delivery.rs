@@ -223,6 +223,20 @@ async fn who_asks_at_once_waits_for_one_result() {
     assert!(manifests.iter().all(|each| Arc::ptr_eq(each.as_ref().unwrap(), first)));
 }
 
+/// Sixty-four sessions of sixteen requests each hold 1,024 objects: others are served beside them.
+#[tokio::test]
+async fn objects_that_some_hold_keep_nobody_from_another() {
+    let catalogue = Catalogue::in_memory();
+    let objects: Vec<_> = (0..1_100).map(|number| format!("o{number}")).collect();
+    let source = Source::memory(objects.iter().map(|text| (name(text), content(100).into())));
+    let mut held = Vec::new();
+    for text in &objects {
+        let object = source.open(&name(text)).await.unwrap();
+        held.push(catalogue.manifest(&object).await.unwrap());
+    }
+    assert_eq!(held.len(), 1_100);
+}
+
 #[tokio::test]
 async fn an_unwritable_catalogue_still_answers() {
     let state = tempdir().unwrap();

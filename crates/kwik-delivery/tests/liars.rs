@@ -267,7 +267,7 @@ fn lying_primary(object: Bytes, edge: Edge) -> (Edge, JoinHandle<()>) {
             let stream_id = stream.id().as_u64();
             let whole = end - start == size;
             let answer = if whole {
-                let found = Found { name: name.clone(), size, root, stream_id };
+                let found = Found::new(name.clone(), size, root, stream_id);
                 [&Response::Found(found).encode()[..], &outboard].concat()
             } else {
                 Response::Again { stream_id }.encode().to_vec()

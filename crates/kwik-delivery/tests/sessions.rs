@@ -4,13 +4,18 @@
 
 mod common;
 
-use std::{fs, io, os::unix::fs::FileExt, time::Duration};
+use std::{
+    fs, io,
+    os::unix::fs::FileExt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use common::{MIB, connect, content, name, source, start, start_all};
+use common::{MIB, connect, content, name, source, start, start_all, start_with};
 use futures_util::future::join_all;
 use kwik::{RecvStream, SendStream};
 use kwik_delivery::{
-    Client, FailureCode, FetchError, Progress, Request, Response, Source,
+    Client, FailureCode, FetchError, Progress, Request, Response, Server, Source,
     limits::{GROUP_SIZE, PAGE_GROUPS},
 };
 use tempfile::{TempDir, tempdir};
@@ -210,4 +215,70 @@ async fn requests_may_come_in_pieces() {
     let chunk = recv.read_chunk(MIB, true).await.unwrap().unwrap();
     let found = Response::decode(&mut chunk.bytes[..].into()).unwrap().unwrap();
     assert!(matches!(found, Response::Found(found) if found.size == 100));
+}
+
+/// Nothing is lost silently: not the line of a request either whose client has left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_whose_client_leaves_has_its_line_too() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&told);
+    let configure = |server: Server| {
+        server.with_access_log(move |access| log.lock().unwrap().push(access.clone()))
+    };
+    let big = source(&[("x", content(20 * MIB))]);
+    let servers = [start_with(0, big, Vec::new(), configure)];
+    let client = connect(&servers).await;
+    let fetch = client.fetch(&name("x")).await.unwrap();
+    client.session().close(0, b"enough");
+    drop(fetch);
+    while told.lock().unwrap().is_empty() {
+        sleep(Duration::from_millis(10)).await;
+    }
+    let told = told.lock().unwrap();
+    let [access] = &told[..] else { panic!("{told:?}") };
+    assert!(access.outcome.is_err() && access.size == Some(20 * MIB as u64), "{access:?}");
+}
+
+/// Clients that ask and do not wait for the answer, again and again, beside one that does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_are_given_up_at_once_keep_nobody_from_theirs() {
+    let object = content(20 * MIB);
+    let servers = start_all(&[("x", object.clone())], vec![source(&[("x", object)])]);
+    let mut attackers = Vec::new();
+    for attacker in 0..4 {
+        let client = connect(&servers).await;
+        attackers.push(tokio::spawn(async move {
+            let session = client.session().clone();
+            let streams = session.clone();
+            // What comes of it is given up, too: else its own limits of streams stop it.
+            let giving_up = tokio::spawn(async move {
+                while let Ok(mut stream) = streams.accept_uni().await {
+                    stream.stop(7).ok();
+                }
+            });
+            for request in 0..600 {
+                let (mut send, mut recv) = session.open_bi().await.unwrap();
+                send.write_all(&Request::whole(name("x")).encode()).await.unwrap();
+                match (attacker + request) % 3 {
+                    0 => drop(send.reset(7)),
+                    1 => drop(send.finish()),
+                    _ => {}
+                }
+                recv.stop(7).ok();
+            }
+            assert!(session.close_reason().is_none());
+            (client, giving_up)
+        }));
+    }
+    let (honest, folder) = (connect(&servers).await, tempdir().unwrap());
+    for _ in 0..3 {
+        save(&honest, "x", &folder).await.unwrap();
+        fs::remove_file(folder.path().join("target")).unwrap();
+    }
+    let attackers = join_all(attackers).await;
+    // All is over, although the sessions go on.
+    while servers[0].server.busy_sessions() > 0 {
+        sleep(Duration::from_millis(10)).await;
+    }
+    drop((attackers, honest));
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use kwik_delivery::{ObjectName, Source, SourceError, limits::MAX_READ};
+use kwik_delivery::{EntryKind, List, ObjectName, Source, SourceError, limits::MAX_READ};
 use tempfile::{TempDir, tempdir};
 
 fn name(name: &str) -> ObjectName {
@@ -39,7 +39,7 @@ async fn objects_are_found_and_read_anywhere() {
     assert_send_sync::<Source>();
     let (_folder, source) = folder();
     let stat = source.head(&name("a#1")).await.unwrap();
-    assert_eq!((stat.name.as_str(), stat.size), ("a#1", 5));
+    assert_eq!((stat.name.to_str(), stat.size), (Some("a#1"), 5));
     let object = source.open(&name("sub/deep/b")).await.unwrap();
     assert_eq!(object.read(1..3).await.unwrap(), "et");
     assert_eq!(object.read(4..4).await.unwrap(), "");
@@ -107,6 +107,133 @@ async fn a_file_alone_is_the_only_object() {
 }
 
 #[tokio::test]
+async fn several_sources_are_folders_of_one() {
+    let (folder, source) = folder();
+    let (other, _) = self::folder();
+    let alone = Source::folder(other.path().join("a#1")).unwrap();
+    let file = tempfile::tempfile().unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"from a pipe", 0).unwrap();
+    let held = Source::held(name("inner"), file).unwrap();
+    let sources = [("one", source.clone()), ("two", alone), ("three", held)];
+    let all = Source::several(sources.map(|(text, it)| (name(text), it))).unwrap();
+    let names = all.list(99).await.unwrap();
+    for expected in ["one/a#1", "one/sub/deep/b", "two", "three"] {
+        assert!(names.contains(&name(expected)), "{names:?}");
+        assert_eq!(all.head(&name(expected)).await.unwrap().name, name(expected));
+    }
+    assert_eq!(all.list(2).await.unwrap().len(), 2);
+    let object = all.open(&name("three")).await.unwrap();
+    assert_eq!(object.read(0..11).await.unwrap(), "from a pipe");
+    for missing in ["one", "four", "a#1", "two/x", "three/inner", "one/none", "inner"] {
+        assert!(is_not_found(&all, missing).await, "{missing}");
+        let error = all.head(&name(missing)).await.unwrap_err().to_string();
+        assert!(error.contains(missing), "{error}");
+    }
+    // What is excluded is so by all its ways.
+    let all = all.excluding(folder.path().join("sub")).unwrap();
+    assert!(is_not_found(&all, "one/sub/deep/b").await);
+    assert!(all.head(&name("one/a#1")).await.is_ok());
+    for names in [["x", "x"], ["a/b", "c"]] {
+        let both = names.map(|text| (name(text), source.clone()));
+        assert!(Source::several(both).is_err(), "{names:?}");
+    }
+}
+
+/// All of a list, in pages of `most`: folders with `/` behind their names, and how much was left
+/// out.
+async fn listed(source: &Source, folder: &str, recursive: bool, most: usize) -> Vec<String> {
+    let folder = (!folder.is_empty()).then(|| name(folder));
+    let mut list = List { folder, recursive, after: None };
+    let (mut names, mut left_out) = (Vec::new(), 0);
+    loop {
+        let page = source.page(&list, most).await.unwrap();
+        assert!(page.last && page.entries.len() <= most);
+        assert!(!page.more || !page.entries.is_empty());
+        left_out += page.left_out;
+        list.after = page.entries.last().map(|entry| entry.name.clone());
+        names.extend(page.entries.iter().map(|entry| match entry.kind {
+            EntryKind::File { size } => format!("{} {size}", entry.name),
+            EntryKind::Folder => format!("{}/", entry.name),
+            EntryKind::Unreadable => format!("{}!", entry.name),
+        }));
+        if !page.more {
+            names.push(left_out.to_string());
+            return names;
+        }
+    }
+}
+
+#[tokio::test]
+async fn several_sources_are_listed_as_folders_of_one() {
+    let (one, two) = (folder(), folder());
+    // What cannot be fetched stands before, between and behind what can.
+    for link in ["0", "a1", "z"] {
+        symlink("none", one.0.path().join(link)).unwrap();
+    }
+    let alone = Source::folder(two.0.path().join("a#1")).unwrap();
+    let memory = Source::memory([(name("x/y"), Bytes::new()), (name("z"), Bytes::new())]);
+    let sources =
+        [("one", one.1), ("two", two.1), ("alone", alone), ("mem", memory), ("in", folder().1)];
+    let all = Source::several(sources.map(|(text, it)| (name(text), it))).unwrap();
+    for most in 1..20 {
+        let names = listed(&all, "", true, most).await;
+        assert_eq!(
+            names,
+            [
+                "alone 5",
+                "in!",
+                "mem/",
+                "mem/x/",
+                "mem/x/y 0",
+                "mem/z 0",
+                "one/",
+                "one/a#1 5",
+                "one/sub/",
+                "one/sub/deep/",
+                "one/sub/deep/b 4",
+                "two/",
+                "two/a#1 5",
+                "two/sub/",
+                "two/sub/deep/",
+                "two/sub/deep/b 4",
+                "3"
+            ],
+            "{most}"
+        );
+        let names = listed(&all, "", false, most).await;
+        assert_eq!(names, ["alone 5", "in/", "mem/", "one/", "two/", "0"], "{most}");
+        let names = listed(&all, "one/sub", true, most).await;
+        assert_eq!(names, ["one/sub/deep/", "one/sub/deep/b 4", "0"], "{most}");
+        assert_eq!(listed(&all, "one", false, most).await, ["one/a#1 5", "one/sub/", "3"]);
+        assert_eq!(listed(&all, "alone", true, most).await, ["alone 5", "0"]);
+        assert_eq!(listed(&all, "one/a#1", true, most).await, ["one/a#1 5", "0"]);
+    }
+    for missing in ["none", "alone/x", "one/none", "sub", "mem/none"] {
+        let list = List { folder: Some(name(missing)), ..List::default() };
+        let error = all.page(&list, 9).await.unwrap_err();
+        assert!(matches!(error, SourceError::NotFound { .. }), "{missing}: {error}");
+        assert!(error.to_string().contains(missing), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn what_has_no_name_below_a_source_is_left_out_of_its_list() {
+    let segment = "s".repeat(250);
+    let long = [&*segment; 4].join("/");
+    let objects = [&*format!("{long}/{}", "a".repeat(20)), &*format!("{long}/b"), "c"];
+    let memory = Source::memory(objects.map(|text| (name(text), Bytes::new())));
+    let root = "r".repeat(15);
+    let all = Source::several([(name(&root), memory)]).unwrap();
+    for most in [1, 2, 100] {
+        let names = listed(&all, "", true, most).await;
+        assert!(names.contains(&format!("{root}/{long}/b 0")), "{names:?}");
+        assert!(names.contains(&format!("{root}/c 0")), "{names:?}");
+        assert!(names.iter().all(|name| !name.contains("aaa")), "{names:?}");
+        assert_eq!(names.last().unwrap(), "1");
+    }
+}
+
+#[tokio::test]
 async fn what_is_excluded_is_not_there_by_whatever_name() {
     let (folder, source) = folder();
     let at = |name: &str| folder.path().join(name);
@@ -128,6 +255,31 @@ async fn what_is_excluded_is_not_there_by_whatever_name() {
     assert!(refused.to_string().contains("secret key"), "{refused}");
     let refused = Source::folder(at("moved/deep/b")).unwrap().excluding(at("moved"));
     assert!(refused.is_err());
+}
+
+/// The state of any server that lies in what is served, whoever started it.
+#[tokio::test]
+async fn no_servers_key_is_an_object_nor_what_lies_beside_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let (folder, source) = folder();
+    let at = |name: &str| folder.path().join(name);
+    fs::create_dir_all(at("state/catalogue")).unwrap();
+    fs::write(at("state/catalogue/x"), b"x").unwrap();
+    fs::write(at("state/identity"), [7; 32]).unwrap();
+    // Not like one yet: others may read it.
+    fs::set_permissions(at("state/identity"), fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(source.open(&name("state/catalogue/x")).await.is_ok());
+    fs::set_permissions(at("state/identity"), fs::Permissions::from_mode(0o600)).unwrap();
+    symlink("state", at("way")).unwrap();
+    for secret in ["state/identity", "state/catalogue/x", "way/identity"] {
+        assert!(is_not_found(&source, secret).await, "{secret}");
+    }
+    assert_eq!(source.list(9).await.unwrap().len(), 2);
+    // By another name, it is the same file.
+    fs::hard_link(at("state/identity"), at("innocent")).unwrap();
+    assert!(source.open(&name("innocent")).await.is_ok());
+    let source = source.excluding(at("state/identity")).unwrap();
+    assert!(is_not_found(&source, "innocent").await);
 }
 
 #[tokio::test]

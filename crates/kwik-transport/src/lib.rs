@@ -46,11 +46,11 @@ mod session;
 mod streams;
 
 pub use endpoint::{
-    Accepted, Certificate, ClientConfig, Connecting, Endpoint, EndpointError, Incoming,
-    ServerConfig,
+    Accepted, Certificate, ClientConfig, Connecting, Credentials, Endpoint, EndpointError,
+    Incoming, ServerConfig,
 };
 pub use kwik_proto::auth::{
-    AcceptAny, Authenticator, DialPolicy, Fingerprint, Identity, PrivateRanges,
+    AcceptAny, Authenticator, DialPolicy, Fingerprint, Identity, Introduction, PrivateRanges,
 };
 pub use kwik_proto::lease::{IssuedLease, LeaseOutcome};
 pub use kwik_proto::mapping::{Mapping, MappingState, Place};
@@ -87,3 +87,8 @@ pub use streams::{
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
+
+/// The same of the library's document.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/library.md")]
+struct ByExample;

@@ -54,6 +54,12 @@ impl PrimarySession {
         self.shared.look(|machine| machine.id())
     }
 
+    /// What [`ServerConfig::authenticator`](crate::ServerConfig::authenticator) said of its client.
+    #[must_use]
+    pub fn admitted_as(&self) -> Bytes {
+        self.shared.look(|machine| machine.admitted_as().clone())
+    }
+
     /// Has the client make a path to the secondary with this key at this address (2.2). Fails when
     /// the client does not answer within [`limits::ANSWER_TIMEOUT`]. Not cancel safe: the path may
     /// still come.

@@ -262,6 +262,13 @@ impl Session {
         self.shared.connection.remote_address()
     }
 
+    /// UDP payload of the largest packets that got through to the peer so far, in bytes: it grows
+    /// from 1,200 within some round trips.
+    #[must_use]
+    pub fn path_mtu(&self) -> u16 {
+        self.shared.connection.path_mtu()
+    }
+
     /// The server's key, at a client.
     #[must_use]
     pub fn peer_fingerprint(&self) -> Option<Fingerprint> {

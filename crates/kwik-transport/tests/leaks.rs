@@ -13,7 +13,8 @@ use common::{
     Servers, client, echo, fill, identity, object, serve_echo, serve_leases, server, within,
 };
 use kwik::{
-    AcceptAny, Authenticator, ConnectionError, PathId, PrimarySession, ServerConfig, Session,
+    AcceptAny, Authenticator, ConnectionError, Introduction, PathId, PrimarySession, ServerConfig,
+    Session,
 };
 use tokio::time::sleep;
 
@@ -128,8 +129,8 @@ async fn leased_streams_leave_nothing() {
 struct Resource;
 
 impl Authenticator for Resource {
-    fn authenticate(&self, credentials: &[u8]) -> Result<(), String> {
-        AcceptAny.authenticate(credentials)
+    fn authenticate(&self, client: &Introduction<'_>) -> Result<Bytes, String> {
+        AcceptAny.authenticate(client)
     }
 }
 

@@ -175,6 +175,27 @@ async fn a_server_without_places_refuses_before_the_handshake() {
     .await;
 }
 
+/// The hello names so many protocols; QUIC's library and TLS hold some of it until it is whole.
+#[tokio::test]
+async fn a_hello_of_any_size_leaves_the_server_as_it_was() {
+    within(async {
+        let server = server(1_024);
+        let seen = serve(server.clone());
+        let dialer = common::hostile::dialer();
+        for kib in [1, 16, 40, 60] {
+            let protocols = (0..kib * 5).map(|at| format!("{at:0>200}").into_bytes()).collect();
+            let shaking = common::hostile::handshake(&dialer, address(&server), protocols);
+            // A hello that is too long is refused, or never answered.
+            let shaken = timeout(Duration::from_secs(5), shaking).await;
+            let is_in = matches!(shaken, Ok(Ok(_)));
+            assert!(is_in || kib > 16, "{kib} KiB: {shaken:?}");
+        }
+        enter(&client_at(1), &server).await;
+        assert!(seen.load(Relaxed) >= 2);
+    })
+    .await;
+}
+
 /// The victim of the attackers below, which bench/lab/flood.sh starts.
 fn victim() -> SocketAddr {
     std::env::var("KWIK_VICTIM").expect("started by bench/lab/flood.sh").parse().unwrap()

@@ -16,8 +16,9 @@ use common::{
     within,
 };
 use kwik::{
-    Accepted, Authenticator, ClientConfig, Code, ConnectError, ConnectionError, Endpoint,
-    Fingerprint, Identity, PathError, PathId, PrivateRanges, ServerConfig, ServerTrust, SessionId,
+    Accepted, Authenticator, ClientConfig, Code, ConnectError, ConnectionError, Credentials,
+    Endpoint, Fingerprint, Identity, Introduction, PathError, PathId, PrivateRanges, ServerConfig,
+    ServerTrust, SessionId,
 };
 use kwik_proto::auth::{Grant, GrantClaims, prove};
 use kwik_proto::limits;
@@ -261,8 +262,23 @@ async fn a_refused_client_harms_no_other_of_the_edge() {
 struct Password;
 
 impl Authenticator for Password {
-    fn authenticate(&self, credentials: &[u8]) -> Result<(), String> {
-        if credentials == b"swordfish" { Ok(()) } else { Err("that is not the word".into()) }
+    fn authenticate(&self, client: &Introduction<'_>) -> Result<Bytes, String> {
+        match client.credentials {
+            b"swordfish" => Ok("a friend".into()),
+            // Proves that both ends have the same value of this very connection.
+            shown if shown == client.exporter => Ok("who is on this connection".into()),
+            _ => Err("that is not the word".into()),
+        }
+    }
+}
+
+/// Shows what the connection's ends alone know.
+#[derive(Debug)]
+struct Bound;
+
+impl Credentials for Bound {
+    fn credentials(&self, exporter: &[u8; 32]) -> Bytes {
+        Bytes::copy_from_slice(exporter)
     }
 }
 
@@ -273,10 +289,14 @@ async fn an_authenticator_decides_who_may_be_a_client() {
             ServerConfig { authenticator: Arc::new(Password), ..ServerConfig::new(identity(0)) };
         let primary = server(config);
         let serving = primary.clone();
+        let (told, mut admitted) = tokio::sync::mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Some(incoming) = serving.accept().await {
                 match incoming.accept_any().await {
-                    Ok(Accepted::Primary(primary)) => serve_echo(primary.session().clone()),
+                    Ok(Accepted::Primary(primary)) => {
+                        told.send(primary.admitted_as()).unwrap();
+                        serve_echo(primary.session().clone());
+                    }
                     Ok(Accepted::Secondary(_)) => panic!("a path"),
                     Err(error) => {
                         assert!(error.to_string().contains("not the word"), "{error}");
@@ -299,6 +319,11 @@ async fn an_authenticator_decides_who_may_be_a_client() {
         let session =
             client.connect_with(config.clone(), address(&primary), "").unwrap().await.unwrap();
         echo(&session).await;
+        assert_eq!(admitted.recv().await.unwrap(), "a friend");
+        // Made for the connection, in place of the others.
+        let bound = ClientConfig { credentials: Some(Arc::new(Bound)), ..config.clone() };
+        echo(&client.connect_with(bound, address(&primary), "").unwrap().await.unwrap()).await;
+        assert_eq!(admitted.recv().await.unwrap(), "who is on this connection");
         config.session.credentials = vec![0; limits::MAX_CREDENTIALS + 1].into();
         let refused = client.connect_with(config, address(&primary), "");
         assert!(matches!(refused, Err(ConnectError::InvalidConfig(_))));

@@ -45,6 +45,7 @@ impl Place {
             .args(arguments)
             .current_dir(self.path("out"))
             .env("XDG_STATE_HOME", self.path("xdg"))
+            .env("XDG_CONFIG_HOME", self.path("config"))
             .env("KWIK_LOG", "error")
             .stdin(Stdio::null());
         command
@@ -83,6 +84,8 @@ pub fn content(size: usize) -> Vec<u8> {
 pub struct Server {
     pub child: Child,
     pub fingerprint: String,
+    /// The same, and what the link has beside it.
+    pub who: String,
     /// `127.0.0.1:PORT`
     pub address: String,
 }
@@ -97,18 +100,30 @@ impl Server {
 
     /// Starts `kwik serve` as `command` has it.
     pub fn spawn(command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        Self::of(command.stdout(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// One that was started with a pipe for its standard output.
+    pub fn of(mut child: Child) -> Self {
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let link = lines.map(Result::unwrap).find_map(|line| {
-            Some(line.split_once("kwik get kwik://")?.1.split_once('/')?.0.to_owned())
-        });
-        let link = link.expect("the line for clients");
-        let (fingerprint, address) = link.split_once('@').unwrap();
-        let (fingerprint, address) = (fingerprint.to_owned(), address.to_owned());
-        Self { child, fingerprint, address }
+        let greeting = lines.map(Result::unwrap);
+        // The last one is that of clients, where there are to be some.
+        let links = greeting
+            .take_while(|line| !line.starts_with("may read"))
+            .filter_map(|line| Some(line.split_once("kwik://")?.1.to_owned()));
+        let link = links.last().expect("a line with a link");
+        let (who, place) = link.split_once('@').unwrap();
+        let fingerprint = who.split(':').next().unwrap().to_owned();
+        let address = place.split('/').next().unwrap().to_owned();
+        Self { child, fingerprint, who: who.to_owned(), address }
     }
 
     pub fn link(&self, name: &str) -> String {
+        format!("kwik://{}@{}/{name}", self.who, self.address)
+    }
+
+    /// A link without what lets its holder in.
+    pub fn bare_link(&self, name: &str) -> String {
         format!("kwik://{}@{}/{name}", self.fingerprint, self.address)
     }
 

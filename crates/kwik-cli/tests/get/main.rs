@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod faults;
+mod folders;
 mod kills;
 mod listing;
 mod messages;
@@ -15,8 +16,13 @@ mod targets;
 mod usage;
 
 use std::{
-    env, fs,
-    os::unix::fs::PermissionsExt,
+    env,
+    ffi::OsStr,
+    fs,
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{PermissionsExt, symlink},
+    },
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::{
@@ -79,6 +85,7 @@ impl Setting {
         fs::write(place.path("files/holes"), holes).unwrap();
         // Other bytes than those of others of its size.
         fs::write(place.path("files/other"), vec![7; 20_000_000]).unwrap();
+        make_folders(&place);
         // Rows are run by other users too.
         for name in [".", "out"] {
             fs::set_permissions(place.path(name), fs::Permissions::from_mode(0o755)).unwrap();
@@ -145,11 +152,51 @@ impl Setting {
     }
 }
 
+/// What the rows of folders fetch.
+fn make_folders(place: &Place) {
+    for (name, size) in [
+        ("tree/a", 10),
+        ("tree/b/c", 70_000),
+        ("tree/b/d/e", 0),
+        ("tree/t.jpg", 5),
+        ("tree/u.jpg", 6),
+        ("names/new\nline", 20),
+        ("names/back\\slash", 21),
+        ("names/\u{e9}", 22),
+        ("names/e\u{301}", 23),
+        ("names/*", 24),
+        ("mixed/.hidden", 1),
+        ("pair/one", 20_000_000),
+        ("pair/small", 100),
+    ] {
+        place.file(name, size);
+    }
+    for number in 0..300 {
+        place.file(&format!("lots/{number}"), 4096);
+    }
+    let at = |name: &str| place.path("files").join(name);
+    fs::write(at("names").join(OsStr::from_bytes(b"\xff\xfe")), b"no text").unwrap();
+    fs::create_dir(at("tree/none")).unwrap();
+    for (to, link) in
+        [("../x", "in"), ("/etc/passwd", "out"), ("../tree", "folder"), ("no", "dead")]
+    {
+        symlink(to, at("mixed").join(link)).unwrap();
+    }
+    let mode =
+        |name, mode| fs::set_permissions(at(name), fs::Permissions::from_mode(mode)).unwrap();
+    mode("tree/a", 0o640);
+    mode("tree/b", 0o750);
+    let mut touch = Command::new("touch");
+    touch.args(["-d", "2001-02-03 04:05:06.789 UTC"]).arg(at("tree/a"));
+    assert!(touch.status().unwrap().success());
+}
+
 #[test]
 fn every_row_is_as_it_says() {
     let setting = Setting::new();
     let all =
-        [targets::ROWS, messages::ROWS, usage::ROWS, resume::ROWS, faults::ROWS].concat_rows();
+        [targets::ROWS, messages::ROWS, usage::ROWS, resume::ROWS, faults::ROWS, folders::ROWS]
+            .concat_rows();
     let only = env::var("KWIK_ROW").unwrap_or_default();
     let rows: Vec<_> = all.into_iter().filter(|row| row.name.contains(&only)).collect();
     let (next, skipped) = (AtomicUsize::new(0), AtomicUsize::new(0));

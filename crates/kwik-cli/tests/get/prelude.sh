@@ -1,6 +1,6 @@
 # What the rows may use: links to served objects, and functions.
 
-X=${L}x BIG=${L}big EMPTY=${L}empty NONE=${L}none HOLES=${L}holes
+X=${L}x BIG=${L}big EMPTY=${L}empty NONE=${L}none HOLES=${L}holes TREE=${L}tree/
 PIN=${L#kwik://} PIN=${PIN%@*} AT=${L#*@}
 
 # As a user who may do less than root. Who is not root is such a one already.

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::common::{Place, Server, assert_done, wait_until};
+use crate::common::{Place, Server, assert_done, names, wait_until};
 
 const SIZE: usize = 20_000_000;
 
@@ -113,6 +113,27 @@ fn a_server_that_comes_back_costs_no_get() {
         let again = broken.said().contains("trying again in ");
         assert_eq!(again, sessions > 1, "{}", broken.said());
     }
+}
+
+/// All that was under way goes on in the next session, the large one where it was.
+#[test]
+fn a_folder_costs_one_session_more_when_its_server_comes_back() {
+    let mut broken = Broken::new();
+    for number in 0..200 {
+        broken.place.file(&format!("small/{number}"), 5000);
+    }
+    fs::rename(broken.place.path("files/x"), broken.place.path("files/small/x")).unwrap();
+    broken.link = broken.link.replace("/x", "/small/");
+    let get = broken.begin(&["--timeout", "10s"]);
+    drop(broken.server.take());
+    broken.serve_again();
+    broken.assert_whole(get, 2);
+    let (files, out) = (broken.place.path("files/small"), broken.place.path("out/small"));
+    assert_eq!(names(&files), names(&out));
+    assert!(fs::read(out.join("x")).unwrap() == broken.data);
+    let said = broken.said();
+    assert_eq!(said.matches("trying again in ").count(), 1, "{said}");
+    assert!(said.contains("\"failed\":0,"), "{said}");
 }
 
 /// As a laptop that is closed, or Ctrl-Z: the session is long gone when it goes on.

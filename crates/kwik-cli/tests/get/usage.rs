@@ -91,7 +91,7 @@ pub const ROWS: &[Row] = &[
     row(
         "several links over one session",
         "KWIK_LOG=info kwik get $X $EMPTY $BIG --progress json 2>&1 | \
-         grep -c '\"sessions\":1,' | grep -qx 3",
+         grep '\"done\"' | grep -c '\"sessions\":1,' | grep -qx 3",
         (0, ""),
         "x=x empty=empty big=big",
     ),

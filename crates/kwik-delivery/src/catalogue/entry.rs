@@ -6,12 +6,14 @@ use blake3::Hash;
 use bytes::Bytes;
 use prost::Message;
 
+use super::half::Half;
 use crate::{
-    Manifest, Object, ObjectStat, Outline, PartError, PartFile, Published, SourceError, Verifier,
+    Manifest, Object, ObjectName, ObjectStat, Outline, PartError, PartFile, Published, SourceError,
+    Verifier,
     limits::{HASH_SIZE, MAX_MESSAGE, MAX_OBJECT},
-    manifest::{Meter, Pages, hash_pages},
+    manifest::{Meter, Outboard, Pages, hash_pages},
     offload::offload,
-    request::{check_root, root_bytes},
+    request::{check_root, name_bytes, root_bytes},
     tree, wire,
 };
 
@@ -36,7 +38,7 @@ pub(super) fn load(path: &Path, stat: &ObjectStat) -> Option<Published> {
     let start = whole - rest.len() as u64;
     let outboard = tree::outboard_size(stat.size);
     let entry = wire::CatalogueEntry::decode(head).ok()?;
-    let same = entry.name == stat.name.as_str() && entry.state == stat.state;
+    let same = entry.name == stat.name.as_bytes() && entry.state == stat.state;
     if !same || entry.size != stat.size || length != start.checked_add(outboard)? {
         return None;
     }
@@ -58,7 +60,7 @@ pub(super) fn load(path: &Path, stat: &ObjectStat) -> Option<Published> {
 /// Writes what is in memory.
 pub(super) fn save(path: &Path, published: &Published, state: &str) -> Result<(), PartError> {
     let manifest = published.manifest();
-    let head = head(&manifest.name.to_string(), manifest.size, &manifest.root, state, Bytes::new());
+    let head = head(&manifest.name, manifest.size, &manifest.root, state, Bytes::new());
     let length = head.len() as u64;
     let outboard = published.first();
     let file = PartFile::create(path, length + outboard.len() as u64)?;
@@ -74,11 +76,11 @@ pub(super) async fn hash_to_file(
     meter: &Meter,
 ) -> Result<Published, HashError> {
     let stat = object.stat();
-    let name = stat.name.to_string();
+    let name = &stat.name;
     let zeros = |size| Bytes::from(vec![0; usize::try_from(size).unwrap_or(0)]);
     // As long as the one that is known at the end.
     let draft = head(
-        &name,
+        name,
         stat.size,
         &Hash::from_bytes([0; HASH_SIZE]),
         &stat.state,
@@ -87,21 +89,19 @@ pub(super) async fn hash_to_file(
     let start = draft.len() as u64;
     let (place, size) = (path.to_path_buf(), start + tree::outboard_size(stat.size));
     let file = std::sync::Arc::new(offload(move || PartFile::create(place, size)).await?);
-    let (mut at, mut failed) = (start, None);
-    let (failure, end) = (&mut failed, &mut at);
-    let put = |values: Vec<u8>| {
-        if failure.is_none() {
-            // Small and buffered by the system: 512 bytes for each MiB that was hashed.
-            *failure = file.write_at(*end, &values).err();
-        }
-        *end += values.len() as u64;
-        std::future::ready(())
-    };
-    let (manifest, above) = hash_pages(object, meter, put).await?;
+    let (beside, whose) = (path.to_path_buf(), stat.clone());
+    let half = offload(move || Half::open(&beside, &whose)).await;
+    let mut outboard = InFile { file: &file, end: start, failed: None, half, size: stat.size };
+    let hashed = hash_pages(object, meter, &mut outboard).await;
+    let InFile { failed, half, .. } = outboard;
+    if matches!(hashed, Ok(_) | Err(SourceError::Changed { .. })) {
+        offload(move || half.remove()).await;
+    }
+    let (manifest, above) = hashed?;
     if let Some(error) = failed {
         return Err(error.into());
     }
-    let head = head(&name, stat.size, &manifest.root, &stat.state, above.clone());
+    let head = head(name, stat.size, &manifest.root, &stat.state, above.clone());
     let file = std::sync::Arc::into_inner(file).expect("invariant: nobody else has it");
     offload(move || {
         file.write_at(0, &head)?;
@@ -109,6 +109,38 @@ pub(super) async fn hash_to_file(
     })
     .await?;
     Ok(Published::new(manifest, above, Pages::File { path: path.to_path_buf(), start }))
+}
+
+/// An outboard that goes to a file, and of which another server may take over what there is.
+struct InFile<'a> {
+    file: &'a PartFile,
+    end: u64,
+    failed: Option<PartError>,
+    half: Half,
+    size: u64,
+}
+
+impl InFile<'_> {
+    fn write(&mut self, values: &[u8]) {
+        if self.failed.is_none() {
+            // Small and buffered by the system: 512 bytes for each MiB that was hashed.
+            self.failed = self.file.write_at(self.end, values).err();
+        }
+        self.end += values.len() as u64;
+    }
+}
+
+impl Outboard for InFile<'_> {
+    fn earlier(&mut self) -> Option<Vec<u8>> {
+        let values = self.half.earlier(self.size)?;
+        self.write(&values);
+        Some(values)
+    }
+
+    fn put(&mut self, values: &[u8]) {
+        self.write(values);
+        self.half.put(values);
+    }
 }
 
 /// Why an object could not be hashed into a file.
@@ -120,12 +152,65 @@ pub(super) enum HashError {
     File(#[from] PartError),
 }
 
-fn head(name: &str, size: u64, root: &Hash, state: &str, pages: Bytes) -> Vec<u8> {
-    let (name, state) = (name.to_owned(), state.to_owned());
+fn head(name: &ObjectName, size: u64, root: &Hash, state: &str, pages: Bytes) -> Vec<u8> {
+    let (name, state) = (name_bytes(name), state.to_owned());
     let entry = wire::CatalogueEntry { name, size, root: root_bytes(root), state, pages };
     let encoded = entry.encode_to_vec();
     let hash = blake3::hash(&encoded);
     let mut head = entry.encode_length_delimited_to_vec();
     head.extend_from_slice(hash.as_bytes());
     head
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::poll_fn,
+        io::{Seek, SeekFrom, Write},
+        pin::pin,
+        sync::atomic::Ordering::Relaxed,
+        task::Poll,
+    };
+
+    use super::*;
+    use crate::{ObjectName, Source};
+
+    #[tokio::test]
+    async fn hashing_goes_on_where_an_earlier_server_ended() {
+        const SIZE: u64 = 300 * 1024 * 1024 + 5;
+        let folder = tempfile::tempdir().unwrap();
+        let (served, path) = (folder.path().join("x"), folder.path().join("entry"));
+        let mut file = File::create(&served).unwrap();
+        // A hole with something in it now and then.
+        for at in [0, 7_000_000, 100_000_000, 299_999_999, SIZE - 1] {
+            file.seek(SeekFrom::Start(at)).unwrap();
+            file.write_all(&[1]).unwrap();
+        }
+        let source = Source::folder(&served).unwrap();
+        let object = source.open(&ObjectName::new("x").unwrap()).await.unwrap();
+        let whole = crate::hash_object(&object).await.unwrap();
+
+        // Given up in the middle, as when a process ends.
+        let meter = Meter::default();
+        {
+            let mut hashing = pin!(hash_to_file(&path, &object, &meter));
+            poll_fn(|cx| {
+                assert!(hashing.as_mut().poll(cx).is_pending());
+                let far = meter.hashed.load(Relaxed) > 100 * 1024 * 1024;
+                if far { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+        }
+        assert!(load(&path, object.stat()).is_none());
+        let meter = Meter::default();
+        let published = hash_to_file(&path, &object, &meter).await.unwrap();
+        assert!(meter.taken_over.load(Relaxed) >= 80 * 1024 * 1024);
+        assert_eq!(published.manifest(), whole.manifest());
+        for page in 0..2 {
+            let (hashed, anew) = (published.page(page).await, whole.page(page).await);
+            assert!(hashed.unwrap().1 == anew.unwrap().1, "{page}");
+        }
+        assert!(load(&path, object.stat()).is_some());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "nothing else stays");
+    }
 }

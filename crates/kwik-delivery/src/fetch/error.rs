@@ -4,18 +4,21 @@ use std::{io, ops::Range, time::Duration};
 
 use kwik::{ClosedStream, ConnectionError, ReadError, WriteError, escape};
 
-use crate::{Failure, InvalidMessage, InvalidOutboard, PartError, fetch::Step};
+use crate::{Failure, InvalidListing, InvalidMessage, InvalidOutboard, PartError, fetch::Step};
 
 /// Why an object could not be fetched.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FetchError {
     /// The primary does not deliver it.
-    #[error("{}", .0.message)]
+    #[error("{}", escape(&.0.message))]
     Refused(Failure),
     /// The primary's answer is malformed.
     #[error("the server's answer cannot be used: {0}")]
     Answer(#[from] InvalidMessage),
+    /// What the primary says of a folder cannot be so.
+    #[error("the server's list of files cannot be used: {0}")]
+    Listing(#[from] InvalidListing),
     /// The primary's manifest is wrong.
     #[error(transparent)]
     Outboard(#[from] InvalidOutboard),

@@ -3,26 +3,27 @@
 use std::{
     fs::{self, File, Metadata},
     io::{self, ErrorKind, Seek},
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::Path,
     sync::atomic::Ordering,
 };
 
 use rustix::{
-    fs::{CWD, RenameFlags, fchown, renameat_with},
+    fs::{CWD, OFlags, RenameFlags, fchown, renameat_with},
     io::Errno,
     process::{Gid, Uid},
 };
 
 use super::{PartError, PartFile};
+use crate::Attributes;
 
 impl PartFile {
     /// Makes it durable and gives it its name, or writes it over the target.
-    pub(crate) fn complete(&self) -> Result<(), PartError> {
-        self.put_in_place().map_err(|source| self.error(source))
+    pub(crate) fn complete(&self, attributes: Attributes) -> Result<(), PartError> {
+        self.put_in_place(attributes).map_err(|source| self.error(source))
     }
 
-    fn put_in_place(&self) -> io::Result<()> {
+    fn put_in_place(&self, attributes: Attributes) -> io::Result<()> {
         self.file.sync_all()?;
         let target = &self.place.target;
         let existing = target.symlink_metadata().ok().filter(Metadata::is_file);
@@ -30,8 +31,8 @@ impl PartFile {
             let elsewhere = self.part.parent() != target.parent();
             let other_owner = !self.adopt_owner(&existing);
             if elsewhere || other_owner || existing.nlink() > 1 || has_attributes(target) {
-                match File::options().write(true).open(target) {
-                    Ok(over) => return self.write_over(&over),
+                match open_over(target) {
+                    Ok(over) => return self.write_over(&over, attributes),
                     Err(error) if elsewhere || error.kind() != ErrorKind::PermissionDenied => {
                         return Err(error);
                     }
@@ -50,6 +51,8 @@ impl PartFile {
             self.file.set_len(size)?;
             self.file.sync_all()?;
         }
+        // Nothing is written any more that would change its time.
+        self.place.keep(&self.file, attributes)?;
         if self.place.replace {
             fs::rename(&self.part, target)?;
         } else {
@@ -71,7 +74,7 @@ impl PartFile {
 
     /// As `cp` does: the target stays the file that it is, with its owner, its other names and
     /// whatever else it has. Killed meanwhile, the next one does it again.
-    fn write_over(&self, mut target: &File) -> io::Result<()> {
+    fn write_over(&self, mut target: &File, attributes: Attributes) -> io::Result<()> {
         let size = self.lock().size;
         let mut part = &self.file;
         part.rewind()?;
@@ -80,10 +83,17 @@ impl PartFile {
             return Err(ErrorKind::UnexpectedEof.into());
         }
         target.set_len(size)?;
+        self.place.keep(target, attributes)?;
         target.sync_all()?;
         self.finished.store(true, Ordering::Relaxed);
         fs::remove_file(&self.part)
     }
+}
+
+/// A file that is written over. A link that took its name meanwhile is not followed.
+fn open_over(target: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.write(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(target)
 }
 
 /// Whether a file has attributes that a new one would not, as access lists are.

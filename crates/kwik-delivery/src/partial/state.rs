@@ -8,7 +8,7 @@ use prost::Message;
 use crate::{
     Manifest, ObjectName,
     limits::{HASH_SIZE, MAX_OBJECT, MAX_RANGES},
-    request::{check_root, root_bytes},
+    request::{check_root, name_bytes, root_bytes},
     wire,
 };
 
@@ -49,7 +49,7 @@ impl PartState {
     fn encode(&self) -> Vec<u8> {
         let ranges = self.verified.iter().take(MAX_RANGES);
         let message = wire::PartState {
-            name: self.manifest.name.to_string(),
+            name: name_bytes(&self.manifest.name),
             size: self.manifest.size,
             root: root_bytes(&self.manifest.root),
             process: self.process,
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     fn manifest(size: u64) -> Manifest {
-        let name = ObjectName::new(&"n".repeat(crate::limits::MAX_NAME)).unwrap();
+        let name = ObjectName::new("n".repeat(crate::limits::MAX_NAME)).unwrap();
         Manifest { name, size, root: blake3::hash(b"x") }
     }
 

@@ -7,7 +7,8 @@ fn name() -> ObjectName {
 }
 
 fn found(size: u64) -> Found {
-    Found { name: name(), size, root: blake3::hash(b"x"), stream_id: 7 }
+    let (inline, attributes) = (false, Attributes::default());
+    Found { name: name(), size, root: blake3::hash(b"x"), stream_id: 7, inline, attributes }
 }
 
 fn decode_response(message: wire::Found) -> Result<Option<Response>, InvalidMessage> {
@@ -18,7 +19,8 @@ fn decode_response(message: wire::Found) -> Result<Option<Response>, InvalidMess
 fn wire_found(size: u64) -> wire::Found {
     let (root, name) = (root_bytes(&blake3::hash(b"x")), "a".into());
     let outboard_size = tree::first_size(size);
-    wire::Found { name, size, root, outboard_size, stream_id: 1 }
+    let (inline, attributes) = (false, None);
+    wire::Found { name, size, root, outboard_size, stream_id: 1, inline, attributes }
 }
 
 #[test]

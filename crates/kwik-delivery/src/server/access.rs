@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crate::ObjectName;
+use crate::{Fingerprint, ObjectName, Part};
 
 /// A request that was answered, or was not.
 #[derive(Debug, Clone)]
@@ -18,6 +18,8 @@ use crate::ObjectName;
 pub struct Access {
     /// Whose it was.
     pub client: SocketAddr,
+    /// The key by which it named itself, where a [`Door`](crate::Door) lets clients in.
+    pub key: Option<Fingerprint>,
     /// What was asked for; none when the request made no sense.
     pub name: Option<ObjectName>,
     /// What of it.
@@ -38,12 +40,25 @@ pub struct Access {
 pub enum AccessPart {
     /// All of it.
     Whole,
+    /// What is in it, as it is a folder; without a name, all that is served.
+    List,
     /// A range of it, to go on after a loss.
     Range,
     /// Hashes of a part of it.
     Hashes,
     /// A part that came wrong, once more.
     Repair,
+}
+
+impl AccessPart {
+    pub(super) const fn of(part: &Part) -> Self {
+        match part {
+            Part::Whole | Part::Inline { .. } => Self::Whole,
+            Part::Range { .. } => Self::Range,
+            Part::Page { .. } => Self::Hashes,
+            Part::Repair(_) => Self::Repair,
+        }
+    }
 }
 
 /// Whom to tell of requests.

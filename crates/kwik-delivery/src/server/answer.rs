@@ -5,7 +5,7 @@ use std::{
     ops::Range,
     pin::pin,
     sync::Arc,
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use blake3::Hash;
@@ -15,9 +15,12 @@ use kwik::{PathId, RecvStream, SendStream, escape};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::{
-    CatalogueError, EdgeCommand, Failure, FailureCode, Found, Manifest, Object, PageError, Part,
-    Published, Repair, Request, Response, SourceError,
-    limits::{GROUP_SIZE, JOIN_WAIT, LOOK_MOST, MAX_MESSAGE, WORKING_EVERY, WRITE_BLOCK},
+    CatalogueError, EdgeCommand, Failure, FailureCode, Found, Manifest, Object, ObjectStat,
+    PageError, Part, Published, Repair, Request, Response, SourceError,
+    limits::{
+        GROUP_SIZE, JOIN_WAIT, LOOK_MOST, MAX_INLINE, MAX_MESSAGE, WORKING_EVERY, WRITE_BLOCK,
+    },
+    request::Call,
     tree,
 };
 
@@ -25,6 +28,7 @@ use super::{
     access::{Access, AccessLog, AccessPart, Record},
     extent::Extent,
     fill::STOPPING,
+    list::answer_list,
     serving::Serving,
 };
 
@@ -33,43 +37,43 @@ type Opened = (Object, Arc<Published>);
 
 pub(super) async fn answer(serving: &Serving<'_>, mut send: SendStream, mut recv: RecvStream) {
     let (began, record) = (Instant::now(), Record::default());
-    let (request, answered) = match read_request(&mut recv).await {
-        Ok(request) => {
+    let (name, part, answered) = match read_request(&mut recv).await {
+        Ok(Call::Object(request)) => {
             let answered = answer_request(serving, &record, &mut send, &request).await;
-            (Some(request), answered)
+            let part = AccessPart::of(&request.part);
+            (Some(request.name), part, answered)
         }
-        Err(failure) => (None, Err(failure.into())),
+        Ok(Call::List(list)) => {
+            let answered = answer_list(serving, &mut send, &list).await;
+            (list.folder, AccessPart::List, answered)
+        }
+        Err(failure) => (None, AccessPart::Whole, Err(failure.into())),
     };
-    let name = request.as_ref().map(|request| &request.name);
+    let shown = name.as_ref();
     let mut outcome = Ok(());
     match answered {
         Ok(()) => {}
         Err(Unanswered::Refused { failure, cause }) => {
             let reason = cause.unwrap_or_else(|| failure.message.clone());
-            serving.log_unanswered("refused", name, &reason, failure.code.is_own_fault());
+            serving.log_unanswered("refused", shown, &reason, failure.code.is_own_fault());
             reply(&mut send, [Response::Failed(failure).encode()]).await.ok();
             outcome = Err(reason);
         }
         Err(Unanswered::Ended(error)) => {
-            serving.log_unanswered("ended early", name, &error, false);
+            serving.log_unanswered("ended early", shown, &error, false);
             outcome = Err(error);
         }
     }
     if let Some(AccessLog(log)) = &serving.server.access {
-        let part = match request.as_ref().map(|request| &request.part) {
-            None | Some(Part::Whole) => AccessPart::Whole,
-            Some(Part::Range { .. }) => AccessPart::Range,
-            Some(Part::Page { .. }) => AccessPart::Hashes,
-            Some(Part::Repair(_)) => AccessPart::Repair,
-        };
         log(&Access {
             client: serving.primary.session().remote_address(),
+            key: serving.admission.client,
             part,
             size: record.size(),
             sent: record.sent(),
             took: began.elapsed(),
             outcome,
-            name: request.map(|request| request.name),
+            name,
         });
     }
 }
@@ -121,7 +125,7 @@ async fn answer_request(
 ) -> Result<(), Unanswered> {
     // Hashes and repairs of what a client has begun to fetch still come.
     let begins = match &request.part {
-        Part::Whole => true,
+        Part::Whole | Part::Inline { .. } => true,
         Part::Range { range, .. } => !range.is_empty(),
         Part::Page { .. } | Part::Repair(_) => false,
     };
@@ -129,10 +133,21 @@ async fn answer_request(
         let message = format!("{STOPPING}: try again");
         return Err(Failure { code: FailureCode::Busy, message }.into());
     }
-    let opened = prepare(serving, send, request).await?;
-    record.on_opened(opened.0.stat().size);
+    // Before anything is looked at: what is not there is as forbidden as what is.
+    serving.admission.check(&request.name, begins, SystemTime::now())?;
+    let opened = serving.server.source.open(&request.name).await;
+    let object = opened.map_err(|error| Unanswered::from(&error))?;
+    record.on_opened(object.stat().size);
+    if let Part::Inline { most } = request.part
+        && object.stat().size <= u64::from(most).min(MAX_INLINE)
+    {
+        return send_inline(serving, record, send, &object).await;
+    }
+    // Hashing may take a while: the client is told so.
+    let published = hashed(serving, send, &object).await?;
+    let opened = (object, published);
     match &request.part {
-        Part::Whole => {
+        Part::Whole | Part::Inline { .. } => {
             let size = opened.1.manifest().size;
             deliver(serving, record, send, &opened, 0..size).await?;
         }
@@ -148,8 +163,10 @@ async fn answer_request(
             }
             if range.is_empty() {
                 let Manifest { name, size, root } = published.manifest().clone();
-                let found = Response::Found(Found { name, size, root, stream_id: 0 });
-                return Ok(reply(send, [found.encode(), published.first()]).await?);
+                let attributes = opened.0.stat().attributes();
+                let found = Found { name, size, root, stream_id: 0, inline: false, attributes };
+                let found = Response::Found(found).encode();
+                return Ok(reply(send, [found, published.first()]).await?);
             }
             deliver(serving, record, send, &opened, range.clone()).await?;
         }
@@ -170,18 +187,23 @@ async fn answer_request(
     Ok(())
 }
 
-/// Opens the object, and has its manifest, of which hashing may take a while: the client is told
-/// so.
-async fn prepare(
+/// Sends an object of one group behind the answer. Its hash is made of the bytes that go out: that
+/// takes less time than to look it up.
+async fn send_inline(
     serving: &Serving<'_>,
+    record: &Record,
     send: &mut SendStream,
-    request: &Request,
-) -> Result<Opened, Unanswered> {
-    let server = serving.server;
-    let opened = server.source.open(&request.name).await;
-    let object = opened.map_err(|error| Unanswered::from(&error))?;
-    let published = hashed(serving, send, &object).await?;
-    Ok((object, published))
+    object: &Object,
+) -> Result<(), Unanswered> {
+    let ObjectStat { name, size, .. } = object.stat();
+    let (name, size, attributes) = (name.clone(), *size, object.stat().attributes());
+    let data = object.read(0..size).await.map_err(|error| Unanswered::from(&error))?;
+    let root = blake3::hash(&data);
+    let found = Found { name, size, root, stream_id: 0, inline: true, attributes };
+    reply(send, [Response::Found(found).encode(), data]).await?;
+    record.on_sent(size);
+    serving.server.pace.pay(size).await;
+    Ok(())
 }
 
 async fn hashed(
@@ -219,7 +241,9 @@ async fn deliver(
     let command = EdgeCommand { name: name.clone(), size, root, offset: range.start };
     let length = range.end - range.start;
     let extent = Extent::reserve(serving, &mut stream, length, command, &[])?;
-    let found = Response::Found(Found { name, size, root, stream_id });
+    let attributes = object.stat().attributes();
+    let found = Found { name, size, root, stream_id, inline: false, attributes };
+    let found = Response::Found(found);
     serving.place.on_fetching(&root, tree::pages(size));
     let parts = [found.encode(), published.first()];
     let delivered = deliver_beside(record, send, parts, extent, object).await;
@@ -375,7 +399,9 @@ async fn unusable(serving: &Serving<'_>, object: &Object, error: &PageError) -> 
     let name = &object.stat().name;
     let gone =
         |error: &io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof);
-    tracing::warn!(name = %escape(name), error = %escape(error), "cannot use what was hashed");
+    if serving.server.may_say() {
+        tracing::warn!(name = %escape(name), error = %escape(error), "cannot use what was hashed");
+    }
     match error {
         PageError::Read(error) if !gone(error) => {
             let message = format!("the server cannot read what it had hashed of {name} now");
@@ -389,7 +415,7 @@ async fn unusable(serving: &Serving<'_>, object: &Object, error: &PageError) -> 
     }
 }
 
-async fn read_request(recv: &mut RecvStream) -> Result<Request, Failure> {
+async fn read_request(recv: &mut RecvStream) -> Result<Call, Failure> {
     let invalid =
         |message: &str| Failure { code: FailureCode::InvalidRequest, message: message.to_owned() };
     let mut buffer = BytesMut::new();
@@ -399,15 +425,13 @@ async fn read_request(recv: &mut RecvStream) -> Result<Request, Failure> {
             Ok(None) => return Err(invalid("the request is not complete")),
             Err(error) => return Err(invalid(&error.to_string())),
         }
-        if let Some(request) =
-            Request::decode(&mut buffer).map_err(|error| Failure::from(&error))?
-        {
-            return Ok(request);
+        if let Some(asked) = Call::decode(&mut buffer).map_err(|error| Failure::from(&error))? {
+            return Ok(asked);
         }
     }
 }
 
-async fn write(send: &mut SendStream, part: Bytes) -> Result<(), String> {
+pub(super) async fn write(send: &mut SendStream, part: Bytes) -> Result<(), String> {
     send.write_chunk(part).await.map_err(|error| error.to_string()).map(drop)
 }
 

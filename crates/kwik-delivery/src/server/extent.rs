@@ -94,7 +94,9 @@ impl<'a> Extent<'a> {
                 want.on_written(bytes);
                 record.on_sent(bytes);
             };
-            fill(writer, object, offset, pace, pending(), written).await.err()
+            let error = fill(writer, object, offset, pace, pending(), written).await.err()?;
+            self.serving.server.log_given_up(object, &error);
+            Some(error)
         });
         loop {
             let mut changed = pin!(self.primary().path_changed());

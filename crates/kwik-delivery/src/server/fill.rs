@@ -17,8 +17,8 @@ pub(super) const STOPPING: &str = "the server is shutting down";
 
 /// Writes from `object`, from `offset` on, what the client activates, until the lease is over.
 /// `on_written` is told how many bytes were written each time. Gives the lease up when the object
-/// cannot be read: why. All leases share the `pace`. Once `stop` is over, it gives up what was not
-/// written yet.
+/// cannot be read: why, which the operator has to be told. All leases share the `pace`. Once `stop`
+/// is over, it gives up what was not written yet.
 pub(super) async fn fill(
     mut lease: LeaseWriter,
     object: &Object,
@@ -29,14 +29,13 @@ pub(super) async fn fill(
 ) -> Result<(), SourceError> {
     let written = write_activated(&mut lease, object, offset, pace, pin!(stop), on_written).await;
     let Err(error) = written else { return Ok(()) };
-    let name = escape(&object.stat().name);
     match error {
         Error::Source(error) => {
-            tracing::warn!(%name, reason = %escape(error.cause()), "lease given up");
             lease.abandon(&Failure::from(&error).message);
             Err(error)
         }
         error => {
+            let name = escape(&object.stat().name);
             tracing::debug!(%name, reason = %escape(&error), "lease over");
             lease.abandon(&error.to_string());
             Ok(())

@@ -4,6 +4,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::Range,
+    sync::Arc,
     time::Duration,
 };
 
@@ -41,7 +42,7 @@ pub(super) async fn find_lie(
     let dialer = dialer.map_err(|error| failed(&error))?;
     let port = dialer.local_addr().map_err(|error| failed(&error))?.port();
     let _probed = Probed::note(server, port, edge.fingerprint);
-    let session = timeout(PATIENCE, connect(&dialer, endpoint)).await;
+    let session = timeout(PATIENCE, connect(server, &dialer, endpoint)).await;
     let session = session.map_err(|_| "no answer of our own")??;
     let client = Client::new(session).with_patience(PATIENCE);
     let joining = timeout(PATIENCE, joined(client.session(), edge)).await;
@@ -92,7 +93,11 @@ fn any_address(endpoint: &Endpoint) -> Result<IpAddr, String> {
     })
 }
 
-async fn connect(dialer: &Endpoint, endpoint: &Endpoint) -> Result<Session, String> {
+async fn connect(
+    server: &Server,
+    dialer: &Endpoint,
+    endpoint: &Endpoint,
+) -> Result<Session, String> {
     let own = endpoint.fingerprint().ok_or("this server has no key")?;
     let mut address = endpoint.local_addr().map_err(|error| failed(&error))?;
     if address.ip().is_unspecified() {
@@ -101,7 +106,11 @@ async fn connect(dialer: &Endpoint, endpoint: &Endpoint) -> Result<Session, Stri
             SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         });
     }
-    let connecting = dialer.connect_with(ClientConfig::pinned(own), address, "");
+    let mut config = ClientConfig::pinned(own);
+    if let Some(door) = &server.door {
+        config.credentials = Some(Arc::new(door.own_visitor()));
+    }
+    let connecting = dialer.connect_with(config, address, "");
     let session = connecting.map_err(|error| failed(&error))?.await;
     session.map_err(|error| failed(&error))
 }

@@ -4,13 +4,12 @@ use std::{
     collections::BTreeSet,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
 };
 
 use futures_util::{FutureExt, StreamExt, future::FusedFuture, stream::FuturesUnordered};
 use kwik::{Endpoint, PathId, PrimarySession, escape};
 
-use crate::{Blame, Fingerprint, ObjectName, Published, limits::MAX_REQUESTS};
+use crate::{Blame, Fingerprint, ObjectName, Published, door::Admission, limits::MAX_REQUESTS};
 
 use super::{
     Server,
@@ -25,6 +24,8 @@ use super::{
 pub(super) struct Serving<'a> {
     pub(super) server: &'a Server,
     pub(super) primary: &'a PrimarySession,
+    /// What its client was let in as.
+    pub(super) admission: Admission,
     pub(super) place: Place<'a>,
     /// The server's edges when it began.
     pub(super) edges: Arc<[Peer]>,
@@ -39,9 +40,13 @@ pub(super) struct Serving<'a> {
 
 impl<'a> Serving<'a> {
     pub(super) fn new(server: &'a Server, primary: &'a PrimarySession) -> Self {
+        // Another authenticator's words are nothing to this crate.
+        let admitted_as = server.door.as_ref().map(|_| primary.admitted_as());
+        let admission = admitted_as.and_then(|text| Admission::decode(&text));
         Self {
             server,
             primary,
+            admission: admission.unwrap_or_default(),
             place: server.presence.add_primary(primary.clone()),
             edges: server.edges.now(),
             prober: None,
@@ -71,6 +76,8 @@ impl<'a> Serving<'a> {
                 Ok(()) = quarantined.changed() => self.leave_quarantined(),
             }
         }
+        // What was under way ends with the session, and that is told, too.
+        while answers.next().await.is_some() {}
     }
 
     /// Says to the operator what became of a request, of which object, and whose. What the server
@@ -82,16 +89,15 @@ impl<'a> Serving<'a> {
         reason: &str,
         own_fault: bool,
     ) {
-        let Some(left_out) = self.server.throttle.admit(Instant::now()) else { return };
+        if !self.server.may_say() {
+            return;
+        }
         let client = self.primary.session().remote_address();
         let name = name.map(|name| escape(name).to_string()).unwrap_or_default();
         let reason = escape(reason);
         match own_fault {
             true => tracing::warn!(%client, %name, %reason, "{what}"),
             false => tracing::info!(%client, %name, %reason, "{what}"),
-        }
-        if left_out > 0 {
-            tracing::warn!(left_out, "lines of the last minute were left out");
         }
     }
 

@@ -4,6 +4,9 @@ use std::{io, ops::Range};
 
 use crate::{Failure, FailureCode, ObjectName};
 
+/// Why a folder is no object. A client is told how to get what is in it.
+pub(super) const IS_FOLDER: &str = "it is a folder";
+
 /// Why a source could not give an object.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -38,6 +41,9 @@ pub enum SourceError {
         /// Which.
         name: ObjectName,
     },
+    /// It is a store that this server does not list.
+    #[error("this server's objects cannot be listed: name one of them")]
+    CannotList,
     /// Larger than [`MAX_OBJECT`](crate::limits::MAX_OBJECT).
     #[error("object {name} has {size} bytes, more than 1 TiB: split it")]
     TooLarge {
@@ -66,6 +72,21 @@ impl SourceError {
         }
     }
 
+    /// The same of an object that goes by another name outside: `folder/` stands before it.
+    pub(super) fn below(self, folder: &ObjectName, name: &ObjectName) -> Self {
+        let name = name.clone();
+        match self {
+            Self::NotFound { why, .. } => Self::NotFound { name, why },
+            Self::OtherSpelling { other, .. } => {
+                Self::OtherSpelling { name, other: format!("{}/{other}", folder.in_link()) }
+            }
+            Self::Changed { .. } => Self::Changed { name },
+            Self::TooLarge { size, .. } => Self::TooLarge { name, size },
+            Self::OutOfRange { range, .. } => Self::OutOfRange { name, range },
+            Self::Unreadable { .. } | Self::CannotList => self,
+        }
+    }
+
     /// What the system said.
     fn system(&self) -> Option<&io::Error> {
         match self {
@@ -81,9 +102,14 @@ impl From<&SourceError> for Failure {
         use io::ErrorKind as Kind;
         let unreadable = |text: &str| (FailureCode::Unreadable, text.to_owned());
         let (code, message) = match error {
+            SourceError::NotFound { name, why: Some(IS_FOLDER) } => {
+                let advice = "end the link in / to get what is in it";
+                (FailureCode::NotFound, format!("{name} is a folder: {advice}"))
+            }
             SourceError::NotFound { .. } | SourceError::OtherSpelling { .. } => {
                 (FailureCode::NotFound, error.to_string())
             }
+            SourceError::CannotList => (FailureCode::CannotList, error.to_string()),
             SourceError::Changed { .. } => (FailureCode::Changed, error.to_string()),
             SourceError::TooLarge { .. } => (FailureCode::Unreadable, error.to_string()),
             SourceError::Unreadable { .. } => match error.system() {

@@ -1,8 +1,9 @@
 //! A folder, or a file alone, and what of it is shown.
 
 use std::{
-    fs, io,
-    os::unix::fs::MetadataExt,
+    fs::{self, Metadata},
+    io,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -11,7 +12,7 @@ use kwik::escape;
 use unicode_normalization::UnicodeNormalization;
 
 use crate::{
-    ObjectName, SourceError,
+    InvalidName, ObjectName, SourceError,
     limits::{MAX_DEPTH, MAX_LOOKED_AT},
     partial,
 };
@@ -21,6 +22,11 @@ use super::{
     descriptors::Descriptors,
     error::{file_error, unreadable},
 };
+
+/// The files of a state folder that have secret keys, a server's and a client's, and how long
+/// those are.
+const KEYS: [&str; 2] = ["identity", "client-identity"];
+const KEY_SIZE: u64 = 32;
 
 /// Where files are, and what is not shown of it.
 #[derive(Debug, Clone)]
@@ -35,7 +41,7 @@ pub(super) struct Folder {
     pub(super) descriptors: Arc<Descriptors>,
 }
 
-/// A folder of which nothing is shown, whatever names lead there.
+/// A folder, or a file, of which nothing is shown, whatever names lead there.
 #[derive(Debug, Clone)]
 struct Secret {
     path: PathBuf,
@@ -63,37 +69,57 @@ impl Folder {
 
     /// Opens the regular file of this name if it lies within, after symbolic links.
     pub(super) fn open(&self, name: ObjectName) -> Result<Object, SourceError> {
+        let canonical = self.canonical(&name)?;
+        Object::in_folder(name, &canonical, &self.descriptors)
+    }
+
+    /// Where a file, or a folder, of this name is, after symbolic links, if it lies within.
+    pub(super) fn canonical(&self, name: &ObjectName) -> Result<PathBuf, SourceError> {
+        let not_found = |why| SourceError::NotFound { name: name.clone(), why: Some(why) };
         let path = match &self.only {
             None => name.under(&self.root),
-            Some(only) if *only == name => self.root.clone(),
-            Some(_) => {
-                let why = Some("one file alone is served");
-                return Err(SourceError::NotFound { name, why });
-            }
+            Some(only) if only == name => self.root.clone(),
+            Some(_) => return Err(not_found("one file alone is served")),
         };
         let canonical = match path.canonicalize() {
             Ok(canonical) => canonical,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(match self.other_spelling(&name) {
-                    Some(other) => SourceError::OtherSpelling { name, other: other.in_link() },
-                    None => file_error(&name, error),
+                return Err(match self.other_spelling(name) {
+                    Some(other) => {
+                        let (name, other) = (name.clone(), other.in_link());
+                        SourceError::OtherSpelling { name, other }
+                    }
+                    None => file_error(name, error),
                 });
             }
-            Err(error) => return Err(file_error(&name, error)),
+            Err(error) => return Err(file_error(name, error)),
         };
-        if let Some(why) = self.hides(&name, &canonical) {
-            return Err(SourceError::NotFound { name, why: Some(why) });
+        match self.hides(name, &canonical) {
+            Some(why) => Err(not_found(why)),
+            None => Ok(canonical),
         }
-        Object::in_folder(name, &canonical, &self.descriptors)
+    }
+
+    /// What the symbolic link at `place`, which lies within, leads to, if that may be seen.
+    pub(super) fn behind_link(&self, place: &Path) -> Option<Metadata> {
+        let canonical = place.canonicalize().ok()?;
+        let name = self.name_of(place)?.ok()?;
+        if self.shows(&name, &canonical) { canonical.metadata().ok() } else { None }
+    }
+
+    /// Whether the folder or the file at the canonical `path` is a secret; what is above it is
+    /// none.
+    pub(super) fn is_secret_here(&self, path: &Path, metadata: &Metadata) -> bool {
+        let identity = (metadata.dev(), metadata.ino());
+        self.secrets.iter().any(|secret| secret.path == path || secret.identity == identity)
+            || has_key(path)
     }
 
     /// An object whose name has the same letters, composed another way: people see no difference.
     fn other_spelling(&self, name: &ObjectName) -> Option<ObjectName> {
-        if name.as_str().is_ascii() {
-            return None;
-        }
-        let spellings = [name.as_str().nfc().collect::<String>(), name.as_str().nfd().collect()];
-        spellings.iter().filter(|other| **other != name.as_str()).find_map(|other| {
+        let text = name.to_str().filter(|text| !text.is_ascii())?;
+        let spellings = [text.nfc().collect::<String>(), text.nfd().collect()];
+        spellings.iter().filter(|other| **other != text).find_map(|other| {
             let other = ObjectName::new(other).ok()?;
             let canonical = other.under(&self.root).canonicalize().ok()?;
             self.shows(&other, &canonical).then_some(other)
@@ -109,7 +135,7 @@ impl Folder {
     fn hides(&self, name: &ObjectName, path: &Path) -> Option<&'static str> {
         // A file that was named by itself was meant, whatever it is called.
         let hidden = self.only.is_none() && !self.hidden;
-        let dotted = |part: &str| part.starts_with('.');
+        let dotted = |part: &[u8]| part.starts_with(b".");
         let Ok(inside) = path.strip_prefix(&self.root) else {
             return Some("a symbolic link leads out of the folder");
         };
@@ -118,15 +144,20 @@ impl Folder {
         if partial::is_part_name(name.file_name()) {
             return Some("it is an unfinished download");
         }
-        if hidden && (name.as_str().split('/').any(dotted) || leads_to_hidden) {
+        if hidden && (name.segments().any(dotted) || leads_to_hidden) {
             return Some("it is hidden, and --hidden was not given");
         }
-        self.is_secret(path).then_some("it lies in the server's own state")
+        self.is_secret(path).then_some("it lies in the state of a server")
     }
 
     /// Whether `path`, or a folder above it, is one of which nothing is shown: by what it is, not
-    /// by its name, so that other names and mounts of it do not help.
+    /// by its name, so that other names and mounts of it do not help. Nor is what any other server
+    /// has for its secret key.
     fn is_secret(&self, path: &Path) -> bool {
+        let mut inside = path.ancestors().take_while(|above| above.starts_with(&self.root));
+        if inside.any(has_key) {
+            return true;
+        }
         !self.secrets.is_empty()
             && path.ancestors().any(|above| {
                 let identity = above.metadata().map(|metadata| (metadata.dev(), metadata.ino()));
@@ -137,6 +168,12 @@ impl Folder {
                 };
                 self.secrets.iter().any(is)
             })
+    }
+
+    /// The name of what is at `path`; none outside.
+    fn name_of(&self, path: &Path) -> Option<Result<ObjectName, InvalidName>> {
+        let inside = path.strip_prefix(&self.root).ok()?;
+        Some(ObjectName::new(inside.as_os_str().as_bytes()))
     }
 
     /// Up to `limit` objects; adds them to `names`.
@@ -157,10 +194,7 @@ impl Folder {
                 break;
             }
             let is_folder = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
-            let relative = path.strip_prefix(&self.root).ok().and_then(Path::to_str);
-            let Some(name) = relative.and_then(|name| ObjectName::new(name).ok()) else {
-                continue;
-            };
+            let Some(name) = self.name_of(&path).and_then(Result::ok) else { continue };
             if is_folder {
                 if depth > 0 && self.shows(&name, &path) {
                     // One folder that cannot be read is no reason to do without the others.
@@ -202,15 +236,8 @@ impl Folder {
                 if first == Some(b'.') && !self.hidden || self.is_secret(&path) {
                     continue;
                 }
-                let name = inside.to_str().map(ObjectName::new);
-                match name {
-                    Some(Ok(_)) => {}
-                    Some(Err(error)) => {
-                        survey.unnamed.note(|| format!("{}: {error}", inside.display()));
-                    }
-                    None => survey
-                        .unnamed
-                        .note(|| format!("{}: an object's name is UTF-8", inside.display())),
+                if let Err(error) = ObjectName::new(inside.as_os_str().as_bytes()) {
+                    survey.unnamed.note(|| format!("{}: {error}", inside.display()));
                 }
                 if depth < MAX_DEPTH && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                     folders.push((path, depth + 1));
@@ -231,7 +258,7 @@ impl Folder {
                     return None;
                 }
                 let path = entry.path();
-                let is_part = entry.file_name().to_str().is_some_and(partial::is_part_name);
+                let is_part = partial::is_part_name(&entry.file_name());
                 let dotted = entry.file_name().as_encoded_bytes().first() == Some(&b'.');
                 if dotted && !is_part && !self.is_secret(&path) {
                     return path.strip_prefix(&self.root).ok().map(Path::to_path_buf);
@@ -243,4 +270,19 @@ impl Folder {
         }
         None
     }
+}
+
+/// Whether a file is a key, or a folder has one.
+fn has_key(path: &Path) -> bool {
+    is_key(path) || KEYS.iter().any(|key| is_key(&path.join(key)))
+}
+
+/// Whether a file is a server's secret key, as far as it looks like one: what this server has for
+/// its own is told by what it is, but another's state may lie in what is served, too.
+fn is_key(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| KEYS.iter().any(|key| name == *key))
+        && path.symlink_metadata().is_ok_and(|metadata| {
+            let for_owner_alone = metadata.mode() & 0o077 == 0;
+            metadata.is_file() && metadata.len() == KEY_SIZE && for_owner_alone
+        })
 }

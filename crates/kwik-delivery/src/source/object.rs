@@ -16,9 +16,9 @@ use bytes::Bytes;
 use super::store::Stored;
 use super::{
     descriptors::{Descriptors, OpenFile},
-    error::file_error,
+    error::{IS_FOLDER, file_error},
 };
-use crate::{ObjectName, SourceError, limits::MAX_READ, offload::offload};
+use crate::{Attributes, ObjectName, SourceError, limits::MAX_READ, offload::offload};
 
 /// What is known of an object without reading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,9 +29,19 @@ pub struct ObjectStat {
     pub size: u64,
     /// When it was modified last.
     pub modified: SystemTime,
+    /// Who may do what with it, as Unix has it: nine bits; none where there is no such thing.
+    pub mode: Option<u32>,
     /// Opaque; differs once its content, size or any of its times may. At most
     /// [`MAX_STATE`](crate::limits::MAX_STATE) bytes.
     pub state: String,
+}
+
+impl ObjectStat {
+    /// What a client is told beside its size.
+    #[must_use]
+    pub const fn attributes(&self) -> Attributes {
+        Attributes { modified: Some(self.modified), mode: self.mode }
+    }
 }
 
 /// One object in one state: reads fail once its content changed. Cheap to clone.
@@ -45,6 +55,8 @@ pub struct Object {
 enum Body {
     File(Arc<OpenFile>, Content),
     Memory(Bytes),
+    /// A file that has no name, and that nobody else can change.
+    Held(Arc<File>),
     #[cfg(feature = "object_store")]
     Store(Stored),
 }
@@ -93,6 +105,10 @@ impl Object {
                 let (file, name, content) = (Arc::clone(file), name.clone(), *content);
                 offload(move || read_file(&file, &name, content, range.start, length)).await
             }
+            Body::Held(file) => {
+                let (file, name) = (Arc::clone(file), name.clone());
+                offload(move || read_held(&file, &name, range.start, length)).await
+            }
             Body::Memory(data) => {
                 // Within what is in memory, so none is too large.
                 let at = |at| usize::try_from(at).unwrap_or(usize::MAX).min(data.len());
@@ -130,7 +146,8 @@ impl Object {
         // Looked at before opening: opening a pipe would wait for its writer.
         let metadata = path.symlink_metadata().map_err(failed)?;
         if !metadata.is_file() {
-            let why = Some("it is no regular file");
+            let why = if metadata.is_dir() { IS_FOLDER } else { "it is no regular file" };
+            let why = Some(why);
             return Err(SourceError::NotFound { name, why });
         }
         let modified = metadata.modified().map_err(failed)?;
@@ -139,7 +156,8 @@ impl Object {
         let content = Content::of(&metadata);
         // Opened now, so that what cannot be read is refused, and what is replaced is read on.
         open(&file, &name, content)?;
-        let stat = ObjectStat { name, size, modified, state };
+        let mode = Some(metadata.mode() & 0o777);
+        let stat = ObjectStat { name, size, modified, mode, state };
         Ok(Self { stat, body: Body::File(file, content) })
     }
 
@@ -147,7 +165,22 @@ impl Object {
     pub(super) fn in_memory(name: ObjectName, data: Bytes) -> Self {
         let state = blake3::hash(&data).to_hex().to_string();
         let (size, modified) = (data.len() as u64, SystemTime::now());
-        Self { stat: ObjectStat { name, size, modified, state }, body: Body::Memory(data) }
+        let stat = ObjectStat { name, size, modified, mode: None, state };
+        Self { stat, body: Body::Memory(data) }
+    }
+
+    /// All of a file that has no name any more.
+    pub(super) fn held(name: ObjectName, file: File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        let (size, modified) = (metadata.len(), metadata.modified()?);
+        let stat = ObjectStat { name, size, modified, mode: None, state: file_state(&metadata) };
+        Ok(Self { stat, body: Body::Held(file.into()) })
+    }
+
+    /// The same by another name.
+    pub(super) fn renamed(mut self, name: ObjectName) -> Self {
+        self.stat.name = name;
+        self
     }
 
     #[cfg(feature = "object_store")]
@@ -197,6 +230,12 @@ fn read_file(
     })?;
     let metadata = file.metadata().map_err(|error| file_error(name, error))?;
     if Content::of(&metadata) == content { Ok(data.into()) } else { Err(changed()) }
+}
+
+fn read_held(file: &File, name: &ObjectName, at: u64, length: u64) -> Result<Bytes, SourceError> {
+    let mut data = vec![0; usize::try_from(length).expect("invariant: at most MAX_READ")];
+    let read = file.read_exact_at(&mut data, at);
+    read.map(|()| data.into()).map_err(|error| file_error(name, error))
 }
 
 /// The change time too: whoever puts size and modification time back cannot put that back.

@@ -31,14 +31,17 @@ pub(super) async fn open(
     if partial::is_part_name(name.file_name()) {
         return Err(SourceError::NotFound { name: name.clone(), why: None });
     }
-    let path = Path::parse(name.as_str()).map_err(|error| unreadable(name.to_string(), error))?;
+    let Some(text) = name.to_str() else {
+        return Err(SourceError::NotFound { name: name.clone(), why: None });
+    };
+    let path = Path::parse(text).map_err(|error| unreadable(name.to_string(), error))?;
     let meta = store.head(&path).await.map_err(|error| failure(name, error))?;
     let state = state_of(&meta);
     if state.len() > MAX_STATE {
         return Err(unreadable(name.to_string(), "its entity tag is too long"));
     }
     let modified = meta.last_modified.into();
-    let stat = ObjectStat { name: name.clone(), size: meta.size, modified, state };
+    let stat = ObjectStat { name: name.clone(), size: meta.size, modified, mode: None, state };
     Ok((stat, Stored { store, path }))
 }
 
@@ -48,7 +51,7 @@ pub(super) async fn list(
     limit: usize,
 ) -> Result<Vec<ObjectName>, SourceError> {
     use futures_util::StreamExt;
-    let named = async |meta: ObjectMeta| Ok(ObjectName::new(meta.location.as_ref()).ok());
+    let named = async |meta: ObjectMeta| Ok(ObjectName::new(meta.location.to_string()).ok());
     let names = store.list(None).try_filter_map(named).take(limit).try_collect().await;
     names.map_err(|error| unreadable("the object store".into(), error))
 }

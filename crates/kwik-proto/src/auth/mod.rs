@@ -10,6 +10,10 @@
 //! texts that begin with 64 spaces (RFC 8446 section 4.4.3), PASETO such that begin with a
 //! little-endian count, X.509 such that begin with 0x30, and KWIK such that begin with a label.
 
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
 use crate::Code;
 
 mod admission;
@@ -85,15 +89,28 @@ impl AuthError {
     }
 }
 
-/// Decides who may be a client at all. It is asked on path 0 only; grants speak for a client
-/// elsewhere.
+/// What a client shows when it asks for a session.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Introduction<'a> {
+    /// Opaque; at most [`MAX_CREDENTIALS`](crate::limits::MAX_CREDENTIALS) bytes.
+    pub credentials: &'a [u8],
+    /// What both ends of this connection alone know ([`EXPORTER_LABEL`]). A signature over it, with
+    /// a label of its own before it, proves a key here and nowhere else.
+    pub exporter: &'a [u8; 32],
+    /// Wall-clock time.
+    pub wall: SystemTime,
+}
+
+/// Decides who may be a client at all. It is asked on path 0 only, before the session takes a
+/// place; grants speak for a client elsewhere.
 pub trait Authenticator: Send + Sync {
-    /// Whether `credentials`, opaque and at most
-    /// [`MAX_CREDENTIALS`](crate::limits::MAX_CREDENTIALS) bytes, admit a client.
+    /// Whether a client is admitted. What it is admitted as, in any form and small, goes with its
+    /// session (`PrimarySession::admitted_as`).
     ///
     /// # Errors
     /// The reason, for the server's log and the client.
-    fn authenticate(&self, credentials: &[u8]) -> Result<(), String>;
+    fn authenticate(&self, client: &Introduction<'_>) -> Result<Bytes, String>;
 }
 
 /// Admits every client.
@@ -101,7 +118,7 @@ pub trait Authenticator: Send + Sync {
 pub struct AcceptAny;
 
 impl Authenticator for AcceptAny {
-    fn authenticate(&self, _credentials: &[u8]) -> Result<(), String> {
-        Ok(())
+    fn authenticate(&self, _client: &Introduction<'_>) -> Result<Bytes, String> {
+        Ok(Bytes::new())
     }
 }

@@ -85,7 +85,8 @@ impl Charges {
 
     /// The primary sends so much unasked that others may bring.
     pub(super) fn on_unasked(&mut self, bytes: u64) {
-        self.unasked += bytes;
+        // A primary may say so of any range of a stream that nobody reads any more.
+        self.unasked = self.unasked.saturating_add(bytes);
     }
 
     /// So much was here already when it came.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use crate::auth::{self, AdmissionRequest, Authenticator, Fingerprint, Identity};
+use crate::auth::{self, AdmissionRequest, Authenticator, Fingerprint, Identity, Introduction};
 use crate::wire::control::{AuthenticationRequest, ControlMessage};
 use crate::{Code, CodedError, Config, SessionId, limits};
 
@@ -67,15 +67,21 @@ fn accept_primary(
     let failed = |why: String| CodedError::new(Code::AuthFailed, why);
     let key = request.client_key;
     let key = key.ok_or_else(|| failed("the client states no key of its session".into()))?;
-    context.authenticator.authenticate(&request.credentials).map_err(failed)?;
-    Ok(Accepted::Primary(Box::new(PrimarySession::new(
+    let client = Introduction {
+        credentials: &request.credentials,
+        exporter: context.exporter,
+        wall: context.wall,
+    };
+    let admitted_as = context.authenticator.authenticate(&client).map_err(failed)?;
+    let session = PrimarySession::new(
         context.session_id,
         context.identity.clone(),
         key,
         context.settings,
         request,
         context.now,
-    ))))
+    );
+    Ok(Accepted::Primary(Box::new(session.with_admission(admitted_as))))
 }
 
 fn accept_secondary(

@@ -86,6 +86,8 @@ pub struct PrimarySession {
     id: SessionId,
     identity: Arc<Identity>,
     client_key: Fingerprint,
+    /// What the authenticator said of the client.
+    admitted_as: Bytes,
     paths: PathTable,
     /// The secondaries behind the paths that have not ended.
     edges: BTreeMap<PathId, Edge>,
@@ -128,6 +130,7 @@ impl PrimarySession {
             id,
             identity,
             client_key: client_key.fingerprint(),
+            admitted_as: Bytes::new(),
             paths,
             edges: BTreeMap::new(),
             events: Events {
@@ -148,6 +151,17 @@ impl PrimarySession {
             moved: now,
             outputs: Outputs::default(),
         }
+    }
+
+    /// The same, whose client was admitted as this.
+    pub(super) fn with_admission(self, admitted_as: Bytes) -> Self {
+        Self { admitted_as, ..self }
+    }
+
+    /// What the authenticator said of the client.
+    #[must_use]
+    pub fn admitted_as(&self) -> &Bytes {
+        &self.admitted_as
     }
 
     /// The session's id.

@@ -177,16 +177,20 @@ impl<'a, 'b> Game<'a, 'b> {
                 let start = self.choices.below(64) * 10_000;
                 let len = 1 + self.choices.below(300_000);
                 self.leases += 1;
+                let path_id = self.path();
+                // Of its own leases, some leaves unasked, or that is all it says.
+                let most = if path_id.is_primary() { len + 1 } else { 1 };
+                let unasked = self.choices.below(most);
                 let lease = Lease {
                     lease_id: LeaseId(self.leases - u64::from(self.choices.chance(1))),
                     stream_id,
                     range: start..start + len,
-                    path_id: self.path(),
+                    path_id,
                     sequence: self.leases,
                     max_bytes: len * 2,
                     command: Bytes::from_static(b"command"),
                     signature: None,
-                    unasked: 0,
+                    unasked,
                 };
                 self.victim.heard.note(&M::Lease(lease.clone()));
                 M::Lease(lease)

@@ -147,3 +147,34 @@ fn edges_behind_a_round_trip_of_two_seconds_join() {
         }
     }
 }
+
+#[test]
+fn links_that_are_cut_for_half_of_each_second_end_no_stream() {
+    let [near, far] = [Shape::rate_mbit(20).delay(ms(20)), Shape::rate_mbit(5).delay(ms(60))];
+    for phase in [0, 130, 370] {
+        // Edges alone bring it; the primary's own link is cut too, or is not.
+        for first in [0, 1] {
+            let cuts = (first..3).flat_map(|server| {
+                // Once all are there.
+                let start = 1_500 + phase + 170 * server as u64;
+                (0..40).flat_map(move |second| {
+                    let at = start + 1_000 * second;
+                    [(ms(at), Fault::Cut(server)), (ms(at + 500), Fault::Mend(server))]
+                })
+            });
+            let mut faults: Vec<_> = cuts.collect();
+            faults.sort_by_key(|(at, _)| *at);
+            let request = Request { kind: Kind::LeasedToEdges, tag: 1, len: 4_000_000 };
+            let scenario = Scenario {
+                links: vec![[near, near], [far, far], [far, far]],
+                fetches: vec![Fetch { request, at: ms(2_000), pace: None }],
+                ..alone(faults)
+            };
+            let (at, result) = &scenario.run(1).fetched[0];
+            assert!(
+                result.is_ok(),
+                "from {phase} ms, servers from {first} on: {result:?} at {at:?}"
+            );
+        }
+    }
+}

@@ -94,7 +94,8 @@ impl Incoming {
             },
         );
         let accepted = accepted.map_err(|error| {
-            tracing::info!(remote = %connection.remote_address(), %error, "client refused");
+            // Whoever accepts says more: an application knows how many such lines are too many.
+            tracing::debug!(remote = %connection.remote_address(), %error, "client refused");
             connection.close(error.code.as_u64(), error.to_string().as_bytes());
             ConnectError::Refused(error.to_string())
         })?;

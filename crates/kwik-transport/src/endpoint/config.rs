@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use kwik_proto::auth::{AcceptAny, Authenticator, Fingerprint, Identity};
 use kwik_proto::{Config, limits, session};
 
@@ -69,6 +70,15 @@ pub struct Certificate {
     pub key: Vec<u8>,
 }
 
+/// Makes what a client shows to a server, for one connection.
+pub trait Credentials: Send + Sync + fmt::Debug {
+    /// Credentials for the connection that has this `exporter` value
+    /// ([`Introduction::exporter`](kwik_proto::auth::Introduction::exporter)), whose server is the
+    /// one that was to be reached. At most
+    /// [`MAX_CREDENTIALS`](kwik_proto::limits::MAX_CREDENTIALS) bytes count.
+    fn credentials(&self, exporter: &[u8; 32]) -> Bytes;
+}
+
 /// How an endpoint dials.
 #[derive(Debug, Clone)]
 pub struct ClientConfig {
@@ -76,13 +86,15 @@ pub struct ClientConfig {
     pub trust: ServerTrust,
     /// Settings, credentials, dial policy.
     pub session: session::ClientConfig,
+    /// Makes credentials for each connection, in place of those of `session`.
+    pub credentials: Option<Arc<dyn Credentials>>,
 }
 
 impl ClientConfig {
     /// Believes what `trust` says; the rest is the default.
     #[must_use]
     pub fn new(trust: ServerTrust) -> Self {
-        Self { trust, session: session::ClientConfig::default() }
+        Self { trust, session: session::ClientConfig::default(), credentials: None }
     }
 
     /// Only the server with this key is the server.

@@ -14,7 +14,7 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
-use kwik_proto::auth::{Fingerprint, Identity};
+use kwik_proto::auth::{EXPORTER_LABEL, Fingerprint, Identity};
 use kwik_proto::presentation::MemoryBudget;
 use kwik_proto::session::ClientSession;
 use kwik_proto::sync::lock;
@@ -28,7 +28,7 @@ use crate::runtime;
 use crate::session::Session;
 
 pub use accept::{Accepted, Incoming};
-pub use config::{Certificate, ClientConfig, ServerConfig};
+pub use config::{Certificate, ClientConfig, Credentials, ServerConfig};
 use dial::Dial;
 use registry::PathRegistry;
 use slots::{Admission, SlotLimits, Slots};
@@ -226,12 +226,20 @@ impl Endpoint {
         };
         let connecting = dial.begin()?;
         let endpoint = self.clone();
-        let (session, settings) = (config.session.clone(), config.session.settings);
+        let (mut session, settings) = (config.session.clone(), config.session.settings);
+        let credentials = config.credentials;
         Ok(Connecting(Box::pin(async move {
             let key = || Identity::from_seed(endpoint.runtime.random_bytes());
             let (connection, key) = meanwhile(dial.connect(connecting), key).await;
             let connection = connection?;
             let control = open_control(&connection).await?;
+            if let Some(credentials) = credentials {
+                let exporter = connection.export_keying_material(EXPORTER_LABEL, b"");
+                session.credentials = credentials.credentials(&exporter);
+                if session.credentials.len() > limits::MAX_CREDENTIALS {
+                    return Err(ConnectError::InvalidConfig("credentials are too long".into()));
+                }
+            }
             let mut machine = ClientSession::new(session, key, addr, endpoint.runtime.now());
             machine.streams_mut().set_memory(endpoint.runtime.receive_memory());
             machine.streams_mut().set_budget(endpoint.budget.clone());

@@ -169,6 +169,11 @@ impl Connection {
         UdpBytes { sent: stats.udp_tx.bytes, received: stats.udp_rx.bytes }
     }
 
+    /// Largest UDP payload that the path is known to take, in bytes.
+    pub(crate) fn path_mtu(&self) -> u16 {
+        self.0.stats().path.current_mtu
+    }
+
     /// Figures since it began.
     #[cfg(test)]
     pub(crate) fn stats(&self) -> QuicStats {

@@ -61,20 +61,29 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
+/// A connection of a client that names these protocols besides ours.
+pub async fn handshake(
+    endpoint: &quinn::Endpoint,
+    address: SocketAddr,
+    protocols: Vec<Vec<u8>>,
+) -> Result<quinn::Connection, quinn::ConnectionError> {
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyServer))
+        .with_no_client_auth();
+    tls.alpn_protocols = protocols;
+    tls.alpn_protocols.push(limits::ALPN.to_vec());
+    let crypto = QuicClientConfig::try_from(tls).unwrap();
+    let config = quinn::ClientConfig::new(Arc::new(crypto));
+    endpoint.connect_with(config, address, "kwik").unwrap().await
+}
+
 impl Peer {
     /// Dials, and opens a control stream on which nothing was said yet.
     pub async fn dial(endpoint: &quinn::Endpoint, address: SocketAddr) -> Self {
-        let mut tls = rustls::ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyServer))
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![limits::ALPN.to_vec()];
-        let crypto = QuicClientConfig::try_from(tls).unwrap();
-        let config = quinn::ClientConfig::new(Arc::new(crypto));
-        let connecting = endpoint.connect_with(config, address, "kwik").unwrap();
-        let connection = connecting.await.unwrap();
+        let connection = handshake(endpoint, address, Vec::new()).await.unwrap();
         let (send, recv) = connection.open_bi().await.unwrap();
         Self::new(endpoint, connection, send, recv)
     }

@@ -78,3 +78,15 @@ fn what_leaves_unasked_beside_others_is_charged() {
     f.receive(PathId::PRIMARY, 0..credit);
     assert_eq!(f.scheduler.duplicates().received, 4 * KIB);
 }
+
+/// Each such lease is reported at once, so that no number of leases bounds what they add up to.
+#[test]
+fn a_primary_may_say_to_send_more_unasked_than_there_are_numbers() {
+    let mut f = Fixture::new();
+    lock(&f.recv).stop();
+    for id in 1..=9 {
+        let most = f.own_lease(0..limits::MAX_OFFSET, limits::MAX_OFFSET);
+        f.take(control::Lease { lease_id: LeaseId(id), ..most });
+    }
+    assert_eq!(f.scheduler.duplicates().unasked, u64::MAX);
+}

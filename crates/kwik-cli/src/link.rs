@@ -1,0 +1,97 @@
+//! `kwik link`: a link that ends, or leads to a part alone.
+
+use std::{
+    str::FromStr,
+    time::{Duration, SystemTime},
+};
+
+use clap::Args;
+use kwik_delivery::{Link, Ticket};
+
+use crate::{
+    args::State,
+    failure::{Failure, Kind},
+    print, state,
+    voice::note,
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct LinkArguments {
+    /// Where it leads: kwik://FINGERPRINT@HOST:PORT/NAME, as `kwik serve` prints it; NAME may be a
+    /// folder's, and without it the link leads to all that is served.
+    #[arg(value_name = "LINK")]
+    place: ServerPlace,
+    /// How long the link counts: 30m, 2h or 7d.
+    #[arg(long, value_name = "DURATION", value_parser = lifetime)]
+    expires: Duration,
+    #[command(flatten)]
+    state: State,
+}
+
+/// A link, of which the name may end as a folder's does.
+#[derive(Debug, Clone)]
+struct ServerPlace {
+    link: Link,
+    is_folder: bool,
+}
+
+impl FromStr for ServerPlace {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let trimmed = text.strip_suffix('/').unwrap_or(text);
+        let link: Link = trimmed.parse().map_err(|error| format!("{error}"))?;
+        Ok(Self { is_folder: trimmed != text, link })
+    }
+}
+
+pub(crate) fn run(arguments: LinkArguments) -> Result<(), Failure> {
+    let LinkArguments { place: ServerPlace { link, is_folder }, expires, state } = arguments;
+    let folder = state::folder(state.folder.as_deref())?;
+    let wrong = |what: String| {
+        let message = format!("{what}: give the server's state folder with --state DIR");
+        Failure::new(Kind::Usage, message)
+    };
+    if !state::has_identity(&folder) {
+        return Err(wrong(format!("no server's identity is in {}", folder.display())));
+    }
+    let identity = state::identity(&folder)?;
+    let own = identity.fingerprint();
+    if let Some(other) = link.fingerprint.filter(|other| *other != own) {
+        return Err(wrong(format!("the link is one to {other}, and this is the identity {own}")));
+    }
+    let expires = SystemTime::now() + expires;
+    let ticket = Ticket { expires, scope: link.name.clone() };
+    let slash = if is_folder { "/" } else { "" };
+    let link = Link { fingerprint: Some(own), pass: Some(ticket.sign(&identity)), ..link };
+    print(&format!("{link}{slash}\n"))?;
+    note("it counts where the server runs with --secret, --allow or --link-expires");
+    Ok(())
+}
+
+/// A number with its unit.
+pub(crate) fn lifetime(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text} is no time from 1 s to 10 years: 90s, 30m, 2h or 7d");
+    let units = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)];
+    let found =
+        units.iter().find_map(|(unit, seconds)| Some((text.strip_suffix(*unit)?, *seconds)));
+    let (number, unit) = found.ok_or_else(wrong)?;
+    let digits = number.bytes().all(|byte| byte.is_ascii_digit());
+    let number: u64 = number.parse().ok().filter(|_| digits).ok_or_else(wrong)?;
+    let seconds = number.checked_mul(unit).filter(|seconds| (1..=315_576_000).contains(seconds));
+    seconds.map(Duration::from_secs).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lifetime_has_its_unit() {
+        let seconds = |text| lifetime(text).map(|lifetime| lifetime.as_secs());
+        let all = ["90s", "30m", "2h", "7d"].map(|text| seconds(text).unwrap());
+        assert_eq!(all, [90, 1800, 7200, 604_800]);
+        for wrong in ["", "2", "0s", "+2h", "h", "2w", "1.5h", "4000d", "99999999999999999999s"] {
+            assert!(seconds(wrong).unwrap_err().contains("7d"), "{wrong}");
+        }
+    }
+}
