@@ -217,8 +217,9 @@ fn ctrl_c_leaves_no_file() {
     let mut server = place.serve("state", &[]);
     // A pipe that nobody reads: the transfer is under way and cannot end.
     fs::write(place.path("files/large"), vec![0; 400_000_000]).unwrap();
-    let mut get =
-        place.kwik(&["get", &server.link("large")]).stderr(Stdio::null()).spawn().unwrap();
+    // Slow enough that it is not over before it is interrupted.
+    let slow = ["get", &server.link("large"), "--limit-rate", "20M"];
+    let mut get = place.kwik(&slow).stderr(Stdio::null()).spawn().unwrap();
     wait_until(|| names(&place.path("out")).iter().any(|name| name.ends_with(".kwik-part")));
     interrupt(&get);
     assert_eq!(get.wait().unwrap().code(), Some(130));
