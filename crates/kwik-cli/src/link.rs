@@ -15,6 +15,8 @@ use crate::{
     voice::note,
 };
 
+const SCHEME: &str = "kwik://";
+
 #[derive(Debug, Args)]
 pub(crate) struct LinkArguments {
     /// Where it leads: kwik://FINGERPRINT@HOST:PORT/NAME, as `kwik serve` prints it; NAME may be a
@@ -81,6 +83,35 @@ pub(crate) fn lifetime(text: &str) -> Result<Duration, String> {
     seconds.map(Duration::from_secs).ok_or_else(wrong)
 }
 
+/// A message in which links show no pass: whoever mistyped one may send it to others. Also of what
+/// is no link, for want of an `@`, say.
+pub(crate) fn without_passes(text: &str) -> String {
+    let mut parts = text.split(SCHEME);
+    let mut shown = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        shown.push_str(SCHEME);
+        let end = part.find(['/', '\'', '"', ' ']).unwrap_or(part.len());
+        let (server, rest) = part.split_at(end);
+        let (who, address) = match server.split_once('@') {
+            Some((who, address)) => (who, Some(address)),
+            None => (server, None),
+        };
+        match who.split_once(':') {
+            Some((pin, pass)) if address.is_some() || pass.parse::<u16>().is_err() => {
+                shown.push_str(pin);
+                shown.push_str(if pass.is_empty() { ":" } else { ":…" });
+            }
+            _ => shown.push_str(who),
+        }
+        if let Some(address) = address {
+            shown.push('@');
+            shown.push_str(address);
+        }
+        shown.push_str(rest);
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +123,22 @@ mod tests {
         assert_eq!(all, [90, 1800, 7200, 604_800]);
         for wrong in ["", "2", "0s", "+2h", "h", "2w", "1.5h", "4000d", "99999999999999999999s"] {
             assert!(seconds(wrong).unwrap_err().contains("7d"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn messages_show_no_pass() {
+        for (text, shown) in [
+            ("a link: kwik://ab:secret@h:1/x", "a link: kwik://ab:…@h:1/x"),
+            ("'kwik://ab:t.x-_@h:1' for", "'kwik://ab:…@h:1' for"),
+            ("kwik://ab:secret", "kwik://ab:…"),
+            ("kwik://h:4433/x is none", "kwik://h:4433/x is none"),
+            ("kwik://ab@[::1]:1/x:y@z", "kwik://ab@[::1]:1/x:y@z"),
+            ("kwik://a:b@h, kwik://c:d@i", "kwik://a:…@h, kwik://c:…@i"),
+            ("kwik://FINGERPRINT@HOST:PORT/NAME", "kwik://FINGERPRINT@HOST:PORT/NAME"),
+            ("nothing", "nothing"),
+        ] {
+            assert_eq!(without_passes(text), shown);
         }
     }
 }

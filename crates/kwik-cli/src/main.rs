@@ -96,7 +96,7 @@ fn parse() -> Result<Command, Failure> {
     let end = ends.iter().filter_map(|end| text.find(end)).min().unwrap_or(text.len());
     let text = text[..end].trim_start_matches("error: ").replace("\n\n", ": ");
     let words: Vec<_> = text.split_whitespace().collect();
-    let text = words.join(" ");
+    let text = link::without_passes(&words.join(" "));
     let origin = defaults.origin(&text).map(|origin| format!("{origin}: ")).unwrap_or_default();
     Err(Failure::new(Kind::Usage, format!("{origin}{text}: see kwik --help")))
 }

@@ -48,6 +48,7 @@ fn a_server_with_a_secret_lets_in_who_has_the_whole_link() {
     assert_eq!(secret.len(), 32);
     let wrong = whole.replace(secret, &"f".repeat(32));
     let cut = whole.replace(secret, &secret[..8]);
+    let mistyped = whole.replace("/x", "");
     let asks = "this server asks for a secret: take the whole link";
     assert_rows(
         &place,
@@ -59,6 +60,7 @@ fn a_server_with_a_secret_lets_in_who_has_the_whole_link() {
             (&["verify", &whole, "a"], 0, ""),
             (&["get", &wrong, "-o", "-"], 4, "the link's secret is not this server's"),
             (&["get", &cut, "-o", "-"], 2, "a secret is 16 to 128 letters"),
+            (&["get", &mistyped, "-o", "-"], 2, ":…@127.0.0.1:"),
         ],
     );
     // It is made once.
