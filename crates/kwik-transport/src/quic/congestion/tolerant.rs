@@ -280,11 +280,11 @@ impl Controller for Tolerant {
     }
 
     fn on_congestion_event(&mut self, now: Instant, sent: Instant, persistent: bool, lost: u64) {
-        if persistent {
-            return self.answer(now, sent, true, lost);
-        }
         if sent < self.answered {
             return;
+        }
+        if persistent {
+            return self.answer(now, sent, true, lost);
         }
         // A mark (RFC 3168) tells of a full queue as a loss does.
         let high = lost == 0 || self.is_high();
@@ -463,7 +463,12 @@ mod tests {
     fn a_link_that_falls_silent_begins_with_two_packets() {
         let mut world = World::new(100);
         world.round(FLOOR, 0);
-        world.tolerant.on_congestion_event(world.now, world.now, true, 100 * MTU);
+        let sent = world.now;
+        world.now += FLOOR * 10;
+        world.tolerant.on_congestion_event(world.now, sent, true, 50 * MTU);
         assert_eq!(world.packets(), 2);
+        // More of what was lost then says nothing of the window now.
+        world.tolerant.on_congestion_event(world.now, sent, true, 50 * MTU);
+        assert_eq!(world.tolerant.most, 100 * MTU);
     }
 }
