@@ -1,4 +1,5 @@
-# Sourced by the scripts beside it: $work, a folder that goes with the script, and $pids, processes that do.
+# Sourced by the scripts beside it: $work, a folder that goes with the script, and $pids, processes
+# that do.
 
 work=$(mktemp -d)
 pids=()

@@ -52,8 +52,8 @@ pub mod request {
         List(super::List),
     }
 }
-/// All of the object. One of at most so many bytes may come on this stream: for many small ones that
-/// is one stream each, and no lease.
+/// All of the object. One of at most so many bytes may come on this stream: for many small ones
+/// that is one stream each, and no lease.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Inline {
     #[prost(uint32, tag = "1")]
@@ -110,8 +110,8 @@ pub struct Listed {
     /// With `last`: there are more, which another List may ask for.
     #[prost(bool, tag = "3")]
     pub more: bool,
-    /// With `last`: what was met and cannot be fetched: special files, links that lead to folders or
-    /// to nothing that is served, names that are too long.
+    /// With `last`: what was met and cannot be fetched: special files, links that lead to folders
+    /// or to nothing that is served, names that are too long.
     #[prost(uint64, tag = "4")]
     pub left_out: u64,
 }
@@ -184,7 +184,7 @@ pub struct Found {
     pub outboard_size: u64,
     #[prost(uint64, tag = "5")]
     pub stream_id: u64,
-    /// The object's bytes follow on this stream, and there is no other: where Inline asked for that.
+    /// The object's bytes follow on this stream, and there is no other: as Inline asked for.
     #[prost(bool, tag = "6")]
     pub inline: bool,
     #[prost(message, optional, tag = "7")]
