@@ -111,6 +111,7 @@ fn failed(words: &str) -> Response {
     Response::Failed(Failure { code: FailureCode::Other, message: words.to_owned() })
 }
 
+pub(crate) const A_BYTE_TOO_MANY: &str = "a stream of a byte too many";
 const EVIL: &str = "gone\n2026 ERROR all is lost\u{1b}[2J\u{7}\u{9b}31m\u{202e}";
 
 /// No answer at all to what was asked.
@@ -235,7 +236,7 @@ pub(crate) fn streams() -> Vec<Row> {
             false,
         ),
         (
-            "a stream of a byte too many",
+            A_BYTE_TOO_MANY,
             |truth, request, id| {
                 let Answer { mut sent, .. } = honest(truth, request, id);
                 sent.push(7);
