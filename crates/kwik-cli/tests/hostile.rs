@@ -102,106 +102,6 @@ fn hidden_files_are_served_by_option_only_and_the_greeting_names_none() {
     }
 }
 
-/// A stale copy of one edge: the file comes, and the edge is named by both ends.
-#[test]
-fn an_edge_with_another_file_of_the_same_size_is_done_without_and_named() {
-    let place = Place::new();
-    let data = place.file("x", 20_000_000);
-    let stale = place.path("stale");
-    fs::create_dir(&stale).unwrap();
-    fs::write(stale.join("x"), vec![7; data.len()]).unwrap();
-    let id = place.run(&["id", "--state", place.path("primary").to_str().unwrap()]);
-    let pin = String::from_utf8(id.stdout).unwrap();
-    let edge = Server::start(&place, &stale, "edge", &["--trust", pin.trim()]);
-    let log = place.path("log");
-    let state = place.path("primary");
-    let files = place.path("files");
-    let mut primary = place.kwik(&[
-        "serve",
-        files.to_str().unwrap(),
-        "--listen",
-        "127.0.0.1:0",
-        "--edge",
-        &edge.edge(),
-        "--state",
-        state.to_str().unwrap(),
-        // It looks into the edge as a client of its own, which it lets in.
-        "--secret",
-    ]);
-    primary.env("KWIK_LOG", "warn").stderr(fs::File::create(&log).unwrap());
-    let primary = Server::spawn(&mut primary);
-    // A get may be done before the edge has joined its session.
-    let mut found = false;
-    for _ in 0..20 {
-        let mut get = place.kwik(&["get", &primary.link("x"), "-o", "x", "--json"]);
-        let output = get.env("KWIK_LOG", "warn").output().unwrap();
-        assert_done(&output);
-        assert!(fs::read(place.path("out/x")).unwrap() == data);
-        let mut get = place.kwik(&["get", &primary.link("x"), "-o", "-"]);
-        assert!(get.output().unwrap().stdout == data);
-        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        if json["liars"] == serde_json::json!([edge.address.as_str()]) {
-            let said = String::from_utf8(output.stderr).unwrap();
-            assert!(said.contains(&edge.address) && said.contains("other bytes"), "{said}");
-            found = true;
-            break;
-        }
-    }
-    // In the pipe's get, if not in the file's.
-    let known = || fs::read_to_string(&log).unwrap().contains("a client says");
-    assert!(found || known());
-    wait_until(|| fs::read_to_string(&log).unwrap().contains("leased nothing for now"));
-    let log = fs::read_to_string(&log).unwrap();
-    let named: Vec<_> =
-        log.lines().filter(|line| line.contains("leased nothing for now")).collect();
-    assert_eq!(named.len(), 1, "{log}");
-    assert!(named[0].contains(&edge.address) && named[0].contains(&edge.fingerprint), "{log}");
-    // It is brought in no more.
-    let output = place.run(&["get", &primary.link("x"), "-o", "x", "--json"]);
-    assert_done(&output);
-    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert!(json["paths"].as_array().unwrap().iter().all(|path| path["address"] != edge.address));
-}
-
-/// An edge that knows that it has another version says so: the reason reaches both operators.
-#[test]
-fn an_edge_that_knows_of_another_version_says_so_to_both_operators() {
-    let place = Place::new();
-    place.file("short", 3_000_000);
-    place.file("other", 3_000_000);
-    let stale = place.path("stale");
-    fs::create_dir(&stale).unwrap();
-    fs::write(stale.join("short"), vec![7; 2_000_000]).unwrap();
-    fs::write(stale.join("other"), vec![7; 3_000_000]).unwrap();
-    let logged = |name: &str, arguments: &[&str]| {
-        let log = fs::File::create(place.path(name)).unwrap();
-        let mut command = place.kwik(arguments);
-        command.env("KWIK_LOG", "warn").stderr(log);
-        Server::spawn(&mut command)
-    };
-    let state = |name: &str| place.path(name).to_str().unwrap().to_owned();
-    let id = place.run(&["id", "--state", &state("primary")]);
-    let pin = String::from_utf8(id.stdout).unwrap();
-    let listen = ["--listen", "127.0.0.1:0"];
-    let (stale, files) = (stale.to_str().unwrap(), state("files"));
-    let serve = ["serve", stale, "--state", &state("edge"), "--trust", pin.trim(), "--public"];
-    let edge = logged("edge.log", &[&serve[..], &listen].concat());
-    let link = edge.edge();
-    let serve = ["serve", &files, "--state", &state("primary"), "--edge", &link];
-    let primary = logged("primary.log", &[&serve[..], &listen].concat());
-    // The edge knows the hash of its own copy once somebody has asked for that.
-    assert_done(&place.run(&["get", &edge.link("other"), "-o", "x"]));
-    for name in ["short", "other"] {
-        assert_done(&place.run(&["get", &primary.link(name), "-o", "x"]));
-        let reason = format!("another version: {name} has ");
-        for log in ["edge.log", "primary.log"] {
-            wait_until(|| fs::read_to_string(place.path(log)).unwrap().contains(&reason));
-        }
-    }
-    let log = fs::read_to_string(place.path("primary.log")).unwrap();
-    assert!(log.contains(&edge.address) && log.contains(&edge.fingerprint), "{log}");
-}
-
 /// Sixteen sessions of sixteen requests that nobody reads hold no more descriptors than the server
 /// can spare.
 #[test]
@@ -473,5 +373,31 @@ fn foreign_text_does_nothing_to_a_terminal() {
             value["name"].as_str().unwrap_or_default().to_owned()
         });
         assert!(names.any(|name| name == evil), "{said}");
+    }
+}
+
+/// The names of a new state folder, and of the key in it, are on the disk before the key is used.
+#[test]
+fn a_new_state_folder_and_its_key_outlive_a_crash() {
+    let place = Place::new();
+    let (state, trace) = (place.path("new/state"), place.path("trace"));
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-y", "-e", "trace=fsync", "-o"]).arg(&trace);
+    command.args([env!("CARGO_BIN_EXE_kwik"), "id", "--state"]).arg(&state);
+    if !command.output().is_ok_and(|output| output.status.success()) {
+        println!("SKIPPED: strace cannot run here");
+        return;
+    }
+    let trace = fs::read_to_string(&trace).unwrap();
+    // The folders that have a new name in them, and the key.
+    for synced in [place.path(""), place.path("new"), state.clone(), state.join("identity.")] {
+        let name = fs::canonicalize(&synced).unwrap_or(synced);
+        let name = name.to_str().unwrap().trim_end_matches('/');
+        let found = trace.lines().any(|line| {
+            line.split_once(name).is_some_and(|(_, rest)| {
+                rest.starts_with('>') || (name.ends_with('.') && rest.contains('>'))
+            })
+        });
+        assert!(found, "{name} is not synced: {trace}");
     }
 }

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    Catalogue, Door, EdgeCommand, Failure, Fingerprint, Object, Source, SourceError,
+    Catalogue, Door, Failure, Fingerprint, Object, Source, SourceError,
     limits::{MAX_AHEAD, MAX_FILLS, MAX_LISTINGS, QUARANTINE},
 };
 
@@ -35,12 +35,13 @@ mod probe;
 mod quarantine;
 mod serving;
 mod throttle;
+mod version;
 
 use access::AccessLog;
 pub use access::{Access, AccessPart};
 pub use edges::Edge;
 use edges::Edges;
-use fill::fill;
+use fill::{STOPPING, fill};
 pub use join::{
     AtOnce, Decision, EdgeState, EdgeView, Failed, JoinPolicy, Rate, SessionView, WhenItPays,
 };
@@ -49,6 +50,7 @@ use presence::Presence;
 use quarantine::Quarantine;
 use serving::Serving;
 use throttle::Throttle;
+use version::{Copy, Doubted};
 
 /// Serves the objects of a source: as the primary of the sessions that clients open with it, and as
 /// an edge in the sessions of other primaries.
@@ -288,10 +290,18 @@ impl Server {
     }
 
     async fn fill_lease(&self, lease: LeaseWriter) {
-        match self.open_for(&lease).await {
+        match self.copy_for(&lease).await {
             // Its reason is the client's and the primary's to know, and was logged.
-            Ok((object, offset)) => {
-                let stop = self.presence.draining();
+            Ok(Copy { object, offset, doubted }) => {
+                let stop = async {
+                    tokio::select! {
+                        () = self.presence.draining() => STOPPING.to_owned(),
+                        reason = Doubted::other_version(doubted) => {
+                            self.log_lease_refused(&reason);
+                            reason
+                        }
+                    }
+                };
                 let filled = fill(lease, &object, offset, &self.pace, stop, |_| {}).await;
                 if let Err(error) = filled {
                     self.log_given_up(&object, &error);
@@ -299,12 +309,15 @@ impl Server {
             }
             Err(reason) => {
                 let Refused { told, cause } = reason;
-                if self.may_say() {
-                    let reason = escape(cause.as_ref().unwrap_or(&told));
-                    tracing::warn!(%reason, "lease refused");
-                }
+                self.log_lease_refused(cause.as_ref().unwrap_or(&told));
                 lease.abandon(&told);
             }
+        }
+    }
+
+    fn log_lease_refused(&self, reason: &str) {
+        if self.may_say() {
+            tracing::warn!(reason = %escape(reason), "lease refused");
         }
     }
 
@@ -322,26 +335,6 @@ impl Server {
         if self.may_say() {
             let name = escape(&object.stat().name);
             tracing::warn!(%name, reason = %escape(error.cause()), "lease given up");
-        }
-    }
-
-    /// The object that a lease asks for, and where in it the lease's stream begins. Its hash is
-    /// compared when it is known here; it is not made for that: the client verifies.
-    async fn open_for(&self, lease: &LeaseWriter) -> Result<(Object, u64), Refused> {
-        let command = EdgeCommand::decode(&lease.command())
-            .map_err(|error| Refused::from(error.to_string()))?;
-        let EdgeCommand { name, size, root, offset } = command;
-        let object = self.source.open(&name).await.map_err(|error| Refused::from(&error))?;
-        let here = object.stat().size;
-        if here != size || lease.range().end.checked_add(offset).is_none_or(|end| end > here) {
-            let told = format!("another version: {name} has {here} bytes here, not {size}");
-            return Err(told.into());
-        }
-        match self.catalogue.known(object.stat()).await {
-            Some(here) if here != root => {
-                Err(format!("another version: {name} has the hash {here} here, not {root}").into())
-            }
-            _ => Ok((object, offset)),
         }
     }
 }

@@ -260,6 +260,10 @@ pub struct EdgeCommand {
     /// Where in the object the stream begins.
     #[prost(uint64, tag = "5")]
     pub offset: u64,
+    /// As the primary has it: an edge whose copy has another time, and whose hash it does not know,
+    /// looks whether it is the same.
+    #[prost(message, optional, tag = "6")]
+    pub attributes: ::core::option::Option<Attributes>,
 }
 /// Head of a file in the catalogue; the outboard follows. Its BLAKE3 hash stands between them.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -4,7 +4,9 @@ use blake3::Hash;
 use bytes::Bytes;
 use prost::Message;
 
-use super::{InvalidMessage, check_root, check_size, check_version, name_bytes, root_bytes};
+use super::{
+    Attributes, InvalidMessage, check_root, check_size, check_version, name_bytes, root_bytes,
+};
 use crate::{
     ObjectName,
     limits::{DELIVERY_VERSION, MAX_MESSAGE},
@@ -22,6 +24,9 @@ pub struct EdgeCommand {
     pub root: Hash,
     /// Where in the object the lease's stream begins.
     pub offset: u64,
+    /// What the primary knows of it beside: an edge whose copy has another time looks whether it
+    /// is the same.
+    pub attributes: Attributes,
 }
 
 impl EdgeCommand {
@@ -34,6 +39,7 @@ impl EdgeCommand {
             root: root_bytes(&self.root),
             version: DELIVERY_VERSION,
             offset: self.offset,
+            attributes: self.attributes.to_wire(),
         };
         message.encode_to_vec().into()
     }
@@ -53,6 +59,7 @@ impl EdgeCommand {
         if offset > size {
             return Err(InvalidMessage::Malformed);
         }
-        Ok(Self { name, size, root, offset })
+        let attributes = Attributes::from_wire(message.attributes);
+        Ok(Self { name, size, root, offset, attributes })
     }
 }

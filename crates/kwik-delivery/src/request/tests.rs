@@ -112,7 +112,8 @@ fn long_texts_are_cut_between_characters() {
 proptest! {
     #[test]
     fn commands_round_trip(size in 0..=MAX_OBJECT, root in any::<[u8; 32]>()) {
-        let command = EdgeCommand { name: name(), size, root: root.into(), offset: size / 3 };
+        let (root, attributes) = (root.into(), Attributes::default());
+        let command = EdgeCommand { name: name(), size, root, offset: size / 3, attributes };
         prop_assert_eq!(EdgeCommand::decode(&command.encode()), Ok(command));
     }
 

@@ -238,10 +238,10 @@ async fn deliver(
     let opened = serving.primary.session().open_uni().await;
     let mut stream = opened.map_err(|error| error.to_string())?;
     let stream_id = stream.id().as_u64();
-    let command = EdgeCommand { name: name.clone(), size, root, offset: range.start };
+    let attributes = object.stat().attributes();
+    let command = EdgeCommand { name: name.clone(), size, root, offset: range.start, attributes };
     let length = range.end - range.start;
     let extent = Extent::reserve(serving, &mut stream, length, command, &[])?;
-    let attributes = object.stat().attributes();
     let found = Found { name, size, root, stream_id, inline: false, attributes };
     let found = Response::Found(found);
     serving.place.on_fetching(&root, tree::pages(size));
@@ -317,7 +317,8 @@ async fn bring_again(
     let mut stream = opened.map_err(|error| error.to_string())?;
     let stream_id = stream.id().as_u64();
     let Range { start: offset, end } = repair.range;
-    let command = EdgeCommand { name, size, root, offset };
+    let attributes = object.stat().attributes();
+    let command = EdgeCommand { name, size, root, offset, attributes };
     let extent = Extent::reserve(serving, &mut stream, end - offset, command, &repair.excluded)?;
     let again = Response::Again { stream_id }.encode();
     deliver_beside(record, send, [again, Bytes::new()], extent, object).await

@@ -18,13 +18,13 @@ pub(super) const STOPPING: &str = "the server is shutting down";
 /// Writes from `object`, from `offset` on, what the client activates, until the lease is over.
 /// `on_written` is told how many bytes were written each time. Gives the lease up when the object
 /// cannot be read: why, which the operator has to be told. All leases share the `pace`. Once `stop`
-/// is over, it gives up what was not written yet.
+/// says why, it gives up what was not written yet.
 pub(super) async fn fill(
     mut lease: LeaseWriter,
     object: &Object,
     offset: u64,
     pace: &Pace,
-    stop: impl Future<Output = ()>,
+    stop: impl Future<Output = String>,
     on_written: impl Fn(u64),
 ) -> Result<(), SourceError> {
     let written = write_activated(&mut lease, object, offset, pace, pin!(stop), on_written).await;
@@ -50,8 +50,8 @@ enum Error {
     Source(#[from] SourceError),
     #[error(transparent)]
     Write(#[from] WriteError),
-    #[error("{STOPPING}")]
-    Stopping,
+    #[error("{0}")]
+    Stopped(String),
 }
 
 /// Reads one block ahead, so that disk and network do not wait for each other.
@@ -60,7 +60,7 @@ async fn write_activated(
     object: &Object,
     offset: u64,
     pace: &Pace,
-    mut stop: Pin<&mut impl Future<Output = ()>>,
+    mut stop: Pin<&mut impl Future<Output = String>>,
     on_written: impl Fn(u64),
 ) -> Result<(), Error> {
     let read = async |range: Range<u64>| {
@@ -72,7 +72,7 @@ async fn write_activated(
     loop {
         let piece = tokio::select! {
             biased;
-            () = &mut stop => return Err(Error::Stopping),
+            why = &mut stop => return Err(Error::Stopped(why)),
             piece = lease.activated() => piece?,
         };
         let Some(piece) = piece else { return Ok(()) };

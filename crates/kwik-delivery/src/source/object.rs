@@ -85,6 +85,15 @@ impl Object {
         &self.stat
     }
 
+    /// Whether reading all of it costs some seconds of a disk, and not traffic that is paid for.
+    pub(crate) const fn is_near(&self) -> bool {
+        match &self.body {
+            Body::File(..) | Body::Memory(_) | Body::Held(_) => true,
+            #[cfg(feature = "object_store")]
+            Body::Store(_) => false,
+        }
+    }
+
     /// Reads `range` whole. Cancel safe.
     ///
     /// # Errors
