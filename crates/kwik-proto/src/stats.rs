@@ -30,6 +30,72 @@ pub struct PathStats {
     pub udp_received: u64,
     /// Its secondary streams, at the client.
     pub secondary: SecondaryStats,
+    /// How much this side may send on it, and why; none where this side has no connection.
+    pub congestion: Option<CongestionStats>,
+}
+
+/// What rules how much a path's connection has in flight of what this side sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CongestionStats {
+    /// Bytes that may be in flight.
+    pub window: u64,
+    /// What it does now.
+    pub state: CongestionState,
+    /// The path's rate in bytes a second, for the congestion control that models it.
+    pub rate: Option<u64>,
+    /// The least round trip of the last minute or two; none with CUBIC, which needs none.
+    pub least_rtt: Option<Duration>,
+    /// QUIC packets since the connection began.
+    pub packets: PacketCounts,
+    /// How often loss was taken for a full queue, and the window was cut; none for congestion
+    /// control that takes all for it, or that does not answer so.
+    pub answered: Option<u64>,
+    /// Bytes that were lost and taken for chance; none as before.
+    pub by_chance: Option<u64>,
+}
+
+impl CongestionStats {
+    /// Of a window in a state.
+    #[must_use]
+    pub fn new(window: u64, state: CongestionState) -> Self {
+        let packets = PacketCounts::default();
+        let (rate, least_rtt, answered, by_chance) = (None, None, None, None);
+        Self { window, state, rate, least_rtt, packets, answered, by_chance }
+    }
+}
+
+/// What a congestion control does (docs/congestion.md).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CongestionState {
+    /// Slow start: the window doubles each round trip.
+    SlowStart,
+    /// The window grows as CUBIC says, until a queue overflows.
+    Avoidance,
+    /// The model lets a queue drain.
+    Drain,
+    /// The model has as much in flight as fills the path.
+    Cruise,
+    /// The model looks whether the path carries more.
+    Probe,
+    /// Others fill the queue: the model does as CUBIC does.
+    Crowd,
+}
+
+impl CongestionState {
+    /// In small letters, for logs and labels.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SlowStart => "slow_start",
+            Self::Avoidance => "avoidance",
+            Self::Drain => "drain",
+            Self::Cruise => "cruise",
+            Self::Probe => "probe",
+            Self::Crowd => "crowd",
+        }
+    }
 }
 
 /// The explicitly mapped secondary streams of one path (7.6).

@@ -60,8 +60,8 @@ pub use kwik_proto::presentation::{
 };
 pub use kwik_proto::session::{ClientConfig as SessionConfig, RelayReport, Uncovered};
 pub use kwik_proto::stats::{
-    Decision, DuplicateStats, PathFigures, PathStats, RecvStats, ScheduleStats, SecondaryStats,
-    SendStats, SessionStats, StreamScheduleStats, StreamStats,
+    CongestionState, CongestionStats, Decision, DuplicateStats, PathFigures, PathStats, RecvStats,
+    ScheduleStats, SecondaryStats, SendStats, SessionStats, StreamScheduleStats, StreamStats,
 };
 pub use kwik_proto::stream::{GapNotice, MetadataError, Priority, StreamMetadata, StreamType};
 pub use kwik_proto::wire::DataOptions;

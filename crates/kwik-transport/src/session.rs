@@ -218,8 +218,10 @@ impl Session {
         });
         (stats.quic_streams, stats.quic_streams_opened) = self.shared.pool.quic_streams();
         for path in &mut stats.paths {
-            let udp = self.shared.udp_bytes(path.id).unwrap_or_default();
+            let Some(connection) = self.shared.connection_of(path.id) else { continue };
+            let udp = connection.udp_bytes();
             (path.udp_sent, path.udp_received) = (udp.sent, udp.received);
+            path.congestion = Some(connection.congestion_stats());
         }
         stats
     }

@@ -9,7 +9,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::hostile::{self, Peer};
 use common::{Servers, address, object, only, open_with_a_byte, pair, settled, until, within};
-use kwik::{BackpressureReason, ConfigError, Endpoint, EndpointError, QuicConfig};
+use kwik::{
+    Accepted, BackpressureReason, ClientConfig, ConfigError, CongestionControl, CongestionState,
+    Endpoint, EndpointError, Identity, QuicConfig, ServerConfig,
+};
 use kwik_proto::wire::ControlMessage;
 use kwik_proto::wire::control::MaxStreamData;
 
@@ -223,6 +226,37 @@ async fn what_may_be_unacknowledged_changes_while_a_session_runs() {
         config.set_max_unacked(400_000).unwrap();
         server.set_config(config).unwrap();
         until(|| unacknowledged() >= 400_000).await;
+    })
+    .await;
+}
+
+/// What rules how much is in flight shows in the figures of a path, whichever it is.
+#[tokio::test]
+async fn congestion_control_is_seen_at_both_ends() {
+    within(async {
+        for control in
+            [CongestionControl::Tolerant, CongestionControl::Cubic, CongestionControl::Model]
+        {
+            let quic = QuicConfig { congestion: control, ..QuicConfig::default() };
+            let config = ServerConfig::new(Identity::from_seed([7; 32]).into());
+            let pin = config.identity.fingerprint();
+            let bind = "127.0.0.1:0".parse().unwrap();
+            let server = Endpoint::bind(bind, Some(config), &quic).unwrap();
+            let dialer = Endpoint::bind(bind, None, &quic).unwrap();
+            let to = server.local_addr().unwrap();
+            let connecting = dialer.connect_with(ClientConfig::pinned(pin), to, "").unwrap();
+            let accepting = async { server.accept().await.unwrap().accept_any().await.unwrap() };
+            let (client, accepted) = tokio::join!(connecting, accepting);
+            let Accepted::Primary(primary) = accepted else { panic!("a client") };
+            for session in [&client.unwrap(), primary.session()] {
+                until(|| !session.stats().paths.is_empty()).await;
+                let stats = session.stats().paths[0].congestion.unwrap();
+                assert_eq!(stats.state, CongestionState::SlowStart);
+                assert!(stats.window >= 10 * 1200 && stats.packets.sent > 0, "{stats:?}");
+                assert_eq!(stats.by_chance.is_some(), control == CongestionControl::Tolerant);
+                assert_eq!(stats.least_rtt.is_none(), control == CongestionControl::Cubic);
+            }
+        }
     })
     .await;
 }

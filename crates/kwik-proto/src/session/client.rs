@@ -176,6 +176,7 @@ impl ClientSession {
                 data: self.data_options(info.id),
                 address: info.address,
                 status: info.status,
+                congestion: None,
                 udp_sent: 0,
                 udp_received: 0,
                 secondary: self.mappings.stats(info.id),

@@ -203,6 +203,7 @@ impl PrimarySession {
             id: info.id,
             address: info.address,
             status: info.status,
+            congestion: None,
             udp_sent: 0,
             udp_received: 0,
             secondary: Default::default(),

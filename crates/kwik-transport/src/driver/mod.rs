@@ -33,7 +33,7 @@ use kwik_proto::sync::lock;
 use kwik_proto::{Code, CodedError, Config, Dir, PathId};
 use tokio::sync::Notify;
 
-use crate::quic::{Connection, ConnectionError, Endpoint, Figures, Runtime, UdpBytes};
+use crate::quic::{Connection, ConnectionError, Endpoint, Figures, Runtime};
 
 pub(crate) use datagrams::Datagrams;
 pub(crate) use held::Held;
@@ -171,9 +171,9 @@ impl<M: Role + ?Sized> Shared<M> {
         }
     }
 
-    /// UDP payload that a path's connection has sent and received.
-    pub(crate) fn udp_bytes(&self, path: PathId) -> Option<UdpBytes> {
-        lock(&self.paths).get(&path).map(|link| link.connection.udp_bytes())
+    /// A path's connection.
+    pub(crate) fn connection_of(&self, path: PathId) -> Option<Connection> {
+        lock(&self.paths).get(&path).map(|link| link.connection.clone())
     }
 
     fn wake(&self, wake: Wake) {

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use rustls::pki_types::CertificateDer;
 
 use kwik_proto::auth::Fingerprint;
-use kwik_proto::stats::PacketCounts;
+use kwik_proto::stats::{CongestionStats, PacketCounts};
 
 use super::tls::certificate_key;
-use super::{ConnectionError, RecvStream, SendDatagramError, SendStream, varint};
+use super::{ConnectionError, RecvStream, SendDatagramError, SendStream, congestion, varint};
 
 /// An established QUIC connection. Clones are handles to the same one; it is closed with code 0
 /// when the last handle and stream are dropped.
@@ -167,6 +167,15 @@ impl Connection {
     pub(crate) fn udp_bytes(&self) -> UdpBytes {
         let stats = self.0.stats();
         UdpBytes { sent: stats.udp_tx.bytes, received: stats.udp_rx.bytes }
+    }
+
+    /// What rules how much it has in flight.
+    pub(crate) fn congestion_stats(&self) -> CongestionStats {
+        let path = self.0.stats().path;
+        let packets = PacketCounts { sent: path.sent_packets, lost: path.lost_packets };
+        let mut stats = congestion::stats(self.0.congestion_state());
+        stats.packets = packets;
+        stats
     }
 
     /// Largest UDP payload that the path is known to take, in bytes.

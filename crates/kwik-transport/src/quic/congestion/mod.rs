@@ -12,6 +12,7 @@ mod unstuck;
 use std::sync::Arc;
 use std::time::Instant;
 
+use kwik_proto::stats::{CongestionState, CongestionStats};
 use quinn::congestion::{Controller, ControllerFactory, CubicConfig};
 
 use model::Model;
@@ -47,6 +48,21 @@ impl CongestionControl {
             Self::Tolerant | Self::Model => 4,
         }
     }
+}
+
+/// What a connection's controller knows and does.
+pub(super) fn stats(controller: Box<dyn Controller>) -> CongestionStats {
+    let metrics = controller.metrics();
+    // CUBIC's own: the others say it themselves.
+    let state = match metrics.ssthresh {
+        Some(threshold) if metrics.congestion_window < threshold => CongestionState::SlowStart,
+        _ => CongestionState::Avoidance,
+    };
+    let stats = || CongestionStats::new(metrics.congestion_window, state);
+    let Ok(unstuck) = controller.into_any().downcast::<Unstuck>() else { return stats() };
+    let inner = unstuck.into_inner().into_any();
+    let tolerant = inner.downcast_ref().map(Tolerant::stats);
+    tolerant.or_else(|| inner.downcast_ref().map(Model::stats)).unwrap_or_else(stats)
 }
 
 /// Makes the controllers of an endpoint's connections.

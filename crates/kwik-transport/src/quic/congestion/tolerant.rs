@@ -15,6 +15,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kwik_proto::stats::{CongestionState, CongestionStats};
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
 use quinn_proto::RttEstimator;
 
@@ -105,6 +106,9 @@ pub(super) struct Tolerant {
     /// Of this acknowledgement: bytes, and when the newest of its packets was sent.
     acked: u64,
     newest: Option<Instant>,
+    /// For [`CongestionStats`].
+    answers: u64,
+    by_chance: u64,
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
@@ -140,7 +144,20 @@ impl Tolerant {
             last_rtt: Duration::ZERO,
             acked: 0,
             newest: None,
+            answers: 0,
+            by_chance: 0,
         }
+    }
+
+    pub(super) fn stats(&self) -> CongestionStats {
+        let state = match self.rule {
+            Rule::Start(_) => CongestionState::SlowStart,
+            Rule::Cubic(_) => CongestionState::Avoidance,
+        };
+        let mut stats = CongestionStats::new(self.window(), state);
+        stats.least_rtt = Some(self.round_trips.floor()).filter(|floor| !floor.is_zero());
+        (stats.answered, stats.by_chance) = (Some(self.answers), Some(self.by_chance));
+        stats
     }
 
     /// Slow start is over.
@@ -195,6 +212,7 @@ impl Tolerant {
     /// A queue overflowed, or the link fell silent.
     fn answer(&mut self, now: Instant, sent: Instant, persistent: bool, lost: u64) {
         self.most = self.window();
+        self.answers += 1;
         match &mut self.rule {
             Rule::Start(_) => {
                 self.rule = Rule::Cubic(cubic(now, self.mtu, self.most, persistent));
@@ -305,6 +323,8 @@ impl Controller for Tolerant {
             }
             self.answer(now, sent, false, lost);
             self.after = if excess { AFTER } else { 0 };
+        } else {
+            self.by_chance += lost;
         }
     }
 
@@ -392,6 +412,7 @@ mod tests {
             world.round(FLOOR, u64::from(round > 3) * 2);
         }
         assert_eq!(world.packets(), 200);
+        assert_eq!(world.tolerant.stats().state, CongestionState::SlowStart);
     }
 
     #[test]
@@ -408,6 +429,10 @@ mod tests {
         world.round(FLOOR * 2, 0);
         world.round(FLOOR * 2, 12);
         assert_eq!(world.packets(), 140);
+        let stats = world.tolerant.stats();
+        assert_eq!((stats.window, stats.state), (140 * MTU, CongestionState::Avoidance));
+        assert_eq!((stats.answered, stats.by_chance), (Some(1), Some(90 * 2 * MTU)));
+        assert_eq!(stats.least_rtt, Some(FLOOR));
     }
 
     #[test]

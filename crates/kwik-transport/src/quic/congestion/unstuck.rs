@@ -34,6 +34,10 @@ impl Unstuck {
     pub(super) fn new(inner: Box<dyn Controller>, clock: Clock, now: Instant, mtu: u16) -> Self {
         Self { inner, clock, mtu: mtu.into(), in_flight: 0, last_sent: now }
     }
+
+    pub(super) fn into_inner(self) -> Box<dyn Controller> {
+        self.inner
+    }
 }
 
 impl Controller for Unstuck {

@@ -25,6 +25,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kwik_proto::stats::{CongestionState, CongestionStats};
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
 use quinn_proto::RttEstimator;
 
@@ -114,6 +115,20 @@ impl Model {
             smoothed_rtt: Duration::ZERO,
             acked: 0,
         }
+    }
+
+    pub(super) fn stats(&self) -> CongestionStats {
+        let state = match self.state {
+            State::Startup { .. } => CongestionState::SlowStart,
+            State::Drain { .. } | State::Down | State::Yield { .. } => CongestionState::Drain,
+            State::Cruise { .. } => CongestionState::Cruise,
+            State::Up { .. } => CongestionState::Probe,
+            State::Crowd { .. } => CongestionState::Crowd,
+        };
+        let mut stats = CongestionStats::new(self.window, state);
+        stats.rate = Some(bytes(self.path.rate())).filter(|rate| *rate > 0);
+        stats.least_rtt = Some(self.path.floor()).filter(|floor| !floor.is_zero());
+        stats
     }
 
     fn least(&self) -> u64 {
