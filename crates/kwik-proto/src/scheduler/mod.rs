@@ -10,6 +10,7 @@
 mod assign;
 mod charges;
 mod control;
+mod decisions;
 mod ending;
 mod explain;
 mod ledger;

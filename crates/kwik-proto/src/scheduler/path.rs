@@ -6,7 +6,7 @@ use crate::path::{PathInput, PathState};
 use crate::wire::control;
 use crate::{PathId, PieceId, StreamId, limits};
 
-use super::explain::Decisions;
+use super::decisions::Decisions;
 use super::liveness::Liveness;
 use super::model::PathModel;
 
