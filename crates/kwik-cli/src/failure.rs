@@ -166,7 +166,8 @@ impl From<FetchError> for Failure {
 
 /// Whether what a server refuses it may do a moment later.
 fn is_passing(code: FailureCode) -> bool {
-    matches!(code, FailureCode::Busy | FailureCode::Changed | FailureCode::NoSource)
+    use FailureCode::{Busy, Changed, Ending, NoSource};
+    matches!(code, Busy | Changed | NoSource | Ending)
 }
 
 #[cfg(test)]

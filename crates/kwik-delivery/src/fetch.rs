@@ -30,11 +30,13 @@ use crate::{
 mod ask;
 mod error;
 mod list;
+mod news;
 mod progress;
 
 pub(crate) use ask::Answer;
 pub use error::FetchError;
 pub use list::{InvalidListing, Listing};
+pub use news::News;
 pub use progress::{Progress, Takeover};
 
 /// Fetches objects over a session. Cheap to clone. Needs a tokio runtime with time.
