@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     args::{State, duration},
-    connect::{Connection, Trust, connect},
+    connect::{Connection, Trust, Whom, connect},
     failure::{Failure, Kind},
     known::KnownServers,
     print, state,
@@ -125,7 +125,8 @@ async fn way(link: &Link, arguments: &DoctorArguments) -> Vec<Finding> {
     let identity = identity.and_then(|folder| state::find_client_identity(&folder).ok().flatten());
     let visitor = Visitor { pass: link.pass.clone(), identity: identity.map(Into::into) };
     let began = Instant::now();
-    let connected = connect((&link.host, link.port), trust, visitor, arguments.timeout).await;
+    let whom = Whom { host: &link.host, port: link.port, trust, visitor, named_by: None };
+    let connected = connect(whom, arguments.timeout).await;
     let connection = match connected {
         Ok(connection) => connection,
         Err(failure) => {

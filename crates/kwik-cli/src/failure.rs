@@ -47,17 +47,19 @@ impl Kind {
 }
 
 /// Why the command failed, and what to do about it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Failure {
     pub(crate) kind: Kind,
     pub(crate) message: String,
     /// Whether it may be another time when it is tried again at once.
     pub(crate) passing: bool,
+    /// The server said that it ends.
+    pub(crate) ending: bool,
 }
 
 impl Failure {
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), passing: false }
+        Self { kind, message: message.into(), passing: false, ending: false }
     }
 
     pub(crate) fn passing(self) -> Self {
@@ -148,6 +150,9 @@ impl From<FetchError> for Failure {
             FetchError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 Self::new(Kind::Unread, message)
             }
+            FetchError::Refused(failure) if failure.code == FailureCode::Ending => {
+                Self { ending: true, ..Self::new(Kind::Transfer, message).passing() }
+            }
             FetchError::Refused(failure) if is_passing(failure.code) => {
                 Self::new(Kind::Transfer, message).passing()
             }
@@ -166,8 +171,7 @@ impl From<FetchError> for Failure {
 
 /// Whether what a server refuses it may do a moment later.
 fn is_passing(code: FailureCode) -> bool {
-    use FailureCode::{Busy, Changed, Ending, NoSource};
-    matches!(code, Busy | Changed | NoSource | Ending)
+    matches!(code, FailureCode::Busy | FailureCode::Changed | FailureCode::NoSource)
 }
 
 #[cfg(test)]

@@ -41,6 +41,7 @@ mod many;
 mod notify;
 mod progress;
 mod remote;
+mod route;
 mod serve;
 mod sessions;
 mod signals;

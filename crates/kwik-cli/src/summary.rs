@@ -51,11 +51,6 @@ impl Shares {
         self.sessions
     }
 
-    /// Whether there was a session at all.
-    pub(crate) const fn has_session(&self) -> bool {
-        self.sessions > 0
-    }
-
     /// Looks at a session's paths; those that have ended since stay with what was seen last.
     pub(crate) fn update(&mut self, session: &Session) {
         for path in session.stats().paths {

@@ -110,8 +110,8 @@ impl Tally {
         self.inner().shares.update(session);
     }
 
-    pub(crate) fn keep_liars(&self, client: Option<&Client>) {
-        let Some(client) = client else { return };
+    /// Who was found to lie in a session.
+    pub(crate) fn keep_liars(&self, client: &Client) {
         let mut inner = self.inner();
         for (_, address) in client.liars_found() {
             if inner.liars.len() < MAX_LIARS {
@@ -179,6 +179,23 @@ impl Tally {
         let inner = self.inner();
         let active: u64 = inner.active.values().map(|active| active.progress.received()).sum();
         self.received.load(Relaxed) + active
+    }
+
+    /// How much has come of what counts: no server can make it rise for ever.
+    pub(crate) fn came(&self) -> u64 {
+        self.verified() + self.fetched.load(Relaxed)
+    }
+
+    /// What servers brought so far.
+    pub(crate) fn with_shares<T>(&self, look: impl FnOnce(&Shares) -> T) -> T {
+        look(&self.inner().shares)
+    }
+
+    /// What servers brought, and who of them lied.
+    pub(crate) fn take_shares(&self) -> (Shares, Vec<String>) {
+        let mut inner = self.inner();
+        let shares = std::mem::take(&mut inner.shares);
+        (shares, std::mem::take(&mut inner.liars).into_iter().collect())
     }
 
     fn verified(&self) -> u64 {

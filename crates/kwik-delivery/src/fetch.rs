@@ -122,6 +122,12 @@ impl Client {
         &self.shared.session
     }
 
+    /// Whether both are of one session, and not only with one server.
+    #[must_use]
+    pub fn is_same_session(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
     /// Who sent other bytes than an object's in this session: their paths and addresses.
     #[must_use]
     pub fn liars_found(&self) -> Vec<(PathId, String)> {
