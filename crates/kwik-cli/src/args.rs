@@ -280,6 +280,26 @@ impl FromStr for EdgeLink {
     }
 }
 
+/// A link to a server that clients go on with.
+#[derive(Debug, Clone)]
+pub(crate) struct SuccessorLink(pub(crate) Link);
+
+impl FromStr for SuccessorLink {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let link: Link = text.parse().map_err(|error| format!("{error}"))?;
+        if link.name.is_some() {
+            return Err("a successor has all objects: leave out the name after the port".into());
+        }
+        if link.fingerprint.is_none() {
+            return Err("clients have to know a successor by its key: \
+                        kwik://FINGERPRINT@HOST:PORT, see `kwik id`"
+                .into());
+        }
+        Ok(Self(link))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -359,5 +379,11 @@ mod tests {
         assert!(format!("kwik://{pin}@h:1").parse::<EdgeLink>().is_ok());
         assert!("kwik://h:1".parse::<EdgeLink>().unwrap_err().contains("fingerprint"));
         assert!(format!("kwik://{pin}@h:1/x").parse::<EdgeLink>().unwrap_err().contains("name"));
+        let successor = |text: &str| text.parse::<SuccessorLink>().map(|it| it.0.to_string());
+        for good in [format!("kwik://{pin}@h:1"), format!("kwik://{pin}:{pin}@h:1")] {
+            assert_eq!(successor(&good), Ok(good));
+        }
+        assert!(successor("kwik://h:1").unwrap_err().contains("kwik id"));
+        assert!(successor(&format!("kwik://{pin}@h:1/x")).unwrap_err().contains("name"));
     }
 }

@@ -47,6 +47,7 @@ mod sessions;
 mod signals;
 mod sources;
 mod state;
+mod successors;
 mod summary;
 mod tally;
 mod target;

@@ -27,6 +27,7 @@ use crate::{
     listen::{self, Listening},
     notify::notify,
     print, say, sources, state,
+    successors::Successors,
 };
 
 /// How long the goodbye to clients may take.
@@ -46,6 +47,7 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
     warn_of_hidden(&source, arguments.hidden);
     let fingerprint = identity.fingerprint();
     let catalogue = catalogue(&folder);
+    let mut successors = Successors::new(&arguments.successors)?;
     let mut edges = EdgeList::new(arguments.edges.clone(), arguments.edge_file.clone())?;
     let access = arguments.access_log.as_deref().map(AccessLog::open).transpose()?;
 
@@ -75,6 +77,7 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
         server = server.with_access_log(move |access| log.write(access));
     }
     let server = Arc::new(server);
+    successors.tell(&server);
     if arguments.hash_ahead {
         let hashing = Arc::clone(&server);
         tokio::spawn(async move { hashing.hash_ahead().await });
@@ -100,12 +103,14 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
                 }
                 entrance.reload();
                 edges.reload(&server);
+                successors.reload(&server);
             }
             // The usual end of a server, so no failure.
             Asked::End => break,
         }
     }
-    end(&server, &sockets, &mut signals, Duration::from_secs(arguments.drain)).await;
+    let patience = Duration::from_secs(arguments.drain);
+    end(&server, &sockets, &mut signals, patience, successors.first()).await;
     Ok(())
 }
 
@@ -125,8 +130,15 @@ fn without_secrets(
     Ok(source)
 }
 
-/// Lets clients finish, for `patience` at the most, and says goodbye.
-async fn end(server: &Server, sockets: &[Listening], signals: &mut Signals, patience: Duration) {
+/// Lets clients finish, for `patience` at the most, and says goodbye. What they have not finished
+/// they go on with elsewhere, if there is a successor.
+async fn end(
+    server: &Server,
+    sockets: &[Listening],
+    signals: &mut Signals,
+    patience: Duration,
+    successor: Option<String>,
+) {
     notify("STOPPING=1");
     server.drain();
     let busy = server.busy_sessions();
@@ -142,10 +154,14 @@ async fn end(server: &Server, sockets: &[Listening], signals: &mut Signals, pati
         () = signals.end() => {}
     }
     let reason = b"the server is shutting down";
+    let left = server.busy_sessions();
     if server.dismiss(reason) {
         // What is left fetches from the edges, and would end with the endpoints.
         say("kwik: ended: clients fetch the rest from the edges");
         return time::sleep(GOODBYE / 10).await;
+    }
+    if let Some(successor) = successor.filter(|_| left > 0) {
+        say(&format!("kwik: ended: {} may go on with {successor}", count(left, "download")));
     }
     let goodbye = sockets.iter().map(async |socket| {
         socket.endpoint.close(0, reason);

@@ -273,6 +273,12 @@ fn an_edge_whose_clock_is_wrong_is_named() {
     let (rest, code) = download.end();
     assert_eq!(code, Some(0));
     assert!(rest == data[1..]);
+    // The doctor says so where it is run.
+    let mut doctor = place.kwik(&["doctor", &server.link("x")]);
+    let output = doctor.env("LD_PRELOAD", place.path("clock.so")).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().find(|line| line.starts_with("warn  clocks")).unwrap();
+    assert!(line.contains("s behind the server's: of two servers"), "{text}");
 }
 
 /// An edge is found by the second address of its name, and one that does not trust the primary is

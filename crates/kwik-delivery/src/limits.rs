@@ -69,6 +69,8 @@ pub const DESCRIPTORS_SHARE: usize = 4;
 pub const MAX_READS: usize = 16;
 /// Requests of one session that are answered at once; more wait on their streams.
 pub const MAX_REQUESTS: usize = 16;
+/// How far the clocks of a primary and its edge may be apart.
+pub use kwik_proto::limits::CLOCK_SKEW;
 /// Servers that one names for when it has ended: links of two kilobytes at the most, in one
 /// message.
 pub const MAX_SUCCESSORS: usize = 8;

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use kwik::CongestionControl;
 use kwik_delivery::{Fingerprint, ObjectName};
 
-use super::{EdgeLink, Listen, State, rate};
+use super::{EdgeLink, Listen, State, SuccessorLink, rate};
 use crate::link::lifetime;
 
 #[derive(Debug, Args)]
@@ -40,6 +40,11 @@ pub(crate) struct Serve {
     /// A file that lists such links, one a line; SIGHUP has it read again.
     #[arg(long = "edges", value_name = "FILE")]
     pub(crate) edge_file: Option<PathBuf>,
+    /// A server with the same objects, for clients to go on with once this one has ended:
+    /// kwik://FINGERPRINT@HOST:PORT, the first choice first; what lets them in there may stand before
+    /// the @. SIGHUP has it read again in the configuration file.
+    #[arg(long = "successor", value_name = "LINK")]
+    pub(crate) successors: Vec<SuccessorLink>,
     /// A primary that this server is an edge of.
     #[arg(long = "trust", value_name = "FINGERPRINT")]
     pub(crate) trusted: Vec<Fingerprint>,
