@@ -278,6 +278,26 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn a_server_may_not_send_its_clients_anywhere() {
+        let allowed = |by: &str, addresses: &[&str]| {
+            let trust = Trust::Link(Fingerprint([1; 32]));
+            let named_by = Some(by.parse().unwrap());
+            let visitor = Visitor::default();
+            let whom = Whom { host: "h", port: 1, trust, visitor, named_by };
+            let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+            whom.allowed(addresses).map(|allowed| allowed.len())
+        };
+        for elsewhere in ["127.0.0.1:1", "10.0.0.1:1", "[::1]:1", "169.254.1.1:1", "224.0.0.1:1"] {
+            let refused = allowed("192.0.2.1", &[elsewhere]).unwrap_err();
+            assert_eq!(refused.kind, Kind::Trust, "{elsewhere}");
+            assert!(refused.message.contains("may not send its clients to h:1"), "{refused}");
+            assert_eq!(allowed("192.0.2.1", &[elsewhere, "192.0.2.2:1"]).unwrap(), 1);
+        }
+        assert_eq!(allowed("10.0.0.1", &["10.0.0.2:1", "192.0.2.2:1"]).unwrap(), 2);
+        assert_eq!(allowed("127.0.0.1", &["127.0.0.1:1"]).unwrap(), 1);
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn of_many_addresses_the_one_that_answers_is_found() {
         let config = ServerConfig::new(Arc::new(Identity::from_seed([7; 32])));

@@ -201,9 +201,9 @@ impl Server {
         tracing::info!(objects = count, bytes, failed, "all objects are hashed");
     }
 
-    /// Takes nobody new from now on, and begins nothing new: the first step of a graceful end. Where
-    /// there are successors, who comes is told of them. What is under way goes on. As an edge it hands over what it has not brought: the client has other
-    /// servers for that.
+    /// Takes nobody new from now on, and begins nothing new: the first step of a graceful end.
+    /// Where there are successors, who comes is told of them. What is under way goes on. As an edge
+    /// it hands over what it has not brought: the client has other servers for that.
     pub fn drain(&self) {
         self.presence.drain();
     }

@@ -41,8 +41,8 @@ pub(crate) struct Serve {
     #[arg(long = "edges", value_name = "FILE")]
     pub(crate) edge_file: Option<PathBuf>,
     /// A server with the same objects, for clients to go on with once this one has ended:
-    /// kwik://FINGERPRINT@HOST:PORT, the first choice first; what lets them in there may stand before
-    /// the @. SIGHUP has it read again in the configuration file.
+    /// kwik://FINGERPRINT@HOST:PORT, the first choice first; what lets them in there may stand
+    /// before the @. SIGHUP has it read again in the configuration file.
     #[arg(long = "successor", value_name = "LINK")]
     pub(crate) successors: Vec<SuccessorLink>,
     /// A primary that this server is an edge of.

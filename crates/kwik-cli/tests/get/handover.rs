@@ -88,8 +88,8 @@ fn end(mut server: Server, name: &str) {
     server.child.wait().unwrap();
 }
 
-/// As clients see it when one primary after the other is stopped, and its edges, too: what is fetched
-/// again is little, and no get fails.
+/// As clients see it when one primary after the other is stopped, and its edges, too: what is
+/// fetched again is little, and no get fails.
 #[test]
 fn a_rolling_restart_of_two_primaries_hands_clients_over() {
     thread::scope(|scope| {
