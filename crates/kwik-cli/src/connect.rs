@@ -27,8 +27,9 @@ use crate::{
 const STAGGER: Duration = Duration::from_millis(250);
 /// Addresses of a name that are tried: more than any host has that is not meant to be a flood.
 const MAX_ADDRESSES: usize = 32;
-/// How long the goodbye may take: it leaves at once, and nobody answers it.
-const GOODBYE: Duration = Duration::from_millis(20);
+/// How long the goodbye may take: it leaves before this thread rests, and nobody answers it. A get
+/// of a small file takes a few times as long.
+const GOODBYE: Duration = Duration::from_millis(5);
 
 /// A session and the socket under it.
 #[derive(Debug)]
