@@ -132,6 +132,14 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     seconds.map(Duration::from_secs).ok_or_else(wrong)
 }
 
+/// The same, or none at all.
+pub(crate) fn duration_or_none(text: &str) -> Result<Duration, String> {
+    match text {
+        "0" | "0s" => Ok(Duration::ZERO),
+        text => duration(text),
+    }
+}
+
 /// Bytes a second, or a number with its unit, a power of 1,024 as in other downloaders.
 fn rate(text: &str) -> Result<NonZeroU64, String> {
     let wrong = || format!("{text} is no rate in bytes a second: 100000, 500K, 20M or 1G");
@@ -355,6 +363,8 @@ mod tests {
     fn durations_have_units() {
         let seconds = |text| duration(text).map(|duration| duration.as_secs());
         assert_eq!(["4", "30s", "5m", "1h"].map(|text| seconds(text).unwrap()), [4, 30, 300, 3600]);
+        assert_eq!(duration_or_none("0"), Ok(Duration::ZERO));
+        assert_eq!(duration_or_none("90"), Ok(Duration::from_secs(90)));
         for wrong in ["", "0", "s", "-1", "1.5", "25h", "1 s", "99999999999999999999h"] {
             assert!(seconds(wrong).unwrap_err().contains("5m"), "{wrong}");
         }

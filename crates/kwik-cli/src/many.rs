@@ -144,7 +144,13 @@ impl<'a> Crew<'a> {
                 self.tally.on_skipped();
                 Ok(())
             }
-            Err(failure) if matches!(failure.kind, Kind::Unread) => Err(failure),
+            Err(failure) if failure.kind == Kind::Unread => Err(failure),
+            // Others would have no room either, and be fetched for nothing.
+            Err(failure)
+                if failure.kind == Kind::Full && job.size.is_some_and(|size| size <= LARGE) =>
+            {
+                Err(failure)
+            }
             Err(failure) if self.sessions.is_over().await => Err(failure),
             Err(failure) => {
                 self.tally.on_failed(&job.name, &failure);

@@ -63,12 +63,11 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
     let first = source.list(1).await?.into_iter().next();
     let greeting = Greeting { arguments: &arguments, fingerprint, entrance: &entrance };
     print(&greeting.text(&sockets, !edges.is_empty(), first.as_ref()))?;
-    let quarantine = Duration::from_secs(arguments.quarantine);
     let looked = source.clone();
     // Beside the serving: a folder may be large.
     tokio::spawn(async move { warn_of_unserved(&looked.survey().await) });
     let mut server = Server::new(source, catalogue, edges.edges())
-        .with_quarantine(quarantine)
+        .with_quarantine(arguments.quarantine)
         .with_door(entrance.door.clone());
     if let Some(rate) = arguments.rate {
         server = server.with_rate(rate.get());
@@ -109,8 +108,7 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
             Asked::End => break,
         }
     }
-    let patience = Duration::from_secs(arguments.drain);
-    end(&server, &sockets, &mut signals, patience, successors.first()).await;
+    end(&server, &sockets, &mut signals, arguments.drain, successors.first()).await;
     Ok(())
 }
 
@@ -240,7 +238,10 @@ fn end_of_stdin() -> oneshot::Receiver<()> {
 /// The server's identity; where the state folder cannot be written, one for this run.
 fn identity(folder: &Path) -> Result<Identity, Failure> {
     match state::identity(folder) {
-        Err(failure) if !folder.join("identity").exists() && failure.kind == Kind::Disk => {
+        Err(failure)
+            if !folder.join("identity").exists()
+                && matches!(failure.kind, Kind::Disk | Kind::Full) =>
+        {
             say(&format!(
                 "kwik: {failure}: until then this server has another fingerprint after each start"
             ));

@@ -2,11 +2,13 @@
 //! that it named.
 
 use std::{
+    collections::BTreeMap,
     num::NonZeroU64,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
+use kwik::{PathId, Session};
 use kwik_delivery::{About, Client, Entry, FailureCode, FetchError, Listing};
 use tokio::{
     sync::{Mutex, watch},
@@ -49,6 +51,8 @@ pub(crate) struct Sessions<'a> {
 struct State {
     route: Route,
     held: Option<Held>,
+    /// Sessions that end, in which something may be under way yet.
+    ending: Vec<Ending>,
     /// Why the session that is held is done without.
     lost: Option<Failure>,
     /// The most that ever was here and verified.
@@ -66,6 +70,9 @@ struct Held {
     about: watch::Receiver<Option<About>>,
     _listening: Listening,
 }
+
+/// A session that ends, and what its paths had brought when that was looked at.
+struct Ending(Session, BTreeMap<PathId, u64>);
 
 /// Listens to what a server says of itself, until it is dropped.
 struct Listening(JoinHandle<()>);
@@ -134,6 +141,7 @@ impl<'a> Sessions<'a> {
         let state = State {
             route: Route::new(link),
             held: None,
+            ending: Vec::new(),
             lost: None,
             best: 0,
             in_vain: 0,
@@ -163,7 +171,12 @@ impl<'a> Sessions<'a> {
             return Ok(held.client.clone());
         }
         // What is under way in a session that ends is brought to its end there.
-        state.held = None;
+        if let Some(Held { client, .. }) = state.held.take()
+            && client.session().close_reason().is_none()
+        {
+            let brought = self.tally.look(client.session());
+            state.ending.push(Ending(client.session().clone(), brought));
+        }
         let came = self.tally.came();
         if came > state.best {
             (state.best, state.in_vain) = (came, 0);
@@ -315,18 +328,27 @@ impl<'a> Sessions<'a> {
     /// Looks at what came, for whoever looks at the tally.
     pub(crate) fn look(&self) {
         // Who dials has nothing to show.
-        if let Ok(state) = self.state.try_lock()
-            && let Some(held) = &state.held
-        {
+        if let Ok(mut state) = self.state.try_lock() {
+            self.look_at(&mut state);
+        }
+    }
+
+    fn look_at(&self, state: &mut State) {
+        if let Some(held) = &state.held {
             self.tally.look(held.client.session());
         }
+        state.ending.retain_mut(|Ending(session, brought)| {
+            self.tally.look_again(session, brought);
+            session.close_reason().is_none()
+        });
     }
 
     /// Says goodbye.
     pub(crate) async fn close(&self) {
-        let held = self.state.lock().await.held.take();
-        if let Some(Held { connection, client, .. }) = held {
-            self.tally.look(client.session());
+        let mut state = self.state.lock().await;
+        self.look_at(&mut state);
+        state.ending.clear();
+        if let Some(Held { connection, .. }) = state.held.take() {
             connection.close().await;
         }
     }

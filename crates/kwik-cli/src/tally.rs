@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use kwik::{Session, escape};
+use kwik::{PathId, Session, escape};
 use kwik_delivery::{Client, Manifest, ObjectName, Progress, Takeover};
 use serde_json::{Value, json};
 
@@ -106,8 +106,14 @@ impl Tally {
         self.inner().shares.begin_session(session);
     }
 
-    pub(crate) fn look(&self, session: &Session) {
-        self.inner().shares.update(session);
+    /// Looks at what the session has brought by now, path by path.
+    pub(crate) fn look(&self, session: &Session) -> BTreeMap<PathId, u64> {
+        self.inner().shares.update(session)
+    }
+
+    /// The same of one before, which had `brought` so much.
+    pub(crate) fn look_again(&self, session: &Session, brought: &mut BTreeMap<PathId, u64>) {
+        self.inner().shares.update_before(session, brought);
     }
 
     /// Who was found to lie in a session.

@@ -189,6 +189,9 @@ fn of_a_folder_what_was_not_begun_comes_from_the_next_server() {
     assert_eq!((&done["fetched"], &done["failed"]), (&600.into(), &0.into()), "{}", get.said());
     assert_eq!(done["sessions"], 2, "{}", get.said());
     assert_eq!(get.said().matches("going on with").count(), 1, "{}", get.said());
+    // It is not called ended while something is under way, and says what it is asked no more.
+    let log = servers.log("a");
+    assert!(!log.contains("may go on with") && !log.contains("refused"), "{log}");
     let (files, out) = (place.path("files/f"), place.path("out/0"));
     assert_eq!(names(&files), names(&out));
     for name in names(&files) {

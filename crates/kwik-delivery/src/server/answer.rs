@@ -61,7 +61,10 @@ pub(super) async fn answer(
         Ok(()) => {}
         Err(Unanswered::Refused { failure, cause }) => {
             let reason = cause.unwrap_or_else(|| failure.message.clone());
-            serving.log_unanswered("refused", shown, &reason, failure.code.is_own_fault());
+            // Of its end a server speaks once, and not of each request that comes late.
+            if failure.code != FailureCode::Ending {
+                serving.log_unanswered("refused", shown, &reason, failure.code.is_own_fault());
+            }
             reply(&mut send, [Response::Failed(failure).encode()]).await.ok();
             outcome = Err(reason);
         }
