@@ -30,6 +30,8 @@ const MAX_ADDRESSES: usize = 32;
 /// How long the goodbye may take: it leaves before this thread rests, and nobody answers it. A get
 /// of a small file takes a few times as long.
 const GOODBYE: Duration = Duration::from_millis(5);
+/// Before it, what was said last leaves: that all has come, say, which the server writes down.
+const LAST_WORDS: Duration = Duration::from_millis(2);
 
 /// A session and the socket under it.
 #[derive(Debug)]
@@ -46,6 +48,7 @@ impl Connection {
 
     /// Says goodbye.
     pub(crate) async fn close(self) {
+        time::sleep(LAST_WORDS).await;
         self.session.close(0, b"done");
         self.endpoint.close(0, b"done");
         time::timeout(GOODBYE, self.endpoint.wait_idle()).await.ok();

@@ -229,8 +229,15 @@ async fn get(arguments: &Get, link: &ObjectLink, signals: &mut Signals) -> Resul
         result = download(what, &sessions, &tally) => result,
         signal = signals.next() => Err(Failure::new(Kind::Signal(signal), "interrupted")),
     };
+    let shown = result
+        .map_err(|failure| failure.with_kept(&output))
+        .and_then(|summary| show(arguments, &summary, &target));
+    // The goodbye last: until then the server may hear that all has come.
     sessions.close().await;
-    let summary = result.map_err(|failure| failure.with_kept(&output))?;
+    shown
+}
+
+fn show(arguments: &Get, summary: &Summary, target: &Target) -> Result<(), Failure> {
     if arguments.verbose {
         summary.shares.explain().iter().for_each(|line| note(&escape(line).to_string()));
     }
@@ -239,7 +246,7 @@ async fn get(arguments: &Get, link: &ObjectLink, signals: &mut Signals) -> Resul
         return print(&summary.to_json(&target.to_string()));
     }
     if arguments.form() != voice::Form::Json {
-        note(&escape(&summary).to_string());
+        note(&escape(summary).to_string());
     }
     Ok(())
 }
