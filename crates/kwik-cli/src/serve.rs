@@ -51,13 +51,7 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
     let mut edges = EdgeList::new(arguments.edges.clone(), arguments.edge_file.clone())?;
     let access = arguments.access_log.as_deref().map(AccessLog::open).transpose()?;
 
-    let mut config = ServerConfig::new(identity);
-    config.authenticator = entrance.door.clone();
-    config.trusted.extend(&arguments.trusted);
-    config.quic.congestion = arguments.congestion.into();
-    if let Some(most) = arguments.max_sessions {
-        config.max_sessions = most;
-    }
+    let config = configuration(&arguments, identity, &entrance);
     let sockets = listen::open(&config, &arguments.listen).await?;
 
     let first = source.list(1).await?.into_iter().next();
@@ -108,8 +102,19 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
             Asked::End => break,
         }
     }
-    end(&server, &sockets, &mut signals, arguments.drain, successors.first()).await;
+    end(&server, &sockets, &mut signals, arguments.drain, &mut successors).await;
     Ok(())
+}
+
+fn configuration(arguments: &Serve, identity: Arc<Identity>, entrance: &Entrance) -> ServerConfig {
+    let mut config = ServerConfig::new(identity);
+    config.authenticator = entrance.door.clone();
+    config.trusted.extend(&arguments.trusted);
+    config.quic.congestion = arguments.congestion.into();
+    if let Some(most) = arguments.max_sessions {
+        config.max_sessions = most;
+    }
+    config
 }
 
 /// What of the source is for others. After secrets were made: they are told by what they are,
@@ -135,7 +140,7 @@ async fn end(
     sockets: &[Listening],
     signals: &mut Signals,
     patience: Duration,
-    successor: Option<String>,
+    successors: &mut Successors,
 ) {
     notify("STOPPING=1");
     server.drain();
@@ -149,7 +154,7 @@ async fn end(
     }
     tokio::select! {
         _ = time::timeout(patience, server.drained()) => {}
-        () = signals.end() => {}
+        () = asked_again(server, signals, successors) => {}
     }
     let reason = b"the server is shutting down";
     let left = server.busy_sessions();
@@ -158,7 +163,7 @@ async fn end(
         say("kwik: ended: clients fetch the rest from the edges");
         return time::sleep(GOODBYE / 10).await;
     }
-    if let Some(successor) = successor.filter(|_| left > 0) {
+    if let Some(successor) = successors.first().filter(|_| left > 0) {
         say(&format!("kwik: ended: {} may go on with {successor}", count(left, "download")));
     }
     let goodbye = sockets.iter().map(async |socket| {
@@ -166,6 +171,13 @@ async fn end(
         time::timeout(GOODBYE, socket.endpoint.wait_idle()).await.ok();
     });
     futures_util::future::join_all(goodbye).await;
+}
+
+/// Waits until it is asked to end once more. It is not too late to say where clients go on.
+async fn asked_again(server: &Server, signals: &mut Signals, successors: &mut Successors) {
+    while signals.next().await == Asked::Reload {
+        successors.reload(server);
+    }
 }
 
 /// What a server is asked from outside.

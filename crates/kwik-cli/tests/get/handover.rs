@@ -199,41 +199,69 @@ fn of_a_folder_what_was_not_begun_comes_from_the_next_server() {
     }
 }
 
+/// One that is named when the server ends already is gone on with, too.
+#[test]
+fn it_is_not_too_late_for_a_successor_while_a_server_ends() {
+    let place = Place::new();
+    place.file("f/000", SIZE);
+    for number in 1..400 {
+        place.file(&format!("f/{number:03}"), 20_000);
+    }
+    let servers = Servers { place: &place };
+    let b = servers.start("b", "127.0.0.1:0", &[]);
+    let config = place.path("a.conf");
+    fs::write(&config, "[serve]\n").unwrap();
+    let options = [&["--config", config.to_str().unwrap()], &SLOW[..]].concat();
+    let a = servers.start("a", "127.0.0.1:0", &options);
+    let mut get = Get::begin(&place, 0, &a.link("f/"), &[]);
+    get.wait_for(1_000_000);
+    signal(&a.child, "-TERM");
+    wait_until(|| servers.log("a").contains("may finish"));
+    fs::write(&config, format!("[serve]\nsuccessor = {}\n", b.edge())).unwrap();
+    signal(&a.child, "-HUP");
+    let done = get.done();
+    assert_eq!((&done["fetched"], &done["failed"]), (&400.into(), &0.into()), "{}", get.said());
+    assert_eq!(get.said().matches("going on with").count(), 1, "{}", get.said());
+}
+
 /// Who comes while a server ends is told where to go; a secret is that of the link, or the one that
 /// stands before the successor's `@`.
 #[test]
 fn who_comes_at_the_end_is_sent_on() {
-    for own_secret in [false, true] {
-        let place = Place::new();
-        let data = place.file("x", SIZE);
-        for (file, secret) in [("one", "0123456789abcdef"), ("two", "fedcba9876543210")] {
-            fs::write(place.path(file), secret).unwrap();
-            let path = place.path(file);
-            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))
-                .unwrap();
+    thread::scope(|scope| {
+        for own_secret in [false, true] {
+            scope.spawn(move || send_on(own_secret));
         }
-        let servers = Servers { place: &place };
-        let secret =
-            |file: &str| ["--secret-file".to_owned(), place.path(file).display().to_string()];
-        let texts = |options: &[String]| options.to_vec();
-        let b_secret = texts(&secret(if own_secret { "two" } else { "one" }));
-        let b_options: Vec<_> = b_secret.iter().map(String::as_str).collect();
-        let b = servers.start("b", "127.0.0.1:0", &b_options);
-        let b_link = if own_secret { b.link("") } else { b.edge() };
-        let a_secret = texts(&secret("one"));
-        let a_options = [a_secret[0].as_str(), &a_secret[1], "--successor"];
-        let a_options = [&a_options[..], &[b_link.trim_end_matches('/')], &SLOW].concat();
-        let a = servers.start("a", "127.0.0.1:0", &a_options);
-        // It is busy until then.
-        let mut get = Get::begin(&place, 0, &a.link("x"), &[]);
-        get.wait_for(1);
-        signal(&a.child, "-TERM");
-        wait_until(|| servers.log("a").contains("1 download may finish"));
-        assert_done(&place.run(&["get", &a.link("x"), "-o", "late"]));
-        assert!(fs::read(place.path("out/late")).unwrap() == data);
-        get.done();
-        assert!(fs::read(place.path("out/0")).unwrap() == data);
+    });
+}
+
+fn send_on(own_secret: bool) {
+    let place = Place::new();
+    let data = place.file("x", SIZE);
+    for (file, secret) in [("one", "0123456789abcdef"), ("two", "fedcba9876543210")] {
+        fs::write(place.path(file), secret).unwrap();
+        let path = place.path(file);
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     }
+    let servers = Servers { place: &place };
+    let secret = |file: &str| ["--secret-file".to_owned(), place.path(file).display().to_string()];
+    let b_secret = secret(if own_secret { "two" } else { "one" });
+    let b_options: Vec<_> = b_secret.iter().map(String::as_str).collect();
+    let b = servers.start("b", "127.0.0.1:0", &b_options);
+    let b_link = if own_secret { b.link("") } else { b.edge() };
+    let a_secret = secret("one");
+    let a_options = [a_secret[0].as_str(), &a_secret[1], "--successor"];
+    let a_options = [&a_options[..], &[b_link.trim_end_matches('/')], &SLOW].concat();
+    let a = servers.start("a", "127.0.0.1:0", &a_options);
+    // It is busy until then.
+    let mut get = Get::begin(&place, 0, &a.link("x"), &[]);
+    get.wait_for(1);
+    signal(&a.child, "-TERM");
+    wait_until(|| servers.log("a").contains("1 download may finish"));
+    assert_done(&place.run(&["get", &a.link("x"), "-o", "late"]));
+    assert!(fs::read(place.path("out/late")).unwrap() == data);
+    get.done();
+    assert!(fs::read(place.path("out/0")).unwrap() == data);
 }
 
 /// A successor that is of no use costs no get: its own server may be back.
