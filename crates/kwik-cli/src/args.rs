@@ -132,6 +132,14 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     seconds.map(Duration::from_secs).ok_or_else(wrong)
 }
 
+/// The same, or none at all.
+pub(crate) fn duration_or_none(text: &str) -> Result<Duration, String> {
+    match text {
+        "0" | "0s" => Ok(Duration::ZERO),
+        text => duration(text),
+    }
+}
+
 /// Bytes a second, or a number with its unit, a power of 1,024 as in other downloaders.
 fn rate(text: &str) -> Result<NonZeroU64, String> {
     let wrong = || format!("{text} is no rate in bytes a second: 100000, 500K, 20M or 1G");
@@ -280,6 +288,26 @@ impl FromStr for EdgeLink {
     }
 }
 
+/// A link to a server that clients go on with.
+#[derive(Debug, Clone)]
+pub(crate) struct SuccessorLink(pub(crate) Link);
+
+impl FromStr for SuccessorLink {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let link: Link = text.parse().map_err(|error| format!("{error}"))?;
+        if link.name.is_some() {
+            return Err("a successor has all objects: leave out the name after the port".into());
+        }
+        if link.fingerprint.is_none() {
+            return Err("clients have to know a successor by its key: \
+                        kwik://FINGERPRINT@HOST:PORT, see `kwik id`"
+                .into());
+        }
+        Ok(Self(link))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -335,6 +363,8 @@ mod tests {
     fn durations_have_units() {
         let seconds = |text| duration(text).map(|duration| duration.as_secs());
         assert_eq!(["4", "30s", "5m", "1h"].map(|text| seconds(text).unwrap()), [4, 30, 300, 3600]);
+        assert_eq!(duration_or_none("0"), Ok(Duration::ZERO));
+        assert_eq!(duration_or_none("90"), Ok(Duration::from_secs(90)));
         for wrong in ["", "0", "s", "-1", "1.5", "25h", "1 s", "99999999999999999999h"] {
             assert!(seconds(wrong).unwrap_err().contains("5m"), "{wrong}");
         }
@@ -359,5 +389,11 @@ mod tests {
         assert!(format!("kwik://{pin}@h:1").parse::<EdgeLink>().is_ok());
         assert!("kwik://h:1".parse::<EdgeLink>().unwrap_err().contains("fingerprint"));
         assert!(format!("kwik://{pin}@h:1/x").parse::<EdgeLink>().unwrap_err().contains("name"));
+        let successor = |text: &str| text.parse::<SuccessorLink>().map(|it| it.0.to_string());
+        for good in [format!("kwik://{pin}@h:1"), format!("kwik://{pin}:{pin}@h:1")] {
+            assert_eq!(successor(&good), Ok(good));
+        }
+        assert!(successor("kwik://h:1").unwrap_err().contains("kwik id"));
+        assert!(successor(&format!("kwik://{pin}@h:1/x")).unwrap_err().contains("name"));
     }
 }

@@ -13,9 +13,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{Arg, ArgAction, Command};
+use clap::{Arg, ArgAction, Command, CommandFactory};
 
-use crate::failure::{Failure, Kind};
+use crate::{
+    args::Arguments,
+    failure::{Failure, Kind},
+};
 
 /// Bytes of a configuration file.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -123,6 +126,29 @@ impl Defaults {
         };
         self.0.iter().find(is_meant).map(|default| default.origin.as_str())
     }
+}
+
+/// What the environment and the file say of an option now.
+#[derive(Debug)]
+pub(crate) struct Again {
+    pub(crate) values: Vec<String>,
+    /// Where they stand, for people.
+    pub(crate) origin: String,
+}
+
+/// Reads an option of the command that runs again, which may be given several times: none when the
+/// command line has it.
+pub(crate) fn read_again(long: &str) -> Result<Option<Again>, Failure> {
+    let (command, given): (_, Vec<_>) = (Arguments::command(), env::args_os().collect());
+    let option = chosen(&command, &given).and_then(|command| find(command, long));
+    if option.is_none_or(|option| is_given(option, &given)) {
+        return Ok(None);
+    }
+    let Defaults(found) = Defaults::find(&command, &given)?;
+    let found = found.into_iter().find(|default| default.long == long);
+    let (values, origin) = found.map(|found| (found.values, found.origin)).unwrap_or_default();
+    let values = values.iter().map(|value| value.to_string_lossy().into_owned()).collect();
+    Ok(Some(Again { values, origin }))
 }
 
 /// The command that is given.
@@ -290,10 +316,7 @@ fn parse(text: &str, shown: &str, command: &Command) -> Result<Vec<Line>, Failur
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
-    use crate::args::Arguments;
 
     fn lines(text: &str) -> Result<Vec<String>, String> {
         let lines = parse(text, "F", &Arguments::command()).map_err(|failure| failure.message)?;

@@ -2,14 +2,16 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use kwik::{ClientConfig, ConnectError, ConnectionError, Endpoint, ServerTrust, Session};
-use kwik_delivery::{Fingerprint, Pass, Visitor};
+use kwik::{
+    ClientConfig, ConnectError, ConnectionError, DialPolicy, Endpoint, ServerTrust, Session,
+};
+use kwik_delivery::{Fingerprint, Visitor};
 use tokio::{net::lookup_host, time};
 
 use crate::{
@@ -25,8 +27,11 @@ use crate::{
 const STAGGER: Duration = Duration::from_millis(250);
 /// Addresses of a name that are tried: more than any host has that is not meant to be a flood.
 const MAX_ADDRESSES: usize = 32;
-/// How long the goodbye may take: it leaves at once, and nobody answers it.
-const GOODBYE: Duration = Duration::from_millis(20);
+/// How long the goodbye may take: it leaves before this thread rests, and nobody answers it. A get
+/// of a small file takes a few times as long.
+const GOODBYE: Duration = Duration::from_millis(5);
+/// Before it, what was said last leaves: that all has come, say, which the server writes down.
+const LAST_WORDS: Duration = Duration::from_millis(2);
 
 /// A session and the socket under it.
 #[derive(Debug)]
@@ -43,47 +48,53 @@ impl Connection {
 
     /// Says goodbye.
     pub(crate) async fn close(self) {
+        time::sleep(LAST_WORDS).await;
         self.session.close(0, b"done");
         self.endpoint.close(0, b"done");
         time::timeout(GOODBYE, self.endpoint.wait_idle()).await.ok();
     }
 }
 
-/// Dials servers, and keeps the session with the last one for what else is wanted of it.
-#[derive(Debug, Default)]
-pub(crate) struct Dialer(Option<(Whom, Connection)>);
+/// A server that is to be dialed.
+#[derive(Debug)]
+pub(crate) struct Whom<'a> {
+    pub(crate) host: &'a str,
+    pub(crate) port: u16,
+    pub(crate) trust: Trust,
+    pub(crate) visitor: Visitor,
+    /// Where the server is that named it, if one did. That one is trusted with a transfer, and not
+    /// with this network.
+    pub(crate) named_by: Option<IpAddr>,
+}
 
-/// A server, and what it was shown.
-type Whom = (Option<Fingerprint>, Option<Pass>, String);
-
-impl Dialer {
-    /// A session with the server of `link`.
-    pub(crate) async fn session(
-        &mut self,
-        link: &ObjectLink,
+impl<'a> Whom<'a> {
+    /// The server of a link.
+    pub(crate) fn new(
+        link: &'a ObjectLink,
         options: &TrustOptions,
-        patience: Duration,
-    ) -> Result<Session, Failure> {
-        let whom = (link.fingerprint, link.pass.clone(), server(&link.host, link.port));
-        if let Some((held, connection)) = &self.0
-            && *held == whom
-            && connection.session.close_reason().is_none()
-        {
-            return Ok(connection.session.clone());
-        }
-        self.close().await;
-        let trust = Trust::new(link, options)?;
-        let visitor = visitor(link, options)?;
-        let connection = connect((&link.host, link.port), trust, visitor, patience).await?;
-        let session = connection.session.clone();
-        self.0 = Some((whom, connection));
-        Ok(session)
+        named_by: Option<IpAddr>,
+    ) -> Result<Self, Failure> {
+        let (trust, visitor) = (Trust::new(link, options)?, visitor(link, options)?);
+        Ok(Self { host: &link.host, port: link.port, trust, visitor, named_by })
     }
 
-    /// Says goodbye, if there is anybody to say it to.
-    pub(crate) async fn close(&mut self) {
-        if let Some((_, connection)) = self.0.take() {
-            connection.close().await;
+    /// Those of its addresses that may be dialed.
+    fn allowed(&self, addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Failure> {
+        let Some(by) = self.named_by else { return Ok(addresses) };
+        let (mut allowed, mut refused) = (Vec::new(), None);
+        for address in addresses {
+            match DialPolicy::default().check(address, by) {
+                Ok(address) => allowed.push(address),
+                Err(error) => refused = Some(error),
+            }
+        }
+        match refused {
+            Some(error) if allowed.is_empty() => {
+                let server = server(self.host, self.port);
+                let message = format!("a server may not send its clients to {server}: {error}");
+                Err(Failure::new(Kind::Trust, message))
+            }
+            _ => Ok(allowed),
         }
     }
 }
@@ -122,32 +133,29 @@ impl Trust {
 }
 
 /// What the server of `link` is shown: the link's pass, and who this client is.
-pub(crate) fn visitor(link: &ObjectLink, options: &TrustOptions) -> Result<Visitor, Failure> {
+fn visitor(link: &ObjectLink, options: &TrustOptions) -> Result<Visitor, Failure> {
     let folder = state::folder(options.state.folder.as_deref()).ok().filter(|_| !options.anonymous);
     let identity = folder.as_deref().map(state::find_client_identity).transpose()?.flatten();
     Ok(Visitor { pass: link.pass.clone(), identity: identity.map(Arc::new) })
 }
 
 /// Dials a server, by all its addresses, for `patience` at the most.
-pub(crate) async fn connect(
-    (host, port): (&str, u16),
-    trust: Trust,
-    visitor: Visitor,
-    patience: Duration,
-) -> Result<Connection, Failure> {
+pub(crate) async fn connect(whom: Whom<'_>, patience: Duration) -> Result<Connection, Failure> {
+    let Whom { host, port, ref trust, ref visitor, .. } = whom;
     let server = server(host, port);
     let mut config = ClientConfig::new(match trust {
-        Trust::Link(pin) | Trust::Known(pin, _) => ServerTrust::Pin(pin),
+        Trust::Link(pin) | Trust::Known(pin, _) => ServerTrust::Pin(*pin),
         Trust::FirstUse(_) => ServerTrust::Capture,
     });
     // Whoever answers first is shown nothing.
     if !matches!(trust, Trust::FirstUse(_)) {
-        config.credentials = Some(Arc::new(visitor));
+        config.credentials = Some(Arc::new(visitor.clone()));
     }
     let end = time::Instant::now() + patience;
     let resolving = resolve(host, port, patience);
     let addresses =
         Waiting::new().for_work(resolving, || format!("looking for the host {host}")).await?;
+    let addresses = whom.allowed(addresses)?;
     let endpoint = bind().map_err(|error| {
         Failure::new(Kind::Network, format!("cannot open a UDP socket: {error}"))
     })?;
@@ -156,7 +164,7 @@ pub(crate) async fn connect(
     let dialing = dial(&endpoint, &addresses, name, &config, end);
     let session = Waiting::new().for_work(dialing, || format!("waiting for {server} to answer"));
     let session = session.await.map_err(|error| match error {
-        Some(error) => failure(&error, &server, &trust),
+        Some(error) => failure(&error, &server, trust),
         None => {
             let waited = patience.as_secs();
             let message = format!(
@@ -167,7 +175,7 @@ pub(crate) async fn connect(
         }
     })?;
     if let Trust::FirstUse(known) = trust {
-        remember(&known, &server, &session)?;
+        remember(known, &server, &session)?;
     }
     Ok(Connection { endpoint, session })
 }
@@ -273,6 +281,26 @@ mod tests {
     use kwik::{Identity, ServerConfig};
 
     use super::*;
+
+    #[test]
+    fn a_server_may_not_send_its_clients_anywhere() {
+        let allowed = |by: &str, addresses: &[&str]| {
+            let trust = Trust::Link(Fingerprint([1; 32]));
+            let named_by = Some(by.parse().unwrap());
+            let visitor = Visitor::default();
+            let whom = Whom { host: "h", port: 1, trust, visitor, named_by };
+            let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+            whom.allowed(addresses).map(|allowed| allowed.len())
+        };
+        for elsewhere in ["127.0.0.1:1", "10.0.0.1:1", "[::1]:1", "169.254.1.1:1", "224.0.0.1:1"] {
+            let refused = allowed("192.0.2.1", &[elsewhere]).unwrap_err();
+            assert_eq!(refused.kind, Kind::Trust, "{elsewhere}");
+            assert!(refused.message.contains("may not send its clients to h:1"), "{refused}");
+            assert_eq!(allowed("192.0.2.1", &[elsewhere, "192.0.2.2:1"]).unwrap(), 1);
+        }
+        assert_eq!(allowed("10.0.0.1", &["10.0.0.2:1", "192.0.2.2:1"]).unwrap(), 2);
+        assert_eq!(allowed("127.0.0.1", &["127.0.0.1:1"]).unwrap(), 1);
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn of_many_addresses_the_one_that_answers_is_found() {

@@ -23,11 +23,12 @@ use tokio::{
 
 use crate::{
     args::Demo,
-    connect::{Trust, connect},
+    connect::{Trust, Whom, connect},
     failure::{Failure, Kind},
     get::{self, What},
     print, state,
-    summary::{Shares, Size, Summary},
+    summary::{Size, Summary},
+    tally::Tally,
 };
 
 /// Size of the object that is made when there is none: long enough to see all servers at work.
@@ -79,20 +80,24 @@ async fn download(
 ) -> Result<(), Failure> {
     let began = Instant::now();
     let Link { host, port, .. } = &primary.link;
-    let connection = connect((host, *port), Trust::Link(pin), Visitor::default(), START).await?;
+    let (trust, visitor) = (Trust::Link(pin), Visitor::default());
+    let whom = Whom { host, port: *port, trust, visitor, named_by: None };
+    let connection = connect(whom, START).await?;
     let client = Client::new(connection.session.clone());
     let mut killed = None;
     let output = Output::file(PartFile::claim(Place::new(output), false)?);
     let what = What { name, expected: None, output: &output };
-    let (progress, mut shares) = (Progress::default(), Shares::default());
-    let manifest = get::fetch(&client, what, &progress, &mut shares, |verified, size| {
+    let (progress, tally) = (Progress::default(), Tally::new());
+    tally.begin_session(&connection.session);
+    let manifest = get::fetch(&client, what, &progress, &tally, |verified, size| {
         if verified >= size / 2 {
             // Dropping it kills it.
             killed = victim.take().map(|_| verified).or(killed);
         }
     })
     .await?;
-    let liars = client.liars_found().into_iter().map(|(_, address)| address).collect();
+    tally.keep_liars(&client);
+    let (shares, liars) = tally.take_shares();
     let summary = Summary::new(manifest, began.elapsed(), &progress, shares, liars);
     connection.close().await;
     if let Some(verified) = killed {

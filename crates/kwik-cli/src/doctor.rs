@@ -1,15 +1,19 @@
 //! `kwik doctor`: what of this machine, and of the way to a server, keeps KWIK from doing well.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    str::FromStr,
+    time::{Duration, SystemTime},
+};
 
 use clap::Args;
 use kwik::escape;
-use kwik_delivery::{Link, Visitor};
+use kwik_delivery::{Client, Link, Visitor, limits::CLOCK_SKEW};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     args::{State, duration},
-    connect::{Connection, Trust, connect},
+    connect::{Connection, Trust, Whom, connect},
     failure::{Failure, Kind},
     known::KnownServers,
     print, state,
@@ -125,7 +129,8 @@ async fn way(link: &Link, arguments: &DoctorArguments) -> Vec<Finding> {
     let identity = identity.and_then(|folder| state::find_client_identity(&folder).ok().flatten());
     let visitor = Visitor { pass: link.pass.clone(), identity: identity.map(Into::into) };
     let began = Instant::now();
-    let connected = connect((&link.host, link.port), trust, visitor, arguments.timeout).await;
+    let whom = Whom { host: &link.host, port: link.port, trust, visitor, named_by: None };
+    let connected = connect(whom, arguments.timeout).await;
     let connection = match connected {
         Ok(connection) => connection,
         Err(failure) => {
@@ -137,6 +142,7 @@ async fn way(link: &Link, arguments: &DoctorArguments) -> Vec<Finding> {
     let text = format!("{} answers, {took} ms after the first packet", connection.address());
     let mut findings = vec![Finding::new(Health::Ok, "way", text)];
     findings.extend(admission(&connection).await);
+    findings.extend(clock(&connection).await);
     findings.push(packets(&connection).await);
     connection.close().await;
     findings
@@ -173,6 +179,37 @@ async fn admission(connection: &Connection) -> Option<Finding> {
     let error = refused.await.ok().flatten()?;
     let failure = Failure::from(kwik_delivery::FetchError::Session(error));
     Some(Finding::new(Health::Fail, "trust", failure.to_string()))
+}
+
+/// How far this machine's clock is from the server's, where that says what it is.
+async fn clock(connection: &Connection) -> Option<Finding> {
+    let client = Client::new(connection.session.clone()).with_patience(PROBING);
+    let (here, began) = (SystemTime::now(), Instant::now());
+    let news = client.news().await.ok()?;
+    // It was read at some time in between.
+    let here = here + began.elapsed() / 2;
+    Some(compare_clocks(here, news.about().time))
+}
+
+fn compare_clocks(here: SystemTime, there: SystemTime) -> Finding {
+    let (apart, ahead) = match here.duration_since(there) {
+        Ok(apart) => (apart, "ahead of"),
+        Err(error) => (error.duration(), "behind"),
+    };
+    let apart_for_people = match apart.as_secs() {
+        0..120 => format!("{:.1} s", apart.as_secs_f64()),
+        seconds @ 120..7200 => format!("{} min", seconds / 60),
+        seconds => format!("{} h", seconds / 3600),
+    };
+    let text = format!("this machine's clock is {apart_for_people} {ahead} the server's");
+    if apart < CLOCK_SKEW {
+        return Finding::new(Health::Ok, "clocks", text);
+    }
+    let advice = format!(
+        "{text}: of two servers that are so far apart neither serves as the other's edge, and \
+         links end at the wrong time: run timedatectl set-ntp true where it is wrong"
+    );
+    Finding::new(Health::Warn, "clocks", advice)
 }
 
 /// Waits until the server has answered the client's introduction.
@@ -218,6 +255,23 @@ async fn packets(connection: &Connection) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clocks_may_be_half_a_minute_apart() {
+        let there = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        for (behind, seconds, text) in [
+            (false, 0.04, "ok    clocks       this machine's clock is 0.0 s ahead of the server's"),
+            (true, 29.9, "ok    clocks       this machine's clock is 29.9 s behind the server's"),
+            (true, 30.1, "warn  clocks       this machine's clock is 30.1 s behind the server's: "),
+            (false, 150.0, "warn  clocks       this machine's clock is 2 min ahead of"),
+            (false, 7200.0, "warn  clocks       this machine's clock is 2 h ahead of"),
+        ] {
+            let apart = Duration::from_secs_f64(seconds);
+            let here = if behind { there - apart } else { there + apart };
+            let found = compare_clocks(here, there).to_string();
+            assert!(found.starts_with(text), "{found}");
+        }
+    }
 
     #[test]
     fn a_finding_is_one_line_in_columns() {

@@ -119,7 +119,10 @@ fn secret(arguments: &Serve, folder: &Path) -> Result<Option<Pass>, Failure> {
         return Ok(None);
     }
     match state::secret(folder) {
-        Err(failure) if !folder.join("secret").exists() && failure.kind == Kind::Disk => {
+        Err(failure)
+            if !folder.join("secret").exists()
+                && matches!(failure.kind, Kind::Disk | Kind::Full) =>
+        {
             say(&format!(
                 "kwik: {failure}: until then this server has another secret after each start"
             ));

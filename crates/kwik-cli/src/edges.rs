@@ -15,6 +15,7 @@ use tokio::time::{self, Instant};
 
 use crate::{
     args::EdgeLink,
+    config,
     connect::resolve,
     failure::{Failure, Kind},
     say,
@@ -78,6 +79,17 @@ impl EdgeList {
         Ok(list)
     }
 
+    /// Those that the configuration file names now, where the command line names none.
+    fn read_given(&mut self) -> Result<(), Failure> {
+        let Some(again) = config::read_again("edge")? else { return Ok(()) };
+        let parse = |text: &String| {
+            let wrong = |error| Failure::new(Kind::Usage, format!("{}: {error}", again.origin));
+            text.parse().map_err(wrong)
+        };
+        self.given = again.values.iter().map(parse).collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
     /// Reads the file again. Those that stay keep their addresses.
     fn read(&mut self) -> Result<(), Failure> {
         let listed = self.file.as_deref().map(read_list).transpose()?;
@@ -110,9 +122,9 @@ impl EdgeList {
         edges
     }
 
-    /// The file was changed, or names lead elsewhere: reads and looks up all of them again.
+    /// A file was changed, or names lead elsewhere: reads and looks up all of them again.
     pub(crate) fn reload(&mut self, server: &Server) {
-        match self.read() {
+        match self.read_given().and_then(|()| self.read()) {
             Ok(()) => {
                 let now = Instant::now();
                 for known in self.edges.iter_mut().filter(|known| known.is_named()) {

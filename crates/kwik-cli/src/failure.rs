@@ -24,6 +24,8 @@ pub(crate) enum Kind {
     Network,
     /// A file cannot be read or written.
     Disk,
+    /// There is no room for it.
+    Full,
     /// Ctrl-C, or another signal of this number.
     Signal(i32),
     /// Nobody reads standard output any more, as for a program that SIGPIPE ends.
@@ -38,7 +40,7 @@ impl Kind {
             Self::NotFound => 3,
             Self::Trust => 4,
             Self::Network => 5,
-            Self::Disk => 6,
+            Self::Disk | Self::Full => 6,
             // As shells say it.
             Self::Signal(number) => u8::try_from(128 + number).unwrap_or(u8::MAX),
             Self::Unread => 141,
@@ -47,17 +49,19 @@ impl Kind {
 }
 
 /// Why the command failed, and what to do about it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Failure {
     pub(crate) kind: Kind,
     pub(crate) message: String,
     /// Whether it may be another time when it is tried again at once.
     pub(crate) passing: bool,
+    /// The server said that it ends.
+    pub(crate) ending: bool,
 }
 
 impl Failure {
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), passing: false }
+        Self { kind, message: message.into(), passing: false, ending: false }
     }
 
     pub(crate) fn passing(self) -> Self {
@@ -115,7 +119,7 @@ impl fmt::Display for Failure {
 
 impl From<PartError> for Failure {
     fn from(error: PartError) -> Self {
-        Self::new(Kind::Disk, error.to_string())
+        Self::new(kind_of(&error), error.to_string())
     }
 }
 
@@ -148,11 +152,15 @@ impl From<FetchError> for Failure {
             FetchError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 Self::new(Kind::Unread, message)
             }
+            FetchError::Refused(failure) if failure.code == FailureCode::Ending => {
+                Self { ending: true, ..Self::new(Kind::Transfer, message).passing() }
+            }
             FetchError::Refused(failure) if is_passing(failure.code) => {
                 Self::new(Kind::Transfer, message).passing()
             }
             FetchError::Silent { .. } => Self::new(Kind::Network, message).passing(),
-            FetchError::File(_) | FetchError::Output(_) => Self::new(Kind::Disk, message),
+            FetchError::File(error) => Self::new(kind_of(&error), message),
+            FetchError::Output(_) => Self::new(Kind::Disk, message),
             FetchError::Session(lost)
             | FetchError::Read(ReadError::ConnectionLost(lost))
             | FetchError::Write(WriteError::ConnectionLost(lost)) => Self::lost(&lost),
@@ -161,6 +169,13 @@ impl From<FetchError> for Failure {
             }
             _ => Self::new(Kind::Transfer, message),
         }
+    }
+}
+
+fn kind_of(error: &PartError) -> Kind {
+    match error {
+        PartError::DiskFull { .. } => Kind::Full,
+        _ => Kind::Disk,
     }
 }
 

@@ -27,6 +27,10 @@ use crate::{
     voice::note,
 };
 
+mod times;
+
+use times::Times;
+
 /// Fetches what `several` leads to.
 pub(crate) async fn fetch(
     arguments: &Get,
@@ -40,7 +44,12 @@ pub(crate) async fn fetch(
     let planning = plan(arguments, several, sessions, tally, root, jobs);
     // Whatever becomes of the list: what it had so far is fetched.
     let (planned, fetched) = tokio::join!(planning, crew.run(wanted));
-    fetched.and(planned)
+    fetched?;
+    let plan = planned?;
+    let setting = spawn_blocking(move || plan.times.set(&plan.root));
+    setting.await.map_err(|error| {
+        Failure::new(Kind::Disk, format!("cannot set the times of folders: {error}"))
+    })
 }
 
 /// The folder that gets what is in the one that is fetched: it is there, or can be made.
@@ -97,7 +106,7 @@ async fn plan(
     tally: &Tally,
     root: PathBuf,
     jobs: mpsc::Sender<Vec<Job>>,
-) -> Result<(), Failure> {
+) -> Result<Plan, Failure> {
     let mut listing = Listing::new(several.folder.clone(), several.is_deep());
     let mut plan = Plan::new(arguments, several, root);
     while !listing.is_done() {
@@ -129,14 +138,14 @@ async fn plan(
         }
         if !wanted.is_empty() && jobs.send(wanted).await.is_err() {
             // Fetching failed, and says why.
-            return Ok(());
+            return Ok(plan);
         }
     }
     say_left_out(&listing);
     if !plan.found && several.what != What::Folder {
         return Err(Failure::new(Kind::NotFound, "nothing there matches the link's pattern"));
     }
-    Ok(())
+    Ok(plan)
 }
 
 /// Says how much of a folder the server met and does not serve.
@@ -176,6 +185,7 @@ struct Plan {
     root: PathBuf,
     /// The last folder that was found to be one.
     ready: Option<ObjectName>,
+    times: Times,
     /// A folder of which nothing is wanted.
     excluded: Option<ObjectName>,
     found: bool,
@@ -194,6 +204,7 @@ impl Plan {
             exclude: arguments.exclude.clone(),
             root,
             ready: None,
+            times: Times::default(),
             excluded: None,
             found: false,
             dry_run: arguments.dry_run,
@@ -214,6 +225,9 @@ impl Plan {
         if is_folder && filter.excludes_folder(&relative) {
             self.excluded = Some(relative);
             return None;
+        }
+        if is_folder {
+            self.times.on_listed(&relative, entry.attributes.modified);
         }
         if !self.several.means(&relative, &entry) {
             return None;
@@ -310,7 +324,9 @@ impl Plan {
             Failure::new(Kind::Disk, message)
         };
         match path.symlink_metadata() {
-            Ok(metadata) if metadata.is_dir() => {}
+            // What is there stays as it is.
+            Ok(metadata) if metadata.is_dir() && self.no_clobber => {}
+            Ok(metadata) if metadata.is_dir() => self.times.keep(folder),
             Ok(_) => {
                 let message =
                     format!("{} is in the way, and no folder: remove it first", path.display());
@@ -318,6 +334,7 @@ impl Plan {
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 DirBuilder::new().mode(0o777).create(&path).map_err(failed)?;
+                self.times.keep(folder);
             }
             Err(error) => return Err(failed(error)),
         }

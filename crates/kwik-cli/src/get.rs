@@ -12,7 +12,7 @@ use tokio::{sync::mpsc, task::spawn_blocking, time};
 
 use crate::{
     args::{Get, ObjectLink},
-    connect::{Dialer, Trust},
+    connect::Trust,
     failure::{Failure, Kind},
     folder,
     many::{Crew, Job},
@@ -22,7 +22,7 @@ use crate::{
     sessions::Sessions,
     signals::Signals,
     state,
-    summary::{Shares, Size, Summary},
+    summary::{Size, Summary},
     tally::Tally,
     target::{Manner, Target, Wish},
     voice::{self, note},
@@ -42,10 +42,7 @@ pub(crate) async fn run(arguments: Get) -> Result<(), Failure> {
     let [Remote::Object(link)] = &arguments.links[..] else {
         return get_all(&arguments, &mut signals).await;
     };
-    let mut dialer = Dialer::default();
-    let result = get(&arguments, link, &mut signals, &mut dialer).await;
-    dialer.close().await;
-    result
+    get(&arguments, link, &mut signals).await
 }
 
 /// What does not go together.
@@ -216,12 +213,7 @@ pub(crate) fn manner(arguments: &Get) -> Manner {
     }
 }
 
-async fn get(
-    arguments: &Get,
-    link: &ObjectLink,
-    signals: &mut Signals,
-    dialer: &mut Dialer,
-) -> Result<(), Failure> {
+async fn get(arguments: &Get, link: &ObjectLink, signals: &mut Signals) -> Result<(), Failure> {
     let target = Target::find(wish(arguments), &link.name)?;
     if matches!(target, Target::Kept(_)) {
         note(&format!("{} is there already, and stays", escape(&target)));
@@ -230,11 +222,22 @@ async fn get(
     // The key first: it may be that nothing is to be fetched at all.
     Trust::new(link, &arguments.trust)?;
     let output = open(&target, arguments).await?;
+    let tally = Tally::new();
+    let sessions = Sessions::new(arguments.dialing(), link, &tally).alone();
+    let what = What { name: &link.name, expected: arguments.expect, output: &output };
     let result = tokio::select! {
-        result = Download::new(arguments, link, &output).run(dialer) => result,
+        result = download(what, &sessions, &tally) => result,
         signal = signals.next() => Err(Failure::new(Kind::Signal(signal), "interrupted")),
     };
-    let summary = result.map_err(|failure| failure.with_kept(&output))?;
+    let shown = result
+        .map_err(|failure| failure.with_kept(&output))
+        .and_then(|summary| show(arguments, &summary, &target));
+    // The goodbye last: until then the server may hear that all has come.
+    sessions.close().await;
+    shown
+}
+
+fn show(arguments: &Get, summary: &Summary, target: &Target) -> Result<(), Failure> {
     if arguments.verbose {
         summary.shares.explain().iter().for_each(|line| note(&escape(line).to_string()));
     }
@@ -243,7 +246,7 @@ async fn get(
         return print(&summary.to_json(&target.to_string()));
     }
     if arguments.form() != voice::Form::Json {
-        note(&escape(&summary).to_string());
+        note(&escape(summary).to_string());
     }
     Ok(())
 }
@@ -255,75 +258,26 @@ async fn open(target: &Target, arguments: &Get) -> Result<Output, Failure> {
     })
 }
 
-/// A download, over as many sessions as it takes.
-struct Download<'a> {
-    arguments: &'a Get,
-    link: &'a ObjectLink,
-    output: &'a Output,
-    began: Instant,
-    progress: Progress,
-    shares: Shares,
-}
-
-impl<'a> Download<'a> {
-    fn new(arguments: &'a Get, link: &'a ObjectLink, output: &'a Output) -> Self {
-        let (progress, shares) = (Progress::default(), Shares::default());
-        Self { arguments, link, output, began: Instant::now(), progress, shares }
-    }
-
-    /// Tries until all is there: again when a try failed for a reason that may pass by itself, up
-    /// to so many times in a row in which nothing came.
-    async fn run(mut self, dialer: &mut Dialer) -> Result<Summary, Failure> {
-        let mut in_vain = 0;
-        loop {
-            let before = self.progress.received();
-            let failure = match self.attempt(dialer).await {
-                Ok(summary) => return Ok(summary),
-                Err(failure) => failure,
-            };
-            if self.progress.received() > before {
-                in_vain = 0;
+/// Fetches an object, over as many sessions as it takes.
+async fn download(
+    what: What<'_>,
+    sessions: &Sessions<'_>,
+    tally: &Tally,
+) -> Result<Summary, Failure> {
+    let began = Instant::now();
+    let under_way = tally.begin(what.name);
+    let progress = &*under_way.progress;
+    let mut tries = sessions.tries(0);
+    loop {
+        let client = tries.client().await?;
+        match fetch(&client, what, progress, tally, |_, _| {}).await {
+            Ok(manifest) => {
+                tally.keep_liars(&client);
+                let (shares, liars) = tally.take_shares();
+                return Ok(Summary::new(manifest, began.elapsed(), progress, shares, liars));
             }
-            if !self.is_passing(&failure) || in_vain >= self.arguments.retry {
-                return Err(failure);
-            }
-            let wait = wait_before(in_vain);
-            in_vain += 1;
-            note(&format!(
-                "{}: trying again in {:.1} s ({in_vain} of {})",
-                failure.reason(),
-                wait.as_secs_f64(),
-                self.arguments.retry,
-            ));
-            time::sleep(wait).await;
+            Err(failure) => tries.failed(&client, failure, progress.verified()).await?,
         }
-    }
-
-    /// A server that never answered is told at once: its address may be wrong.
-    fn is_passing(&self, failure: &Failure) -> bool {
-        let answered = self.progress.received() > 0 || self.shares.has_session();
-        failure.passing || (failure.kind == Kind::Network && answered)
-    }
-
-    async fn attempt(&mut self, dialer: &mut Dialer) -> Result<Summary, Failure> {
-        let Self { arguments, link, output, began, progress, shares } = self;
-        let patience = arguments.timeout;
-        let session = dialer.session(link, &arguments.trust, patience).await?;
-        shares.begin_session(&session);
-        let mut client = Client::new(session).with_patience(patience);
-        if let Some(rate) = arguments.limit_rate {
-            client = client.with_rate(rate);
-        }
-        let what = What { name: &link.name, expected: arguments.expect, output };
-        let fetched = fetch(&client, what, progress, shares, |_, _| {}).await;
-        if fetched.is_err() {
-            // Whatever is wrong may be so with this session alone.
-            dialer.close().await;
-        }
-        let manifest = fetched?;
-        let liars = client.liars_found().into_iter().map(|(_, address)| address).collect();
-        let shares = std::mem::take(shares);
-        Ok(Summary::new(manifest, began.elapsed(), progress, shares, liars))
     }
 }
 
@@ -356,7 +310,7 @@ pub(crate) async fn fetch(
     client: &Client,
     what: What<'_>,
     progress: &Progress,
-    shares: &mut Shares,
+    tally: &Tally,
     mut on_progress: impl FnMut(u64, u64),
 ) -> Result<Manifest, Failure> {
     let What { name, expected, output } = what;
@@ -386,13 +340,13 @@ pub(crate) async fn fetch(
         tokio::select! {
             result = &mut writing => break result,
             _ = ticks.tick() => {
-                shares.update(client.session());
-                display.update(progress, shares);
+                tally.look(client.session());
+                tally.with_shares(|shares| display.update(progress, shares));
                 on_progress(progress.verified(), manifest.size);
             }
         }
     };
-    shares.update(client.session());
+    tally.look(client.session());
     // Also what is over before it was looked at.
     display.tell_takeover(progress);
     result?;

@@ -22,13 +22,12 @@ use tokio::{
 use crate::{
     args::Get,
     failure::{Failure, Kind},
-    get::{TICK, manner, wait_before},
+    get::{TICK, manner},
     progress::{Overall, Waiting},
     sessions::Sessions,
     tally::{Tally, UnderWay},
     target::{Manner, Target},
     verify::hash_file,
-    voice::note,
 };
 
 /// Objects under way at once that come with their answers: with as many requests, a link is full
@@ -145,7 +144,13 @@ impl<'a> Crew<'a> {
                 self.tally.on_skipped();
                 Ok(())
             }
-            Err(failure) if matches!(failure.kind, Kind::Unread) => Err(failure),
+            Err(failure) if failure.kind == Kind::Unread => Err(failure),
+            // Others would have no room either, and be fetched for nothing.
+            Err(failure)
+                if failure.kind == Kind::Full && job.size.is_some_and(|size| size <= LARGE) =>
+            {
+                Err(failure)
+            }
             Err(failure) if self.sessions.is_over().await => Err(failure),
             Err(failure) => {
                 self.tally.on_failed(&job.name, &failure);
@@ -157,34 +162,21 @@ impl<'a> Crew<'a> {
     async fn try_all(&self, job: &Job, under_way: &UnderWay<'_>) -> Result<Ended, Failure> {
         let progress = &under_way.progress;
         let mut output = None;
-        let mut in_vain = 0;
+        let mut tries = self.sessions.tries(0).of(kwik::escape(&job.name).to_string());
         loop {
-            let client = self.sessions.client().await?;
-            let before = progress.received();
-            let failure = match self.attempt(&client, job, under_way, &mut output).await {
-                Ok(ended) => return Ok(ended),
-                Err(failure) => failure,
+            let client = tries.client().await?;
+            let attempt = self.attempt(&client, job, under_way, &mut output).await;
+            let failed = match attempt {
+                Ok(ended) => {
+                    self.tally.keep_liars(&client);
+                    return Ok(ended);
+                }
+                Err(failure) => tries.failed(&client, failure, progress.verified()).await,
             };
-            let lost = client.session().close_reason().is_some();
-            if failure.kind == Kind::Network && !lost {
-                self.sessions.give_up(&client);
-            }
-            if progress.received() > before {
-                in_vain = 0;
-            }
-            let passing = failure.passing || failure.kind == Kind::Network;
-            if !passing || in_vain >= self.arguments.retry {
-                return Err(match &output {
-                    Some(output) => failure.with_kept(output),
-                    None => failure,
-                });
-            }
-            // Of a session that was lost, the sessions speak, once for all who had it.
-            if !lost && failure.kind != Kind::Network {
-                note(&format!("{}: {}: trying again", kwik::escape(&job.name), failure.reason()));
-                time::sleep(wait_before(in_vain)).await;
-            }
-            in_vain += 1;
+            failed.map_err(|failure| match &output {
+                Some(output) => failure.with_kept(output),
+                None => failure,
+            })?;
         }
     }
 

@@ -27,6 +27,7 @@ use crate::{
     listen::{self, Listening},
     notify::notify,
     print, say, sources, state,
+    successors::Successors,
 };
 
 /// How long the goodbye to clients may take.
@@ -46,27 +47,21 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
     warn_of_hidden(&source, arguments.hidden);
     let fingerprint = identity.fingerprint();
     let catalogue = catalogue(&folder);
+    let mut successors = Successors::new(&arguments.successors)?;
     let mut edges = EdgeList::new(arguments.edges.clone(), arguments.edge_file.clone())?;
     let access = arguments.access_log.as_deref().map(AccessLog::open).transpose()?;
 
-    let mut config = ServerConfig::new(identity);
-    config.authenticator = entrance.door.clone();
-    config.trusted.extend(&arguments.trusted);
-    config.quic.congestion = arguments.congestion.into();
-    if let Some(most) = arguments.max_sessions {
-        config.max_sessions = most;
-    }
+    let config = configuration(&arguments, identity, &entrance);
     let sockets = listen::open(&config, &arguments.listen).await?;
 
     let first = source.list(1).await?.into_iter().next();
     let greeting = Greeting { arguments: &arguments, fingerprint, entrance: &entrance };
     print(&greeting.text(&sockets, !edges.is_empty(), first.as_ref()))?;
-    let quarantine = Duration::from_secs(arguments.quarantine);
     let looked = source.clone();
     // Beside the serving: a folder may be large.
     tokio::spawn(async move { warn_of_unserved(&looked.survey().await) });
     let mut server = Server::new(source, catalogue, edges.edges())
-        .with_quarantine(quarantine)
+        .with_quarantine(arguments.quarantine)
         .with_door(entrance.door.clone());
     if let Some(rate) = arguments.rate {
         server = server.with_rate(rate.get());
@@ -75,6 +70,7 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
         server = server.with_access_log(move |access| log.write(access));
     }
     let server = Arc::new(server);
+    successors.tell(&server);
     if arguments.hash_ahead {
         let hashing = Arc::clone(&server);
         tokio::spawn(async move { hashing.hash_ahead().await });
@@ -100,13 +96,25 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
                 }
                 entrance.reload();
                 edges.reload(&server);
+                successors.reload(&server);
             }
             // The usual end of a server, so no failure.
             Asked::End => break,
         }
     }
-    end(&server, &sockets, &mut signals, Duration::from_secs(arguments.drain)).await;
+    end(&server, &sockets, &mut signals, arguments.drain, &mut successors).await;
     Ok(())
+}
+
+fn configuration(arguments: &Serve, identity: Arc<Identity>, entrance: &Entrance) -> ServerConfig {
+    let mut config = ServerConfig::new(identity);
+    config.authenticator = entrance.door.clone();
+    config.trusted.extend(&arguments.trusted);
+    config.quic.congestion = arguments.congestion.into();
+    if let Some(most) = arguments.max_sessions {
+        config.max_sessions = most;
+    }
+    config
 }
 
 /// What of the source is for others. After secrets were made: they are told by what they are,
@@ -125,8 +133,15 @@ fn without_secrets(
     Ok(source)
 }
 
-/// Lets clients finish, for `patience` at the most, and says goodbye.
-async fn end(server: &Server, sockets: &[Listening], signals: &mut Signals, patience: Duration) {
+/// Lets clients finish, for `patience` at the most, and says goodbye. What they have not finished
+/// they go on with elsewhere, if there is a successor.
+async fn end(
+    server: &Server,
+    sockets: &[Listening],
+    signals: &mut Signals,
+    patience: Duration,
+    successors: &mut Successors,
+) {
     notify("STOPPING=1");
     server.drain();
     let busy = server.busy_sessions();
@@ -139,19 +154,30 @@ async fn end(server: &Server, sockets: &[Listening], signals: &mut Signals, pati
     }
     tokio::select! {
         _ = time::timeout(patience, server.drained()) => {}
-        () = signals.end() => {}
+        () = asked_again(server, signals, successors) => {}
     }
     let reason = b"the server is shutting down";
+    let left = server.busy_sessions();
     if server.dismiss(reason) {
         // What is left fetches from the edges, and would end with the endpoints.
         say("kwik: ended: clients fetch the rest from the edges");
         return time::sleep(GOODBYE / 10).await;
+    }
+    if let Some(successor) = successors.first().filter(|_| left > 0) {
+        say(&format!("kwik: ended: {} may go on with {successor}", count(left, "download")));
     }
     let goodbye = sockets.iter().map(async |socket| {
         socket.endpoint.close(0, reason);
         time::timeout(GOODBYE, socket.endpoint.wait_idle()).await.ok();
     });
     futures_util::future::join_all(goodbye).await;
+}
+
+/// Waits until it is asked to end once more. It is not too late to say where clients go on.
+async fn asked_again(server: &Server, signals: &mut Signals, successors: &mut Successors) {
+    while signals.next().await == Asked::Reload {
+        successors.reload(server);
+    }
 }
 
 /// What a server is asked from outside.
@@ -224,7 +250,10 @@ fn end_of_stdin() -> oneshot::Receiver<()> {
 /// The server's identity; where the state folder cannot be written, one for this run.
 fn identity(folder: &Path) -> Result<Identity, Failure> {
     match state::identity(folder) {
-        Err(failure) if !folder.join("identity").exists() && failure.kind == Kind::Disk => {
+        Err(failure)
+            if !folder.join("identity").exists()
+                && matches!(failure.kind, Kind::Disk | Kind::Full) =>
+        {
             say(&format!(
                 "kwik: {failure}: until then this server has another fingerprint after each start"
             ));

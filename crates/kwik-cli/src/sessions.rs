@@ -1,20 +1,28 @@
-//! The session of a get of many objects, and the one after it when it is lost.
+//! The session of a get, and the one after it when it is lost: with the same server, or with one
+//! that it named.
 
 use std::{
+    collections::BTreeMap,
     num::NonZeroU64,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-use kwik_delivery::{Client, Entry, FailureCode, FetchError, Listing};
-use tokio::{sync::Mutex, time};
+use kwik::{PathId, Session};
+use kwik_delivery::{About, Client, Entry, FailureCode, FetchError, Listing};
+use tokio::{
+    sync::{Mutex, watch},
+    task::JoinHandle,
+    time,
+};
 
 use crate::{
     args::{ObjectLink, TrustOptions},
-    connect::Dialer,
+    connect::{Connection, Whom, connect},
     failure::{Failure, Kind},
     get::wait_before,
     progress::Waiting,
+    route::Route,
     tally::Tally,
     voice::note,
 };
@@ -28,74 +36,160 @@ pub(crate) struct Dialing<'a> {
     pub(crate) limit_rate: Option<NonZeroU64>,
 }
 
-/// One session at a time with one server, for all who fetch from it.
+/// One session at a time, for all who fetch what a link leads to.
 pub(crate) struct Sessions<'a> {
     dialing: Dialing<'a>,
     link: &'a ObjectLink,
     tally: &'a Tally,
+    /// There is one object, so that whatever is wrong may be so with its session or server alone.
+    alone: bool,
     state: Mutex<State>,
     /// Sessions that there were.
     count: AtomicU64,
 }
 
-#[derive(Default)]
 struct State {
-    dialer: Dialer,
-    client: Option<Client>,
-    /// What had come when the last session began.
-    received: u64,
+    route: Route,
+    held: Option<Held>,
+    /// Sessions that end, in which something may be under way yet.
+    ending: Vec<Ending>,
+    /// Why the session that is held is done without.
+    lost: Option<Failure>,
+    /// The most that ever was here and verified.
+    best: u64,
     /// Sessions in a row in which nothing came.
     in_vain: u32,
     /// No other session is tried: why.
-    over: Option<(Kind, String)>,
+    over: Option<Failure>,
+}
+
+struct Held {
+    connection: Connection,
+    client: Client,
+    /// What the server says of itself, once it did.
+    about: watch::Receiver<Option<About>>,
+    _listening: Listening,
+}
+
+/// A session that ends, and what its paths had brought when that was looked at.
+struct Ending(Session, BTreeMap<PathId, u64>);
+
+/// Listens to what a server says of itself, until it is dropped.
+struct Listening(JoinHandle<()>);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Held {
+    fn new(connection: Connection, client: Client) -> Self {
+        let (sender, about) = watch::channel(None);
+        let asked = client.clone();
+        let listening = tokio::spawn(async move {
+            // A server of an older version says nothing.
+            let Ok(mut news) = asked.news().await else { return };
+            // Else it would keep a session that is done with.
+            drop(asked);
+            loop {
+                sender.send_replace(Some(news.about().clone()));
+                if !matches!(news.changed().await, Ok(true)) {
+                    return;
+                }
+            }
+        });
+        Self { connection, client, about, _listening: Listening(listening) }
+    }
+
+    fn is_ending(&self) -> bool {
+        self.about.borrow().as_ref().is_some_and(|about| about.ending)
+    }
+}
+
+impl State {
+    fn held_as(&self, client: &Client) -> Option<&Held> {
+        self.held.as_ref().filter(|held| held.client.is_same_session(client))
+    }
+
+    /// Takes down whom the server names.
+    fn learn(&mut self) {
+        let Self { held: Some(held), route, .. } = self else { return };
+        if let Some(about) = &*held.about.borrow() {
+            route.learn(&about.successors, held.connection.address().ip());
+        }
+    }
+
+    /// Why the session that is held does no more, if that is so.
+    fn find_lost(&mut self) -> Option<Failure> {
+        if self.lost.is_some() {
+            return self.lost.take();
+        }
+        let held = self.held.as_ref()?;
+        match held.client.session().close_reason() {
+            Some(reason) => Some(Failure::lost(&reason)),
+            None if held.is_ending() && self.route.has_other() => {
+                Some(Failure::new(Kind::Network, "the server is shutting down").passing())
+            }
+            None => None,
+        }
+    }
 }
 
 impl<'a> Sessions<'a> {
     pub(crate) fn new(dialing: Dialing<'a>, link: &'a ObjectLink, tally: &'a Tally) -> Self {
-        let (state, count) = (Mutex::default(), AtomicU64::new(0));
-        Self { dialing, link, tally, state, count }
+        let state = State {
+            route: Route::new(link),
+            held: None,
+            ending: Vec::new(),
+            lost: None,
+            best: 0,
+            in_vain: 0,
+            over: None,
+        };
+        let (state, count) = (Mutex::new(state), AtomicU64::new(0));
+        Self { dialing, link, tally, alone: false, state, count }
+    }
+
+    /// For one object.
+    pub(crate) fn alone(self) -> Self {
+        Self { alone: true, ..self }
     }
 
     /// The session that there is, or another one: that is tried until there is one, up to so many
     /// times in a row in which nothing came. Who never had one is told at once why not.
     pub(crate) async fn client(&self) -> Result<Client, Failure> {
         let mut state = self.state.lock().await;
-        if let Some((kind, message)) = &state.over {
-            return Err(Failure::new(*kind, message.clone()));
+        if let Some(failure) = &state.over {
+            return Err(failure.clone());
         }
-        let mut lost = None;
-        if let Some(client) = &state.client {
-            match client.session().close_reason() {
-                None => return Ok(client.clone()),
-                Some(reason) => lost = Some(Failure::lost(&reason)),
-            }
+        state.learn();
+        let mut lost = state.find_lost();
+        if lost.is_none()
+            && let Some(held) = &state.held
+        {
+            return Ok(held.client.clone());
         }
-        self.tally.keep_liars(state.client.take().as_ref());
-        if self.tally.received() > state.received {
-            state.in_vain = 0;
+        // What is under way in a session that ends is brought to its end there.
+        if let Some(Held { client, .. }) = state.held.take()
+            && client.session().close_reason().is_none()
+        {
+            let brought = self.tally.look(client.session());
+            state.ending.push(Ending(client.session().clone(), brought));
+        }
+        let came = self.tally.came();
+        if came > state.best {
+            (state.best, state.in_vain) = (came, 0);
+            state.route.on_progress();
         }
         loop {
             if let Some(failure) = lost {
-                let fatal = !failure.passing && failure.kind != Kind::Network;
-                if fatal || state.in_vain >= self.dialing.retry {
-                    state.over = Some((failure.kind, failure.message.clone()));
-                    return Err(failure);
-                }
-                let wait = wait_before(state.in_vain);
-                state.in_vain += 1;
-                note(&format!(
-                    "{}: trying again in {:.1} s ({} of {})",
-                    failure.reason(),
-                    wait.as_secs_f64(),
-                    state.in_vain,
-                    self.dialing.retry,
-                ));
-                time::sleep(wait).await;
+                self.go_on(&mut state, failure).await?;
             }
             match self.dial(&mut state).await {
                 Ok(client) => return Ok(client),
                 Err(failure) if self.count.load(Ordering::Relaxed) == 0 && !failure.passing => {
-                    state.over = Some((failure.kind, failure.message.clone()));
+                    state.over = Some(failure.clone());
                     return Err(failure);
                 }
                 Err(failure) => lost = Some(failure),
@@ -103,17 +197,47 @@ impl<'a> Sessions<'a> {
         }
     }
 
+    /// Chooses the server of the next try, and waits if all were tried: an error when there is to
+    /// be none.
+    async fn go_on(&self, state: &mut State, failure: Failure) -> Result<(), Failure> {
+        let fatal = !failure.passing && failure.kind != Kind::Network;
+        let ruled_out = fatal && state.route.rule_out();
+        if fatal && !ruled_out || state.in_vain >= self.dialing.retry {
+            state.over = Some(failure.clone());
+            return Err(failure);
+        }
+        let wait = wait_before(state.in_vain);
+        state.in_vain += 1;
+        let mut reason = failure.reason();
+        if ruled_out {
+            reason = format!("{}: {reason}", state.route.stop().server());
+        }
+        if state.route.advance() {
+            note(&format!("{reason}: going on with {}", state.route.stop().server()));
+            return Ok(());
+        }
+        note(&format!(
+            "{reason}: trying again in {:.1} s ({} of {})",
+            wait.as_secs_f64(),
+            state.in_vain,
+            self.dialing.retry,
+        ));
+        time::sleep(wait).await;
+        Ok(())
+    }
+
     async fn dial(&self, state: &mut State) -> Result<Client, Failure> {
         let Dialing { trust, timeout, limit_rate, .. } = self.dialing;
-        let session = state.dialer.session(self.link, trust, timeout).await?;
+        let stop = state.route.stop();
+        let whom = Whom::new(&stop.link, trust, stop.named_by)?;
+        let connection = connect(whom, timeout).await?;
         self.count.fetch_add(1, Ordering::Relaxed);
-        self.tally.begin_session(&session);
-        let mut client = Client::new(session).with_patience(timeout);
+        self.tally.begin_session(&connection.session);
+        let mut client = Client::new(connection.session.clone()).with_patience(timeout);
         if let Some(rate) = limit_rate {
             client = client.with_rate(rate);
         }
-        state.received = self.tally.received();
-        state.client = Some(client.clone());
+        state.held = Some(Held::new(connection, client.clone()));
         Ok(client)
     }
 
@@ -122,11 +246,16 @@ impl<'a> Sessions<'a> {
         self.link.leads_to_server_of(link)
     }
 
+    /// Tries at something of which so much is here.
+    pub(crate) fn tries(&self, here: u64) -> Tries<'_, 'a> {
+        Tries { sessions: self, what: None, best: here, in_vain: 0 }
+    }
+
     /// The next entries of a folder, over as many sessions as it takes.
     pub(crate) async fn page(&self, listing: &mut Listing) -> Result<Vec<Entry>, Failure> {
-        let mut in_vain = 0;
+        let mut tries = self.tries(0);
         loop {
-            let client = self.client().await?;
+            let client = tries.client().await?;
             let listed =
                 Waiting::new().for_work(listing.page(&client), || "waiting for the list".into());
             let failure = match listed.await {
@@ -140,19 +269,7 @@ impl<'a> Sessions<'a> {
                 }
                 Err(error) => Failure::from(error),
             };
-            let lost = client.session().close_reason().is_some();
-            if failure.kind == Kind::Network && !lost {
-                self.give_up(&client);
-            }
-            if !(failure.passing || failure.kind == Kind::Network) || in_vain >= self.dialing.retry
-            {
-                return Err(failure);
-            }
-            if !lost && failure.kind != Kind::Network {
-                note(&format!("{}: trying again", failure.reason()));
-                time::sleep(wait_before(in_vain)).await;
-            }
-            in_vain += 1;
+            tries.failed(&client, failure, 0).await?;
         }
     }
 
@@ -161,28 +278,142 @@ impl<'a> Sessions<'a> {
         self.state.lock().await.over.is_some()
     }
 
-    /// A session in which nothing comes any more is done without, whatever is wrong with it.
-    pub(crate) fn give_up(&self, client: &Client) {
+    /// A session is done without, whatever is wrong with it.
+    async fn give_up(&self, client: &Client, failure: Failure) {
+        let mut state = self.state.lock().await;
+        if state.held_as(client).is_some() {
+            state.lost = Some(failure);
+        }
         client.session().close(0, b"nothing comes");
+    }
+
+    /// The server that is gone on with now is none of the link's own, and what it does not have
+    /// others may.
+    async fn may_leave(&self, client: &Client) -> bool {
+        let state = self.state.lock().await;
+        self.alone && state.held_as(client).is_some() && state.route.stop().named_by.is_some()
+    }
+
+    /// The server takes nothing new, as it ends: waits until it has ended, or there is another one.
+    async fn wait_for_end(&self, client: &Client, failure: Failure) {
+        let mut before = self.tally.came();
+        loop {
+            let mut about = {
+                let mut state = self.state.lock().await;
+                state.learn();
+                let others = state.route.has_other();
+                let Some(held) = state.held_as(client) else { return };
+                let mut about = held.about.clone();
+                about.mark_unchanged();
+                if held.is_ending() && others {
+                    return;
+                }
+                about
+            };
+            tokio::select! {
+                _ = client.session().closed() => return,
+                Ok(()) = about.changed() => {}
+                () = time::sleep(self.dialing.timeout) => {
+                    // It ends once what others fetch has come.
+                    let came = self.tally.came();
+                    if came == before {
+                        return self.give_up(client, failure).await;
+                    }
+                    before = came;
+                }
+            }
+        }
     }
 
     /// Looks at what came, for whoever looks at the tally.
     pub(crate) fn look(&self) {
         // Who dials has nothing to show.
-        if let Ok(state) = self.state.try_lock()
-            && let Some(client) = &state.client
-        {
-            self.tally.look(client.session());
+        if let Ok(mut state) = self.state.try_lock() {
+            self.look_at(&mut state);
         }
+    }
+
+    fn look_at(&self, state: &mut State) {
+        if let Some(held) = &state.held {
+            self.tally.look(held.client.session());
+        }
+        state.ending.retain_mut(|Ending(session, brought)| {
+            self.tally.look_again(session, brought);
+            session.close_reason().is_none()
+        });
     }
 
     /// Says goodbye.
     pub(crate) async fn close(&self) {
         let mut state = self.state.lock().await;
-        if let Some(client) = state.client.take() {
-            self.tally.look(client.session());
-            self.tally.keep_liars(Some(&client));
+        self.look_at(&mut state);
+        state.ending.clear();
+        if let Some(Held { connection, .. }) = state.held.take() {
+            connection.close().await;
         }
-        state.dialer.close().await;
+    }
+}
+
+/// Tries at one thing, over as many sessions as it takes: again when one failed for a reason that
+/// may pass by itself, up to so many times in a row in which nothing came.
+pub(crate) struct Tries<'s, 'a> {
+    sessions: &'s Sessions<'a>,
+    /// Its name, for people, when there are others.
+    what: Option<String>,
+    best: u64,
+    in_vain: u32,
+}
+
+impl Tries<'_, '_> {
+    pub(crate) fn of(self, what: String) -> Self {
+        Self { what: Some(what), ..self }
+    }
+
+    /// The session for the next one.
+    pub(crate) async fn client(&self) -> Result<Client, Failure> {
+        self.sessions.client().await
+    }
+
+    /// One failed, and so much is here: an error when it was the last.
+    pub(crate) async fn failed(
+        &mut self,
+        client: &Client,
+        failure: Failure,
+        here: u64,
+    ) -> Result<(), Failure> {
+        let sessions = self.sessions;
+        sessions.tally.keep_liars(client);
+        if here > self.best {
+            (self.best, self.in_vain) = (here, 0);
+        }
+        let is_network = failure.kind == Kind::Network;
+        if !failure.passing && !is_network {
+            let is_servers = matches!(failure.kind, Kind::Transfer | Kind::NotFound | Kind::Trust);
+            if is_servers && sessions.may_leave(client).await {
+                sessions.give_up(client, failure).await;
+                return Ok(());
+            }
+            return Err(failure);
+        }
+        if self.in_vain >= sessions.dialing.retry {
+            return Err(failure);
+        }
+        if failure.ending {
+            // That costs no try: the next session does.
+            sessions.wait_for_end(client, failure).await;
+            return Ok(());
+        }
+        let wait = wait_before(self.in_vain);
+        self.in_vain += 1;
+        if client.session().close_reason().is_some() {
+            // Of that the sessions speak, once for all who had it.
+        } else if is_network || sessions.alone {
+            sessions.give_up(client, failure).await;
+        } else {
+            let what = self.what.as_ref().map(|what| format!("{what}: ")).unwrap_or_default();
+            note(&format!("{what}{}: trying again", failure.reason()));
+            time::sleep(wait).await;
+        }
+        Ok(())
     }
 }

@@ -51,14 +51,11 @@ impl Shares {
         self.sessions
     }
 
-    /// Whether there was a session at all.
-    pub(crate) const fn has_session(&self) -> bool {
-        self.sessions > 0
-    }
-
     /// Looks at a session's paths; those that have ended since stay with what was seen last.
-    pub(crate) fn update(&mut self, session: &Session) {
+    pub(crate) fn update(&mut self, session: &Session) -> BTreeMap<PathId, u64> {
+        let mut brought = BTreeMap::new();
         for path in session.stats().paths {
+            brought.insert(path.id, path.figures.received);
             let others = self.others.get(&path.id).copied().unwrap_or_default();
             let share = self.paths.entry(path.id).or_default();
             share.bytes = path.figures.received.saturating_sub(others);
@@ -69,6 +66,16 @@ impl Shares {
             share.pieces = share.pieces.max(schedule.pieces);
             share.queue = share.queue.max(schedule.queue);
             share.schedule = Some(schedule);
+        }
+        brought
+    }
+
+    /// What a session before this one has brought since it had `brought` so much.
+    pub(crate) fn update_before(&mut self, session: &Session, brought: &mut BTreeMap<PathId, u64>) {
+        for path in session.stats().paths {
+            let now = path.figures.received;
+            let had = brought.insert(path.id, now).unwrap_or_default();
+            *self.before.entry(path.address).or_default() += now.saturating_sub(had);
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use kwik::{Session, escape};
+use kwik::{PathId, Session, escape};
 use kwik_delivery::{Client, Manifest, ObjectName, Progress, Takeover};
 use serde_json::{Value, json};
 
@@ -106,12 +106,18 @@ impl Tally {
         self.inner().shares.begin_session(session);
     }
 
-    pub(crate) fn look(&self, session: &Session) {
-        self.inner().shares.update(session);
+    /// Looks at what the session has brought by now, path by path.
+    pub(crate) fn look(&self, session: &Session) -> BTreeMap<PathId, u64> {
+        self.inner().shares.update(session)
     }
 
-    pub(crate) fn keep_liars(&self, client: Option<&Client>) {
-        let Some(client) = client else { return };
+    /// The same of one before, which had `brought` so much.
+    pub(crate) fn look_again(&self, session: &Session, brought: &mut BTreeMap<PathId, u64>) {
+        self.inner().shares.update_before(session, brought);
+    }
+
+    /// Who was found to lie in a session.
+    pub(crate) fn keep_liars(&self, client: &Client) {
         let mut inner = self.inner();
         for (_, address) in client.liars_found() {
             if inner.liars.len() < MAX_LIARS {
@@ -179,6 +185,23 @@ impl Tally {
         let inner = self.inner();
         let active: u64 = inner.active.values().map(|active| active.progress.received()).sum();
         self.received.load(Relaxed) + active
+    }
+
+    /// How much has come of what counts: no server can make it rise for ever.
+    pub(crate) fn came(&self) -> u64 {
+        self.verified() + self.fetched.load(Relaxed)
+    }
+
+    /// What servers brought so far.
+    pub(crate) fn with_shares<T>(&self, look: impl FnOnce(&Shares) -> T) -> T {
+        look(&self.inner().shares)
+    }
+
+    /// What servers brought, and who of them lied.
+    pub(crate) fn take_shares(&self) -> (Shares, Vec<String>) {
+        let mut inner = self.inner();
+        let shares = std::mem::take(&mut inner.shares);
+        (shares, std::mem::take(&mut inner.liars).into_iter().collect())
     }
 
     fn verified(&self) -> u64 {

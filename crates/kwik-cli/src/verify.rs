@@ -12,16 +12,17 @@ use std::{
 
 use blake3::{Hash, Hasher};
 use kwik::escape;
-use kwik_delivery::{Client, Progress};
+use kwik_delivery::Progress;
 use tokio::{task::spawn_blocking, try_join};
 
 use crate::{
     args::{ObjectLink, Original, Verify},
-    connect::Dialer,
     failure::{Failure, Kind},
     print,
     progress::Waiting,
+    sessions::{Dialing, Sessions},
     summary::Size,
+    tally::Tally,
 };
 
 /// Bytes that are read and hashed at once.
@@ -52,14 +53,16 @@ pub(crate) async fn run(arguments: Verify) -> Result<(), Failure> {
 
 /// The hash of an object, as its server says it.
 async fn ask(link: &ObjectLink, arguments: &Verify) -> Result<Hash, Failure> {
-    let mut dialer = Dialer::default();
-    let session = dialer.session(link, &arguments.trust, arguments.timeout).await?;
-    let client = Client::new(session).with_patience(arguments.timeout);
+    let Verify { trust, timeout, .. } = arguments;
+    let dialing = Dialing { trust, timeout: *timeout, retry: 0, limit_rate: None };
+    let tally = Tally::new();
+    let sessions = Sessions::new(dialing, link, &tally);
+    let client = sessions.client().await?;
     let progress = Progress::default();
     let asking = client.describe(&link.name, &progress);
     let manifest = Waiting::new().for_work(asking, || "waiting for the server's answer".into());
     let manifest = manifest.await;
-    dialer.close().await;
+    sessions.close().await;
     Ok(manifest?.root)
 }
 

@@ -184,6 +184,7 @@ fn the_doctor_finds_what_does_not_work_and_says_what_to_do() {
         assert_done(&output);
         assert!(text.contains("ok    way          127.0.0.1:"), "{text}");
         assert!(text.contains("bytes get through"), "{text}");
+        assert!(text.contains("ok    clocks       this machine's clock is 0."), "{text}");
     }
     let (text, output) = findings(&place, &[&server.bare_link("x")]);
     assert_eq!(output.status.code(), Some(1));

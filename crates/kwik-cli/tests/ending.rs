@@ -148,17 +148,25 @@ fn an_edge_that_ends_hands_over_what_it_has() {
     assert!(log(&place).contains("the server is shutting down"), "{}", log(&place));
 }
 
-/// A list of edges that changes while a server runs.
+/// A list of edges that changes while a server runs: one of its own, or the configuration file.
 #[test]
 fn a_changed_list_of_edges_counts_from_the_signal_on() {
+    for (option, before, line) in
+        [("--edges", "# none yet\n", ""), ("--config", "[serve]\n", "edge = ")]
+    {
+        change_edges(option, before, line);
+    }
+}
+
+fn change_edges(option: &str, before: &str, line: &str) {
     let place = Place::new();
     place.file("x", 30_000_000);
     let list = place.path("list");
-    fs::write(&list, "# none yet\n").unwrap();
+    fs::write(&list, before).unwrap();
     let id = place.run(&["id", "--state", "../primary"]);
     let pin = String::from_utf8(id.stdout).unwrap();
     let edge = place.serve("edge", &["--trust", pin.trim()]);
-    let options = ["--state", "../primary", "--edges", list.to_str().unwrap()];
+    let options = ["--state", "../primary", option, list.to_str().unwrap()];
     let server = logged(&place, &mut place.kwik(&texts(&serve(&place, &options))));
     let paths = || {
         let output = place.run(&["get", &server.link("x"), "--force", "--json"]);
@@ -167,7 +175,7 @@ fn a_changed_list_of_edges_counts_from_the_signal_on() {
         json["paths"].as_array().unwrap().len()
     };
     assert_eq!(paths(), 1);
-    fs::write(&list, format!("{}\n", edge.edge())).unwrap();
+    fs::write(&list, format!("{before}{line}{}\n", edge.edge())).unwrap();
     signal(&server.child, "-HUP");
     wait_until(|| log(&place).contains("reloaded: 1 edge"));
     assert_eq!(paths(), 2);
@@ -175,7 +183,7 @@ fn a_changed_list_of_edges_counts_from_the_signal_on() {
     File::options().append(true).open(&list).unwrap().write_all(b"nonsense\n").unwrap();
     signal(&server.child, "-HUP");
     wait_until(|| log(&place).contains("the edges stay as they are"));
-    assert!(log(&place).contains("line 2 of "), "{}", log(&place));
+    assert!(log(&place).contains("line 3 of "), "{}", log(&place));
     assert_eq!(paths(), 2);
 }
 
@@ -273,6 +281,12 @@ fn an_edge_whose_clock_is_wrong_is_named() {
     let (rest, code) = download.end();
     assert_eq!(code, Some(0));
     assert!(rest == data[1..]);
+    // The doctor says so where it is run.
+    let mut doctor = place.kwik(&["doctor", &server.link("x")]);
+    let output = doctor.env("LD_PRELOAD", place.path("clock.so")).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().find(|line| line.starts_with("warn  clocks")).unwrap();
+    assert!(line.contains("s behind the server's: of two servers"), "{text}");
 }
 
 /// An edge is found by the second address of its name, and one that does not trust the primary is

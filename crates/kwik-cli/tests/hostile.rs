@@ -200,7 +200,7 @@ async fn lying_primary() -> (String, String) {
     use std::sync::Arc;
 
     use kwik::{Accepted, Endpoint, Identity, ServerConfig};
-    use kwik_delivery::{Found, Manifest, ObjectName, Part, Request, Response, Source};
+    use kwik_delivery::{Call, Found, Manifest, ObjectName, Part, Response, Source};
     let config = ServerConfig::new(Arc::new(Identity::from_seed([5; 32])));
     let fingerprint = config.identity.fingerprint().to_string();
     let endpoint = Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
@@ -217,10 +217,12 @@ async fn lying_primary() -> (String, String) {
                 let Manifest { name, size, root } = published.manifest().clone();
                 while let Ok((mut send, mut recv)) = primary.session().accept_bi().await {
                     let request = recv.read_to_end(1 << 20).await.unwrap();
-                    let request = Request::decode(&mut request.as_slice().into());
+                    let call = Call::decode(&mut request.as_slice().into()).unwrap().unwrap();
+                    // It says nothing of itself.
+                    let Call::Object(request) = call else { continue };
                     let mut stream = primary.session().open_uni().await.unwrap();
                     let stream_id = stream.id().as_u64();
-                    let (answer, length) = match request.unwrap().unwrap().part {
+                    let (answer, length) = match request.part {
                         Part::Repair(repair) if repair.range.is_empty() => (Response::Noted, 0),
                         Part::Repair(repair) => {
                             let length = repair.range.end - repair.range.start;

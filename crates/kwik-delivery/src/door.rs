@@ -290,6 +290,11 @@ impl Admission {
         Some(Self { client, ticket })
     }
 
+    /// Whether it leads to a part alone, or ends.
+    pub(crate) const fn is_limited(&self) -> bool {
+        self.ticket.is_some()
+    }
+
     /// Whether it may know what is in a folder; without one, in all that is served.
     pub(crate) fn check_list(
         &self,

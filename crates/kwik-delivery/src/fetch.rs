@@ -30,11 +30,13 @@ use crate::{
 mod ask;
 mod error;
 mod list;
+mod news;
 mod progress;
 
 pub(crate) use ask::Answer;
 pub use error::FetchError;
 pub use list::{InvalidListing, Listing};
+pub use news::News;
 pub use progress::{Progress, Takeover};
 
 /// Fetches objects over a session. Cheap to clone. Needs a tokio runtime with time.
@@ -118,6 +120,12 @@ impl Client {
     #[must_use]
     pub fn session(&self) -> &Session {
         &self.shared.session
+    }
+
+    /// Whether both are of one session, and not only with one server.
+    #[must_use]
+    pub fn is_same_session(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
     }
 
     /// Who sent other bytes than an object's in this session: their paths and addresses.

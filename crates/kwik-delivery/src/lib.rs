@@ -32,7 +32,9 @@ mod verify;
 pub use blake3::Hash;
 pub use catalogue::{Asked, Catalogue, CatalogueError};
 pub use door::{Door, Visitor};
-pub use fetch::{Client, Fetch, FetchError, InvalidListing, Listing, Progress, Step, Takeover};
+pub use fetch::{
+    Client, Fetch, FetchError, InvalidListing, Listing, News, Progress, Step, Takeover,
+};
 pub use kwik_proto::auth::{Fingerprint, InvalidFingerprint};
 pub use link::{InvalidLink, Link};
 pub use manifest::{Manifest, PageError, Published, hash_object};
@@ -41,7 +43,7 @@ pub use output::Output;
 pub use partial::{PartError, PartFile, Place, sync_names, write_small};
 pub use pass::{InvalidPass, Pass, Ticket};
 pub use request::{
-    Attributes, Blame, Call, EdgeCommand, Entry, EntryKind, Failure, FailureCode, Found,
+    About, Attributes, Blame, Call, EdgeCommand, Entry, EntryKind, Failure, FailureCode, Found,
     InvalidMessage, List, Listed, Part, Repair, Request, Response, in_order,
 };
 pub use server::{

@@ -69,6 +69,11 @@ pub const DESCRIPTORS_SHARE: usize = 4;
 pub const MAX_READS: usize = 16;
 /// Requests of one session that are answered at once; more wait on their streams.
 pub const MAX_REQUESTS: usize = 16;
+/// How far the clocks of a primary and its edge may be apart.
+pub use kwik_proto::limits::CLOCK_SKEW;
+/// Servers that one names for when it has ended: links of two kilobytes at the most, in one
+/// message.
+pub const MAX_SUCCESSORS: usize = 8;
 /// An object that may come on the stream of its answer: one group, which needs no hashes beside its
 /// own, and comes from the primary anyway before an edge could be asked.
 pub const MAX_INLINE: u64 = GROUP_SIZE;
@@ -190,4 +195,5 @@ const _: () = {
     assert!(MAX_NAME + MAX_TEXT + MAX_STATE + 256 <= MAX_MESSAGE);
     assert!((MAX_NAME + 128) * 4 / 3 < MAX_PASS);
     assert!(MAX_PASS + 256 <= kwik_proto::limits::MAX_CREDENTIALS);
+    assert!(MAX_SUCCESSORS * (MAX_PASS + MAX_HOST + MAX_ZONE + 128) <= MAX_MESSAGE);
 };

@@ -99,6 +99,8 @@ pub enum Response {
     },
     /// Some of what a [`List`] asked for.
     Listed(Listed),
+    /// What the server says of itself.
+    About(About),
     /// What was told is known.
     Noted,
     /// The answer takes a while.
@@ -159,6 +161,8 @@ pub enum FailureCode {
     Forbidden,
     /// The server's objects cannot be listed.
     CannotList,
+    /// The server begins nothing new, and ends before long.
+    Ending,
 }
 
 impl Request {
@@ -196,7 +200,7 @@ impl Request {
         match Call::decode(buffer)? {
             None => Ok(None),
             Some(Call::Object(request)) => Ok(Some(request)),
-            Some(Call::List(_)) => Err(InvalidMessage::Malformed),
+            Some(Call::List(_) | Call::About) => Err(InvalidMessage::Malformed),
         }
     }
 
@@ -217,7 +221,7 @@ impl Request {
                 Part::Range { root, range: start..end }
             }
             Some(Wire::Inline(inline)) => Part::Inline { most: inline.most },
-            Some(Wire::List(_)) => return Err(InvalidMessage::Malformed),
+            Some(Wire::List(_) | Wire::About(_)) => return Err(InvalidMessage::Malformed),
         };
         Ok(Self { name: ObjectName::new(&message.name)?, part })
     }
@@ -246,6 +250,7 @@ impl Response {
             Self::Again { stream_id } => {
                 wire::response::Outcome::Again(wire::Again { stream_id: *stream_id })
             }
+            Self::About(about) => wire::response::Outcome::About(about.to_wire()),
             Self::Noted => wire::response::Outcome::Noted(wire::Noted {}),
             Self::Working { hashed, size } => {
                 wire::response::Outcome::Working(wire::Working { hashed: *hashed, size: *size })
@@ -294,6 +299,9 @@ impl Response {
             Some(wire::response::Outcome::Listed(listed)) => {
                 Ok(Some(Self::Listed(Listed::from_wire(listed)?)))
             }
+            Some(wire::response::Outcome::About(about)) => {
+                Ok(Some(Self::About(About::from_wire(&about)?)))
+            }
             Some(wire::response::Outcome::Noted(_)) => Ok(Some(Self::Noted)),
             Some(wire::response::Outcome::Working(wire::Working { hashed, size })) => {
                 Ok(Some(Self::Working { hashed, size }))
@@ -330,6 +338,7 @@ impl FailureCode {
             Self::NoSource => wire::FailureCode::NoSource,
             Self::Forbidden => wire::FailureCode::Forbidden,
             Self::CannotList => wire::FailureCode::CannotList,
+            Self::Ending => wire::FailureCode::Ending,
         }
     }
 
@@ -344,6 +353,7 @@ impl FailureCode {
             wire::FailureCode::NoSource => Self::NoSource,
             wire::FailureCode::Forbidden => Self::Forbidden,
             wire::FailureCode::CannotList => Self::CannotList,
+            wire::FailureCode::Ending => Self::Ending,
         }
     }
 }
@@ -450,10 +460,12 @@ pub enum InvalidMessage {
     Name(#[from] InvalidName),
 }
 
+mod about;
 mod command;
 mod list;
 mod repair;
 
+pub use about::About;
 pub use command::EdgeCommand;
 pub(crate) use list::entry_size;
 pub use list::{Attributes, Call, Entry, EntryKind, List, Listed, in_order};

@@ -18,10 +18,11 @@ use tokio::{
 };
 
 use crate::{
-    Catalogue, Door, Failure, Fingerprint, Object, Source, SourceError,
-    limits::{MAX_AHEAD, MAX_FILLS, MAX_LISTINGS, QUARANTINE},
+    Catalogue, Door, Failure, Fingerprint, Link, Object, Source, SourceError,
+    limits::{MAX_AHEAD, MAX_FILLS, MAX_LISTINGS, MAX_SUCCESSORS, QUARANTINE},
 };
 
+mod about;
 mod access;
 mod answer;
 mod edges;
@@ -60,6 +61,7 @@ pub struct Server {
     catalogue: Catalogue,
     edges: Edges,
     draining: watch::Sender<BTreeSet<Fingerprint>>,
+    successors: watch::Sender<Vec<Link>>,
     policy: Arc<dyn JoinPolicy>,
     quarantine: Quarantine,
     presence: Presence,
@@ -86,6 +88,7 @@ impl Server {
             catalogue,
             edges: present,
             draining: watch::Sender::default(),
+            successors: watch::Sender::default(),
             policy: Arc::new(WhenItPays),
             quarantine: Quarantine::new(QUARANTINE),
             presence: Presence::default(),
@@ -128,6 +131,17 @@ impl Server {
             true => draining.insert(edge),
             false => draining.remove(&edge),
         });
+    }
+
+    /// Names servers that have the same objects, for clients to go on with once this one has ended,
+    /// the first choice first: links that pin their keys, without a name; of more than
+    /// [`MAX_SUCCESSORS`] the first ones. Sessions under way are told, too. A link's secret is told
+    /// to clients that may have all that this server has, and to no others.
+    pub fn set_successors(&self, mut successors: Vec<Link>) {
+        successors.retain(|link| link.fingerprint.is_some());
+        successors.truncate(MAX_SUCCESSORS);
+        successors.iter_mut().for_each(|link| link.name = None);
+        self.successors.send_replace(successors);
     }
 
     /// How long an edge that sent wrong bytes is leased nothing.
@@ -189,9 +203,9 @@ impl Server {
         tracing::info!(objects = count, bytes, failed, "all objects are hashed");
     }
 
-    /// Takes nobody new from now on, and begins nothing new: the first step of a graceful end. What
-    /// is under way goes on. As an edge it hands over what it has not brought: the client has other
-    /// servers for that.
+    /// Takes nobody new from now on, and begins nothing new: the first step of a graceful end.
+    /// Where there are successors, who comes is told of them. What is under way goes on. As an edge
+    /// it hands over what it has not brought: the client has other servers for that.
     pub fn drain(&self) {
         self.presence.drain();
     }
@@ -233,7 +247,8 @@ impl Server {
 
     async fn accept(self: &Arc<Self>, incoming: Incoming, endpoint: &Endpoint) {
         let client = incoming.remote_address();
-        if self.presence.is_draining() {
+        // Where there are successors, a client is let in to be told.
+        if self.presence.is_draining() && self.successors.borrow().is_empty() {
             return incoming.refuse();
         }
         match incoming.accept_any().await {

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use kwik::CongestionControl;
 use kwik_delivery::{Fingerprint, ObjectName};
 
-use super::{EdgeLink, Listen, State, rate};
+use super::{EdgeLink, Listen, State, SuccessorLink, duration_or_none, rate};
 use crate::link::lifetime;
 
 #[derive(Debug, Args)]
@@ -23,14 +23,10 @@ pub(crate) struct Serve {
     /// addresses; port 0 takes a free one. May be given several times [default: :4433].
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Vec<Listen>,
-    /// How long an edge that sent wrong bytes is asked for nothing; at most until the next start.
-    #[arg(
-        long,
-        value_name = "SECONDS",
-        default_value_t = 3600,
-        value_parser = clap::value_parser!(u64).range(1..=31_536_000)
-    )]
-    pub(crate) quarantine: u64,
+    /// How long an edge that sent wrong bytes is asked for nothing, as 30m or 7d; at most until the
+    /// next start.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = quarantine)]
+    pub(crate) quarantine: Duration,
     /// Serve files and folders whose names begin with a dot, too.
     #[arg(long)]
     pub(crate) hidden: bool,
@@ -40,6 +36,11 @@ pub(crate) struct Serve {
     /// A file that lists such links, one a line; SIGHUP has it read again.
     #[arg(long = "edges", value_name = "FILE")]
     pub(crate) edge_file: Option<PathBuf>,
+    /// A server with the same objects, for clients to go on with once this one has ended:
+    /// kwik://FINGERPRINT@HOST:PORT, the first choice first; what lets them in there may stand
+    /// before the @. SIGHUP has it read again in the configuration file.
+    #[arg(long = "successor", value_name = "LINK")]
+    pub(crate) successors: Vec<SuccessorLink>,
     /// A primary that this server is an edge of.
     #[arg(long = "trust", value_name = "FINGERPRINT")]
     pub(crate) trusted: Vec<Fingerprint>,
@@ -68,14 +69,9 @@ pub(crate) struct Serve {
     /// Let in everybody, also at an edge: without it, an edge serves its primaries' clients alone.
     #[arg(long)]
     pub(crate) public: bool,
-    /// How long clients have to finish what they fetch, once the server is to end.
-    #[arg(
-        long,
-        value_name = "SECONDS",
-        default_value_t = 30,
-        value_parser = clap::value_parser!(u64).range(0..=86_400)
-    )]
-    pub(crate) drain: u64,
+    /// How long clients have to finish what they fetch, once the server is to end: 0, 30s or 5m.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration_or_none)]
+    pub(crate) drain: Duration,
     /// Sessions and paths at once; more are told that the server is busy.
     #[arg(long, value_name = "COUNT", value_parser = parse_count)]
     pub(crate) max_sessions: Option<usize>,
@@ -114,6 +110,15 @@ impl From<Congestion> for CongestionControl {
             Congestion::Cubic => Self::Cubic,
         }
     }
+}
+
+/// Also a number of seconds alone.
+fn quarantine(text: &str) -> Result<Duration, String> {
+    lifetime(&if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        format!("{text}s")
+    } else {
+        text.into()
+    })
 }
 
 fn parse_count(text: &str) -> Result<usize, String> {

@@ -39,6 +39,12 @@ pub const ROWS: &[Row] = &[
         ".big.kwik-part",
     ),
     row(
+        "a disk that gets full under many files",
+        "with linkat,pwrite64 ENOSPC:when=3+; faulty kwik get ${L}lots/",
+        (6, " of 300 came whole: the same command goes on with the rest"),
+        "lots/",
+    ),
+    row(
         "and once there is room",
         "with pwrite64 ENOSPC:when=60+; faulty kwik get $BIG; kwik get $BIG",
         (0, "going on: "),

@@ -73,6 +73,37 @@ pub const ROWS: &[Row] = &[
         "tree/",
     ),
     row(
+        "times of folders",
+        "",
+        "kwik get $TREE && for f in b b/d none; do \
+         test \"$(stat -c %.9Y tree/$f)\" = \"$(stat -c %.9Y $SECRETS/tree/$f)\" || exit 97; done",
+        DONE,
+        "tree/",
+    ),
+    row(
+        "times of folders that were there",
+        "kwik get $TREE; touch tree/b tree/none",
+        "kwik get $TREE && test \"$(stat -c %.9Y tree/b)\" = \"$(stat -c %.9Y $SECRETS/tree/b)\"",
+        (0, "5 skipped"),
+        "tree/",
+    ),
+    row(
+        "times of folders by pattern",
+        "",
+        "kwik get $TREE --include e && test \"$(stat -c %.9Y tree/b/d)\" = \
+         \"$(stat -c %.9Y $SECRETS/tree/b/d)\" && test ! -e tree/none",
+        DONE,
+        "tree/",
+    ),
+    row(
+        "no times of folders that are to stay as they are",
+        "mkdir -p tree/b; touch -d @5 tree/b",
+        "kwik get $TREE -n --exclude c --exclude d && test $(stat -c %Y tree/b) = 5 && \
+         test \"$(stat -c %Y tree/none)\" = \"$(stat -c %Y $SECRETS/tree/none)\"",
+        DONE,
+        "tree/",
+    ),
+    row(
         "the time of a file alone",
         "",
         "kwik get ${TREE}a && test \"$(stat -c %.9Y a)\" = \"$(stat -c %.9Y $SECRETS/tree/a)\"",

@@ -7,6 +7,7 @@
 mod common;
 mod faults;
 mod folders;
+mod handover;
 mod kills;
 mod listing;
 mod messages;
@@ -187,7 +188,8 @@ fn make_folders(place: &Place) {
     mode("tree/a", 0o640);
     mode("tree/b", 0o750);
     let mut touch = Command::new("touch");
-    touch.args(["-d", "2001-02-03 04:05:06.789 UTC"]).arg(at("tree/a"));
+    touch.args(["-d", "2001-02-03 04:05:06.789 UTC"]);
+    touch.args(["tree/a", "tree/none", "tree/b/d", "tree/b"].map(at));
     assert!(touch.status().unwrap().success());
 }
 

@@ -1,7 +1,7 @@
 //! Servers that go away while a get lasts, and come back.
 
 use std::{
-    fs,
+    env, fs,
     io::Read,
     os::unix::net::UnixListener,
     process::{Child, Command, Stdio},
@@ -136,6 +136,29 @@ fn a_folder_costs_one_session_more_when_its_server_comes_back() {
     assert!(said.contains("\"failed\":0,"), "{said}");
 }
 
+/// A server that ends begins nothing new, and takes its time: what it did not begin waits for the
+/// next one, however few tries there are.
+#[test]
+fn what_a_server_that_ends_does_not_begin_waits_for_the_next_one() {
+    let place = Place::new();
+    for number in 0..600 {
+        place.file(&format!("f/{number:03}"), 20_000);
+    }
+    place.file("f/000", SIZE);
+    let mut server = Restarted::start(&place, "state", &["--rate", "6M"]);
+    let log = place.path("log");
+    let link = server.server().link("f/");
+    let get = ["get", &link, "--retry", "2", "--progress", "json"];
+    let mut get = place.kwik(&get).stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
+    let said = || fs::read_to_string(&log).unwrap();
+    wait_until(|| said().contains(r#""done":1"#));
+    server.restart("-TERM");
+    assert!(get.wait().unwrap().success(), "{}", said());
+    assert!(said().contains(r#""failed":0,"#), "{}", said());
+    assert!(said().contains(r#""sessions":2,"#), "{}", said());
+    assert_eq!(names(&place.path("files/f")), names(&place.path("out/f")));
+}
+
 /// As a laptop that is closed, or Ctrl-Z: the session is long gone when it goes on.
 #[test]
 fn a_get_that_was_stopped_goes_on_with_another_session() {
@@ -264,6 +287,41 @@ fn restart_under_clients(signals: [&str; 3]) {
         assert!(fs::read(place.path("out").join(number.to_string())).unwrap() == data);
     }
     assert_eq!(place.outputs().len(), CLIENTS);
+}
+
+/// Gets at once, unless `KWIK_GETS` says how many.
+const GETS: usize = 12;
+
+/// Server and clients have few descriptors.
+#[test]
+fn many_gets_at_once_come_whole() {
+    let count = env::var("KWIK_GETS").map_or(GETS, |count| count.parse().unwrap());
+    let place = Place::new();
+    let data = place.file("x", 2_000_000);
+    let limited = |arguments: &[&str]| {
+        let mut command = place.kwik(arguments);
+        let program = command.get_program().to_owned();
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\""]).arg(program).args(arguments);
+        shell.current_dir(place.path("out")).stdin(Stdio::null());
+        for (name, value) in command.env("KWIK_LOG", "error").get_envs() {
+            shell.env(name, value.unwrap());
+        }
+        shell
+    };
+    let (files, state) = (place.path("files"), place.path("state"));
+    let serve = ["serve", files.to_str().unwrap(), "--listen", "127.0.0.1:0", "--state"];
+    let server = Server::spawn(&mut limited(&[&serve[..], &[state.to_str().unwrap()]].concat()));
+    let link = server.link("x");
+    let targets: Vec<_> = (0..count).map(|number| number.to_string()).collect();
+    let start = |target: &String| {
+        limited(&["get", &link, "-q", "-o", target, "--timeout", "2m"]).spawn().unwrap()
+    };
+    let gets: Vec<_> = targets.iter().map(start).collect();
+    for (mut get, target) in gets.into_iter().zip(&targets) {
+        assert!(get.wait().unwrap().success(), "{target}");
+        assert!(fs::read(place.path("out").join(target)).unwrap() == data, "{target}");
+    }
 }
 
 #[test]

@@ -124,18 +124,27 @@ impl Work {
 }
 
 impl Answer {
+    /// What the primary says next, however long that takes; none when it has no more to say. Cancel
+    /// safe.
+    pub(crate) async fn next(&mut self) -> Result<Option<Response>, FetchError> {
+        loop {
+            if let Some(response) = Response::decode(&mut self.buffer)? {
+                return Ok(Some(response));
+            }
+            match self.recv.read_chunk(MAX_MESSAGE, true).await? {
+                Some(chunk) => self.buffer.extend_from_slice(&chunk.bytes),
+                None => return Ok(None),
+            }
+        }
+    }
+
     /// Waits until the primary says that it cannot go on; for ever when it does not. Cancel safe.
     pub(crate) async fn failure(&mut self) -> FetchError {
-        loop {
-            match Response::decode(&mut self.buffer) {
-                Ok(Some(response)) => return response.unexpected(),
-                Ok(None) => match self.recv.read_chunk(MAX_MESSAGE, true).await {
-                    Ok(Some(chunk)) => self.buffer.extend_from_slice(&chunk.bytes),
-                    // It has no more to say: the object's stream says what becomes of it.
-                    Ok(None) | Err(_) => return std::future::pending().await,
-                },
-                Err(error) => return error.into(),
-            }
+        match self.next().await {
+            Ok(Some(response)) => response.unexpected(),
+            Err(error @ FetchError::Answer(_)) => error,
+            // It has no more to say: the object's stream says what becomes of it.
+            Ok(None) | Err(_) => std::future::pending().await,
         }
     }
 }

@@ -32,7 +32,7 @@ pub struct Request {
     #[prost(uint32, tag = "2")]
     pub version: u32,
     /// Without one of these: the whole object.
-    #[prost(oneof = "request::Part", tags = "3, 4, 5, 6, 7")]
+    #[prost(oneof = "request::Part", tags = "3, 4, 5, 6, 7, 8")]
     pub part: ::core::option::Option<request::Part>,
 }
 /// Nested message and enum types in `Request`.
@@ -50,7 +50,26 @@ pub mod request {
         Inline(super::Inline),
         #[prost(message, tag = "7")]
         List(super::List),
+        #[prost(message, tag = "8")]
+        About(super::AskAbout),
     }
+}
+/// What the server says of itself: no object is named beside it. About answers, and again whenever
+/// that changes, for as long as the stream stands; of a session's such streams one stands.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AskAbout {
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct About {
+    /// The server's clock, in milliseconds since 1970.
+    #[prost(uint64, tag = "1")]
+    pub time: u64,
+    /// It begins nothing new, and ends before long.
+    #[prost(bool, tag = "2")]
+    pub ending: bool,
+    /// Where to go on once it has ended: links to servers, with their fingerprints, first choice first.
+    #[prost(string, repeated, tag = "3")]
+    pub successors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// All of the object. One of at most so many bytes may come on this stream: for many small ones
 /// that is one stream each, and no lease.
@@ -222,7 +241,7 @@ pub struct Failure {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Response {
-    #[prost(oneof = "response::Outcome", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "response::Outcome", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub outcome: ::core::option::Option<response::Outcome>,
 }
 /// Nested message and enum types in `Response`.
@@ -243,6 +262,8 @@ pub mod response {
         Working(super::Working),
         #[prost(message, tag = "7")]
         Listed(super::Listed),
+        #[prost(message, tag = "8")]
+        About(super::About),
     }
 }
 /// The command in a lease: what an edge sends.
@@ -317,6 +338,8 @@ pub enum FailureCode {
     Forbidden = 7,
     /// This server's objects cannot be listed.
     CannotList = 8,
+    /// The server begins nothing new, and ends before long.
+    Ending = 9,
 }
 impl FailureCode {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -334,6 +357,7 @@ impl FailureCode {
             Self::NoSource => "FAILURE_CODE_NO_SOURCE",
             Self::Forbidden => "FAILURE_CODE_FORBIDDEN",
             Self::CannotList => "FAILURE_CODE_CANNOT_LIST",
+            Self::Ending => "FAILURE_CODE_ENDING",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -348,6 +372,7 @@ impl FailureCode {
             "FAILURE_CODE_NO_SOURCE" => Some(Self::NoSource),
             "FAILURE_CODE_FORBIDDEN" => Some(Self::Forbidden),
             "FAILURE_CODE_CANNOT_LIST" => Some(Self::CannotList),
+            "FAILURE_CODE_ENDING" => Some(Self::Ending),
             _ => None,
         }
     }

@@ -23,6 +23,8 @@ pub enum Call {
     Object(Request),
     /// What is in a folder.
     List(List),
+    /// What the server says of itself.
+    About,
 }
 
 /// Client to primary: what is in a folder, in the order of [`in_order`].
@@ -101,6 +103,7 @@ impl Call {
         check_version(message.version)?;
         Ok(Some(match message.part {
             Some(wire::request::Part::List(list)) => Self::List(List::from_wire(&list)?),
+            Some(wire::request::Part::About(_)) => Self::About,
             _ => Self::Object(Request::from_wire(message)?),
         }))
     }

@@ -35,9 +35,15 @@ use super::{
 /// What is delivered.
 type Opened = (Object, Arc<Published>);
 
-pub(super) async fn answer(serving: &Serving<'_>, mut send: SendStream, mut recv: RecvStream) {
-    let (began, record) = (Instant::now(), Record::default());
+/// Answers a request; the stream of one that asks of the server itself.
+pub(super) async fn answer(
+    serving: &Serving<'_>,
+    mut send: SendStream,
+    mut recv: RecvStream,
+) -> Option<SendStream> {
+    let (began, record, _work) = (Instant::now(), Record::default(), serving.place.work());
     let (name, part, answered) = match read_request(&mut recv).await {
+        Ok(Call::About) => return Some(send),
         Ok(Call::Object(request)) => {
             let answered = answer_request(serving, &record, &mut send, &request).await;
             let part = AccessPart::of(&request.part);
@@ -55,7 +61,10 @@ pub(super) async fn answer(serving: &Serving<'_>, mut send: SendStream, mut recv
         Ok(()) => {}
         Err(Unanswered::Refused { failure, cause }) => {
             let reason = cause.unwrap_or_else(|| failure.message.clone());
-            serving.log_unanswered("refused", shown, &reason, failure.code.is_own_fault());
+            // Of its end a server speaks once, and not of each request that comes late.
+            if failure.code != FailureCode::Ending {
+                serving.log_unanswered("refused", shown, &reason, failure.code.is_own_fault());
+            }
             reply(&mut send, [Response::Failed(failure).encode()]).await.ok();
             outcome = Err(reason);
         }
@@ -76,6 +85,7 @@ pub(super) async fn answer(serving: &Serving<'_>, mut send: SendStream, mut recv
             name,
         });
     }
+    None
 }
 
 /// Why a request was not answered as it should be.
@@ -131,7 +141,7 @@ async fn answer_request(
     };
     if begins && serving.server.presence.is_draining() {
         let message = format!("{STOPPING}: try again");
-        return Err(Failure { code: FailureCode::Busy, message }.into());
+        return Err(Failure { code: FailureCode::Ending, message }.into());
     }
     // Before anything is looked at: what is not there is as forbidden as what is.
     serving.admission.check(&request.name, begins, SystemTime::now())?;

@@ -24,7 +24,7 @@ pub(super) async fn answer_list(
 ) -> Result<(), Unanswered> {
     if serving.server.presence.is_draining() {
         let message = format!("{STOPPING}: try again");
-        return Err(Failure { code: FailureCode::Busy, message }.into());
+        return Err(Failure { code: FailureCode::Ending, message }.into());
     }
     // Before anything is looked at.
     serving.admission.check_list(list.folder.as_ref(), SystemTime::now())?;

@@ -6,13 +6,18 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use futures_util::{FutureExt, StreamExt, future::FusedFuture, stream::FuturesUnordered};
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{Fuse, FusedFuture},
+    stream::FuturesUnordered,
+};
 use kwik::{Endpoint, PathId, PrimarySession, escape};
 
 use crate::{Blame, Fingerprint, ObjectName, Published, door::Admission, limits::MAX_REQUESTS};
 
 use super::{
     Server,
+    about::{keep_told, tell},
     answer::answer,
     edges::Peer,
     join::{demand::Demand, drive::join_edges},
@@ -61,17 +66,22 @@ impl<'a> Serving<'a> {
         let mut joining = pin!(join_edges(self).fuse());
         let mut answers = FuturesUnordered::new();
         let mut quarantined = self.server.quarantine.changes();
+        // Beside the answers: it lasts, and is nothing to wait for at the end.
+        let mut telling = pin!(Fuse::terminated());
         loop {
             tokio::select! {
                 request = self.primary.session().accept_bi(), if answers.len() < MAX_REQUESTS => {
                     let Ok((send, recv)) = request else { break };
-                    let work = self.place.work();
-                    answers.push(async {
-                        answer(self, send, recv).await;
-                        drop(work);
-                    });
+                    answers.push(answer(self, send, recv));
                 }
-                Some(()) = answers.next() => {}
+                Some(asks_about) = answers.next() => match asks_about {
+                    Some(send) if telling.is_terminated() => {
+                        telling.set(keep_told(self, send).fuse());
+                    }
+                    Some(mut send) => drop(tell(self, &mut send).await),
+                    None => {}
+                },
+                () = &mut telling, if !telling.is_terminated() => {}
                 () = &mut joining, if !joining.is_terminated() => {}
                 Ok(()) = quarantined.changed() => self.leave_quarantined(),
             }
