@@ -168,6 +168,8 @@ pub const MAX_SOURCES: usize = 32;
 /// Ranges of one stream's unread bytes that are known by the path that brought them: as many as it
 /// may have gaps. Beyond that neighbours become one of unknown origin.
 pub const MAX_ORIGINS: usize = 1024;
+/// Stretches of one received chunk that are kept apart where they differ from what is held.
+pub const MAX_CONFLICTS: usize = 64;
 /// Gaps in one stream's buffer.
 pub const MAX_GAPS: usize = 1024;
 /// Runs of one session's buffers.

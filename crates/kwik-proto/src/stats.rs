@@ -158,6 +158,9 @@ pub struct RecvStats {
     pub duplicates: u64,
     /// Those of `duplicates` whose two copies differed.
     pub conflicts: u64,
+    /// The paths that took part in those, each with how many of its bytes another contradicted
+    /// (7.4): at most [`limits::MAX_SOURCES`](crate::limits::MAX_SOURCES).
+    pub contradicted: Vec<(PathId, u64)>,
     /// The paths that brought its bytes (1.2, 8.5), each with how many it brought first: at most
     /// [`limits::MAX_SOURCES`](crate::limits::MAX_SOURCES).
     pub sources: Vec<(PathId, u64)>,

@@ -66,8 +66,8 @@ pub use kwik_proto::stats::{
 pub use kwik_proto::stream::{GapNotice, MetadataError, Priority, StreamMetadata, StreamType};
 pub use kwik_proto::wire::DataOptions;
 pub use kwik_proto::{
-    Code, CodedError, Config, ConfigError, Dir, Escaped, LeaseId, PathId, SessionId, Side,
-    StreamId, escape,
+    AggregationFallback, Code, CodedError, Config, ConfigError, ConflictPolicy, Dir, Escaped,
+    LeaseId, PathId, Recovery, SessionId, Side, StreamId, escape,
 };
 pub use lease::{Lease, LeaseWriter};
 pub use mapped::{OpenStreamError, SecondaryStream};

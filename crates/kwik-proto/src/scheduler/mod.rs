@@ -10,6 +10,7 @@
 mod assign;
 mod charges;
 mod control;
+mod disputes;
 mod ending;
 mod explain;
 mod ledger;
@@ -160,7 +161,7 @@ impl Scheduler {
     ) {
         self.on_alive(path, now);
         self.ledger.charges.on_received(bytes.twice);
-        let ReceivedBytes { total: bytes, asked, twice } = bytes;
+        let ReceivedBytes { total: bytes, asked, twice, .. } = bytes;
         if let Some(owner) = self.paths.get_mut(&path) {
             owner.decisions.on_twice(twice);
             owner.schedule.on_received(bytes, asked, now);

@@ -160,8 +160,18 @@ impl Scheduler {
         let context = format!("{stream}: {missing:?} is missing, for {waited:?} under no lease");
         let error = CodedError::new(Code::AggregationTimeout, context);
         lock(&fill.recv).fail(ReadError::Failed(error));
-        let code = Code::AggregationTimeout.as_u64();
-        let stop = control::StopSending { stream_id: stream, code };
+        self.on_failed(stream, Code::AggregationTimeout, streams, now);
+    }
+
+    /// A stream has failed: its reader is woken, the primary and the writers are told.
+    pub(super) fn on_failed(
+        &mut self,
+        stream: StreamId,
+        code: Code,
+        streams: &mut StreamTable,
+        now: Instant,
+    ) {
+        let stop = control::StopSending { stream_id: stream, code: code.as_u64() };
         let stop = ControlMessage::StopSending(stop);
         self.events.push(SchedulerEvent::Send(PathId::PRIMARY, stop));
         self.events.push(SchedulerEvent::Failed(stream));

@@ -14,6 +14,7 @@ use crate::wire::control::{self, ControlMessage as M, LeaseOutcome};
 use crate::{Code, Config, Dir, LeaseId, PathId, PieceId, Side, StreamId, limits};
 
 mod decisions;
+mod disputes;
 mod duplicates;
 mod patience;
 mod silence;

@@ -20,6 +20,7 @@ use crate::wire::{DataOptions, clip};
 use crate::{Code, CodedError, Config, ConfigError, PathId, SessionId, Side, StreamId, limits};
 
 mod control;
+mod disputes;
 mod mapped;
 mod packets;
 mod paths;
@@ -252,6 +253,9 @@ impl ClientSession {
         self.paths.on_active(path, now);
         self.streams.on_received(stream, now);
         self.scheduler.on_received(path, stream, bytes, &mut self.streams, now);
+        if bytes.conflicting > 0 {
+            self.settle_dispute(stream, now);
+        }
     }
 
     /// A path's smoothed round-trip time, as its connection measures it.

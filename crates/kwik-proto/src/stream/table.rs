@@ -274,7 +274,9 @@ impl StreamTable {
             let reserved = self.first_data(id, !self.side, u64::MAX) - self.grants.floor;
             let granted = self.first_data(id, !self.side, max_buffer);
             self.window.redeem(id, reserved, granted - self.grants.floor);
-            SharedRecv::new(RecvHalf::new(id, granted, self.memory.clone()).into())
+            let mut recv = RecvHalf::new(id, granted, self.memory.clone());
+            recv.set_policy(&self.config);
+            SharedRecv::new(recv.into())
         });
         let halves = Halves { id, send, recv };
         let unaccepted = id.initiator() != self.side;

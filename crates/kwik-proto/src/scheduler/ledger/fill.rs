@@ -131,6 +131,12 @@ impl Fill {
         }
     }
 
+    /// What is missing of `range` had come before.
+    pub(super) fn dispute(&mut self, range: Range<u64>) {
+        self.promised.insert(range.clone());
+        self.release(range);
+    }
+
     /// The byte that its reader waits for, if nobody was asked for it.
     pub(in crate::scheduler) fn awaited_free(&self) -> Option<u64> {
         let at = lock(&self.recv).awaited()?;

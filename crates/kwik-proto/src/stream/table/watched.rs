@@ -183,6 +183,7 @@ impl StreamTable {
                 final_size: recv.final_size(),
                 duplicates,
                 conflicts,
+                contradicted: recv.contradicted().to_vec(),
                 sources: recv.sources().to_vec(),
                 backpressure: self.watch.backpressure().stream(id),
                 gap: self.watch.gap(id),
