@@ -116,8 +116,10 @@ macro_rules! settings {
 }
 
 mod recovery;
+mod secondary;
 
-pub use recovery::{AggregationFallback, ConflictPolicy, Recovery};
+pub use recovery::{AggregationFallback, Backoff, ConflictPolicy, MappingRetry, Recovery};
+pub use secondary::{SecondaryStreamConfig, SecondaryWrites};
 
 settings! {
     /// Settings of sessions (8.8). Getters have the settings' names; setters check the bounds,
@@ -183,6 +185,8 @@ settings! {
     conflict_policy, set_conflict_policy: ConflictPolicy = ConflictPolicy::FirstWins,
         ConflictPolicy::FirstWins..=ConflictPolicy::Reject;
     =>
+    /// Secondary streams (7.5). Changes live.
+    secondary, set_secondary: SecondaryStreamConfig;
     /// What is done about errors of sources (9.2). Changes live.
     recovery, set_recovery: Recovery;
 }

@@ -162,6 +162,16 @@ pub const MAX_PIECES: usize = 256;
 /// Secondary streams that one path's server has open at once: leaves QUIC streams for plain leases.
 pub const MAX_SECONDARY_STREAMS: usize = 64;
 
+/// Data frames of a secondary stream that are put together, unless configured: a reader's turn.
+pub const SECONDARY_BATCH: usize = 64;
+/// The longest that a secondary stream may be configured to bring nothing.
+pub const MAX_STREAM_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// Attempts to open a secondary stream without a lease, at the most.
+pub const MAX_MAPPING_RETRIES: u32 = 100;
+/// The longest wait between two of them, and for the answer to one.
+pub const MAX_MAPPING_WAIT: Duration = Duration::from_secs(60);
+
 /// Paths that a stream names as its sources: far more than there are at once, for those that come
 /// and go.
 pub const MAX_SOURCES: usize = 32;

@@ -43,6 +43,21 @@ pub struct SecondaryStats {
     pub unmapped: u64,
     /// Payload bytes that came on them.
     pub bytes: u64,
+    /// Of those, bytes that went into the client's streams: not what was there already.
+    pub transferred: u64,
+    /// How often the session looked at what came
+    /// ([`SecondaryStreamConfig::batch_size`](crate::SecondaryStreamConfig::batch_size)).
+    pub batches: u64,
+}
+
+impl SecondaryStats {
+    /// The share of what came on them that went into the client's streams, from 0 to 1; 1 before
+    /// anything came.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a ratio for displays")]
+    pub fn aggregation_ratio(&self) -> f64 {
+        if self.bytes == 0 { 1.0 } else { self.transferred as f64 / self.bytes as f64 }
+    }
 }
 
 /// What came twice of all streams of a session so far, and what may have: `received` is at most

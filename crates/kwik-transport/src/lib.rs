@@ -66,8 +66,9 @@ pub use kwik_proto::stats::{
 pub use kwik_proto::stream::{GapNotice, MetadataError, Priority, StreamMetadata, StreamType};
 pub use kwik_proto::wire::DataOptions;
 pub use kwik_proto::{
-    AggregationFallback, Code, CodedError, Config, ConfigError, ConflictPolicy, Dir, Escaped,
-    LeaseId, PathId, Recovery, SessionId, Side, StreamId, escape,
+    AggregationFallback, Backoff, Code, CodedError, Config, ConfigError, ConflictPolicy, Dir,
+    Escaped, LeaseId, MappingRetry, PathId, Recovery, SecondaryStreamConfig, SecondaryWrites,
+    SessionId, Side, StreamId, escape,
 };
 pub use lease::{Lease, LeaseWriter};
 pub use mapped::{OpenStreamError, SecondaryStream};

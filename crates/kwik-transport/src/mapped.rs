@@ -5,6 +5,8 @@ use std::fmt;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
 
 use bytes::{Buf as _, Bytes};
 use kwik_proto::lease::SharedWriter;
@@ -163,6 +165,28 @@ impl SecondaryStream {
         self.offset
     }
 
+    /// Waits until the client has taken the stream; false when it does not, or not in time.
+    pub(crate) async fn is_taken(&mut self, until: Instant) -> Result<bool, ConnectionError> {
+        let runtime = self.shared.runtime.clone();
+        let settled = {
+            let mut late = pin!(runtime.sleep_until(until));
+            let mut settled = pin!(self.settled());
+            poll_fn(|cx| match settled.as_mut().poll(cx) {
+                Poll::Ready(settled) => Poll::Ready(Some(settled)),
+                Poll::Pending => late.as_mut().poll(cx).map(|()| None),
+            })
+            .await
+        };
+        match settled {
+            None => Ok(false),
+            Some(Ok(())) => Ok(!lock(&self.half).is_ended()),
+            Some(Err(_)) => match self.shared.close_reason() {
+                Some(error) => Err(error),
+                None => Ok(false),
+            },
+        }
+    }
+
     /// Waits until the client knows where the stream is.
     async fn settled(&mut self) -> Result<(), WriteError> {
         loop {
@@ -255,9 +279,16 @@ impl fmt::Debug for SecondaryStream {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenStreamError {
-    /// [`limits::MAX_SECONDARY_STREAMS`] of the path are open: finish one first.
+    /// [`limits::MAX_SECONDARY_STREAMS`] of the path are open, or as many as is set: finish one
+    /// first.
     #[error("too many secondary streams are open on this path: finish one first")]
     TooMany,
+    /// The client did not take it, in so many attempts.
+    #[error(
+        "the client took no such stream in {0} attempts: \
+         it has to allow writes without a lease, and the primary to open the stream"
+    )]
+    Refused(u32),
     /// The path is over.
     #[error("path lost: {0}")]
     ConnectionLost(#[from] ConnectionError),

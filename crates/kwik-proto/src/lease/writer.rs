@@ -214,6 +214,28 @@ impl WriterTable {
         Ok(writer)
     }
 
+    /// Adds what this side writes without a lease, from `offset` of a stream on (7.2), as far as the
+    /// client asks for it.
+    ///
+    /// # Errors
+    /// There are as many leases as may be.
+    pub fn insert_unleased(
+        &mut self,
+        id: LeaseId,
+        stream: StreamId,
+        offset: u64,
+    ) -> Result<SharedWriter, CodedError> {
+        let range = offset..limits::MAX_OFFSET;
+        let lease = control::Lease {
+            lease_id: id,
+            stream_id: stream,
+            max_bytes: u64::MAX,
+            range,
+            ..Default::default()
+        };
+        self.insert(&lease)
+    }
+
     /// The stream's reader grants data up to `maximum`; the lease that has something to send by it.
     pub fn on_granted(&self, stream: StreamId, maximum: u64) -> impl Iterator<Item = LeaseId> {
         self.writers.iter().filter_map(move |(id, writer)| {

@@ -173,6 +173,7 @@ impl Scheduler {
             fill.brought.insert(path, now);
         }
         self.settle_ended(stream, streams, now);
+        self.end_unleased(stream, now);
         if bytes > asked && path.is_primary() && self.ledger.fill(stream).is_some() {
             // What came plainly may have been the last that a lease missed.
             self.end_done_leases(stream, None, now);
@@ -182,7 +183,8 @@ impl Scheduler {
     }
 
     /// The reader took bytes, or saw the end.
-    pub fn on_consumed(&mut self, stream: StreamId, streams: &mut StreamTable) {
+    pub fn on_consumed(&mut self, stream: StreamId, streams: &mut StreamTable, now: Instant) {
+        self.end_unleased(stream, now);
         self.forget_if_idle(stream, streams);
         self.note(Changed::Work);
     }

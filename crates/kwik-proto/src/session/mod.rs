@@ -72,6 +72,9 @@ pub enum Wake {
     LeaseEnded(LeaseId),
     /// A raw packet came, or a report on one.
     Raw,
+    /// A secondary stream is to be stopped: [`ClientSession::secondary_stopped`]; or a secondary was
+    /// told where it goes on: [`SecondarySession::take_sync`].
+    Secondary,
 }
 
 /// What a server's session is worth its slot for.

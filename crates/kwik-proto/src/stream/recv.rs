@@ -331,6 +331,12 @@ impl RecvHalf {
         self.buffer.read_position()
     }
 
+    /// The first offset that has not come (7.4).
+    #[must_use]
+    pub fn contiguous_end(&self) -> u64 {
+        self.buffer.contiguous_end()
+    }
+
     /// Bytes, gaps and positions of the buffer (8.1).
     #[must_use]
     pub fn usage(&self) -> BufferUsage {

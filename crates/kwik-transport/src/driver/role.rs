@@ -3,13 +3,13 @@
 use std::time::{Instant, SystemTime};
 
 use kwik_proto::ack::{ArrivedPackets, SharedSent};
-use kwik_proto::mapping::MappingKey;
+use kwik_proto::mapping::{MappingKey, Verdict};
 use kwik_proto::session::{Activity, ClientSession, Machine, PrimarySession, SecondarySession};
 use kwik_proto::stats::{ScheduleStats, SessionStats};
 use kwik_proto::stream::{Destination, ReceivedBytes, SharedRecv, StreamTable};
 use kwik_proto::wire::control::RawPacketTransmission;
 use kwik_proto::wire::{DataOptions, SecondaryEvent};
-use kwik_proto::{Code, CodedError, Config, ConfigError, PathId, StreamId};
+use kwik_proto::{Code, CodedError, Config, ConfigError, PathId, SecondaryStreamConfig, StreamId};
 
 use crate::quic::Figures;
 
@@ -85,18 +85,28 @@ pub(crate) trait Role: Machine + 'static {
         false
     }
 
-    /// A frame of a secondary stream other than data; false when nothing it brings is wanted.
+    /// The limits of secondary streams.
+    fn secondary_config(&self) -> SecondaryStreamConfig {
+        SecondaryStreamConfig::default()
+    }
+
+    /// With which code a secondary stream is to be stopped, if it is.
+    fn secondary_stopped(&self, _: MappingKey) -> Option<Code> {
+        None
+    }
+
+    /// A frame of a secondary stream other than data: what becomes of the stream.
     fn handle_secondary(
         &mut self,
         _: PathId,
         _: &SecondaryEvent,
         _: Instant,
-    ) -> Result<bool, CodedError> {
+    ) -> Result<Verdict, CodedError> {
         Err(refused("a secondary stream"))
     }
 
-    /// Data of a secondary stream came: how much, and where it goes on.
-    fn on_mapped(&mut self, _: MappingKey, _bytes: u64, _offset: u64, _: Instant) {}
+    /// Data of a secondary stream came: how much, how much of it was not here, and where it goes on.
+    fn on_mapped(&mut self, _: MappingKey, _bytes: (u64, u64), _offset: u64, _: Instant) {}
 
     /// A secondary stream's QUIC stream has ended.
     fn on_secondary_ended(&mut self, _: MappingKey) {}
@@ -195,11 +205,19 @@ impl Role for ClientSession {
         path: PathId,
         event: &SecondaryEvent,
         now: Instant,
-    ) -> Result<bool, CodedError> {
+    ) -> Result<Verdict, CodedError> {
         self.handle_secondary(path, event, now)
     }
 
-    fn on_mapped(&mut self, key: MappingKey, bytes: u64, offset: u64, now: Instant) {
+    fn secondary_config(&self) -> SecondaryStreamConfig {
+        self.streams().config().secondary()
+    }
+
+    fn secondary_stopped(&self, key: MappingKey) -> Option<Code> {
+        self.secondary_stopped(key)
+    }
+
+    fn on_mapped(&mut self, key: MappingKey, bytes: (u64, u64), offset: u64, now: Instant) {
         self.on_mapped(key, bytes, offset, now);
     }
 

@@ -107,7 +107,7 @@ fn a_stream_that_is_whole_does_not_wait_for_a_dead_path() {
     f.receive(B, 0..KIB);
     lock(&f.recv).receive_fin(PathId::PRIMARY, KIB).unwrap();
     while !matches!(lock(&f.recv).read(1 << 20), Ok(Read::Finished)) {}
-    f.scheduler.on_consumed(f.id, &mut f.streams);
+    f.scheduler.on_consumed(f.id, &mut f.streams, f.now);
     assert_eq!(f.streams.iter().count(), 0);
     assert_eq!(f.receive_untold(A, 0..KIB).asked, 0, "what comes late harms nobody");
 }
