@@ -118,7 +118,10 @@ macro_rules! settings {
 mod recovery;
 mod secondary;
 
-pub use recovery::{AggregationFallback, Backoff, ConflictPolicy, MappingRetry, Recovery};
+pub use recovery::{
+    AggregationFallback, Backoff, ConflictPolicy, MappingRetry, MetadataRecovery, Recovery,
+    WindowRecovery,
+};
 pub use secondary::{SecondaryStreamConfig, SecondaryWrites};
 
 settings! {

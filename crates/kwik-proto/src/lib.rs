@@ -33,8 +33,8 @@ pub(crate) fn test_now() -> std::time::Instant {
 
 pub use code::{Code, CodedError};
 pub use config::{
-    AggregationFallback, Backoff, Config, ConfigError, ConflictPolicy, MappingRetry, Recovery,
-    SecondaryStreamConfig, SecondaryWrites,
+    AggregationFallback, Backoff, Config, ConfigError, ConflictPolicy, MappingRetry,
+    MetadataRecovery, Recovery, SecondaryStreamConfig, SecondaryWrites, WindowRecovery,
 };
 pub use escape::{Escaped, escape};
 pub use event_log::{EventLog, LogCursor};

@@ -167,6 +167,8 @@ pub const SECONDARY_BATCH: usize = 64;
 /// The longest that a secondary stream may be configured to bring nothing.
 pub const MAX_STREAM_TIMEOUT: Duration = Duration::from_secs(3600);
 
+/// Times that a primary is told anew of what nobody may bring, at the most.
+pub const MAX_RESTARTS: u32 = 100;
 /// Attempts to open a secondary stream without a lease, at the most.
 pub const MAX_MAPPING_RETRIES: u32 = 100;
 /// The longest wait between two of them, and for the answer to one.

@@ -145,18 +145,27 @@ impl SecondaryStream {
         }
         self.half = writer;
         self.offset = offset;
+        self.push_place()?;
+        self.flush().await
+    }
+
+    /// Says where the stream writes from now on.
+    fn push_place(&mut self) -> Result<(), WriteError> {
+        let (stream, lease) = {
+            let half = lock(&self.half);
+            (half.stream(), half.lease())
+        };
         let update = SecondaryEvent::Update(StreamMappingUpdate {
             secondary_stream_id: self.id,
             kwik_stream_id: stream,
             operation: MappingOperation::Update,
             lease_id: lease,
-            offset,
+            offset: self.offset,
         });
         let frames = self.frames.as_mut().ok_or(WriteError::ClosedStream)?;
         frames
             .push_with(Bytes::new(), |out| encode_secondary(&update, out))
-            .map_err(|error| WriteError::from_quic(error, self.shared.close_reason()))?;
-        self.flush().await
+            .map_err(|error| WriteError::from_quic(error, self.shared.close_reason()))
     }
 
     /// Closes it where it is: that offset.
@@ -209,12 +218,16 @@ impl SecondaryStream {
     /// Where the next byte that the client wants is; waits until there is one.
     async fn activated(&mut self) -> Result<u64, WriteError> {
         loop {
-            let mut notified = pin!(self.activated.notified());
+            let activated = self.activated.clone();
+            let mut notified = pin!(activated.notified());
             notified.as_mut().enable();
-            let (next, ended) = {
-                let half = lock(&self.half);
-                (half.next_from(self.offset), half.is_ended())
+            let (next, ended, again) = {
+                let mut half = lock(&self.half);
+                (half.next_from(self.offset), half.is_ended(), half.take_asked_again())
             };
+            if again {
+                self.push_place()?;
+            }
             if let Some(range) = next {
                 return Ok(range.start);
             }

@@ -10,7 +10,7 @@ use common::hostile::{self, Peer, frame, packet};
 use common::{Servers, client, fill, identity, object, only, until, within};
 use kwik::{
     AggregationFallback, ClientConfig, Code, ConflictPolicy, Lease, LeaseOutcome, LeaseWriter,
-    PathId, PrimarySession, ReadError, ReadToEndError, Recovery, RecvStream, Session,
+    PathError, PathId, PrimarySession, ReadError, ReadToEndError, Recovery, RecvStream, Session,
 };
 use tokio::io::AsyncReadExt as _;
 
@@ -176,11 +176,23 @@ async fn a_source_that_contradicts_the_primary_is_isolated_when_that_is_set() {
     within(async {
         let mut scene =
             Scene::new(ConflictPolicy::Reject, AggregationFallback::IsolateSource).await;
+        let mut blamed = scene.primary.blamed();
         let _lease = scene.fill().await;
+        let proof = blamed.next().await.unwrap();
+        assert_eq!((proof.path, proof.server), (scene.path, identity(EDGE).fingerprint()));
+        let (stream, range) = proof.place.unwrap();
+        assert_eq!(stream, scene.recv.id());
+        assert!(range.start < 10 && range.end <= LIES as u64, "{range:?}");
+        assert!(proof.reason.contains("path 0 contradicts path 1"), "{}", proof.reason);
         assert!(scene.read().await.unwrap() == object(0..SIZE));
         scene.edge.expect(Code::SecondaryStreamIsolation, "lies").await;
         until(|| !scene.edge_lives()).await;
         assert_eq!(scene.session.close_reason(), None);
+        // Its server is leased nothing again, on whatever path.
+        let address = scene.edge.endpoint.local_addr().unwrap();
+        let again = scene.primary.add_path(address, identity(EDGE).fingerprint()).await;
+        let PathError::Refused(error) = again.unwrap_err() else { panic!("dialed again") };
+        assert_eq!(error.code, Code::SecondaryStreamIsolation);
     })
     .await;
 }

@@ -38,6 +38,45 @@ pub enum AggregationFallback {
     IsolateSource,
 }
 
+/// What follows when a secondary stream breaks its protocol (7.7): a frame that contradicts what it
+/// said before, or cannot be read. Its lease goes to others where it is given up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd)]
+#[non_exhaustive]
+pub enum MetadataRecovery {
+    /// Its path is closed with `KWIK_METADATA_PROTOCOL_VIOLATION`: whose words contradict each other
+    /// says nothing that is worth waiting for.
+    #[default]
+    ClosePath,
+    /// It is asked to say again where it writes, within
+    /// [`SecondaryStreamConfig::metadata_timeout`](crate::SecondaryStreamConfig::metadata_timeout);
+    /// until then what it says counts for nothing. Where it said nothing yet, or cannot be read, it
+    /// is stopped.
+    Resend,
+    /// What is said of data with the data itself counts: where its stream and offset lie under a
+    /// lease of the path, it maps there. What cannot be read is stopped.
+    UseDefaults,
+    /// It alone is stopped, with that code.
+    CloseStream,
+    /// What it brings is thrown away. Its secondary is told nothing.
+    IgnoreStream,
+}
+
+/// What follows when the receive window is full of bytes that nobody reads (8.2), for
+/// [`Recovery::window_timeout`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd)]
+#[non_exhaustive]
+pub enum WindowRecovery {
+    /// Producers wait, as long as it takes.
+    #[default]
+    Wait,
+    /// Streams with slow readers give back all that they borrowed as they are read, so that others
+    /// find it; otherwise they keep an even part.
+    Reallocate,
+    /// The stream that holds most is given up with `KWIK_LIMIT_EXCEEDED`, and what it holds is
+    /// dropped; if that was not enough, the next one after as long again.
+    Cleanup,
+}
+
 /// How waits between attempts grow.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd)]
 #[non_exhaustive]
@@ -89,6 +128,18 @@ settings! {
     /// What follows a conflict that [`ConflictPolicy::Reject`] leaves open; isolation.
     aggregation, set_aggregation: AggregationFallback = AggregationFallback::IsolateSource,
         AggregationFallback::IgnoreCorrupt..=AggregationFallback::IsolateSource;
+    /// What follows when a secondary stream breaks its protocol; its path is closed.
+    metadata, set_metadata: MetadataRecovery = MetadataRecovery::ClosePath,
+        MetadataRecovery::ClosePath..=MetadataRecovery::IgnoreStream;
+    /// What follows when the window is full of bytes that nobody reads; producers wait.
+    window, set_window: WindowRecovery = WindowRecovery::Wait,
+        WindowRecovery::Wait..=WindowRecovery::Cleanup;
+    /// How long that is borne first; 5 s.
+    window_timeout, set_window_timeout: Duration = limits::AGGREGATION_TIMEOUT,
+        Duration::from_millis(1)..=limits::MAX_STREAM_TIMEOUT;
+    /// How often the primary is told anew of bytes that nobody may bring, each time with as long to
+    /// lease them, before their reader fails with `KWIK_AGGREGATION_TIMEOUT`; 0.
+    restarts, set_restarts: u32 = 0, 0..=limits::MAX_RESTARTS;
     =>
     /// A secondary stream that the client does not take, at the secondary.
     mapping, set_mapping: MappingRetry;

@@ -38,6 +38,8 @@ pub struct Writer {
     /// The client knows where a secondary stream goes on: what it does not ask for now,
     /// others bring.
     settled: bool,
+    /// The client asks where a secondary stream writes.
+    asked_again: bool,
 }
 
 impl Writer {
@@ -128,6 +130,15 @@ impl Writer {
         self.settled = settled;
     }
 
+    pub(crate) fn ask_again(&mut self) {
+        self.asked_again = true;
+    }
+
+    /// Whether the client asks to be told again where the secondary stream writes; once.
+    pub fn take_asked_again(&mut self) -> bool {
+        std::mem::take(&mut self.asked_again)
+    }
+
     /// The client knows where this writer goes on.
     #[must_use]
     pub fn is_settled(&self) -> bool {
@@ -209,6 +220,7 @@ impl WriterTable {
             budget,
             ended: false,
             settled: true,
+            asked_again: false,
         }));
         self.writers.insert(id, writer.clone());
         Ok(writer)

@@ -9,4 +9,6 @@ pub enum Verdict {
     Take,
     /// Stops it with this code, once what came of it was admitted.
     Stop(Code),
+    /// Reads it, and throws away what comes.
+    Drain,
 }

@@ -85,6 +85,12 @@ impl Scheduler {
         self.end_lease(id, LeaseOutcome::Lost, now);
     }
 
+    /// The lowest lease of a path that covers a place.
+    #[must_use]
+    pub fn lease_at(&self, path: PathId, stream: StreamId, offset: u64) -> Option<LeaseId> {
+        self.ledger.lease_at(path, stream, offset)
+    }
+
     /// Whether the writer of a lease was asked for something that has not come.
     #[must_use]
     pub fn owes(&self, path: PathId, id: LeaseId) -> bool {

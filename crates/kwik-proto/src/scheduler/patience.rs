@@ -141,10 +141,22 @@ impl Scheduler {
         }
         for stream in failed {
             // What was missing may have come late, under a cancelled piece.
-            if !self.cover(stream, now) {
+            if !self.cover(stream, now) && !self.restart(stream, streams, now) {
                 self.fail(stream, waited, streams, now);
             }
         }
+    }
+
+    /// Tells the primary anew of what nobody may bring, as often as
+    /// [`Recovery::restarts`](crate::Recovery::restarts) says; false when that is spent.
+    fn restart(&mut self, stream: StreamId, streams: &StreamTable, now: Instant) -> bool {
+        let most = streams.config().recovery().restarts();
+        let fill = self.ledger.fill_mut(stream).filter(|fill| fill.restarts < most);
+        let Some(fill) = fill else { return false };
+        fill.restarts += 1;
+        fill.uncovered = None;
+        self.cover(stream, now);
+        true
     }
 
     fn fail(

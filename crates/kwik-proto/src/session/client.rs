@@ -381,7 +381,7 @@ impl Machine for ClientSession {
         if path.is_primary() {
             self.outputs.close_with(error);
         } else if self.scheduler.state(path).is_some_and(PathState::is_connected) {
-            self.end_path(path, error, now);
+            self.end_violator(path, error, now);
         }
     }
 
@@ -416,6 +416,9 @@ impl Machine for ClientSession {
         self.scheduler.handle_timeout(&mut self.streams, now);
         for path in self.links.keys().copied().collect::<Vec<_>>() {
             self.judge(path, now);
+        }
+        if let Some(stream) = self.streams.clean_up(now) {
+            self.scheduler.on_stream_ended(stream, &mut self.streams, now);
         }
         self.check_mappings(now);
         self.report_paths(now);

@@ -28,7 +28,7 @@ use crate::{Code, CodedError, LeaseId, PathId, limits};
 
 pub use accept::{AcceptContext, Accepted, accept};
 pub use client::{ClientConfig, ClientSession};
-pub use primary::{PrimarySession, RelayReport, Uncovered};
+pub use primary::{Blamed, PrimarySession, RelayReport, Uncovered};
 pub use secondary::{Mapped, SecondarySession};
 
 /// What a machine asks of its driver.

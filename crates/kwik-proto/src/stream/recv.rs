@@ -170,7 +170,11 @@ impl RecvHalf {
         for mut data in chunks.iter_mut().map(std::mem::take) {
             while !data.is_empty() {
                 let range = offset..offset.saturating_add(data.len() as u64);
-                let (piece, end) = self.admit(path, &range)?;
+                let admitted = self.admit(path, &range);
+                if admitted.is_err() {
+                    self.note_offence(path, range);
+                }
+                let (piece, end) = admitted?;
                 let part = data.split_to(usize::try_from(end - offset).unwrap_or(usize::MAX));
                 all.add(self.receive_part(path, offset..end, &mut [part], piece)?);
                 offset = end;
@@ -421,6 +425,13 @@ impl RecvHalf {
         if self.error.is_none() && !self.is_read_to_end() {
             self.end_with(error);
         }
+    }
+
+    /// Ends reading with an error; what is buffered is dropped.
+    pub(crate) fn drop_all(&mut self, error: ReadError) {
+        self.fail(error);
+        self.buffer.close();
+        self.origins = Origins::default();
     }
 
     /// Nobody reads any more, whatever has come or will.

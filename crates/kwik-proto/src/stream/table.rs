@@ -17,6 +17,7 @@ mod control;
 mod credit;
 mod ending;
 mod notices;
+mod recovery;
 mod watched;
 
 use notices::Notices;
@@ -124,6 +125,8 @@ pub struct StreamTable {
     config: Config,
     watch: Watch,
     notices: Notices,
+    /// When a stream was given up last, as the window was full.
+    cleaned_at: Option<Instant>,
     /// Why the peer asks to slow down writing all streams.
     backpressure: Option<BackpressureReason>,
     /// What the peer grants ours.
@@ -179,6 +182,7 @@ impl StreamTable {
             config: config.clone(),
             watch: Watch::default(),
             notices: Notices::default(),
+            cleaned_at: None,
             backpressure: None,
             peer_grants: FirstGrants {
                 floor: limits::FIRST_FLIGHT_DATA,

@@ -9,7 +9,10 @@ use kwik_proto::stats::{ScheduleStats, SessionStats};
 use kwik_proto::stream::{Destination, ReceivedBytes, SharedRecv, StreamTable};
 use kwik_proto::wire::control::RawPacketTransmission;
 use kwik_proto::wire::{DataOptions, SecondaryEvent};
-use kwik_proto::{Code, CodedError, Config, ConfigError, PathId, SecondaryStreamConfig, StreamId};
+use kwik_proto::{
+    Code, CodedError, Config, ConfigError, LeaseId, MetadataRecovery, PathId,
+    SecondaryStreamConfig, StreamId,
+};
 
 use crate::quic::Figures;
 
@@ -88,6 +91,29 @@ pub(crate) trait Role: Machine + 'static {
     /// The limits of secondary streams.
     fn secondary_config(&self) -> SecondaryStreamConfig {
         SecondaryStreamConfig::default()
+    }
+
+    /// What follows when a secondary stream breaks its protocol.
+    fn metadata_recovery(&self) -> MetadataRecovery {
+        MetadataRecovery::default()
+    }
+
+    /// The lease under which a path may write at a place.
+    fn lease_at(&self, _: PathId, _: StreamId, _: u64) -> Option<LeaseId> {
+        None
+    }
+
+    /// A secondary stream is to say again where it writes.
+    fn request_mapping(&mut self, _: MappingKey, _: Instant) {}
+
+    /// A secondary stream that broke its protocol is given up.
+    fn on_metadata_violation(
+        &mut self,
+        _: PathId,
+        _: Option<u64>,
+        _: Option<(StreamId, u64)>,
+        _: Instant,
+    ) {
     }
 
     /// With which code a secondary stream is to be stopped, if it is.
@@ -211,6 +237,28 @@ impl Role for ClientSession {
 
     fn secondary_config(&self) -> SecondaryStreamConfig {
         self.streams().config().secondary()
+    }
+
+    fn metadata_recovery(&self) -> MetadataRecovery {
+        self.streams().config().recovery().metadata()
+    }
+
+    fn lease_at(&self, path: PathId, stream: StreamId, offset: u64) -> Option<LeaseId> {
+        self.lease_at(path, stream, offset)
+    }
+
+    fn request_mapping(&mut self, key: MappingKey, now: Instant) {
+        self.request_mapping(key, now);
+    }
+
+    fn on_metadata_violation(
+        &mut self,
+        path: PathId,
+        id: Option<u64>,
+        place: Option<(StreamId, u64)>,
+        now: Instant,
+    ) {
+        self.on_metadata_violation(path, id, place, now);
     }
 
     fn secondary_stopped(&self, key: MappingKey) -> Option<Code> {

@@ -8,7 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use kwik_proto::mapping::{Inbound, Verdict};
 use kwik_proto::wire::{SecondaryDecoder, SecondaryEvent, WireError};
-use kwik_proto::{Code, CodedError, PathId};
+use kwik_proto::{Code, CodedError, MetadataRecovery, PathId, StreamId};
 
 use crate::quic::{Connection, RecvStream};
 
@@ -35,6 +35,8 @@ pub(super) async fn read(
         batch: config.batch_size(),
         verdict: Verdict::Take,
         late_at: shared.runtime.now() + config.metadata_timeout(),
+        unclear: false,
+        over: false,
     };
     let mut chunks = first_batch();
     let mut batch = first;
@@ -59,9 +61,17 @@ pub(super) async fn read(
             Next::Chunks(filled) => {
                 batch.extend(chunks[..filled].iter_mut().map(std::mem::take));
             }
-            Next::End => return reader.decoder.handle_fin().map_err(|error| violation(&error)),
+            Next::End => {
+                let ended = reader.decoder.handle_fin().map_err(|error| violation(&error));
+                return ended.or_else(|error| reader.give_up(error, None));
+            }
             Next::Lost => return Ok(()),
-            Next::Stop(code) => reader.verdict = Verdict::Stop(code),
+            Next::Stop(code) => {
+                if reader.unclear {
+                    reader.lose(None);
+                }
+                reader.verdict = Verdict::Stop(code);
+            }
         }
         reader.batch = shared.look(|machine| machine.secondary_config()).batch_size();
     }
@@ -104,6 +114,10 @@ struct Reader {
     verdict: Verdict,
     /// When it is to have said where it writes.
     late_at: Instant,
+    /// It is to say that again; until then nothing else counts.
+    unclear: bool,
+    /// It was given up: nothing of it is decoded any more.
+    over: bool,
 }
 
 impl Reader {
@@ -111,11 +125,12 @@ impl Reader {
         let (shared, id) = (&self.shared, self.inbound.id());
         let stopped = || {
             let key = (self.path, id?);
-            shared.look(|machine| machine.secondary_stopped(key))
+            // What is drained is stopped no more.
+            shared.look(|machine| machine.secondary_stopped(key)).filter(|_| !self.over)
         };
         let mut stopped = pin!(shared.wait_for(&shared.waiters.secondary, stopped));
         let mut late = pin!(async {
-            match id {
+            match id.filter(|_| !self.unclear || self.over) {
                 Some(_) => pending().await,
                 None => shared.runtime.sleep_until(self.late_at).await,
             }
@@ -138,35 +153,113 @@ impl Reader {
     }
 
     fn handle_chunk(&mut self, chunk: Bytes) -> Result<(), CodedError> {
+        if self.over {
+            return Ok(());
+        }
         self.decoder.handle_input(chunk);
-        while let Some(event) = self.decoder.poll().map_err(|error| violation(&error))? {
-            self.inbound.handle(&event)?;
+        while !self.over {
+            let event = match self.decoder.poll() {
+                Ok(Some(event)) => event,
+                Ok(None) => break,
+                Err(error) => return self.give_up(violation(&error), None),
+            };
             self.sink.count_frame()?;
-            match event {
-                SecondaryEvent::Data(m) => {
-                    self.sink.aim(m.kwik_stream_id, m.offset)?;
-                    let len = m.data.len() as u64;
-                    self.sink.put(&mut [m.data])?;
-                    self.progress.bytes += len;
-                    self.progress.frames += 1;
-                    self.progress.offset = Some(m.offset + len);
-                    if self.progress.frames >= self.batch {
-                        self.tell()?;
-                    }
-                }
-                SecondaryEvent::Unknown(_) => {}
-                event => {
+            let awaited = matches!(&event, SecondaryEvent::Update(m)
+                if Some(m.secondary_stream_id) == self.inbound.id());
+            if self.unclear && !awaited {
+                continue;
+            }
+            self.unclear = false;
+            match self.inbound.handle(&event) {
+                Ok(()) => self.take(event)?,
+                Err(error) => self.recover(event, error)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A frame in its order.
+    fn take(&mut self, event: SecondaryEvent) -> Result<(), CodedError> {
+        match event {
+            SecondaryEvent::Data(m) => {
+                self.sink.aim(m.kwik_stream_id, m.offset)?;
+                let len = m.data.len() as u64;
+                self.sink.put(&mut [m.data])?;
+                self.progress.bytes += len;
+                self.progress.frames += 1;
+                self.progress.offset = Some(m.offset + len);
+                if self.progress.frames >= self.batch {
                     self.tell()?;
-                    let verdict = self
-                        .shared
-                        .drive(|machine, now| machine.handle_secondary(self.path, &event, now))?;
-                    if self.verdict == Verdict::Take {
-                        self.verdict = verdict;
-                    }
+                }
+            }
+            SecondaryEvent::Unknown(_) => {}
+            event => {
+                self.tell()?;
+                let verdict = self
+                    .shared
+                    .drive(|machine, now| machine.handle_secondary(self.path, &event, now))?;
+                if self.verdict == Verdict::Take {
+                    self.verdict = verdict;
                 }
             }
         }
         Ok(())
+    }
+
+    /// A frame that contradicts what was said before (9.2).
+    fn recover(&mut self, event: SecondaryEvent, error: CodedError) -> Result<(), CodedError> {
+        self.tell()?;
+        let place = match &event {
+            SecondaryEvent::Data(m) => Some((m.kwik_stream_id, m.offset)),
+            SecondaryEvent::Update(m) => Some((m.kwik_stream_id, m.offset)),
+            _ => None,
+        };
+        let shared = self.shared.clone();
+        match (shared.look(|machine| machine.metadata_recovery()), self.inbound.id()) {
+            (MetadataRecovery::Resend, Some(id)) => {
+                let key = (self.path, id);
+                shared.drive(|machine, now| machine.request_mapping(key, now));
+                let timeout = shared.look(|machine| machine.secondary_config()).metadata_timeout();
+                self.late_at = shared.runtime.now() + timeout;
+                self.unclear = true;
+                Ok(())
+            }
+            (MetadataRecovery::UseDefaults, _) => {
+                let lease = |stream, offset| {
+                    let lease = shared.look(|machine| machine.lease_at(self.path, stream, offset));
+                    lease.unwrap_or_default()
+                };
+                for event in self.inbound.repair(event, lease) {
+                    self.inbound.handle(&event)?;
+                    self.take(event)?;
+                }
+                Ok(())
+            }
+            _ => self.give_up(error, place),
+        }
+    }
+
+    /// Nothing more of it counts: the path is closed with it, or the stream alone is over.
+    fn give_up(
+        &mut self,
+        error: CodedError,
+        place: Option<(StreamId, u64)>,
+    ) -> Result<(), CodedError> {
+        let recovery = self.shared.look(|machine| machine.metadata_recovery());
+        self.verdict = match recovery {
+            MetadataRecovery::ClosePath => return Err(error),
+            MetadataRecovery::IgnoreStream => Verdict::Drain,
+            _ => Verdict::Stop(error.code),
+        };
+        tracing::debug!(path = %self.path, %error, "a secondary stream is given up");
+        self.over = true;
+        self.lose(place);
+        Ok(())
+    }
+
+    fn lose(&mut self, place: Option<(StreamId, u64)>) {
+        let (path, id) = (self.path, self.inbound.id());
+        self.shared.drive(|machine, now| machine.on_metadata_violation(path, id, place, now));
     }
 
     /// Tells the session what came: first that it came, then how far the stream is.

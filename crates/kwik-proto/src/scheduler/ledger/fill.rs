@@ -42,6 +42,8 @@ pub(in crate::scheduler) struct Fill {
     pub(super) taken: RangeSet,
     /// What its leases promised, as far as it had not come when the last of them came.
     promised: RangeSet,
+    /// How often the primary was told anew of what is missing, since it leased something.
+    pub(in crate::scheduler) restarts: u32,
     /// How many of its leases are none of the primary.
     unleased: usize,
     /// Missing bytes are under no live lease.
@@ -61,6 +63,7 @@ impl Fill {
             leases: BTreeMap::new(),
             taken: RangeSet::new(),
             promised: RangeSet::new(),
+            restarts: 0,
             unleased: 0,
             uncovered: None,
             owed: false,
@@ -75,7 +78,7 @@ impl Fill {
         self.promised.remove(0..lock(&self.recv).promise(range.end));
         self.promised.insert(range.clone());
         // An answer to what was uncovered: the time for the next one starts anew.
-        self.uncovered = None;
+        (self.uncovered, self.restarts) = (None, 0);
         let span = self.span.clone().unwrap_or_else(|| range.clone());
         self.span = Some(span.start.min(range.start)..span.end.max(range.end));
         self.leases.entry(path).or_default().insert((range.start, id));

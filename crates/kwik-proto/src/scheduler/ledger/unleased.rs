@@ -45,6 +45,18 @@ impl Ledger {
         free.map(|range| range.start).chain(owed).min()
     }
 
+    /// The lowest lease of a path that covers a place.
+    pub(in crate::scheduler) fn lease_at(
+        &self,
+        path: PathId,
+        stream: StreamId,
+        offset: u64,
+    ) -> Option<LeaseId> {
+        let mut leases = self.fills.get(&stream)?.leases_of(path);
+        let covers = |lease: &ClientLease| lease.range.contains(&offset);
+        leases.find(|id| self.leases.get(id).is_some_and(covers))
+    }
+
     /// Whether anybody writes into a stream without a lease.
     pub(in crate::scheduler) fn has_unleased(&self, stream: StreamId) -> bool {
         self.fills.get(&stream).is_some_and(Fill::has_unleased)

@@ -1,10 +1,13 @@
 //! What a client does about sources that contradict each other (7.4, 9.2).
 
+use std::ops::Range;
 use std::time::Instant;
 
 use crate::stream::{Dispute, ReadError};
 use crate::sync::lock;
-use crate::{AggregationFallback, Code, CodedError, StreamId};
+use crate::wire::clip;
+use crate::wire::control::{Blamed, ControlMessage};
+use crate::{AggregationFallback, Code, CodedError, PathId, StreamId};
 
 use super::ClientSession;
 
@@ -32,10 +35,38 @@ impl ClientSession {
             self.scheduler.on_broken(stream, Code::OffsetMismatch, &mut self.streams, now);
         }
         if self.streams.config().recovery().aggregation() == AggregationFallback::IsolateSource {
-            for path in paths {
+            for (path, range) in suspects {
                 let error = CodedError::new(Code::SecondaryStreamIsolation, reason.clone());
-                self.end_path(path, &error, now);
+                self.isolate(path, Some((stream, range)), &error, now);
             }
         }
+    }
+
+    /// Closes a secondary's path for what it brought or said; the primary is told (9.2).
+    fn isolate(
+        &mut self,
+        path: PathId,
+        place: Option<(StreamId, Range<u64>)>,
+        error: &CodedError,
+        now: Instant,
+    ) {
+        let (stream_id, range) = place.map_or((None, 0..0), |(id, range)| (Some(id), range));
+        let reason = clip(&error.to_string()).to_owned();
+        let blamed = Blamed { path_id: path, stream_id, range, reason };
+        self.send(PathId::PRIMARY, &ControlMessage::Blamed(blamed), now);
+        self.end_path(path, error, now);
+    }
+
+    /// A secondary broke the protocol.
+    pub(super) fn end_violator(&mut self, path: PathId, error: &CodedError, now: Instant) {
+        // Who is slow, or asks for too much, may be asked again.
+        if error.code == Code::LimitExceeded {
+            return self.end_path(path, error, now);
+        }
+        let place = self.streams.iter().find_map(|halves| {
+            let range = lock(halves.recv.as_ref()?).offence_of(path)?;
+            Some((halves.id, range))
+        });
+        self.isolate(path, place, error, now);
     }
 }

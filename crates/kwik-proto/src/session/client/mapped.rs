@@ -120,6 +120,41 @@ impl ClientSession {
         self.mappings.stopped(key)
     }
 
+    /// A secondary stream broke its protocol, and is given up: `id` is what it is known by, and
+    /// `place` where it wrote, if it said so. Its lease goes to others (9.2).
+    pub fn on_metadata_violation(
+        &mut self,
+        path: PathId,
+        id: Option<u64>,
+        place: Option<(StreamId, u64)>,
+        now: Instant,
+    ) {
+        let mapped = id.and_then(|id| self.mappings.get((path, id))).map(|m| m.place.lease);
+        let lease = mapped.or_else(|| {
+            let (stream, offset) = place?;
+            self.scheduler.lease_at(path, stream, offset)
+        });
+        if let Some(lease) = lease {
+            self.scheduler.lose_mapped(lease, now);
+        }
+        if let Some(id) = id {
+            self.mappings.stop((path, id), Code::MetadataProtocolViolation);
+        }
+    }
+
+    /// The lease under which a path may write at a place, if there is one (9.2).
+    #[must_use]
+    pub fn lease_at(&self, path: PathId, stream: StreamId, offset: u64) -> Option<LeaseId> {
+        self.scheduler.lease_at(path, stream, offset)
+    }
+
+    /// Asks a secondary to say again, on the stream, where it writes (9.2).
+    pub fn request_mapping(&mut self, key: MappingKey, now: Instant) {
+        if let Some(place) = self.mappings.get(key).map(|mapping| mapping.place) {
+            self.tell(key, place, MappingOperation::Resend, now);
+        }
+    }
+
     /// A secondary asks where it goes on (7.4).
     pub(super) fn on_offset_sync(&mut self, path: PathId, m: &OffsetSyncRequest, now: Instant) {
         let (stream, current) = (m.kwik_stream_id, m.current_offset);

@@ -160,6 +160,14 @@ impl SecondarySession {
     /// may have moved on meanwhile.
     pub(super) fn on_mapping_update(&mut self, m: &StreamMappingUpdate, now: Instant) {
         let (stream, lease) = (m.kwik_stream_id, m.lease_id);
+        if m.operation == MappingOperation::Resend {
+            let mapping = self.mappings.get((self.path, m.secondary_stream_id));
+            let Some(lease) = mapping.map(|mapping| mapping.place.lease) else { return };
+            if let Some(writer) = self.writers.writer(lease) {
+                lock(writer).ask_again();
+            }
+            return self.outputs.wake(Wake::Writer(lease));
+        }
         if m.operation == MappingOperation::Delete {
             self.mappings.on_lease_ended(self.path, stream, lease);
             if lease.is_unleased() {

@@ -38,6 +38,8 @@ pub(super) struct Conflicts {
     contradicted: Vec<(PathId, u64)>,
     /// What the session has not looked at.
     dispute: Option<Box<Dispute>>,
+    /// The last that a path wrote where it may not.
+    offence: Option<(PathId, Range<u64>)>,
 }
 
 impl Conflicts {
@@ -60,6 +62,16 @@ impl RecvHalf {
     #[must_use]
     pub fn contradicted(&self) -> &[(PathId, u64)] {
         &self.conflicts.contradicted
+    }
+
+    pub(super) fn note_offence(&mut self, path: PathId, range: Range<u64>) {
+        self.conflicts.offence = Some((path, range));
+    }
+
+    /// Where `path` wrote though it may not, if that was the last to do so.
+    pub(crate) fn offence_of(&self, path: PathId) -> Option<Range<u64>> {
+        let offence = self.conflicts.offence.as_ref().filter(|(by, _)| *by == path);
+        offence.map(|(_, range)| range.clone())
     }
 
     /// What the session has to see to.

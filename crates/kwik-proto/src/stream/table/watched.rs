@@ -142,7 +142,7 @@ impl StreamTable {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let gap = self.watch.poll_timeout(self.config.gap_timeout());
-        gap.into_iter().chain(self.notices.due()).min()
+        gap.into_iter().chain(self.notices.due()).chain(self.cleanup_at()).min()
     }
 
     /// The next gap that has kept a reader waiting for the gap timeout; each is told once.

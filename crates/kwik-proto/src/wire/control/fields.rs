@@ -291,6 +291,15 @@ fn leases() -> Vec<Pair> {
             M::Uncovered(Uncovered { stream_id: STREAM, ranges: ranges() }),
             &pb::Uncovered { stream_id: 7, ranges: told() },
         ),
+        pair(
+            M::Blamed(Blamed {
+                path_id: PATH,
+                stream_id: Some(STREAM),
+                range: 1..2,
+                reason: "lies".into(),
+            }),
+            &pb::Blamed { path_id: 3, stream_id: Some(7), start: 1, end: 2, reason: "lies".into() },
+        ),
     ]
 }
 

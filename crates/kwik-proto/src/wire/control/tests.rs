@@ -88,6 +88,7 @@ fn least() -> Vec<ControlMessage> {
         M::StreamMappingUpdate(StreamMappingUpdate::default()),
         M::PathReport(PathReport::default()),
         M::Ack(Ack::default()),
+        M::Blamed(Blamed::default()),
     ]
 }
 
