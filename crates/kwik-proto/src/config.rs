@@ -70,12 +70,13 @@ macro_rules! settings {
         #[derive(Debug, Clone, PartialEq)]
         pub struct $config {
             $($name: $type,)*
-            $($($part: $part_type,)*)?
+            // None where all are as by default: each session keeps some copies.
+            $($($part: Option<Box<$part_type>>,)*)?
         }
 
         impl Default for $config {
             fn default() -> Self {
-                Self { $($name: $default,)* $($($part: <$part_type>::default(),)*)? }
+                Self { $($name: $default,)* $($($part: None,)*)? }
             }
         }
 
@@ -101,13 +102,14 @@ macro_rules! settings {
             $($(
                 $(#[$part_doc])*
                 #[must_use]
-                pub const fn $part(&self) -> $part_type {
-                    self.$part
+                pub fn $part(&self) -> $part_type {
+                    self.$part.as_deref().cloned().unwrap_or_default()
                 }
 
                 #[doc = concat!("Sets [`", stringify!($config), "::", stringify!($part), "`].")]
                 pub fn $set_part(&mut self, value: $part_type) -> &mut Self {
-                    self.$part = value;
+                    let changed = value != <$part_type>::default();
+                    self.$part = changed.then(|| Box::new(value));
                     self
                 }
             )*)?

@@ -63,10 +63,10 @@ impl SecondarySession {
         Ok(SecondaryStream::new(shared.clone(), mapped, offset))
     }
 
-    /// Opens a stream that writes into `stream` of the client from `offset` on without a lease (7.2),
-    /// as far as the client asks for it. Waits until the client has taken it, which it does where
-    /// [`SecondaryWrites::Open`](kwik_proto::SecondaryWrites::Open) is set and the primary has
-    /// opened that stream; tries again as
+    /// Opens a stream that writes into `stream` of the client from `offset` on, without a lease
+    /// (7.2), as far as the client asks for it. Waits until the client has taken it, which it does
+    /// where [`SecondaryWrites::Open`](kwik_proto::SecondaryWrites::Open) is set and the primary
+    /// has opened that stream; tries again as
     /// [`Recovery::mapping`](kwik_proto::Recovery::mapping) says. Cancel safe.
     ///
     /// # Errors

@@ -1,4 +1,5 @@
-//! An edge that contradicts its primary (7.4, 9.2): whose copy counts, and what becomes of the edge.
+//! An edge that contradicts its primary (7.4, 9.2): whose copy counts, and what becomes of the
+//! edge.
 
 #![allow(clippy::disallowed_methods, reason = "tests run on tokio itself")]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]

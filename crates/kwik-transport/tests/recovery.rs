@@ -1,6 +1,6 @@
-//! What is done about errors of sources, as is set (9.2): metadata that contradicts itself, a window
-//! full of bytes that nobody reads. What sources dispute is in `conflicts.rs`, mappings that are
-//! tried again are in `unleased.rs`.
+//! What is done about errors of sources, as is set (9.2): metadata that contradicts itself, a
+//! window full of bytes that nobody reads. What sources dispute is in `conflicts.rs`, mappings that
+//! are tried again are in `unleased.rs`.
 
 #![allow(clippy::disallowed_methods, reason = "tests run on tokio itself")]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]

@@ -1,5 +1,5 @@
-//! The limits of secondary streams as settings (7.5), each while a session runs, and what they count
-//! (7.6).
+//! The limits of secondary streams as settings (7.5), each while a session runs, and what they
+//! count (7.6).
 
 #![allow(clippy::disallowed_methods, reason = "tests run on tokio itself")]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]

@@ -1,5 +1,5 @@
-//! Secondary streams without a lease (7.2, `SecondaryWrites::Open`), how they are tried again (9.2),
-//! and where a source goes on (7.4).
+//! Secondary streams without a lease (7.2, `SecondaryWrites::Open`), how they are tried again
+//! (9.2), and where a source goes on (7.4).
 
 #![allow(clippy::disallowed_methods, reason = "tests run on tokio itself")]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]

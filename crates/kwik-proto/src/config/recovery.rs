@@ -43,8 +43,8 @@ pub enum AggregationFallback {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd)]
 #[non_exhaustive]
 pub enum MetadataRecovery {
-    /// Its path is closed with `KWIK_METADATA_PROTOCOL_VIOLATION`: whose words contradict each other
-    /// says nothing that is worth waiting for.
+    /// Its path is closed with `KWIK_METADATA_PROTOCOL_VIOLATION`: whose words contradict each
+    /// other says nothing that is worth waiting for.
     #[default]
     ClosePath,
     /// It is asked to say again where it writes, within
@@ -123,7 +123,6 @@ impl MappingRetry {
 
 settings! {
     /// What is done about errors of sources (9.2), one choice for each class.
-    #[derive(Copy)]
     Recovery;
     /// What follows a conflict that [`ConflictPolicy::Reject`] leaves open; isolation.
     aggregation, set_aggregation: AggregationFallback = AggregationFallback::IsolateSource,

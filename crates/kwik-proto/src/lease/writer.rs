@@ -226,8 +226,8 @@ impl WriterTable {
         Ok(writer)
     }
 
-    /// Adds what this side writes without a lease, from `offset` of a stream on (7.2), as far as the
-    /// client asks for it.
+    /// Adds what this side writes without a lease, from `offset` of a stream on (7.2), as far as
+    /// the client asks for it.
     ///
     /// # Errors
     /// There are as many leases as may be.

@@ -37,15 +37,15 @@ impl Inbound {
         match event {
             SecondaryEvent::Unknown(_) => return Ok(()),
             _ if self.closed => return Err(violation("a frame after the close")),
+            SecondaryEvent::Open(_) if self.opened.is_some() => {
+                return Err(violation("a second open"));
+            }
             SecondaryEvent::Open(m) => {
-                let opened = Opened {
+                self.opened = Some(Opened {
                     id: m.secondary_stream_id,
                     stream: m.target_kwik_stream_id,
                     offset: m.initial_offset,
-                };
-                if self.opened.replace(opened).is_some() {
-                    return Err(violation("a second open"));
-                }
+                });
             }
             SecondaryEvent::Data(m) => {
                 let opened = self.own(m.secondary_stream_id)?;

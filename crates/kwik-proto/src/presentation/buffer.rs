@@ -26,8 +26,8 @@ pub struct Stored {
     pub new: u64,
     /// Dropped: they were received before.
     pub duplicate: u64,
-    /// Those of `duplicate` whose first copy is still held and differs. The first copy stays, unless
-    /// it is replaced ([`StreamBuffer::replace`]).
+    /// Those of `duplicate` whose first copy is still held and differs. The first copy stays,
+    /// unless it is replaced ([`StreamBuffer::replace`]).
     pub conflicting: u64,
 }
 

@@ -334,7 +334,8 @@ fn address(data: &[u8]) -> usize {
     data.as_ptr().addr()
 }
 
-/// Where `held` at offset `start` and `data` at `offset` overlap: in place, and as a part of `data`.
+/// Where `held` at offset `start` and `data` at `offset` overlap: a place in `held`, and a part of
+/// `data`.
 fn overlap(start: u64, held: usize, offset: u64, data: &[u8]) -> (usize, &[u8]) {
     let skip = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     let at = skip(offset.saturating_sub(start)).min(held);

@@ -162,8 +162,10 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => (offset.clone(), length(), version.clone(), 1..6usize).prop_map(
             |(offset, len, version, parts)| Operation::WriteChunks { offset, len, version, parts }
         ),
-        2 => (offset.clone(), length()).prop_map(|(offset, len)| Operation::Replace { offset, len }),
-        2 => (offset.clone(), length()).prop_map(|(offset, len)| Operation::Discard { offset, len }),
+        2 => (offset.clone(), length())
+            .prop_map(|(offset, len)| Operation::Replace { offset, len }),
+        2 => (offset.clone(), length())
+            .prop_map(|(offset, len)| Operation::Discard { offset, len }),
         12 => (offset, length(), version)
             .prop_map(|(offset, len, version)| Operation::Write { offset, len, version }),
         6 => (length(), 1..6usize).prop_map(|(len, parts)| Operation::Append { len, parts }),

@@ -8,7 +8,7 @@ use crate::wire::control::LeaseOutcome;
 use crate::{Code, LeaseId, PathId, StreamId};
 
 use super::Scheduler;
-use super::ledger::Fill;
+use super::ledger::{Changed, Fill};
 
 impl Scheduler {
     /// What was held of `ranges` was dropped: it is asked for again. Leases that `suspects` hold in
@@ -23,8 +23,9 @@ impl Scheduler {
         now: Instant,
     ) -> bool {
         self.settle_ended(stream, streams, now);
-        let Some(changed) = self.ledger.dispute(stream, ranges) else { return false };
-        self.note(changed);
+        let Some(fill) = self.ledger.fill_mut(stream) else { return false };
+        ranges.iter().for_each(|range| fill.dispute(range));
+        self.note(Changed::Takers);
         let leases = self.ledger.fill(stream).into_iter().flat_map(Fill::leases);
         let of_suspects =
             |id: &LeaseId| self.ledger.lease(*id).is_some_and(|l| suspects.contains(&l.path));

@@ -23,7 +23,6 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Instant;
 
-use crate::range::RangeSet;
 use crate::stream::{PieceEnd, SharedRecv, StreamTable};
 use crate::sync::lock;
 use crate::{Code, CodedError, LeaseId, PathId, PieceId, StreamId};
@@ -365,14 +364,6 @@ impl Ledger {
         let end = PieceEnd { path, piece: id, at: sent_until };
         let finished = if over { self.finish(&end) } else { None };
         Ok((Some(Stopped { stream, lease, left, live, finished }), Changed::Work))
-    }
-
-    /// What had come of `ranges` was dropped: it is promised and free again. None of a stream that
-    /// leases do not fill.
-    pub(super) fn dispute(&mut self, stream: StreamId, ranges: &RangeSet) -> Option<Changed> {
-        let fill = self.fills.get_mut(&stream)?;
-        ranges.iter().for_each(|range| fill.dispute(range));
-        Some(Changed::Takers)
     }
 
     /// Takes note of the pieces of a stream that the byte path saw end.

@@ -43,8 +43,8 @@ impl Scheduler {
         true
     }
 
-    /// The secondary at the end of a path writes into a stream from `offset` on, without a lease; or
-    /// moves there. False when it may not: the stream is over, or there are too many.
+    /// The secondary at the end of a path writes into a stream from `offset` on, without a lease;
+    /// or moves there. False when it may not: the stream is over, or there are too many.
     pub fn map_unleased(
         &mut self,
         key: (PathId, StreamId, LeaseId),

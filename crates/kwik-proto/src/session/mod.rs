@@ -72,8 +72,8 @@ pub enum Wake {
     LeaseEnded(LeaseId),
     /// A raw packet came, or a report on one.
     Raw,
-    /// A secondary stream is to be stopped: [`ClientSession::secondary_stopped`]; or a secondary was
-    /// told where it goes on: [`SecondarySession::take_sync`].
+    /// A secondary stream is to be stopped: [`ClientSession::secondary_stopped`]; or a secondary
+    /// was told where it goes on: [`SecondarySession::take_sync`].
     Secondary,
 }
 

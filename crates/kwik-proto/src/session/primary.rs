@@ -46,8 +46,8 @@ pub struct Uncovered {
     pub ranges: Vec<Range<u64>>,
 }
 
-/// A secondary that the client isolated, with what it did (9.2). Its server is leased nothing in this
-/// session again. It is the client's word alone.
+/// A secondary that the client isolated, with what it did (9.2). Its server is leased nothing in
+/// this session again. It is the client's word alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blamed {
     /// Its path, which has ended.

@@ -131,7 +131,7 @@ pub(crate) trait Role: Machine + 'static {
         Err(refused("a secondary stream"))
     }
 
-    /// Data of a secondary stream came: how much, how much of it was not here, and where it goes on.
+    /// Data of a secondary stream came: how much, how much of it was new, and where it goes on.
     fn on_mapped(&mut self, _: MappingKey, _bytes: (u64, u64), _offset: u64, _: Instant) {}
 
     /// A secondary stream's QUIC stream has ended.

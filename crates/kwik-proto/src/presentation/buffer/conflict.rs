@@ -12,8 +12,8 @@ use crate::limits::{MAX_CONFLICTS, MAX_GAPS};
 pub struct Conflict {
     /// Where it begins.
     pub offset: u64,
-    /// The later copy. Beyond [`MAX_CONFLICTS`] stretches in a chunk, what lies between the last ones
-    /// is part of it though it does not differ.
+    /// The later copy. Beyond [`MAX_CONFLICTS`] stretches in a chunk, what lies between the last
+    /// ones is part of it though it does not differ.
     pub data: Bytes,
 }
 
@@ -54,8 +54,8 @@ impl StreamBuffer {
         bytes
     }
 
-    /// Puts `data` in place of what is held at its offsets. What was read, or has not come, stays as
-    /// it is.
+    /// Puts `data` in place of what is held at its offsets. What was read, or has not come, stays
+    /// as it is.
     pub fn replace(&mut self, offset: u64, data: &[u8]) {
         let end = offset + data.len() as u64;
         self.front.overwrite(offset, data, &mut self.pinned);

@@ -144,7 +144,7 @@ impl Fill {
     }
 
     /// What is missing of `range` had come before.
-    pub(super) fn dispute(&mut self, range: Range<u64>) {
+    pub(in crate::scheduler) fn dispute(&mut self, range: Range<u64>) {
         self.promised.insert(range.clone());
         self.release(range);
     }

@@ -7,7 +7,7 @@ use crate::stream::{Dispute, ReadError};
 use crate::sync::lock;
 use crate::wire::clip;
 use crate::wire::control::{Blamed, ControlMessage};
-use crate::{AggregationFallback, Code, CodedError, PathId, StreamId};
+use crate::{AggregationFallback, Code, CodedError, PathId, StreamId, limits};
 
 use super::ClientSession;
 
@@ -51,6 +51,8 @@ impl ClientSession {
         now: Instant,
     ) {
         let (stream_id, range) = place.map_or((None, 0..0), |(id, range)| (Some(id), range));
+        // Its bytes may lie where no stream reaches.
+        let range = range.start.min(limits::MAX_OFFSET)..range.end.min(limits::MAX_OFFSET);
         let reason = clip(&error.to_string()).to_owned();
         let blamed = Blamed { path_id: path, stream_id, range, reason };
         self.send(PathId::PRIMARY, &ControlMessage::Blamed(blamed), now);

@@ -55,8 +55,8 @@ impl SecondarySession {
     }
 
     /// Opens a secondary stream without a lease (7.2), which the client takes where
-    /// [`SecondaryWrites::Open`](crate::SecondaryWrites::Open) is set. The writer is settled once it
-    /// has, or ended when it does not.
+    /// [`SecondaryWrites::Open`](crate::SecondaryWrites::Open) is set. The writer is settled once
+    /// it has, or ended when it does not.
     ///
     /// # Errors
     /// The path has too many open.

@@ -11,7 +11,7 @@ use super::{ReadError, RecvHalf};
 /// Sources brought different bytes, and [`ConflictPolicy::Reject`] holds.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Dispute {
-    /// What is believed of nobody; it was dropped, so that there are at most as many ranges as gaps.
+    /// What is believed of nobody; it was dropped, so that there are no more ranges than gaps.
     pub ranges: RangeSet,
     /// The secondaries that took part, each with where it did first: both where neither of two is
     /// the primary.

@@ -44,7 +44,7 @@ pub struct ReceivedBytes {
     pub asked: u64,
     /// Of those, bytes that were here already ([`Received::twice`]).
     pub twice: u64,
-    /// Of those, bytes that differed from the copy that was held: see [`RecvHalf::take_dispute`](super::RecvHalf::take_dispute).
+    /// Of those, bytes that differed from the copy that was held ([`Received::conflicting`]).
     pub conflicting: u64,
 }
 

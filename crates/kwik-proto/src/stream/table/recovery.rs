@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::presentation::BackpressureReason;
 use crate::stream::{ReadError, StreamWake};
 use crate::sync::lock;
 use crate::wire::control::{ControlMessage, StopSending};
@@ -17,7 +18,11 @@ impl StreamTable {
     }
 
     fn overfull_at(&self) -> Option<Instant> {
-        let (_, since) = self.watch.backpressure().session()?;
+        let (reason, since) = self.watch.backpressure().session()?;
+        if reason == BackpressureReason::MemoryPressure {
+            // Of other sessions, perhaps: streams give back what they can anyway.
+            return None;
+        }
         let since = self.cleaned_at.map_or(since, |at| at.max(since));
         Some(since + self.config.recovery().window_timeout())
     }

@@ -451,7 +451,7 @@ fn every_field_travels_where_it_always_did() {
         .concat();
     let types: std::collections::BTreeSet<_> =
         pairs.iter().map(|(ours, _)| ours.frame_type()).collect();
-    assert_eq!(types.len(), 30, "one of each type");
+    assert_eq!(types.len(), 31, "one of each type");
     for (ours, theirs) in pairs {
         assert_eq!(ours.payload(), theirs, "{ours:?}");
         assert_eq!(ControlMessage::decode(ours.frame_type(), &theirs), Ok(ours));
