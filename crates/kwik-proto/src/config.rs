@@ -48,7 +48,7 @@ pub enum ConfigError {
     },
 }
 
-fn check<T: PartialOrd + fmt::Debug>(
+pub(crate) fn check<T: PartialOrd + fmt::Debug>(
     setting: &'static str,
     value: &T,
     bounds: &RangeInclusive<T>,
@@ -60,33 +60,27 @@ fn check<T: PartialOrd + fmt::Debug>(
     Err(ConfigError::OutOfBounds { setting, value, bounds })
 }
 
-/// One line a setting: its documentation, name, setter, type, default and bounds. `fixed` marks
-/// those that are agreed on when a session starts.
+/// One line a setting: its documentation, name, setter, type, default and bounds. Behind
+/// `=>` come sets of settings of their own, whose setters have checked them.
 macro_rules! settings {
-    (@fixed $name:ident, $old:ident, $new:ident) => {
-        if $old.$name != $new.$name {
-            return Err(ConfigError::FixedForSession { setting: stringify!($name) });
-        }
-    };
-    ($($(#[$doc:meta])* $name:ident, $set:ident: $type:ty = $default:expr, $bounds:expr
-        $(, $fixed:ident)?;)*) => {
-        /// Settings of sessions (8.8). Getters have the settings' names; setters check the bounds,
-        /// and [`Config::validate`] how settings relate.
-        ///
-        /// The design documents' workers are the async runtime's, and there is nothing to clean up
-        /// at intervals: memory is given back when it falls free.
+    ($(#[$head:meta])* $config:ident;
+        $($(#[$doc:meta])* $name:ident, $set:ident: $type:ty = $default:expr, $bounds:expr;)*
+        $(=> $($(#[$part_doc:meta])* $part:ident, $set_part:ident: $part_type:ty;)*)?) => {
+        $(#[$head])*
         #[derive(Debug, Clone, PartialEq)]
-        pub struct Config {
+        pub struct $config {
             $($name: $type,)*
+            // None where all are as by default: each session keeps some copies.
+            $($($part: Option<Box<$part_type>>,)*)?
         }
 
-        impl Default for Config {
+        impl Default for $config {
             fn default() -> Self {
-                Self { $($name: $default,)* }
+                Self { $($name: $default,)* $($($part: None,)*)? }
             }
         }
 
-        impl Config {
+        impl $config {
             $(
                 $(#[$doc])*
                 #[must_use]
@@ -94,36 +88,57 @@ macro_rules! settings {
                     self.$name
                 }
 
-                #[doc = concat!("Sets [`Config::", stringify!($name), "`].")]
-                ///
-                /// # Errors
-                /// [`ConfigError::OutOfBounds`]; the setting stays as it was.
-                pub fn $set(&mut self, value: $type) -> Result<&mut Self, ConfigError> {
-                    check(stringify!($name), &value, &($bounds))?;
+                #[doc = concat!(
+                    "Sets [`", stringify!($config), "::", stringify!($name), "`].\n\n# Errors\n",
+                    "[`ConfigError::OutOfBounds`](crate::ConfigError::OutOfBounds); ",
+                    "the setting stays as it was.",
+                )]
+                pub fn $set(&mut self, value: $type) -> Result<&mut Self, $crate::ConfigError> {
+                    $crate::config::check(stringify!($name), &value, &($bounds))?;
                     self.$name = value;
                     Ok(self)
                 }
             )*
+            $($(
+                $(#[$part_doc])*
+                #[must_use]
+                pub fn $part(&self) -> $part_type {
+                    self.$part.as_deref().cloned().unwrap_or_default()
+                }
 
-            /// Checks that a live session may go on with `new` in place of these settings.
-            ///
-            /// # Errors
-            /// [`ConfigError::FixedForSession`], and those of [`Config::validate`].
-            pub fn check_change(&self, new: &Self) -> Result<(), ConfigError> {
-                $($(settings!(@$fixed $name, self, new);)?)*
-                new.validate()
-            }
+                #[doc = concat!("Sets [`", stringify!($config), "::", stringify!($part), "`].")]
+                pub fn $set_part(&mut self, value: $part_type) -> &mut Self {
+                    let changed = value != <$part_type>::default();
+                    self.$part = changed.then(|| Box::new(value));
+                    self
+                }
+            )*)?
         }
     };
 }
 
+mod recovery;
+mod secondary;
+
+pub use recovery::{
+    AggregationFallback, Backoff, ConflictPolicy, MappingRetry, MetadataRecovery, Recovery,
+    WindowRecovery,
+};
+pub use secondary::{SecondaryStreamConfig, SecondaryWrites};
+
 settings! {
+    /// Settings of sessions (8.8). Getters have the settings' names; setters check the bounds,
+    /// and [`Config::validate`] how settings relate.
+    ///
+    /// The design documents' workers are the async runtime's, and there is nothing to clean up
+    /// at intervals: memory is given back when it falls free.
+    Config;
     /// Bidirectional streams that the peer may have open at once; 100. Fixed for a session.
     max_streams_bidi, set_max_streams_bidi: u64 = limits::MAX_STREAMS,
-        limits::FIRST_FLIGHT_STREAMS..=limits::MAX_STREAMS, fixed;
+        limits::FIRST_FLIGHT_STREAMS..=limits::MAX_STREAMS;
     /// Unidirectional streams that the peer may have open at once; 100. Fixed for a session.
     max_streams_uni, set_max_streams_uni: u64 = limits::MAX_STREAMS,
-        limits::FIRST_FLIGHT_STREAMS..=limits::MAX_STREAMS, fixed;
+        limits::FIRST_FLIGHT_STREAMS..=limits::MAX_STREAMS;
     /// Session receive window in bytes, at the start and at the least; 4 MiB (the design documents'
     /// window size). With [`Config::max_window`] the same, the window's size is fixed. Changes
     /// live: a smaller window grows to it at once.
@@ -166,13 +181,40 @@ settings! {
     max_unacked, set_max_unacked: u64 = limits::MAX_UNACKED,
         2 * limits::MAX_PACKET_PAYLOAD as u64..=limits::MAX_OFFSET;
     /// Whether data packets carry a CRC32C, if the peer takes it (4.7); off. Fixed for a session.
-    checksum, set_checksum: bool = false, false..=true, fixed;
+    checksum, set_checksum: bool = false, false..=true;
     /// Whether payload that shrinks by it is compressed, if the peer takes it (4.7); off. Fixed for
     /// a session.
-    compression, set_compression: bool = false, false..=true, fixed;
+    compression, set_compression: bool = false, false..=true;
+    /// Which copy of a byte counts when two sources bring different ones and none is read yet
+    /// (7.4); the first. Changes live.
+    conflict_policy, set_conflict_policy: ConflictPolicy = ConflictPolicy::FirstWins,
+        ConflictPolicy::FirstWins..=ConflictPolicy::Reject;
+    =>
+    /// Secondary streams (7.5). Changes live.
+    secondary, set_secondary: SecondaryStreamConfig;
+    /// What is done about errors of sources (9.2). Changes live.
+    recovery, set_recovery: Recovery;
 }
 
 impl Config {
+    /// Checks that a live session may go on with `new` in place of these settings.
+    ///
+    /// # Errors
+    /// [`ConfigError::FixedForSession`], and those of [`Config::validate`].
+    pub fn check_change(&self, new: &Self) -> Result<(), ConfigError> {
+        for (setting, same) in [
+            ("max_streams_bidi", self.max_streams_bidi == new.max_streams_bidi),
+            ("max_streams_uni", self.max_streams_uni == new.max_streams_uni),
+            ("checksum", self.checksum == new.checksum),
+            ("compression", self.compression == new.compression),
+        ] {
+            if !same {
+                return Err(ConfigError::FixedForSession { setting });
+            }
+        }
+        new.validate()
+    }
+
     /// Checks how the settings relate.
     ///
     /// # Errors

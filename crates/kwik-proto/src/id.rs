@@ -111,6 +111,33 @@ impl fmt::Display for PathId {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(pub u64);
 
+impl LeaseId {
+    /// Marks what is no lease of a primary, whose ids count from 0.
+    const UNLEASED: u64 = 1 << 61;
+    /// Bits for the count.
+    const COUNT_BITS: u32 = 29;
+
+    /// Names a place that the secondary at the end of `path` writes without a lease (7.2); `count`
+    /// rises with each of the path.
+    #[must_use]
+    pub const fn unleased(path: PathId, count: u32) -> Self {
+        let count = count as u64 % (1 << Self::COUNT_BITS);
+        Self(Self::UNLEASED | (path.0 as u64) << Self::COUNT_BITS | count)
+    }
+
+    /// Whether it names a place without a lease.
+    #[must_use]
+    pub const fn is_unleased(self) -> bool {
+        self.0 & Self::UNLEASED != 0
+    }
+
+    /// Whether it names one that this path may name.
+    #[must_use]
+    pub const fn is_unleased_of(self, path: PathId) -> bool {
+        self.0 >> Self::COUNT_BITS == Self::unleased(path, 0).0 >> Self::COUNT_BITS
+    }
+}
+
 impl fmt::Display for LeaseId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -179,6 +206,15 @@ mod tests {
         assert_eq!(StreamId::new(Side::Server, Dir::Uni, 5).as_u64(), 5 << 2 | 3);
         let id = StreamId::from_u64(8);
         assert_eq!((id.initiator(), id.dir(), id.index()), (Side::Client, Dir::Bi, 2));
+    }
+
+    #[test]
+    fn a_place_without_a_lease_is_named_by_its_path() {
+        let (one, most) = (LeaseId::unleased(PathId(1), 7), LeaseId::unleased(PathId(u32::MAX), 7));
+        assert!(one.is_unleased_of(PathId(1)) && !one.is_unleased_of(PathId(2)));
+        assert!(most.is_unleased_of(PathId(u32::MAX)) && most.0 < 1 << 62);
+        assert!(one.is_unleased() && most.is_unleased() && !LeaseId(u64::MAX >> 3).is_unleased());
+        assert_ne!(one, LeaseId::unleased(PathId(1), 8));
     }
 
     #[test]

@@ -32,7 +32,10 @@ pub(crate) fn test_now() -> std::time::Instant {
 }
 
 pub use code::{Code, CodedError};
-pub use config::{Config, ConfigError};
+pub use config::{
+    AggregationFallback, Backoff, Config, ConfigError, ConflictPolicy, MappingRetry,
+    MetadataRecovery, Recovery, SecondaryStreamConfig, SecondaryWrites, WindowRecovery,
+};
 pub use escape::{Escaped, escape};
 pub use event_log::{EventLog, LogCursor};
 pub use id::{Dir, LeaseId, PathId, PieceId, SessionId, Side, StreamId};

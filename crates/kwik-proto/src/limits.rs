@@ -162,12 +162,26 @@ pub const MAX_PIECES: usize = 256;
 /// Secondary streams that one path's server has open at once: leaves QUIC streams for plain leases.
 pub const MAX_SECONDARY_STREAMS: usize = 64;
 
+/// Data frames of a secondary stream that are put together, unless configured: a reader's turn.
+pub const SECONDARY_BATCH: usize = 64;
+/// The longest that a secondary stream may be configured to bring nothing.
+pub const MAX_STREAM_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// Times that a primary is told anew of what nobody may bring, at the most.
+pub const MAX_RESTARTS: u32 = 100;
+/// Attempts to open a secondary stream without a lease, at the most.
+pub const MAX_MAPPING_RETRIES: u32 = 100;
+/// The longest wait between two of them, and for the answer to one.
+pub const MAX_MAPPING_WAIT: Duration = Duration::from_secs(60);
+
 /// Paths that a stream names as its sources: far more than there are at once, for those that come
 /// and go.
 pub const MAX_SOURCES: usize = 32;
 /// Ranges of one stream's unread bytes that are known by the path that brought them: as many as it
 /// may have gaps. Beyond that neighbours become one of unknown origin.
 pub const MAX_ORIGINS: usize = 1024;
+/// Stretches of one received chunk that are kept apart where they differ from what is held.
+pub const MAX_CONFLICTS: usize = 64;
 /// Gaps in one stream's buffer.
 pub const MAX_GAPS: usize = 1024;
 /// Runs of one session's buffers.

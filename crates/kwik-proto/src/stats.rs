@@ -109,6 +109,21 @@ pub struct SecondaryStats {
     pub unmapped: u64,
     /// Payload bytes that came on them.
     pub bytes: u64,
+    /// Of those, bytes that went into the client's streams: not what was there already.
+    pub transferred: u64,
+    /// How often the session looked at what came
+    /// ([`SecondaryStreamConfig::batch_size`](crate::SecondaryStreamConfig::batch_size)).
+    pub batches: u64,
+}
+
+impl SecondaryStats {
+    /// The share of what came on them that went into the client's streams, from 0 to 1; 1 before
+    /// anything came.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a ratio for displays")]
+    pub fn aggregation_ratio(&self) -> f64 {
+        if self.bytes == 0 { 1.0 } else { self.transferred as f64 / self.bytes as f64 }
+    }
 }
 
 /// What came twice of all streams of a session so far, and what may have: `received` is at most
@@ -224,6 +239,9 @@ pub struct RecvStats {
     pub duplicates: u64,
     /// Those of `duplicates` whose two copies differed.
     pub conflicts: u64,
+    /// The paths that took part in those, each with how many of its bytes another contradicted
+    /// (7.4): at most [`limits::MAX_SOURCES`](crate::limits::MAX_SOURCES).
+    pub contradicted: Vec<(PathId, u64)>,
     /// The paths that brought its bytes (1.2, 8.5), each with how many it brought first: at most
     /// [`limits::MAX_SOURCES`](crate::limits::MAX_SOURCES).
     pub sources: Vec<(PathId, u64)>,

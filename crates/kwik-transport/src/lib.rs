@@ -58,7 +58,7 @@ pub use kwik_proto::path::{PathEvent, PathInfo, PathStatus};
 pub use kwik_proto::presentation::{
     BackpressureReason, BackpressureStats, BufferUsage, ReasonStats,
 };
-pub use kwik_proto::session::{ClientConfig as SessionConfig, RelayReport, Uncovered};
+pub use kwik_proto::session::{Blamed, ClientConfig as SessionConfig, RelayReport, Uncovered};
 pub use kwik_proto::stats::{
     CongestionState, CongestionStats, Decision, DuplicateStats, PathFigures, PathStats, RecvStats,
     ScheduleStats, SecondaryStats, SendStats, SessionStats, StreamScheduleStats, StreamStats,
@@ -66,12 +66,13 @@ pub use kwik_proto::stats::{
 pub use kwik_proto::stream::{GapNotice, MetadataError, Priority, StreamMetadata, StreamType};
 pub use kwik_proto::wire::DataOptions;
 pub use kwik_proto::{
-    Code, CodedError, Config, ConfigError, Dir, Escaped, LeaseId, PathId, SessionId, Side,
-    StreamId, escape,
+    AggregationFallback, Backoff, Code, CodedError, Config, ConfigError, ConflictPolicy, Dir,
+    Escaped, LeaseId, MappingRetry, MetadataRecovery, PathId, Recovery, SecondaryStreamConfig,
+    SecondaryWrites, SessionId, Side, StreamId, WindowRecovery, escape,
 };
 pub use lease::{Lease, LeaseWriter};
 pub use mapped::{OpenStreamError, SecondaryStream};
-pub use primary::{PathError, PathEvents, PrimarySession, UncoveredEvents};
+pub use primary::{BlamedEvents, PathError, PathEvents, PrimarySession, UncoveredEvents};
 pub use quic::{
     ClosedStream, CongestionControl, ConnectError, ConnectionError, QuicConfig, SendDatagramError,
     ServerTrust, TlsError,

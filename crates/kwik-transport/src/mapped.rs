@@ -5,6 +5,8 @@ use std::fmt;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
 
 use bytes::{Buf as _, Bytes};
 use kwik_proto::lease::SharedWriter;
@@ -143,24 +145,55 @@ impl SecondaryStream {
         }
         self.half = writer;
         self.offset = offset;
+        self.push_place()?;
+        self.flush().await
+    }
+
+    /// Says where the stream writes from now on.
+    fn push_place(&mut self) -> Result<(), WriteError> {
+        let (stream, lease) = {
+            let half = lock(&self.half);
+            (half.stream(), half.lease())
+        };
         let update = SecondaryEvent::Update(StreamMappingUpdate {
             secondary_stream_id: self.id,
             kwik_stream_id: stream,
             operation: MappingOperation::Update,
             lease_id: lease,
-            offset,
+            offset: self.offset,
         });
         let frames = self.frames.as_mut().ok_or(WriteError::ClosedStream)?;
         frames
             .push_with(Bytes::new(), |out| encode_secondary(&update, out))
-            .map_err(|error| WriteError::from_quic(error, self.shared.close_reason()))?;
-        self.flush().await
+            .map_err(|error| WriteError::from_quic(error, self.shared.close_reason()))
     }
 
     /// Closes it where it is: that offset.
     pub fn finish(mut self) -> u64 {
         self.close("finished");
         self.offset
+    }
+
+    /// Waits until the client has taken the stream; false when it does not, or not in time.
+    pub(crate) async fn is_taken(&mut self, until: Instant) -> Result<bool, ConnectionError> {
+        let runtime = self.shared.runtime.clone();
+        let settled = {
+            let mut late = pin!(runtime.sleep_until(until));
+            let mut settled = pin!(self.settled());
+            poll_fn(|cx| match settled.as_mut().poll(cx) {
+                Poll::Ready(settled) => Poll::Ready(Some(settled)),
+                Poll::Pending => late.as_mut().poll(cx).map(|()| None),
+            })
+            .await
+        };
+        match settled {
+            None => Ok(false),
+            Some(Ok(())) => Ok(!lock(&self.half).is_ended()),
+            Some(Err(_)) => match self.shared.close_reason() {
+                Some(error) => Err(error),
+                None => Ok(false),
+            },
+        }
     }
 
     /// Waits until the client knows where the stream is.
@@ -185,12 +218,16 @@ impl SecondaryStream {
     /// Where the next byte that the client wants is; waits until there is one.
     async fn activated(&mut self) -> Result<u64, WriteError> {
         loop {
-            let mut notified = pin!(self.activated.notified());
+            let activated = self.activated.clone();
+            let mut notified = pin!(activated.notified());
             notified.as_mut().enable();
-            let (next, ended) = {
-                let half = lock(&self.half);
-                (half.next_from(self.offset), half.is_ended())
+            let (next, ended, again) = {
+                let mut half = lock(&self.half);
+                (half.next_from(self.offset), half.is_ended(), half.take_asked_again())
             };
+            if again {
+                self.push_place()?;
+            }
             if let Some(range) = next {
                 return Ok(range.start);
             }
@@ -255,9 +292,16 @@ impl fmt::Debug for SecondaryStream {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenStreamError {
-    /// [`limits::MAX_SECONDARY_STREAMS`] of the path are open: finish one first.
+    /// [`limits::MAX_SECONDARY_STREAMS`] of the path are open, or as many as is set: finish one
+    /// first.
     #[error("too many secondary streams are open on this path: finish one first")]
     TooMany,
+    /// The client did not take it, in so many attempts.
+    #[error(
+        "the client took no such stream in {0} attempts: \
+         it has to allow writes without a lease, and the primary to open the stream"
+    )]
+    Refused(u32),
     /// The path is over.
     #[error("path lost: {0}")]
     ConnectionLost(#[from] ConnectionError),

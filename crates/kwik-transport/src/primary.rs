@@ -7,7 +7,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use kwik_proto::auth::Fingerprint;
 use kwik_proto::path::{PathEvent, PathInfo, PathStatus};
-use kwik_proto::session::{PrimarySession as Machine, RelayReport, Uncovered};
+use kwik_proto::session::{Blamed, PrimarySession as Machine, RelayReport, Uncovered};
 use kwik_proto::{CodedError, LogCursor, PathId, SessionId, StreamId, escape};
 
 use crate::driver::Held;
@@ -160,6 +160,14 @@ impl PrimarySession {
         UncoveredEvents { shared: self.shared.clone(), cursor }
     }
 
+    /// Which secondaries the client isolates from now on, and for what (9.2). Their servers are
+    /// leased nothing in this session again, and no path is made to them.
+    #[must_use]
+    pub fn blamed(&self) -> BlamedEvents {
+        let cursor = self.shared.look(|machine| machine.blamed());
+        BlamedEvents { shared: self.shared.clone(), cursor }
+    }
+
     /// Waits until a path is added or changes its status after this was called; for ever once the
     /// session is over. So make it, look at [`Self::all_paths`], then await it. Cancel safe.
     pub fn path_changed(&self) -> impl Future<Output = ()> + Send {
@@ -247,6 +255,31 @@ impl PathEvents {
     }
 
     /// Events that were dropped because they were not taken in time.
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        self.cursor.missed()
+    }
+}
+
+/// A reader of which secondaries a session's client isolates.
+#[derive(Debug)]
+pub struct BlamedEvents {
+    shared: Held<Machine>,
+    cursor: LogCursor,
+}
+
+impl BlamedEvents {
+    /// The next one. Cancel safe.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub async fn next(&mut self) -> Result<Blamed, ConnectionError> {
+        let Self { shared, cursor } = self;
+        let next = || shared.look(|machine| machine.poll_blamed(cursor));
+        shared.wait_for(&shared.waiters.paths, next).await
+    }
+
+    /// Notices that were dropped because they were not taken in time.
     #[must_use]
     pub fn missed(&self) -> u64 {
         self.cursor.missed()

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use kwik_proto::mapping::Mapping;
 use kwik_proto::session::SecondarySession as Machine;
-use kwik_proto::{PathId, SessionId, StreamId};
+use kwik_proto::{Config, ConfigError, PathId, SessionId, StreamId};
 
 use crate::driver::Held;
 use crate::lease::{LeaseWriter, WriterSession};
@@ -61,6 +61,67 @@ impl SecondarySession {
         let opened = shared.wait_for(&shared.waiters.leases, || open().transpose()).await?;
         let mapped = opened.map_err(|_| OpenStreamError::TooMany)?;
         Ok(SecondaryStream::new(shared.clone(), mapped, offset))
+    }
+
+    /// Opens a stream that writes into `stream` of the client from `offset` on, without a lease
+    /// (7.2), as far as the client asks for it. Waits until the client has taken it, which it does
+    /// where [`SecondaryWrites::Open`](kwik_proto::SecondaryWrites::Open) is set and the primary
+    /// has opened that stream; tries again as
+    /// [`Recovery::mapping`](kwik_proto::Recovery::mapping) says. Cancel safe.
+    ///
+    /// # Errors
+    /// See [`OpenStreamError`].
+    pub async fn open_unleased(
+        &self,
+        stream: StreamId,
+        offset: u64,
+    ) -> Result<SecondaryStream, OpenStreamError> {
+        let shared = &self.shared;
+        let mut attempt = 0;
+        loop {
+            let retry = shared.look(|machine| machine.config().recovery().mapping());
+            let opened = shared.drive(|machine, now| machine.open_unleased(stream, offset, now));
+            let mapped = opened.map_err(|_| OpenStreamError::TooMany)?;
+            let mut opened = SecondaryStream::new(shared.clone(), mapped, offset);
+            if opened.is_taken(shared.runtime.now() + retry.timeout()).await? {
+                return Ok(opened);
+            }
+            drop(opened);
+            if attempt >= retry.retries() {
+                return Err(OpenStreamError::Refused(attempt + 1));
+            }
+            shared.runtime.sleep_until(shared.runtime.now() + retry.wait(attempt)).await;
+            attempt += 1;
+        }
+    }
+
+    /// Asks the client where this server goes on in a stream, of which it has written all before
+    /// `offset` (7.4): at the lowest offset that it may bring, that is missing, and that no other
+    /// server was asked for; at `offset` if there is none. Cancel safe.
+    ///
+    /// # Errors
+    /// The path is over, or too many questions are open.
+    pub async fn sync_offset(&self, stream: StreamId, offset: u64) -> Result<u64, OpenStreamError> {
+        let shared = &self.shared;
+        let asked = shared.drive(|machine, now| machine.request_sync(stream, offset, now));
+        asked.map_err(|_| OpenStreamError::TooMany)?;
+        let answer = || shared.drive(|machine, _| machine.take_sync(stream));
+        Ok(shared.wait_for(&shared.waiters.secondary, answer).await?)
+    }
+
+    /// The settings in force (8.8).
+    #[must_use]
+    pub fn config(&self) -> Config {
+        self.shared.look(|machine| machine.config().clone())
+    }
+
+    /// Goes on with other settings (8.8).
+    ///
+    /// # Errors
+    /// They contradict each other, or one of them is agreed on when a session starts; nothing has
+    /// changed then.
+    pub fn set_config(&self, config: Config) -> Result<(), ConfigError> {
+        self.shared.drive(|machine, _| machine.set_config(config))
     }
 
     /// The open secondary streams and where they write (7.3).

@@ -45,6 +45,15 @@ async fn add_hostile(primary: &PrimarySession, listener: &quinn::Endpoint) -> (P
     (path.unwrap(), peer)
 }
 
+/// A path to one of several hostile edges: who was isolated does not come back to its session.
+async fn add_other(primary: &PrimarySession, other: u8) -> (PathId, Peer) {
+    let own = identity(EDGE + 1 + other);
+    let listener = hostile::listener(&own);
+    let add = primary.add_path(listener.local_addr().unwrap(), own.fingerprint());
+    let (path, peer) = tokio::join!(add, Peer::welcome(&listener));
+    (path.unwrap(), peer)
+}
+
 /// Waits until the primary knows that a path is gone: why.
 async fn gone(primary: &PrimarySession, path: PathId) -> String {
     loop {
@@ -115,7 +124,6 @@ fn crimes() -> Vec<(&'static str, Code, Crime)> {
 async fn an_edge_that_writes_where_it_may_not_is_cut_off_and_the_stream_is_whole() {
     within(async {
         let servers = Servers::new(1);
-        let listener = hostile::listener(&identity(EDGE));
         let (session, primary) = servers.connect(&client()).await;
         let (good, edge) = servers.add_edge(&primary, 0).await;
         serve_leases(edge);
@@ -136,9 +144,9 @@ async fn an_edge_that_writes_where_it_may_not_is_cut_off_and_the_stream_is_whole
                 std::mem::forget((plain, reader));
                 (session, primary)
             };
-            for (what, code, crime) in batch {
+            for (other, (what, code, crime)) in (0..).zip(batch) {
                 let size = 1_000_000 + rng.below(1_000_000);
-                let (bad, mut peer) = add_hostile(&primary, &listener).await;
+                let (bad, mut peer) = add_other(&primary, other).await;
                 let (mut stream, mut recv) = extent((&session, &primary), size).await;
                 let id = stream.id();
                 let mut lost = primary.lease(id, 0..size, bad, Bytes::new()).unwrap();
@@ -196,12 +204,11 @@ fn control_crimes() -> Vec<(Code, ControlMessage)> {
 async fn an_edge_that_breaks_the_control_plane_is_cut_off() {
     within(async {
         let servers = Servers::new(0);
-        let listener = hostile::listener(&identity(EDGE));
         let crimes = control_crimes();
         for batch in crimes.chunks(4) {
             let (session, primary) = servers.connect(&client()).await;
-            for (code, crime) in batch {
-                let (path, mut peer) = add_hostile(&primary, &listener).await;
+            for (other, (code, crime)) in (0..).zip(batch) {
+                let (path, mut peer) = add_other(&primary, other).await;
                 peer.say(crime.clone()).await;
                 peer.expect(*code, &format!("{crime:?}")).await;
                 let reason = gone(&primary, path).await;
@@ -210,16 +217,16 @@ async fn an_edge_that_breaks_the_control_plane_is_cut_off() {
             assert_eq!(session.close_reason(), None);
         }
         let (session, primary) = servers.connect(&client()).await;
-        let (path, mut peer) = add_hostile(&primary, &listener).await;
+        let (path, mut peer) = add_other(&primary, 0).await;
         peer.say_bytes(&[0xff; 12]).await;
         peer.expect(Code::InvalidFrame, "garbage").await;
         assert!(gone(&primary, path).await.contains("KWIK_INVALID_FRAME"));
-        let (path, mut peer) = add_hostile(&primary, &listener).await;
+        let (path, mut peer) = add_other(&primary, 1).await;
         peer.send.finish().unwrap();
         peer.expect(Code::InvalidFrame, "the end").await;
         gone(&primary, path).await;
         // A mapped stream of a later version is not wanted, and no crime.
-        let (path, mut peer) = add_hostile(&primary, &listener).await;
+        let (path, mut peer) = add_other(&primary, 2).await;
         let mut bytes = BytesMut::new();
         StreamKind::Secondary.encode(&mut bytes);
         let stream = peer.throw(bytes.freeze()).await;

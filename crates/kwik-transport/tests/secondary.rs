@@ -364,7 +364,6 @@ type Crime = fn(&Lease, &Activate) -> Vec<SecondaryEvent>;
 async fn an_edge_that_breaks_the_rules_is_cut_off_alone() {
     within(async {
         let servers = Servers::new(0);
-        let listener = hostile::listener(&identity(EDGE));
         let isolation = Code::SecondaryStreamIsolation;
         let metadata = Code::MetadataProtocolViolation;
         let cases: Vec<(&str, Code, Crime)> = vec![
@@ -404,8 +403,10 @@ async fn an_edge_that_breaks_the_rules_is_cut_off_alone() {
         for batch in cases.chunks(3) {
             // Dials are limited, so each session sees a few crimes only.
             let (session, primary) = servers.connect(&client()).await;
-            for (what, code, crime) in batch {
-                let key = identity(EDGE).fingerprint();
+            for (at, (what, code, crime)) in (EDGE..).zip(batch) {
+                // Who was isolated does not come back to its session.
+                let listener = hostile::listener(&identity(at));
+                let key = identity(at).fingerprint();
                 let add = primary.add_path(listener.local_addr().unwrap(), key);
                 let (path, mut peer) = tokio::join!(add, Peer::welcome(&listener));
                 let path = path.unwrap();

@@ -38,6 +38,8 @@ pub struct Writer {
     /// The client knows where a secondary stream goes on: what it does not ask for now,
     /// others bring.
     settled: bool,
+    /// The client asks where a secondary stream writes.
+    asked_again: bool,
 }
 
 impl Writer {
@@ -128,6 +130,15 @@ impl Writer {
         self.settled = settled;
     }
 
+    pub(crate) fn ask_again(&mut self) {
+        self.asked_again = true;
+    }
+
+    /// Whether the client asks to be told again where the secondary stream writes; once.
+    pub fn take_asked_again(&mut self) -> bool {
+        std::mem::take(&mut self.asked_again)
+    }
+
     /// The client knows where this writer goes on.
     #[must_use]
     pub fn is_settled(&self) -> bool {
@@ -209,9 +220,32 @@ impl WriterTable {
             budget,
             ended: false,
             settled: true,
+            asked_again: false,
         }));
         self.writers.insert(id, writer.clone());
         Ok(writer)
+    }
+
+    /// Adds what this side writes without a lease, from `offset` of a stream on (7.2), as far as
+    /// the client asks for it.
+    ///
+    /// # Errors
+    /// There are as many leases as may be.
+    pub fn insert_unleased(
+        &mut self,
+        id: LeaseId,
+        stream: StreamId,
+        offset: u64,
+    ) -> Result<SharedWriter, CodedError> {
+        let range = offset..limits::MAX_OFFSET;
+        let lease = control::Lease {
+            lease_id: id,
+            stream_id: stream,
+            max_bytes: u64::MAX,
+            range,
+            ..Default::default()
+        };
+        self.insert(&lease)
     }
 
     /// The stream's reader grants data up to `maximum`; the lease that has something to send by it.

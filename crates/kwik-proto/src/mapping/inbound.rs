@@ -1,7 +1,10 @@
 //! The order of frames on one secondary stream, as its receiver checks it.
 
 use crate::wire::SecondaryEvent;
-use crate::{Code, CodedError, StreamId};
+use crate::wire::secondary::{
+    MappingOperation, SecondaryStreamClose, SecondaryStreamOpen, StreamMappingUpdate,
+};
+use crate::{Code, CodedError, LeaseId, StreamId};
 
 #[derive(Debug, Clone, Copy)]
 struct Opened {
@@ -34,15 +37,15 @@ impl Inbound {
         match event {
             SecondaryEvent::Unknown(_) => return Ok(()),
             _ if self.closed => return Err(violation("a frame after the close")),
+            SecondaryEvent::Open(_) if self.opened.is_some() => {
+                return Err(violation("a second open"));
+            }
             SecondaryEvent::Open(m) => {
-                let opened = Opened {
+                self.opened = Some(Opened {
                     id: m.secondary_stream_id,
                     stream: m.target_kwik_stream_id,
                     offset: m.initial_offset,
-                };
-                if self.opened.replace(opened).is_some() {
-                    return Err(violation("a second open"));
-                }
+                });
             }
             SecondaryEvent::Data(m) => {
                 let opened = self.own(m.secondary_stream_id)?;
@@ -66,6 +69,66 @@ impl Inbound {
         Ok(())
     }
 
+    /// Makes the best of a frame that [`Self::handle`] refused: the frames to handle in its place.
+    /// What data says of its place counts; `lease` names the one that covers it.
+    #[must_use]
+    pub fn repair(
+        &self,
+        event: SecondaryEvent,
+        lease: impl Fn(StreamId, u64) -> LeaseId,
+    ) -> Vec<SecondaryEvent> {
+        if self.closed {
+            return Vec::new();
+        }
+        match (event, self.opened) {
+            (SecondaryEvent::Data(m), None) => {
+                let (stream, offset) = (m.kwik_stream_id, m.offset);
+                let open = SecondaryStreamOpen {
+                    secondary_stream_id: m.secondary_stream_id,
+                    target_kwik_stream_id: stream,
+                    initial_offset: offset,
+                    lease_id: lease(stream, offset),
+                };
+                vec![SecondaryEvent::Open(open), SecondaryEvent::Data(m)]
+            }
+            (SecondaryEvent::Update(m), None) => vec![SecondaryEvent::Open(SecondaryStreamOpen {
+                secondary_stream_id: m.secondary_stream_id,
+                target_kwik_stream_id: m.kwik_stream_id,
+                initial_offset: m.offset,
+                lease_id: m.lease_id,
+            })],
+            (SecondaryEvent::Data(mut m), Some(opened)) => {
+                m.secondary_stream_id = opened.id;
+                let (stream, offset) = (m.kwik_stream_id, m.offset);
+                if stream == opened.stream && offset >= opened.offset {
+                    return vec![SecondaryEvent::Data(m)];
+                }
+                let update = StreamMappingUpdate {
+                    secondary_stream_id: opened.id,
+                    kwik_stream_id: stream,
+                    operation: MappingOperation::Update,
+                    lease_id: lease(stream, offset),
+                    offset,
+                };
+                vec![SecondaryEvent::Update(update), SecondaryEvent::Data(m)]
+            }
+            (SecondaryEvent::Update(mut m), Some(opened)) => {
+                m.secondary_stream_id = opened.id;
+                vec![SecondaryEvent::Update(m)]
+            }
+            (SecondaryEvent::Close(m), Some(opened)) => {
+                vec![SecondaryEvent::Close(SecondaryStreamClose {
+                    secondary_stream_id: opened.id,
+                    kwik_stream_id: opened.stream,
+                    final_offset: opened.offset,
+                    ..m
+                })]
+            }
+            // The first open stands.
+            _ => Vec::new(),
+        }
+    }
+
     fn own(&mut self, id: u64) -> Result<&mut Opened, CodedError> {
         let opened = self.opened.as_mut().filter(|opened| opened.id == id);
         opened.ok_or_else(|| violation("a frame of a stream that was not opened here"))
@@ -79,9 +142,7 @@ fn violation(what: &str) -> CodedError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::secondary::{
-        SecondaryStreamClose, SecondaryStreamData, SecondaryStreamOpen, StreamMappingUpdate,
-    };
+    use crate::wire::secondary::SecondaryStreamData;
 
     fn open(id: u64) -> SecondaryEvent {
         SecondaryEvent::Open(SecondaryStreamOpen {
@@ -133,6 +194,44 @@ mod tests {
         let all = [open(1), data(1, 3, 100), unknown.clone(), data(1, 3, 150), update(1, 7, 5)];
         let all = [&all[..], &[data(1, 7, 5), close(1, 7, 15), unknown]].concat();
         assert_eq!(last(&all), Ok(()));
+    }
+
+    /// 9.2.
+    #[test]
+    fn what_is_repaired_is_in_order_and_keeps_what_data_says_of_itself() {
+        let crimes: Vec<Vec<SecondaryEvent>> = vec![
+            vec![data(1, 3, 100)],
+            vec![update(1, 3, 100)],
+            vec![close(1, 3, 100)],
+            vec![open(1), open(1)],
+            vec![open(1), data(2, 3, 100)],
+            vec![open(1), data(1, 7, 100)],
+            vec![open(1), data(1, 3, 99)],
+            vec![open(1), update(2, 3, 99)],
+            vec![open(1), close(1, 3, 101)],
+            vec![open(1), close(1, 3, 100), data(1, 3, 100)],
+        ];
+        for crime in crimes {
+            let mut inbound = Inbound::default();
+            let mut repaired = Vec::new();
+            for event in crime.clone() {
+                if inbound.handle(&event).is_err() {
+                    for event in inbound.repair(event, |_, _| LeaseId(5)) {
+                        inbound.handle(&event).unwrap();
+                        repaired.push(event);
+                    }
+                }
+            }
+            let places = |events: &[SecondaryEvent]| -> Vec<_> {
+                let data = events.iter().filter_map(|event| match event {
+                    SecondaryEvent::Data(m) => Some((m.kwik_stream_id, m.offset)),
+                    _ => None,
+                });
+                data.collect()
+            };
+            let said = if inbound.closed { Vec::new() } else { places(&crime) };
+            assert_eq!(places(&repaired), said, "{crime:?}");
+        }
     }
 
     #[test]

@@ -9,6 +9,8 @@
 
 mod inbound;
 mod table;
+mod verdict;
 
 pub use inbound::Inbound;
 pub use table::{Mapping, MappingKey, MappingState, MappingTable, Place};
+pub use verdict::Verdict;

@@ -1,10 +1,10 @@
 //! Which secondary stream writes where (7.3).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::stats::SecondaryStats;
-use crate::{Code, CodedError, LeaseId, PathId, StreamId, limits};
+use crate::{Code, CodedError, LeaseId, PathId, StreamId};
 
 /// A path, and the number that its secondary gave the stream.
 pub type MappingKey = (PathId, u64);
@@ -48,10 +48,23 @@ pub struct Mapping {
     pub state: MappingState,
     /// Payload bytes received, or sent at the secondary.
     pub bytes: u64,
+    /// Of those, bytes that went into the stream: not what was there already. The same as `bytes`
+    /// at the secondary.
+    pub transferred: u64,
     /// When it opened.
     pub created_at: Instant,
     /// When it last wrote or moved.
     pub last_activity: Instant,
+    /// Since when it owes bytes and brings none, as far as was looked.
+    waiting: Option<Instant>,
+    /// With which code its stream is to be stopped.
+    stop: Option<Code>,
+}
+
+impl Mapping {
+    fn writes(&self) -> bool {
+        matches!(self.state, MappingState::Opening | MappingState::Active)
+    }
 }
 
 /// The mappings of a session, found by secondary stream and by stream. It holds those that
@@ -68,27 +81,36 @@ impl MappingTable {
     /// is [`MappingState::Error`].
     ///
     /// # Errors
-    /// The id is in use, or the path has too many.
+    /// The id is in use, or the path has `most` already: [`Code::LimitExceeded`].
     pub fn open(
         &mut self,
         key: MappingKey,
         place: Place,
         covered: bool,
+        most: usize,
         now: Instant,
     ) -> Result<(), CodedError> {
         if self.open.contains_key(&key) {
             let context = format!("secondary stream {} is open already", key.1);
             return Err(CodedError::new(Code::MetadataProtocolViolation, context));
         }
-        // QUIC allows no more; a stream that was closed may be seen to end after its
-        // successor opened.
-        if self.of_path(key.0).count() >= limits::MAX_QUIC_STREAMS as usize {
+        if self.of_path(key.0).count() >= most {
             return Err(CodedError::new(Code::LimitExceeded, "too many secondary streams"));
         }
         let (path, id) = key;
         let state = if covered { MappingState::Opening } else { MappingState::Error };
-        let mapping =
-            Mapping { path, id, place, state, bytes: 0, created_at: now, last_activity: now };
+        let mapping = Mapping {
+            path,
+            id,
+            place,
+            state,
+            bytes: 0,
+            transferred: 0,
+            created_at: now,
+            last_activity: now,
+            waiting: None,
+            stop: None,
+        };
         self.count(path, covered);
         self.by_stream.insert((place.stream, key));
         self.open.insert(key, mapping);
@@ -114,17 +136,67 @@ impl MappingTable {
         stats.unmapped += u64::from(!covered);
     }
 
-    /// Payload came or went, up to `offset`. True when the mapping is under a live lease.
-    pub fn on_bytes(&mut self, key: MappingKey, bytes: u64, offset: u64, now: Instant) -> bool {
+    /// Payload came or went, up to `offset`: of `bytes` so many went into the stream. True when the
+    /// mapping is under a live lease.
+    pub fn on_bytes(
+        &mut self,
+        key: MappingKey,
+        (bytes, transferred): (u64, u64),
+        offset: u64,
+        now: Instant,
+    ) -> bool {
         let Some(mapping) = self.open.get_mut(&key) else { return false };
         if mapping.state == MappingState::Opening {
             mapping.state = MappingState::Active;
         }
         mapping.bytes += bytes;
+        mapping.transferred += transferred;
+        mapping.waiting = None;
         mapping.place.offset = offset;
         mapping.last_activity = now;
-        self.stats.entry(key.0).or_default().bytes += bytes;
+        let stats = self.stats.entry(key.0).or_default();
+        stats.bytes += bytes;
+        stats.transferred += transferred;
+        stats.batches += 1;
         mapping.state == MappingState::Active
+    }
+
+    /// Takes note of who owes bytes at `now`: those that have brought none for `timeout`.
+    pub fn overdue(
+        &mut self,
+        owes: impl Fn(PathId, LeaseId) -> bool,
+        timeout: Duration,
+        now: Instant,
+    ) -> Vec<Mapping> {
+        let mut overdue = Vec::new();
+        for mapping in self.open.values_mut().filter(|mapping| mapping.writes()) {
+            let owing = owes(mapping.path, mapping.place.lease);
+            mapping.waiting = owing.then(|| mapping.waiting.unwrap_or(now));
+            if mapping.waiting.is_some_and(|since| since + timeout <= now) {
+                overdue.push(mapping.clone());
+            }
+        }
+        overdue
+    }
+
+    /// A mapping's stream is to be stopped.
+    pub fn stop(&mut self, key: MappingKey, code: Code) {
+        if let Some(mapping) = self.open.get_mut(&key) {
+            mapping.state = MappingState::Error;
+            mapping.stop.get_or_insert(code);
+        }
+    }
+
+    /// With which code a mapping's stream is to be stopped, if it is.
+    #[must_use]
+    pub fn stopped(&self, key: MappingKey) -> Option<Code> {
+        self.open.get(&key).and_then(|mapping| mapping.stop)
+    }
+
+    /// No mapping is open.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
     }
 
     /// A lease is over: the mappings under it, which are closing now.
@@ -180,8 +252,7 @@ impl MappingTable {
     /// Figures of one path (7.6).
     #[must_use]
     pub fn stats(&self, path: PathId) -> SecondaryStats {
-        let writes = |m: &&Mapping| matches!(m.state, MappingState::Opening | MappingState::Active);
-        let active = self.of_path(path).filter(writes).count();
+        let active = self.of_path(path).filter(|mapping| mapping.writes()).count();
         SecondaryStats { active, ..self.stats.get(&path).copied().unwrap_or_default() }
     }
 }
@@ -189,7 +260,9 @@ impl MappingTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits;
 
+    const MOST: usize = limits::MAX_QUIC_STREAMS as usize;
     const A: PathId = PathId(1);
     const B: PathId = PathId(2);
 
@@ -205,12 +278,12 @@ mod tests {
     fn a_mapping_is_found_both_ways_until_it_closes() {
         let now = crate::test_now();
         let mut table = MappingTable::default();
-        table.open((A, 0), place(3, 1, 10), true, now).unwrap();
-        table.open((B, 0), place(3, 2, 20), true, now).unwrap();
-        table.open((A, 1), place(7, 3, 0), true, now).unwrap();
+        table.open((A, 0), place(3, 1, 10), true, MOST, now).unwrap();
+        table.open((B, 0), place(3, 2, 20), true, MOST, now).unwrap();
+        table.open((A, 1), place(7, 3, 0), true, MOST, now).unwrap();
         assert_eq!(streams(&table, 3), [(A, 0), (B, 0)]);
         assert_eq!(table.get((A, 0)).unwrap().state, MappingState::Opening);
-        assert!(table.on_bytes((A, 0), 5, 15, now));
+        assert!(table.on_bytes((A, 0), (5, 5), 15, now));
         let found = table.get((A, 0)).unwrap();
         assert_eq!((found.state, found.bytes), (MappingState::Active, 5));
         assert_eq!(found.place, place(3, 1, 15));
@@ -232,10 +305,10 @@ mod tests {
         let now = crate::test_now();
         let mut table = MappingTable::default();
         for id in 0..3 {
-            table.open((A, id), place(3, id / 2, 0), true, now).unwrap();
+            table.open((A, id), place(3, id / 2, 0), true, MOST, now).unwrap();
         }
         assert_eq!(table.on_lease_ended(A, StreamId::from_u64(3), LeaseId(0)), [0, 1]);
-        assert!(!table.on_bytes((A, 0), 1, 1, now) && table.on_bytes((A, 2), 1, 1, now));
+        assert!(!table.on_bytes((A, 0), (1, 1), 1, now) && table.on_bytes((A, 2), (1, 1), 1, now));
         assert_eq!(table.stats(A).active, 1);
     }
 
@@ -244,13 +317,16 @@ mod tests {
         let now = crate::test_now();
         let mut table = MappingTable::default();
         for id in 0..u64::from(limits::MAX_QUIC_STREAMS) {
-            table.open((A, id), place(3, 0, 0), id > 0, now).unwrap();
+            table.open((A, id), place(3, 0, 0), id > 0, MOST, now).unwrap();
         }
         assert_eq!(table.stats(A).unmapped, 1);
         let code = |result: Result<(), CodedError>| result.unwrap_err().code;
-        let again = table.open((A, 0), place(3, 0, 0), true, now);
+        let again = table.open((A, 0), place(3, 0, 0), true, MOST, now);
         assert_eq!(code(again), Code::MetadataProtocolViolation);
-        assert_eq!(code(table.open((A, 999), place(3, 0, 0), true, now)), Code::LimitExceeded);
-        table.open((B, 0), place(3, 0, 0), true, now).unwrap();
+        assert_eq!(
+            code(table.open((A, 999), place(3, 0, 0), true, MOST, now)),
+            Code::LimitExceeded
+        );
+        table.open((B, 0), place(3, 0, 0), true, MOST, now).unwrap();
     }
 }

@@ -11,7 +11,10 @@ use super::run::Run;
 use crate::limits::{MAX_GAPS, MAX_OFFSET, MAX_RUNS, MIN_SLICE};
 use crate::range::RangeSet;
 
+mod conflict;
 mod usage;
+
+pub use conflict::Conflict;
 
 /// Small slices that a stream keeps uncopied: readers that keep up take them as they came.
 const MAX_SLICES: usize = 32;
@@ -23,7 +26,8 @@ pub struct Stored {
     pub new: u64,
     /// Dropped: they were received before.
     pub duplicate: u64,
-    /// Those of `duplicate` whose first copy is still held and differs. The first copy stays.
+    /// Those of `duplicate` whose first copy is still held and differs. The first copy stays,
+    /// unless it is replaced ([`StreamBuffer::replace`]).
     pub conflicting: u64,
 }
 
@@ -134,6 +138,15 @@ impl StreamBuffer {
     ///
     /// See [`BufferError`]; nothing is stored then, unless said there.
     pub fn write(&mut self, offset: u64, data: Bytes) -> Result<Stored, BufferError> {
+        self.write_noting(offset, data, &mut Vec::new())
+    }
+
+    fn write_noting(
+        &mut self,
+        offset: u64,
+        data: Bytes,
+        conflicts: &mut Vec<Conflict>,
+    ) -> Result<Stored, BufferError> {
         if self.is_closed() {
             return Err(BufferError::Closed);
         }
@@ -146,7 +159,8 @@ impl StreamBuffer {
             return Ok(Stored { new: len, ..Stored::default() });
         }
 
-        let mut written = Stored { conflicting: self.mismatches(&all, &data), ..Stored::default() };
+        let conflicting = self.note_conflicts(&all, &data, conflicts);
+        let mut written = Stored { conflicting, ..Stored::default() };
         while let Some(Range { start, end }) = gap {
             self.store(start, data.slice(index(start - offset)..index(end - offset)))?;
             written.new += end - start;
@@ -164,8 +178,22 @@ impl StreamBuffer {
     /// As of a write; those before the chunk that was refused are stored.
     pub fn write_chunks(
         &mut self,
+        offset: u64,
+        chunks: &mut [Bytes],
+    ) -> Result<Stored, BufferError> {
+        self.write_chunks_noting(offset, chunks, &mut Vec::new())
+    }
+
+    /// The same, and appends to `conflicts` where a copy differs from the one that is held.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn write_chunks_noting(
+        &mut self,
         mut offset: u64,
         chunks: &mut [Bytes],
+        conflicts: &mut Vec<Conflict>,
     ) -> Result<Stored, BufferError> {
         let len = total(chunks);
         // In order, with nothing ahead: nothing to look up.
@@ -181,7 +209,7 @@ impl StreamBuffer {
         let mut all = Stored::default();
         for data in chunks {
             let len = data.len() as u64;
-            all += self.write(offset, std::mem::take(data))?;
+            all += self.write_noting(offset, std::mem::take(data), conflicts)?;
             offset += len;
         }
         Ok(all)
@@ -254,14 +282,6 @@ impl StreamBuffer {
     /// States how many runs, or gaps where there are more, this buffer has.
     fn count_runs(&mut self) {
         self.share.set_runs(self.runs.len().max(self.ahead.len()));
-    }
-
-    /// How many bytes of `data` differ from those held at the same offsets.
-    fn mismatches(&self, range: &Range<u64>, data: &[u8]) -> u64 {
-        let first = self.runs.range(..=range.start).next_back().map_or(range.start, |(&s, _)| s);
-        let ahead = self.runs.range(first..range.end.max(first));
-        let ahead: u64 = ahead.map(|(_, run)| run.mismatches(range.start, data)).sum();
-        self.front.mismatches(range.start, data) + ahead
     }
 
     /// The next bytes in order: one chunk, at most `max` of it. `None` while they are missing.

@@ -17,6 +17,6 @@ pub use backpressure::{
 };
 pub use budget::MemoryBudget;
 pub(crate) use buffer::total;
-pub use buffer::{BufferError, BufferUsage, Stored, StreamBuffer};
+pub use buffer::{BufferError, BufferUsage, Conflict, Stored, StreamBuffer};
 pub use memory::ReceiveMemory;
 pub use window::{ReceiveWindow, WindowError, WindowStatus};

@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 use std::iter;
+use std::ops::Range;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::limits::COPY_BLOCK;
 
@@ -226,8 +227,8 @@ impl Run {
         copied.chunks.into_iter().rev().for_each(|chunk| self.chunks.push_front(chunk));
     }
 
-    /// How many bytes of `data` at `offset` differ from those held here at the same offsets.
-    pub(super) fn mismatches(&self, offset: u64, data: &[u8]) -> u64 {
+    /// Finds where `data` at `offset` differs from what is held here: tells `note` each stretch.
+    pub(super) fn differences(&self, offset: u64, data: &[u8], note: &mut impl FnMut(Range<u64>)) {
         let end = offset + data.len() as u64;
         let first = self.chunks.partition_point(|chunk| chunk.end() <= offset);
         self.chunks
@@ -235,8 +236,84 @@ impl Run {
             .map(|chunk| (chunk.start, &chunk.data[..]))
             .chain(iter::once((self.tail_start(), &self.tail[..])))
             .take_while(|(start, _)| *start < end)
-            .map(|(start, held)| differing(start, held, offset, data))
-            .sum()
+            .for_each(|(start, held)| differing(start, held, offset, data, note));
+    }
+
+    /// Puts `data` at `offset` in place of what is held there. Slices of receive buffers become
+    /// blocks first, so that there are no more chunks than of bytes that came in order.
+    pub(super) fn overwrite(&mut self, offset: u64, data: &[u8], pinned: &mut Pinned) {
+        let end = offset + data.len() as u64;
+        let mut at = self.chunks.partition_point(|chunk| chunk.end() <= offset);
+        while let Some(chunk) = self.chunks.get_mut(at).filter(|chunk| chunk.start < end) {
+            if chunk.origin != Origin::Block {
+                self.copy_chunk(at, pinned);
+                continue;
+            }
+            let block = std::mem::take(&mut chunk.data).try_into_mut();
+            // A reader has a part of it.
+            let mut block = block.unwrap_or_else(|held| BytesMut::from(&held[..]));
+            overlay(chunk.start, &mut block, offset, data);
+            chunk.data = block.freeze();
+            at += 1;
+        }
+        overlay(self.tail_start(), &mut self.tail, offset, data);
+    }
+
+    /// Makes blocks of one slice. Those that follow it in its receive buffer pin that no less.
+    fn copy_chunk(&mut self, at: usize, pinned: &mut Pinned) {
+        let Some(chunk) = self.chunks.remove(at) else { return };
+        pinned.bytes -= pinned.counted(chunk.data.len());
+        if chunk.origin == Origin::Batch {
+            pinned.batches -= 1;
+        }
+        if let Some(next) = self.chunks.get_mut(at).filter(|c| c.origin == Origin::SameBatch) {
+            next.origin = Origin::Batch;
+            pinned.batches += 1;
+        }
+        let mut copied = Self::new(chunk.start);
+        copied.push_copy(&chunk.data);
+        copied.seal();
+        let blocks = (at..).zip(copied.chunks);
+        blocks.for_each(|(at, block)| self.chunks.insert(at, block));
+    }
+
+    /// Cuts the run at `offset`, which lies within it; returns what follows.
+    pub(super) fn split_off(&mut self, offset: u64, pinned: &mut Pinned) -> Self {
+        self.seal();
+        let at = self.chunks.partition_point(|chunk| chunk.end() <= offset);
+        let mut right =
+            Self { chunks: self.chunks.split_off(at), tail: Vec::new(), ..Self::new(self.end) };
+        right.batch = self.batch;
+        self.end = offset;
+        if let Some(first) = right.chunks.front_mut() {
+            if first.start < offset {
+                let left = usize::try_from(offset - first.start).unwrap_or(usize::MAX);
+                let counted = pinned.counted(first.data.len());
+                let (start, data) = (first.start, first.data.split_to(left));
+                if first.origin != Origin::Block {
+                    pinned.bytes -= counted;
+                    pinned.bytes += pinned.counted(data.len()) + pinned.counted(first.data.len());
+                    pinned.batches += 1;
+                }
+                self.chunks.push_back(Chunk { start, data, origin: first.origin });
+                first.start = offset;
+            } else if first.origin == Origin::SameBatch {
+                pinned.batches += 1;
+            }
+            if first.origin == Origin::SameBatch {
+                first.origin = Origin::Batch;
+            }
+        }
+        // What its last chunk is a slice of begins with the first of that buffer.
+        let own = self.chunks.iter().rev().take_while(|chunk| chunk.origin != Origin::Block);
+        let first = own.into_iter().find(|chunk| chunk.origin == Origin::Batch);
+        self.batch = first.map_or(0, |chunk| address(&chunk.data));
+        right
+    }
+
+    /// Drops all that is held.
+    pub(super) fn clear(mut self, pinned: &mut Pinned) {
+        while self.pop(usize::MAX, pinned).is_some() {}
     }
 
     #[cfg(test)]
@@ -257,14 +334,31 @@ fn address(data: &[u8]) -> usize {
     data.as_ptr().addr()
 }
 
-/// How many bytes differ where `a` at offset `a_start` and `b` at `b_start` overlap.
-fn differing(a_start: u64, a: &[u8], b_start: u64, b: &[u8]) -> u64 {
+/// Where `held` at offset `start` and `data` at `offset` overlap: a place in `held`, and a part of
+/// `data`.
+fn overlap(start: u64, held: usize, offset: u64, data: &[u8]) -> (usize, &[u8]) {
     let skip = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-    let a = a.get(skip(b_start.saturating_sub(a_start))..).unwrap_or_default();
-    let b = b.get(skip(a_start.saturating_sub(b_start))..).unwrap_or_default();
-    let len = a.len().min(b.len());
-    if a[..len] == b[..len] {
-        return 0;
+    let at = skip(offset.saturating_sub(start)).min(held);
+    let data = data.get(skip(start.saturating_sub(offset))..).unwrap_or_default();
+    (at, &data[..data.len().min(held - at)])
+}
+
+fn overlay(start: u64, held: &mut [u8], offset: u64, data: &[u8]) {
+    let (at, data) = overlap(start, held.len(), offset, data);
+    held[at..at + data.len()].copy_from_slice(data);
+}
+
+/// Tells `note` each stretch in which `held` at offset `start` and `data` at `offset` differ.
+fn differing(start: u64, held: &[u8], offset: u64, data: &[u8], note: &mut impl FnMut(Range<u64>)) {
+    let (at, data) = overlap(start, held.len(), offset, data);
+    let held = &held[at..at + data.len()];
+    if held == data {
+        return;
     }
-    iter::zip(a, b).filter(|(a, b)| a != b).count() as u64
+    let from = start + at as u64;
+    let mut differs = (from..).zip(iter::zip(held, data).map(|(held, new)| held != new));
+    while let Some((first, _)) = differs.find(|(_, differs)| *differs) {
+        let end = differs.find(|(_, differs)| !differs);
+        note(first..end.map_or(from + data.len() as u64, |(end, _)| end));
+    }
 }

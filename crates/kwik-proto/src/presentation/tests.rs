@@ -136,6 +136,16 @@ enum Operation {
     ReadUnordered {
         max: usize,
     },
+    /// Another copy of what is held, in place of it.
+    Replace {
+        offset: usize,
+        len: usize,
+    },
+    /// What is held there was never received.
+    Discard {
+        offset: usize,
+        len: usize,
+    },
     Settle,
 }
 
@@ -152,6 +162,10 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => (offset.clone(), length(), version.clone(), 1..6usize).prop_map(
             |(offset, len, version, parts)| Operation::WriteChunks { offset, len, version, parts }
         ),
+        2 => (offset.clone(), length())
+            .prop_map(|(offset, len)| Operation::Replace { offset, len }),
+        2 => (offset.clone(), length())
+            .prop_map(|(offset, len)| Operation::Discard { offset, len }),
         12 => (offset, length(), version)
             .prop_map(|(offset, len, version)| Operation::Write { offset, len, version }),
         6 => (length(), 1..6usize).prop_map(|(len, parts)| Operation::Append { len, parts }),
@@ -231,6 +245,22 @@ fn apply(buffer: &mut StreamBuffer, model: &mut Model, operation: &Operation) {
                 assert!(!data.is_empty() && data.len() <= max);
                 model.take(at, &data);
             }
+        }
+        Operation::Replace { offset, len } => {
+            let data = content(offset, len, 7);
+            buffer.replace(offset as u64, &data);
+            for (at, byte) in (offset..).zip(data) {
+                if model.is_held(at) {
+                    model.bytes[at] = Some(byte);
+                }
+            }
+        }
+        Operation::Discard { offset, len } => {
+            let range = offset..(offset + len).min(SPACE);
+            let held: Vec<_> = range.clone().filter(|at| model.is_held(*at)).collect();
+            let dropped = buffer.discard(range.start as u64..range.end as u64);
+            assert_eq!(dropped, Ok(held.len() as u64));
+            held.iter().for_each(|at| model.bytes[*at] = None);
         }
         Operation::Settle => buffer.settle(),
     }

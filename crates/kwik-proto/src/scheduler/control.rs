@@ -26,6 +26,10 @@ impl Scheduler {
     ) -> Result<(), CodedError> {
         let (id, range) = (lease.lease_id, lease.range.clone());
         let (stream, unasked) = (lease.stream_id, lease.unasked);
+        if id.is_unleased() {
+            let context = format!("lease {id} has an id that is no lease's");
+            return Err(CodedError::new(Code::InvalidFrame, context));
+        }
         if self.ledger.lease(id).is_some() {
             let context = format!("lease {id} came twice");
             return Err(CodedError::new(Code::StreamMappingConflict, context));

@@ -59,7 +59,10 @@ impl Scheduler {
             _ if missing.is_empty() => LeaseOutcome::Done,
             _ => LeaseOutcome::Lost,
         };
-        self.report(id, outcome, missing, lease.delivered);
+        // What was written without a lease the primary does not know by its id.
+        if !id.is_unleased() {
+            self.report(id, outcome, missing, lease.delivered);
+        }
         self.events.push(SchedulerEvent::LeaseEnded(lease.path, lease.stream, id));
         self.cover(lease.stream, now);
     }

@@ -17,6 +17,7 @@ mod entries;
 mod fill;
 #[cfg(test)]
 mod tests;
+mod unleased;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -169,8 +170,11 @@ impl Ledger {
             within.is_none_or(|within| range.start < within.end && within.start < range.end)
         };
         let recv = lock(&fill.recv);
+        let end = recv.final_size().unwrap_or(u64::MAX);
         let is_done = |id: &LeaseId| {
             let range = self.leases.get(id).map(ClientLease::open);
+            // Of what is written without a lease nobody knows the end before that of the stream.
+            let range = range.map(|range| range.start..range.end.min(end));
             range.is_some_and(|r| touched(&r) && recv.missing(r).next().is_none())
         };
         fill.leases().filter(is_done).collect()
@@ -253,21 +257,25 @@ impl Ledger {
         len: u64,
         streams: &mut StreamTable,
     ) -> Option<Taken> {
-        let fill = self.fills.get_mut(&stream)?;
+        let bound = streams.config().secondary().buffer_size();
         let mut last = None;
         loop {
-            last = fill.next_lease(path, last);
+            last = self.fills.get(&stream)?.next_lease(path, last);
             let (_, id) = last?;
             let Some(lease) = self.leases.get(&id).filter(|lease| lease.affords(1)) else {
                 continue;
             };
-            let open = lease.open();
+            let (open, mut len) = (lease.open(), len.min(lease.budget));
+            if lease.mapped {
+                len = len.min(bound.saturating_sub(self.owed_under(path, id)));
+            }
+            let fill = self.fills.get_mut(&stream)?;
             // Cancelled pieces of a mapped lease are still to be answered.
-            if lease.mapped && lock(&fill.recv).leftover(path, &open).is_some() {
+            let waits = || lock(&fill.recv).leftover(path, &open).is_some();
+            if len == 0 || lease.mapped && waits() {
                 continue;
             }
-            if let Some(range) = fill.take_next(path, &open, len.min(lease.budget), streams, stream)
-            {
+            if let Some(range) = fill.take_next(path, &open, len, streams, stream) {
                 return Some(Taken { stream, lease: id, range });
             }
         }
@@ -286,6 +294,9 @@ impl Ledger {
         let Some(lease) = self.leases.get_mut(&id) else { return };
         let Some(fill) = self.fills.get_mut(&stream) else { return };
         lease.budget -= range.end - range.start;
+        if id.is_unleased() {
+            lease.asked.insert(range.clone());
+        }
         let (start, charge, returned) = (range.start, None, false);
         lock(&fill.recv).add_piece(path, piece, range);
         let activation = Activation { stream, lease: id, start, charge, returned, due };
@@ -424,6 +435,10 @@ impl Ledger {
             fill.remove_lease(lease.path, lease.range.start, id);
             missing = lock(&fill.recv).missing(lease.range.clone()).collect();
             fill.owed |= !missing.is_empty();
+            // What it was asked for and leaves without a word is missed.
+            if !lease.closing {
+                lease.asked.iter().for_each(|asked| fill.promise(asked));
+            }
         }
         (Some(EndedLease { lease, missing, freed }), Changed::Work)
     }

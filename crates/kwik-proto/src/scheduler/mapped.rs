@@ -3,11 +3,15 @@
 
 use std::time::Instant;
 
-use crate::{LeaseId, PathId, StreamId};
+use crate::path::PathState;
+use crate::stream::SharedRecv;
+use crate::sync::lock;
+use crate::wire::control::LeaseOutcome;
+use crate::{LeaseId, PathId, StreamId, limits};
 
 use super::Scheduler;
 use super::charges::Cause;
-use super::ledger::Changed;
+use super::ledger::{Changed, ClientLease};
 
 impl Scheduler {
     /// From now on the writer of a lease goes on from `offset`: nothing before it is asked of
@@ -37,6 +41,66 @@ impl Scheduler {
         }
         self.set_floor(id, offset, now);
         true
+    }
+
+    /// The secondary at the end of a path writes into a stream from `offset` on, without a lease;
+    /// or moves there. False when it may not: the stream is over, or there are too many.
+    pub fn map_unleased(
+        &mut self,
+        key: (PathId, StreamId, LeaseId),
+        offset: u64,
+        recv: SharedRecv,
+        now: Instant,
+    ) -> bool {
+        let (path, stream, id) = key;
+        if self.ledger.lease(id).is_some() {
+            return self.map_lease(key, offset, now);
+        }
+        let usable = self.state(path).is_some_and(PathState::takes_leases);
+        let over = lock(&recv).is_complete() || offset >= limits::MAX_OFFSET;
+        if !usable || over || self.ledger.leases() >= limits::MAX_LEASES {
+            return false;
+        }
+        let mut lease = ClientLease::new(stream, path, offset..limits::MAX_OFFSET, u64::MAX);
+        lease.mapped = true;
+        if !self.ledger.is_leased(path)
+            && let Some(owner) = self.paths.get_mut(&path)
+        {
+            owner.schedule.live.on_leased(now);
+        }
+        let added = self.ledger.add_unleased(id, lease, recv);
+        self.note(added);
+        true
+    }
+
+    /// What is written without a lease into a stream that is whole ends with it.
+    pub(super) fn end_unleased(&mut self, stream: StreamId, now: Instant) {
+        if self.ledger.has_unleased(stream) {
+            self.end_done_leases(stream, None, now);
+        }
+    }
+
+    /// The secondary stream of a lease is given up: others bring what it owes.
+    pub fn lose_mapped(&mut self, id: LeaseId, now: Instant) {
+        self.end_lease(id, LeaseOutcome::Lost, now);
+    }
+
+    /// The lowest lease of a path that covers a place.
+    #[must_use]
+    pub fn lease_at(&self, path: PathId, stream: StreamId, offset: u64) -> Option<LeaseId> {
+        self.ledger.lease_at(path, stream, offset)
+    }
+
+    /// Whether the writer of a lease was asked for something that has not come.
+    #[must_use]
+    pub fn owes(&self, path: PathId, id: LeaseId) -> bool {
+        self.ledger.owes(path, id)
+    }
+
+    /// Where a path goes on in a stream (7.4): the lowest offset that it owes, or that is missing,
+    /// that it may bring, and that no other was asked for.
+    pub fn next_expected(&mut self, path: PathId, stream: StreamId) -> Option<u64> {
+        self.ledger.next_of(path, stream)
     }
 
     /// The writer of a mapped lease came to `offset`, and may have passed over what others bring.

@@ -11,6 +11,7 @@ mod assign;
 mod charges;
 mod control;
 mod decisions;
+mod disputes;
 mod ending;
 mod explain;
 mod ledger;
@@ -161,7 +162,7 @@ impl Scheduler {
     ) {
         self.on_alive(path, now);
         self.ledger.charges.on_received(bytes.twice);
-        let ReceivedBytes { total: bytes, asked, twice } = bytes;
+        let ReceivedBytes { total: bytes, asked, twice, .. } = bytes;
         if let Some(owner) = self.paths.get_mut(&path) {
             owner.decisions.on_twice(twice);
             owner.schedule.on_received(bytes, asked, now);
@@ -173,6 +174,7 @@ impl Scheduler {
             fill.brought.insert(path, now);
         }
         self.settle_ended(stream, streams, now);
+        self.end_unleased(stream, now);
         if bytes > asked && path.is_primary() && self.ledger.fill(stream).is_some() {
             // What came plainly may have been the last that a lease missed.
             self.end_done_leases(stream, None, now);
@@ -182,7 +184,8 @@ impl Scheduler {
     }
 
     /// The reader took bytes, or saw the end.
-    pub fn on_consumed(&mut self, stream: StreamId, streams: &mut StreamTable) {
+    pub fn on_consumed(&mut self, stream: StreamId, streams: &mut StreamTable, now: Instant) {
+        self.end_unleased(stream, now);
         self.forget_if_idle(stream, streams);
         self.note(Changed::Work);
     }

@@ -141,10 +141,22 @@ impl Scheduler {
         }
         for stream in failed {
             // What was missing may have come late, under a cancelled piece.
-            if !self.cover(stream, now) {
+            if !self.cover(stream, now) && !self.restart(stream, streams, now) {
                 self.fail(stream, waited, streams, now);
             }
         }
+    }
+
+    /// Tells the primary anew of what nobody may bring, as often as
+    /// [`Recovery::restarts`](crate::Recovery::restarts) says; false when that is spent.
+    fn restart(&mut self, stream: StreamId, streams: &StreamTable, now: Instant) -> bool {
+        let most = streams.config().recovery().restarts();
+        let fill = self.ledger.fill_mut(stream).filter(|fill| fill.restarts < most);
+        let Some(fill) = fill else { return false };
+        fill.restarts += 1;
+        fill.uncovered = None;
+        self.cover(stream, now);
+        true
     }
 
     fn fail(
@@ -160,8 +172,18 @@ impl Scheduler {
         let context = format!("{stream}: {missing:?} is missing, for {waited:?} under no lease");
         let error = CodedError::new(Code::AggregationTimeout, context);
         lock(&fill.recv).fail(ReadError::Failed(error));
-        let code = Code::AggregationTimeout.as_u64();
-        let stop = control::StopSending { stream_id: stream, code };
+        self.on_failed(stream, Code::AggregationTimeout, streams, now);
+    }
+
+    /// A stream has failed: its reader is woken, the primary and the writers are told.
+    pub(super) fn on_failed(
+        &mut self,
+        stream: StreamId,
+        code: Code,
+        streams: &mut StreamTable,
+        now: Instant,
+    ) {
+        let stop = control::StopSending { stream_id: stream, code: code.as_u64() };
         let stop = ControlMessage::StopSending(stop);
         self.events.push(SchedulerEvent::Send(PathId::PRIMARY, stop));
         self.events.push(SchedulerEvent::Failed(stream));

@@ -14,6 +14,7 @@ use crate::wire::control::{self, ControlMessage as M, LeaseOutcome};
 use crate::{Code, Config, Dir, LeaseId, PathId, PieceId, Side, StreamId, limits};
 
 mod decisions;
+mod disputes;
 mod duplicates;
 mod patience;
 mod silence;
@@ -224,7 +225,7 @@ fn bytes_that_came_late_fail_no_stream() {
     // Nothing failed, and once it is whole the primary hears that it is.
     lock(&f.recv).receive_fin(PathId::PRIMARY, KIB).unwrap();
     f.sent();
-    f.scheduler.on_consumed(f.id, &mut f.streams);
+    f.scheduler.on_consumed(f.id, &mut f.streams, f.now);
     let code = Code::NoError.as_u64();
     let stop = M::StopSending(control::StopSending { stream_id: f.id, code });
     assert_eq!(f.sent(), [(PathId::PRIMARY, stop)]);

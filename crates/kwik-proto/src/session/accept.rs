@@ -101,5 +101,6 @@ fn accept_secondary(
     let admitted = auth::admit(&admission, own, context.trusted, context.wall);
     let admitted = admitted.map_err(|error| CodedError::new(error.code(), error.to_string()))?;
     let options = context.settings.data_options().and(request.data);
-    Ok(Accepted::Secondary(Box::new(SecondarySession::new(&admitted, options, context.now))))
+    let session = SecondarySession::new(&admitted, options, context.settings, context.now);
+    Ok(Accepted::Secondary(Box::new(session)))
 }

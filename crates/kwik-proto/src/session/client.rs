@@ -12,19 +12,20 @@ use crate::control::ControlQueue;
 use crate::mapping::MappingTable;
 use crate::path::{Health, PathInfo, PathInput, PathState, PathStatus, PathTable};
 use crate::scheduler::{Scheduler, SchedulerEvent};
-use crate::stats::{PacketCounts, PathFigures, PathStats, ScheduleStats, SessionStats};
+use crate::stats::{PacketCounts, PathFigures};
 use crate::stream::{ReceivedBytes, StreamTable};
-use crate::sync::lock;
 use crate::wire::control::{AuthenticationRequest, ControlMessage, PathStatusNotification};
 use crate::wire::{DataOptions, clip};
 use crate::{Code, CodedError, Config, ConfigError, PathId, SessionId, Side, StreamId, limits};
 
 mod control;
+mod disputes;
 mod mapped;
 mod packets;
 mod paths;
 mod reasons;
 mod redial;
+mod stats;
 
 use reasons::Reasons;
 use redial::DialTarget;
@@ -88,6 +89,8 @@ pub struct ClientSession {
     streams: StreamTable,
     scheduler: Scheduler,
     mappings: MappingTable,
+    /// When they are looked at next.
+    mappings_at: Instant,
     /// Why leases were given up that the primary is not told of yet.
     reasons: Reasons,
     /// When the primary is told next how paths do.
@@ -136,6 +139,7 @@ impl ClientSession {
             limiter: DialLimiter::default(),
             scheduler,
             mappings: MappingTable::default(),
+            mappings_at: now,
             reasons: Reasons::default(),
             report_at: now,
             sent: SharedSent::new(SentPackets::new(options).into()),
@@ -164,54 +168,6 @@ impl ClientSession {
     #[must_use]
     pub fn paths(&self) -> Vec<PathInfo> {
         self.paths.all()
-    }
-
-    /// Figures of the session and its live paths.
-    #[must_use]
-    pub fn stats(&self, now: Instant) -> SessionStats {
-        let paths = self.paths.active().into_iter().filter_map(|info| {
-            Some(PathStats {
-                id: info.id,
-                figures: self.figures(info.id, now)?,
-                data: self.data_options(info.id),
-                address: info.address,
-                status: info.status,
-                congestion: None,
-                udp_sent: 0,
-                udp_received: 0,
-                secondary: self.mappings.stats(info.id),
-            })
-        });
-        SessionStats {
-            duplicates: self.scheduler.duplicates(),
-            paths: paths.collect(),
-            leases: self.scheduler.leases(),
-            pieces: self.scheduler.pieces(),
-            unacknowledged: lock(&self.sent).outstanding(),
-            ..self.streams.stats(now)
-        }
-    }
-
-    /// Why each path has what it has.
-    #[must_use]
-    pub fn schedule_stats(&self, now: Instant) -> Vec<ScheduleStats> {
-        self.scheduler.explain(now)
-    }
-
-    /// How a path does; none while it has no connection.
-    fn figures(&self, path: PathId, now: Instant) -> Option<PathFigures> {
-        let schedule = self.scheduler.path(path)?;
-        let packets = self.links.get(&path)?.packets;
-        Some(PathFigures {
-            rtt: schedule.rtt(),
-            sent_packets: packets.sent,
-            lost_packets: packets.lost,
-            goodput: schedule.rate(),
-            received: schedule.received(),
-            outstanding: schedule.outstanding(),
-            idle: now.saturating_duration_since(schedule.last_heard()),
-            stalled: now.saturating_duration_since(schedule.last_brought()),
-        })
     }
 
     /// The connection of a path that [`Action::Dial`] asked for stands: authenticate on it.
@@ -253,6 +209,9 @@ impl ClientSession {
         self.paths.on_active(path, now);
         self.streams.on_received(stream, now);
         self.scheduler.on_received(path, stream, bytes, &mut self.streams, now);
+        if bytes.conflicting > 0 {
+            self.settle_dispute(stream, now);
+        }
     }
 
     /// A path's smoothed round-trip time, as its connection measures it.
@@ -280,7 +239,7 @@ impl ClientSession {
     pub fn on_consumed(&mut self, stream: StreamId, now: Instant) {
         let rtt = self.scheduler.path(PathId::PRIMARY).map_or(Duration::ZERO, |path| path.rtt());
         self.streams.on_consumed(stream, now, rtt);
-        self.scheduler.on_consumed(stream, &mut self.streams);
+        self.scheduler.on_consumed(stream, &mut self.streams, now);
     }
 
     /// Goes on with other settings (8.8).
@@ -422,7 +381,7 @@ impl Machine for ClientSession {
         if path.is_primary() {
             self.outputs.close_with(error);
         } else if self.scheduler.state(path).is_some_and(PathState::is_connected) {
-            self.end_path(path, error, now);
+            self.end_violator(path, error, now);
         }
     }
 
@@ -458,6 +417,10 @@ impl Machine for ClientSession {
         for path in self.links.keys().copied().collect::<Vec<_>>() {
             self.judge(path, now);
         }
+        if let Some(stream) = self.streams.clean_up(now) {
+            self.scheduler.on_stream_ended(stream, &mut self.streams, now);
+        }
+        self.check_mappings(now);
         self.report_paths(now);
     }
 
@@ -492,6 +455,7 @@ impl Machine for ClientSession {
         let health = self.links.values().filter_map(|link| link.health.poll_timeout());
         let report = self.scheduler.pieces() > 0;
         let links = links.chain(acks).chain(health).chain(report.then_some(self.report_at));
+        let links = links.chain(self.next_mapping_check());
         let planes = self.scheduler.poll_timeout().into_iter().chain(self.streams.poll_timeout());
         links.chain(planes).min().filter(|_| !self.outputs.closed)
     }

@@ -28,7 +28,7 @@ use crate::{Code, CodedError, LeaseId, PathId, limits};
 
 pub use accept::{AcceptContext, Accepted, accept};
 pub use client::{ClientConfig, ClientSession};
-pub use primary::{PrimarySession, RelayReport, Uncovered};
+pub use primary::{Blamed, PrimarySession, RelayReport, Uncovered};
 pub use secondary::{Mapped, SecondarySession};
 
 /// What a machine asks of its driver.
@@ -72,6 +72,9 @@ pub enum Wake {
     LeaseEnded(LeaseId),
     /// A raw packet came, or a report on one.
     Raw,
+    /// A secondary stream is to be stopped: [`ClientSession::secondary_stopped`]; or a secondary
+    /// was told where it goes on: [`SecondarySession::take_sync`].
+    Secondary,
 }
 
 /// What a server's session is worth its slot for.

@@ -1,6 +1,6 @@
 //! A primary's session: it owns the streams, adds paths and leases ranges to them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,6 +21,7 @@ use crate::{
     Code, CodedError, Config, ConfigError, EventLog, PathId, SessionId, Side, StreamId, limits,
 };
 
+mod blame;
 mod leases;
 mod packets;
 
@@ -45,6 +46,21 @@ pub struct Uncovered {
     pub ranges: Vec<Range<u64>>,
 }
 
+/// A secondary that the client isolated, with what it did (9.2). Its server is leased nothing in
+/// this session again. It is the client's word alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blamed {
+    /// Its path, which has ended.
+    pub path: PathId,
+    /// Its key.
+    pub server: Fingerprint,
+    /// Where it wrote what it may not, or what another contradicts; none where it was no byte of a
+    /// stream.
+    pub place: Option<(StreamId, Range<u64>)>,
+    /// What it did, in the client's words as they came.
+    pub reason: String,
+}
+
 /// What became of a raw packet, as the client reports it (6.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RelayReport {
@@ -61,6 +77,7 @@ pub struct RelayReport {
 struct Events {
     paths: EventLog<PathEvent>,
     uncovered: EventLog<Uncovered>,
+    blamed: EventLog<Blamed>,
     relay_reports: VecDeque<RelayReport>,
 }
 
@@ -91,6 +108,8 @@ pub struct PrimarySession {
     paths: PathTable,
     /// The secondaries behind the paths that have not ended.
     edges: BTreeMap<PathId, Edge>,
+    /// The servers that are leased nothing any more.
+    isolated: BTreeSet<Fingerprint>,
     events: Events,
     control: ControlQueue,
     streams: StreamTable,
@@ -133,9 +152,11 @@ impl PrimarySession {
             admitted_as: Bytes::new(),
             paths,
             edges: BTreeMap::new(),
+            isolated: BTreeSet::new(),
             events: Events {
                 paths: EventLog::new(limits::MAX_PATH_EVENTS),
                 uncovered: EventLog::new(limits::MAX_UNCOVERED_EVENTS),
+                blamed: EventLog::new(limits::MAX_PATH_EVENTS),
                 relay_reports: VecDeque::new(),
             },
             control,
@@ -297,6 +318,7 @@ impl PrimarySession {
             ControlMessage::RemovePathResponse(m) => self.on_path_removed(&m, now),
             ControlMessage::PathReport(m) => self.on_path_report(&m, now),
             ControlMessage::Uncovered(m) => self.on_uncovered(m),
+            ControlMessage::Blamed(m) => self.on_blamed(m),
             ControlMessage::PathStatusNotification(m) => self.on_path_status(&m, now),
             ControlMessage::LeaseReport(m) => self.on_report(&m, now)?,
             ControlMessage::Activate(m) => match self.writers.handle_activate(&m)? {
@@ -378,6 +400,7 @@ impl Machine for PrimarySession {
         while let Some(gap) = self.streams.take_gap(now) {
             self.outputs.actions.push_back(Action::Gap(gap));
         }
+        self.streams.clean_up(now);
         self.give_up_unanswered(now);
         self.renew_due(now);
     }

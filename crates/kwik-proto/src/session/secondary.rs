@@ -1,6 +1,6 @@
 //! A secondary's session: it writes what leases and activations allow, and opens nothing.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use crate::stats::PacketCounts;
 use crate::sync::lock;
 use crate::wire::DataOptions;
 use crate::wire::control::{self, ControlMessage};
-use crate::{Code, CodedError, LeaseId, PathId, SessionId, limits};
+use crate::{Code, CodedError, Config, ConfigError, LeaseId, PathId, SessionId, StreamId, limits};
 
 mod mapped;
 
@@ -36,6 +36,11 @@ pub struct SecondarySession {
     offered: VecDeque<SharedWriter>,
     mappings: MappingTable,
     next_mapping: u64,
+    /// Counts what is written without a lease.
+    next_unleased: u32,
+    /// Where the client was asked to say where this side goes on, and what it said.
+    syncs: BTreeMap<StreamId, Option<u64>>,
+    config: Config,
     raw: VecDeque<Bytes>,
     raw_bytes: usize,
     /// QUIC packets of the connection.
@@ -48,7 +53,12 @@ pub struct SecondarySession {
 
 impl SecondarySession {
     /// `options` is what both ends want of the path's packets.
-    pub(super) fn new(admitted: &Admitted, options: DataOptions, now: Instant) -> Self {
+    pub(super) fn new(
+        admitted: &Admitted,
+        options: DataOptions,
+        config: &Config,
+        now: Instant,
+    ) -> Self {
         let mut control = ControlQueue::new(now);
         let response = control::AuthenticationResponse {
             result: Ok(admitted.session),
@@ -65,6 +75,9 @@ impl SecondarySession {
             offered: VecDeque::new(),
             mappings: MappingTable::default(),
             next_mapping: 0,
+            next_unleased: 0,
+            syncs: BTreeMap::new(),
+            config: config.clone(),
             raw: VecDeque::new(),
             raw_bytes: 0,
             packets: PacketCounts::default(),
@@ -78,6 +91,22 @@ impl SecondarySession {
     #[must_use]
     pub fn id(&self) -> SessionId {
         self.id
+    }
+
+    /// The settings in force (8.8).
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Goes on with other settings.
+    ///
+    /// # Errors
+    /// See [`Config::check_change`].
+    pub fn set_config(&mut self, config: Config) -> Result<(), ConfigError> {
+        self.config.check_change(&config)?;
+        self.config = config;
+        Ok(())
     }
 
     /// Which of the session's paths this is.
@@ -186,7 +215,8 @@ impl SecondarySession {
                 }
                 self.outputs.wake(Wake::Writer(id));
             }
-            ControlMessage::StreamMappingUpdate(m) => self.on_mapping_update(&m),
+            ControlMessage::StreamMappingUpdate(m) => self.on_mapping_update(&m, now),
+            ControlMessage::OffsetSyncResponse(m) => self.on_offset_sync(&m)?,
             ControlMessage::Ack(m) => {
                 // What leases wrote is not kept: the client reports what of it is missing.
                 let mut sent = lock(&self.sent);

@@ -1,6 +1,8 @@
 //! Logical streams: their ids and limits, their sending and their receiving halves.
 
 #[cfg(test)]
+mod conflict_tests;
+#[cfg(test)]
 mod credit_tests;
 mod pool;
 mod recv;
@@ -12,7 +14,8 @@ mod watch;
 
 pub use pool::{Slot, StreamPool, WriterKey, WriterKind};
 pub use recv::{
-    Copies, Piece, PieceEnd, Read, ReadError, Received, ReceivedBytes, RecvHalf, SharedRecv,
+    Copies, Dispute, Piece, PieceEnd, Read, ReadError, Received, ReceivedBytes, RecvHalf,
+    SharedRecv,
 };
 pub use send::{SendHalf, SharedSend, WriteError};
 pub use table::{Destination, Halves, StreamTable, StreamWake};

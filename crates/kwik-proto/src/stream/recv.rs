@@ -23,28 +23,20 @@ use crate::{Code, CodedError, PathId, PieceId, StreamId, limits};
 
 use super::StreamMetadata;
 
+mod conflicts;
 mod origins;
 mod pieces;
 mod reading;
+mod received;
 
+use conflicts::Conflicts;
+pub use conflicts::Dispute;
 use origins::Origins;
 pub use pieces::{Piece, PieceEnd};
+pub use received::{Copies, Received, ReceivedBytes};
 
 /// A receiving half, shared by the session and the byte path.
 pub type SharedRecv = Arc<Mutex<RecvHalf>>;
-
-/// What a successful [`RecvHalf::receive`] did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Received {
-    /// The reader has something to do.
-    pub readable: bool,
-    /// A piece ended: the session should look.
-    pub piece_ended: bool,
-    /// Bytes of it that a live piece had asked for.
-    pub asked: u64,
-    /// Bytes of it that were here already.
-    pub twice: u64,
-}
 
 /// The outcome of a read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,35 +62,6 @@ pub enum ReadError {
     /// No server could bring the missing bytes in time, or the stream broke.
     #[error("{0}")]
     Failed(CodedError),
-}
-
-/// Bytes of a stream that came more than once.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Copies {
-    /// Bytes that were here already.
-    pub duplicates: u64,
-    /// Of those, bytes whose two copies differed.
-    pub conflicts: u64,
-}
-
-/// Bytes of a stream that one path brought.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ReceivedBytes {
-    /// All of them.
-    pub total: u64,
-    /// Of those, bytes that live pieces had asked for ([`Received::asked`]).
-    pub asked: u64,
-    /// Of those, bytes that were here already ([`Received::twice`]).
-    pub twice: u64,
-}
-
-impl ReceivedBytes {
-    /// So many more came: `received` says what of it.
-    pub fn note(&mut self, bytes: u64, received: Received) {
-        self.total += bytes;
-        self.asked += received.asked;
-        self.twice += received.twice;
-    }
 }
 
 /// What the reader has seen, and what the session was told of that.
@@ -133,6 +96,8 @@ pub struct RecvHalf {
     sources: Vec<(PathId, u64)>,
     /// Who brought those that were not read yet.
     origins: Origins,
+    /// Who contradicted whom, and what follows.
+    conflicts: Conflicts,
     /// Paths whose bytes are thrown away: the stream is complete, and they were given up.
     discarded: BTreeSet<PathId>,
     /// The reader takes any chunk, not just the next.
@@ -155,6 +120,7 @@ impl RecvHalf {
             copies: Copies::default(),
             sources: Vec::new(),
             origins: Origins::default(),
+            conflicts: Conflicts::default(),
             discarded: BTreeSet::new(),
             unordered: false,
             progress: ReadProgress { step: 1, ..ReadProgress::default() },
@@ -204,13 +170,13 @@ impl RecvHalf {
         for mut data in chunks.iter_mut().map(std::mem::take) {
             while !data.is_empty() {
                 let range = offset..offset.saturating_add(data.len() as u64);
-                let (piece, end) = self.admit(path, &range)?;
+                let admitted = self.admit(path, &range);
+                if admitted.is_err() {
+                    self.note_offence(path, range);
+                }
+                let (piece, end) = admitted?;
                 let part = data.split_to(usize::try_from(end - offset).unwrap_or(usize::MAX));
-                let received = self.receive_part(path, offset..end, &mut [part], piece)?;
-                all.readable |= received.readable;
-                all.piece_ended |= received.piece_ended;
-                all.asked += received.asked;
-                all.twice += received.twice;
+                all.add(self.receive_part(path, offset..end, &mut [part], piece)?);
                 offset = end;
             }
         }
@@ -228,10 +194,11 @@ impl RecvHalf {
             return Err(self.mismatch("data beyond the final size", range.end));
         }
         // Only bytes that are kept move the cursor: what is not must be asked of another path.
-        let (readable, twice) =
-            if self.error.is_none() { self.store(path, range.start, chunks)? } else { (false, 0) };
+        let open = self.error.is_none();
+        let stored =
+            if open { self.store(path, range.start, chunks)? } else { Received::default() };
         let (asked, piece_ended) = piece.map_or((0, false), |id| self.advance(path, id, &range));
-        Ok(Received { readable, piece_ended, asked, twice })
+        Ok(Received { piece_ended, asked, ..stored })
     }
 
     /// Buffers data: whether the reader has something to do, and how much of it was here already.
@@ -240,16 +207,18 @@ impl RecvHalf {
         path: PathId,
         offset: u64,
         chunks: &mut [Bytes],
-    ) -> Result<(bool, u64), CodedError> {
+    ) -> Result<Received, CodedError> {
         let before = self.buffer.contiguous_end();
         let range = offset..offset.saturating_add(total(chunks));
         if !path.is_primary() && self.error.is_none() {
             self.buffer.missing(range.clone()).for_each(|new| self.origins.note(new, path));
         }
-        let (mut new, mut twice) = (0, 0);
-        match self.buffer.write_chunks(offset, chunks) {
+        let (mut new, mut conflicts) = (0, Vec::new());
+        let mut received = Received::default();
+        match self.buffer.write_chunks_noting(offset, chunks, &mut conflicts) {
             Ok(written) => {
-                (new, twice) = (written.new, written.duplicate);
+                new = written.new;
+                (received.twice, received.conflicting) = (written.duplicate, written.conflicting);
                 self.note_source(path, new);
                 self.copies.duplicates += written.duplicate;
                 self.copies.conflicts += written.conflicting;
@@ -261,8 +230,12 @@ impl RecvHalf {
                 return Err(CodedError::new(Code::SecondaryStreamOverflow, context));
             }
         }
-        let readable = if self.unordered { new > 0 } else { self.buffer.contiguous_end() > before };
-        Ok((readable, twice))
+        received.readable =
+            if self.unordered { new > 0 } else { self.buffer.contiguous_end() > before };
+        if !conflicts.is_empty() {
+            received.readable |= self.settle_conflicts(path, &conflicts)?;
+        }
+        Ok(received)
     }
 
     fn note_source(&mut self, path: PathId, bytes: u64) {
@@ -362,6 +335,12 @@ impl RecvHalf {
         self.buffer.read_position()
     }
 
+    /// The first offset that has not come (7.4).
+    #[must_use]
+    pub fn contiguous_end(&self) -> u64 {
+        self.buffer.contiguous_end()
+    }
+
     /// Bytes, gaps and positions of the buffer (8.1).
     #[must_use]
     pub fn usage(&self) -> BufferUsage {
@@ -446,6 +425,13 @@ impl RecvHalf {
         if self.error.is_none() && !self.is_read_to_end() {
             self.end_with(error);
         }
+    }
+
+    /// Ends reading with an error; what is buffered is dropped.
+    pub(crate) fn drop_all(&mut self, error: ReadError) {
+        self.fail(error);
+        self.buffer.close();
+        self.origins = Origins::default();
     }
 
     /// Nobody reads any more, whatever has come or will.

@@ -17,6 +17,7 @@ mod control;
 mod credit;
 mod ending;
 mod notices;
+mod recovery;
 mod watched;
 
 use notices::Notices;
@@ -124,6 +125,8 @@ pub struct StreamTable {
     config: Config,
     watch: Watch,
     notices: Notices,
+    /// When a stream was given up last, as the window was full.
+    cleaned_at: Option<Instant>,
     /// Why the peer asks to slow down writing all streams.
     backpressure: Option<BackpressureReason>,
     /// What the peer grants ours.
@@ -179,6 +182,7 @@ impl StreamTable {
             config: config.clone(),
             watch: Watch::default(),
             notices: Notices::default(),
+            cleaned_at: None,
             backpressure: None,
             peer_grants: FirstGrants {
                 floor: limits::FIRST_FLIGHT_DATA,
@@ -274,7 +278,9 @@ impl StreamTable {
             let reserved = self.first_data(id, !self.side, u64::MAX) - self.grants.floor;
             let granted = self.first_data(id, !self.side, max_buffer);
             self.window.redeem(id, reserved, granted - self.grants.floor);
-            SharedRecv::new(RecvHalf::new(id, granted, self.memory.clone()).into())
+            let mut recv = RecvHalf::new(id, granted, self.memory.clone());
+            recv.set_policy(&self.config);
+            SharedRecv::new(recv.into())
         });
         let halves = Halves { id, send, recv };
         let unaccepted = id.initiator() != self.side;

@@ -9,6 +9,7 @@ use crate::limits::MAX_CONTROL_FRAME;
 use bytes::{Bytes, BytesMut};
 use prost::Message;
 
+mod blame;
 mod lease;
 mod metadata;
 mod path;
@@ -16,6 +17,7 @@ mod priority;
 mod session;
 mod stream;
 
+pub use blame::Blamed;
 pub use lease::{Activate, Cancel, Lease, LeaseOutcome, LeaseReport, Revoke, Stopped, Uncovered};
 pub use metadata::{MetadataError, StreamMetadata, StreamType};
 pub use path::{
@@ -126,6 +128,7 @@ messages! {
     StreamMappingUpdate(StreamMappingUpdate),
     PathReport(PathReport),
     Ack(Ack),
+    Blamed(Blamed),
 }
 
 /// Appends `message` as the frame `frame_id`, which counts from 0 per path and direction.

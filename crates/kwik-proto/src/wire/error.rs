@@ -16,6 +16,12 @@ pub enum WireError {
         /// The bound.
         limit: u64,
     },
+    /// A raw packet is over [`limits::MAX_RAW_PACKET`](crate::limits::MAX_RAW_PACKET).
+    #[error("a raw packet of {found} bytes is over the limit")]
+    RawTooLarge {
+        /// Its length.
+        found: u64,
+    },
     /// A varint does not fit 64 bits.
     #[error("a varint exceeds 64 bits")]
     Varint,
@@ -70,6 +76,7 @@ impl WireError {
     pub const fn code(&self) -> Code {
         match self {
             Self::Metadata(_) => Code::MetadataProtocolViolation,
+            Self::RawTooLarge { .. } => Code::PacketTooLarge,
             _ => Code::InvalidFrame,
         }
     }

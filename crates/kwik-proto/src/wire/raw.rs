@@ -126,7 +126,8 @@ mod tests {
             ..Default::default()
         };
         let encoded = packet.to_proto().encode_length_delimited_to_vec();
-        assert!(matches!(decode(&encoded, &[1000]), Err(WireError::TooLarge { .. })));
+        let found = MAX_RAW_PACKET as u64 + 1;
+        assert_eq!(decode(&encoded, &[1000]), Err(WireError::RawTooLarge { found }));
     }
 
     #[test]

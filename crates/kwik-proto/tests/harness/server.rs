@@ -12,7 +12,9 @@ use kwik_proto::path::PathStatus;
 use kwik_proto::session::{AcceptContext, Accepted, Action, Machine, PrimarySession, Wake, accept};
 use kwik_proto::stream::{Read, SharedRecv, SharedSend, StreamWake};
 use kwik_proto::wire::control::ControlMessage;
-use kwik_proto::{Code, Config, Dir, LeaseId, LogCursor, PathId, SessionId, Side, StreamId};
+use kwik_proto::{
+    Code, CodedError, Config, Dir, LeaseId, LogCursor, PathId, SessionId, Side, StreamId,
+};
 
 use crate::client::exporter;
 use crate::edge::{Edge, identity};
@@ -360,7 +362,8 @@ impl World {
                 self.primary.leases.insert(pipe, writer);
                 self.primary.lease_pipes.insert(lease, pipe);
             }
-            Err(error) if error.code == Code::PathDead => {
+            // Nor is a server that the client isolated leased anything, on whatever path.
+            Err(CodedError { code: Code::PathDead | Code::SecondaryStreamIsolation, .. }) => {
                 self.after(Duration::from_millis(20), Event::Lease(id, range));
             }
             // The stream is over.

@@ -8,10 +8,11 @@ use bytes::Bytes;
 use kwik_proto::auth::{Fingerprint, Signature};
 use kwik_proto::wire::ControlMessage as M;
 use kwik_proto::wire::control::{
-    Ack, Activate, AddPathRequest, AddPathResponse, Backpressure, BackpressureReason, Cancel,
-    Heartbeat, Lease, LeaseOutcome, LeaseReport, MaxStreamData, MaxStreams, PathFigures,
-    PathReport, PathStatus, PathStatusNotification, RawPacketTransmission, RelayReport,
-    RemovePathRequest, RemovePathResponse, Resume, Revoke, SessionClose, StopSending, Stopped,
+    Ack, Activate, AddPathRequest, AddPathResponse, Backpressure, BackpressureReason, Blamed,
+    Cancel, Heartbeat, Lease, LeaseOutcome, LeaseReport, MaxStreamData, MaxStreams,
+    OffsetSyncRequest, OffsetSyncResponse, PathFigures, PathReport, PathStatus,
+    PathStatusNotification, RawPacketTransmission, RelayReport, RemovePathRequest,
+    RemovePathResponse, Resume, Revoke, SessionClose, StopSending, Stopped,
     StreamCreateNotification, StreamReset, Uncovered,
 };
 use kwik_proto::{Dir, LeaseId, PathId, PieceId, Side, StreamId};
@@ -217,7 +218,7 @@ pub(crate) fn to_secondary(choices: &mut Choices<'_>, heard: &Heard) -> M {
 }
 
 fn of_leases(choices: &mut Choices<'_>, heard: &Heard) -> M {
-    match choices.below(7) {
+    match choices.below(10) {
         0 => M::Lease(Lease {
             lease_id: LeaseId(choices.below(8)),
             stream_id: stream(choices, heard),
@@ -253,6 +254,21 @@ fn of_leases(choices: &mut Choices<'_>, heard: &Heard) -> M {
             piece_id: PieceId(choices.below(20)),
         }),
         5 => stopped(choices, heard),
+        6 => M::Blamed(Blamed {
+            path_id: path(choices),
+            stream_id: choices.chance(50).then(|| stream(choices, heard)),
+            range: choices.number()..choices.number(),
+            reason: "lies\u{9b}31m".into(),
+        }),
+        7 => M::OffsetSyncRequest(OffsetSyncRequest {
+            kwik_stream_id: stream(choices, heard),
+            current_offset: choices.number(),
+        }),
+        8 => M::OffsetSyncResponse(OffsetSyncResponse {
+            kwik_stream_id: stream(choices, heard),
+            expected_offset: choices.number(),
+            sync_required: choices.chance(50),
+        }),
         _ => M::Uncovered(Uncovered { stream_id: stream(choices, heard), ranges: ranges(choices) }),
     }
 }

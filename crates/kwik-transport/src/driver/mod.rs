@@ -192,6 +192,7 @@ impl<M: Role + ?Sized> Shared<M> {
             Wake::Uncovered => self.waiters.uncovered.notify_waiters(),
             Wake::Acknowledged => self.pool.on_acknowledged(),
             Wake::Raw => self.waiters.raw.notify_waiters(),
+            Wake::Secondary => self.waiters.secondary.notify_waiters(),
             Wake::Writer(lease) => self.waiters.writers.wake(lease),
         }
     }

@@ -64,7 +64,8 @@ async fn read_kind(
                 StreamKind::Data => read_data(shared, path, connection, stream, first).await,
                 StreamKind::Raw => read_raw(shared, stream, first, reading).await,
                 StreamKind::Secondary if shared.look(|machine| machine.takes_secondary(path)) => {
-                    secondary::read(shared, path, connection, stream, first).await
+                    // Few streams are of this kind: the others' readers stay small.
+                    Box::pin(secondary::read(shared, path, connection, stream, first)).await
                 }
                 StreamKind::Secondary | StreamKind::Unknown(_) => {
                     // Of a later version, or not for this role: nothing of it is wanted.

@@ -3,13 +3,16 @@
 use std::time::{Instant, SystemTime};
 
 use kwik_proto::ack::{ArrivedPackets, SharedSent};
-use kwik_proto::mapping::MappingKey;
+use kwik_proto::mapping::{MappingKey, Verdict};
 use kwik_proto::session::{Activity, ClientSession, Machine, PrimarySession, SecondarySession};
 use kwik_proto::stats::{ScheduleStats, SessionStats};
 use kwik_proto::stream::{Destination, ReceivedBytes, SharedRecv, StreamTable};
 use kwik_proto::wire::control::RawPacketTransmission;
 use kwik_proto::wire::{DataOptions, SecondaryEvent};
-use kwik_proto::{Code, CodedError, Config, ConfigError, PathId, StreamId};
+use kwik_proto::{
+    Code, CodedError, Config, ConfigError, LeaseId, MetadataRecovery, PathId,
+    SecondaryStreamConfig, StreamId,
+};
 
 use crate::quic::Figures;
 
@@ -85,18 +88,51 @@ pub(crate) trait Role: Machine + 'static {
         false
     }
 
-    /// A frame of a secondary stream other than data; false when nothing it brings is wanted.
+    /// The limits of secondary streams.
+    fn secondary_config(&self) -> SecondaryStreamConfig {
+        SecondaryStreamConfig::default()
+    }
+
+    /// What follows when a secondary stream breaks its protocol.
+    fn metadata_recovery(&self) -> MetadataRecovery {
+        MetadataRecovery::default()
+    }
+
+    /// The lease under which a path may write at a place.
+    fn lease_at(&self, _: PathId, _: StreamId, _: u64) -> Option<LeaseId> {
+        None
+    }
+
+    /// A secondary stream is to say again where it writes.
+    fn request_mapping(&mut self, _: MappingKey, _: Instant) {}
+
+    /// A secondary stream that broke its protocol is given up.
+    fn on_metadata_violation(
+        &mut self,
+        _: PathId,
+        _: Option<u64>,
+        _: Option<(StreamId, u64)>,
+        _: Instant,
+    ) {
+    }
+
+    /// With which code a secondary stream is to be stopped, if it is.
+    fn secondary_stopped(&self, _: MappingKey) -> Option<Code> {
+        None
+    }
+
+    /// A frame of a secondary stream other than data: what becomes of the stream.
     fn handle_secondary(
         &mut self,
         _: PathId,
         _: &SecondaryEvent,
         _: Instant,
-    ) -> Result<bool, CodedError> {
+    ) -> Result<Verdict, CodedError> {
         Err(refused("a secondary stream"))
     }
 
-    /// Data of a secondary stream came: how much, and where it goes on.
-    fn on_mapped(&mut self, _: MappingKey, _bytes: u64, _offset: u64, _: Instant) {}
+    /// Data of a secondary stream came: how much, how much of it was new, and where it goes on.
+    fn on_mapped(&mut self, _: MappingKey, _bytes: (u64, u64), _offset: u64, _: Instant) {}
 
     /// A secondary stream's QUIC stream has ended.
     fn on_secondary_ended(&mut self, _: MappingKey) {}
@@ -195,11 +231,41 @@ impl Role for ClientSession {
         path: PathId,
         event: &SecondaryEvent,
         now: Instant,
-    ) -> Result<bool, CodedError> {
+    ) -> Result<Verdict, CodedError> {
         self.handle_secondary(path, event, now)
     }
 
-    fn on_mapped(&mut self, key: MappingKey, bytes: u64, offset: u64, now: Instant) {
+    fn secondary_config(&self) -> SecondaryStreamConfig {
+        self.streams().config().secondary()
+    }
+
+    fn metadata_recovery(&self) -> MetadataRecovery {
+        self.streams().config().recovery().metadata()
+    }
+
+    fn lease_at(&self, path: PathId, stream: StreamId, offset: u64) -> Option<LeaseId> {
+        self.lease_at(path, stream, offset)
+    }
+
+    fn request_mapping(&mut self, key: MappingKey, now: Instant) {
+        self.request_mapping(key, now);
+    }
+
+    fn on_metadata_violation(
+        &mut self,
+        path: PathId,
+        id: Option<u64>,
+        place: Option<(StreamId, u64)>,
+        now: Instant,
+    ) {
+        self.on_metadata_violation(path, id, place, now);
+    }
+
+    fn secondary_stopped(&self, key: MappingKey) -> Option<Code> {
+        self.secondary_stopped(key)
+    }
+
+    fn on_mapped(&mut self, key: MappingKey, bytes: (u64, u64), offset: u64, now: Instant) {
         self.on_mapped(key, bytes, offset, now);
     }
 

@@ -64,14 +64,16 @@ pub(super) struct FrameSink {
     turn: Turn,
     /// Frames and packets since the last one that brought anything.
     empty: usize,
+    /// Bytes that were here already.
+    twice: u64,
 }
 
 impl FrameSink {
     pub(super) fn new(shared: AnyShared, path: PathId) -> Self {
         let packets = ArrivedPackets::default();
         let (batches, turn) = (Vec::new(), Turn::default());
-        let (target, offset, figures_at, empty) = (None, 0, None, 0);
-        Self { shared, path, target, offset, batches, packets, figures_at, turn, empty }
+        let (target, offset, figures_at, empty, twice) = (None, 0, None, 0, 0);
+        Self { shared, path, target, offset, batches, packets, figures_at, turn, empty, twice }
     }
 
     /// One more frame, or packet, which may bring nothing; payload and ends start anew.
@@ -122,7 +124,10 @@ impl FrameSink {
         if let Some(recv) = self.target.as_ref().and_then(|target| target.recv.as_ref()) {
             let received = lock(recv).receive_chunks(self.path, self.offset, chunks);
             match received {
-                Ok(received) => self.note(len, received),
+                Ok(received) => {
+                    self.twice += received.twice;
+                    self.note(len, received);
+                }
                 Err(error) => {
                     // What came before the violation may be all that a reader waits for.
                     self.note(
@@ -138,6 +143,11 @@ impl FrameSink {
         let left = chunks.iter_mut().filter(|chunk| !chunk.is_empty());
         left.for_each(|chunk| *chunk = Bytes::new());
         Ok(())
+    }
+
+    /// Bytes that were put and were there already, since this was asked last.
+    pub(super) fn take_twice(&mut self) -> u64 {
+        std::mem::take(&mut self.twice)
     }
 
     pub(super) fn put_fin(&mut self) -> Result<(), CodedError> {

@@ -16,6 +16,8 @@ pub(crate) struct SessionWaiters {
     pub(crate) paths: Notify,
     pub(crate) leases: Notify,
     pub(crate) raw: Notify,
+    /// Readers of secondary streams; who asked where to go on.
+    pub(crate) secondary: Notify,
     pub(crate) uncovered: Notify,
     pub(crate) closed: Notify,
     pub(crate) streams: StreamRegistry,
@@ -28,6 +30,7 @@ pub(crate) struct SessionWaiters {
 impl SessionWaiters {
     pub(super) fn wake_all(&self) {
         let each = [&self.paths, &self.leases, &self.raw, &self.uncovered, &self.closed];
+        self.secondary.notify_waiters();
         let each = self.acceptable.iter().chain(&self.openable).chain(each);
         each.for_each(Notify::notify_waiters);
         self.streams.wake_all();

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use kwik_proto::stream;
-use kwik_proto::{CodedError, StreamId};
+use kwik_proto::{Code, CodedError, StreamId};
 
 use crate::quic::{self, ConnectionError};
 
@@ -91,9 +91,12 @@ impl From<stream::ReadError> for ReadError {
 
 impl From<ReadError> for io::Error {
     fn from(error: ReadError) -> Self {
-        let kind = match error {
+        let kind = match &error {
             ReadError::Reset(_) => io::ErrorKind::ConnectionReset,
             ReadError::ConnectionLost(_) | ReadError::ClosedStream => io::ErrorKind::NotConnected,
+            ReadError::Failed(error) if error.code == Code::OffsetMismatch => {
+                io::ErrorKind::InvalidData
+            }
             ReadError::Failed(_) => io::ErrorKind::TimedOut,
         };
         Self::new(kind, error)

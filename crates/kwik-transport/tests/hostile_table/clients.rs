@@ -41,7 +41,7 @@ async fn join_edge(servers: &Servers, dialer: &quinn::Endpoint) -> (Peer, kwik::
 
 /// All rows of clients at an edge.
 pub(crate) fn rows_at_edges() -> Vec<Row> {
-    let may = ["a lease", "a revocation", "an activation", "a cancellation"];
+    let may = ["a lease", "a revocation", "an activation", "a cancellation", "an offset told"];
     let roles = of_roles().into_iter().filter(|(what, _)| !may.contains(what));
     let roles = roles.map(|(what, said)| (what, Some(Code::InvalidStreamRole), vec![Say(said)]));
     let invalid = Some(Code::InvalidFrame);
@@ -57,6 +57,11 @@ pub(crate) fn rows_at_edges() -> Vec<Row> {
         ("a lease that another signed", Some(Code::AuthFailed), vec![Say(M::Lease(signed))]),
         ("a raw packet that nobody signed", Some(Code::AuthFailed), vec![Throw(raw)]),
         ("data", Some(Code::InvalidStreamRole), vec![Throw(packet(Vec::new()))]),
+        (
+            "an offset that nobody asked for",
+            Some(Code::OffsetSyncFailure),
+            vec![Say(M::OffsetSyncResponse(<_>::default()))],
+        ),
         (
             "an activation of no lease",
             None,
@@ -111,6 +116,8 @@ pub(crate) fn rows_at_primaries() -> Vec<Row> {
         "credit",
         "a stream",
         "a raw packet",
+        "an offset asked for",
+        "an offset told",
         "a resumption",
     ];
     let roles = of_roles().into_iter().filter(|(what, _)| alone.contains(what));
@@ -156,6 +163,7 @@ pub(crate) fn rows_at_primaries() -> Vec<Row> {
             None,
             vec![Say(M::Uncovered(Uncovered { stream_id: far, ranges: vec![0..9; 64] }))],
         ),
+        ("a blame of no path", None, vec![Say(M::Blamed(<_>::default()))]),
         ("a report of no packet", None, vec![Say(M::RelayReport(RelayReport::default()))]),
         ("a datagram", None, vec![Datagram]),
         ("a stream of an unknown kind", None, vec![Throw(vec![77, 1, 2, 3])]),

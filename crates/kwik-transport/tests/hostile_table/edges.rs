@@ -68,6 +68,11 @@ fn crimes_of_edges(stream: u64, piece: &Activate) -> Vec<Row> {
             None,
             vec![Say(M::Stopped(Stopped { lease_id: LeaseId(99), ..<_>::default() }))],
         ),
+        (
+            "a question of a stream that is not there",
+            None,
+            vec![Say(M::OffsetSyncRequest(<_>::default()))],
+        ),
         ("bytes that nobody asked for", isolation, vec![data(stream, 900_000, 1)]),
         ("bytes beyond its cursor", isolation, vec![data(stream, piece.range.start + 1, 2)]),
         ("bytes of another stream", isolation, vec![data(uni(Side::Server, 5), 0, 1)]),
@@ -94,7 +99,7 @@ fn crimes_of_edges(stream: u64, piece: &Activate) -> Vec<Row> {
 
 /// All rows of edges.
 pub(crate) fn rows(stream: u64, piece: &Activate) -> Vec<Row> {
-    let may = ["a stop"];
+    let may = ["a stop", "an offset asked for"];
     let roles = of_roles().into_iter().filter(|(what, _)| !may.contains(what));
     let roles = roles.map(|(what, said)| (what, Some(Code::InvalidStreamRole), vec![Say(said)]));
     malformed(1).into_iter().chain(roles).chain(crimes_of_edges(stream, piece)).collect()

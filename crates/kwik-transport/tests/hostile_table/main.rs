@@ -18,7 +18,7 @@ use common::proto::{Field, message};
 use kwik::{Code, Identity, PathId, SessionId};
 use kwik_proto::wire::ControlMessage as M;
 use kwik_proto::wire::control::{
-    Activate, AddPathRequest, AddPathResponse, Cancel, Heartbeat, Lease, LeaseReport,
+    Activate, AddPathRequest, AddPathResponse, Blamed, Cancel, Heartbeat, Lease, LeaseReport,
     MaxStreamData, MaxStreams, PathStatus, PathStatusNotification, RawPacketTransmission,
     RelayReport, RemovePathRequest, Resume, Revoke, StopSending, Stopped, StreamCreateNotification,
     StreamReset, Uncovered,
@@ -146,6 +146,9 @@ fn of_roles() -> Vec<(&'static str, M)> {
             M::StreamCreateNotification(StreamCreateNotification { stream_id, ..<_>::default() }),
         ),
         ("a raw packet", M::RawPacketTransmission(unsigned_packet())),
+        ("a blame", M::Blamed(Blamed { path_id, ..<_>::default() })),
+        ("an offset asked for", M::OffsetSyncRequest(<_>::default())),
+        ("an offset told", M::OffsetSyncResponse(<_>::default())),
         ("a resumption", M::Resume(Resume { frame_id: 1, streams: Vec::new() })),
     ]
 }

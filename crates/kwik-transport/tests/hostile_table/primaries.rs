@@ -167,6 +167,9 @@ pub(crate) fn rows() -> Vec<Row> {
         "a cancellation",
         "a gap",
         "a relay's report",
+        "a blame",
+        "an offset asked for",
+        "an offset told",
         "a resumption",
     ];
     let roles = of_roles().into_iter().filter(|(what, _)| alone.contains(what));

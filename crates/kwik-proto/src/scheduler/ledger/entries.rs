@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::time::Instant;
 
+use crate::range::RangeSet;
 use crate::scheduler::charges::Charge;
 use crate::{LeaseId, PathId, StreamId};
 
@@ -22,6 +23,8 @@ pub(in crate::scheduler) struct ClientLease {
     pub(in crate::scheduler) delivered: u64,
     /// Its writer gave it up: over once its pieces are.
     pub(in crate::scheduler) closing: bool,
+    /// What its writer was asked for, where the primary leased nothing.
+    pub(super) asked: RangeSet,
 }
 
 impl ClientLease {
@@ -31,8 +34,9 @@ impl ClientLease {
         range: Range<u64>,
         budget: u64,
     ) -> Self {
-        let (from, mapped, delivered, closing) = (range.start, false, 0, false);
-        Self { stream, path, range, from, mapped, budget, delivered, closing }
+        let (from, asked) = (range.start, RangeSet::new());
+        let (mapped, delivered, closing) = (false, 0, false);
+        Self { stream, path, range, from, mapped, budget, delivered, closing, asked }
     }
 
     /// What its writer may be asked for.

@@ -42,6 +42,10 @@ pub(in crate::scheduler) struct Fill {
     pub(super) taken: RangeSet,
     /// What its leases promised, as far as it had not come when the last of them came.
     promised: RangeSet,
+    /// How often the primary was told anew of what is missing, since it leased something.
+    pub(in crate::scheduler) restarts: u32,
+    /// How many of its leases are none of the primary.
+    unleased: usize,
     /// Missing bytes are under no live lease.
     pub(in crate::scheduler) uncovered: Option<Uncovered>,
     /// Some lease ended before all of it had come.
@@ -59,6 +63,8 @@ impl Fill {
             leases: BTreeMap::new(),
             taken: RangeSet::new(),
             promised: RangeSet::new(),
+            restarts: 0,
+            unleased: 0,
             uncovered: None,
             owed: false,
             span: None,
@@ -72,7 +78,7 @@ impl Fill {
         self.promised.remove(0..lock(&self.recv).promise(range.end));
         self.promised.insert(range.clone());
         // An answer to what was uncovered: the time for the next one starts anew.
-        self.uncovered = None;
+        (self.uncovered, self.restarts) = (None, 0);
         let span = self.span.clone().unwrap_or_else(|| range.clone());
         self.span = Some(span.start.min(range.start)..span.end.max(range.end));
         self.leases.entry(path).or_default().insert((range.start, id));
@@ -80,12 +86,18 @@ impl Fill {
     }
 
     pub(super) fn remove_lease(&mut self, path: PathId, start: u64, id: LeaseId) {
+        self.unleased -= usize::from(id.is_unleased());
         if let Some(own) = self.leases.get_mut(&path) {
             own.remove(&(start, id));
             if own.is_empty() {
                 self.leases.remove(&path);
             }
         }
+    }
+
+    /// Whether anybody writes into it without a lease.
+    pub(super) fn has_unleased(&self) -> bool {
+        self.unleased > 0
     }
 
     /// Its live leases.
@@ -129,6 +141,28 @@ impl Fill {
         for missing in lock(&self.recv).missing(range) {
             self.taken.remove(missing);
         }
+    }
+
+    /// What is missing of `range` had come before.
+    pub(in crate::scheduler) fn dispute(&mut self, range: Range<u64>) {
+        self.promised.insert(range.clone());
+        self.release(range);
+    }
+
+    /// Somebody was to bring `range`.
+    pub(super) fn promise(&mut self, range: Range<u64>) {
+        self.promised.insert(range);
+    }
+
+    /// A path writes here without a lease, from `start` on.
+    pub(super) fn add_unleased(&mut self, path: PathId, start: u64, id: LeaseId) {
+        let span = self.span.clone().unwrap_or(start..start);
+        self.span = Some(span.start.min(start)..limits::MAX_OFFSET);
+        self.leases.entry(path).or_default().insert((start, id));
+        self.unleased += 1;
+        self.uncovered = None;
+        // The primary hears of it at the end.
+        self.owed = true;
     }
 
     /// The byte that its reader waits for, if nobody was asked for it.
@@ -180,6 +214,9 @@ impl Fill {
         streams: &mut StreamTable,
         id: StreamId,
     ) -> Option<Range<u64>> {
+        // What is written without a lease ends with the stream.
+        let end = lock(&self.recv).final_size().unwrap_or(range.end).min(range.end);
+        let range = &(range.start..end);
         let mut widened = false;
         loop {
             let missing = self.next_free(path, range)?;
@@ -208,7 +245,7 @@ impl Fill {
     }
 
     /// The lowest part of `range` that nobody was asked for and that `path` may be asked for.
-    fn next_free(&mut self, path: PathId, range: &Range<u64>) -> Option<Range<u64>> {
+    pub(super) fn next_free(&mut self, path: PathId, range: &Range<u64>) -> Option<Range<u64>> {
         let recv = lock(&self.recv);
         let mut from = range.start;
         loop {

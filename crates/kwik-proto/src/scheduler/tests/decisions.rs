@@ -108,6 +108,6 @@ fn streams_that_are_over_are_not_explained() {
     lock(&f.recv).receive_fin(PathId::PRIMARY, KIB).unwrap();
     f.receive(A, 0..KIB);
     while !matches!(lock(&f.recv).read(1 << 20), Ok(Read::Finished)) {}
-    f.scheduler.on_consumed(f.id, &mut f.streams);
+    f.scheduler.on_consumed(f.id, &mut f.streams, f.now);
     assert_eq!(explained(&f, A).streams, []);
 }

@@ -107,7 +107,7 @@ fn a_stream_that_is_whole_does_not_wait_for_a_dead_path() {
     f.receive(B, 0..KIB);
     lock(&f.recv).receive_fin(PathId::PRIMARY, KIB).unwrap();
     while !matches!(lock(&f.recv).read(1 << 20), Ok(Read::Finished)) {}
-    f.scheduler.on_consumed(f.id, &mut f.streams);
+    f.scheduler.on_consumed(f.id, &mut f.streams, f.now);
     assert_eq!(f.streams.iter().count(), 0);
     assert_eq!(f.receive_untold(A, 0..KIB).asked, 0, "what comes late harms nobody");
 }
@@ -148,4 +148,29 @@ fn a_path_that_returns_each_piece_rests_and_loses_its_lease_the_third_time() {
         f.pass(Duration::from_secs(1));
     }
     assert_eq!(f.scheduler.leases(), 0);
+}
+
+/// 9.2.
+#[test]
+fn the_primary_is_told_anew_of_what_is_missing_as_often_as_is_set() {
+    for restarts in [0, 2] {
+        let mut f = Fixture::new();
+        let mut recovery = crate::Recovery::default();
+        recovery.set_restarts(restarts).unwrap();
+        let mut config = Config::default();
+        config.set_recovery(recovery);
+        f.streams.set_config(config, f.now).unwrap();
+        f.lease(1, A, 0..KIB);
+        f.scheduler.handle_revoke(LeaseId(1), f.now);
+        f.stopped(A, 1, 0, 0);
+        let (mut told, mut seconds) = (0, 0);
+        while lock(&f.recv).read(1) == Ok(Read::Blocked) {
+            let sent = f.sent();
+            told += sent.iter().filter(|(_, m)| matches!(m, M::Uncovered(_))).count();
+            f.pass(Duration::from_secs(1));
+            f.scheduler.on_alive(PathId::PRIMARY, f.now);
+            seconds += 1;
+        }
+        assert_eq!((told, seconds), (1 + restarts as usize, 5 * (1 + restarts)));
+    }
 }

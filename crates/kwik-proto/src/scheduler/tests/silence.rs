@@ -70,7 +70,7 @@ fn a_stream_that_is_whole_does_not_wait_for_an_edge_that_answers_no_cancel() {
     f.receive(B, 0..KIB);
     lock(&f.recv).receive_fin(PathId::PRIMARY, KIB).unwrap();
     while !matches!(lock(&f.recv).read(1 << 20), Ok(Read::Finished)) {}
-    f.scheduler.on_consumed(f.id, &mut f.streams);
+    f.scheduler.on_consumed(f.id, &mut f.streams, f.now);
     assert_eq!((f.scheduler.pieces(), f.streams.iter().count()), (1, 1));
     silence(&mut f, limits::STALLED_AFTER / 2, false);
     assert_eq!(f.streams.iter().count(), 1, "it may still come");

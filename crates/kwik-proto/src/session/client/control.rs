@@ -95,6 +95,9 @@ impl ClientSession {
                 let reason = String::from_utf8_lossy(&m.reason).into_owned();
                 self.end_path(path, &CodedError::new(Code::PathDead, reason), now);
             }
+            ControlMessage::OffsetSyncRequest(m) if !path.is_primary() => {
+                self.on_offset_sync(path, &m, now);
+            }
             message if !path.is_primary() => return Err(wrong_role(&message)),
             ControlMessage::SessionClose(m) => self.outputs.closed_by_peer(m.code, m.reason),
             ControlMessage::Ack(m) => self.on_ack(&m)?,

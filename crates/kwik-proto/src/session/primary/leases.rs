@@ -62,6 +62,7 @@ impl PrimarySession {
     /// lease travels with the order to dial, and not a round trip behind the news of its success.
     fn check_leasable(&self, path: PathId) -> Result<(), CodedError> {
         let status = self.paths.status(path)?;
+        self.check_path_trusted(path)?;
         if status == PathStatus::Connecting {
             let early = self.issuer.iter().filter(|(_, lease)| lease.path == path).count();
             if early >= limits::MAX_EARLY_LEASES {

@@ -22,13 +22,19 @@ pub(super) struct Edge {
     renewal: Renewal,
 }
 
+impl Edge {
+    pub(super) fn key(&self) -> Fingerprint {
+        self.key
+    }
+}
+
 impl PrimarySession {
     /// Has the client make a path to the secondary `edge` at `address` (IP:port),
     /// with a fresh grant (2.2). The path has ended if the client does not answer
     /// within [`limits::ANSWER_TIMEOUT`].
     ///
     /// # Errors
-    /// Too many paths are live.
+    /// Too many paths are live, or the client has isolated that secondary.
     pub fn add_path(
         &mut self,
         address: &str,
@@ -39,6 +45,7 @@ impl PrimarySession {
         if address.len() > limits::MAX_TEXT {
             return Err(CodedError::new(Code::PathNotFound, "an address is IP:port"));
         }
+        self.check_trusted(edge)?;
         let path = self.paths.add(address.to_owned(), now)?;
         let answer_by = Some(now + limits::ANSWER_TIMEOUT);
         let figures = PathFigures::default();

@@ -5,8 +5,9 @@ use std::time::Instant;
 use crate::lease::{SharedWriter, Writer};
 use crate::mapping::{Mapping, Place};
 use crate::sync::lock;
+use crate::wire::control::{ControlMessage, OffsetSyncRequest, OffsetSyncResponse};
 use crate::wire::secondary::{MappingOperation, StreamMappingUpdate};
-use crate::{Code, CodedError, StreamId, limits};
+use crate::{Code, CodedError, LeaseId, StreamId, limits};
 
 use super::{SecondarySession, Wake};
 
@@ -50,6 +51,45 @@ impl SecondarySession {
         now: Instant,
     ) -> Result<u64, CodedError> {
         self.check_room()?;
+        self.open_mapping(writer, offset, now)
+    }
+
+    /// Opens a secondary stream without a lease (7.2), which the client takes where
+    /// [`SecondaryWrites::Open`](crate::SecondaryWrites::Open) is set. The writer is settled once
+    /// it has, or ended when it does not.
+    ///
+    /// # Errors
+    /// The path has too many open.
+    pub fn open_unleased(
+        &mut self,
+        stream: StreamId,
+        offset: u64,
+        now: Instant,
+    ) -> Result<Mapped, CodedError> {
+        self.check_room()?;
+        let writer = self.insert_unleased(stream, offset)?;
+        let id = self.open_mapping(&writer, offset, now)?;
+        // What is asked of it is what it goes on with; but it is to know whether it may.
+        lock(&writer).set_settled(false);
+        Ok(Mapped { id, writer })
+    }
+
+    fn insert_unleased(
+        &mut self,
+        stream: StreamId,
+        offset: u64,
+    ) -> Result<SharedWriter, CodedError> {
+        let id = LeaseId::unleased(self.path, self.next_unleased);
+        self.next_unleased = self.next_unleased.wrapping_add(1);
+        self.writers.insert_unleased(id, stream, offset)
+    }
+
+    fn open_mapping(
+        &mut self,
+        writer: &SharedWriter,
+        offset: u64,
+        now: Instant,
+    ) -> Result<u64, CodedError> {
         let (stream, lease, covers) = {
             let writer = lock(writer);
             (writer.stream(), writer.lease(), covers(&writer, writer.stream(), offset))
@@ -61,7 +101,8 @@ impl SecondarySession {
         let id = self.next_mapping;
         self.next_mapping += 1;
         settle(writer, offset);
-        self.mappings.open((self.path, id), Place { stream, lease, offset }, true, now)?;
+        let place = Place { stream, lease, offset };
+        self.mappings.open((self.path, id), place, true, limits::MAX_SECONDARY_STREAMS, now)?;
         Ok(id)
     }
 
@@ -82,7 +123,12 @@ impl SecondarySession {
                 writer
             }
             None => {
-                let writer = self.take_offered(stream, offset)?;
+                let writer = match self.take_offered(stream, offset) {
+                    Some(writer) => writer,
+                    // Who needs no lease waits for none.
+                    None if former.is_unleased() => self.insert_unleased(stream, offset).ok()?,
+                    None => return None,
+                };
                 settle(&writer, offset);
                 self.abandon(former, "its secondary stream moved", now);
                 writer
@@ -95,7 +141,7 @@ impl SecondarySession {
 
     /// A secondary stream wrote `bytes` and goes on at `offset`.
     pub fn on_stream_written(&mut self, id: u64, bytes: u64, offset: u64, now: Instant) {
-        self.mappings.on_bytes((self.path, id), bytes, offset, now);
+        self.mappings.on_bytes((self.path, id), (bytes, bytes), offset, now);
     }
 
     /// A secondary stream is closed: others will be asked for what its lease leaves.
@@ -112,21 +158,76 @@ impl SecondarySession {
 
     /// The client has taken note of a mapping, or says that it is over with its lease; the stream
     /// may have moved on meanwhile.
-    pub(super) fn on_mapping_update(&mut self, m: &StreamMappingUpdate) {
+    pub(super) fn on_mapping_update(&mut self, m: &StreamMappingUpdate, now: Instant) {
         let (stream, lease) = (m.kwik_stream_id, m.lease_id);
+        if m.operation == MappingOperation::Resend {
+            let mapping = self.mappings.get((self.path, m.secondary_stream_id));
+            let Some(lease) = mapping.map(|mapping| mapping.place.lease) else { return };
+            if let Some(writer) = self.writers.writer(lease) {
+                lock(writer).ask_again();
+            }
+            return self.outputs.wake(Wake::Writer(lease));
+        }
         if m.operation == MappingOperation::Delete {
             self.mappings.on_lease_ended(self.path, stream, lease);
+            if lease.is_unleased() {
+                self.abandon(lease, "the client does not take it", now);
+            }
         } else if let Some(writer) = self.writers.writer(lease) {
             lock(writer).set_settled(true);
         }
         self.outputs.wake(Wake::Writer(lease));
     }
 
+    /// Asks the client where this side goes on in a stream, of which it has written all before
+    /// `offset` (7.4): look for the answer with [`Self::take_sync`].
+    ///
+    /// # Errors
+    /// Too many questions are open.
+    pub fn request_sync(
+        &mut self,
+        stream: StreamId,
+        offset: u64,
+        now: Instant,
+    ) -> Result<(), CodedError> {
+        match self.syncs.get(&stream) {
+            // The answer to an earlier question is on its way.
+            Some(None) => return Ok(()),
+            None if self.syncs.len() >= limits::MAX_SECONDARY_STREAMS => {
+                return Err(CodedError::new(Code::LimitExceeded, "too many offsets are asked for"));
+            }
+            _ => self.syncs.insert(stream, None),
+        };
+        let request = OffsetSyncRequest { kwik_stream_id: stream, current_offset: offset };
+        self.control.push(&ControlMessage::OffsetSyncRequest(request), now);
+        Ok(())
+    }
+
+    /// Where the client says that this side goes on in a stream
+    /// ([`Wake::Secondary`](crate::session::Wake::Secondary)); once.
+    pub fn take_sync(&mut self, stream: StreamId) -> Option<u64> {
+        let answer = (*self.syncs.get(&stream)?)?;
+        self.syncs.remove(&stream);
+        Some(answer)
+    }
+
+    pub(super) fn on_offset_sync(&mut self, m: &OffsetSyncResponse) -> Result<(), CodedError> {
+        let stream = m.kwik_stream_id;
+        let Some(answer) = self.syncs.get_mut(&stream).filter(|answer| answer.is_none()) else {
+            let context = format!("{stream}: an offset that nobody asked for");
+            return Err(CodedError::new(Code::OffsetSyncFailure, context));
+        };
+        *answer = Some(m.expected_offset);
+        self.outputs.wake(Wake::Secondary);
+        Ok(())
+    }
+
     fn check_room(&self) -> Result<(), CodedError> {
-        if self.mappings().count() < limits::MAX_SECONDARY_STREAMS {
+        let most = self.config.secondary().streams_per_path().min(limits::MAX_SECONDARY_STREAMS);
+        if self.mappings().count() < most {
             return Ok(());
         }
-        let context = format!("{} secondary streams are open", limits::MAX_SECONDARY_STREAMS);
+        let context = format!("{most} secondary streams are open");
         Err(CodedError::new(Code::LimitExceeded, context))
     }
 

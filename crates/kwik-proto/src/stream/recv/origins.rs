@@ -71,6 +71,28 @@ impl Origins {
         }
     }
 
+    /// What is held of `range` is `path`'s from now on.
+    pub(super) fn reassign(&mut self, range: Range<u64>, path: PathId) {
+        let first = self.0.partition_point(|origin| origin.end <= range.start);
+        let last = self.0.partition_point(|origin| origin.start < range.end).max(first);
+        let cut: Vec<_> = self.0.drain(first..last).collect();
+        let parts = cut.iter().flat_map(|origin| {
+            let Origin { start, end, path } = origin.clone();
+            let (left, right) = (start..range.start.min(end), range.end.max(start)..end);
+            [left, right].map(|part| Origin { start: part.start, end: part.end, path })
+        });
+        let rest: Vec<_> = parts.filter(|part| part.start < part.end).collect();
+        if let (Some(low), Some(high)) = (cut.first(), cut.last())
+            && self.0.len() + rest.len() >= MAX_ORIGINS
+        {
+            // One more place than is kept apart.
+            let (start, end) = (low.start.min(range.start), high.end.max(range.end));
+            return self.0.insert(first, Origin { start, end, path: None });
+        }
+        rest.into_iter().rev().for_each(|origin| self.0.insert(first, origin));
+        self.note(range, path);
+    }
+
     /// Some of `range` was refused after it was noted: others may bring it, so nobody is to be
     /// blamed for it.
     pub(super) fn doubt(&mut self, range: &Range<u64>) {
@@ -101,6 +123,24 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_is_replaced_changes_hands() {
+        let mut origins = Origins::default();
+        origins.note(10..40, PathId(1));
+        origins.note(40..60, PathId(2));
+        origins.reassign(20..30, PathId(3));
+        origins.reassign(35..45, PathId::PRIMARY);
+        let found = [10, 20, 30, 35, 44, 45].map(|at| origins.at(at));
+        let [one, two, three] = [1, 2, 3].map(|path| Some(PathId(path)));
+        let primary = Some(PathId::PRIMARY);
+        let expected = [(one, 20), (three, 30), (one, 35), (primary, 45), (primary, 45), (two, 60)];
+        assert_eq!(found, expected);
+        for at in 0..2 * MAX_ORIGINS as u64 {
+            origins.reassign(10 + at * 2..11 + at * 2, PathId(4));
+        }
+        assert!(origins.0.len() <= MAX_ORIGINS);
+    }
 
     #[test]
     fn neighbours_of_one_path_are_one() {

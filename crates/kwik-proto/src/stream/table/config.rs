@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::sync::lock;
 use crate::{Config, ConfigError};
 
 use super::StreamTable;
@@ -24,6 +25,9 @@ impl StreamTable {
         for entry in self.streams.values_mut() {
             let buffer = entry.buffer.clamp(config.stream_buffer(), config.max_stream_buffer());
             entry.buffer = buffer.min(entry.max_buffer);
+            if let Some(recv) = &entry.halves.recv {
+                lock(recv).set_policy(&config);
+            }
         }
         self.config = config;
         let ids: Vec<_> = self.streams.keys().copied().collect();

@@ -119,7 +119,7 @@ impl StreamTable {
     /// of a sender that sends twice as much with each round trip.
     pub fn on_consumed(&mut self, id: StreamId, now: Instant, rtt: Duration) {
         self.look(id, now);
-        self.give_back(id);
+        self.give_back(id, now);
         let slow = self.is_slow(id);
         let Some(entry) = self.streams.get_mut(&id) else { return };
         let Some(recv) = &entry.halves.recv else { return };
@@ -151,14 +151,15 @@ impl StreamTable {
     /// A stream that has more than its even part returns what was read before it is granted again,
     /// until others find the spare part of the window. Under memory pressure all that it borrowed
     /// is returned.
-    fn give_back(&mut self, id: StreamId) {
+    fn give_back(&mut self, id: StreamId, now: Instant) {
         let Some(recv) = self.streams.get(&id).and_then(|entry| entry.halves.recv.as_ref()) else {
             return;
         };
         let (even, spare) = self.shares();
         let allowance = self.window.allowance(id);
         let short = spare.saturating_sub(self.window.lendable());
-        let more = if self.window.is_pressed() {
+        let recalled = self.is_slow(id) && self.recalls(now);
+        let more = if self.window.is_pressed() || recalled {
             allowance.saturating_sub(self.grants.floor)
         } else {
             // What settings took away since.

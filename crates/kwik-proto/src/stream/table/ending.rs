@@ -21,14 +21,7 @@ impl StreamTable {
             (recv.is_done(), recv.is_quiet())
         });
         if read && !entry.released && entry.halves.recv.is_some() {
-            entry.released = true;
-            self.window.close(id);
-            self.watch.close(id);
-            if id.initiator() == self.side {
-                self.local_receiving.count -= 1;
-                self.wakes.push(StreamWake::Openable(Dir::Bi));
-            }
-            self.look_at_session();
+            self.release(id);
         }
         let Some(entry) = self.streams.get_mut(&id) else { return };
         // What was finished here and is not acknowledged keeps its entry, and keeps nobody
@@ -54,6 +47,19 @@ impl StreamTable {
             self.kinds[id.dir() as usize].max_remote += 1;
             self.on_room(id.dir());
         }
+    }
+
+    /// Takes the allowance of a stream back, of which nothing more is read.
+    pub(super) fn release(&mut self, id: StreamId) {
+        let Some(entry) = self.streams.get_mut(&id) else { return };
+        entry.released = true;
+        self.window.close(id);
+        self.watch.close(id);
+        if id.initiator() == self.side {
+            self.local_receiving.count -= 1;
+            self.wakes.push(StreamWake::Openable(Dir::Bi));
+        }
+        self.look_at_session();
     }
 
     /// Stops reading a stream: its buffer is dropped, the peer is told; of `code` 62 bits at most.

@@ -142,7 +142,7 @@ impl StreamTable {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let gap = self.watch.poll_timeout(self.config.gap_timeout());
-        gap.into_iter().chain(self.notices.due()).min()
+        gap.into_iter().chain(self.notices.due()).chain(self.cleanup_at()).min()
     }
 
     /// The next gap that has kept a reader waiting for the gap timeout; each is told once.
@@ -183,6 +183,7 @@ impl StreamTable {
                 final_size: recv.final_size(),
                 duplicates,
                 conflicts,
+                contradicted: recv.contradicted().to_vec(),
                 sources: recv.sources().to_vec(),
                 backpressure: self.watch.backpressure().stream(id),
                 gap: self.watch.gap(id),

@@ -291,6 +291,15 @@ fn leases() -> Vec<Pair> {
             M::Uncovered(Uncovered { stream_id: STREAM, ranges: ranges() }),
             &pb::Uncovered { stream_id: 7, ranges: told() },
         ),
+        pair(
+            M::Blamed(Blamed {
+                path_id: PATH,
+                stream_id: Some(STREAM),
+                range: 1..2,
+                reason: "lies".into(),
+            }),
+            &pb::Blamed { path_id: 3, stream_id: Some(7), start: 1, end: 2, reason: "lies".into() },
+        ),
     ]
 }
 
@@ -442,7 +451,7 @@ fn every_field_travels_where_it_always_did() {
         .concat();
     let types: std::collections::BTreeSet<_> =
         pairs.iter().map(|(ours, _)| ours.frame_type()).collect();
-    assert_eq!(types.len(), 30, "one of each type");
+    assert_eq!(types.len(), 31, "one of each type");
     for (ours, theirs) in pairs {
         assert_eq!(ours.payload(), theirs, "{ours:?}");
         assert_eq!(ControlMessage::decode(ours.frame_type(), &theirs), Ok(ours));

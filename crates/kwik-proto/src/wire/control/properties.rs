@@ -201,6 +201,12 @@ fn of_leases(v: &Values) -> Vec<ControlMessage> {
             reason: v.text.clone(),
         }),
         M::Uncovered(Uncovered { stream_id: v.stream(), ranges: v.ranges.clone() }),
+        M::Blamed(Blamed {
+            path_id: PathId(7),
+            stream_id: v.flag.then(|| v.stream()),
+            range: v.n / 2..v.n,
+            reason: v.text.clone(),
+        }),
         M::StreamMappingUpdate(StreamMappingUpdate {
             secondary_stream_id: v.n,
             kwik_stream_id: v.stream(),

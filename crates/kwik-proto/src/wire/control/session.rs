@@ -168,7 +168,9 @@ impl Convert for RawPacketTransmission {
     }
 
     fn from_proto(m: pb::RawPacketTransmission) -> Result<Self> {
-        WireError::check("a raw packet", m.data.len() as u64, MAX_RAW_PACKET)?;
+        if m.data.len() > MAX_RAW_PACKET {
+            return Err(WireError::RawTooLarge { found: m.data.len() as u64 });
+        }
         text(m.source_server_id)?;
         Ok(Self {
             data: m.data,

@@ -259,12 +259,12 @@ impl StreamResumption {
     }
 }
 
-/// Not sent yet: where the sender of this believes a stream to be.
+/// Secondary to client: where does it go on in a stream (7.4)?
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OffsetSyncRequest {
     /// Which stream.
     pub kwik_stream_id: StreamId,
-    /// Where it is.
+    /// Where it is: it has written all before that it was to write.
     pub current_offset: u64,
 }
 
@@ -286,12 +286,13 @@ impl Convert for OffsetSyncRequest {
     }
 }
 
-/// Not sent yet: the answer to an [`OffsetSyncRequest`].
+/// The answer to an [`OffsetSyncRequest`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OffsetSyncResponse {
     /// Which stream.
     pub kwik_stream_id: StreamId,
-    /// Where it should be.
+    /// Where it should be: the lowest offset that it may bring, that is missing, and that no other
+    /// was asked for. Where it is, if there is none.
     pub expected_offset: u64,
     /// It is elsewhere.
     pub sync_required: bool,

@@ -88,6 +88,7 @@ fn least() -> Vec<ControlMessage> {
         M::StreamMappingUpdate(StreamMappingUpdate::default()),
         M::PathReport(PathReport::default()),
         M::Ack(Ack::default()),
+        M::Blamed(Blamed::default()),
     ]
 }
 
@@ -194,16 +195,15 @@ fn oversized_fields_are_refused() {
             &pb::AuthenticationRequest { credentials, ..Default::default() },
         ),
         refused(T::AddPathRequest, &pb::AddPathRequest { grant, ..Default::default() }),
-        refused(
-            T::RawPacketTransmission,
-            &pb::RawPacketTransmission { data, ..Default::default() },
-        ),
         refused(T::Stopped, &pb::Stopped { reason: long, ..Default::default() }),
         refused(T::Uncovered, &pb::Uncovered { stream_id: 0, ranges: gaps }),
         refused(T::Resume, &pb::Resume { frame_id: 0, streams }),
     ] {
         assert!(matches!(error, WireError::TooLarge { .. }), "{error}");
     }
+    let packet = pb::RawPacketTransmission { data, ..Default::default() };
+    let error = refused(T::RawPacketTransmission, &packet);
+    assert_eq!(error.code(), crate::Code::PacketTooLarge);
 }
 
 #[test]

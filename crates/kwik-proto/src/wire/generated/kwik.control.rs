@@ -251,6 +251,22 @@ pub struct Uncovered {
     #[prost(message, repeated, tag = "2")]
     pub ranges: ::prost::alloc::vec::Vec<ByteRange>,
 }
+/// Client to primary: a secondary's path was closed for what it brought or said. In this session its server is leased
+/// nothing again.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Blamed {
+    #[prost(uint32, tag = "1")]
+    pub path_id: u32,
+    /// Absent, as the range is: it was no byte of a stream.
+    #[prost(uint64, optional, tag = "2")]
+    pub stream_id: ::core::option::Option<u64>,
+    #[prost(uint64, tag = "3")]
+    pub start: u64,
+    #[prost(uint64, tag = "4")]
+    pub end: u64,
+    #[prost(string, tag = "5")]
+    pub reason: ::prost::alloc::string::String,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StreamReset {
     #[prost(uint64, tag = "1")]
@@ -405,6 +421,7 @@ pub enum ControlFrameType {
     StreamMappingUpdate = 34,
     PathReport = 35,
     Ack = 36,
+    Blamed = 48,
 }
 impl ControlFrameType {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -443,6 +460,7 @@ impl ControlFrameType {
             Self::StreamMappingUpdate => "STREAM_MAPPING_UPDATE",
             Self::PathReport => "PATH_REPORT",
             Self::Ack => "ACK",
+            Self::Blamed => "BLAMED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -478,6 +496,7 @@ impl ControlFrameType {
             "STREAM_MAPPING_UPDATE" => Some(Self::StreamMappingUpdate),
             "PATH_REPORT" => Some(Self::PathReport),
             "ACK" => Some(Self::Ack),
+            "BLAMED" => Some(Self::Blamed),
             _ => None,
         }
     }

@@ -101,6 +101,8 @@ pub enum MappingOperation {
     MappingCreate = 0,
     MappingUpdate = 1,
     MappingDelete = 2,
+    /// Client to secondary: say again, in an update on the stream, where it writes.
+    MappingResend = 16,
 }
 impl MappingOperation {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -112,6 +114,7 @@ impl MappingOperation {
             Self::MappingCreate => "MAPPING_CREATE",
             Self::MappingUpdate => "MAPPING_UPDATE",
             Self::MappingDelete => "MAPPING_DELETE",
+            Self::MappingResend => "MAPPING_RESEND",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -120,6 +123,7 @@ impl MappingOperation {
             "MAPPING_CREATE" => Some(Self::MappingCreate),
             "MAPPING_UPDATE" => Some(Self::MappingUpdate),
             "MAPPING_DELETE" => Some(Self::MappingDelete),
+            "MAPPING_RESEND" => Some(Self::MappingResend),
             _ => None,
         }
     }

@@ -45,7 +45,7 @@ pub struct SecondaryStreamClose {
     #[prost(uint64, tag = "5")]
     pub timestamp: u64,
 }
-/// Not sent yet.
+/// Secondary to client: where does it go on in a stream?
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OffsetSyncRequest {
     #[prost(uint64, tag = "1")]
@@ -57,7 +57,8 @@ pub struct OffsetSyncRequest {
     #[prost(uint64, tag = "4")]
     pub timestamp: u64,
 }
-/// Not sent yet.
+/// The answer. `expected_offset` is the lowest that is missing, that the path may bring, and that no other was asked
+/// for; `current_offset` if there is none.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OffsetSyncResponse {
     #[prost(uint64, tag = "1")]

@@ -136,6 +136,8 @@ pub enum MappingOperation {
     Update,
     /// It ends.
     Delete,
+    /// From the client: it is to be said again, in an update on the stream.
+    Resend,
 }
 
 /// On a secondary stream: what follows belongs to another place. On the control stream, to the
@@ -162,6 +164,7 @@ impl Convert for StreamMappingUpdate {
             MappingOperation::Create => metadata::MappingOperation::MappingCreate,
             MappingOperation::Update => metadata::MappingOperation::MappingUpdate,
             MappingOperation::Delete => metadata::MappingOperation::MappingDelete,
+            MappingOperation::Resend => metadata::MappingOperation::MappingResend,
         };
         metadata::StreamMappingUpdate {
             secondary_stream_id: self.secondary_stream_id,
@@ -179,6 +182,7 @@ impl Convert for StreamMappingUpdate {
             metadata::MappingOperation::MappingCreate => MappingOperation::Create,
             metadata::MappingOperation::MappingUpdate => MappingOperation::Update,
             metadata::MappingOperation::MappingDelete => MappingOperation::Delete,
+            metadata::MappingOperation::MappingResend => MappingOperation::Resend,
         };
         Ok(Self {
             secondary_stream_id: number(m.secondary_stream_id)?,
