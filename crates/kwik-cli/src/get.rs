@@ -114,7 +114,7 @@ impl<'a> Group<'a> {
 
 /// Over one session for each server. What fails does not keep the others from being fetched.
 async fn get_all(arguments: &Get, signals: &mut Signals) -> Result<(), Failure> {
-    let tally = Tally::new();
+    let tally = Tally::new(arguments.verbose);
     let groups = Group::of(&arguments.links);
     let work = async {
         let mut sessions: Option<Sessions<'_>> = None;
@@ -267,7 +267,7 @@ struct Download<'a> {
 
 impl<'a> Download<'a> {
     fn new(arguments: &'a Get, link: &'a ObjectLink, output: &'a Output) -> Self {
-        let (progress, shares) = (Progress::default(), Shares::default());
+        let (progress, shares) = (Progress::default(), Shares::new(arguments.verbose));
         Self { arguments, link, output, began: Instant::now(), progress, shares }
     }
 
@@ -386,13 +386,13 @@ pub(crate) async fn fetch(
         tokio::select! {
             result = &mut writing => break result,
             _ = ticks.tick() => {
-                shares.update(client.session());
+                shares.update(client.session(), progress.is_writing());
                 display.update(progress, shares);
                 on_progress(progress.verified(), manifest.size);
             }
         }
     };
-    shares.update(client.session());
+    shares.update(client.session(), progress.is_writing());
     // Also what is over before it was looked at.
     display.tell_takeover(progress);
     result?;

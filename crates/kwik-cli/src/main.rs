@@ -33,6 +33,7 @@ mod folder;
 mod get;
 mod identity;
 mod known;
+mod limit;
 mod link;
 mod listen;
 mod ls;

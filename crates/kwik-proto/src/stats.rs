@@ -165,6 +165,8 @@ pub struct RecvStats {
     pub backpressure: Option<(BackpressureReason, Instant)>,
     /// What its reader waits for while bytes behind it are here.
     pub gap: Option<GapNotice>,
+    /// The path that was asked for the byte that its reader waits for, having nothing to read.
+    pub awaited_from: Option<PathId>,
     /// When it was opened, and when it last received or was read; none once its reader is done.
     pub times: Option<(Instant, Instant)>,
 }

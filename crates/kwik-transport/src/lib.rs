@@ -38,6 +38,7 @@ mod driver;
 mod endpoint;
 mod lease;
 mod mapped;
+mod metrics;
 mod primary;
 mod quic;
 pub mod runtime;
@@ -52,6 +53,7 @@ pub use endpoint::{
 pub use kwik_proto::auth::{
     AcceptAny, Authenticator, DialPolicy, Fingerprint, Identity, Introduction, PrivateRanges,
 };
+pub use kwik_proto::bottleneck::{Bottleneck, Marks, Snapshot};
 pub use kwik_proto::lease::{IssuedLease, LeaseOutcome};
 pub use kwik_proto::mapping::{Mapping, MappingState, Place};
 pub use kwik_proto::path::{PathEvent, PathInfo, PathStatus};

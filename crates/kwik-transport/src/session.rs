@@ -3,14 +3,18 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kwik_proto::auth::Fingerprint;
+use kwik_proto::bottleneck::{Bottleneck, Snapshot};
 use kwik_proto::stats::{ScheduleStats, SessionStats, StreamStats};
 use kwik_proto::stream::StreamMetadata;
+use kwik_proto::sync::lock;
 use kwik_proto::{Config, ConfigError, Dir};
 
+use crate::driver::StreamRole;
+use crate::metrics::MarkPair;
 use crate::quic::{ConnectionError, SendDatagramError};
 use crate::streams::{RecvStream, SendStream, StreamSession, handles};
 
@@ -209,13 +213,52 @@ impl Session {
     /// Figures of the session and its paths.
     #[must_use]
     pub fn stats(&self) -> SessionStats {
+        let stats = self.with_figures(|machine, now| machine.stats(now));
+        self.with_connections(stats)
+    }
+
+    /// All figures of the session at one time: what [`Bottleneck::of`] judges.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let mut snapshot = self.with_figures(|machine, now| Snapshot {
+            at: now,
+            established: machine.is_established(),
+            session: machine.stats(now),
+            streams: machine.streams().stream_stats(),
+            schedule: machine.schedule_stats(now),
+            joining: machine.joining(),
+        });
+        snapshot.session = self.with_connections(snapshot.session);
+        snapshot
+    }
+
+    /// What keeps the session from being faster (8.8): in the time since this was last asked, of
+    /// 250 ms at the least, or since its begin. Its text is one sentence.
+    ///
+    /// ```
+    /// # async fn look(session: &kwik::Session) {
+    /// println!("limited by {}", session.blocked_on());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn blocked_on(&self) -> Bottleneck {
+        let snapshot = self.snapshot();
+        let mut marks = lock(&self.shared.marks);
+        MarkPair::judge(&mut marks, &snapshot)
+    }
+
+    /// Looks at the machine once it knows the figures of its connections.
+    fn with_figures<R>(&self, look: impl FnOnce(&dyn StreamRole, Instant) -> R) -> R {
         let figures = self.shared.figures();
-        let mut stats = self.shared.drive(|machine, now| {
+        self.shared.drive(|machine, now| {
             for (path, figures) in figures {
                 machine.on_figures(path, figures, now);
             }
-            machine.stats(now)
-        });
+            look(machine, now)
+        })
+    }
+
+    fn with_connections(&self, mut stats: SessionStats) -> SessionStats {
         (stats.quic_streams, stats.quic_streams_opened) = self.shared.pool.quic_streams();
         for path in &mut stats.paths {
             let udp = self.shared.udp_bytes(path.id).unwrap_or_default();

@@ -33,6 +33,7 @@ use kwik_proto::sync::lock;
 use kwik_proto::{Code, CodedError, Config, Dir, PathId};
 use tokio::sync::Notify;
 
+use crate::metrics::MarkPair;
 use crate::quic::{Connection, ConnectionError, Endpoint, Figures, Runtime, UdpBytes};
 
 pub(crate) use datagrams::Datagrams;
@@ -87,6 +88,8 @@ pub(crate) struct Shared<M: ?Sized> {
     /// What is held until it is over: a server's place for it.
     slot: Mutex<Option<Box<dyn Slot>>>,
     alarm: timer::Alarm,
+    /// What figures rise from, once somebody has asked what limits it.
+    pub(crate) marks: Mutex<Option<Box<MarkPair>>>,
     /// The last field, so that the session can be shared without naming its role.
     machine: Mutex<M>,
 }
@@ -115,6 +118,7 @@ impl<M: Role> Shared<M> {
             closed: Mutex::default(),
             slot: Mutex::default(),
             alarm: timer::Alarm::default(),
+            marks: Mutex::default(),
             machine: Mutex::new(machine),
         })
     }

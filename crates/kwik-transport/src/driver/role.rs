@@ -4,6 +4,7 @@ use std::time::{Instant, SystemTime};
 
 use kwik_proto::ack::{ArrivedPackets, SharedSent};
 use kwik_proto::mapping::MappingKey;
+use kwik_proto::path::{PathInfo, PathStatus};
 use kwik_proto::session::{Activity, ClientSession, Machine, PrimarySession, SecondarySession};
 use kwik_proto::stats::{ScheduleStats, SessionStats};
 use kwik_proto::stream::{Destination, ReceivedBytes, SharedRecv, StreamTable};
@@ -15,6 +16,13 @@ use crate::quic::Figures;
 
 fn refused(what: &str) -> CodedError {
     CodedError::new(Code::InvalidStreamRole, format!("{what} for this role"))
+}
+
+fn joining(paths: Vec<PathInfo>) -> Vec<PathId> {
+    let expected = |path: &PathInfo| {
+        matches!(path.status, PathStatus::Connecting | PathStatus::Dead) && !path.ended
+    };
+    paths.into_iter().filter(expected).map(|path| path.id).collect()
 }
 
 /// A machine with its data plane. What a role does not take is a violation by the peer.
@@ -124,6 +132,12 @@ pub(crate) trait StreamRole: Role {
     /// Figures.
     fn stats(&self, now: Instant) -> SessionStats;
 
+    /// The primary has accepted the client.
+    fn is_established(&self) -> bool;
+
+    /// Paths that are being made, or are expected to answer again.
+    fn joining(&self) -> Vec<PathId>;
+
     /// Goes on with other settings.
     fn set_config(&mut self, config: Config, now: Instant) -> Result<(), ConfigError>;
 }
@@ -229,6 +243,14 @@ impl StreamRole for ClientSession {
         self.stats(now)
     }
 
+    fn is_established(&self) -> bool {
+        self.id().is_some()
+    }
+
+    fn joining(&self) -> Vec<PathId> {
+        joining(self.paths())
+    }
+
     fn set_config(&mut self, config: Config, now: Instant) -> Result<(), ConfigError> {
         self.set_config(config, now)
     }
@@ -302,6 +324,14 @@ impl StreamRole for PrimarySession {
 
     fn stats(&self, now: Instant) -> SessionStats {
         self.stats(now)
+    }
+
+    fn is_established(&self) -> bool {
+        true
+    }
+
+    fn joining(&self) -> Vec<PathId> {
+        joining(self.paths().all())
     }
 
     fn set_config(&mut self, config: Config, now: Instant) -> Result<(), ConfigError> {

@@ -70,6 +70,13 @@ impl RecvHalf {
         (self.unread() == 0 && !self.is_complete()).then(|| self.buffer.contiguous_end())
     }
 
+    /// The path that was asked for the byte that the reader waits for.
+    pub(crate) fn awaited_from(&self) -> Option<PathId> {
+        let at = self.awaited()?;
+        let owes = |piece: &Piece| piece.owed().is_some_and(|owed| owed.contains(&at));
+        self.pieces.iter().find(|(_, piece)| owes(piece)).map(|((path, _), _)| *path)
+    }
+
     /// How far a piece has come, whether it is under way or has ended and the session was not
     /// told yet.
     pub(crate) fn progress(&self, path: PathId, id: PieceId) -> Option<u64> {

@@ -186,6 +186,7 @@ impl StreamTable {
                 sources: recv.sources().to_vec(),
                 backpressure: self.watch.backpressure().stream(id),
                 gap: self.watch.gap(id),
+                awaited_from: recv.awaited_from(),
                 times: self.watch.times(id),
             }
         });
