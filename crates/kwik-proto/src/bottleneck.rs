@@ -195,9 +195,10 @@ impl<'a> Flow<'a> {
         }
     }
 
-    fn is_busy(&self) -> bool {
+    /// It owes something, or brings what nobody asked it for and a stream waits for.
+    fn is_busy(&self, wanted: bool) -> bool {
         let figures = &self.path.figures;
-        figures.outstanding > 0 || (self.rate > 0 && figures.stalled < QUIET)
+        figures.outstanding > 0 || (wanted && self.rate > 0 && figures.stalled < QUIET)
     }
 
     /// The share of packets that was lost, where there are enough for one.
@@ -280,7 +281,8 @@ impl Bottleneck {
     /// Something is under way.
     fn flowing(now: &Snapshot, before: Option<&Marks>) -> Option<Self> {
         let flows = now.session.paths.iter().map(|path| Flow::of(path, now.at, before));
-        let busy: Vec<_> = flows.filter(Flow::is_busy).collect();
+        let wanted = now.waiting().next().is_some();
+        let busy: Vec<_> = flows.filter(|flow| flow.is_busy(wanted)).collect();
         let first = busy.first()?;
         let awaited = now.waiting().find_map(|recv| recv.awaited_from);
         let stalled = |flow: &Flow<'_>| now.stall(flow.path);

@@ -40,12 +40,64 @@ pub enum ConfigError {
         /// The least initial window.
         least: u64,
     },
+    /// There is no setting of this name.
+    #[error("no such setting: there are {}", .known.trim_end())]
+    Unknown {
+        /// Those that there are.
+        known: &'static str,
+    },
+    /// A text that is no value of the setting.
+    #[error("{setting} is {wanted}")]
+    Unreadable {
+        /// Which setting.
+        setting: &'static str,
+        /// What it takes.
+        wanted: &'static str,
+    },
     /// The setting holds for the whole of a session.
     #[error("{setting} is agreed on when a session starts: set it for sessions to come")]
     FixedForSession {
         /// Which setting.
         setting: &'static str,
     },
+}
+
+/// A value of a setting as text.
+trait Setting: Sized {
+    /// What it takes, for people.
+    const WANTED: &'static str;
+    fn show(&self) -> String;
+    fn parse(text: &str) -> Option<Self>;
+}
+
+macro_rules! plain {
+    ($($type:ty: $wanted:literal;)*) => { $(
+        impl Setting for $type {
+            const WANTED: &'static str = $wanted;
+            fn show(&self) -> String {
+                self.to_string()
+            }
+            fn parse(text: &str) -> Option<Self> {
+                text.parse().ok()
+            }
+        }
+    )* };
+}
+plain! {
+    u64: "a whole number";
+    usize: "a whole number";
+    f64: "a number";
+    bool: "true or false";
+}
+
+impl Setting for Duration {
+    const WANTED: &'static str = "a whole number of milliseconds";
+    fn show(&self) -> String {
+        self.as_millis().to_string()
+    }
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok().map(Self::from_millis)
+    }
 }
 
 fn check<T: PartialOrd + fmt::Debug>(
@@ -87,6 +139,35 @@ macro_rules! settings {
         }
 
         impl Config {
+            /// Every setting: its name, what it is now, and whether it changes while a session
+            /// lives.
+            #[must_use]
+            pub fn settings(&self) -> Vec<(&'static str, String, bool)> {
+                vec![$((
+                    stringify!($name),
+                    self.$name.show(),
+                    !concat!($(stringify!($fixed))?).contains("fixed"),
+                ),)*]
+            }
+
+            /// Sets the setting of this name to what the text says: a number, `true` or `false`, a
+            /// time in milliseconds.
+            ///
+            /// # Errors
+            /// There is no such setting, the text is no such value, or it is out of bounds.
+            pub fn set(&mut self, name: &str, text: &str) -> Result<&mut Self, ConfigError> {
+                match name {
+                    $(stringify!($name) => {
+                        let value = Setting::parse(text).ok_or_else(|| ConfigError::Unreadable {
+                            setting: stringify!($name),
+                            wanted: <$type as Setting>::WANTED,
+                        })?;
+                        self.$set(value)
+                    })*
+                    _ => Err(ConfigError::Unknown { known: concat!($(stringify!($name), " "),*) }),
+                }
+            }
+
             $(
                 $(#[$doc])*
                 #[must_use]

@@ -1,6 +1,6 @@
 //! What waits to be sent on a path's control stream, and its heartbeat (3.1).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
@@ -17,6 +17,8 @@ pub struct ControlQueue {
     /// else is sent to it brings no answer.
     next_busy: Instant,
     heartbeat: u64,
+    /// When it was sent.
+    beat_at: Instant,
     /// Nothing came since the last heartbeat.
     unanswered: bool,
 }
@@ -31,6 +33,7 @@ impl ControlQueue {
             last_sent: now,
             next_busy: now + limits::HEARTBEAT_BUSY,
             heartbeat: 0,
+            beat_at: now,
             unanswered: false,
         }
     }
@@ -62,6 +65,12 @@ impl ControlQueue {
         self.unanswered = false;
     }
 
+    /// The peer has answered a heartbeat: how long that took, if it was the last one.
+    pub fn answered(&self, sequence: u64, now: Instant) -> Option<Duration> {
+        let is_last = sequence == self.heartbeat && sequence > 0;
+        is_last.then(|| now.saturating_duration_since(self.beat_at))
+    }
+
     /// When the next heartbeat is due.
     #[must_use]
     pub fn heartbeat_due(&self, busy: bool) -> Instant {
@@ -73,6 +82,7 @@ impl ControlQueue {
     pub fn beat(&mut self, busy: bool, now: Instant) {
         if now >= self.heartbeat_due(busy) {
             self.heartbeat += 1;
+            self.beat_at = now;
             self.unanswered = true;
             self.next_busy = now + limits::HEARTBEAT_BUSY;
             let beat = Heartbeat { sequence: self.heartbeat, reply: false };

@@ -62,8 +62,8 @@ pub use kwik_proto::presentation::{
 };
 pub use kwik_proto::session::{ClientConfig as SessionConfig, RelayReport, Uncovered};
 pub use kwik_proto::stats::{
-    Decision, DuplicateStats, PathFigures, PathStats, RecvStats, ScheduleStats, SecondaryStats,
-    SendStats, SessionStats, StreamScheduleStats, StreamStats,
+    Decision, DuplicateStats, Latencies, PathFigures, PathStats, RecvStats, ScheduleStats,
+    SecondaryStats, SendStats, SessionStats, StreamMap, StreamScheduleStats, StreamStats,
 };
 pub use kwik_proto::stream::{GapNotice, MetadataError, Priority, StreamMetadata, StreamType};
 pub use kwik_proto::wire::DataOptions;
@@ -73,6 +73,10 @@ pub use kwik_proto::{
 };
 pub use lease::{Lease, LeaseWriter};
 pub use mapped::{OpenStreamError, SecondaryStream};
+pub use metrics::{
+    Event, EventKind, Events, FAMILIES as METRICS, Family, LiveSession, MetricKind, Sample,
+    SessionRole, Value,
+};
 pub use primary::{PathError, PathEvents, PrimarySession, UncoveredEvents};
 pub use quic::{
     ClosedStream, CongestionControl, ConnectError, ConnectionError, QuicConfig, SendDatagramError,

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use kwik_proto::auth::Fingerprint;
 use kwik_proto::bottleneck::{Bottleneck, Snapshot};
-use kwik_proto::stats::{ScheduleStats, SessionStats, StreamStats};
+use kwik_proto::stats::{ScheduleStats, SessionStats, StreamMap, StreamStats};
 use kwik_proto::stream::StreamMetadata;
 use kwik_proto::sync::lock;
-use kwik_proto::{Config, ConfigError, Dir};
+use kwik_proto::{Config, ConfigError, Dir, StreamId};
 
 use crate::driver::StreamRole;
 use crate::metrics::MarkPair;
-use crate::quic::{ConnectionError, SendDatagramError};
+use crate::quic::{ConnectionError, QuicStats, SendDatagramError};
 use crate::streams::{RecvStream, SendStream, StreamSession, handles};
 
 /// One session with a primary server, on either side. Cheap to clone. It is closed with code 0 when
@@ -242,9 +242,19 @@ impl Session {
     /// ```
     #[must_use]
     pub fn blocked_on(&self) -> Bottleneck {
+        self.judged().1
+    }
+
+    /// All figures, and what they say.
+    #[must_use]
+    pub fn judged(&self) -> (Snapshot, Bottleneck) {
         let snapshot = self.snapshot();
-        let mut marks = lock(&self.shared.marks);
-        MarkPair::judge(&mut marks, &snapshot)
+        let bottleneck = MarkPair::judge(&mut lock(&self.shared.marks), &snapshot);
+        (snapshot, bottleneck)
+    }
+
+    pub(crate) fn each_connection(&self, each: impl FnMut(&QuicStats)) {
+        self.shared.each_connection(each);
     }
 
     /// Looks at the machine once it knows the figures of its connections.
@@ -279,6 +289,12 @@ impl Session {
     #[must_use]
     pub fn stream_stats(&self) -> Vec<StreamStats> {
         self.shared.look(|machine| machine.streams().stream_stats())
+    }
+
+    /// Where each part of a stream that this side reads is; none where there is no such stream.
+    #[must_use]
+    pub fn stream_map(&self, stream: StreamId) -> Option<StreamMap> {
+        self.shared.look(|machine| machine.streams().stream_map(stream))
     }
 
     /// The settings in force (8.8).

@@ -160,7 +160,7 @@ impl Scheduler {
     ) {
         self.on_alive(path, now);
         self.ledger.charges.on_received(bytes.twice);
-        let ReceivedBytes { total: bytes, asked, twice } = bytes;
+        let ReceivedBytes { total: bytes, asked, twice, .. } = bytes;
         if let Some(owner) = self.paths.get_mut(&path) {
             owner.decisions.on_twice(twice);
             owner.schedule.on_received(bytes, asked, now);

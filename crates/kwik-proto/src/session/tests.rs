@@ -207,7 +207,7 @@ fn a_lost_lease_counts_for_what_it_brought() {
     pair.client.on_received(
         EDGE,
         halves.id,
-        ReceivedBytes { total: 60, asked: received.asked, twice: 0 },
+        ReceivedBytes { total: 60, asked: received.asked, ..ReceivedBytes::default() },
         pair.now,
     );
     pair.client.handle_path_lost(EDGE, "broken", pair.now);
@@ -224,7 +224,7 @@ fn a_lost_lease_counts_for_what_it_brought() {
     pair.client.on_received(
         PathId::PRIMARY,
         halves.id,
-        ReceivedBytes { total: 40, asked: received.asked, twice: 0 },
+        ReceivedBytes { total: 40, asked: received.asked, ..ReceivedBytes::default() },
         pair.now,
     );
     pair.now += limits::ACK_END_DELAY;
@@ -316,7 +316,7 @@ fn the_primary_hears_how_a_path_does_and_what_nobody_may_bring() {
     pair.client.on_received(
         EDGE,
         halves.id,
-        ReceivedBytes { total: 60, asked: received.asked, twice: 0 },
+        ReceivedBytes { total: 60, asked: received.asked, ..ReceivedBytes::default() },
         pair.now,
     );
     let figures = PathFigures { sent_packets: 10, lost_packets: 1, ..<_>::default() };

@@ -44,6 +44,8 @@ pub struct Received {
     pub asked: u64,
     /// Bytes of it that were here already.
     pub twice: u64,
+    /// Those of `twice` that differed.
+    pub conflicting: u64,
 }
 
 /// The outcome of a read.
@@ -90,6 +92,8 @@ pub struct ReceivedBytes {
     pub asked: u64,
     /// Of those, bytes that were here already ([`Received::twice`]).
     pub twice: u64,
+    /// Those of `twice` that differed.
+    pub conflicting: u64,
 }
 
 impl ReceivedBytes {
@@ -98,6 +102,7 @@ impl ReceivedBytes {
         self.total += bytes;
         self.asked += received.asked;
         self.twice += received.twice;
+        self.conflicting += received.conflicting;
     }
 }
 
@@ -211,6 +216,7 @@ impl RecvHalf {
                 all.piece_ended |= received.piece_ended;
                 all.asked += received.asked;
                 all.twice += received.twice;
+                all.conflicting += received.conflicting;
                 offset = end;
             }
         }
@@ -228,28 +234,32 @@ impl RecvHalf {
             return Err(self.mismatch("data beyond the final size", range.end));
         }
         // Only bytes that are kept move the cursor: what is not must be asked of another path.
-        let (readable, twice) =
-            if self.error.is_none() { self.store(path, range.start, chunks)? } else { (false, 0) };
+        let (readable, [twice, conflicting]) = if self.error.is_none() {
+            self.store(path, range.start, chunks)?
+        } else {
+            (false, [0; 2])
+        };
         let (asked, piece_ended) = piece.map_or((0, false), |id| self.advance(path, id, &range));
-        Ok(Received { readable, piece_ended, asked, twice })
+        Ok(Received { readable, piece_ended, asked, twice, conflicting })
     }
 
-    /// Buffers data: whether the reader has something to do, and how much of it was here already.
+    /// Buffers data: whether the reader has something to do, and how much of it was here already and
+    /// differed.
     fn store(
         &mut self,
         path: PathId,
         offset: u64,
         chunks: &mut [Bytes],
-    ) -> Result<(bool, u64), CodedError> {
+    ) -> Result<(bool, [u64; 2]), CodedError> {
         let before = self.buffer.contiguous_end();
         let range = offset..offset.saturating_add(total(chunks));
         if !path.is_primary() && self.error.is_none() {
             self.buffer.missing(range.clone()).for_each(|new| self.origins.note(new, path));
         }
-        let (mut new, mut twice) = (0, 0);
+        let (mut new, mut copies) = (0, [0; 2]);
         match self.buffer.write_chunks(offset, chunks) {
             Ok(written) => {
-                (new, twice) = (written.new, written.duplicate);
+                (new, copies) = (written.new, [written.duplicate, written.conflicting]);
                 self.note_source(path, new);
                 self.copies.duplicates += written.duplicate;
                 self.copies.conflicts += written.conflicting;
@@ -262,7 +272,7 @@ impl RecvHalf {
             }
         }
         let readable = if self.unordered { new > 0 } else { self.buffer.contiguous_end() > before };
-        Ok((readable, twice))
+        Ok((readable, copies))
     }
 
     fn note_source(&mut self, path: PathId, bytes: u64) {
@@ -424,6 +434,16 @@ impl RecvHalf {
             return None;
         }
         self.buffer.next_gap()
+    }
+
+    /// The first offset that was not received.
+    pub(super) fn contiguous_end(&self) -> u64 {
+        self.buffer.contiguous_end()
+    }
+
+    /// Where what came ends, if something before it is missing.
+    pub(super) fn early_end(&self) -> Option<u64> {
+        self.buffer.has_gaps().then(|| self.buffer.write_end())
     }
 
     pub(crate) fn set_max_data(&mut self, maximum: u64, step: u64) {

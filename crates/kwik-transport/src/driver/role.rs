@@ -10,7 +10,7 @@ use kwik_proto::stats::{ScheduleStats, SessionStats};
 use kwik_proto::stream::{Destination, ReceivedBytes, SharedRecv, StreamTable};
 use kwik_proto::wire::control::RawPacketTransmission;
 use kwik_proto::wire::{DataOptions, SecondaryEvent};
-use kwik_proto::{Code, CodedError, Config, ConfigError, PathId, StreamId};
+use kwik_proto::{Code, CodedError, Config, ConfigError, PathId, SessionId, StreamId};
 
 use crate::quic::Figures;
 
@@ -67,6 +67,14 @@ pub(crate) trait Role: Machine + 'static {
     /// Why each path has what it has, at a client.
     fn schedule_stats(&self, _: Instant) -> Vec<ScheduleStats> {
         Vec::new()
+    }
+
+    /// Which session it is, once that is known.
+    fn session_id(&self) -> Option<SessionId>;
+
+    /// What it has counted, where its role counts.
+    fn totals(&self, _: Instant) -> Option<SessionStats> {
+        None
     }
 
     /// Figures of a path's connection.
@@ -143,6 +151,14 @@ pub(crate) trait StreamRole: Role {
 }
 
 impl Role for ClientSession {
+    fn session_id(&self) -> Option<SessionId> {
+        self.id()
+    }
+
+    fn totals(&self, now: Instant) -> Option<SessionStats> {
+        Some(self.stats(now))
+    }
+
     fn schedule_stats(&self, now: Instant) -> Vec<ScheduleStats> {
         self.schedule_stats(now)
     }
@@ -257,6 +273,14 @@ impl StreamRole for ClientSession {
 }
 
 impl Role for PrimarySession {
+    fn session_id(&self) -> Option<SessionId> {
+        Some(self.id())
+    }
+
+    fn totals(&self, now: Instant) -> Option<SessionStats> {
+        Some(self.stats(now))
+    }
+
     fn activity(&self) -> Option<Activity> {
         Some(self.activity())
     }
@@ -340,6 +364,10 @@ impl StreamRole for PrimarySession {
 }
 
 impl Role for SecondarySession {
+    fn session_id(&self) -> Option<SessionId> {
+        Some(self.id())
+    }
+
     fn activity(&self) -> Option<Activity> {
         Some(self.activity())
     }

@@ -14,6 +14,7 @@ use kwik_proto::wire::{ControlDecoder, ControlMessage};
 use kwik_proto::{Code, Config, PathId, SessionId, limits};
 
 use crate::driver::{ControlStream, Datagrams, Held, Shared, start};
+use crate::metrics::{LiveWeak, WeakHeld};
 use crate::primary::PrimarySession;
 use crate::quic::{self, ConnectError, Connection, ConnectionError};
 use crate::secondary::SecondarySession;
@@ -68,6 +69,14 @@ impl Incoming {
     }
 
     async fn accept(self, secondaries: bool) -> Result<Accepted, ConnectError> {
+        let (endpoint, began) = (self.endpoint.clone(), self.endpoint.runtime.now());
+        let accepted = self.accept_unwatched(secondaries).await;
+        let took = endpoint.runtime.now().saturating_duration_since(began);
+        endpoint.metrics.on_handshake(true, accepted.as_ref().map(|_| took));
+        accepted
+    }
+
+    async fn accept_unwatched(self, secondaries: bool) -> Result<Accepted, ConnectError> {
         let Self { incoming, slot, server, endpoint } = self;
         let runtime = endpoint.runtime.clone();
         let introduced = introduced(incoming, &slot, &endpoint).await?;
@@ -175,7 +184,9 @@ fn begin(
             let home = (PathId::PRIMARY, &connection);
             let shared = Shared::new(*machine, home, runtime, quic, (settings, datagrams));
             shared.hold_slot(Box::new(place));
-            let session = PrimarySession::new(Held::new(shared.clone()));
+            let held = Held::new(shared.clone());
+            shared.set_watch(endpoint.metrics.begin(LiveWeak::Primary(WeakHeld::new(&held))));
+            let session = PrimarySession::new(held);
             start(&(shared as _), PathId::PRIMARY, &connection, control);
             Accepted::Primary(session)
         }
@@ -189,7 +200,9 @@ fn begin(
             shared.hold_slot(Box::new(place));
             registry.insert(key, shared.clone(), runtime.now());
             drop(registry);
-            let session = SecondarySession::new(Held::new(shared.clone()));
+            let held = Held::new(shared.clone());
+            shared.set_watch(endpoint.metrics.begin(LiveWeak::Secondary(WeakHeld::new(&held))));
+            let session = SecondarySession::new(held);
             start(&(shared as _), key.1, &connection, control);
             Accepted::Secondary(session)
         }
