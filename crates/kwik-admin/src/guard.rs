@@ -124,7 +124,10 @@ fn check_body(request: &Request) -> Result<(), Refusal> {
 /// The page itself and what says that the server lives need no token.
 fn check_token(token: Option<&Token>, request: &Request) -> Result<(), Refusal> {
     let Some(token) = token else { return Ok(()) };
-    if matches!(request.uri().path(), "/" | "/page.js" | "/page.css" | "/healthz" | "/readyz") {
+    if matches!(
+        request.uri().path(),
+        "/" | "/page.js" | "/page.css" | "/favicon.ico" | "/healthz" | "/readyz"
+    ) {
         return Ok(());
     }
     let given = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);

@@ -196,6 +196,7 @@ fn router(state: &Arc<State>) -> Router {
         )
         .route("/page.js", get(|| async { file("text/javascript", include_str!("page/page.js")) }))
         .route("/page.css", get(|| async { file("text/css", include_str!("page/page.css")) }))
+        .route("/favicon.ico", get(|| async { StatusCode::NO_CONTENT }))
         .route("/metrics", get(scrape))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))

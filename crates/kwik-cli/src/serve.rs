@@ -20,6 +20,7 @@ use tokio::{
 
 use crate::{
     access::AccessLog,
+    admin::Administration,
     args::Serve,
     door::Entrance,
     edges::EdgeList,
@@ -57,6 +58,7 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
         config.max_sessions = most;
     }
     let sockets = listen::open(&config, &arguments.listen).await?;
+    let administration = Administration::open(&arguments.admin).await?;
 
     let first = source.list(1).await?.into_iter().next();
     let greeting = Greeting { arguments: &arguments, fingerprint, entrance: &entrance };
@@ -84,6 +86,8 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
         // Tasks of their own: sessions may have to outlive all that is done here.
         tokio::spawn(async move { server.run(&endpoint).await });
     }
+    let endpoints = sockets.iter().map(|socket| socket.endpoint.clone()).collect();
+    let mut asking = administration.start(&arguments.admin, endpoints, &server);
     notify("READY=1");
     loop {
         let asked = {
@@ -91,6 +95,7 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
             tokio::select! {
                 () = &mut keeping => continue,
                 asked = signals.next() => asked,
+                Some(asked) = asking.recv() => asked,
             }
         };
         match asked {
@@ -156,7 +161,7 @@ async fn end(server: &Server, sockets: &[Listening], signals: &mut Signals, pati
 
 /// What a server is asked from outside.
 #[derive(Debug, PartialEq, Eq)]
-enum Asked {
+pub(crate) enum Asked {
     Reload,
     End,
 }
