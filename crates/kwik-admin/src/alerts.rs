@@ -20,12 +20,12 @@ pub struct Thresholds {
     /// Share of the memory for receive credit that is granted.
     pub memory: f64,
     /// Handshakes that failed within a minute.
-    pub failures: u64,
+    pub failures: f64,
 }
 
 impl Default for Thresholds {
     fn default() -> Self {
-        Self { duplicates: 0.05, degraded: Duration::from_secs(30), memory: 0.8, failures: 60 }
+        Self { duplicates: 0.05, degraded: Duration::from_secs(30), memory: 0.8, failures: 60.0 }
     }
 }
 
@@ -159,7 +159,7 @@ impl Alerts {
             }),
             (memory > thresholds.memory)
                 .then(|| format!("{:.0} % of the memory is granted", memory * 100.0)),
-            (failures >= thresholds.failures)
+            (failures as f64 >= thresholds.failures)
                 .then(|| format!("{failures} handshakes failed within a minute")),
         ];
         let names = ALERTS.iter().map(|(name, ..)| *name);

@@ -20,7 +20,7 @@ fn bad(error: impl Into<String>) -> (StatusCode, String) {
     (StatusCode::BAD_REQUEST, error.into())
 }
 
-fn conflict(error: impl ToString) -> (StatusCode, String) {
+fn conflict(error: &impl ToString) -> (StatusCode, String) {
     (StatusCode::CONFLICT, error.to_string())
 }
 
@@ -40,7 +40,7 @@ fn primary(admin: &Admin, name: &str) -> Result<PrimarySession, (StatusCode, Str
     let (status, error) = view::UNKNOWN;
     match view::find(&admin.endpoints, name).map(|found| found.session) {
         Some(LiveSession::Primary(primary)) => Ok(primary),
-        Some(_) => Err(conflict("this endpoint is not the primary of the session")),
+        Some(_) => Err(conflict(&"this endpoint is not the primary of the session")),
         None => Err((status, error.into())),
     }
 }
@@ -49,7 +49,7 @@ fn with_streams(admin: &Admin, name: &str) -> Result<Session, (StatusCode, Strin
     let (status, error) = view::UNKNOWN;
     let found = view::find(&admin.endpoints, name).ok_or_else(|| (status, error.to_owned()))?;
     let session = found.session.session().cloned();
-    session.ok_or_else(|| conflict("a secondary has no settings in a session"))
+    session.ok_or_else(|| conflict(&"a secondary has no settings in a session"))
 }
 
 /// Answers, and logs who asked for what.
@@ -116,7 +116,7 @@ pub(crate) async fn add_path(
             .and_then(|fingerprint| fingerprint.parse().ok())
             .ok_or_else(|| bad("fingerprint is what `kwik id` prints there"))?;
         let added = primary(&admin, &name)?.add_path(address, edge).await;
-        let path = added.map_err(conflict)?;
+        let path = added.map_err(|error| conflict(&error))?;
         Ok(json!({ "session": name, "path": path.0, "added": true }))
     };
     done(&caller, "add path", add.await)
@@ -144,11 +144,11 @@ pub(crate) async fn change_path(
                 let at_once =
                     tokio::time::timeout(std::time::Duration::from_millis(200), &mut leave);
                 match at_once.await {
-                    Ok(left) => left.map_err(conflict)?,
+                    Ok(left) => left.map_err(|error| conflict(&error))?,
                     Err(_) => drop(tokio::spawn(leave)),
                 }
             }
-            "kill" => primary.mark_dead(path).map_err(conflict)?,
+            "kill" => primary.mark_dead(path).map_err(|error| conflict(&error))?,
             _ => return Err((StatusCode::NOT_FOUND, "there are remove and kill".to_owned())),
         }
         Ok(json!({ "session": name, "path": path.0, "change": change }))
@@ -186,7 +186,7 @@ pub(crate) async fn set_session(
     let set = || {
         let session = with_streams(&admin, &name)?;
         let (new, shown) = changed(&session.config(), &body)?;
-        session.set_config(new).map_err(conflict)?;
+        session.set_config(new).map_err(|error| conflict(&error))?;
         Ok(json!({ "session": name, "changed": shown }))
     };
     done(&caller, "set session", set())
@@ -221,13 +221,13 @@ pub(crate) async fn set_all(
         for endpoint in &admin.endpoints {
             let config = endpoint.config().unwrap_or_default();
             let (new, changes) = changed(&config, body.as_bytes())?;
-            new.validate().map_err(conflict)?;
+            new.validate().map_err(|error| conflict(&error))?;
             shown = changes;
             news.push(new);
         }
         // All are right, so none of them fails half way.
         for (endpoint, new) in admin.endpoints.iter().zip(news) {
-            endpoint.set_config(new).map_err(conflict)?;
+            endpoint.set_config(new).map_err(|error| conflict(&error))?;
             if let Some(bytes) = budget {
                 endpoint.set_memory_budget(bytes);
             }
@@ -250,7 +250,7 @@ pub(crate) async fn drain(
         fields(&body, &[])?;
         match admin.service.drain() {
             true => Ok(json!({ "draining": true, "sessions": view::all(&admin.endpoints).len() })),
-            false => Err(conflict("this server cannot be drained from here")),
+            false => Err(conflict(&"this server cannot be drained from here")),
         }
     };
     done(&caller, "drain", drain())
@@ -287,7 +287,7 @@ pub(crate) async fn reload(
         fields(&body, &[])?;
         match admin.service.reload() {
             true => Ok(json!({ "reloaded": true })),
-            false => Err(conflict("this server has nothing to read again")),
+            false => Err(conflict(&"this server has nothing to read again")),
         }
     };
     done(&caller, "reload", reload())

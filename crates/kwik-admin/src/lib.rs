@@ -170,7 +170,6 @@ impl Admin {
     }
 
     /// Everything as routes, and what looks for alerts meanwhile: spawn it.
-    #[must_use]
     pub fn router(self) -> (Router, impl Future<Output = ()> + Send + 'static) {
         let state = Arc::new(self.0);
         (router(&state), watch(state))

@@ -141,7 +141,7 @@ impl Bound {
                 http.timer(TokioTimer::new())
                     .header_read_timeout(READ_TIMEOUT)
                     .max_buf_size(MAX_HEAD);
-                // Who asks badly is told so by the answer; whatever else ends it is nobody's matter.
+                // Who asks badly is told so by the answer.
                 http.serve_connection(io, TowerToHyperService::new(router)).await.ok();
                 drop(place);
             });

@@ -93,7 +93,7 @@ impl Administration {
                 "duplicates" => thresholds.duplicates = *value,
                 "memory" => thresholds.memory = *value,
                 "degraded" => thresholds.degraded = Duration::from_secs_f64(*value),
-                _ => thresholds.failures = *value as u64,
+                _ => thresholds.failures = *value,
             }
         }
         let service = Serving { server: Arc::clone(server), asking };

@@ -67,16 +67,10 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
     let looked = source.clone();
     // Beside the serving: a folder may be large.
     tokio::spawn(async move { warn_of_unserved(&looked.survey().await) });
-    let mut server = Server::new(source, catalogue, edges.edges())
+    let server = Server::new(source, catalogue, edges.edges())
         .with_quarantine(quarantine)
         .with_door(entrance.door.clone());
-    if let Some(rate) = arguments.rate {
-        server = server.with_rate(rate.get());
-    }
-    if let Some(log) = access.clone() {
-        server = server.with_access_log(move |access| log.write(access));
-    }
-    let server = Arc::new(server);
+    let server = Arc::new(with_options(server, &arguments, access.clone()));
     if arguments.hash_ahead {
         let hashing = Arc::clone(&server);
         tokio::spawn(async move { hashing.hash_ahead().await });
@@ -112,6 +106,16 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
     }
     end(&server, &sockets, &mut signals, Duration::from_secs(arguments.drain)).await;
     Ok(())
+}
+
+fn with_options(mut server: Server, arguments: &Serve, access: Option<AccessLog>) -> Server {
+    if let Some(rate) = arguments.rate {
+        server = server.with_rate(rate.get());
+    }
+    if let Some(log) = access {
+        server = server.with_access_log(move |access| log.write(access));
+    }
+    server
 }
 
 /// What of the source is for others. After secrets were made: they are told by what they are,

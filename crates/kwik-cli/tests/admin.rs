@@ -30,12 +30,20 @@ struct Stage {
 
 impl Stage {
     fn new(options: &[&str]) -> Self {
+        let mut stage = Self::at(None, options);
+        stage.socket = stage.place.path("admin").to_str().unwrap().to_owned();
+        stage
+    }
+
+    /// One whose interface is at a port, and which knows the page's address.
+    fn at(admin: Option<&str>, options: &[&str]) -> Self {
         let place = Place::new();
         let data = place.file("x", 40_000_000);
         let id = place.run(&["id", "--state", place.path("primary").to_str().unwrap()]);
         let pin = String::from_utf8(id.stdout).unwrap();
         let edges = ["one", "two"].map(|name| place.serve(name, &["--trust", pin.trim()]));
         let socket = place.path("admin").to_str().unwrap().to_owned();
+        let socket = admin.map_or(socket, str::to_owned);
         let files = place.path("files").to_str().unwrap().to_owned();
         let state = place.path("primary").to_str().unwrap().to_owned();
         let fixed = ["serve", &files, "--listen", "127.0.0.1:0", "--state", &state];
@@ -204,8 +212,8 @@ fn the_page_shows_three_sources_in_a_browser() {
         eprintln!("SKIPPED: no Chromium on this machine");
         return;
     };
-    let mut stage = Stage::new(&["--admin", "127.0.0.1:0"]);
-    // The last of two options counts; its port is in the log.
+    let mut stage = Stage::at(Some("127.0.0.1:0"), &[]);
+    wait_until(|| log(&stage.place).contains("administration: "));
     let log_text = log(&stage.place);
     let url = log_text.split("administration: ").nth(1).unwrap().lines().next().unwrap().to_owned();
     stage.socket = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
@@ -226,5 +234,6 @@ fn the_page_shows_three_sources_in_a_browser() {
     }
     assert!(page.contains("Limited by "), "{page}");
     assert!(!said.contains("CONSOLE"), "{said}");
-    drop(download);
+    let (rest, code) = download.end();
+    assert!(code == Some(0) && rest == stage.data[1..]);
 }

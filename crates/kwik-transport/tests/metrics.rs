@@ -11,6 +11,8 @@ use bytes::Bytes;
 use common::{Servers, client, fill, object, serve_leases, settled, until, within};
 use kwik::{Endpoint, Event, EventKind, LiveSession, METRICS, Session, Value};
 
+const NONE: &[(&str, &str)] = &[];
+
 /// The number with these labels, or 0.
 fn number(endpoint: &Endpoint, name: &str, labels: &[(&str, &str)]) -> u64 {
     let families = endpoint.metrics();
@@ -75,11 +77,10 @@ async fn each_number_is_what_the_script_did() {
         settled(&session, primary.session()).await;
 
         let (at, to) = (&client, &servers.primary);
-        let none: &[(&str, &str)] = &[];
         about(number(to, "kwik_received_bytes", &[("path", "primary")]), UP);
         about(number(at, "kwik_received_bytes", &[("path", "primary")]), 2 * OWN);
         about(number(at, "kwik_received_bytes", &[("path", "secondary")]), LEASED);
-        about(number(at, "kwik_sent_bytes", none), UP);
+        about(number(at, "kwik_sent_bytes", NONE), UP);
         assert_eq!(number(to, "kwik_leases_ended", &[("outcome", "done")]), 2);
         assert_eq!(number(at, "kwik_leases_ended", &[("outcome", "done")]), 2);
         for (endpoint, role) in [(at, "client"), (to, "primary"), (&servers.edges[0], "secondary")]
@@ -99,10 +100,10 @@ async fn each_number_is_what_the_script_did() {
         let sent = number(edge, "kwik_udp_bytes", &[("direction", "sent")]);
         assert!((LEASED..2 * LEASED).contains(&sent), "{sent}");
         assert_eq!(number(at, "kwik_sessions_limited", &[("cause", "nothing")]), 1);
-        assert_eq!(number(at, "kwik_streams", none), 0);
-        assert_eq!(number(at, "kwik_conflicting_bytes", none), 0);
+        assert_eq!(number(at, "kwik_streams", NONE), 0);
+        assert_eq!(number(at, "kwik_conflicting_bytes", NONE), 0);
         let window = session.stats().window;
-        assert_eq!(number(at, "kwik_window_bytes", none), window);
+        assert_eq!(number(at, "kwik_window_bytes", NONE), window);
 
         // What ended is still counted.
         let before = number(at, "kwik_udp_bytes", &[("direction", "received")]);
@@ -116,7 +117,7 @@ async fn each_number_is_what_the_script_did() {
         drop((session, primary));
         until(|| number(at, "kwik_udp_bytes", &[("direction", "received")]) >= before).await;
         about(number(at, "kwik_received_bytes", &[("path", "secondary")]), LEASED);
-        about(number(at, "kwik_sent_bytes", none), UP);
+        about(number(at, "kwik_sent_bytes", NONE), UP);
         assert_eq!(number(at, "kwik_sessions", &[("role", "client")]), 0);
     })
     .await;

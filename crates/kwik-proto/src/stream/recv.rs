@@ -243,7 +243,7 @@ impl RecvHalf {
         Ok(Received { readable, piece_ended, asked, twice, conflicting })
     }
 
-    /// Buffers data: whether the reader has something to do, and how much of it was here already and
+    /// Buffers data: whether the reader has something to do; how much of it was here already, and
     /// differed.
     fn store(
         &mut self,
@@ -434,16 +434,6 @@ impl RecvHalf {
             return None;
         }
         self.buffer.next_gap()
-    }
-
-    /// The first offset that was not received.
-    pub(super) fn contiguous_end(&self) -> u64 {
-        self.buffer.contiguous_end()
-    }
-
-    /// Where what came ends, if something before it is missing.
-    pub(super) fn early_end(&self) -> Option<u64> {
-        self.buffer.has_gaps().then(|| self.buffer.write_end())
     }
 
     pub(crate) fn set_max_data(&mut self, maximum: u64, step: u64) {

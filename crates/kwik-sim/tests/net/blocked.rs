@@ -239,7 +239,7 @@ fn a_peer_that_reads_slowly() {
     let config = ServerConfig::new(identity(0));
     let endpoint = server.endpoint(4433, Some(config), &QuicConfig::default()).unwrap();
     let seen = Arc::new(Mutex::new(None));
-    server.clone().spawn({
+    server.spawn({
         let seen = seen.clone();
         async move {
             let accepted = endpoint.accept().await.unwrap().accept_any().await.unwrap();

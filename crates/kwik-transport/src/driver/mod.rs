@@ -138,12 +138,13 @@ impl<M: Role + ?Sized> Shared<M> {
         let is_first = {
             let mut closed = lock(&self.closed);
             let is_first = closed.is_none();
-            closed.get_or_insert_with(|| error.clone());
+            closed.get_or_insert(error);
             is_first
         };
         let slot = lock(&self.slot).take();
         drop(slot);
-        if let Some(watch) = self.watch.get().filter(|_| is_first) {
+        let watch = self.watch.get().filter(|_| is_first);
+        if let (Some(watch), Some(error)) = (watch, self.close_reason()) {
             let now = self.runtime.now();
             let (id, totals) = self.look(|machine| (machine.session_id(), machine.totals(now)));
             watch.on_ended(id, &error, totals.as_ref());

@@ -69,17 +69,11 @@ impl Incoming {
     }
 
     async fn accept(self, secondaries: bool) -> Result<Accepted, ConnectError> {
-        let (endpoint, began) = (self.endpoint.clone(), self.endpoint.runtime.now());
-        let accepted = self.accept_unwatched(secondaries).await;
-        let took = endpoint.runtime.now().saturating_duration_since(began);
-        endpoint.metrics.on_handshake(true, accepted.as_ref().map(|_| took));
-        accepted
-    }
-
-    async fn accept_unwatched(self, secondaries: bool) -> Result<Accepted, ConnectError> {
         let Self { incoming, slot, server, endpoint } = self;
         let runtime = endpoint.runtime.clone();
-        let introduced = introduced(incoming, &slot, &endpoint).await?;
+        let began = runtime.now();
+        let failed = |error: &ConnectError| endpoint.metrics.on_handshake(true, Err(error));
+        let introduced = introduced(incoming, &slot, &endpoint).await.inspect_err(failed)?;
         let connection = &introduced.connection;
         let exporter = connection.export_keying_material(EXPORTER_LABEL, b"");
         let config = &server.config;
@@ -88,7 +82,7 @@ impl Incoming {
         let settings = lock(&server.settings).clone();
         let unexpected = is_secondary && !secondaries;
         let spent = !is_secondary && endpoint.budget.is_spent();
-        check_welcome(connection, unexpected, spent)?;
+        check_welcome(connection, unexpected, spent).inspect_err(failed)?;
         let accepted = session::accept(
             &introduced.first,
             &AcceptContext {
@@ -107,8 +101,10 @@ impl Incoming {
             tracing::debug!(remote = %connection.remote_address(), %error, "client refused");
             connection.close(error.code.as_u64(), error.to_string().as_bytes());
             ConnectError::Refused(error.to_string())
-        })?;
-        let place = claim(&server, connection, runtime.now())?;
+        });
+        let accepted = accepted.inspect_err(failed)?;
+        let place = claim(&server, connection, runtime.now()).inspect_err(failed)?;
+        endpoint.metrics.on_handshake(true, Ok(runtime.now().saturating_duration_since(began)));
         drop(slot);
         connection.set_receive_window(limits::CONNECTION_WINDOW.min(config.quic.receive_window));
         Ok(begin(accepted, introduced, place, (&server, &endpoint), &settings))

@@ -115,7 +115,6 @@ pub(super) fn failure(error: &ConnectError) -> &'static str {
         ConnectError::InvalidConfig(_) | ConnectError::NoDefaultClientConfig => "configuration",
         ConnectError::Connection(error) => match end(error) {
             (_, "closed") => "closed",
-            (by, code) if by == "transport" => code,
             (_, code) => code,
         },
         _ => "address",

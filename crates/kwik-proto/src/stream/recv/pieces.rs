@@ -71,6 +71,16 @@ impl RecvHalf {
         (self.unread() == 0 && !self.is_complete()).then(|| self.buffer.contiguous_end())
     }
 
+    /// The first offset that was not received.
+    pub(in crate::stream) fn contiguous_end(&self) -> u64 {
+        self.buffer.contiguous_end()
+    }
+
+    /// Where what came ends, if something before it is missing.
+    pub(in crate::stream) fn early_end(&self) -> Option<u64> {
+        self.buffer.has_gaps().then(|| self.buffer.write_end())
+    }
+
     /// Where each part of it is.
     pub(crate) fn map(&self) -> StreamMap {
         let (read, end) = (self.buffer.read_position(), self.buffer.write_end());
