@@ -33,7 +33,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, Request, State as Given};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, post};
@@ -239,9 +239,13 @@ pub(crate) fn answer(value: &Value) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], Body::from(format!("{value}\n"))).into_response()
 }
 
-async fn scrape(Given(state): Given<Arc<State>>) -> Response {
+async fn scrape(Given(state): Given<Arc<State>>, headers: HeaderMap) -> Response {
     let text = metrics::encode(&state.endpoints, &state.delays, state.alerts.count());
-    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
+    let accepted = headers.get(header::ACCEPT).and_then(|accepted| accepted.to_str().ok());
+    if accepted.is_some_and(|accepted| accepted.contains("application/openmetrics-text")) {
+        return ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response();
+    }
+    ([(header::CONTENT_TYPE, metrics::PLAIN)], metrics::as_plain(&text)).into_response()
 }
 
 async fn ready(Given(state): Given<Arc<State>>) -> Response {

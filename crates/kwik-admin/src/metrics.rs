@@ -1,4 +1,4 @@
-//! Metrics as OpenMetrics text, which Prometheus reads.
+//! Metrics as OpenMetrics text, and in the older form of Prometheus for who does not ask for that.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -12,6 +12,9 @@ use prometheus_client::registry::Registry;
 
 /// What this is sent as.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// ... and what the older form is sent as.
+pub(crate) const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Metrics of this crate's own: name, kind, labels, help.
 pub const OWN: [(&str, MetricKind, &str, &str); 3] = [
@@ -65,6 +68,31 @@ pub(crate) fn encode(endpoints: &[Endpoint], delays: &Delays, alerts: u64) -> St
         Ok(()) => encoded,
         Err(fmt::Error) => String::new(),
     }
+}
+
+/// The same in the older form of Prometheus, in which a counter's name has its `_total` in the
+/// comments too.
+pub(crate) fn as_plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut lines = text.lines().peekable();
+    // A name's help comes before its kind.
+    while let Some(line) = lines.next() {
+        let name = line.strip_prefix("# HELP ").and_then(|rest| rest.split(' ').next());
+        let counter = name.map(|name| format!("# TYPE {name} counter"));
+        match (name, counter) {
+            (Some(name), Some(counter)) if lines.peek() == Some(&&*counter) => {
+                let rest = &line["# HELP ".len() + name.len()..];
+                plain += &format!("# HELP {name}_total{rest}\n# TYPE {name}_total counter\n");
+                lines.next();
+            }
+            _ if line == "# EOF" => {}
+            _ => {
+                plain += line;
+                plain.push('\n');
+            }
+        }
+    }
+    plain
 }
 
 /// Adds the same families of another endpoint.

@@ -319,7 +319,8 @@ async fn what_is_right_is_done_and_answered_with_what_changed() {
     assert_eq!(shown["settings"]["gap_timeout"]["value"], "250");
     let (status, _) = stage.patch("/api/v1/settings", r#"{"memory_budget": 5000000}"#).await;
     assert_eq!(status, 200);
-    let (_, metrics) = stage.get("/metrics", "").await;
+    let open = "Accept: application/openmetrics-text; version=1.0.0\r\n";
+    let (_, metrics) = stage.send("GET", "/metrics", open, "").await;
     let metrics = metrics.as_str().unwrap();
     for line in [
         "# TYPE kwik_sessions gauge",
@@ -332,11 +333,31 @@ async fn what_is_right_is_done_and_answered_with_what_changed() {
         assert!(metrics.contains(line), "{line}: {metrics}");
     }
     assert!(metrics.ends_with("# EOF\n"));
+    let (_, plain) = stage.get("/metrics", "").await;
+    check_with_promtool(plain.as_str().unwrap());
     let (status, closed) =
         stage.post("/api/v1/sessions/0-1/close", r#"{"code": 9, "reason": "go"}"#).await;
     assert_eq!((status, &closed["closed"]), (200, &Value::Bool(true)));
     let error = stage.session.closed().await;
     assert!(error.to_string().contains("go"), "{error}");
+}
+
+/// What Prometheus' own tool says, where there is one.
+fn check_with_promtool(metrics: &str) {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+    assert!(metrics.contains("# TYPE kwik_sessions_begun_total counter\n"), "{metrics}");
+    assert!(!metrics.contains("# EOF"), "{metrics}");
+    let mut command = Command::new("promtool");
+    command.args(["check", "metrics"]).stdin(Stdio::piped());
+    let Ok(mut tool) = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn() else {
+        eprintln!("SKIPPED: no promtool on this machine");
+        return;
+    };
+    tool.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
+    let output = tool.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.trim().is_empty(), "{said}");
 }
 
 #[tokio::test]

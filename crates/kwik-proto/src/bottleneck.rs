@@ -182,14 +182,18 @@ impl<'a> Flow<'a> {
             Some((now.saturating_duration_since(marks.at), counts))
         });
         let [sent, lost] = [figures.sent_packets, figures.lost_packets];
+        // Of a path that is asked, the model knows its rate; what a primary knows of one that leads
+        // to others comes once a second, and nothing may come in between.
+        let known = figures.goodput.filter(|_| figures.outstanding > 0);
         match marked.filter(|(time, _)| !time.is_zero()) {
             Some((time, [received, sent_before, lost_before])) => {
                 let bytes = u128::from(figures.received.saturating_sub(*received));
-                let rate = bytes * 1_000_000 / time.as_micros().max(1);
+                let came = bytes * 1_000_000 / time.as_micros().max(1);
+                let rate = known.unwrap_or(u64::try_from(came).unwrap_or(u64::MAX));
                 let since = [sent.saturating_sub(*sent_before), lost.saturating_sub(*lost_before)];
                 // Its server tells of them once a second.
                 let packets = if since[0] < LEAST_PACKETS { [sent, lost] } else { since };
-                Self { path, rate: u64::try_from(rate).unwrap_or(u64::MAX), packets }
+                Self { path, rate, packets }
             }
             None => Self { path, rate: figures.goodput.unwrap_or(0), packets: [sent, lost] },
         }

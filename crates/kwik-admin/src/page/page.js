@@ -99,6 +99,19 @@ function showSessions(list) {
   });
 }
 
+// A primary is told by its client what others bring; of its own it knows what it sends.
+let sent = null;
+function addOwn(session) {
+  const own = (session.paths || []).find((path) => path.path === 0);
+  if (session.role !== "primary" || !own) return;
+  const now = { name: session.name, at: performance.now(), bytes: own.udp_sent };
+  const before = sent && sent.name === now.name ? sent : now;
+  const seconds = (now.at - before.at) / 1e3;
+  own.bytes_per_second = seconds > 0 ? (now.bytes - before.bytes) / seconds : null;
+  own.received = own.udp_sent;
+  sent = now;
+}
+
 function showPaths(session) {
   fill(find("paths"), session.paths || [], (path) => {
     const row = element("tr", undefined, { "data-path": path.path });
@@ -236,6 +249,7 @@ async function look() {
       find("one-head").textContent = "Session " + session.name + " (" + session.role + ")";
       const limit = session.limited_by ? "Limited by " + session.limited_by.text : "A path of another server's session";
       if (find("limit").textContent !== limit) find("limit").textContent = limit;
+      addOwn(session);
       showPaths(session);
       showCharts(session);
       showStreams(session);

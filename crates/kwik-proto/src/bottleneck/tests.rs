@@ -129,7 +129,12 @@ fn only_what_happened_since_the_marks_counts() {
     now.at += Duration::from_secs(1);
     let figures = &mut now.session.paths[0].figures;
     (figures.received, figures.sent_packets) = (3_000_000, 2_000);
+    // Nobody asked it for what came: the rate is that of the time between.
+    (figures.outstanding, figures.stalled) = (0, Duration::ZERO);
     let link = Bottleneck::PrimaryLink { rate: 2_000_000 };
+    assert_eq!(Bottleneck::of(&now, Some(&marks)), link);
+    now.session.paths[0].figures.outstanding = 1;
+    let link = Bottleneck::PrimaryLink { rate: 1_000_000 };
     assert_eq!(Bottleneck::of(&now, Some(&marks)), link);
     now.session.paths[0].figures.lost_packets = 140;
     assert_eq!(lost(&now, Some(&marks)), Some(0.1));
