@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use kwik_delivery::{Fingerprint, Link, ObjectName, Pass};
 
 use crate::{
+    ctl::CtlArguments,
     doctor::DoctorArguments,
     identity::IdentityArguments,
     link::LinkArguments,
@@ -48,6 +49,8 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Serve a folder or a file, as a primary or as an edge of one.
     Serve(Serve),
+    /// Look at a running server, and change it.
+    Ctl(CtlArguments),
     /// Print this server's fingerprint, making its identity if it has none.
     Id(Id),
     /// Print the key by which servers know this client, making its identity if it has none.

@@ -87,7 +87,7 @@ async fn download(
     let mut killed = None;
     let output = Output::file(PartFile::claim(Place::new(output), false)?);
     let what = What { name, expected: None, output: &output };
-    let (progress, tally) = (Progress::default(), Tally::new());
+    let (progress, tally) = (Progress::default(), Tally::new(false));
     tally.begin_session(&connection.session);
     let manifest = get::fetch(&client, what, &progress, &tally, |verified, size| {
         if verified >= size / 2 {

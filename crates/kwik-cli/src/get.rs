@@ -111,7 +111,7 @@ impl<'a> Group<'a> {
 
 /// Over one session for each server. What fails does not keep the others from being fetched.
 async fn get_all(arguments: &Get, signals: &mut Signals) -> Result<(), Failure> {
-    let tally = Tally::new();
+    let tally = Tally::new(arguments.verbose);
     let groups = Group::of(&arguments.links);
     let work = async {
         let mut sessions: Option<Sessions<'_>> = None;
@@ -222,7 +222,7 @@ async fn get(arguments: &Get, link: &ObjectLink, signals: &mut Signals) -> Resul
     // The key first: it may be that nothing is to be fetched at all.
     Trust::new(link, &arguments.trust)?;
     let output = open(&target, arguments).await?;
-    let tally = Tally::new();
+    let tally = Tally::new(arguments.verbose);
     let sessions = Sessions::new(arguments.dialing(), link, &tally).alone();
     let what = What { name: &link.name, expected: arguments.expect, output: &output };
     let result = tokio::select! {

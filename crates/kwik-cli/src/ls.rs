@@ -52,7 +52,7 @@ pub(crate) struct Ls {
 const RETRY: u32 = 3;
 
 pub(crate) async fn run(arguments: Ls) -> Result<(), Failure> {
-    let tally = Tally::new();
+    let tally = Tally::new(false);
     let Ls { trust, timeout, .. } = &arguments;
     let dialing = Dialing { trust, timeout: *timeout, retry: RETRY, limit_rate: None };
     let sessions = Sessions::new(dialing, &arguments.link.server, &tally);

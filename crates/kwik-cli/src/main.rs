@@ -12,17 +12,13 @@ use tokio::{
     runtime::Runtime,
     signal::unix::{SignalKind, signal},
 };
-use tracing_subscriber::{
-    filter::{LevelFilter, Targets},
-    fmt,
-    layer::SubscriberExt,
-    util::SubscriberInitExt,
-};
 
 mod access;
+mod admin;
 mod args;
 mod config;
 mod connect;
+mod ctl;
 mod demo;
 mod doctor;
 mod door;
@@ -33,8 +29,10 @@ mod folder;
 mod get;
 mod identity;
 mod known;
+mod limit;
 mod link;
 mod listen;
+mod log;
 mod ls;
 mod manual;
 mod many;
@@ -64,7 +62,7 @@ const SHUTDOWN: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
     let parsed = parse();
-    start_log(matches!(parsed, Ok(Command::Serve(_))));
+    log::start(parsed.as_ref().ok());
     match parsed {
         Ok(command) => run(command),
         Err(failure) => end(Err(failure)),
@@ -124,6 +122,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
     outlive_size_limits();
     match command {
         Command::Serve(arguments) => serve::run(arguments).await,
+        Command::Ctl(arguments) => ctl::run(&arguments),
         Command::Id(arguments) => id(&arguments),
         Command::Identity(arguments) => identity::run(&arguments),
         Command::Link(arguments) => link::run(arguments),
@@ -189,29 +188,4 @@ fn print(text: &str) -> Result<(), Failure> {
         };
         Failure::new(kind, format!("cannot write to standard output: {error}"))
     })
-}
-
-/// Logs warnings to standard error, or what `KWIK_LOG` says: off, error, warn, info, debug, trace.
-/// A server says what becomes of requests, too, and when that was, unless the journal does.
-fn start_log(serves: bool) {
-    let given: Option<LevelFilter> = env::var("KWIK_LOG").ok().and_then(|level| level.parse().ok());
-    let filter = match given {
-        Some(level) => Targets::new().with_default(level),
-        None if serves => {
-            let own = [("kwik_delivery", LevelFilter::INFO)];
-            Targets::new().with_targets(own).with_default(LevelFilter::WARN)
-        }
-        None => Targets::new().with_default(LevelFilter::WARN),
-    };
-    let lines = fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        // They would go to standard error too, and a failure there must not end the program.
-        .log_internal_errors(false);
-    let log = tracing_subscriber::registry().with(filter);
-    if serves && env::var_os("JOURNAL_STREAM").is_none() {
-        log.with(lines).init();
-    } else {
-        log.with(lines.without_time()).init();
-    }
 }

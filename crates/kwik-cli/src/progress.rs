@@ -126,7 +126,8 @@ impl Display {
             paths => format!("{paths} paths"),
         };
         let left = left(size.saturating_sub(verified), came, elapsed);
-        format!("{} of {}  {rate:.0} Mbit/s  {left}{paths}", Size(verified), Size(size))
+        let limit = limited_by(shares.limit());
+        format!("{} of {}  {rate:.0} Mbit/s  {left}{paths}{limit}", Size(verified), Size(size))
     }
 
     /// Says once what became of what was there already.
@@ -176,13 +177,13 @@ impl Overall {
     }
 
     /// Bytes that came; bytes and files that are done, and how many are known to be wanted; paths,
-    /// and what is waited for when nothing comes.
+    /// what is waited for when nothing comes, and what limits.
     pub(crate) fn update(
         &mut self,
         received: u64,
         (verified, size): (u64, u64),
         (done, files): (u64, u64),
-        (paths, waiting): (usize, Option<String>),
+        (paths, waiting, limit): (usize, Option<String>, Option<String>),
     ) {
         let now = Instant::now();
         let elapsed = now - self.began;
@@ -194,7 +195,8 @@ impl Overall {
             let rate = mbit(received, elapsed);
             let left = left(size.saturating_sub(verified), received, elapsed);
             let (verified, size) = (Size(verified), Size(size.max(verified)));
-            format!("{done} of {files}: {verified} of {size}  {rate:.0} Mbit/s  {left}")
+            let limit = limited_by(limit.as_deref());
+            format!("{done} of {files}: {verified} of {size}  {rate:.0} Mbit/s  {left}{limit}")
         };
         let percent = verified.saturating_mul(100).checked_div(size).unwrap_or(0).min(100);
         match &mut self.kind {
@@ -239,6 +241,10 @@ impl Drop for Overall {
             bar.finish_and_clear();
         }
     }
+}
+
+fn limited_by(limit: Option<&str>) -> String {
+    limit.map(|limit| format!("  limited by {limit}")).unwrap_or_default()
 }
 
 /// How long the rest may take, for people; nothing before that can be told.

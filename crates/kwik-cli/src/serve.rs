@@ -20,6 +20,7 @@ use tokio::{
 
 use crate::{
     access::AccessLog,
+    admin::Administration,
     args::Serve,
     door::Entrance,
     edges::EdgeList,
@@ -53,6 +54,7 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
 
     let config = configuration(&arguments, identity, &entrance);
     let sockets = listen::open(&config, &arguments.listen).await?;
+    let administration = Administration::open(&arguments.admin).await?;
 
     let first = source.list(1).await?.into_iter().next();
     let greeting = Greeting { arguments: &arguments, fingerprint, entrance: &entrance };
@@ -60,16 +62,10 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
     let looked = source.clone();
     // Beside the serving: a folder may be large.
     tokio::spawn(async move { warn_of_unserved(&looked.survey().await) });
-    let mut server = Server::new(source, catalogue, edges.edges())
+    let server = Server::new(source, catalogue, edges.edges())
         .with_quarantine(arguments.quarantine)
         .with_door(entrance.door.clone());
-    if let Some(rate) = arguments.rate {
-        server = server.with_rate(rate.get());
-    }
-    if let Some(log) = access.clone() {
-        server = server.with_access_log(move |access| log.write(access));
-    }
-    let server = Arc::new(server);
+    let server = Arc::new(with_options(server, &arguments, access.clone()));
     successors.tell(&server);
     if arguments.hash_ahead {
         let hashing = Arc::clone(&server);
@@ -80,6 +76,8 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
         // Tasks of their own: sessions may have to outlive all that is done here.
         tokio::spawn(async move { server.run(&endpoint).await });
     }
+    let endpoints = sockets.iter().map(|socket| socket.endpoint.clone()).collect();
+    let mut asking = administration.start(&arguments.admin, endpoints, &server);
     notify("READY=1");
     loop {
         let asked = {
@@ -87,6 +85,7 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
             tokio::select! {
                 () = &mut keeping => continue,
                 asked = signals.next() => asked,
+                Some(asked) = asking.recv() => asked,
             }
         };
         match asked {
@@ -115,6 +114,16 @@ fn configuration(arguments: &Serve, identity: Arc<Identity>, entrance: &Entrance
         config.max_sessions = most;
     }
     config
+}
+
+fn with_options(mut server: Server, arguments: &Serve, access: Option<AccessLog>) -> Server {
+    if let Some(rate) = arguments.rate {
+        server = server.with_rate(rate.get());
+    }
+    if let Some(log) = access {
+        server = server.with_access_log(move |access| log.write(access));
+    }
+    server
 }
 
 /// What of the source is for others. After secrets were made: they are told by what they are,
@@ -182,7 +191,7 @@ async fn asked_again(server: &Server, signals: &mut Signals, successors: &mut Su
 
 /// What a server is asked from outside.
 #[derive(Debug, PartialEq, Eq)]
-enum Asked {
+pub(crate) enum Asked {
     Reload,
     End,
 }

@@ -10,7 +10,7 @@ use kwik::{Decision, PathId, ScheduleStats, Session, escape};
 use kwik_delivery::{Manifest, Progress, Takeover};
 use serde_json::{Value, json};
 
-use crate::voice::json_line;
+use crate::{limit::Limits, voice::json_line};
 
 /// What each path has brought.
 #[derive(Debug, Default)]
@@ -21,6 +21,8 @@ pub(crate) struct Shares {
     /// What paths brought of other objects.
     others: BTreeMap<PathId, u64>,
     sessions: u32,
+    /// What limits, where somebody wants to know.
+    limits: Option<Limits>,
 }
 
 /// What one path has brought, and why so much.
@@ -35,6 +37,11 @@ struct Share {
 }
 
 impl Shares {
+    /// Of a get that says what limits it, or does not.
+    pub(crate) fn new(verbose: bool) -> Self {
+        Self { limits: verbose.then(Limits::default), ..Self::default() }
+    }
+
     /// Goes on with a session, which may have brought other objects; the one before, if any, was
     /// lost.
     pub(crate) fn begin_session(&mut self, session: &Session) {
@@ -52,7 +59,11 @@ impl Shares {
     }
 
     /// Looks at a session's paths; those that have ended since stay with what was seen last.
-    pub(crate) fn update(&mut self, session: &Session) -> BTreeMap<PathId, u64> {
+    /// `writing` says that blocks wait to be written.
+    pub(crate) fn update(&mut self, session: &Session, writing: bool) -> BTreeMap<PathId, u64> {
+        if let Some(limits) = &mut self.limits {
+            limits.look(session, writing);
+        }
         let mut brought = BTreeMap::new();
         for path in session.stats().paths {
             brought.insert(path.id, path.figures.received);
@@ -98,9 +109,16 @@ impl Shares {
         all.into_iter().map(move |(address, bytes)| (address, bytes, part(bytes)))
     }
 
-    /// A line for each path: what it brought, what is known of it, and what was decided last.
+    /// What limits now, where somebody wants to know.
+    pub(crate) fn limit(&self) -> Option<&str> {
+        self.limits.as_ref()?.last()
+    }
+
+    /// A line for each path: what it brought, what is known of it, and what was decided last; and
+    /// one for what limited.
     pub(crate) fn explain(&self) -> Vec<String> {
-        self.paths.iter().map(|(path, share)| share.explain(*path)).collect()
+        let paths = self.paths.iter().map(|(path, share)| share.explain(*path));
+        paths.chain(self.limits.as_ref().and_then(Limits::summary)).collect()
     }
 }
 

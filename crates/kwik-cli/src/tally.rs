@@ -67,7 +67,8 @@ pub(crate) struct UnderWay<'a> {
 }
 
 impl Tally {
-    pub(crate) fn new() -> Self {
+    /// Of a get that says what limits it, or does not.
+    pub(crate) fn new(verbose: bool) -> Self {
         let zero = AtomicU64::default;
         Self {
             began: Instant::now(),
@@ -79,7 +80,7 @@ impl Tally {
             verified: zero(),
             received: zero(),
             taken_over: zero(),
-            inner: Mutex::default(),
+            inner: Mutex::new(Inner { shares: Shares::new(verbose), ..Inner::default() }),
         }
     }
 
@@ -108,7 +109,9 @@ impl Tally {
 
     /// Looks at what the session has brought by now, path by path.
     pub(crate) fn look(&self, session: &Session) -> BTreeMap<PathId, u64> {
-        self.inner().shares.update(session)
+        let mut inner = self.inner();
+        let writing = inner.active.values().any(|active| active.progress.is_writing());
+        inner.shares.update(session, writing)
     }
 
     /// The same of one before, which had `brought` so much.
@@ -227,14 +230,15 @@ impl Tally {
         news.iter().for_each(|text| overall.say(text));
         let [files, size] = self.wanted.each_ref().map(|wanted| wanted.load(Relaxed));
         let done = self.fetched.load(Relaxed) + self.failed.load(Relaxed);
-        let (paths, hashing) = {
+        let (paths, hashing, limit) = {
             let inner = self.inner();
-            (inner.shares.paths(), inner.hashing())
+            let limit = inner.shares.limit().map(str::to_owned);
+            (inner.shares.paths(), inner.hashing(), limit)
         };
         let verified = self.verified();
         // Of what comes there is more to say.
         let hashing = hashing.filter(|_| verified < size && self.received() == overall.received());
-        overall.update(self.received(), (verified, size), (done, files), (paths, hashing));
+        overall.update(self.received(), (verified, size), (done, files), (paths, hashing, limit));
     }
 
     /// Says what it would come to.

@@ -55,7 +55,7 @@ pub(crate) async fn run(arguments: Verify) -> Result<(), Failure> {
 async fn ask(link: &ObjectLink, arguments: &Verify) -> Result<Hash, Failure> {
     let Verify { trust, timeout, .. } = arguments;
     let dialing = Dialing { trust, timeout: *timeout, retry: 0, limit_rate: None };
-    let tally = Tally::new();
+    let tally = Tally::new(false);
     let sessions = Sessions::new(dialing, link, &tally);
     let client = sessions.client().await?;
     let progress = Progress::default();

@@ -80,13 +80,14 @@ fn verbose_says_of_each_server_what_it_brought_and_why() {
     let output = place.run(&["get", &primary.link("x"), "-v"]);
     assert_done(&output);
     let text = String::from_utf8(output.stderr).unwrap();
-    let lines: Vec<_> = text.lines().filter(|line| line.contains("path ")).collect();
+    let lines: Vec<_> = text.lines().filter(|line| line.contains("round trip ")).collect();
     assert_eq!(lines.len(), 2, "{text}");
     for (line, server) in lines.iter().zip([&primary, &edge]) {
         let parts = ["round trip ", " pieces and ", "moved in ", ", out ", ", twice ", "; "];
         assert!(line.contains(&server.address), "{line}");
         assert!(parts.iter().all(|part| line.contains(part)), "{line}");
     }
+    assert!(text.lines().any(|line| line.starts_with("limited by ")), "{text}");
     let output = place.run(&["get", &primary.link("x"), "--force"]);
     assert!(!String::from_utf8(output.stderr).unwrap().contains("round trip"));
 }

@@ -47,8 +47,8 @@ pub use request::{
     InvalidMessage, List, Listed, Part, Repair, Request, Response, in_order,
 };
 pub use server::{
-    Access, AccessPart, AtOnce, Decision, Edge, EdgeState, EdgeView, Failed, JoinPolicy, Rate,
-    Server, SessionView, WhenItPays,
+    Access, AccessPart, AtOnce, Decision, Edge, EdgeState, EdgeView, Failed, JoinPolicy, KnownEdge,
+    Rate, Server, SessionView, WhenItPays,
 };
 pub use source::{Object, ObjectStat, Source, SourceError, Survey, Unserved};
 pub use verify::{Corrupt, InvalidOutboard, Outline, Verifier};

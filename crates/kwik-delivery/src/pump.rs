@@ -143,7 +143,9 @@ impl Reader<'_> {
                 let data = data.unwrap_or_else(|_| Vec::with_capacity(self.block_size));
                 let following = Block::new(block.range().end, data);
                 // Nobody takes it once writing failed, which is reported there.
+                self.progress.set_writing(true);
                 self.full.send(std::mem::replace(block, following)).await.ok();
+                self.progress.set_writing(false);
             }
         }
         Ok(())

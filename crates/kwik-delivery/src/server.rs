@@ -40,8 +40,8 @@ mod version;
 
 use access::AccessLog;
 pub use access::{Access, AccessPart};
-pub use edges::Edge;
 use edges::Edges;
+pub use edges::{Edge, KnownEdge};
 use fill::{STOPPING, fill};
 pub use join::{
     AtOnce, Decision, EdgeState, EdgeView, Failed, JoinPolicy, Rate, SessionView, WhenItPays,
@@ -122,6 +122,19 @@ impl Server {
     pub fn unreached_edges(&self) -> Vec<Fingerprint> {
         let edges = self.edges.now();
         edges.iter().filter(|peer| peer.is_unreached()).map(|peer| peer.fingerprint).collect()
+    }
+
+    /// The edges as they are configured now, with what is known of each.
+    #[must_use]
+    pub fn known_edges(&self) -> Vec<KnownEdge> {
+        let (edges, draining) = (self.edges.now(), self.draining.borrow());
+        edges.iter().map(|peer| peer.known(draining.contains(&peer.fingerprint))).collect()
+    }
+
+    /// Whether it takes no new sessions: see [`Self::drain`].
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.presence.is_draining()
     }
 
     /// Tells whether an edge drains. One that does joins no session any more. By the policies of

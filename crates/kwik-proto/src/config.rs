@@ -40,12 +40,99 @@ pub enum ConfigError {
         /// The least initial window.
         least: u64,
     },
+    /// There is no setting of this name.
+    #[error("no such setting: there are {}", .known.trim_end())]
+    Unknown {
+        /// Those that there are.
+        known: &'static str,
+    },
+    /// A text that is no value of the setting.
+    #[error("{setting} is {wanted}")]
+    Unreadable {
+        /// Which setting.
+        setting: &'static str,
+        /// What it takes.
+        wanted: &'static str,
+    },
     /// The setting holds for the whole of a session.
     #[error("{setting} is agreed on when a session starts: set it for sessions to come")]
     FixedForSession {
         /// Which setting.
         setting: &'static str,
     },
+}
+
+/// Settings that stay as they were agreed on when a session began.
+const FIXED: [&str; 4] = ["max_streams_bidi", "max_streams_uni", "checksum", "compression"];
+
+/// A value of a setting as text.
+pub(crate) trait Setting: Sized {
+    /// What it takes, for people.
+    const WANTED: &'static str;
+    fn show(&self) -> String;
+    fn parse(text: &str) -> Option<Self>;
+}
+
+macro_rules! plain {
+    ($($type:ty: $wanted:literal;)*) => { $(
+        impl Setting for $type {
+            const WANTED: &'static str = $wanted;
+            fn show(&self) -> String {
+                self.to_string()
+            }
+            fn parse(text: &str) -> Option<Self> {
+                text.parse().ok()
+            }
+        }
+    )* };
+}
+plain! {
+    u32: "a whole number";
+    u64: "a whole number";
+    usize: "a whole number";
+    f64: "a number";
+    bool: "true or false";
+}
+
+impl Setting for Duration {
+    const WANTED: &'static str = "a whole number of milliseconds";
+    fn show(&self) -> String {
+        self.as_millis().to_string()
+    }
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok().map(Self::from_millis)
+    }
+}
+
+/// Choices, by their names.
+macro_rules! choices {
+    ($($type:ident: $wanted:literal, $($name:ident = $text:literal),*;)*) => { $(
+        impl Setting for $type {
+            const WANTED: &'static str = $wanted;
+            fn show(&self) -> String {
+                match self { $(Self::$name => $text,)* }.to_owned()
+            }
+            fn parse(text: &str) -> Option<Self> {
+                match text { $($text => Some(Self::$name),)* _ => None }
+            }
+        }
+    )* };
+}
+choices! {
+    ConflictPolicy: "first-wins, last-wins, primary-wins or reject",
+        FirstWins = "first-wins", LastWins = "last-wins", PrimaryWins = "primary-wins",
+        Reject = "reject";
+    AggregationFallback: "ignore-corrupt, ask-again, close-stream or isolate-source",
+        IgnoreCorrupt = "ignore-corrupt", AskAgain = "ask-again", CloseStream = "close-stream",
+        IsolateSource = "isolate-source";
+    MetadataRecovery: "close-path, resend, use-defaults, close-stream or ignore-stream",
+        ClosePath = "close-path", Resend = "resend", UseDefaults = "use-defaults",
+        CloseStream = "close-stream", IgnoreStream = "ignore-stream";
+    WindowRecovery: "wait, reallocate or cleanup",
+        Wait = "wait", Reallocate = "reallocate", Cleanup = "cleanup";
+    Backoff: "constant, linear or exponential",
+        Constant = "constant", Linear = "linear", Exponential = "exponential";
+    SecondaryWrites: "leased or open", Leased = "leased", Open = "open";
 }
 
 pub(crate) fn check<T: PartialOrd + fmt::Debug>(
@@ -81,6 +168,40 @@ macro_rules! settings {
         }
 
         impl $config {
+            /// Every setting: its name, what it is now, and whether it changes while a session
+            /// lives.
+            #[must_use]
+            pub fn settings(&self) -> Vec<(&'static str, String, bool)> {
+                vec![$((
+                    stringify!($name),
+                    $crate::config::Setting::show(&self.$name),
+                    !$crate::config::FIXED.contains(&stringify!($name)),
+                ),)*]
+            }
+
+            /// Sets the setting of this name to what the text says: a number, `true` or `false`, a
+            /// time in milliseconds.
+            ///
+            /// # Errors
+            /// There is no such setting, the text is no such value, or it is out of bounds.
+            pub fn set(
+                &mut self,
+                name: &str,
+                text: &str,
+            ) -> Result<&mut Self, $crate::ConfigError> {
+                use $crate::config::{ConfigError, Setting};
+                match name {
+                    $(stringify!($name) => {
+                        let value = Setting::parse(text).ok_or_else(|| ConfigError::Unreadable {
+                            setting: stringify!($name),
+                            wanted: <$type as Setting>::WANTED,
+                        })?;
+                        self.$set(value)
+                    })*
+                    _ => Err(ConfigError::Unknown { known: concat!($(stringify!($name), " "),*) }),
+                }
+            }
+
             $(
                 $(#[$doc])*
                 #[must_use]
@@ -202,15 +323,11 @@ impl Config {
     /// # Errors
     /// [`ConfigError::FixedForSession`], and those of [`Config::validate`].
     pub fn check_change(&self, new: &Self) -> Result<(), ConfigError> {
-        for (setting, same) in [
-            ("max_streams_bidi", self.max_streams_bidi == new.max_streams_bidi),
-            ("max_streams_uni", self.max_streams_uni == new.max_streams_uni),
-            ("checksum", self.checksum == new.checksum),
-            ("compression", self.compression == new.compression),
-        ] {
-            if !same {
-                return Err(ConfigError::FixedForSession { setting });
-            }
+        let fixed = |name: &&str| FIXED.contains(name);
+        let (before, after) = (self.settings(), new.settings());
+        let changed = before.iter().zip(&after).find(|(old, new)| fixed(&old.0) && old.1 != new.1);
+        if let Some(((setting, ..), _)) = changed {
+            return Err(ConfigError::FixedForSession { setting });
         }
         new.validate()
     }

@@ -1,6 +1,6 @@
 //! What waits to be sent on a path's control stream, and its heartbeat (3.1).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
@@ -13,7 +13,12 @@ pub struct ControlQueue {
     next_frame_id: u64,
     encoded: BytesMut,
     last_sent: Instant,
+    /// When a busy path is asked for a sign of life next, and for how many packets it lost: what
+    /// else is sent to it brings no answer.
+    next_busy: Instant,
     heartbeat: u64,
+    /// When it was sent.
+    beat_at: Instant,
     /// Nothing came since the last heartbeat.
     unanswered: bool,
 }
@@ -26,7 +31,9 @@ impl ControlQueue {
             next_frame_id: 0,
             encoded: BytesMut::new(),
             last_sent: now,
+            next_busy: now + limits::HEARTBEAT_BUSY,
             heartbeat: 0,
+            beat_at: now,
             unanswered: false,
         }
     }
@@ -36,6 +43,10 @@ impl ControlQueue {
         control::encode(self.next_frame_id, message, &mut self.encoded);
         self.next_frame_id += 1;
         self.last_sent = now;
+        if now >= self.next_busy + limits::HEARTBEAT_BUSY {
+            // It had nothing to do.
+            self.next_busy = now + limits::HEARTBEAT_BUSY;
+        }
     }
 
     /// Takes what is to be written, in order.
@@ -54,18 +65,26 @@ impl ControlQueue {
         self.unanswered = false;
     }
 
+    /// The peer has answered a heartbeat: how long that took, if it was the last one.
+    pub fn answered(&self, sequence: u64, now: Instant) -> Option<Duration> {
+        let is_last = sequence == self.heartbeat && sequence > 0;
+        is_last.then(|| now.saturating_duration_since(self.beat_at))
+    }
+
     /// When the next heartbeat is due.
     #[must_use]
     pub fn heartbeat_due(&self, busy: bool) -> Instant {
         let often = busy || self.unanswered;
-        self.last_sent + if often { limits::HEARTBEAT_BUSY } else { limits::HEARTBEAT_IDLE }
+        if often { self.next_busy } else { self.last_sent + limits::HEARTBEAT_IDLE }
     }
 
     /// Queues a heartbeat if one is due.
     pub fn beat(&mut self, busy: bool, now: Instant) {
         if now >= self.heartbeat_due(busy) {
             self.heartbeat += 1;
+            self.beat_at = now;
             self.unanswered = true;
+            self.next_busy = now + limits::HEARTBEAT_BUSY;
             let beat = Heartbeat { sequence: self.heartbeat, reply: false };
             self.push(&ControlMessage::Heartbeat(beat), now);
         }
@@ -89,5 +108,22 @@ mod tests {
         }
         control.on_heard();
         assert_eq!(control.heartbeat_due(false), now + limits::HEARTBEAT_IDLE);
+    }
+
+    #[test]
+    fn what_else_is_sent_puts_off_no_heartbeat_of_a_busy_path() {
+        let mut now = crate::test_now();
+        let mut control = ControlQueue::new(now);
+        let due = now + limits::HEARTBEAT_BUSY;
+        let other = ControlMessage::Heartbeat(Heartbeat { sequence: 0, reply: true });
+        for _ in 0..9 {
+            now += limits::HEARTBEAT_BUSY / 10;
+            control.push(&other, now);
+            assert_eq!(control.heartbeat_due(true), due);
+        }
+        // After a pause it is not due at once.
+        now += limits::HEARTBEAT_IDLE;
+        control.push(&other, now);
+        assert_eq!(control.heartbeat_due(true), now + limits::HEARTBEAT_BUSY);
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod ack;
 pub mod auth;
+pub mod bottleneck;
 pub mod control;
 pub mod lease;
 pub mod limits;

@@ -249,8 +249,27 @@ pub struct RecvStats {
     pub backpressure: Option<(BackpressureReason, Instant)>,
     /// What its reader waits for while bytes behind it are here.
     pub gap: Option<GapNotice>,
+    /// The path that was asked for the byte that its reader waits for, having nothing to read.
+    pub awaited_from: Option<PathId>,
     /// When it was opened, and when it last received or was read; none once its reader is done.
     pub times: Option<(Instant, Instant)>,
+}
+
+/// Where each part of a stream is that this side reads. All before `read` was read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StreamMap {
+    /// Where ordered reading goes on.
+    pub read: u64,
+    /// The end of what came.
+    pub end: u64,
+    /// The offset up to which data is granted.
+    pub granted: u64,
+    /// The final size, once known.
+    pub size: Option<u64>,
+    /// What came and was not read, each with who brought it, where that is known.
+    pub held: Vec<(Option<PathId>, Range<u64>)>,
+    /// What is under way, each with who was asked for it.
+    pub asked: Vec<(PathId, Range<u64>)>,
 }
 
 /// Figures of a stream's sending half, in bytes unless said otherwise.
@@ -293,6 +312,58 @@ pub struct SessionStats {
     pub backpressure: BackpressureStats,
     /// Gaps that kept a reader waiting for the gap timeout (8.4).
     pub gaps: u64,
+    /// How long bytes that came early waited for those before them (10.1).
+    pub aggregation: Latencies,
+    /// Payload that was sent here, in bytes; a secondary's servers send more.
+    pub sent: u64,
+}
+
+/// How often something took how long: a histogram that is cheap to keep and to add up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Latencies {
+    /// How often it took no longer than each of [`Self::BOUNDS`], and longer than the bound
+    /// before; the last: longer than all.
+    pub counts: [u64; 13],
+    /// All of them together.
+    pub total: Duration,
+}
+
+impl Latencies {
+    /// Bounds of the counts: short ones are a local network's, long ones a failure's.
+    pub const BOUNDS: [Duration; 12] = [
+        Duration::from_micros(500),
+        Duration::from_millis(1),
+        Duration::from_millis(2),
+        Duration::from_millis(5),
+        Duration::from_millis(10),
+        Duration::from_millis(25),
+        Duration::from_millis(50),
+        Duration::from_millis(100),
+        Duration::from_millis(250),
+        Duration::from_millis(1_000),
+        Duration::from_millis(3_000),
+        Duration::from_millis(10_000),
+    ];
+
+    /// It took so long once more.
+    pub fn note(&mut self, time: Duration) {
+        self.counts[Self::place(time)] += 1;
+        self.total += time;
+    }
+
+    /// Which of the counts a time belongs to.
+    #[must_use]
+    pub fn place(time: Duration) -> usize {
+        Self::BOUNDS.partition_point(|bound| *bound < time)
+    }
+
+    /// The same of others.
+    pub fn add(&mut self, other: &Self) {
+        for (count, more) in self.counts.iter_mut().zip(other.counts) {
+            *count += more;
+        }
+        self.total += other.total;
+    }
 }
 
 /// A gap that has kept the reader of a stream waiting for

@@ -38,6 +38,7 @@ mod driver;
 mod endpoint;
 mod lease;
 mod mapped;
+mod metrics;
 mod primary;
 mod quic;
 pub mod runtime;
@@ -52,6 +53,7 @@ pub use endpoint::{
 pub use kwik_proto::auth::{
     AcceptAny, Authenticator, DialPolicy, Fingerprint, Identity, Introduction, PrivateRanges,
 };
+pub use kwik_proto::bottleneck::{Bottleneck, Marks, Snapshot};
 pub use kwik_proto::lease::{IssuedLease, LeaseOutcome};
 pub use kwik_proto::mapping::{Mapping, MappingState, Place};
 pub use kwik_proto::path::{PathEvent, PathInfo, PathStatus};
@@ -60,8 +62,9 @@ pub use kwik_proto::presentation::{
 };
 pub use kwik_proto::session::{Blamed, ClientConfig as SessionConfig, RelayReport, Uncovered};
 pub use kwik_proto::stats::{
-    CongestionState, CongestionStats, Decision, DuplicateStats, PathFigures, PathStats, RecvStats,
-    ScheduleStats, SecondaryStats, SendStats, SessionStats, StreamScheduleStats, StreamStats,
+    CongestionState, CongestionStats, Decision, DuplicateStats, Latencies, PathFigures, PathStats,
+    RecvStats, ScheduleStats, SecondaryStats, SendStats, SessionStats, StreamMap,
+    StreamScheduleStats, StreamStats,
 };
 pub use kwik_proto::stream::{GapNotice, MetadataError, Priority, StreamMetadata, StreamType};
 pub use kwik_proto::wire::DataOptions;
@@ -72,6 +75,10 @@ pub use kwik_proto::{
 };
 pub use lease::{Lease, LeaseWriter};
 pub use mapped::{OpenStreamError, SecondaryStream};
+pub use metrics::{
+    Event, EventKind, Events, FAMILIES as METRICS, Family, LiveSession, MetricKind, Sample,
+    SessionRole, Value,
+};
 pub use primary::{BlamedEvents, PathError, PathEvents, PrimarySession, UncoveredEvents};
 pub use quic::{
     ClosedStream, CongestionControl, ConnectError, ConnectionError, QuicConfig, SendDatagramError,

@@ -6,9 +6,10 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use kwik_proto::auth::Fingerprint;
+use kwik_proto::lease::IssuedLease;
 use kwik_proto::path::{PathEvent, PathInfo, PathStatus};
 use kwik_proto::session::{Blamed, PrimarySession as Machine, RelayReport, Uncovered};
-use kwik_proto::{CodedError, LogCursor, PathId, SessionId, StreamId, escape};
+use kwik_proto::{CodedError, LeaseId, LogCursor, PathId, SessionId, StreamId, escape};
 
 use crate::driver::Held;
 use crate::lease::{Lease, LeaseWriter, WriterSession};
@@ -213,6 +214,13 @@ impl PrimarySession {
         let writer = writer.expect("invariant: a lease of the primary's own path has a writer");
         let session = WriterSession::Primary(self.shared.clone());
         Ok((lease, LeaseWriter::new(session, writer)))
+    }
+
+    /// The leases that are not over, the lowest id first.
+    #[must_use]
+    pub fn leases(&self) -> Vec<(LeaseId, IssuedLease)> {
+        self.shared
+            .look(|machine| machine.leases().map(|(id, lease)| (id, lease.clone())).collect())
     }
 
     /// Sends an uninterpreted packet to the server at the end of a path, through the client (6.1).

@@ -9,7 +9,7 @@ use kwik_proto::{Config, ConfigError, PathId, SessionId, StreamId};
 use crate::driver::Held;
 use crate::lease::{LeaseWriter, WriterSession};
 use crate::mapped::{OpenStreamError, SecondaryStream};
-use crate::quic::ConnectionError;
+use crate::quic::{ConnectionError, QuicStats};
 
 /// One path of somebody's session, at the secondary it leads to. Cheap to clone; the path is closed
 /// with code 0 when its last handle is dropped, where lease writers are handles too.
@@ -27,6 +27,10 @@ impl SecondarySession {
     #[must_use]
     pub fn id(&self) -> SessionId {
         self.shared.look(|machine| machine.id())
+    }
+
+    pub(crate) fn each_connection(&self, each: impl FnMut(&QuicStats)) {
+        self.shared.each_connection(each);
     }
 
     /// Which of the session's paths it is.

@@ -3,15 +3,19 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kwik_proto::auth::Fingerprint;
-use kwik_proto::stats::{ScheduleStats, SessionStats, StreamStats};
+use kwik_proto::bottleneck::{Bottleneck, Snapshot};
+use kwik_proto::stats::{ScheduleStats, SessionStats, StreamMap, StreamStats};
 use kwik_proto::stream::StreamMetadata;
-use kwik_proto::{Config, ConfigError, Dir};
+use kwik_proto::sync::lock;
+use kwik_proto::{Config, ConfigError, Dir, StreamId};
 
-use crate::quic::{ConnectionError, SendDatagramError};
+use crate::driver::StreamRole;
+use crate::metrics::MarkPair;
+use crate::quic::{ConnectionError, QuicStats, SendDatagramError};
 use crate::streams::{RecvStream, SendStream, StreamSession, handles};
 
 /// One session with a primary server, on either side. Cheap to clone. It is closed with code 0 when
@@ -209,13 +213,62 @@ impl Session {
     /// Figures of the session and its paths.
     #[must_use]
     pub fn stats(&self) -> SessionStats {
+        let stats = self.with_figures(|machine, now| machine.stats(now));
+        self.with_connections(stats)
+    }
+
+    /// All figures of the session at one time: what [`Bottleneck::of`] judges.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let mut snapshot = self.with_figures(|machine, now| Snapshot {
+            at: now,
+            established: machine.is_established(),
+            session: machine.stats(now),
+            streams: machine.streams().stream_stats(),
+            schedule: machine.schedule_stats(now),
+            joining: machine.joining(),
+        });
+        snapshot.session = self.with_connections(snapshot.session);
+        snapshot
+    }
+
+    /// What keeps the session from being faster (8.8): in the time since this was last asked, of
+    /// 250 ms at the least, or since its begin. Its text is one sentence.
+    ///
+    /// ```
+    /// # async fn look(session: &kwik::Session) {
+    /// println!("limited by {}", session.blocked_on());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn blocked_on(&self) -> Bottleneck {
+        self.judged().1
+    }
+
+    /// All figures, and what they say.
+    #[must_use]
+    pub fn judged(&self) -> (Snapshot, Bottleneck) {
+        let snapshot = self.snapshot();
+        let bottleneck = MarkPair::judge(&mut lock(&self.shared.marks), &snapshot);
+        (snapshot, bottleneck)
+    }
+
+    pub(crate) fn each_connection(&self, each: impl FnMut(&QuicStats)) {
+        self.shared.each_connection(each);
+    }
+
+    /// Looks at the machine once it knows the figures of its connections.
+    fn with_figures<R>(&self, look: impl FnOnce(&dyn StreamRole, Instant) -> R) -> R {
         let figures = self.shared.figures();
-        let mut stats = self.shared.drive(|machine, now| {
+        self.shared.drive(|machine, now| {
             for (path, figures) in figures {
                 machine.on_figures(path, figures, now);
             }
-            machine.stats(now)
-        });
+            look(machine, now)
+        })
+    }
+
+    fn with_connections(&self, mut stats: SessionStats) -> SessionStats {
         (stats.quic_streams, stats.quic_streams_opened) = self.shared.pool.quic_streams();
         for path in &mut stats.paths {
             let Some(connection) = self.shared.connection_of(path.id) else { continue };
@@ -238,6 +291,12 @@ impl Session {
     #[must_use]
     pub fn stream_stats(&self) -> Vec<StreamStats> {
         self.shared.look(|machine| machine.streams().stream_stats())
+    }
+
+    /// Where each part of a stream that this side reads is; none where there is no such stream.
+    #[must_use]
+    pub fn stream_map(&self, stream: StreamId) -> Option<StreamMap> {
+        self.shared.look(|machine| machine.streams().stream_map(stream))
     }
 
     /// The settings in force (8.8).

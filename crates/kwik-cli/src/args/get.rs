@@ -77,7 +77,8 @@ pub(crate) struct Get {
     /// Say nothing but why it failed.
     #[arg(short, long, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
-    /// Say of each server at the end what it brought, and why so much.
+    /// Say what limits the get as it goes on, and of each server at the end what it brought, and
+    /// why so much.
     #[arg(short, long)]
     pub(crate) verbose: bool,
     #[command(flatten)]

@@ -7,6 +7,8 @@ use kwik::CongestionControl;
 use kwik_delivery::{Fingerprint, ObjectName};
 
 use super::{EdgeLink, Listen, State, SuccessorLink, duration_or_none, rate};
+
+use crate::admin::AdminOptions;
 use crate::link::lifetime;
 
 #[derive(Debug, Args)]
@@ -88,6 +90,8 @@ pub(crate) struct Serve {
     /// A file that gets a line of JSON for each request; SIGHUP has it opened again.
     #[arg(long, value_name = "FILE")]
     pub(crate) access_log: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) admin: AdminOptions,
     /// End when standard input does: for a program that starts servers and may be killed.
     #[arg(long, hide = true)]
     pub(crate) end_with_stdin: bool,

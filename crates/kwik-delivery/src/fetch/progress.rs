@@ -3,7 +3,7 @@
 use std::{
     sync::{
         OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -22,6 +22,8 @@ pub struct Progress {
     takeover: OnceLock<Takeover>,
     /// In microseconds.
     longest_stall: AtomicU64,
+    /// A full block waits to be verified and written.
+    writing: AtomicBool,
 }
 
 /// What became of bytes that an earlier fetch left.
@@ -77,6 +79,16 @@ impl Progress {
     #[must_use]
     pub fn longest_stall(&self) -> Duration {
         Duration::from_micros(self.longest_stall.load(Ordering::Relaxed))
+    }
+
+    /// What came waits to be verified and written: the output is slower than the servers.
+    #[must_use]
+    pub fn is_writing(&self) -> bool {
+        self.writing.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_writing(&self, writing: bool) {
+        self.writing.store(writing, Ordering::Relaxed);
     }
 
     pub(crate) fn on_hashed(&self, hashed: u64, size: u64) {

@@ -50,6 +50,19 @@ impl Edge {
     }
 }
 
+/// An edge, and what is known of it now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownEdge {
+    /// As it is configured.
+    pub edge: Edge,
+    /// Sessions that it is in.
+    pub sessions: usize,
+    /// It did not join when it was dialed last.
+    pub unreached: bool,
+    /// It joins no session any more: see [`Server::set_draining`](crate::Server::set_draining).
+    pub draining: bool,
+}
+
 /// The edges as they are configured now.
 #[derive(Debug, Default)]
 pub(super) struct Edges(Mutex<Arc<[Peer]>>);
@@ -120,6 +133,18 @@ impl Known {
 }
 
 impl Peer {
+    /// What is known of it.
+    pub(super) fn known(&self, draining: bool) -> KnownEdge {
+        let addresses = lock(&self.known.place).addresses.clone();
+        let (fingerprint, weight, cap) = (self.fingerprint, self.weight, self.cap);
+        KnownEdge {
+            edge: Edge { addresses, fingerprint, weight, cap },
+            sessions: self.sessions().load(Relaxed),
+            unreached: self.is_unreached(),
+            draining,
+        }
+    }
+
     pub(super) fn sessions(&self) -> &AtomicUsize {
         &self.known.sessions
     }

@@ -21,6 +21,8 @@ pub struct SentPackets {
     /// often it tells it.
     packets: BTreeMap<u64, SentPacket>,
     outstanding: u64,
+    /// Bytes of payload so far.
+    total: u64,
     options: DataOptions,
 }
 
@@ -34,7 +36,7 @@ impl SentPackets {
     /// Of a connection that begins. `options` are how packets are to be encoded for now.
     #[must_use]
     pub fn new(options: DataOptions) -> Self {
-        Self { next: 1, packets: BTreeMap::new(), outstanding: 0, options }
+        Self { next: 1, packets: BTreeMap::new(), outstanding: 0, total: 0, options }
     }
 
     /// How packets are to be encoded at this time.
@@ -52,6 +54,12 @@ impl SentPackets {
     #[must_use]
     pub fn outstanding(&self) -> u64 {
         self.outstanding
+    }
+
+    /// Bytes of payload sent so far.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.total
     }
 
     /// Whether one more packet may be sent; if not, wait for the next acknowledgement.
@@ -72,6 +80,7 @@ impl SentPackets {
         self.next += 1;
         self.packets.insert(id, SentPacket { bytes, frames });
         self.outstanding += bytes;
+        self.total += bytes;
         id
     }
 

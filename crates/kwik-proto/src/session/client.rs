@@ -10,7 +10,7 @@ use crate::ack::{ReceivedPackets, SentPackets, SharedSent};
 use crate::auth::{DialLimiter, DialPolicy, Identity, prove};
 use crate::control::ControlQueue;
 use crate::mapping::MappingTable;
-use crate::path::{Health, PathInfo, PathInput, PathState, PathStatus, PathTable};
+use crate::path::{Health, PathEvent, PathInfo, PathInput, PathState, PathStatus, PathTable};
 use crate::scheduler::{Scheduler, SchedulerEvent};
 use crate::stats::{PacketCounts, PathFigures};
 use crate::stream::{ReceivedBytes, StreamTable};
@@ -32,7 +32,7 @@ use redial::DialTarget;
 
 use packets::wanted;
 
-use super::{Action, Machine, Outputs, Wake, session_close};
+use super::{Action, Machine, Outputs, SessionEvent, Wake, session_close};
 
 /// How a client behaves.
 #[derive(Debug, Clone)]
@@ -281,12 +281,16 @@ impl ClientSession {
         report: Option<PathFigures>,
         now: Instant,
     ) {
+        let ended = self.paths.has_ended(path);
+        let event =
+            PathEvent { path, status, reason: clip(reason).to_owned(), figures: report, ended };
+        self.outputs.tell(SessionEvent::Path(event));
         let message = ControlMessage::PathStatusNotification(PathStatusNotification {
             path_id: path,
             status,
             reason: clip(reason).to_owned(),
             report,
-            ended: self.paths.has_ended(path),
+            ended,
         });
         self.send(PathId::PRIMARY, &message, now);
         self.outputs.wake(Wake::Path(path));
@@ -317,6 +321,7 @@ impl ClientSession {
                 break;
             }
             for message in messages {
+                self.outputs.tell_of(&message);
                 self.send(PathId::PRIMARY, &message, now);
             }
             events.into_iter().for_each(|event| self.on_scheduler_event(event, now));
@@ -328,8 +333,15 @@ impl ClientSession {
 
     fn on_scheduler_event(&mut self, event: SchedulerEvent, now: Instant) {
         match event {
-            SchedulerEvent::Send(path, message) => self.send(path, &message, now),
+            SchedulerEvent::Send(path, message) => {
+                self.outputs.tell_of(&message);
+                self.send(path, &message, now);
+            }
             SchedulerEvent::Suspect(path) => {
+                if let Some(schedule) = self.scheduler.path(path) {
+                    let after = now.saturating_duration_since(schedule.last_brought());
+                    self.outputs.tell(SessionEvent::Switched { path, after });
+                }
                 if let Some(link) = self.links.get_mut(&path) {
                     link.health.on_suspect(now);
                     self.judge(path, now);

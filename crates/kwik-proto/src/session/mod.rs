@@ -7,6 +7,7 @@
 
 mod accept;
 mod client;
+mod event;
 mod primary;
 mod secondary;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::auth::Fingerprint;
+use crate::presentation::BackpressureChange;
 use crate::stats::PacketCounts;
 use crate::stream::{GapNotice, StreamWake};
 use crate::wire::control::{
@@ -28,6 +30,7 @@ use crate::{Code, CodedError, LeaseId, PathId, limits};
 
 pub use accept::{AcceptContext, Accepted, accept};
 pub use client::{ClientConfig, ClientSession};
+pub use event::SessionEvent;
 pub use primary::{Blamed, PrimarySession, RelayReport, Uncovered};
 pub use secondary::{Mapped, SecondarySession};
 
@@ -50,6 +53,8 @@ pub enum Action {
     Gap(GapNotice),
     /// Somebody has something to look at.
     Wake(Wake),
+    /// Something happened that who watches the session is told of.
+    Event(SessionEvent),
 }
 
 /// Who has something to look at.
@@ -133,6 +138,24 @@ impl Outputs {
         let action = Action::Wake(wake);
         if self.actions.back() != Some(&action) {
             self.actions.push_back(action);
+        }
+    }
+
+    fn tell(&mut self, event: SessionEvent) {
+        self.actions.push_back(Action::Event(event));
+    }
+
+    /// Tells of what a message to the peer says.
+    fn tell_of(&mut self, message: &ControlMessage) {
+        match message {
+            ControlMessage::Backpressure(m) => {
+                let change = BackpressureChange { stream: m.stream_id, reason: m.reason };
+                self.tell(SessionEvent::Backpressure(change));
+            }
+            ControlMessage::LeaseReport(m) => {
+                self.tell(SessionEvent::Lease { of: None, outcome: m.outcome });
+            }
+            _ => {}
         }
     }
 

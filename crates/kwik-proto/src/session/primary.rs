@@ -229,10 +229,15 @@ impl PrimarySession {
             udp_received: 0,
             secondary: Default::default(),
         });
+        let (unacknowledged, sent) = {
+            let sent = lock(&self.data.sent);
+            (sent.outstanding(), sent.total())
+        };
         SessionStats {
             paths: paths.collect(),
             leases: self.issuer.iter().count(),
-            unacknowledged: lock(&self.data.sent).outstanding(),
+            unacknowledged,
+            sent,
             ..self.streams.stats(now)
         }
     }
@@ -415,6 +420,7 @@ impl Machine for PrimarySession {
 
     fn poll_transmit(&mut self, now: Instant) -> Option<(PathId, Bytes)> {
         for message in self.streams.take_messages(now) {
+            self.outputs.tell_of(&message);
             self.send(&message, now);
         }
         for wake in self.streams.take_wakes() {

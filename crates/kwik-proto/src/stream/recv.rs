@@ -201,7 +201,8 @@ impl RecvHalf {
         Ok(Received { piece_ended, asked, ..stored })
     }
 
-    /// Buffers data: whether the reader has something to do, and how much of it was here already.
+    /// Buffers data: whether the reader has something to do; how much of it was here already, and
+    /// differed.
     fn store(
         &mut self,
         path: PathId,

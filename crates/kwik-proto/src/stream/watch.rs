@@ -9,7 +9,7 @@ use crate::limits::MEMORY_INTERVAL;
 use crate::presentation::{
     Backpressure, BackpressureChange, BackpressureReason, SessionLoad, StreamLoad, WindowStatus,
 };
-use crate::stats::GapNotice;
+use crate::stats::{GapNotice, Latencies};
 use crate::{Config, StreamId};
 
 use super::RecvHalf;
@@ -21,11 +21,30 @@ struct Gap {
     reported: bool,
 }
 
+/// How long what came early waited until it could be read: of one place of a stream at a time.
+#[derive(Debug, Default)]
+struct Aggregation(Latencies);
+
+impl Aggregation {
+    fn look(&mut self, ahead: &mut Option<(u64, Instant)>, recv: &RecvHalf, now: Instant) {
+        match *ahead {
+            Some((end, since)) if recv.contiguous_end() >= end => {
+                self.0.note(now.saturating_duration_since(since));
+                *ahead = None;
+            }
+            Some(_) => {}
+            None => *ahead = recv.early_end().map(|end| (end, now)),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Watched {
     held: u64,
     opened_at: Instant,
     active_at: Instant,
+    /// The end of what was here and the time, when a byte before it was missing first.
+    ahead: Option<(u64, Instant)>,
 }
 
 /// What is known of the receiving streams of a session. It is looked at once a batch that came and
@@ -40,6 +59,7 @@ pub(super) struct Watch {
     gaps: BTreeMap<StreamId, Gap>,
     /// Gaps reported so far.
     reported: u64,
+    aggregation: Aggregation,
     /// The time of the last look: streams are closed without one.
     latest: Option<Instant>,
 }
@@ -47,7 +67,7 @@ pub(super) struct Watch {
 impl Watch {
     pub(super) fn open(&mut self, id: StreamId, now: Instant) {
         self.latest = self.latest.max(Some(now));
-        let watched = Watched { held: 0, opened_at: now, active_at: now };
+        let watched = Watched { held: 0, opened_at: now, active_at: now, ahead: None };
         self.streams.insert(id, watched);
     }
 
@@ -72,6 +92,7 @@ impl Watch {
         let held = recv.held();
         self.held = self.held - watched.held + held;
         watched.held = held;
+        self.aggregation.look(&mut watched.ahead, recv, now);
         self.look_for_gap(id, recv, now);
         let load = StreamLoad {
             held: if recv.is_complete() { 0 } else { held },
@@ -160,6 +181,11 @@ impl Watch {
     /// Bytes received and not yet read, as of the last look.
     pub(super) fn held(&self) -> u64 {
         self.held
+    }
+
+    /// How long bytes waited for others before them.
+    pub(super) fn aggregation(&self) -> Latencies {
+        self.aggregation.0
     }
 
     pub(super) fn backpressure(&self) -> &Backpressure {

@@ -149,6 +149,7 @@ impl World {
             Action::Wake(Wake::Stream(wake)) => self.wake_primary(wake),
             Action::Wake(Wake::LeaseOffered | Wake::Raw | Wake::Uncovered | Wake::Acknowledged) => {
             }
+            Action::Event(_) => {}
             other => self.fail(&format!("a primary asks for {other:?}")),
         }
     }

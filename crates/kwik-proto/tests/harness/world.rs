@@ -380,7 +380,7 @@ impl World {
             }
             Action::Wake(Wake::Stream(wake)) => self.wake_client(wake),
             Action::Gap(gap) => self.log(|| format!("gap {gap:?}")),
-            Action::Wake(_) => {}
+            Action::Wake(_) | Action::Event(_) => {}
             Action::RenewGrant(_) => self.fail("a client grants nothing"),
         }
     }

@@ -101,7 +101,7 @@ pub(crate) struct Cluster {
     pub(crate) events: Arc<Mutex<Vec<PathEvent>>>,
 }
 
-fn identity(server: usize) -> Arc<Identity> {
+pub(crate) fn identity(server: usize) -> Arc<Identity> {
     Arc::new(Identity::from_seed([server as u8 + 100; 32]))
 }
 
@@ -126,7 +126,7 @@ impl Cluster {
         Self { hostile, ..self }
     }
 
-    fn address(&self, server: usize) -> SocketAddr {
+    pub(crate) fn address(&self, server: usize) -> SocketAddr {
         SocketAddr::new(self.servers[server].address(), PORT)
     }
 

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]
 
 mod bare;
+mod blocked;
 mod cluster;
 mod content;
 mod coverage;

@@ -13,7 +13,13 @@ pub(crate) struct Held<M: ?Sized> {
     last: Arc<CloseOnDrop>,
 }
 
-struct CloseOnDrop(AnyShared);
+pub(crate) struct CloseOnDrop(AnyShared);
+
+impl fmt::Debug for CloseOnDrop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CloseOnDrop").finish_non_exhaustive()
+    }
+}
 
 impl Drop for CloseOnDrop {
     fn drop(&mut self) {
@@ -32,6 +38,17 @@ impl<M: StreamRole> Held<M> {
     /// The same session, whatever its role.
     pub(crate) fn streams(&self) -> Held<dyn StreamRole> {
         Held { shared: self.shared.clone(), last: self.last.clone() }
+    }
+}
+
+impl<M: ?Sized> Held<M> {
+    /// For who keeps it weakly: what is shared, and what closes it.
+    pub(crate) fn parts(&self) -> (&Arc<Shared<M>>, &Arc<CloseOnDrop>) {
+        (&self.shared, &self.last)
+    }
+
+    pub(crate) fn from_parts(shared: Arc<Shared<M>>, last: Arc<CloseOnDrop>) -> Self {
+        Self { shared, last }
     }
 }
 

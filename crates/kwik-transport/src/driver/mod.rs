@@ -22,7 +22,7 @@ mod writer;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -33,10 +33,11 @@ use kwik_proto::sync::lock;
 use kwik_proto::{Code, CodedError, Config, Dir, PathId};
 use tokio::sync::Notify;
 
-use crate::quic::{Connection, ConnectionError, Endpoint, Figures, Runtime};
+use crate::metrics::{MarkPair, SessionWatch};
+use crate::quic::{Connection, ConnectionError, Endpoint, Figures, QuicStats, Runtime};
 
 pub(crate) use datagrams::Datagrams;
-pub(crate) use held::Held;
+pub(crate) use held::{CloseOnDrop, Held};
 pub(crate) use path::{ControlStream, PathLink, SERVER_NAME, open_control, start};
 pub(crate) use pool::{DataPool, FrameWriter, Room};
 pub(crate) use role::{Role, StreamRole};
@@ -87,6 +88,10 @@ pub(crate) struct Shared<M: ?Sized> {
     /// What is held until it is over: a server's place for it.
     slot: Mutex<Option<Box<dyn Slot>>>,
     alarm: timer::Alarm,
+    /// Who counts and tells what happens to it, if anybody does.
+    watch: OnceLock<SessionWatch>,
+    /// What figures rise from, once somebody has asked what limits it.
+    pub(crate) marks: Mutex<Option<Box<MarkPair>>>,
     /// The last field, so that the session can be shared without naming its role.
     machine: Mutex<M>,
 }
@@ -115,6 +120,8 @@ impl<M: Role> Shared<M> {
             closed: Mutex::default(),
             slot: Mutex::default(),
             alarm: timer::Alarm::default(),
+            watch: OnceLock::new(),
+            marks: Mutex::default(),
             machine: Mutex::new(machine),
         })
     }
@@ -128,9 +135,39 @@ impl<M: Role + ?Sized> Shared<M> {
 
     /// Notes why the session is ending; the first reason stays.
     pub(crate) fn on_connection_lost(&self, error: ConnectionError) {
-        lock(&self.closed).get_or_insert(error);
+        let is_first = {
+            let mut closed = lock(&self.closed);
+            let is_first = closed.is_none();
+            closed.get_or_insert(error);
+            is_first
+        };
         let slot = lock(&self.slot).take();
         drop(slot);
+        let watch = self.watch.get().filter(|_| is_first);
+        if let (Some(watch), Some(error)) = (watch, self.close_reason()) {
+            let now = self.runtime.now();
+            let (id, totals) = self.look(|machine| (machine.session_id(), machine.totals(now)));
+            watch.on_ended(id, &error, totals.as_ref());
+        }
+    }
+
+    /// Has it counted and told what happens to the session.
+    pub(crate) fn set_watch(&self, watch: Option<SessionWatch>) {
+        let Some(watch) = watch else { return };
+        watch.on_begun(self.look(|machine| machine.session_id()));
+        self.watch.set(watch).ok();
+    }
+
+    /// Who counts what happens to it.
+    pub(crate) fn watch(&self) -> Option<&SessionWatch> {
+        self.watch.get()
+    }
+
+    /// Figures of each of its connections.
+    pub(crate) fn each_connection(&self, mut each: impl FnMut(&QuicStats)) {
+        for link in lock(&self.paths).values() {
+            each(&link.connection.stats());
+        }
     }
 
     /// Keeps a server's place until the session is over.
@@ -300,6 +337,11 @@ impl<M: Role + ?Sized> Shared<M> {
     fn act(&self, action: Action) {
         match action {
             Action::Wake(wake) => self.wake(wake),
+            Action::Event(event) => {
+                if let Some(watch) = self.watch.get() {
+                    watch.on_event(self.look(|machine| machine.session_id()), event);
+                }
+            }
             Action::Gap(gap) => {
                 let (stream, missing) = (gap.stream, &gap.range);
                 tracing::info!(%stream, ?missing, "a gap keeps the reader waiting");
@@ -345,7 +387,8 @@ impl<M: Role + ?Sized> Shared<M> {
     fn close_connections(&self, code: u64, reason: &[u8]) {
         self.close_links(code, reason);
         self.pool.close();
-        drop(std::mem::take(&mut *lock(&self.paths)));
+        let links = std::mem::take(&mut *lock(&self.paths));
+        drop(links);
         self.wake_everybody();
     }
 

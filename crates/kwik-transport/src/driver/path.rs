@@ -17,6 +17,7 @@ use kwik_proto::wire::{ControlDecoder, ControlMessage, StreamKind, WireError, ra
 use kwik_proto::{Code, CodedError, PathId, limits};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::metrics::SessionWatch;
 use crate::quic::{
     ClientTls, Connection, ConnectionError, Endpoint, ReadError, RecvStream, Runtime, SendStream,
     ServerTrust, WriteError,
@@ -37,6 +38,15 @@ pub(crate) struct PathLink {
     raw: OnceLock<mpsc::Sender<RawPacketTransmission>>,
     /// Bytes of raw packets that are queued.
     raw_bytes: Arc<AtomicUsize>,
+    watch: Option<SessionWatch>,
+}
+
+impl Drop for PathLink {
+    fn drop(&mut self) {
+        if let Some(watch) = &self.watch {
+            watch.on_connection_ended(&self.connection.stats());
+        }
+    }
 }
 
 impl PathLink {
@@ -101,6 +111,7 @@ pub(crate) fn start(
         control: queue.clone(),
         raw: OnceLock::new(),
         raw_bytes: Arc::default(),
+        watch: shared.watch().cloned(),
     };
     lock(&shared.paths).insert(path, link.into());
     let mut control = ControlWriter::new(queue, send);
@@ -236,7 +247,9 @@ async fn read_control(
 ) {
     loop {
         // All that came together is handled before what it causes: leases of one object, say.
-        let fed = shared.drive(|machine, now| feed(machine, (path, connection), decoder, now));
+        let watch = shared.watch();
+        let fed =
+            shared.drive(|machine, now| feed(machine, (path, connection), decoder, (now, watch)));
         match fed {
             Ok(true) => {
                 // What these were answered leaves before more are read.
@@ -266,7 +279,7 @@ fn feed(
     machine: &mut dyn Role,
     (path, connection): (PathId, &Connection),
     decoder: &mut ControlDecoder,
-    now: Instant,
+    (now, watch): (Instant, Option<&SessionWatch>),
 ) -> Result<bool, WireError> {
     for _ in 0..CONTROL_TURN {
         let Some(message) = decoder.poll_frame()? else { return Ok(false) };
@@ -278,7 +291,11 @@ fn feed(
         );
         machine.handle_control(path, message, now);
         if answer {
-            machine.on_figures(path, connection.figures(), now);
+            let figures = connection.figures();
+            machine.on_figures(path, figures, now);
+            if let Some(watch) = watch {
+                watch.on_rtt(figures.rtt);
+            }
         }
     }
     Ok(true)

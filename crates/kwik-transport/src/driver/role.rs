@@ -4,6 +4,7 @@ use std::time::{Instant, SystemTime};
 
 use kwik_proto::ack::{ArrivedPackets, SharedSent};
 use kwik_proto::mapping::{MappingKey, Verdict};
+use kwik_proto::path::{PathInfo, PathStatus};
 use kwik_proto::session::{Activity, ClientSession, Machine, PrimarySession, SecondarySession};
 use kwik_proto::stats::{ScheduleStats, SessionStats};
 use kwik_proto::stream::{Destination, ReceivedBytes, SharedRecv, StreamTable};
@@ -11,13 +12,20 @@ use kwik_proto::wire::control::RawPacketTransmission;
 use kwik_proto::wire::{DataOptions, SecondaryEvent};
 use kwik_proto::{
     Code, CodedError, Config, ConfigError, LeaseId, MetadataRecovery, PathId,
-    SecondaryStreamConfig, StreamId,
+    SecondaryStreamConfig, SessionId, StreamId,
 };
 
 use crate::quic::Figures;
 
 fn refused(what: &str) -> CodedError {
     CodedError::new(Code::InvalidStreamRole, format!("{what} for this role"))
+}
+
+fn joining(paths: Vec<PathInfo>) -> Vec<PathId> {
+    let expected = |path: &PathInfo| {
+        matches!(path.status, PathStatus::Connecting | PathStatus::Dead) && !path.ended
+    };
+    paths.into_iter().filter(expected).map(|path| path.id).collect()
 }
 
 /// A machine with its data plane. What a role does not take is a violation by the peer.
@@ -62,6 +70,14 @@ pub(crate) trait Role: Machine + 'static {
     /// Why each path has what it has, at a client.
     fn schedule_stats(&self, _: Instant) -> Vec<ScheduleStats> {
         Vec::new()
+    }
+
+    /// Which session it is, once that is known.
+    fn session_id(&self) -> Option<SessionId>;
+
+    /// What it has counted, where its role counts.
+    fn totals(&self, _: Instant) -> Option<SessionStats> {
+        None
     }
 
     /// Figures of a path's connection.
@@ -160,11 +176,25 @@ pub(crate) trait StreamRole: Role {
     /// Figures.
     fn stats(&self, now: Instant) -> SessionStats;
 
+    /// The primary has accepted the client.
+    fn is_established(&self) -> bool;
+
+    /// Paths that are being made, or are expected to answer again.
+    fn joining(&self) -> Vec<PathId>;
+
     /// Goes on with other settings.
     fn set_config(&mut self, config: Config, now: Instant) -> Result<(), ConfigError>;
 }
 
 impl Role for ClientSession {
+    fn session_id(&self) -> Option<SessionId> {
+        self.id()
+    }
+
+    fn totals(&self, now: Instant) -> Option<SessionStats> {
+        Some(self.stats(now))
+    }
+
     fn schedule_stats(&self, now: Instant) -> Vec<ScheduleStats> {
         self.schedule_stats(now)
     }
@@ -295,12 +325,28 @@ impl StreamRole for ClientSession {
         self.stats(now)
     }
 
+    fn is_established(&self) -> bool {
+        self.id().is_some()
+    }
+
+    fn joining(&self) -> Vec<PathId> {
+        joining(self.paths())
+    }
+
     fn set_config(&mut self, config: Config, now: Instant) -> Result<(), ConfigError> {
         self.set_config(config, now)
     }
 }
 
 impl Role for PrimarySession {
+    fn session_id(&self) -> Option<SessionId> {
+        Some(self.id())
+    }
+
+    fn totals(&self, now: Instant) -> Option<SessionStats> {
+        Some(self.stats(now))
+    }
+
     fn activity(&self) -> Option<Activity> {
         Some(self.activity())
     }
@@ -370,12 +416,24 @@ impl StreamRole for PrimarySession {
         self.stats(now)
     }
 
+    fn is_established(&self) -> bool {
+        true
+    }
+
+    fn joining(&self) -> Vec<PathId> {
+        joining(self.paths().all())
+    }
+
     fn set_config(&mut self, config: Config, now: Instant) -> Result<(), ConfigError> {
         self.set_config(config, now)
     }
 }
 
 impl Role for SecondarySession {
+    fn session_id(&self) -> Option<SessionId> {
+        Some(self.id())
+    }
+
     fn activity(&self) -> Option<Activity> {
         Some(self.activity())
     }

@@ -211,6 +211,11 @@ impl FrameSink {
         if self.batches.is_empty() && self.packets.is_empty() && figures.is_none() {
             return Ok(());
         }
+        if let Some(watch) = self.shared.watch() {
+            let bytes = self.batches.iter().map(|batch| batch.bytes.total).sum();
+            let conflicting = self.batches.iter().map(|batch| batch.bytes.conflicting).sum();
+            watch.on_received(self.path, bytes, conflicting);
+        }
         let packets = std::mem::take(&mut self.packets);
         let (path, batches) = (self.path, &mut self.batches);
         self.shared.drive(|machine, now| {

@@ -14,6 +14,7 @@ use kwik_proto::wire::{ControlDecoder, ControlMessage};
 use kwik_proto::{Code, Config, PathId, SessionId, limits};
 
 use crate::driver::{ControlStream, Datagrams, Held, Shared, start};
+use crate::metrics::{LiveWeak, WeakHeld};
 use crate::primary::PrimarySession;
 use crate::quic::{self, ConnectError, Connection, ConnectionError};
 use crate::secondary::SecondarySession;
@@ -70,7 +71,9 @@ impl Incoming {
     async fn accept(self, secondaries: bool) -> Result<Accepted, ConnectError> {
         let Self { incoming, slot, server, endpoint } = self;
         let runtime = endpoint.runtime.clone();
-        let introduced = introduced(incoming, &slot, &endpoint).await?;
+        let began = runtime.now();
+        let failed = |error: &ConnectError| endpoint.metrics.on_handshake(true, Err(error));
+        let introduced = introduced(incoming, &slot, &endpoint).await.inspect_err(failed)?;
         let connection = &introduced.connection;
         let exporter = connection.export_keying_material(EXPORTER_LABEL, b"");
         let config = &server.config;
@@ -79,7 +82,7 @@ impl Incoming {
         let settings = lock(&server.settings).clone();
         let unexpected = is_secondary && !secondaries;
         let spent = !is_secondary && endpoint.budget.is_spent();
-        check_welcome(connection, unexpected, spent)?;
+        check_welcome(connection, unexpected, spent).inspect_err(failed)?;
         let accepted = session::accept(
             &introduced.first,
             &AcceptContext {
@@ -98,8 +101,10 @@ impl Incoming {
             tracing::debug!(remote = %connection.remote_address(), %error, "client refused");
             connection.close(error.code.as_u64(), error.to_string().as_bytes());
             ConnectError::Refused(error.to_string())
-        })?;
-        let place = claim(&server, connection, runtime.now())?;
+        });
+        let accepted = accepted.inspect_err(failed)?;
+        let place = claim(&server, connection, runtime.now()).inspect_err(failed)?;
+        endpoint.metrics.on_handshake(true, Ok(runtime.now().saturating_duration_since(began)));
         drop(slot);
         connection.set_receive_window(limits::CONNECTION_WINDOW.min(config.quic.receive_window));
         Ok(begin(accepted, introduced, place, (&server, &endpoint), &settings))
@@ -175,7 +180,9 @@ fn begin(
             let home = (PathId::PRIMARY, &connection);
             let shared = Shared::new(*machine, home, runtime, quic, (settings, datagrams));
             shared.hold_slot(Box::new(place));
-            let session = PrimarySession::new(Held::new(shared.clone()));
+            let held = Held::new(shared.clone());
+            shared.set_watch(endpoint.metrics.begin(LiveWeak::Primary(WeakHeld::new(&held))));
+            let session = PrimarySession::new(held);
             start(&(shared as _), PathId::PRIMARY, &connection, control);
             Accepted::Primary(session)
         }
@@ -189,7 +196,9 @@ fn begin(
             shared.hold_slot(Box::new(place));
             registry.insert(key, shared.clone(), runtime.now());
             drop(registry);
-            let session = SecondarySession::new(Held::new(shared.clone()));
+            let held = Held::new(shared.clone());
+            shared.set_watch(endpoint.metrics.begin(LiveWeak::Secondary(WeakHeld::new(&held))));
+            let session = SecondarySession::new(held);
             start(&(shared as _), key.1, &connection, control);
             Accepted::Secondary(session)
         }

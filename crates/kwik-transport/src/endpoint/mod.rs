@@ -5,6 +5,7 @@ mod config;
 mod dial;
 mod registry;
 mod slots;
+mod watch;
 
 use std::fmt;
 use std::future::Future;
@@ -21,6 +22,7 @@ use kwik_proto::sync::lock;
 use kwik_proto::{Config, ConfigError, PathId, limits};
 
 use crate::driver::{Datagrams, Held, SERVER_NAME, Shared, open_control, start};
+use crate::metrics::{LiveWeak, Metrics, WeakHeld};
 use crate::quic::{
     self, ClientTls, ConnectError, QuicConfig, Runtime, ServerTls, TlsError, UdpSocket,
 };
@@ -45,6 +47,7 @@ pub struct Endpoint {
     default_client: Option<Arc<ClientConfig>>,
     /// What all sessions may have granted together.
     budget: Arc<MemoryBudget>,
+    metrics: Metrics,
 }
 
 /// What all sessions of a serving endpoint share.
@@ -162,6 +165,7 @@ impl Endpoint {
             }),
             default_client: None,
             budget: Arc::new(MemoryBudget::new(limits::MEMORY_BUDGET)),
+            metrics: Metrics::default(),
         })
     }
 
@@ -226,11 +230,14 @@ impl Endpoint {
         };
         let connecting = dial.begin()?;
         let endpoint = self.clone();
+        let began = self.runtime.now();
         let (mut session, settings) = (config.session.clone(), config.session.settings);
         let credentials = config.credentials;
         Ok(Connecting(Box::pin(async move {
             let key = || Identity::from_seed(endpoint.runtime.random_bytes());
             let (connection, key) = meanwhile(dial.connect(connecting), key).await;
+            let took = endpoint.runtime.now().saturating_duration_since(began);
+            endpoint.metrics.on_handshake(false, connection.as_ref().map(|_| took));
             let connection = connection?;
             let control = open_control(&connection).await?;
             if let Some(credentials) = credentials {
@@ -250,7 +257,9 @@ impl Endpoint {
                 (Some(endpoint.quic.clone()), endpoint.quic.receive_window()),
                 (&settings, Datagrams::new(endpoint.quic.datagram_buffer())),
             );
-            let session = Session::new(Held::new(shared.clone()).streams());
+            let held = Held::new(shared.clone()).streams();
+            shared.set_watch(endpoint.metrics.begin(LiveWeak::Client(WeakHeld::new(&held))));
+            let session = Session::new(held);
             start(&(shared as _), PathId::PRIMARY, &connection, control);
             Ok(session)
         })))
@@ -268,8 +277,12 @@ impl Endpoint {
                 Admission::Begin(slot) => {
                     return Some(Incoming { incoming, slot, server, endpoint: self.clone() });
                 }
-                Admission::Validate => incoming.validate(),
+                Admission::Validate => {
+                    self.metrics.on_refused("address_not_validated");
+                    incoming.validate();
+                }
                 Admission::Busy => {
+                    self.metrics.on_refused("busy");
                     incoming.refuse();
                     server.slots.notice_busy(now);
                 }

@@ -45,7 +45,6 @@ pub(crate) struct Figures {
 
 /// Figures of a connection since it began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg(test)]
 pub(crate) struct QuicStats {
     /// Smoothed round-trip time.
     pub(crate) rtt: Duration,
@@ -184,7 +183,6 @@ impl Connection {
     }
 
     /// Figures since it began.
-    #[cfg(test)]
     pub(crate) fn stats(&self) -> QuicStats {
         let stats = self.0.stats();
         QuicStats {

@@ -16,7 +16,7 @@ mod tests;
 
 pub use config::QuicConfig;
 pub use congestion::CongestionControl;
-pub(crate) use connection::{Connection, Figures};
+pub(crate) use connection::{Connection, Figures, QuicStats};
 pub(crate) use endpoint::{Connecting, Endpoint, Incoming};
 pub use error::{ClosedStream, ConnectError, ConnectionError, SendDatagramError};
 pub(crate) use error::{ReadError, WriteError};

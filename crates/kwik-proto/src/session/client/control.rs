@@ -8,7 +8,7 @@ use crate::sync::lock;
 use crate::wire::control::{AuthenticationResponse, ControlMessage};
 use crate::{Code, CodedError, PathId, Side};
 
-use super::super::{Wake, heartbeat_reply, wrong_role};
+use super::super::{SessionEvent, Wake, heartbeat_reply, wrong_role};
 use super::ClientSession;
 use super::packets::wanted;
 
@@ -51,6 +51,7 @@ impl ClientSession {
         self.scheduler.open_path(path, now);
         if path.is_primary() {
             self.id = Some(id);
+            self.outputs.tell(SessionEvent::Established);
             self.streams.handle_limits(&m.limits.unwrap_or_default());
             lock(&self.sent).set_options(options);
             self.note_status(path, "", now);
@@ -76,6 +77,10 @@ impl ClientSession {
                 self.scheduler.handle_stopped(path, &m, &mut self.streams, now)?;
             }
             ControlMessage::Heartbeat(m) => {
+                let link = self.links.get_mut(&path).filter(|_| m.reply);
+                if let Some(after) = link.and_then(|link| link.control.answered(m.sequence, now)) {
+                    self.outputs.tell(SessionEvent::Answered { path, after });
+                }
                 if let Some(reply) = heartbeat_reply(&m) {
                     self.send(path, &reply, now);
                 }

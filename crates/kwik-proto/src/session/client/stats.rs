@@ -25,12 +25,17 @@ impl ClientSession {
                 secondary: self.mappings.stats(info.id),
             })
         });
+        let (unacknowledged, sent) = {
+            let sent = lock(&self.sent);
+            (sent.outstanding(), sent.total())
+        };
         SessionStats {
             duplicates: self.scheduler.duplicates(),
             paths: paths.collect(),
             leases: self.scheduler.leases(),
             pieces: self.scheduler.pieces(),
-            unacknowledged: lock(&self.sent).outstanding(),
+            unacknowledged,
+            sent,
             ..self.streams.stats(now)
         }
     }

@@ -13,7 +13,7 @@ use crate::sync::lock;
 use crate::wire::control::{self, ControlMessage};
 use crate::{Code, CodedError, LeaseId, PathId, StreamId, limits};
 
-use super::super::Wake;
+use super::super::{SessionEvent, Wake};
 use super::PrimarySession;
 
 impl PrimarySession {
@@ -143,6 +143,8 @@ impl PrimarySession {
         let Some(lease) = self.issuer.handle_report(m)? else { return Ok(()) };
         self.moved = now;
         let stream = lease.stream;
+        let (of, outcome) = (Some((lease.path, stream)), m.outcome);
+        self.outputs.tell(SessionEvent::Lease { of, outcome });
         // However it ended, what is not missing has been delivered.
         let mut delivered: RangeSet = std::iter::once(lease.range).collect();
         for missing in &m.ranges {

@@ -7,7 +7,7 @@ use crate::path::{PathEvent, PathStatus};
 use crate::wire::control::{self, ControlMessage, PathFigures};
 use crate::{Code, CodedError, LogCursor, PathId, limits};
 
-use super::super::{Action, Wake};
+use super::super::{Action, SessionEvent, Wake};
 use super::renewal::Renewal;
 use super::{ConnectionFigures, PrimarySession, Uncovered};
 
@@ -158,7 +158,9 @@ impl PrimarySession {
         figures: Option<PathFigures>,
     ) {
         let (reason, ended) = (reason.to_owned(), self.paths.has_ended(path));
-        self.events.paths.push(PathEvent { path, status, reason, figures, ended });
+        let event = PathEvent { path, status, reason, figures, ended };
+        self.outputs.tell(SessionEvent::Path(event.clone()));
+        self.events.paths.push(event);
         self.outputs.wake(Wake::Path(path));
     }
 

@@ -93,6 +93,23 @@ impl Origins {
         self.note(range, path);
     }
 
+    /// Who brought each part of a range that is here, as far as that is known.
+    pub(super) fn within(&self, range: Range<u64>) -> Vec<(Option<PathId>, Range<u64>)> {
+        let (mut parts, mut from) = (Vec::new(), range.start);
+        for origin in self.0.iter().filter(|one| one.end > range.start && one.start < range.end) {
+            let (start, end) = (origin.start.max(range.start), origin.end.min(range.end));
+            if from < start {
+                parts.push((Some(PathId::PRIMARY), from..start));
+            }
+            parts.push((origin.path, start..end));
+            from = end;
+        }
+        if from < range.end {
+            parts.push((Some(PathId::PRIMARY), from..range.end));
+        }
+        parts
+    }
+
     /// Some of `range` was refused after it was noted: others may bring it, so nobody is to be
     /// blamed for it.
     pub(super) fn doubt(&mut self, range: &Range<u64>) {

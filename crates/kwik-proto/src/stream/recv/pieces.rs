@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use crate::{Code, CodedError, PathId, PieceId};
+use crate::stats::StreamMap;
+use crate::{Code, CodedError, PathId, PieceId, limits};
 
 use super::RecvHalf;
 
@@ -68,6 +69,35 @@ impl RecvHalf {
     /// The byte that the reader waits for, having nothing else to read.
     pub(crate) fn awaited(&self) -> Option<u64> {
         (self.unread() == 0 && !self.is_complete()).then(|| self.buffer.contiguous_end())
+    }
+
+    /// Where what came ends, if something before it is missing.
+    pub(in crate::stream) fn early_end(&self) -> Option<u64> {
+        self.buffer.has_gaps().then(|| self.buffer.write_end())
+    }
+
+    /// Where each part of it is.
+    pub(crate) fn map(&self) -> StreamMap {
+        let (read, end) = (self.buffer.read_position(), self.buffer.write_end());
+        let gaps = self.buffer.gaps().take(limits::MAX_GAPS);
+        let mut held = Vec::new();
+        let mut from = read;
+        for gap in gaps.chain(std::iter::once(end..end)) {
+            held.extend(self.origins.within(from..gap.start));
+            from = gap.end;
+        }
+        let asked = self.pieces.iter().filter_map(|((path, _), piece)| {
+            Some((*path, piece.owed().filter(|owed| !owed.is_empty())?))
+        });
+        let asked = asked.collect();
+        StreamMap { read, end, granted: self.max_data(), size: self.final_size(), held, asked }
+    }
+
+    /// The path that was asked for the byte that the reader waits for.
+    pub(crate) fn awaited_from(&self) -> Option<PathId> {
+        let at = self.awaited()?;
+        let owes = |piece: &Piece| piece.owed().is_some_and(|owed| owed.contains(&at));
+        self.pieces.iter().find(|(_, piece)| owes(piece)).map(|((path, _), _)| *path)
     }
 
     /// How far a piece has come, whether it is under way or has ended and the session was not

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use crate::presentation::BackpressureReason;
-use crate::stats::{RecvStats, SendStats, SessionStats, StreamStats};
+use crate::stats::{RecvStats, SendStats, SessionStats, StreamMap, StreamStats};
 use crate::stream::{Copies, GapNotice, Halves, StreamWake};
 use crate::sync::lock;
 use crate::wire::control::{Backpressure, StreamCreateNotification};
@@ -160,6 +160,7 @@ impl StreamTable {
             held: self.watch.held(),
             backpressure: self.watch.backpressure().stats(now),
             gaps: self.watch.reported(),
+            aggregation: self.watch.aggregation(),
             ..SessionStats::default()
         }
     }
@@ -168,6 +169,13 @@ impl StreamTable {
     #[must_use]
     pub fn stream_stats(&self) -> Vec<StreamStats> {
         self.streams.values().map(|entry| self.stats_of(&entry.halves)).collect()
+    }
+
+    /// Where each part of a stream is that this side reads.
+    #[must_use]
+    pub fn stream_map(&self, id: StreamId) -> Option<StreamMap> {
+        let recv = self.streams.get(&id)?.halves.recv.as_ref()?;
+        Some(lock(recv).map())
     }
 
     fn stats_of(&self, halves: &Halves) -> StreamStats {
@@ -187,6 +195,7 @@ impl StreamTable {
                 sources: recv.sources().to_vec(),
                 backpressure: self.watch.backpressure().stream(id),
                 gap: self.watch.gap(id),
+                awaited_from: recv.awaited_from(),
                 times: self.watch.times(id),
             }
         });

@@ -1,0 +1,139 @@
+//! Nobody in who does not belong.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header, uri::Authority};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use crate::limits::{MAX_TOKEN, MIN_TOKEN};
+
+/// A secret that commands and figures are shown for.
+#[derive(Clone)]
+pub struct Token(blake3::Hash);
+
+/// A token that is no secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a token is 32 to 256 letters, digits, '-' and '_': make one with `openssl rand -hex 32`")]
+pub struct InvalidToken;
+
+impl Token {
+    /// A token of at least 128 bits, as far as its length tells.
+    ///
+    /// # Errors
+    /// It is too short, too long, or has other characters.
+    pub fn new(text: &str) -> Result<Self, InvalidToken> {
+        let fits = (MIN_TOKEN..=MAX_TOKEN).contains(&text.len());
+        let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+        if fits && plain { Ok(Self(blake3::hash(text.as_bytes()))) } else { Err(InvalidToken) }
+    }
+
+    /// In constant time, whatever was given.
+    fn is(&self, given: &[u8]) -> bool {
+        self.0 == blake3::hash(given)
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+/// An answer that says what is wrong, as JSON.
+pub(crate) fn refuse(status: StatusCode, error: &str) -> Response {
+    let body = format!("{}\n", json!({ "error": error }));
+    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// Lets a request through that has the token, if there is one, and that no foreign page sent.
+pub(crate) async fn check(
+    State(token): State<Option<Arc<Token>>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let checked = check_host(&request)
+        .and_then(|host| check_origin(request.headers(), &host))
+        .and_then(|()| check_body(&request))
+        .and_then(|()| check_token(token.as_deref(), &request));
+    let mut response = match checked {
+        Ok(()) => next.run(request).await,
+        Err((status, error)) => refuse(status, error),
+    };
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+        ),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+type Refusal = (StatusCode, &'static str);
+
+/// The host of a request is this machine by a name that no other can take: else a page of a host
+/// that resolves to this machine (DNS rebinding) could read what is here.
+fn check_host(request: &Request) -> Result<String, Refusal> {
+    let wrong = (
+        StatusCode::MISDIRECTED_REQUEST,
+        "the Host is not this machine: use localhost, 127.0.0.1 or [::1]",
+    );
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else { return Err(wrong) };
+    let host = host.to_str().map_err(|_| wrong)?;
+    let authority: Authority = host.parse().map_err(|_| wrong)?;
+    let local = matches!(authority.host(), "localhost" | "127.0.0.1" | "[::1]");
+    let is_plain = !host.contains('@');
+    if local && is_plain { Ok(host.to_owned()) } else { Err(wrong) }
+}
+
+/// A page says where it comes from: only the one that is served here may ask.
+fn check_origin(headers: &HeaderMap, host: &str) -> Result<(), Refusal> {
+    let wrong = (StatusCode::FORBIDDEN, "a page of another origin may not ask");
+    let own = format!("http://{host}");
+    if headers.get_all(header::ORIGIN).iter().any(|origin| origin.as_bytes() != own.as_bytes()) {
+        return Err(wrong);
+    }
+    match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
+        None | Some(b"same-origin" | b"none") => Ok(()),
+        Some(_) => Err(wrong),
+    }
+}
+
+/// Commands are JSON, which a form of a foreign page cannot send without being asked first.
+fn check_body(request: &Request) -> Result<(), Refusal> {
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Ok(());
+    }
+    let kind = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    match kind {
+        Some(kind) if kind.starts_with(b"application/json") => Ok(()),
+        _ => Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, "send application/json")),
+    }
+}
+
+/// The page itself and what says that the server lives need no token.
+fn check_token(token: Option<&Token>, request: &Request) -> Result<(), Refusal> {
+    let Some(token) = token else { return Ok(()) };
+    if matches!(
+        request.uri().path(),
+        "/" | "/page.js" | "/page.css" | "/favicon.ico" | "/healthz" | "/readyz"
+    ) {
+        return Ok(());
+    }
+    let given = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+    let given = given.and_then(|given| given.strip_prefix(b"Bearer "));
+    if given.is_some_and(|given| token.is(given)) {
+        return Ok(());
+    }
+    Err((StatusCode::UNAUTHORIZED, "a token is needed: Authorization: Bearer TOKEN"))
+}

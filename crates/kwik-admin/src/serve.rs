@@ -1,0 +1,241 @@
+//! The listener: few connections, none of which may dawdle.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::Router;
+use axum::extract::Extension;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::limits::{MAX_CONNECTIONS, MAX_HEAD, READ_TIMEOUT, WRITE_TIMEOUT};
+
+/// Where the interface is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A port of this machine.
+    Tcp(SocketAddr),
+    /// A socket in the file system, which only its owner may use.
+    Unix(PathBuf),
+}
+
+/// A place that cannot be.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlaceError {
+    /// Not of this machine.
+    #[error(
+        "{0} is not an address of this machine alone: use 127.0.0.1:PORT, [::1]:PORT or a path \
+         of a socket, and reach it by ssh -L"
+    )]
+    Foreign(SocketAddr),
+    /// Neither an address nor a path.
+    #[error("{0} is no place for an administration interface: 127.0.0.1:PORT or /PATH/OF/SOCKET")]
+    Unreadable(String),
+    /// It cannot be listened on.
+    #[error("the administration interface cannot listen on {0}: {1}")]
+    Io(String, io::Error),
+}
+
+impl std::str::FromStr for Place {
+    type Err = PlaceError;
+
+    fn from_str(text: &str) -> Result<Self, PlaceError> {
+        if text.contains('/') {
+            return Ok(Self::Unix(text.into()));
+        }
+        let address = text.replacen("localhost:", "127.0.0.1:", 1);
+        let address: SocketAddr =
+            address.parse().map_err(|_| PlaceError::Unreadable(kwik::escape(text).to_string()))?;
+        match address.ip().is_loopback() {
+            true => Ok(Self::Tcp(address)),
+            false => Err(PlaceError::Foreign(address)),
+        }
+    }
+}
+
+/// Who asks: an address, or the socket's name.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller(pub(crate) String);
+
+#[derive(Debug)]
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener, PathBuf),
+}
+
+/// A listener that is bound; the interface answers while [`Self::run`] is polled.
+#[derive(Debug)]
+pub struct Bound(Listener);
+
+impl Bound {
+    /// Binds it.
+    ///
+    /// # Errors
+    /// The place is taken, or not one of this machine.
+    pub async fn new(place: &Place) -> Result<Self, PlaceError> {
+        let failed = |name: String| move |error| PlaceError::Io(name, error);
+        match place {
+            Place::Tcp(address) if !address.ip().is_loopback() => {
+                Err(PlaceError::Foreign(*address))
+            }
+            Place::Tcp(address) => {
+                let bound = TcpListener::bind(address).await;
+                Ok(Self(Listener::Tcp(bound.map_err(failed(address.to_string()))?)))
+            }
+            Place::Unix(path) => {
+                let name = kwik::escape(path.display()).to_string();
+                let bound = bind_unix(path).await.map_err(failed(name))?;
+                Ok(Self(Listener::Unix(bound, path.clone())))
+            }
+        }
+    }
+
+    /// The port that it has, or the path.
+    #[must_use]
+    pub fn place(&self) -> Option<Place> {
+        match &self.0 {
+            Listener::Tcp(listener) => listener.local_addr().ok().map(Place::Tcp),
+            Listener::Unix(_, path) => Some(Place::Unix(path.clone())),
+        }
+    }
+
+    /// Answers for as long as it is polled.
+    pub async fn run(&self, router: Router) {
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let (connection, caller): (Pin<Box<dyn Connection>>, _) = match &self.0 {
+                Listener::Tcp(listener) => match listener.accept().await {
+                    Ok((stream, from)) => (Box::pin(stream), from.to_string()),
+                    Err(error) => {
+                        on_error(&error).await;
+                        continue;
+                    }
+                },
+                Listener::Unix(listener, path) => match listener.accept().await {
+                    Ok((stream, _)) => {
+                        let of = stream.peer_cred().map(|peer| format!("user {}", peer.uid()));
+                        (Box::pin(stream), of.unwrap_or_else(|_| path.display().to_string()))
+                    }
+                    Err(error) => {
+                        on_error(&error).await;
+                        continue;
+                    }
+                },
+            };
+            let router = router.clone().layer(Extension(Caller(caller)));
+            tokio::spawn(async move {
+                let io = TokioIo::new(Impatient::new(connection));
+                let mut http = http1::Builder::new();
+                http.timer(TokioTimer::new())
+                    .header_read_timeout(READ_TIMEOUT)
+                    .max_buf_size(MAX_HEAD);
+                // Who asks badly is told so by the answer.
+                http.serve_connection(io, TowerToHyperService::new(router)).await.ok();
+                drop(place);
+            });
+        }
+    }
+}
+
+/// No descriptors are left, say: that passes.
+async fn on_error(error: &io::Error) {
+    tracing::debug!(%error, "a connection of the administration interface was not accepted");
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+}
+
+/// A socket that an earlier process left is replaced, and one that answers is not.
+async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+    if let Ok(there) = std::fs::symlink_metadata(path) {
+        let is_socket = there.file_type().is_socket();
+        if !is_socket || tokio::net::UnixStream::connect(path).await.is_ok() {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        std::fs::remove_file(path)?;
+    }
+    // Made elsewhere under a name that nobody knows, so that nobody reaches it before it is closed
+    // to others.
+    let bound = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(bound)
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        if let Listener::Unix(_, path) = &self.0 {
+            // What is left is replaced by the next one anyhow.
+            std::fs::remove_file(path).ok();
+        }
+    }
+}
+
+trait Connection: AsyncRead + AsyncWrite + Send {}
+impl<T: AsyncRead + AsyncWrite + Send> Connection for T {}
+
+/// A connection that fails once its peer has taken nothing for [`WRITE_TIMEOUT`].
+struct Impatient {
+    inner: Pin<Box<dyn Connection>>,
+    timeout: Option<Pin<Box<Sleep>>>,
+}
+
+impl Impatient {
+    fn new(inner: Pin<Box<dyn Connection>>) -> Self {
+        Self { inner, timeout: None }
+    }
+
+    fn judge<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        result: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if result.is_ready() {
+            self.timeout = None;
+            return result;
+        }
+        let until = Instant::now() + WRITE_TIMEOUT;
+        let timeout = self.timeout.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        timeout.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Impatient {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.inner.as_mut().poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Impatient {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = self.inner.as_mut().poll_write(cx, data);
+        self.judge(cx, written)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = self.inner.as_mut().poll_flush(cx);
+        self.judge(cx, flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.inner.as_mut().poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,170 @@
+//! The administration interface of `kwik serve`.
+
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+
+use clap::{Args, ValueEnum};
+use kwik::{Endpoint, Fingerprint};
+use kwik_admin::{Admin, Bound, EdgeRow, Place, Service, Thresholds, Token};
+use kwik_delivery::Server;
+use tokio::sync::mpsc;
+
+use crate::{
+    args::duration,
+    failure::{Failure, Kind},
+    say,
+    serve::Asked,
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct AdminOptions {
+    /// Show what the server does and take commands there, of this machine alone: 127.0.0.1:PORT, or
+    /// the path of a socket. A page, /metrics for Prometheus, and `kwik ctl`.
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) admin: Option<Place>,
+    /// A file with the token that is asked for there: 32 letters and digits or more, of
+    /// `openssl rand -hex 32`, say.
+    #[arg(long, value_name = "FILE", requires = "admin")]
+    pub(crate) admin_token_file: Option<PathBuf>,
+    /// When an alert is raised: duplicates=0.05 (share), degraded=30 (seconds), memory=0.8 (share)
+    /// or failures=60 (handshakes a minute). May be given several times.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = threshold, requires = "admin")]
+    pub(crate) alert: Vec<(String, f64)>,
+    /// Log a line of figures this often: 1m, say.
+    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "admin")]
+    pub(crate) report_every: Option<Duration>,
+    /// In what form the log is.
+    #[arg(long, value_enum, value_name = "FORM", default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    /// An object a line.
+    Json,
+}
+
+fn threshold(text: &str) -> Result<(String, f64), String> {
+    let wrong = || {
+        format!("{text} is no threshold: duplicates=0.05, degraded=30, memory=0.8 or failures=60")
+    };
+    let (name, value) = text.split_once('=').ok_or_else(wrong)?;
+    let value: f64 = value.parse().map_err(|_| wrong())?;
+    let most = match name {
+        "duplicates" | "memory" => 1.0,
+        "degraded" | "failures" => 1e6,
+        _ => return Err(wrong()),
+    };
+    if (0.0..=most).contains(&value) { Ok((name.to_owned(), value)) } else { Err(wrong()) }
+}
+
+/// An interface that listens, if one is wanted.
+pub(crate) struct Administration(Option<(Bound, Option<Token>)>);
+
+impl Administration {
+    pub(crate) async fn open(options: &AdminOptions) -> Result<Self, Failure> {
+        let Some(place) = &options.admin else { return Ok(Self(None)) };
+        let token = options.admin_token_file.as_deref().map(read_token).transpose()?;
+        let bound = Bound::new(place).await;
+        let bound = bound.map_err(|error| Failure::new(Kind::Network, error.to_string()))?;
+        Ok(Self(Some((bound, token))))
+    }
+
+    /// Answers from now on; what is asked of the server comes out.
+    pub(crate) fn start(
+        self,
+        options: &AdminOptions,
+        endpoints: Vec<Endpoint>,
+        server: &Arc<Server>,
+    ) -> mpsc::Receiver<Asked> {
+        let (asking, asked) = mpsc::channel(4);
+        let Some((bound, token)) = self.0 else { return asked };
+        match bound.place() {
+            Some(Place::Tcp(address)) => say(&format!("kwik: administration: http://{address}/")),
+            Some(Place::Unix(path)) => {
+                let path = path.display();
+                say(&format!("kwik: administration: kwik ctl --admin {}", kwik::escape(path)));
+            }
+            None => {}
+        }
+        let mut thresholds = Thresholds::default();
+        for (name, value) in &options.alert {
+            match name.as_str() {
+                "duplicates" => thresholds.duplicates = *value,
+                "memory" => thresholds.memory = *value,
+                "degraded" => thresholds.degraded = Duration::from_secs_f64(*value),
+                _ => thresholds.failures = *value,
+            }
+        }
+        let service = Serving { server: Arc::clone(server), asking };
+        let mut admin = Admin::of(endpoints).with_service(service).with_thresholds(thresholds);
+        if let Some(token) = token {
+            admin = admin.with_token(token);
+        }
+        if let Some(every) = options.report_every {
+            admin = admin.with_reports(every);
+        }
+        tokio::spawn(async move { admin.run(&bound).await });
+        asked
+    }
+}
+
+/// The token in a file.
+pub(crate) fn read_token(path: &std::path::Path) -> Result<Token, Failure> {
+    Token::new(&token_text(path)?).map_err(|error| {
+        let path = kwik::escape(path.display()).to_string();
+        Failure::new(Kind::Usage, format!("{path}: {error}"))
+    })
+}
+
+/// What is in the file, without the end of its line.
+pub(crate) fn token_text(path: &std::path::Path) -> Result<String, Failure> {
+    let text = fs::read_to_string(path).map_err(|error| {
+        let path = kwik::escape(path.display()).to_string();
+        Failure::new(Kind::Disk, format!("cannot read the token {path}: {error}"))
+    })?;
+    Ok(text.trim().to_owned())
+}
+
+struct Serving {
+    server: Arc<Server>,
+    asking: mpsc::Sender<Asked>,
+}
+
+impl Service for Serving {
+    fn drain(&self) -> bool {
+        // At once, so that who asks sees it; the rest is the server's.
+        self.server.drain();
+        self.asking.try_send(Asked::End).is_ok()
+    }
+
+    fn is_draining(&self) -> bool {
+        self.server.is_draining()
+    }
+
+    fn reload(&self) -> bool {
+        self.asking.try_send(Asked::Reload).is_ok()
+    }
+
+    fn edges(&self) -> Vec<EdgeRow> {
+        let edges = self.server.known_edges().into_iter();
+        edges
+            .map(|known| EdgeRow {
+                fingerprint: known.edge.fingerprint,
+                addresses: known.edge.addresses.iter().map(ToString::to_string).collect(),
+                weight: known.edge.weight,
+                sessions: known.sessions,
+                unreached: known.unreached,
+                drained: known.draining,
+            })
+            .collect()
+    }
+
+    fn set_edge_drained(&self, edge: Fingerprint, drained: bool) -> bool {
+        let known = self.server.known_edges().iter().any(|known| known.edge.fingerprint == edge);
+        if known {
+            self.server.set_draining(edge, drained);
+        }
+        known
+    }
+}

@@ -1,0 +1,197 @@
+//! What happens, as a stream for readers and as `tracing` events with the same names of fields.
+
+use std::time::SystemTime;
+
+use kwik_proto::path::{PathEvent, PathStatus};
+use kwik_proto::presentation::BackpressureReason;
+use kwik_proto::session::SessionEvent;
+use kwik_proto::sync::lock;
+use kwik_proto::{LogCursor, PathId, SessionId, StreamId};
+use tokio::sync::futures::Notified;
+
+use super::family::{outcome, reason_name, state};
+use super::{Metrics, SessionRole};
+
+/// Something that happened at an endpoint (10.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// When.
+    pub at: SystemTime,
+    /// To which session, as far as it has an id by then.
+    pub session: Option<SessionId>,
+    /// What.
+    pub kind: EventKind,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// A session began.
+    SessionBegun {
+        /// What this endpoint is in it.
+        role: SessionRole,
+    },
+    /// The primary has accepted the client.
+    Established,
+    /// A session is over.
+    SessionEnded {
+        /// What this endpoint was in it.
+        role: SessionRole,
+        /// `local`, `peer` or `transport`.
+        by: &'static str,
+        /// A name for the code.
+        code: &'static str,
+        /// The same in words; a peer's are escaped.
+        reason: String,
+    },
+    /// A path changed its status.
+    Path {
+        /// Which.
+        path: PathId,
+        /// To what.
+        status: PathStatus,
+        /// Why; a peer's words.
+        reason: String,
+        /// It will not come back.
+        ended: bool,
+    },
+    /// A lease ended.
+    Lease {
+        /// Of which path, and which stream, at the primary.
+        of: Option<(PathId, StreamId)>,
+        /// `done`, `stopped` or `lost`.
+        outcome: &'static str,
+    },
+    /// Backpressure that this side applies changed.
+    Backpressure {
+        /// Of which stream; none: of the session.
+        stream: Option<StreamId>,
+        /// Why; none: it is lifted.
+        reason: Option<BackpressureReason>,
+    },
+    /// A path fell silent, and others are asked for what it owed.
+    Switched {
+        /// Which.
+        path: PathId,
+        /// How long it had brought nothing, in microseconds.
+        after_micros: u64,
+    },
+}
+
+impl From<SessionEvent> for EventKind {
+    fn from(event: SessionEvent) -> Self {
+        match event {
+            SessionEvent::Path(PathEvent { path, status, reason, ended, .. }) => {
+                Self::Path { path, status, reason, ended }
+            }
+            SessionEvent::Lease { of, outcome: how } => Self::Lease { of, outcome: outcome(how) },
+            SessionEvent::Backpressure(change) => {
+                Self::Backpressure { stream: change.stream, reason: change.reason }
+            }
+            SessionEvent::Switched { path, after } => {
+                let after_micros = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
+                Self::Switched { path, after_micros }
+            }
+            _ => Self::Established,
+        }
+    }
+}
+
+impl EventKind {
+    /// All names, each with what it says, for tables.
+    pub const NAMES: [(&'static str, &'static str); 7] = [
+        ("session_begun", "A session began; `role` is what this endpoint is in it."),
+        ("established", "The primary has accepted the client."),
+        ("session_ended", "A session is over: `by` whom, with which `code` and `reason`."),
+        ("path", "A `path` changed its `status`: why, and whether it has `ended` for good."),
+        ("lease", "A lease ended: its `outcome`, at a primary with `path` and `stream`."),
+        ("backpressure", "Backpressure began, changed, or was lifted (no `reason`)."),
+        ("switched", "A silent `path`: others are asked for what it owed, `after_micros`."),
+    ];
+
+    /// A word for it.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::SessionBegun { .. } => "session_begun",
+            Self::Established => "established",
+            Self::SessionEnded { .. } => "session_ended",
+            Self::Path { .. } => "path",
+            Self::Lease { .. } => "lease",
+            Self::Backpressure { .. } => "backpressure",
+            Self::Switched { .. } => "switched",
+        }
+    }
+}
+
+impl Event {
+    /// The same for logs. A peer decides how many there are, so they are `DEBUG`: what an operator
+    /// is told unasked is bounded elsewhere.
+    pub(super) fn trace(&self) {
+        let session = self.session.map(tracing::field::display);
+        let event = self.kind.name();
+        match &self.kind {
+            EventKind::SessionBegun { role } => {
+                tracing::debug!(session, event, role = role.name(), "session begun");
+            }
+            EventKind::Established => tracing::debug!(session, event, "established"),
+            EventKind::SessionEnded { role, by, code, reason } => {
+                let role = role.name();
+                tracing::debug!(session, event, role, by, code, reason, "session ended");
+            }
+            EventKind::Path { path, status, reason, ended } => {
+                let (status, reason) = (state(*status), kwik_proto::escape(reason));
+                tracing::debug!(session, event, %path, status, %reason, ended, "path changed");
+            }
+            EventKind::Lease { of, outcome } => {
+                let (path, stream) = of.unzip();
+                let (path, stream) =
+                    (path.map(tracing::field::display), stream.map(tracing::field::display));
+                tracing::debug!(session, event, path, stream, outcome, "lease ended");
+            }
+            EventKind::Backpressure { stream, reason } => {
+                let stream = stream.map(tracing::field::display);
+                let reason = reason.map(reason_name);
+                tracing::debug!(session, event, stream, reason, "backpressure");
+            }
+            EventKind::Switched { path, after_micros } => {
+                tracing::debug!(session, event, %path, after_micros, "path switched");
+            }
+        }
+    }
+}
+
+/// A reader of what happens at an endpoint.
+#[derive(Debug)]
+pub struct Events {
+    metrics: Metrics,
+    cursor: LogCursor,
+}
+
+impl Events {
+    pub(crate) fn new(metrics: Metrics) -> Self {
+        let cursor = metrics.get().map(|observed| lock(&observed.events).subscribe());
+        Self { metrics, cursor: cursor.unwrap_or_default() }
+    }
+
+    /// The next event. Waits for ever where the endpoint is not watched. Cancel safe.
+    pub async fn next(&mut self) -> Event {
+        loop {
+            let Some(observed) = self.metrics.get() else { return std::future::pending().await };
+            let mut told: std::pin::Pin<&mut Notified<'_>> =
+                std::pin::pin!(observed.told.notified());
+            told.as_mut().enable();
+            if let Some(event) = lock(&observed.events).poll(&mut self.cursor) {
+                return event;
+            }
+            told.await;
+        }
+    }
+
+    /// Events that were dropped because they were not taken in time.
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        self.cursor.missed()
+    }
+}

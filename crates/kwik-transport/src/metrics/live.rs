@@ -1,0 +1,145 @@
+//! The sessions of an endpoint that are not over.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use kwik_proto::session;
+
+use crate::driver::{CloseOnDrop, Held, Shared, StreamRole};
+use crate::primary::PrimarySession;
+use crate::secondary::SecondarySession;
+use crate::session::Session;
+
+/// What an endpoint is in a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SessionRole {
+    /// It dialed.
+    Client,
+    /// It owns the session.
+    Primary,
+    /// It serves a session of another server's.
+    Secondary,
+}
+
+impl SessionRole {
+    /// All roles.
+    pub const ALL: [Self; 3] = [Self::Client, Self::Primary, Self::Secondary];
+
+    /// A word for it, which labels of metrics have.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Primary => "primary",
+            Self::Secondary => "secondary",
+        }
+    }
+}
+
+/// A session that is not over.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum LiveSession {
+    /// This endpoint dialed it.
+    Client(Session),
+    /// It owns the session.
+    Primary(PrimarySession),
+    /// It serves a session of another server's.
+    Secondary(SecondarySession),
+}
+
+impl LiveSession {
+    /// Its streams, unless it is a secondary's, which has none.
+    #[must_use]
+    pub fn session(&self) -> Option<&Session> {
+        match self {
+            Self::Client(session) => Some(session),
+            Self::Primary(primary) => Some(primary.session()),
+            Self::Secondary(_) => None,
+        }
+    }
+
+    /// What the endpoint is in it.
+    #[must_use]
+    pub const fn role(&self) -> SessionRole {
+        match self {
+            Self::Client(_) => SessionRole::Client,
+            Self::Primary(_) => SessionRole::Primary,
+            Self::Secondary(_) => SessionRole::Secondary,
+        }
+    }
+}
+
+/// A session that its application may let go.
+pub(crate) struct WeakHeld<M: ?Sized> {
+    shared: Weak<Shared<M>>,
+    last: Weak<CloseOnDrop>,
+}
+
+impl<M: ?Sized> WeakHeld<M> {
+    pub(crate) fn new(held: &Held<M>) -> Self {
+        let (shared, last) = held.parts();
+        Self { shared: Arc::downgrade(shared), last: Arc::downgrade(last) }
+    }
+
+    fn upgrade(&self) -> Option<Held<M>> {
+        Some(Held::from_parts(self.shared.upgrade()?, self.last.upgrade()?))
+    }
+}
+
+impl<M: ?Sized> fmt::Debug for WeakHeld<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WeakHeld").finish_non_exhaustive()
+    }
+}
+
+/// A session that may be over.
+#[derive(Debug)]
+pub(crate) enum LiveWeak {
+    Client(WeakHeld<dyn StreamRole>),
+    Primary(WeakHeld<session::PrimarySession>),
+    Secondary(WeakHeld<session::SecondarySession>),
+}
+
+impl LiveWeak {
+    pub(super) const fn role(&self) -> SessionRole {
+        match self {
+            Self::Client(_) => SessionRole::Client,
+            Self::Primary(_) => SessionRole::Primary,
+            Self::Secondary(_) => SessionRole::Secondary,
+        }
+    }
+
+    fn upgrade(&self) -> Option<LiveSession> {
+        Some(match self {
+            Self::Client(held) => LiveSession::Client(Session::new(held.upgrade()?)),
+            Self::Primary(held) => LiveSession::Primary(PrimarySession::new(held.upgrade()?)),
+            Self::Secondary(held) => LiveSession::Secondary(SecondarySession::new(held.upgrade()?)),
+        })
+    }
+}
+
+/// See the module. Each has a number of its own in this endpoint, which rises.
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    sessions: BTreeMap<u64, LiveWeak>,
+    next: u64,
+}
+
+impl Live {
+    pub(super) fn insert(&mut self, session: LiveWeak) -> u64 {
+        self.next += 1;
+        self.sessions.insert(self.next, session);
+        self.next
+    }
+
+    pub(super) fn remove(&mut self, number: u64) -> Option<LiveWeak> {
+        self.sessions.remove(&number)
+    }
+
+    pub(super) fn all(&self) -> Vec<(u64, LiveSession)> {
+        let all = self.sessions.iter();
+        all.filter_map(|(number, session)| Some((*number, session.upgrade()?))).collect()
+    }
+}

@@ -1,0 +1,192 @@
+//! What is counted and told of sessions beside their snapshots (10.1, 10.2).
+//!
+//! Nothing is before [`Endpoint::watch`](crate::Endpoint::watch). From then on, counters rise with
+//! events and batches, never with bytes, and by relaxed atomics alone; whatever a snapshot has is
+//! read from it when somebody looks.
+
+mod counters;
+mod event;
+mod family;
+mod live;
+mod marks;
+mod read;
+
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use kwik_proto::session::SessionEvent;
+use kwik_proto::stats::SessionStats;
+use kwik_proto::sync::lock;
+use kwik_proto::{EventLog, PathId, SessionId};
+use tokio::sync::Notify;
+
+use crate::quic::{ConnectError, ConnectionError, QuicStats, Runtime};
+
+pub use event::{Event, EventKind, Events};
+pub use family::{Family, MetricKind, Sample, Value};
+pub use live::{LiveSession, SessionRole};
+pub use read::FAMILIES;
+
+pub(crate) use live::LiveWeak;
+pub(crate) use live::WeakHeld;
+pub(crate) use marks::MarkPair;
+pub(crate) use read::read;
+
+use counters::Counters;
+use live::Live;
+
+/// Events that are kept for readers that are slow.
+pub(crate) const MAX_EVENTS: usize = 1024;
+
+/// What an endpoint counts and tells; nothing until it is turned on. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Metrics(Arc<OnceLock<Observed>>);
+
+#[derive(Debug)]
+pub(crate) struct Observed {
+    runtime: Runtime,
+    counters: Counters,
+    events: Mutex<EventLog<Event>>,
+    told: Notify,
+    live: Mutex<Live>,
+    last: read::LastRead,
+}
+
+impl Metrics {
+    /// Turns it on, for sessions that begin from now on.
+    pub(crate) fn turn_on(&self, runtime: &Runtime) {
+        self.0.get_or_init(|| Observed {
+            runtime: runtime.clone(),
+            counters: Counters::default(),
+            events: Mutex::new(EventLog::new(MAX_EVENTS)),
+            told: Notify::new(),
+            live: Mutex::default(),
+            last: read::LastRead::default(),
+        });
+    }
+
+    pub(crate) fn get(&self) -> Option<&Observed> {
+        self.0.get()
+    }
+
+    /// A session begins, if any are watched.
+    pub(crate) fn begin(&self, session: LiveWeak) -> Option<SessionWatch> {
+        let observed = self.get()?;
+        let role = session.role();
+        let number = lock(&observed.live).insert(session);
+        observed.counters.begun[role as usize].add(1);
+        Some(SessionWatch { metrics: self.clone(), number, role })
+    }
+
+    /// A handshake is over, at a client or a server.
+    pub(crate) fn on_handshake(&self, server: bool, result: Result<Duration, &ConnectError>) {
+        let Some(observed) = self.get() else { return };
+        let side = usize::from(server);
+        match result {
+            Ok(took) => observed.counters.handshake[side].note(took),
+            Err(error) => observed.counters.failures[side].add(family::failure(error)),
+        }
+    }
+
+    /// Somebody was turned away before a handshake.
+    pub(crate) fn on_refused(&self, reason: &'static str) {
+        if let Some(observed) = self.get() {
+            observed.counters.refused.add(reason);
+        }
+    }
+}
+
+/// What a session tells of itself.
+#[derive(Debug, Clone)]
+pub(crate) struct SessionWatch {
+    metrics: Metrics,
+    number: u64,
+    role: SessionRole,
+}
+
+impl SessionWatch {
+    fn observed(&self) -> &Observed {
+        self.metrics.get().expect("invariant: a session is watched once metrics are on")
+    }
+
+    /// A batch came.
+    pub(crate) fn on_received(&self, path: PathId, bytes: u64, conflicting: u64) {
+        let counters = &self.observed().counters;
+        counters.received[usize::from(!path.is_primary())].add(bytes);
+        if conflicting > 0 {
+            counters.conflicting.add(conflicting);
+        }
+    }
+
+    /// The peer answered, and the connection has this round trip.
+    pub(crate) fn on_rtt(&self, rtt: Duration) {
+        self.observed().counters.rtt.note(rtt);
+    }
+
+    /// A connection of the session is let go.
+    pub(crate) fn on_connection_ended(&self, stats: &QuicStats) {
+        self.observed().counters.quic.add(stats);
+    }
+
+    /// Something happened to it.
+    pub(crate) fn on_event(&self, session: Option<SessionId>, event: SessionEvent) {
+        let observed = self.observed();
+        match &event {
+            SessionEvent::Answered { after, .. } => {
+                observed.counters.control.note(*after);
+                return;
+            }
+            SessionEvent::Switched { after, .. } => observed.counters.switches.note(*after),
+            SessionEvent::Path(change) => {
+                observed.counters.path_changes.add(family::state(change.status));
+            }
+            SessionEvent::Lease { outcome, .. } => {
+                observed.counters.leases.add(family::outcome(*outcome));
+            }
+            _ => {}
+        }
+        self.tell(session, EventKind::from(event));
+    }
+
+    /// It began.
+    pub(crate) fn on_begun(&self, session: Option<SessionId>) {
+        self.tell(session, EventKind::SessionBegun { role: self.role });
+    }
+
+    /// It is over; `totals` are its last figures.
+    pub(crate) fn on_ended(
+        &self,
+        session: Option<SessionId>,
+        error: &ConnectionError,
+        totals: Option<&SessionStats>,
+    ) {
+        let observed = self.observed();
+        let (by, code) = family::end(error);
+        if lock(&observed.live).remove(self.number).is_some() {
+            observed.counters.ended.add(self.role, by, code);
+            observed.counters.totals.add(totals);
+        }
+        let reason = error.to_string();
+        self.tell(session, EventKind::SessionEnded { role: self.role, by, code, reason });
+    }
+
+    fn tell(&self, session: Option<SessionId>, kind: EventKind) {
+        let observed = self.observed();
+        let at = observed.runtime.wall_clock();
+        observed.tell(Event { at, session, kind });
+    }
+}
+
+impl Observed {
+    /// Sessions that are not over, each with its number.
+    pub(crate) fn live(&self) -> Vec<(u64, LiveSession)> {
+        lock(&self.live).all()
+    }
+
+    fn tell(&self, event: Event) {
+        event.trace();
+        self.counters.events.add(event.kind.name());
+        lock(&self.events).push(event);
+        self.told.notify_waiters();
+    }
+}
