@@ -135,7 +135,9 @@ fn lookups(c: &mut Criterion) {
     for path in 1..MAX_PATHS as u32 {
         for id in 0..MAX_SECONDARY_STREAMS as u64 {
             let place = Place { stream: stream(id), lease: LeaseId(id), offset: 0 };
-            mappings.open((PathId(path), id), place, true, Instant::now()).unwrap();
+            mappings
+                .open((PathId(path), id), place, true, MAX_SECONDARY_STREAMS, Instant::now())
+                .unwrap();
         }
     }
     c.bench_function("lookup/mapping", |b| {

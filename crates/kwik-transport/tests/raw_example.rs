@@ -1,5 +1,7 @@
 //! Raw packets carry a protocol of its own between a primary and a secondary (6.1, 11.3).
 
+#![allow(clippy::disallowed_methods, reason = "tests run on tokio itself")]
+
 #[path = "../examples/raw_protocol.rs"]
 mod raw_protocol;
 

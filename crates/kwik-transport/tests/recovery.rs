@@ -76,9 +76,10 @@ impl Scene {
     }
 
     /// Its lease went to others, and its path lives.
-    async fn is_whole(mut self, from: u64) {
+    async fn ends_whole(mut self, from: u64) {
         let outcome = self.lease.outcome().await.unwrap().outcome;
-        assert_eq!(outcome, Some(LeaseOutcome::Lost(vec![from..SIZE])));
+        let missing = std::iter::once(from..SIZE).collect();
+        assert_eq!(outcome, Some(LeaseOutcome::Lost(missing)));
         let (_own, writer) = self.primary.lease_own(self.stream.id(), 0..SIZE).unwrap();
         tokio::spawn(fill(writer));
         assert!(self.recv.read_to_end(1 << 20).await.unwrap() == object(0..SIZE));
@@ -110,7 +111,7 @@ async fn a_contradiction_stops_its_stream_alone_when_that_is_set() {
         let quic = scene.throw(&scene.crime()).await;
         let code = quic.stopped().await.unwrap().map(quinn::VarInt::into_inner);
         assert_eq!(code, Some(Code::MetadataProtocolViolation.as_u64()));
-        scene.is_whole(100).await;
+        scene.ends_whole(100).await;
         // What cannot be read is no better.
         let scene = Scene::new(MetadataRecovery::CloseStream).await;
         let mut bytes = BytesMut::from(&encode(&[open(&scene.offered, 0)])[..]);
@@ -119,7 +120,7 @@ async fn a_contradiction_stops_its_stream_alone_when_that_is_set() {
         quic.write_chunk(bytes.freeze()).await.unwrap();
         let code = quic.stopped().await.unwrap().map(quinn::VarInt::into_inner);
         assert_eq!(code, Some(Code::MetadataProtocolViolation.as_u64()));
-        scene.is_whole(0).await;
+        scene.ends_whole(0).await;
     })
     .await;
 }
@@ -133,7 +134,7 @@ async fn a_contradiction_is_passed_over_in_silence_when_that_is_set() {
         let (_, stopped) = (quic.finish(), quic.stopped());
         // All of it is read, and none of it stopped.
         assert_eq!(stopped.await.unwrap(), None);
-        scene.is_whole(100).await;
+        scene.ends_whole(100).await;
     })
     .await;
 }
@@ -186,7 +187,7 @@ async fn a_contradiction_is_to_be_cleared_up_when_that_is_set() {
         quic.write_chunk(back.freeze()).await.unwrap();
         let code = quic.stopped().await.unwrap().map(quinn::VarInt::into_inner);
         assert_eq!(code, Some(Code::MetadataProtocolViolation.as_u64()));
-        scene.is_whole(200).await;
+        scene.ends_whole(200).await;
     })
     .await;
 }

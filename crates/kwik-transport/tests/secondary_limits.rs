@@ -101,6 +101,10 @@ impl ByHand {
     }
 }
 
+fn lost(missing: std::ops::Range<u64>) -> Option<LeaseOutcome> {
+    Some(LeaseOutcome::Lost(std::iter::once(missing).collect()))
+}
+
 async fn stopped(stream: &mut quinn::SendStream) -> Option<Code> {
     let code = stream.stopped().await.unwrap().map(quinn::VarInt::into_inner);
     code.and_then(Code::from_u64)
@@ -125,7 +129,7 @@ async fn more_streams_than_the_client_allows_are_stopped_alone() {
         until(|| figures(&session, path).active == 2).await;
         let mut three = edge.open_stream(id, 200_000).await.unwrap();
         let outcome = leases[2].outcome().await.unwrap().outcome;
-        assert_eq!(outcome, Some(LeaseOutcome::Lost(vec![200_000..300_000])));
+        assert_eq!(outcome, lost(200_000..300_000));
         let error = three.write_chunk(object(200_000..300_000)).await.unwrap_err();
         let codes =
             [Code::LimitExceeded, Code::NoError].map(|code| WriteError::Stopped(code.as_u64()));
@@ -186,7 +190,7 @@ async fn a_stream_that_owes_and_brings_nothing_is_stopped() {
         quic.write_chunk(encode(&[open(&offered, 0), data(&offered, 0..100)])).await.unwrap();
         assert_eq!(stopped(&mut quic).await, Some(Code::AggregationTimeout));
         let outcome = lease.outcome().await.unwrap();
-        assert_eq!(outcome.outcome, Some(LeaseOutcome::Lost(vec![100..SIZE])));
+        assert_eq!(outcome.outcome, lost(100..SIZE));
         let _own = scene.fill();
         assert!(scene.read().await == object(0..SIZE));
         scene.lives().await;

@@ -41,7 +41,8 @@ fn what_two_edges_dispute_is_asked_of_a_third() {
         M::Uncovered(m) => Some(m.ranges.clone()),
         _ => None,
     });
-    assert_eq!(uncovered, Some(vec![4 * KIB..4 * KIB + 1000]), "{sent:?}");
+    let disputed = std::iter::once(4 * KIB..4 * KIB + 1000).collect();
+    assert_eq!(uncovered, Some(disputed), "{sent:?}");
     // Leased anew to another it comes.
     fixture.lease(3, PathId::PRIMARY, 0..64 * KIB);
     assert_eq!(fixture.activated(), [(PathId::PRIMARY, 4 * KIB..4 * KIB + 1000)]);

@@ -291,16 +291,20 @@ fn leases() -> Vec<Pair> {
             M::Uncovered(Uncovered { stream_id: STREAM, ranges: ranges() }),
             &pb::Uncovered { stream_id: 7, ranges: told() },
         ),
-        pair(
-            M::Blamed(Blamed {
-                path_id: PATH,
-                stream_id: Some(STREAM),
-                range: 1..2,
-                reason: "lies".into(),
-            }),
-            &pb::Blamed { path_id: 3, stream_id: Some(7), start: 1, end: 2, reason: "lies".into() },
-        ),
     ]
+}
+
+fn blame() -> Vec<Pair> {
+    use ControlMessage as M;
+    vec![pair(
+        M::Blamed(Blamed {
+            path_id: PATH,
+            stream_id: Some(STREAM),
+            range: 1..2,
+            reason: "lies".into(),
+        }),
+        &pb::Blamed { path_id: 3, stream_id: Some(7), start: 1, end: 2, reason: "lies".into() },
+    )]
 }
 
 fn pieces() -> Vec<Pair> {
@@ -447,8 +451,8 @@ fn resumption() -> Vec<Pair> {
 
 #[test]
 fn every_field_travels_where_it_always_did() {
-    let pairs = [paths(), introductions(), sessions(), leases(), pieces(), streams(), resumption()]
-        .concat();
+    let pairs = [paths(), introductions(), sessions(), leases(), blame(), pieces(), streams()];
+    let pairs = [pairs.concat(), resumption()].concat();
     let types: std::collections::BTreeSet<_> =
         pairs.iter().map(|(ours, _)| ours.frame_type()).collect();
     assert_eq!(types.len(), 31, "one of each type");
