@@ -9,10 +9,7 @@ use crate::{PathId, StreamId};
 
 /// Something that happened to a session. Payload brings none, and control frames few.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum SessionEvent {
-    /// The primary has accepted the client.
-    Established,
     /// A path changed its status.
     Path(PathEvent),
     /// A lease ended.

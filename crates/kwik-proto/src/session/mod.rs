@@ -54,7 +54,7 @@ pub enum Action {
     /// Somebody has something to look at.
     Wake(Wake),
     /// Something happened that who watches the session is told of.
-    Event(SessionEvent),
+    Event(Box<SessionEvent>),
 }
 
 /// Who has something to look at.
@@ -142,7 +142,7 @@ impl Outputs {
     }
 
     fn tell(&mut self, event: SessionEvent) {
-        self.actions.push_back(Action::Event(event));
+        self.actions.push_back(Action::Event(event.into()));
     }
 
     /// Tells of what a message to the peer says.

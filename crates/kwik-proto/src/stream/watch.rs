@@ -22,14 +22,16 @@ struct Gap {
 }
 
 /// How long what came early waited until it could be read: of one place of a stream at a time.
+/// Nothing is kept where that never happened.
 #[derive(Debug, Default)]
-struct Aggregation(Latencies);
+struct Aggregation(Option<Box<Latencies>>);
 
 impl Aggregation {
     fn look(&mut self, ahead: &mut Option<(u64, Instant)>, recv: &RecvHalf, now: Instant) {
         match *ahead {
             Some((end, since)) if recv.contiguous_end() >= end => {
-                self.0.note(now.saturating_duration_since(since));
+                let latencies = self.0.get_or_insert_default();
+                latencies.note(now.saturating_duration_since(since));
                 *ahead = None;
             }
             Some(_) => {}
@@ -185,7 +187,7 @@ impl Watch {
 
     /// How long bytes waited for others before them.
     pub(super) fn aggregation(&self) -> Latencies {
-        self.aggregation.0
+        self.aggregation.0.as_deref().copied().unwrap_or_default()
     }
 
     pub(super) fn backpressure(&self) -> &Backpressure {

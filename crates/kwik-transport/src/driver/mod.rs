@@ -89,7 +89,7 @@ pub(crate) struct Shared<M: ?Sized> {
     slot: Mutex<Option<Box<dyn Slot>>>,
     alarm: timer::Alarm,
     /// Who counts and tells what happens to it, if anybody does.
-    watch: OnceLock<SessionWatch>,
+    watch: OnceLock<Box<SessionWatch>>,
     /// What figures rise from, once somebody has asked what limits it.
     pub(crate) marks: Mutex<Option<Box<MarkPair>>>,
     /// The last field, so that the session can be shared without naming its role.
@@ -155,12 +155,12 @@ impl<M: Role + ?Sized> Shared<M> {
     pub(crate) fn set_watch(&self, watch: Option<SessionWatch>) {
         let Some(watch) = watch else { return };
         watch.on_begun(self.look(|machine| machine.session_id()));
-        self.watch.set(watch).ok();
+        self.watch.set(watch.into()).ok();
     }
 
     /// Who counts what happens to it.
     pub(crate) fn watch(&self) -> Option<&SessionWatch> {
-        self.watch.get()
+        self.watch.get().map(Box::as_ref)
     }
 
     /// Figures of each of its connections.
@@ -339,7 +339,7 @@ impl<M: Role + ?Sized> Shared<M> {
             Action::Wake(wake) => self.wake(wake),
             Action::Event(event) => {
                 if let Some(watch) = self.watch.get() {
-                    watch.on_event(self.look(|machine| machine.session_id()), event);
+                    watch.on_event(self.look(|machine| machine.session_id()), *event);
                 }
             }
             Action::Gap(gap) => {

@@ -38,7 +38,7 @@ pub(crate) struct PathLink {
     raw: OnceLock<mpsc::Sender<RawPacketTransmission>>,
     /// Bytes of raw packets that are queued.
     raw_bytes: Arc<AtomicUsize>,
-    watch: Option<SessionWatch>,
+    watch: Option<Box<SessionWatch>>,
 }
 
 impl Drop for PathLink {
@@ -111,7 +111,7 @@ pub(crate) fn start(
         control: queue.clone(),
         raw: OnceLock::new(),
         raw_bytes: Arc::default(),
-        watch: shared.watch().cloned(),
+        watch: shared.watch().cloned().map(Box::new),
     };
     lock(&shared.paths).insert(path, link.into());
     let mut control = ControlWriter::new(queue, send);
@@ -247,9 +247,9 @@ async fn read_control(
 ) {
     loop {
         // All that came together is handled before what it causes: leases of one object, say.
-        let watch = shared.watch();
-        let fed =
-            shared.drive(|machine, now| feed(machine, (path, connection), decoder, (now, watch)));
+        let fed = shared.drive(|machine, now| {
+            feed(machine, (path, connection), decoder, (now, shared.watch()))
+        });
         match fed {
             Ok(true) => {
                 // What these were answered leaves before more are read.

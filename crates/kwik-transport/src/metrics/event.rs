@@ -32,8 +32,6 @@ pub enum EventKind {
         /// What this endpoint is in it.
         role: SessionRole,
     },
-    /// The primary has accepted the client.
-    Established,
     /// A session is over.
     SessionEnded {
         /// What this endpoint was in it.
@@ -79,9 +77,10 @@ pub enum EventKind {
     },
 }
 
-impl From<SessionEvent> for EventKind {
-    fn from(event: SessionEvent) -> Self {
-        match event {
+impl EventKind {
+    /// What is told of it, if that is.
+    pub(super) fn of(event: SessionEvent) -> Option<Self> {
+        Some(match event {
             SessionEvent::Path(PathEvent { path, status, reason, ended, .. }) => {
                 Self::Path { path, status, reason, ended }
             }
@@ -93,16 +92,15 @@ impl From<SessionEvent> for EventKind {
                 let after_micros = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
                 Self::Switched { path, after_micros }
             }
-            _ => Self::Established,
-        }
+            SessionEvent::Answered { .. } => return None,
+        })
     }
 }
 
 impl EventKind {
     /// All names, each with what it says, for tables.
-    pub const NAMES: [(&'static str, &'static str); 7] = [
+    pub const NAMES: [(&'static str, &'static str); 6] = [
         ("session_begun", "A session began; `role` is what this endpoint is in it."),
-        ("established", "The primary has accepted the client."),
         ("session_ended", "A session is over: `by` whom, with which `code` and `reason`."),
         ("path", "A `path` changed its `status`: why, and whether it has `ended` for good."),
         ("lease", "A lease ended: its `outcome`, at a primary with `path` and `stream`."),
@@ -115,7 +113,6 @@ impl EventKind {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::SessionBegun { .. } => "session_begun",
-            Self::Established => "established",
             Self::SessionEnded { .. } => "session_ended",
             Self::Path { .. } => "path",
             Self::Lease { .. } => "lease",
@@ -135,7 +132,6 @@ impl Event {
             EventKind::SessionBegun { role } => {
                 tracing::debug!(session, event, role = role.name(), "session begun");
             }
-            EventKind::Established => tracing::debug!(session, event, "established"),
             EventKind::SessionEnded { role, by, code, reason } => {
                 let role = role.name();
                 tracing::debug!(session, event, role, by, code, reason, "session ended");

@@ -132,10 +132,7 @@ impl SessionWatch {
     pub(crate) fn on_event(&self, session: Option<SessionId>, event: SessionEvent) {
         let observed = self.observed();
         match &event {
-            SessionEvent::Answered { after, .. } => {
-                observed.counters.control.note(*after);
-                return;
-            }
+            SessionEvent::Answered { after, .. } => observed.counters.control.note(*after),
             SessionEvent::Switched { after, .. } => observed.counters.switches.note(*after),
             SessionEvent::Path(change) => {
                 observed.counters.path_changes.add(family::state(change.status));
@@ -143,9 +140,11 @@ impl SessionWatch {
             SessionEvent::Lease { outcome, .. } => {
                 observed.counters.leases.add(family::outcome(*outcome));
             }
-            _ => {}
+            SessionEvent::Backpressure(_) => {}
         }
-        self.tell(session, EventKind::from(event));
+        if let Some(kind) = EventKind::of(event) {
+            self.tell(session, kind);
+        }
     }
 
     /// It began.

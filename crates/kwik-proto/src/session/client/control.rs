@@ -51,7 +51,6 @@ impl ClientSession {
         self.scheduler.open_path(path, now);
         if path.is_primary() {
             self.id = Some(id);
-            self.outputs.tell(SessionEvent::Established);
             self.streams.handle_limits(&m.limits.unwrap_or_default());
             lock(&self.sent).set_options(options);
             self.note_status(path, "", now);
