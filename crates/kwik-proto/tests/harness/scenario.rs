@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use kwik_proto::session::Machine;
-use kwik_proto::{Code, CodedError, PathId, StreamId};
+use kwik_proto::{PathId, StreamId};
 
 use crate::checks::Coverage;
 use crate::rng::Rng;
@@ -117,12 +116,14 @@ pub(crate) enum Fault {
     Stall,
     Abandon,
     Raw,
-    /// The primary's connection breaks.
+    /// The session ends.
     LosePrimary,
+    /// The primary's connection breaks.
+    BreakHome,
 }
 
 impl Fault {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 13] = [
         Self::Cut,
         Self::Lose,
         Self::Pause,
@@ -134,6 +135,8 @@ impl Fault {
         Self::Stall,
         Self::Abandon,
         Self::Raw,
+        Self::BreakHome,
+        Self::BreakHome,
     ];
 }
 
@@ -215,12 +218,11 @@ impl World {
         let edge = if edges.is_empty() { PathId::PRIMARY } else { self.rng.pick(&edges) };
         self.log(|| format!("{fault:?} of path {edge}"));
         let now = self.now;
-        let lost = CodedError::new(Code::PathDead, "broken");
         match fault {
             Fault::LosePrimary => {
-                self.closed = true;
-                self.session().handle_path_lost(PathId::PRIMARY, &lost.context, now);
+                self.end_session();
             }
+            Fault::BreakHome => self.break_home(),
             Fault::AddEdge => self.add_edge(),
             Fault::Revoke => self.revoke_one(),
             Fault::Pause => {
