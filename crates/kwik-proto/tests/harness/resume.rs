@@ -60,6 +60,12 @@ impl World {
         }
     }
 
+    /// The primary's connection is broken, and no other has taken its place.
+    pub(crate) fn is_home_broken(&self) -> bool {
+        let link = self.net.links.get(&PathId::PRIMARY);
+        self.home.is_answering() || link.is_some_and(|link| link.cut)
+    }
+
     fn is_down(&self) -> bool {
         self.home.down_until.is_some_and(|until| until > self.now)
     }

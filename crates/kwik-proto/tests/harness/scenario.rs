@@ -123,7 +123,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 12] = [
         Self::Cut,
         Self::Lose,
         Self::Pause,
@@ -135,7 +135,6 @@ impl Fault {
         Self::Stall,
         Self::Abandon,
         Self::Raw,
-        Self::BreakHome,
         Self::BreakHome,
     ];
 }
@@ -322,7 +321,10 @@ impl World {
     /// Lets everything arrive that is under way.
     fn drain(&mut self) {
         let deadline = self.now + Duration::from_secs(60);
-        while self.has_events() {
+        while self.has_events() || self.is_home_broken() {
+            if self.closed {
+                return;
+            }
             if !self.step(deadline) {
                 self.fail_stuck();
             }
