@@ -105,6 +105,10 @@ impl ControlQueue {
         let kept = self.kept.as_mut()?;
         let next = self.waiting.front().filter(|next| kept.has_room(next))?.clone();
         self.waiting.pop_front();
+        if self.waiting.is_empty() {
+            // An empty queue would keep room for several.
+            self.waiting = VecDeque::new();
+        }
         self.parted -= next.bytes.len();
         self.own = self.own.saturating_sub(next.bytes.len());
         kept.push(next.clone());
@@ -136,8 +140,9 @@ impl ControlQueue {
         queue: impl Fn(&mut M) -> &mut Self,
         input: impl FnOnce(&mut M) -> R,
     ) -> Option<R> {
-        let before = queue(machine).queued();
-        if queue(machine).own + limits::MAX_CONTROL_FRAME > limits::MAX_CONTROL_QUEUED {
+        let this = queue(machine);
+        let (before, kept) = (this.queued(), this.kept.as_ref().map_or(0, Kept::bytes));
+        if this.own + kept + limits::MAX_CONTROL_FRAME > limits::MAX_CONTROL_QUEUED {
             return None;
         }
         let result = input(machine);

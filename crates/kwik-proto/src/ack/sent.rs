@@ -35,24 +35,14 @@ struct SentPacket {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Lane(pub u64);
 
-/// What is kept of a packet until it is acknowledged.
-#[derive(Debug, Clone)]
-pub enum KeptFrames {
-    /// Nothing: what of a lease is lost its report says, and the connection cannot be taken up.
-    None,
+/// What is kept of a packet until it is acknowledged: nothing where the connection cannot be taken
+/// up and what of a lease is lost its report says.
+#[derive(Debug, Clone, Default)]
+pub struct KeptFrames {
     /// Of streams, whose writers hear of the acknowledgement.
-    Plain(Vec<PacketFrame>),
-    /// Of a lease, to be repeated on another connection.
-    Leased(Vec<PacketFrame>),
-}
-
-impl KeptFrames {
-    fn frames(&self) -> &[PacketFrame] {
-        match self {
-            Self::None => &[],
-            Self::Plain(frames) | Self::Leased(frames) => frames,
-        }
-    }
+    pub plain: Vec<PacketFrame>,
+    /// Of leases, to be repeated on another connection.
+    pub leased: Vec<PacketFrame>,
 }
 
 impl SentPackets {
@@ -114,9 +104,7 @@ impl SentPackets {
             while let Some((&id, _)) = self.packets.range(ids.clone()).next() {
                 let Some(SentPacket { bytes, kept, .. }) = self.packets.remove(&id) else { break };
                 self.outstanding -= bytes;
-                if let KeptFrames::Plain(frames) = kept {
-                    acknowledged.extend(frames);
-                }
+                acknowledged.extend(kept.plain);
             }
         }
         if self.packets.is_empty() {
@@ -145,6 +133,7 @@ impl SentPackets {
     #[must_use]
     pub fn unacknowledged(&self, wanted: impl Fn(Lane) -> bool) -> Vec<(u64, Vec<PacketFrame>)> {
         let packets = self.packets.iter().filter(|(_, packet)| wanted(packet.lane));
-        packets.map(|(id, packet)| (*id, packet.kept.frames().to_vec())).collect()
+        let frames = |kept: &KeptFrames| kept.plain.iter().chain(&kept.leased).cloned().collect();
+        packets.map(|(id, packet)| (*id, frames(&packet.kept))).collect()
     }
 }

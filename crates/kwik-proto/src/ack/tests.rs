@@ -20,6 +20,10 @@ fn sent() -> SentPackets {
     SentPackets::new(DataOptions::default())
 }
 
+fn kept(plain: Vec<PacketFrame>) -> KeptFrames {
+    KeptFrames { plain, ..<_>::default() }
+}
+
 fn frame(stream_id: u64, len: usize) -> PacketFrame {
     PacketFrame { stream_id, offset: 0, payload: vec![0; len].into(), fin: false }
 }
@@ -41,21 +45,24 @@ fn ids(ack: &Ack) -> Vec<u64> {
 #[test]
 fn ids_begin_at_one_and_frames_come_back_once() {
     let mut sent = sent();
-    assert_eq!(sent.on_sent(10, KeptFrames::Plain(vec![frame(4, 10)]), LANE), 1);
-    assert_eq!(sent.on_sent(20, KeptFrames::None, LANE), 2);
-    assert_eq!(sent.on_sent(5, KeptFrames::Plain(vec![frame(8, 5)]), LANE), 3);
+    assert_eq!(sent.on_sent(10, kept(vec![frame(4, 10)]), LANE), 1);
+    assert_eq!(sent.on_sent(20, KeptFrames::default(), LANE), 2);
+    assert_eq!(sent.on_sent(5, kept(vec![frame(8, 5)]), LANE), 3);
     assert_eq!(sent.outstanding(), 35);
     assert_eq!(sent.handle_ack(&ack(&[(2, 3)]).ranges), Ok(vec![frame(8, 5)]));
     assert_eq!(sent.handle_ack(&ack(&[(1, 3)]).ranges), Ok(vec![frame(4, 10)]));
-    assert_eq!((sent.outstanding(), sent.on_sent(1, KeptFrames::None, LANE)), (0, 4));
+    assert_eq!((sent.outstanding(), sent.on_sent(1, KeptFrames::default(), LANE)), (0, 4));
 }
 
 #[test]
 fn an_ack_of_what_was_never_sent_is_refused_whole() {
     let mut sent = sent();
-    sent.on_sent(10, KeptFrames::None, LANE);
+    sent.on_sent(10, KeptFrames::default(), LANE);
     for ranges in [&[(1, 2)][..], &[(0, 1)], &[(1, 1), (2, 2)], &[(u64::MAX, u64::MAX)]] {
-        assert_eq!(sent.handle_ack(&ack(ranges).ranges).unwrap_err().code, crate::Code::InvalidFrame);
+        assert_eq!(
+            sent.handle_ack(&ack(ranges).ranges).unwrap_err().code,
+            crate::Code::InvalidFrame
+        );
     }
     assert!(sent.handle_ack(&ack(&[(1, 1), (9, 9)]).ranges).is_err());
     assert_eq!(sent.outstanding(), 10);
@@ -68,7 +75,7 @@ fn a_sender_stops_where_its_receiver_would_refuse() {
     let now = test_now();
     for id in 1..=MAX_UNACKED_PACKETS {
         assert!(sent.has_room());
-        assert_eq!(sent.on_sent(1, KeptFrames::None, LANE), id);
+        assert_eq!(sent.on_sent(1, KeptFrames::default(), LANE), id);
     }
     assert!(!sent.has_room());
     // All but the first.
@@ -173,8 +180,8 @@ proptest! {
         for (step, stream, bytes) in steps {
             match step {
                 0..=2 => {
-                    let kept = PacketFrame { payload: Bytes::new(), ..frame(bytes, 0) };
-                    let id = sent.on_sent(bytes, KeptFrames::Plain(vec![kept]), LANE);
+                    let frame = PacketFrame { payload: Bytes::new(), ..frame(bytes, 0) };
+                    let id = sent.on_sent(bytes, kept(vec![frame]), LANE);
                     prop_assert!(model.insert(id, bytes).is_none());
                     streams[stream].push(id);
                 }
@@ -215,7 +222,7 @@ fn an_ack_that_names_the_same_packets_over_and_over_tells_of_each_once() {
     let count = crate::limits::MAX_UNACKED_PACKETS;
     for offset in 0..count {
         assert!(sent.has_room());
-        sent.on_sent(1, KeptFrames::Plain(vec![frame(offset, 1)]), LANE);
+        sent.on_sent(1, kept(vec![frame(offset, 1)]), LANE);
     }
     assert!(!sent.has_room());
     // The first one stays out, which is what made each range be walked anew.

@@ -52,6 +52,10 @@ impl Kept {
         self.chunks.push_back(chunk);
     }
 
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether the peer owes an acknowledgement.
     pub(super) fn is_awaited(&self) -> bool {
         self.awaited > self.acknowledged
@@ -72,6 +76,10 @@ impl Kept {
         while let Some(chunk) = self.chunks.front().filter(|chunk| chunk.end <= frame_id) {
             self.bytes -= chunk.bytes.len();
             self.chunks.pop_front();
+        }
+        if self.chunks.is_empty() {
+            // An empty queue would keep room for several.
+            self.chunks = VecDeque::new();
         }
         self.acknowledged = self.acknowledged.max(frame_id);
     }

@@ -187,6 +187,7 @@ impl ClientSession {
             })
         });
         SessionStats {
+            resumptions: self.home.resumptions,
             duplicates: self.scheduler.duplicates(),
             paths: paths.collect(),
             leases: self.scheduler.leases(),

@@ -213,6 +213,7 @@ impl PrimarySession {
             secondary: Default::default(),
         });
         SessionStats {
+            resumptions: self.home.resumptions(),
             paths: paths.collect(),
             leases: self.issuer.iter().count(),
             unacknowledged: lock(&self.data.sent).outstanding(),

@@ -157,7 +157,8 @@ impl World {
         wrong.push((auth.clone(), unsent, made, Code::InvalidFrame));
         wrong.push((stranger, m.clone(), made, Code::AuthFailed));
         wrong.push((auth.clone(), m.clone(), made.wrapping_add(9), Code::AuthFailed));
-        if let Some((ControlMessage::AuthenticationRequest(auth), past)) = self.home.replay.clone() {
+        if let Some((ControlMessage::AuthenticationRequest(auth), past)) = self.home.replay.clone()
+        {
             wrong.push((auth, past, made.wrapping_sub(1), Code::InvalidFrame));
         }
         for (auth, m, made, code) in wrong {

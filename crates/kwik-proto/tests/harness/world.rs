@@ -237,11 +237,12 @@ impl World {
         let leased = toward == Toward::Client
             && (!path.is_primary() || self.primary.leases.contains_key(&id));
         let frame = PacketFrame { stream_id: stream.as_u64(), offset: at, payload: body, fin };
-        let kept = match leased {
-            false => KeptFrames::Plain(vec![frame.clone()]),
-            true if path.is_primary() => KeptFrames::Leased(vec![frame.clone()]),
-            true => KeptFrames::None,
-        };
+        let mut kept = KeptFrames::default();
+        if !leased {
+            kept.plain.push(frame.clone());
+        } else if path.is_primary() {
+            kept.leased.push(frame.clone());
+        }
         let lane = Lane(id.into());
         let packet = sent.lock().unwrap().on_sent(frame.payload.len() as u64, kept, lane);
         let options = sent.lock().unwrap().options();

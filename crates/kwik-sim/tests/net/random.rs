@@ -155,5 +155,6 @@ pub(crate) fn scenario(seed: u64) -> Scenario {
         }
     }
     let hostile = hostile(&mut rng, servers, &mut faults);
-    Scenario { links, fetches, faults, settings, limit: Duration::from_secs(600), lossy, hostile }
+    let (limit, idle) = (Duration::from_secs(600), Duration::from_secs(30));
+    Scenario { links, fetches, faults, settings, limit, lossy, hostile, idle }
 }

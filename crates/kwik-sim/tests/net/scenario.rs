@@ -76,6 +76,8 @@ pub(crate) struct Scenario {
     pub(crate) lossy: bool,
     /// An edge that does not serve.
     pub(crate) hostile: Option<(usize, Crime)>,
+    /// QUIC's idle timeout.
+    pub(crate) idle: Duration,
 }
 
 /// How it went.
@@ -126,6 +128,7 @@ impl Scenario {
             sim.keep_packets(TRACED_PACKETS);
         }
         let cluster = Cluster::new(&sim, self.links.len()).with_hostile(self.hostile);
+        let cluster = cluster.with_idle(self.idle);
         for server in 0..self.links.len() {
             self.apply(&cluster, Fault::Mend(server));
             cluster.start(server);
@@ -199,9 +202,12 @@ async fn nothing_left(cluster: &Cluster, session: &Session) {
 /// What came twice was charged when its piece was taken back, and moves keep to their budget. A
 /// session that ended early has pieces whose end is not known.
 fn check_duplicates(session: &Session) {
+    let resumed = session.stats().resumptions > 0;
     let stats = session.stats().duplicates;
     let charged = stats.moved + stats.reclaimed + stats.unasked;
-    assert!(session.close_reason().is_some() || stats.received <= charged, "{stats:?}");
+    // What a connection that broke had brought comes again on the next, and is charged to nobody.
+    let exact = session.close_reason().is_none() && !resumed;
+    assert!(!exact || stats.received <= charged, "{stats:?}");
     assert!(stats.moved <= stats.budget, "{stats:?}");
 }
 

@@ -24,7 +24,7 @@ pub(super) async fn read(
         path,
         decoder: SecondaryDecoder::new(),
         inbound: Inbound::default(),
-        sink: FrameSink::new(shared.clone(), path),
+        sink: FrameSink::new(shared.clone(), path, connection),
         progress: None,
         wanted: true,
     };
@@ -42,7 +42,7 @@ pub(super) async fn read(
             }
         }
         // What came before a violation counts.
-        handled.and(reader.end_batch(connection))?;
+        handled.and(reader.end_batch())?;
         if !reader.wanted {
             stream.stop(Code::SecondaryStreamIsolation.as_u64()).ok();
             return Ok(());
@@ -108,8 +108,8 @@ impl Reader {
         Ok(())
     }
 
-    fn end_batch(&mut self, connection: &Connection) -> Result<(), CodedError> {
-        self.sink.end_batch(connection)?;
+    fn end_batch(&mut self) -> Result<(), CodedError> {
+        self.sink.end_batch()?;
         self.tell()
     }
 }

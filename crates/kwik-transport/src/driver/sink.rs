@@ -54,6 +54,7 @@ struct Turn {
 pub(super) struct FrameSink {
     shared: AnyShared,
     path: PathId,
+    connection: Connection,
     target: Option<Receiver>,
     offset: u64,
     /// What came since the session was told, the last for the target.
@@ -67,11 +68,12 @@ pub(super) struct FrameSink {
 }
 
 impl FrameSink {
-    pub(super) fn new(shared: AnyShared, path: PathId) -> Self {
+    pub(super) fn new(shared: AnyShared, path: PathId, connection: &Connection) -> Self {
+        let connection = connection.clone();
         let packets = ArrivedPackets::default();
         let (batches, turn) = (Vec::new(), Turn::default());
         let (target, offset, figures_at, empty) = (None, 0, None, 0);
-        Self { shared, path, target, offset, batches, packets, figures_at, turn, empty }
+        Self { shared, path, connection, target, offset, batches, packets, figures_at, turn, empty }
     }
 
     /// One more frame, or packet, which may bring nothing; payload and ends start anew.
@@ -203,7 +205,9 @@ impl FrameSink {
         }
         let packets = std::mem::take(&mut self.packets);
         let (path, batches) = (self.path, &mut self.batches);
-        self.shared.drive(|machine, now| {
+        // Of a connection that another has replaced the peer was told what had come: the rest comes
+        // again.
+        let told = self.shared.drive_on((path, &self.connection), |machine, now| {
             if let Some(figures) = figures {
                 machine.on_figures(path, figures, now);
             }
@@ -211,16 +215,18 @@ impl FrameSink {
                 machine.on_received(path, batch.id, batch.bytes, now);
             }
             if packets.is_empty() { Ok(()) } else { machine.on_packets(path, &packets, now) }
-        })
+        });
+        self.batches.clear();
+        told.unwrap_or(Ok(()))
     }
 
-    pub(super) fn end_batch(&mut self, connection: &Connection) -> Result<(), CodedError> {
+    pub(super) fn end_batch(&mut self) -> Result<(), CodedError> {
         let now = self.shared.runtime.now();
         if self.figures_at.is_some_and(|at| now < at + FIGURES_INTERVAL) {
             return self.flush();
         }
         self.figures_at = Some(now);
-        let figures = connection.figures();
+        let figures = self.connection.figures();
         self.shared.size_window(self.path, figures.rtt, figures.arrived, now);
         self.flush_with(Some(figures))
     }

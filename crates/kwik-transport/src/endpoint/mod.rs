@@ -14,13 +14,13 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
-use kwik_proto::auth::{EXPORTER_LABEL, Fingerprint, Identity};
+use kwik_proto::auth::{EXPORTER_LABEL, Fingerprint, Identity, SessionIds};
 use kwik_proto::presentation::MemoryBudget;
 use kwik_proto::session::ClientSession;
 use kwik_proto::sync::lock;
 use kwik_proto::{Config, ConfigError, PathId, limits};
 
-use crate::driver::{Datagrams, Held, SERVER_NAME, Shared, open_control, start};
+use crate::driver::{Datagrams, Dialer, Held, SERVER_NAME, Shared, open_control, start};
 use crate::quic::{
     self, ClientTls, ConnectError, QuicConfig, Runtime, ServerTls, TlsError, UdpSocket,
 };
@@ -54,6 +54,7 @@ struct Server {
     /// Those of sessions to come: they may have changed since.
     settings: Mutex<Config>,
     paths: Mutex<PathRegistry>,
+    ids: SessionIds,
     slots: Arc<Slots>,
 }
 
@@ -157,8 +158,11 @@ impl Endpoint {
                     sessions: config.max_sessions,
                     network_sessions: config.max_network_sessions,
                     handshakes: config.max_handshakes,
+                    lost: config.max_lost_sessions,
+                    lost_memory: config.max_lost_memory,
                 });
-                Arc::new(Server { config, settings, paths: Mutex::default(), slots })
+                let ids = SessionIds::new(&runtime.random_bytes());
+                Arc::new(Server { config, settings, paths: Mutex::default(), ids, slots })
             }),
             default_client: None,
             budget: Arc::new(MemoryBudget::new(limits::MEMORY_BUDGET)),
@@ -225,6 +229,10 @@ impl Endpoint {
             tls,
         };
         let connecting = dial.begin()?;
+        let dialer = Dialer {
+            endpoint: self.quic.clone(),
+            primary: (addr, dial.server_name.clone(), dial.tls.clone()),
+        };
         let endpoint = self.clone();
         let (mut session, settings) = (config.session.clone(), config.session.settings);
         let credentials = config.credentials;
@@ -247,7 +255,7 @@ impl Endpoint {
                 machine,
                 (PathId::PRIMARY, &connection),
                 &endpoint.runtime,
-                (Some(endpoint.quic.clone()), endpoint.quic.receive_window()),
+                (Some(dialer), endpoint.quic.receive_window()),
                 (&settings, Datagrams::new(endpoint.quic.datagram_buffer())),
             );
             let session = Session::new(Held::new(shared.clone()).streams());

@@ -10,7 +10,7 @@ use kwik::{Code, Identity, PathId, SessionId};
 use kwik_proto::auth::{EXPORTER_LABEL, prove};
 use kwik_proto::limits;
 use kwik_proto::wire::control::{
-    self, Activate, AuthenticationRequest, AuthenticationResponse, Heartbeat, Lease,
+    self, Ack, Activate, AuthenticationRequest, AuthenticationResponse, Heartbeat, Lease,
     RawPacketTransmission, StreamLimits,
 };
 use kwik_proto::wire::{ControlDecoder, ControlMessage, StreamKind, raw};
@@ -163,6 +163,12 @@ impl Peer {
     pub async fn hear(&mut self) -> ControlMessage {
         loop {
             if let Some(message) = self.decoder.poll_frame().unwrap() {
+                // Who hears many has to say so, or no more are sent.
+                if self.decoder.frames().is_multiple_of(1000) {
+                    let control_frames = self.decoder.frames();
+                    let ack = Ack { control_frames, ..Ack::default() };
+                    self.say(ControlMessage::Ack(ack)).await;
+                }
                 return message;
             }
             let chunk = self.recv.read_chunk(usize::MAX, true).await.unwrap().unwrap();

@@ -146,7 +146,7 @@ fn of_roles() -> Vec<(&'static str, M)> {
             M::StreamCreateNotification(StreamCreateNotification { stream_id, ..<_>::default() }),
         ),
         ("a raw packet", M::RawPacketTransmission(unsigned_packet())),
-        ("a resumption", M::Resume(Resume { frame_id: 1, streams: Vec::new() })),
+        ("a resumption", M::Resume(Resume { frame_id: 1, ..<_>::default() })),
     ]
 }
 

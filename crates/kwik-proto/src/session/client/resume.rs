@@ -54,6 +54,8 @@ pub(super) struct Resumption {
     /// Dials of this session, for their jitter, and connections that were made.
     dials: u32,
     attempt: u64,
+    /// Those of them that the primary answered.
+    pub(super) resumptions: u64,
     /// What of the primary's control frames was handled.
     pub(super) receipts: ControlReceipts,
 }
@@ -69,6 +71,7 @@ impl Resumption {
             lost: None,
             dials: 0,
             attempt: 0,
+            resumptions: 0,
             receipts: ControlReceipts::default(),
         }
     }
@@ -251,6 +254,7 @@ impl ClientSession {
         self.streams.on_acknowledged(&frames);
         self.outputs.wake(Wake::Acknowledged);
         self.home.state = State::Well;
+        self.home.resumptions += 1;
         (self.home.lost, self.home.asked) = (None, None);
         self.home.heard = now;
         self.home.before = self.home.arrived;

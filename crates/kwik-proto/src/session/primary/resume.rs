@@ -22,6 +22,7 @@ pub(super) struct Home {
     keep: Duration,
     /// The client's last attempt to take it up.
     attempt: u64,
+    resumptions: u64,
     /// What of the client's control frames was handled.
     pub(super) receipts: ControlReceipts,
 }
@@ -30,13 +31,18 @@ impl Default for Home {
     fn default() -> Self {
         // The introduction was handled before there was a session.
         let receipts = ControlReceipts::new(1);
-        Self { lost: None, keep: limits::RESUME_TIME, attempt: 0, receipts }
+        let keep = limits::RESUME_TIME;
+        Self { lost: None, keep, attempt: 0, resumptions: 0, receipts }
     }
 }
 
 impl Home {
     pub(super) fn is_lost(&self) -> bool {
         self.lost.is_some()
+    }
+
+    pub(super) fn resumptions(&self) -> u64 {
+        self.resumptions
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
@@ -49,6 +55,22 @@ impl PrimarySession {
     /// Keeps the session for so long when its connection is gone; none: it ends with it.
     pub fn set_resume_time(&mut self, keep: Duration) {
         self.home.keep = keep;
+    }
+
+    /// Bytes that it holds: what its client has not acknowledged, and what nobody has read.
+    #[must_use]
+    pub fn kept(&self) -> u64 {
+        let streams = self.streams.iter().filter_map(|halves| halves.recv.as_ref());
+        let held = streams.map(|recv| lock(recv).held()).sum::<u64>();
+        held + lock(&self.data.sent).outstanding() + limits::MAX_CONTROL_KEPT as u64
+    }
+
+    /// It has no connection, and has to make room for others that have none.
+    pub fn end_lost(&mut self) {
+        if self.home.is_lost() {
+            let context = "too many sessions wait for their clients";
+            self.end_with(&CodedError::new(Code::LimitExceeded, context));
+        }
     }
 
     /// What the application wants, as long as not too much of that waits for the client.
@@ -103,6 +125,7 @@ impl PrimarySession {
             sent.handle_ack(&m.packets)?
         };
         (self.home.lost, self.home.attempt) = (None, m.attempt);
+        self.home.resumptions += 1;
         self.moved = now;
         self.expect_answers_anew(now);
         self.streams.on_acknowledged(&frames);

@@ -392,11 +392,7 @@ fn resumption() -> Vec<Pair> {
     use ControlMessage as M;
     vec![
         pair(
-            M::Resume(Resume {
-                frame_id: 8,
-                attempt: 3,
-                packets: vec![1..=2, 5..=9],
-            }),
+            M::Resume(Resume { frame_id: 8, attempt: 3, packets: vec![1..=2, 5..=9] }),
             &pb::Resume {
                 frame_id: 8,
                 attempt: 3,

@@ -5,9 +5,7 @@ use std::ops::RangeInclusive;
 use bytes::Bytes;
 
 use crate::auth::{PublicKey, Signature};
-use crate::limits::{
-    MAX_ACK_RANGES, MAX_CREDENTIALS, MAX_RAW_PACKET, MAX_RESUME_RANGES, MAX_TEXT,
-};
+use crate::limits::{MAX_ACK_RANGES, MAX_CREDENTIALS, MAX_RAW_PACKET, MAX_RESUME_RANGES, MAX_TEXT};
 use crate::wire::convert::{
     Convert, bytes_of, count, exact, implied_path_id, number, path_id, range, session_id,
     signature, stream_count, text,

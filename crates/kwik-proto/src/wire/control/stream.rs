@@ -1,9 +1,7 @@
 //! What is said of streams.
 
 use crate::wire::WireError;
-use crate::wire::convert::{
-    Convert, implied_path_id, known, number, stream_count, stream_id,
-};
+use crate::wire::convert::{Convert, implied_path_id, known, number, stream_count, stream_id};
 use crate::wire::pb::control as pb;
 use crate::wire::pb::secondary;
 use crate::{Dir, StreamId};
@@ -190,7 +188,6 @@ impl Convert for Backpressure {
         Ok(Self { stream_id: m.stream_id.map(stream_id).transpose()?, reason })
     }
 }
-
 
 /// Not sent yet: where the sender of this believes a stream to be.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
