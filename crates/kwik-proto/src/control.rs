@@ -79,8 +79,12 @@ impl ControlQueue {
 
     fn part(&mut self) {
         if !self.encoded.is_empty() {
-            let bytes = self.encoded.split().freeze();
+            // Whole, as an idle path has no buffer.
+            let bytes = std::mem::take(&mut self.encoded).freeze();
             self.parted += bytes.len();
+            if self.waiting.is_empty() {
+                self.waiting.reserve_exact(1);
+            }
             self.waiting.push_back(Chunk { first: self.first, end: self.next_frame_id, bytes });
         }
         self.first = self.next_frame_id;

@@ -49,6 +49,10 @@ impl Kept {
 
     pub(super) fn push(&mut self, chunk: Chunk) {
         self.bytes += chunk.bytes.len();
+        if self.chunks.is_empty() {
+            // Of an idle path there is one.
+            self.chunks.reserve_exact(1);
+        }
         self.chunks.push_back(chunk);
     }
 

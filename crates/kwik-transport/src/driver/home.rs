@@ -27,6 +27,15 @@ pub(crate) struct Dialer {
     pub(crate) primary: (SocketAddr, String, ClientTls),
 }
 
+/// A first path's connection that another is to replace.
+#[derive(Debug, Default)]
+pub(super) struct Gone {
+    /// Why it is gone, if QUIC says so.
+    pub(super) error: Option<ConnectionError>,
+    /// To be closed once the peer knows of the other.
+    former: Option<Connection>,
+}
+
 impl Dialer {
     async fn connect(&self) -> Result<Connection, ConnectError> {
         let (address, name, tls) = &self.primary;
@@ -40,7 +49,7 @@ impl<M: Role + ?Sized> Shared<M> {
     pub(super) fn on_home_lost(&self, error: ConnectionError) {
         let reason = error.to_string();
         let over = error.ends_session();
-        lock(&self.lost).replace(error.clone());
+        lock(&self.gone).get_or_insert_default().error = Some(error.clone());
         let home = self.home;
         if over {
             self.on_connection_lost(error);
@@ -74,14 +83,19 @@ impl<M: Role + ?Sized> Shared<M> {
             *lock(&self.connection) = connection.clone();
             Ok((result, lock(&self.paths).insert(self.home, link.into())))
         })?;
-        lock(&self.lost).take();
+        let earlier = self.take_former();
+        lock(&self.gone).take();
         self.slot_resumed();
         self.pool.resume(connection);
-        let former = former.map(|link| link.connection).or_else(|| lock(&self.former).take());
-        if let Some(former) = former {
+        for former in former.map(|link| link.connection).into_iter().chain(earlier) {
             former.close(Code::PathDead.as_u64(), b"replaced by a newer connection");
         }
         Ok(result)
+    }
+
+    /// The connection that another has replaced.
+    pub(super) fn take_former(&self) -> Option<Connection> {
+        lock(&self.gone).as_mut().and_then(|gone| gone.former.take())
     }
 
     fn slot_resumed(&self) {
@@ -139,7 +153,8 @@ async fn answered(
         let begun = machine.begin_resume(&exporter, now)?;
         // From here on what comes on the former one is not looked at.
         if let Some(link) = lock(&shared.paths).remove(&shared.home) {
-            lock(&shared.former).get_or_insert(link.connection);
+            let mut gone = lock(&shared.gone);
+            gone.get_or_insert_default().former.get_or_insert(link.connection);
         }
         Some(begun)
     });

@@ -39,6 +39,7 @@ use crate::quic::{Connection, ConnectionError, Figures, Runtime, UdpBytes};
 
 pub(crate) use datagrams::Datagrams;
 pub(crate) use held::Held;
+use home::Gone;
 pub(crate) use home::{Dialer, take_up};
 pub(crate) use path::{ControlStream, PathLink, SERVER_NAME, open_control, start};
 pub(crate) use pool::{DataPool, FrameWriter, Room};
@@ -84,14 +85,12 @@ pub(crate) struct Shared<M: ?Sized> {
     home: PathId,
     /// Its connection, or the last that it had.
     connection: Mutex<Connection>,
-    /// The one before, until the peer knows of another.
-    former: Mutex<Option<Connection>>,
-    /// Why there is none.
-    lost: Mutex<Option<ConnectionError>>,
+    /// What is known of one that is gone.
+    gone: Mutex<Option<Box<Gone>>>,
     /// What is written to it.
     pub(crate) pool: Arc<DataPool>,
     /// Dials; servers have none.
-    dialer: Option<Dialer>,
+    dialer: Option<Box<Dialer>>,
     /// What the receive window of a path's connection may grow to.
     receive_window: u64,
     /// Those that come on that connection; none where they are off.
@@ -115,7 +114,7 @@ impl<M: Role> Shared<M> {
         machine: M,
         (home, connection): (PathId, &Connection),
         runtime: &Runtime,
-        (dialer, receive_window): (Option<Dialer>, u64),
+        (dialer, receive_window): (Option<Box<Dialer>>, u64),
         (settings, datagrams): (&Config, Option<Arc<Datagrams>>),
     ) -> Arc<Self> {
         let keeps = home.is_primary();
@@ -125,8 +124,7 @@ impl<M: Role> Shared<M> {
             runtime: runtime.clone(),
             home,
             connection: connection.clone().into(),
-            former: Mutex::default(),
-            lost: Mutex::default(),
+            gone: Mutex::default(),
             pool,
             dialer,
             receive_window,
@@ -395,7 +393,7 @@ impl<M: Role + ?Sized> Shared<M> {
             _ => {}
         }
         let reason = String::from_utf8_lossy(reason).into_owned();
-        let lost = lock(&self.lost).take();
+        let lost = lock(&self.gone).as_mut().and_then(|gone| gone.error.take());
         lost.unwrap_or(ConnectionError::TransportError { code, reason })
     }
 
@@ -413,7 +411,7 @@ impl<M: Role + ?Sized> Shared<M> {
         for link in lock(&self.paths).values() {
             link.connection.close(code, reason);
         }
-        if let Some(former) = lock(&self.former).take() {
+        if let Some(former) = self.take_former() {
             former.close(code, reason);
         }
     }

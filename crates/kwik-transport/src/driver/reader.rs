@@ -133,12 +133,12 @@ async fn read_data(
     Ok(())
 }
 
-struct DataReader {
-    sink: FrameSink,
+struct DataReader<'a> {
+    sink: FrameSink<'a>,
     decoder: DataDecoder,
 }
 
-impl DataReader {
+impl DataReader<'_> {
     async fn handle_batch(&mut self, mut batch: &mut [Bytes]) -> Result<(), CodedError> {
         let mut handled = Ok(());
         while !batch.is_empty() && handled.is_ok() {

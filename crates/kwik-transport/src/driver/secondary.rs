@@ -59,18 +59,18 @@ fn violation(error: &WireError) -> CodedError {
     CodedError::new(Code::MetadataProtocolViolation, error.to_string())
 }
 
-struct Reader {
+struct Reader<'a> {
     shared: AnyShared,
     path: PathId,
     decoder: SecondaryDecoder,
     inbound: Inbound,
-    sink: FrameSink,
+    sink: FrameSink<'a>,
     /// What came since the session was told: how much, and where it goes on.
     progress: Option<(u64, u64)>,
     wanted: bool,
 }
 
-impl Reader {
+impl Reader<'_> {
     fn handle_chunk(&mut self, chunk: Bytes) -> Result<(), CodedError> {
         self.decoder.handle_input(chunk);
         while let Some(event) = self.decoder.poll().map_err(|error| violation(&error))? {
@@ -114,7 +114,7 @@ impl Reader {
     }
 }
 
-impl Drop for Reader {
+impl Drop for Reader<'_> {
     fn drop(&mut self) {
         if let Some(id) = self.inbound.id() {
             self.shared.drive(|machine, _| machine.on_secondary_ended((self.path, id)));

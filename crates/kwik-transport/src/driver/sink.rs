@@ -51,10 +51,10 @@ struct Turn {
 }
 
 /// Puts payload into the streams it is for, and tells their sessions and readers once a batch.
-pub(super) struct FrameSink {
+pub(super) struct FrameSink<'a> {
     shared: AnyShared,
     path: PathId,
-    connection: Connection,
+    connection: &'a Connection,
     target: Option<Receiver>,
     offset: u64,
     /// What came since the session was told, the last for the target.
@@ -67,9 +67,8 @@ pub(super) struct FrameSink {
     empty: usize,
 }
 
-impl FrameSink {
-    pub(super) fn new(shared: AnyShared, path: PathId, connection: &Connection) -> Self {
-        let connection = connection.clone();
+impl<'a> FrameSink<'a> {
+    pub(super) fn new(shared: AnyShared, path: PathId, connection: &'a Connection) -> Self {
         let packets = ArrivedPackets::default();
         let (batches, turn) = (Vec::new(), Turn::default());
         let (target, offset, figures_at, empty) = (None, 0, None, 0);
@@ -207,7 +206,7 @@ impl FrameSink {
         let (path, batches) = (self.path, &mut self.batches);
         // Of a connection that another has replaced the peer was told what had come: the rest comes
         // again.
-        let told = self.shared.drive_on((path, &self.connection), |machine, now| {
+        let told = self.shared.drive_on((path, self.connection), |machine, now| {
             if let Some(figures) = figures {
                 machine.on_figures(path, figures, now);
             }

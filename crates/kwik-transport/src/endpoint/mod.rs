@@ -255,7 +255,7 @@ impl Endpoint {
                 machine,
                 (PathId::PRIMARY, &connection),
                 &endpoint.runtime,
-                (Some(dialer), endpoint.quic.receive_window()),
+                (Some(dialer.into()), endpoint.quic.receive_window()),
                 (&settings, Datagrams::new(endpoint.quic.datagram_buffer())),
             );
             let session = Session::new(Held::new(shared.clone()).streams());
@@ -311,6 +311,24 @@ impl Endpoint {
     /// The socket does not say.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.quic.local_addr()
+    }
+
+    /// Goes on on another UDP socket, bound already, as quinn's `rebind`: a client that moves from
+    /// one network to another keeps its connections, or makes them anew where QUIC cannot; its
+    /// sessions go on either way. Peers of a server that moves have to find it again.
+    ///
+    /// # Errors
+    /// The socket cannot be used; nothing has changed then.
+    pub fn rebind(&self, socket: std::net::UdpSocket) -> io::Result<()> {
+        self.quic.rebind(socket, &self.runtime)
+    }
+
+    /// The same on a socket of the caller's own, of an endpoint with such a runtime.
+    ///
+    /// # Errors
+    /// The socket does not say where it is.
+    pub fn rebind_abstract(&self, socket: Arc<dyn runtime::Socket>) -> io::Result<()> {
+        self.quic.rebind_abstract(UdpSocket::custom(socket))
     }
 
     /// Closes all sessions at once and accepts no more.

@@ -48,10 +48,10 @@ pub enum ConnectionError {
     Busy,
     /// The connection was lost, and the server keeps the session no more: the client was away for
     /// too long, or too many were.
-    #[error("the server no longer knows the session: connect again")]
+    #[error("the server no longer knows the session")]
     SessionUnknown,
     /// The connection was lost, and the server was restarted, which ended the session.
-    #[error("the server was restarted, which ended the session: connect again")]
+    #[error("the server was restarted, which ended the session")]
     ServerRestarted,
     /// The peer does not know the connection any more, usually since it restarted.
     #[error("the peer has forgotten the connection")]

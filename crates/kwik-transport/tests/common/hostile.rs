@@ -11,7 +11,7 @@ use kwik_proto::auth::{EXPORTER_LABEL, prove};
 use kwik_proto::limits;
 use kwik_proto::wire::control::{
     self, Ack, Activate, AuthenticationRequest, AuthenticationResponse, Heartbeat, Lease,
-    RawPacketTransmission, StreamLimits,
+    RawPacketTransmission, Resume, StreamLimits,
 };
 use kwik_proto::wire::{ControlDecoder, ControlMessage, StreamKind, raw};
 use prost::Message as _;
@@ -114,6 +114,44 @@ impl Peer {
         };
         assert!(response.result.is_ok());
         peer
+    }
+
+    /// The session that it joined.
+    pub async fn join_as(
+        endpoint: &quinn::Endpoint,
+        address: SocketAddr,
+        key: &Identity,
+    ) -> (Self, SessionId) {
+        let mut peer = Self::dial(endpoint, address).await;
+        peer.say(introduction(key)).await;
+        let ControlMessage::AuthenticationResponse(response) = peer.hear().await else {
+            panic!("no answer to the introduction")
+        };
+        (peer, response.result.unwrap())
+    }
+
+    /// Says what a client says that takes its session up, proving `key`.
+    pub async fn ask_to_resume(&mut self, key: &Identity, session: SessionId, resume: Resume) {
+        let exporter = self.exporter();
+        self.say(visit(key, &exporter, session, PathId::PRIMARY, Bytes::new())).await;
+        self.say(ControlMessage::Resume(resume)).await;
+    }
+
+    /// The server's answer to that; the peer goes on where both are.
+    pub async fn hear_resumed(&mut self, handled: u64) -> Resume {
+        let ControlMessage::AuthenticationResponse(response) = self.hear().await else {
+            panic!("no answer to the introduction")
+        };
+        assert!(response.result.is_ok());
+        let ControlMessage::Resume(resume) = self.hear().await else { panic!("no resumption") };
+        self.decoder.go_on_at(handled);
+        self.next_frame = resume.frame_id;
+        resume
+    }
+
+    /// Control frames that came.
+    pub fn heard(&self) -> u64 {
+        self.decoder.frames()
     }
 
     /// Accepts a client and lets it in, as a primary or an edge.
