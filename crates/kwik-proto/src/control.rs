@@ -137,8 +137,8 @@ impl ControlQueue {
         self.queued() - self.own.min(self.queued()) > most
     }
 
-    /// Does what the application wants, as long as not too much of that waits: it counts as its own.
-    /// None if too much does.
+    /// Does what the application wants, as long as not too much of that waits: it counts as its
+    /// own. None if too much does.
     pub fn with_own<M, R>(
         machine: &mut M,
         queue: impl Fn(&mut M) -> &mut Self,

@@ -107,8 +107,8 @@ impl ReceivedPackets {
         Some(Ack { ranges: ranges.collect(), control_frames: 0 })
     }
 
-    /// All that arrived, for a peer that repeats the rest. What is too scattered to be told counts as
-    /// if it had not arrived.
+    /// All that arrived, for a peer that repeats the rest. What is too scattered to be told counts
+    /// as if it had not arrived.
     pub fn statement(&mut self) -> Vec<RangeInclusive<u64>> {
         let beyond = self.received.iter().nth(MAX_RESUME_RANGES).map(|ids| ids.start);
         if let Some(beyond) = beyond {

@@ -12,7 +12,7 @@ use crate::control::ControlQueue;
 use crate::mapping::MappingTable;
 use crate::path::{Health, PathInfo, PathInput, PathState, PathStatus, PathTable};
 use crate::scheduler::{Scheduler, SchedulerEvent};
-use crate::stats::{PacketCounts, PathFigures, PathStats, ScheduleStats, SessionStats};
+use crate::stats::{PacketCounts, PathFigures};
 use crate::stream::{ReceivedBytes, StreamTable};
 use crate::sync::lock;
 use crate::wire::control::{AuthenticationRequest, ControlMessage, PathStatusNotification};
@@ -26,6 +26,7 @@ mod paths;
 mod reasons;
 mod redial;
 mod resume;
+mod stats;
 
 use reasons::Reasons;
 use redial::DialTarget;
@@ -169,54 +170,6 @@ impl ClientSession {
     #[must_use]
     pub fn paths(&self) -> Vec<PathInfo> {
         self.paths.all()
-    }
-
-    /// Figures of the session and its live paths.
-    #[must_use]
-    pub fn stats(&self, now: Instant) -> SessionStats {
-        let paths = self.paths.active().into_iter().filter_map(|info| {
-            Some(PathStats {
-                id: info.id,
-                figures: self.figures(info.id, now)?,
-                data: self.data_options(info.id),
-                address: info.address,
-                status: info.status,
-                udp_sent: 0,
-                udp_received: 0,
-                secondary: self.mappings.stats(info.id),
-            })
-        });
-        SessionStats {
-            resumptions: self.home.resumptions,
-            duplicates: self.scheduler.duplicates(),
-            paths: paths.collect(),
-            leases: self.scheduler.leases(),
-            pieces: self.scheduler.pieces(),
-            unacknowledged: lock(&self.sent).outstanding(),
-            ..self.streams.stats(now)
-        }
-    }
-
-    /// Why each path has what it has.
-    #[must_use]
-    pub fn schedule_stats(&self, now: Instant) -> Vec<ScheduleStats> {
-        self.scheduler.explain(now)
-    }
-
-    /// How a path does; none while it has no connection.
-    fn figures(&self, path: PathId, now: Instant) -> Option<PathFigures> {
-        let schedule = self.scheduler.path(path)?;
-        let packets = self.links.get(&path)?.packets;
-        Some(PathFigures {
-            rtt: schedule.rtt(),
-            sent_packets: packets.sent,
-            lost_packets: packets.lost,
-            goodput: schedule.rate(),
-            received: schedule.received(),
-            outstanding: schedule.outstanding(),
-            idle: now.saturating_duration_since(schedule.last_heard()),
-            stalled: now.saturating_duration_since(schedule.last_brought()),
-        })
     }
 
     /// The connection of a path that [`Action::Dial`] asked for stands: authenticate on it.

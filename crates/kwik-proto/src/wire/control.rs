@@ -183,8 +183,8 @@ impl ControlDecoder {
         })
     }
 
-    /// The frame that is due next has this `frame_id`: where a new connection takes up path 0, behind
-    /// its first two frames.
+    /// The frame that is due next has this `frame_id`: where a new connection takes up path 0,
+    /// behind its first two frames.
     pub const fn go_on_at(&mut self, frame_id: u64) {
         self.next_id = frame_id;
     }

@@ -157,7 +157,7 @@ impl World {
         }
         let duplicates = stats.duplicates;
         let charged = duplicates.moved + duplicates.reclaimed + duplicates.unasked;
-        // What a connection that broke had brought comes again on the next, and is charged to nobody.
+        // What a connection that broke had brought comes again on the next, charged to nobody.
         let exact = self.home.resumed == 0;
         if duplicates.moved > duplicates.budget || exact && duplicates.received > charged {
             self.fail(&format!("more came twice than was charged: {duplicates:?}"));

@@ -87,6 +87,8 @@ pub(crate) struct Outcome {
     pub(crate) took: Duration,
     /// What came twice; none where no session stood.
     pub(crate) duplicates: Option<DuplicateStats>,
+    /// How often another connection took up the primary's path.
+    pub(crate) resumptions: u64,
 }
 
 pub(crate) fn ms(ms: u64) -> Duration {
@@ -137,7 +139,7 @@ impl Scenario {
             let (scenario, cluster) = (self.clone(), cluster.clone());
             sim.at(time, move || scenario.apply(&cluster, fault));
         }
-        let (fetched, duplicates) = sim.block_on({
+        let (fetched, duplicates, resumptions) = sim.block_on({
             let (sim, cluster) = (sim.clone(), cluster);
             async move {
                 let results = Arc::new(Mutex::new(Results::default()));
@@ -159,7 +161,9 @@ impl Scenario {
                     nothing_left(&cluster, session).await;
                     check_duplicates(session);
                 }
-                let duplicates = session.map(|session| session.stats().duplicates);
+                let stats = session.map(|session| session.stats());
+                let resumptions = stats.as_ref().map_or(0, |stats| stats.resumptions);
+                let duplicates = stats.map(|stats| stats.duplicates);
                 // A connection's end lasts three of QUIC's probe timeouts, which follow from round
                 // trips that may have been as long as its idle timeout.
                 let end = sim.elapsed() + Duration::from_secs(400);
@@ -167,11 +171,11 @@ impl Scenario {
                     assert!(sim.elapsed() < end, "{} tasks are left", cluster.client.tasks());
                     sim.sleep(ms(1000)).await;
                 }
-                (fetched.into_values().collect(), duplicates)
+                (fetched.into_values().collect(), duplicates, resumptions)
             }
         });
         let (trace, took) = (sim.trace(), sim.elapsed());
-        let outcome = Outcome { fetched, trace, took, duplicates };
+        let outcome = Outcome { fetched, trace, took, duplicates, resumptions };
         sim.end();
         outcome
     }

@@ -29,7 +29,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use kwik_proto::session::{Action, Wake};
+use kwik_proto::session::{Action, PrimarySession, Wake};
 use kwik_proto::stream::StreamWake;
 use kwik_proto::sync::lock;
 use kwik_proto::{Code, CodedError, Config, Dir, PathId, SessionId};
@@ -265,12 +265,12 @@ struct Drained {
     timeout: Option<Instant>,
 }
 
-impl Shared<kwik_proto::session::PrimarySession> {
+impl Shared<PrimarySession> {
     /// As [`Self::drive`], for what the application does and its client has to read: refused while
     /// much of that waits for the client.
     pub(crate) fn drive_own<R>(
         &self,
-        input: impl FnOnce(&mut kwik_proto::session::PrimarySession, Instant) -> Result<R, CodedError>,
+        input: impl FnOnce(&mut PrimarySession, Instant) -> Result<R, CodedError>,
     ) -> Result<R, CodedError> {
         let driven = self.drive(|machine, now| machine.with_own(|machine| input(machine, now)));
         driven.unwrap_or_else(|| {

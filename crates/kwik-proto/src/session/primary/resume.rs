@@ -95,10 +95,10 @@ impl PrimarySession {
     }
 
     /// A connection whose client says that it is this session's; `exporter` is that connection's
-    /// keying material ([`crate::auth::EXPORTER_LABEL`]). What is to be written first on its control
-    /// stream, and the `frame_id` behind the two frames that the client wrote. From here on nothing
-    /// of the former connection may be fed, and what is transmitted goes to this one. Its driver
-    /// repeats [`SentPackets::unacknowledged`](crate::ack::SentPackets::unacknowledged).
+    /// keying material ([`crate::auth::EXPORTER_LABEL`]). What is to be written first on its
+    /// control stream, and the `frame_id` behind the two frames that the client wrote. From here on
+    /// nothing of the former connection may be fed, and what is transmitted goes to this one. Its
+    /// driver repeats [`SentPackets::unacknowledged`](crate::ack::SentPackets::unacknowledged).
     ///
     /// # Errors
     /// It is not this session's client, or what it says cannot be: the connection is to be closed,

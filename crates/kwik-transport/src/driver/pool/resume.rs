@@ -14,8 +14,8 @@ impl DataPool {
     /// Goes on on another connection: repeats the packets that its peer did not name, and writes
     /// what waited.
     ///
-    /// Each QUIC stream repeats its own, before it writes anything new: so the bytes of a lease keep
-    /// their order. Those of QUIC streams that have ended are repeated on one more.
+    /// Each QUIC stream repeats its own, before it writes anything new: so the bytes of a lease
+    /// keep their order. Those of QUIC streams that have ended are repeated on one more.
     pub(in crate::driver) fn resume(&self, connection: &Connection) {
         let (streams, opened) = {
             let mut streams = lock(&self.streams);
