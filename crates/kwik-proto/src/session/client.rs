@@ -14,7 +14,6 @@ use crate::path::{Health, PathInfo, PathInput, PathState, PathStatus, PathTable}
 use crate::scheduler::{Scheduler, SchedulerEvent};
 use crate::stats::{PacketCounts, PathFigures};
 use crate::stream::{ReceivedBytes, StreamTable};
-use crate::sync::lock;
 use crate::wire::control::{AuthenticationRequest, ControlMessage, PathStatusNotification};
 use crate::wire::{DataOptions, clip};
 use crate::{Code, CodedError, Config, ConfigError, PathId, SessionId, Side, StreamId, limits};
