@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kwik::{Config, DuplicateStats, Session};
+use kwik::{Config, DuplicateStats, PathStatus, Session};
 use kwik_sim::{Shape, Sim, Trace};
 
 use crate::cluster::{Cluster, FetchError, Reading, Request};
@@ -89,6 +89,8 @@ pub(crate) struct Outcome {
     pub(crate) duplicates: Option<DuplicateStats>,
     /// How often another connection took up the primary's path.
     pub(crate) resumptions: u64,
+    /// The primary has let the client in: from then on there is a session.
+    pub(crate) joined: bool,
 }
 
 pub(crate) fn ms(ms: u64) -> Duration {
@@ -139,7 +141,7 @@ impl Scenario {
             let (scenario, cluster) = (self.clone(), cluster.clone());
             sim.at(time, move || scenario.apply(&cluster, fault));
         }
-        let (fetched, duplicates, resumptions) = sim.block_on({
+        let (fetched, duplicates, resumptions, joined) = sim.block_on({
             let (sim, cluster) = (sim.clone(), cluster);
             async move {
                 let results = Arc::new(Mutex::new(Results::default()));
@@ -163,6 +165,10 @@ impl Scenario {
                 }
                 let stats = session.map(|session| session.stats());
                 let resumptions = stats.as_ref().map_or(0, |stats| stats.resumptions);
+                let joined = stats.as_ref().is_some_and(|stats| {
+                    let mut paths = stats.paths.iter();
+                    paths.any(|path| path.id.is_primary() && path.status != PathStatus::Connecting)
+                });
                 let duplicates = stats.map(|stats| stats.duplicates);
                 // A connection's end lasts three of QUIC's probe timeouts, which follow from round
                 // trips that may have been as long as its idle timeout.
@@ -171,11 +177,11 @@ impl Scenario {
                     assert!(sim.elapsed() < end, "{} tasks are left", cluster.client.tasks());
                     sim.sleep(ms(1000)).await;
                 }
-                (fetched.into_values().collect(), duplicates, resumptions)
+                (fetched.into_values().collect(), duplicates, resumptions, joined)
             }
         });
         let (trace, took) = (sim.trace(), sim.elapsed());
-        let outcome = Outcome { fetched, trace, took, duplicates, resumptions };
+        let outcome = Outcome { fetched, trace, took, duplicates, resumptions, joined };
         sim.end();
         outcome
     }

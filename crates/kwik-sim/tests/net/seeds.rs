@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kwik_sim::Shape;
 
-use crate::cluster::{FetchError, Kind, MOST_LEASES};
+use crate::cluster::{Kind, MOST_LEASES};
 use crate::coverage::Coverage;
 use crate::random::scenario;
 use crate::scenario::{Fault, Outcome, Scenario};
@@ -108,7 +108,7 @@ fn verify(scenario: &Scenario, outcome: &Outcome) {
             assert!(wait < scenario.longest_wait(), "{fetch:?} waited {wait:?} at {at:?}");
         }
         if let Err(error) = result {
-            let undialed = matches!(error, FetchError::Dial(_)) && scenario.may_not_be_dialed();
+            let undialed = !outcome.joined && scenario.may_not_be_dialed();
             let allowed = undialed || scenario.may_fail(fetch.request.kind);
             assert!(allowed, "{fetch:?} failed at {at:?}: {error:?}");
             let first = scenario.faults.first().map_or(Duration::ZERO, |(at, _)| *at);
