@@ -271,6 +271,8 @@ impl Server {
                 Serving { prober, only, ..Serving::new(self, &primary) }.run().await;
             }
             Ok(Accepted::Secondary(secondary)) => self.serve_secondary(&secondary).await,
+            // It is served already.
+            Err(ConnectError::Resumed) => {}
             Err(ConnectError::Refused(reason)) => self.log_refused(client, &reason),
             Err(error) => {
                 tracing::debug!(%client, error = %escape(error), "a client did not come in");

@@ -63,6 +63,10 @@ codes! {
     LimitExceeded = 0x4b0f, "KWIK_LIMIT_EXCEEDED";
     /// The server is full: there may be room later.
     Busy = 0x4b10, "KWIK_BUSY";
+    /// The server keeps no such session any more: it was away for too long, or has ended.
+    SessionUnknown = 0x4b11, "KWIK_SESSION_UNKNOWN";
+    /// Another process of the server had the session, which ended with it.
+    ServerRestarted = 0x4b12, "KWIK_SERVER_RESTARTED";
     /// An orderly end without an error.
     NoError = 0x4b00, "KWIK_NO_ERROR";
 }

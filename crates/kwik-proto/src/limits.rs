@@ -63,6 +63,37 @@ pub const MAX_CONTROL_QUEUED: usize = 4 * 1024 * 1024;
 /// much, and twice that while it grows, beside all else.
 pub const MAX_ANSWERS_QUEUED: usize = 1024 * 1024;
 
+/// Control bytes of path 0 that are kept until they are acknowledged, so that they can be repeated
+/// on another connection. What would be more waits, within [`MAX_CONTROL_QUEUED`].
+pub const MAX_CONTROL_KEPT: usize = 256 * 1024;
+/// Of those, what is kept and acknowledged together.
+pub const CONTROL_CHUNK: usize = 8 * 1024;
+/// Control frames are acknowledged once there are so many, each of which counts once, and once more
+/// for each of so many bytes of its payload ...
+pub const CONTROL_ACK_FRAMES: u32 = 32;
+/// See [`CONTROL_ACK_FRAMES`].
+pub const CONTROL_ACK_BYTES: usize = 2048;
+/// ... or after this long: well below the silence after which a client believes its primary's path
+/// to be broken.
+pub const CONTROL_ACK_DELAY: Duration = Duration::from_millis(250);
+/// Ranges of packets in one Resume. What is not named is repeated.
+pub const MAX_RESUME_RANGES: usize = 2048;
+/// The primary's path is believed to be broken when nothing came for so long although something
+/// was expected, or for [`RESUME_ROUND_TRIPS`]. It is dialed anew beside its connection then ...
+pub const RESUME_SILENCE: Duration = Duration::from_secs(1);
+/// See [`RESUME_SILENCE`].
+pub const RESUME_ROUND_TRIPS: u32 = 4;
+/// ... at such intervals, give or take a fifth, until one answers. Where round trips are long, as
+/// many of them as above ...
+pub const RESUME_INTERVAL: Duration = Duration::from_millis(500);
+/// ... and for so long after its connection broke. A server keeps what it has of the session as
+/// long, unless configured.
+pub const RESUME_TIME: Duration = Duration::from_secs(30);
+/// Sessions without a connection that a server keeps, unless configured.
+pub const MAX_LOST_SESSIONS: usize = 256;
+/// Bytes that all of those hold, unless configured: a quarter of what sessions may be granted.
+pub const MAX_LOST_MEMORY: u64 = MEMORY_BUDGET / 4;
+
 /// Live paths of a session: the primary's, and those of eight edges. A client's memory grows with
 /// them by what waits to be sent on each, a few MiB, and a primary can aim it at so many hosts.
 pub const MAX_PATHS: usize = 9;
@@ -309,6 +340,11 @@ const _: () = {
     assert!(MAX_NETWORK_HANDSHAKES * 4 <= MAX_HANDSHAKES);
     assert!(SLOT_CROWDED.as_millis() < SLOT_IDLE.as_millis());
     assert!(SLOT_IDLE.as_millis() < SLOT_STALLED.as_millis());
+    assert!(MAX_CONTROL_FRAME + CONTROL_CHUNK <= MAX_CONTROL_KEPT);
+    assert!(2 * CONTROL_ACK_FRAMES as usize * CONTROL_ACK_BYTES <= MAX_CONTROL_KEPT);
+    assert!(MAX_RESUME_RANGES * 24 + 1024 <= MAX_CONTROL_FRAME);
+    assert!(2 * CONTROL_ACK_DELAY.as_millis() < RESUME_SILENCE.as_millis());
+    assert!(RESUME_INTERVAL.as_millis() < RESUME_SILENCE.as_millis());
     assert!(SUSPECT_AFTER.as_millis() < DEAD_AFTER.as_millis());
     assert!(DEAD_AFTER.as_millis() < AGGREGATION_TIMEOUT.as_millis());
     assert!(AGGREGATION_TIMEOUT.as_millis() < RETURN_TIMEOUT.as_millis());

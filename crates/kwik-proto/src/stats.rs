@@ -286,6 +286,9 @@ pub struct SendStats {
 /// What a session has done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SessionStats {
+    /// How often another connection took the place of the primary's. What that repeats may come
+    /// twice, and is charged to nobody.
+    pub resumptions: u64,
     /// Its paths.
     pub paths: Vec<PathStats>,
     /// Live streams.

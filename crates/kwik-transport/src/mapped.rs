@@ -47,7 +47,7 @@ impl SecondaryStream {
         };
         let activated = shared.waiters.writers.register(lease);
         let mut frames =
-            StreamWriter::new(shared.connection.clone(), StreamKind::Secondary, &shared.runtime);
+            StreamWriter::new(shared.connection(), StreamKind::Secondary, &shared.runtime);
         let open = SecondaryEvent::Open(SecondaryStreamOpen {
             secondary_stream_id: id,
             target_kwik_stream_id: stream,

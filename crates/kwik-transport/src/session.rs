@@ -160,7 +160,7 @@ impl Session {
     /// # Errors
     /// See [`SendDatagramError`].
     pub fn send_datagram(&self, data: Bytes) -> Result<(), SendDatagramError> {
-        self.shared.connection.send_datagram(data).map_err(|error| match error {
+        self.shared.connection().send_datagram(data).map_err(|error| match error {
             SendDatagramError::ConnectionLost(lost) => self.reason(lost).into(),
             error => error,
         })
@@ -180,7 +180,7 @@ impl Session {
     /// The largest datagram that fits now; none when the peer takes none.
     #[must_use]
     pub fn max_datagram_size(&self) -> Option<usize> {
-        self.shared.connection.max_datagram_size()
+        self.shared.connection().max_datagram_size()
     }
 
     /// Closes the session and every path of it at once; what was not delivered may be lost.
@@ -207,7 +207,7 @@ impl Session {
     /// Smoothed round-trip time to the primary.
     #[must_use]
     pub fn rtt(&self) -> Duration {
-        self.shared.connection.rtt()
+        self.shared.connection().rtt()
     }
 
     /// Figures of the session and its paths.
@@ -320,20 +320,20 @@ impl Session {
     /// The peer's address.
     #[must_use]
     pub fn remote_address(&self) -> SocketAddr {
-        self.shared.connection.remote_address()
+        self.shared.connection().remote_address()
     }
 
     /// UDP payload of the largest packets that got through to the peer so far, in bytes: it grows
     /// from 1,200 within some round trips.
     #[must_use]
     pub fn path_mtu(&self) -> u16 {
-        self.shared.connection.path_mtu()
+        self.shared.connection().path_mtu()
     }
 
     /// The server's key, at a client.
     #[must_use]
     pub fn peer_fingerprint(&self) -> Option<Fingerprint> {
-        self.shared.connection.peer_key()
+        self.shared.connection().peer_key()
     }
 }
 

@@ -132,8 +132,11 @@ async fn what_an_edge_neither_sent_nor_takes_closes_its_path() {
     within(async {
         let scene = Scene::new();
         let (mut peer, _edge) = scene.visit().await;
-        peer.say(ControlMessage::Ack(control::Ack { ranges: std::iter::once(1..=1).collect() }))
-            .await;
+        peer.say(ControlMessage::Ack(control::Ack {
+            ranges: std::iter::once(1..=1).collect(),
+            ..<_>::default()
+        }))
+        .await;
         peer.expect(Code::InvalidFrame, "an ack of what was never sent").await;
 
         let (peer, _edge) = scene.visit().await;

@@ -316,7 +316,7 @@ async fn packets_that_break_what_was_agreed_end_the_session() {
 }
 
 fn ack(first: u64, last: u64) -> ControlMessage {
-    ControlMessage::Ack(Ack { ranges: std::iter::once(first..=last).collect() })
+    ControlMessage::Ack(Ack { ranges: std::iter::once(first..=last).collect(), ..<_>::default() })
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ mod sent;
 mod tests;
 
 pub use received::{ArrivedPackets, ReceivedPackets};
-pub use sent::{SentPackets, SharedSent};
+pub use sent::{KeptFrames, Lane, SentPackets, SharedSent};
 
 use crate::{Code, CodedError};
 

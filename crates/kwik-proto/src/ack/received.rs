@@ -1,12 +1,13 @@
 //! The receiver's part.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::time::{Duration, Instant};
 
 use super::violation;
 use crate::CodedError;
 use crate::limits::{
-    ACK_BYTES, ACK_DELAY, ACK_END_DELAY, ACK_ENDS, MAX_ACK_RANGES, MAX_UNACKED_PACKETS,
+    ACK_BYTES, ACK_DELAY, ACK_END_DELAY, ACK_ENDS, MAX_ACK_RANGES, MAX_RESUME_RANGES,
+    MAX_UNACKED_PACKETS,
 };
 use crate::range::RangeSet;
 use crate::wire::control::Ack;
@@ -103,7 +104,19 @@ impl ReceivedPackets {
             (self.bytes, self.ends, self.due) = (0, 0, None);
         }
         let ranges = told.into_iter().map(|ids| ids.start..=ids.end - 1);
-        Some(Ack { ranges: ranges.collect() })
+        Some(Ack { ranges: ranges.collect(), control_frames: 0 })
+    }
+
+    /// All that arrived, for a peer that repeats the rest. What is too scattered to be told counts
+    /// as if it had not arrived.
+    pub fn statement(&mut self) -> Vec<RangeInclusive<u64>> {
+        let beyond = self.received.iter().nth(MAX_RESUME_RANGES).map(|ids| ids.start);
+        if let Some(beyond) = beyond {
+            self.received.remove(beyond..u64::MAX);
+        }
+        self.unreported = RangeSet::new();
+        (self.bytes, self.ends, self.due) = (0, 0, None);
+        self.received.iter().map(|ids| ids.start..=ids.end - 1).collect()
     }
 
     /// When [`Self::poll_ack`] will have one.

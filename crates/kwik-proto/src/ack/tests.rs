@@ -14,8 +14,14 @@ use crate::test_now;
 use crate::wire::control::Ack;
 use crate::wire::{ControlMessage, DataOptions, PacketFrame};
 
+const LANE: Lane = Lane(0);
+
 fn sent() -> SentPackets {
     SentPackets::new(DataOptions::default())
+}
+
+fn kept(plain: Vec<PacketFrame>) -> KeptFrames {
+    KeptFrames { plain, ..<_>::default() }
 }
 
 fn frame(stream_id: u64, len: usize) -> PacketFrame {
@@ -23,7 +29,7 @@ fn frame(stream_id: u64, len: usize) -> PacketFrame {
 }
 
 fn ack(ranges: &[(u64, u64)]) -> Ack {
-    Ack { ranges: ranges.iter().map(|&(first, last)| first..=last).collect() }
+    Ack { ranges: ranges.iter().map(|&(first, last)| first..=last).collect(), ..<_>::default() }
 }
 
 fn arrived(ids: impl IntoIterator<Item = u64>, bytes: u64, fin: bool) -> ArrivedPackets {
@@ -39,25 +45,28 @@ fn ids(ack: &Ack) -> Vec<u64> {
 #[test]
 fn ids_begin_at_one_and_frames_come_back_once() {
     let mut sent = sent();
-    assert_eq!(sent.on_sent(10, vec![frame(4, 10)]), 1);
-    assert_eq!(sent.on_sent(20, vec![]), 2);
-    assert_eq!(sent.on_sent(5, vec![frame(8, 5)]), 3);
+    assert_eq!(sent.on_sent(10, kept(vec![frame(4, 10)]), LANE), 1);
+    assert_eq!(sent.on_sent(20, KeptFrames::default(), LANE), 2);
+    assert_eq!(sent.on_sent(5, kept(vec![frame(8, 5)]), LANE), 3);
     assert_eq!(sent.outstanding(), 35);
-    assert_eq!(sent.handle_ack(&ack(&[(2, 3)])), Ok(vec![frame(8, 5)]));
-    assert_eq!(sent.handle_ack(&ack(&[(1, 3)])), Ok(vec![frame(4, 10)]));
-    assert_eq!((sent.outstanding(), sent.on_sent(1, vec![])), (0, 4));
+    assert_eq!(sent.handle_ack(&ack(&[(2, 3)]).ranges), Ok(vec![frame(8, 5)]));
+    assert_eq!(sent.handle_ack(&ack(&[(1, 3)]).ranges), Ok(vec![frame(4, 10)]));
+    assert_eq!((sent.outstanding(), sent.on_sent(1, KeptFrames::default(), LANE)), (0, 4));
 }
 
 #[test]
 fn an_ack_of_what_was_never_sent_is_refused_whole() {
     let mut sent = sent();
-    sent.on_sent(10, vec![]);
+    sent.on_sent(10, KeptFrames::default(), LANE);
     for ranges in [&[(1, 2)][..], &[(0, 1)], &[(1, 1), (2, 2)], &[(u64::MAX, u64::MAX)]] {
-        assert_eq!(sent.handle_ack(&ack(ranges)).unwrap_err().code, crate::Code::InvalidFrame);
+        assert_eq!(
+            sent.handle_ack(&ack(ranges).ranges).unwrap_err().code,
+            crate::Code::InvalidFrame
+        );
     }
-    assert!(sent.handle_ack(&ack(&[(1, 1), (9, 9)])).is_err());
+    assert!(sent.handle_ack(&ack(&[(1, 1), (9, 9)]).ranges).is_err());
     assert_eq!(sent.outstanding(), 10);
-    assert_eq!((sent.handle_ack(&ack(&[(1, 1)])), sent.outstanding()), (Ok(vec![]), 0));
+    assert_eq!((sent.handle_ack(&ack(&[(1, 1)]).ranges), sent.outstanding()), (Ok(vec![]), 0));
 }
 
 #[test]
@@ -66,15 +75,15 @@ fn a_sender_stops_where_its_receiver_would_refuse() {
     let now = test_now();
     for id in 1..=MAX_UNACKED_PACKETS {
         assert!(sent.has_room());
-        assert_eq!(sent.on_sent(1, vec![]), id);
+        assert_eq!(sent.on_sent(1, KeptFrames::default(), LANE), id);
     }
     assert!(!sent.has_room());
     // All but the first.
     received.on_arrived(&arrived(2..=MAX_UNACKED_PACKETS, 0, true), now).unwrap();
-    sent.handle_ack(&received.poll_ack(now + ACK_END_DELAY).unwrap()).unwrap();
+    sent.handle_ack(&received.poll_ack(now + ACK_END_DELAY).unwrap().ranges).unwrap();
     assert!(!sent.has_room());
     received.on_arrived(&arrived([1], 0, true), now).unwrap();
-    sent.handle_ack(&received.poll_ack(now + ACK_END_DELAY).unwrap()).unwrap();
+    sent.handle_ack(&received.poll_ack(now + ACK_END_DELAY).unwrap().ranges).unwrap();
     assert!(sent.has_room() && sent.outstanding() == 0);
 }
 
@@ -171,8 +180,8 @@ proptest! {
         for (step, stream, bytes) in steps {
             match step {
                 0..=2 => {
-                    let kept = PacketFrame { payload: Bytes::new(), ..frame(bytes, 0) };
-                    let id = sent.on_sent(bytes, vec![kept]);
+                    let frame = PacketFrame { payload: Bytes::new(), ..frame(bytes, 0) };
+                    let id = sent.on_sent(bytes, kept(vec![frame]), LANE);
                     prop_assert!(model.insert(id, bytes).is_none());
                     streams[stream].push(id);
                 }
@@ -194,7 +203,7 @@ proptest! {
                 }
                 _ => {
                     for ack in acks.drain(..) {
-                        let frames = sent.handle_ack(&ack).unwrap();
+                        let frames = sent.handle_ack(&ack.ranges).unwrap();
                         let found: Vec<_> = frames.iter().map(|frame| frame.stream_id).collect();
                         let expected: Vec<_> =
                             ids(&ack).iter().map(|id| model.remove(id).unwrap()).collect();
@@ -213,13 +222,13 @@ fn an_ack_that_names_the_same_packets_over_and_over_tells_of_each_once() {
     let count = crate::limits::MAX_UNACKED_PACKETS;
     for offset in 0..count {
         assert!(sent.has_room());
-        sent.on_sent(1, vec![frame(offset, 1)]);
+        sent.on_sent(1, kept(vec![frame(offset, 1)]), LANE);
     }
     assert!(!sent.has_room());
     // The first one stays out, which is what made each range be walked anew.
-    let frames = sent.handle_ack(&ack(&vec![(2, count); 10_000])).unwrap();
+    let frames = sent.handle_ack(&ack(&vec![(2, count); 10_000]).ranges).unwrap();
     assert_eq!((frames.len() as u64, sent.outstanding()), (count - 1, 1));
     assert!(!sent.has_room(), "the peer refuses ids so far ahead");
-    sent.handle_ack(&ack(&[(1, 1)])).unwrap();
+    sent.handle_ack(&ack(&[(1, 1)]).ranges).unwrap();
     assert!(sent.has_room());
 }

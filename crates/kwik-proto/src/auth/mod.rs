@@ -23,6 +23,7 @@ mod hex;
 mod identity;
 mod paseto;
 mod relay;
+mod session_ids;
 
 pub use admission::{
     AdmissionRequest, Admitted, EXPORTER_LABEL, admit, proof_message, prove, verify_proof,
@@ -31,6 +32,7 @@ pub use dial::{DialError, DialLimiter, DialPolicy, PrivateRanges};
 pub use grant::{Grant, GrantClaims, verify_grant};
 pub use identity::{Fingerprint, Identity, InvalidFingerprint, PublicKey, Signature};
 pub use relay::{LeaseFields, RelayVerifier, sign_lease, sign_raw, verify_lease, verify_raw};
+pub use session_ids::SessionIds;
 
 /// Why a credential, a proof or a relayed message was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

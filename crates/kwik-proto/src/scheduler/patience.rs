@@ -141,7 +141,9 @@ impl Scheduler {
         }
         for stream in failed {
             // What was missing may have come late, under a cancelled piece.
-            if !self.cover(stream, now) && !self.restart(stream, streams, now) {
+            if self.cover(stream, now) {
+                self.forget_if_idle(stream, streams);
+            } else if !self.restart(stream, streams, now) {
                 self.fail(stream, waited, streams, now);
             }
         }

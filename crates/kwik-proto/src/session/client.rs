@@ -25,10 +25,12 @@ mod packets;
 mod paths;
 mod reasons;
 mod redial;
+mod resume;
 mod stats;
 
 use reasons::Reasons;
 use redial::DialTarget;
+use resume::Resumption;
 
 use packets::wanted;
 
@@ -97,6 +99,8 @@ pub struct ClientSession {
     report_at: Instant,
     /// The packets of path 0; a client sends none on others.
     sent: SharedSent,
+    /// The connection of path 0.
+    home: Resumption,
     outputs: Outputs,
 }
 
@@ -108,7 +112,7 @@ impl ClientSession {
         let mut paths = PathTable::default();
         let added = paths.add(primary.to_string(), now);
         debug_assert_eq!(added, Ok(PathId::PRIMARY));
-        let mut control = ControlQueue::new(now);
+        let mut control = ControlQueue::keeping(now);
         let request = AuthenticationRequest {
             session_id: None,
             credentials: config.credentials.clone(),
@@ -143,6 +147,7 @@ impl ClientSession {
             reasons: Reasons::default(),
             report_at: now,
             sent: SharedSent::new(SentPackets::new(options).into()),
+            home: Resumption::new(now),
             outputs: Outputs::default(),
         }
     }
@@ -207,6 +212,9 @@ impl ClientSession {
         now: Instant,
     ) {
         self.paths.on_active(path, now);
+        if path.is_primary() {
+            self.home.on_heard(now);
+        }
         self.streams.on_received(stream, now);
         self.scheduler.on_received(path, stream, bytes, &mut self.streams, now);
         if bytes.conflicting > 0 {
@@ -226,6 +234,7 @@ impl ClientSession {
 
     /// What a path's connection has received in all, in bytes; measures its rate.
     pub fn on_arrived(&mut self, path: PathId, total: u64, now: Instant) {
+        let total = self.total_arrived(path, total, now);
         self.scheduler.on_arrived(path, total, now);
         let schedule = self.scheduler.path(path).filter(|schedule| schedule.outstanding() > 0);
         if let (Some(rate), Some(link)) =
@@ -384,6 +393,10 @@ impl Machine for ClientSession {
         if let Some(link) = self.links.get_mut(&path) {
             link.control.on_heard();
         }
+        if path.is_primary() {
+            self.home.on_heard(now);
+            self.home.receipts.on_handled(&message, now);
+        }
         if let Err(error) = self.on_control(path, message, now) {
             self.handle_violation(path, &error, now);
         }
@@ -400,7 +413,7 @@ impl Machine for ClientSession {
     fn handle_path_lost(&mut self, path: PathId, reason: &str, now: Instant) {
         let error = CodedError::new(Code::PathDead, reason);
         if path.is_primary() {
-            self.outputs.close_with(&error);
+            self.on_home_lost(&error, now);
         } else {
             self.lose_path(path, &error, now);
         }
@@ -426,6 +439,7 @@ impl Machine for ClientSession {
             self.outputs.actions.push_back(Action::Gap(gap));
         }
         self.scheduler.handle_timeout(&mut self.streams, now);
+        self.handle_resumption(now);
         for path in self.links.keys().copied().collect::<Vec<_>>() {
             self.judge(path, now);
         }
@@ -450,6 +464,7 @@ impl Machine for ClientSession {
     fn poll_transmit(&mut self, now: Instant) -> Option<(PathId, Bytes)> {
         self.flush(now);
         self.acknowledge(now);
+        self.note_expected(now);
         self.links.iter_mut().find_map(|(path, link)| Some((*path, link.control.take()?)))
     }
 
@@ -464,6 +479,7 @@ impl Machine for ClientSession {
             Some(_) => link.control.heartbeat_due(self.scheduler.is_busy(*path)),
         });
         let acks = self.links.values().filter_map(|link| link.received.poll_timeout());
+        let acks = acks.chain(self.home.receipts.poll_timeout()).chain(self.resumption_timeout());
         let health = self.links.values().filter_map(|link| link.health.poll_timeout());
         let report = self.scheduler.pieces() > 0;
         let links = links.chain(acks).chain(health).chain(report.then_some(self.report_at));

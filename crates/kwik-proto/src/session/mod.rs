@@ -39,6 +39,9 @@ pub use secondary::{Mapped, SecondarySession};
 pub enum Action {
     /// Make a QUIC connection, then call [`ClientSession::handle_connected`].
     Dial(Box<Dial>),
+    /// Make another connection to the primary within this time, then call
+    /// [`ClientSession::begin_resume`].
+    Redial(Duration),
     /// A path that the client lost is still wanted: call [`PrimarySession::renew_grant`].
     RenewGrant(PathId),
     /// Write this on the path's raw stream, then call [`ClientSession::on_raw_forwarded`].
@@ -111,7 +114,7 @@ pub trait Machine: Send {
     fn handle_control(&mut self, path: PathId, message: ControlMessage, now: Instant);
     /// A path broke the protocol on its data plane or in a frame's encoding.
     fn handle_violation(&mut self, path: PathId, error: &CodedError, now: Instant);
-    /// A path's connection is gone.
+    /// A path's connection is gone. That of path 0 may be taken up by another.
     fn handle_path_lost(&mut self, path: PathId, reason: &str, now: Instant);
     /// Does what is due.
     fn handle_timeout(&mut self, now: Instant);

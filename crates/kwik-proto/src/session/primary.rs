@@ -28,8 +28,10 @@ mod packets;
 mod paths;
 
 mod renewal;
+mod resume;
 
 use paths::Edge;
+use resume::Home;
 
 use super::{
     Action, Activity, Machine, Outputs, Wake, heartbeat_reply, packet_report, session_close,
@@ -103,6 +105,8 @@ pub struct PrimarySession {
     id: SessionId,
     identity: Arc<Identity>,
     client_key: Fingerprint,
+    /// The client's connection.
+    home: Home,
     /// What the authenticator said of the client.
     admitted_as: Bytes,
     paths: PathTable,
@@ -132,7 +136,7 @@ impl PrimarySession {
         now: Instant,
     ) -> Self {
         let options = config.data_options().and(peer.data);
-        let mut control = ControlQueue::new(now);
+        let mut control = ControlQueue::keeping(now);
         let response = control::AuthenticationResponse {
             result: Ok(id),
             limits: Some(config.stream_limits()),
@@ -149,6 +153,7 @@ impl PrimarySession {
             id,
             identity,
             client_key: client_key.fingerprint(),
+            home: Home::default(),
             admitted_as: Bytes::new(),
             paths,
             edges: BTreeMap::new(),
@@ -234,6 +239,7 @@ impl PrimarySession {
             (sent.outstanding(), sent.total())
         };
         SessionStats {
+            resumptions: self.home.resumptions(),
             paths: paths.collect(),
             leases: self.issuer.iter().count(),
             unacknowledged,
@@ -311,7 +317,7 @@ impl PrimarySession {
 
     fn send(&mut self, message: &ControlMessage, now: Instant) {
         self.control.push(message, now);
-        if self.control.is_overfull() {
+        if self.control.is_fuller_than(limits::MAX_ANSWERS_QUEUED) {
             let context = "the client reads its control stream too slowly";
             self.end_with(&CodedError::new(Code::LimitExceeded, context));
         }
@@ -386,6 +392,7 @@ impl Machine for PrimarySession {
             return;
         }
         self.paths.on_active(path, now);
+        self.home.receipts.on_handled(&message, now);
         if let Err(error) = self.on_control(message, now) {
             self.handle_violation(path, &error, now);
         }
@@ -395,8 +402,8 @@ impl Machine for PrimarySession {
         self.end_with(error);
     }
 
-    fn handle_path_lost(&mut self, path: PathId, reason: &str, now: Instant) {
-        self.handle_violation(path, &CodedError::new(Code::PathDead, reason), now);
+    fn handle_path_lost(&mut self, _: PathId, _: &str, now: Instant) {
+        self.on_home_lost(now);
     }
 
     // The client's heartbeats keep the path alive; acknowledgements leave with what is
@@ -406,6 +413,9 @@ impl Machine for PrimarySession {
             self.outputs.actions.push_back(Action::Gap(gap));
         }
         self.streams.clean_up(now);
+        if self.end_if_lost(now) {
+            return;
+        }
         self.give_up_unanswered(now);
         self.renew_due(now);
     }
@@ -426,7 +436,13 @@ impl Machine for PrimarySession {
         for wake in self.streams.take_wakes() {
             self.outputs.wake(Wake::Stream(wake));
         }
-        while let Some(ack) = self.data.received.poll_ack(now) {
+        while let Some(mut ack) = self.data.received.poll_ack(now) {
+            ack.control_frames = self.home.receipts.tell_news();
+            self.control.push(&ControlMessage::Ack(ack), now);
+        }
+        if self.home.receipts.is_due(now) {
+            let control_frames = self.home.receipts.tell();
+            let ack = control::Ack { control_frames, ..<_>::default() };
             self.control.push(&ControlMessage::Ack(ack), now);
         }
         self.control.take().map(|bytes| (PathId::PRIMARY, bytes))
@@ -440,6 +456,7 @@ impl Machine for PrimarySession {
         let timeouts =
             self.data.received.poll_timeout().into_iter().chain(self.streams.poll_timeout());
         let paths = self.next_unanswered().into_iter().chain(self.next_renewal());
+        let timeouts = timeouts.chain(self.home.poll_timeout());
         timeouts.chain(paths).min().filter(|_| !self.outputs.closed)
     }
 }

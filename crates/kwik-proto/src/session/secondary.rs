@@ -221,7 +221,7 @@ impl SecondarySession {
                 // What leases wrote is not kept: the client reports what of it is missing.
                 let mut sent = lock(&self.sent);
                 let before = sent.outstanding();
-                sent.handle_ack(&m)?;
+                sent.handle_ack(&m.ranges)?;
                 if sent.outstanding() < before {
                     self.moved = now;
                 }

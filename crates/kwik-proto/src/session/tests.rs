@@ -12,7 +12,7 @@ use super::{
     AcceptContext, Accepted, Action, ClientConfig, ClientSession, Machine, PrimarySession,
     SecondarySession, accept,
 };
-use crate::ack::ArrivedPackets;
+use crate::ack::{ArrivedPackets, KeptFrames, Lane};
 use crate::auth::{AcceptAny, Identity};
 use crate::path::PathStatus;
 use crate::stream::{Halves, ReceivedBytes, StreamWake};
@@ -64,7 +64,15 @@ fn finish(pair: &mut Pair, halves: &Halves) {
     let stream_id = halves.id.as_u64();
     let fin = PacketFrame { stream_id, offset: size, payload: Bytes::new(), fin: true };
     let mut arrived = ArrivedPackets::default();
-    arrived.note(lock(&pair.primary.sent()).on_sent(0, vec![fin]), 0, true);
+    arrived.note(
+        lock(&pair.primary.sent()).on_sent(
+            0,
+            KeptFrames { plain: vec![fin], ..<_>::default() },
+            Lane(0),
+        ),
+        0,
+        true,
+    );
     pair.client.on_packets(PathId::PRIMARY, &arrived, pair.now).unwrap();
 }
 
@@ -340,10 +348,10 @@ fn the_primary_hears_how_a_path_does_and_what_nobody_may_bring() {
 #[test]
 fn an_ack_of_a_packet_that_was_never_sent_ends_the_session() {
     let mut pair = Pair::new();
-    lock(&pair.client.sent()).on_sent(5, vec![]);
+    lock(&pair.client.sent()).on_sent(5, KeptFrames::default(), Lane(0));
     let ack = |first, last| {
         let ranges = vec![first..=last];
-        M::Ack(Ack { ranges })
+        M::Ack(Ack { ranges, control_frames: 0 })
     };
     pair.client.handle_control(PathId::PRIMARY, ack(1, 1), pair.now);
     assert_eq!(lock(&pair.client.sent()).outstanding(), 0);
@@ -361,7 +369,11 @@ fn packets_are_acknowledged_in_time_although_nothing_else_is_sent() {
     let mut pair = Pair::new();
     for _ in 0..2 {
         let mut arrived = ArrivedPackets::default();
-        arrived.note(lock(&pair.client.sent()).on_sent(5, vec![]), 5, false);
+        arrived.note(
+            lock(&pair.client.sent()).on_sent(5, KeptFrames::default(), Lane(0)),
+            5,
+            false,
+        );
         pair.primary.on_packets(&arrived, pair.now).unwrap();
         pair.exchange();
         assert_eq!(lock(&pair.client.sent()).outstanding(), 5);

@@ -27,12 +27,11 @@ pub use path::{
 pub use priority::Priority;
 pub use session::{
     Ack, AuthenticationRequest, AuthenticationResponse, Heartbeat, RawPacketTransmission,
-    RelayReport, SessionClose, StreamLimits,
+    RelayReport, Resume, SessionClose, StreamLimits,
 };
 pub use stream::{
     Backpressure, BackpressureReason, MaxStreamData, MaxStreams, OffsetSyncRequest,
-    OffsetSyncResponse, Resume, StopSending, StreamCreateNotification, StreamReset,
-    StreamResumption,
+    OffsetSyncResponse, StopSending, StreamCreateNotification, StreamReset,
 };
 
 /// One table of what a control frame can be: variant, frame type and message.
@@ -185,6 +184,12 @@ impl ControlDecoder {
             }
             ControlMessage::decode(frame.r#type, &frame.payload)
         })
+    }
+
+    /// The frame that is due next has this `frame_id`: where a new connection takes up path 0,
+    /// behind its first two frames.
+    pub const fn go_on_at(&mut self, frame_id: u64) {
+        self.next_id = frame_id;
     }
 
     /// How many frames came, unknown ones included: the `frame_id` that is due.

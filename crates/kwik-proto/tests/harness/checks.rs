@@ -35,6 +35,8 @@ impl Coverage {
             "read out of order",
             "stopped",
             "session lost",
+            "resumed",
+            "packet repeated",
             "closed KWIK_SECONDARY_STREAM_ISOLATION",
             "closed KWIK_OFFSET_SYNC_FAILURE",
             "closed KWIK_INVALID_STREAM_ROLE",
@@ -155,7 +157,9 @@ impl World {
         }
         let duplicates = stats.duplicates;
         let charged = duplicates.moved + duplicates.reclaimed + duplicates.unasked;
-        if duplicates.moved > duplicates.budget || duplicates.received > charged {
+        // What a connection that broke had brought comes again on the next, charged to nobody.
+        let exact = self.home.resumed == 0;
+        if duplicates.moved > duplicates.budget || exact && duplicates.received > charged {
             self.fail(&format!("more came twice than was charged: {duplicates:?}"));
         }
         let window = self.client.session.streams().window();

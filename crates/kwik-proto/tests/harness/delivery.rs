@@ -19,6 +19,10 @@ impl World {
             pipe.chunks.pop_front();
             return;
         }
+        let waits = matches!(pipe.sink, Sink::Data { .. }) && pipe.toward == Toward::Client;
+        if pipe.path.is_primary() && waits && self.home.is_answering() {
+            return self.after(std::time::Duration::from_millis(1), Event::Deliver(id));
+        }
         if link.paused_until > self.now {
             let due = link.paused_until;
             self.schedule(due, Event::Deliver(id));
@@ -52,7 +56,13 @@ impl World {
                 loop {
                     match decoder.poll_frame() {
                         Ok(None) => break,
-                        Ok(Some(message)) => self.on_control(path, pipe.toward, message),
+                        Ok(Some(message)) => {
+                            self.on_control(path, pipe.toward, message);
+                            if path.is_primary() && pipe.toward == Toward::Client {
+                                let answered = self.take_answered();
+                                answered.into_iter().for_each(|due| decoder.go_on_at(due));
+                            }
+                        }
                         Err(error) => {
                             let error = CodedError::new(error.code(), error.to_string());
                             self.violation(path, pipe.toward, &error);
@@ -120,6 +130,7 @@ impl World {
     fn on_control(&mut self, path: PathId, toward: Toward, message: ControlMessage) {
         self.log(|| format!("path {path} {toward:?} {message:?}"));
         match (toward, path.is_primary()) {
+            (Toward::Client, true) if self.on_answer(&message) => {}
             (Toward::Client, _) => {
                 self.client.session.handle_control(path, message, self.now);
             }

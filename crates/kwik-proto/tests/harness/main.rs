@@ -12,6 +12,7 @@ mod delivery;
 mod directed;
 mod edge;
 mod pipe;
+mod resume;
 mod rng;
 mod scenario;
 mod server;

@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use kwik_proto::session::Machine;
-use kwik_proto::{Code, CodedError, PathId, StreamId};
+use kwik_proto::{PathId, StreamId};
 
 use crate::checks::Coverage;
 use crate::rng::Rng;
@@ -117,12 +116,14 @@ pub(crate) enum Fault {
     Stall,
     Abandon,
     Raw,
-    /// The primary's connection breaks.
+    /// The session ends.
     LosePrimary,
+    /// The primary's connection breaks.
+    BreakHome,
 }
 
 impl Fault {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Cut,
         Self::Lose,
         Self::Pause,
@@ -134,6 +135,7 @@ impl Fault {
         Self::Stall,
         Self::Abandon,
         Self::Raw,
+        Self::BreakHome,
     ];
 }
 
@@ -215,12 +217,11 @@ impl World {
         let edge = if edges.is_empty() { PathId::PRIMARY } else { self.rng.pick(&edges) };
         self.log(|| format!("{fault:?} of path {edge}"));
         let now = self.now;
-        let lost = CodedError::new(Code::PathDead, "broken");
         match fault {
             Fault::LosePrimary => {
-                self.closed = true;
-                self.session().handle_path_lost(PathId::PRIMARY, &lost.context, now);
+                self.end_session();
             }
+            Fault::BreakHome => self.break_home(),
             Fault::AddEdge => self.add_edge(),
             Fault::Revoke => self.revoke_one(),
             Fault::Pause => {
@@ -320,7 +321,10 @@ impl World {
     /// Lets everything arrive that is under way.
     fn drain(&mut self) {
         let deadline = self.now + Duration::from_secs(60);
-        while self.has_events() {
+        while self.has_events() || self.is_home_broken() {
+            if self.closed {
+                return;
+            }
             if !self.step(deadline) {
                 self.fail_stuck();
             }

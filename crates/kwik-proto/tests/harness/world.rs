@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use kwik_proto::ack::SharedSent;
+use kwik_proto::ack::{KeptFrames, Lane, SharedSent};
 use kwik_proto::session::{Action, ClientSession, Machine, Wake};
 use kwik_proto::stream::{ReceivedBytes, StreamWake};
 use kwik_proto::wire::{PacketEncoder, PacketFrame};
@@ -15,6 +15,7 @@ use crate::checks::Coverage;
 use crate::client::{ClientApp, session_config};
 use crate::edge::Edge;
 use crate::pipe::{Chunk, Link, Pipe, Sink, Toward};
+use crate::resume::Home;
 use crate::rng::Rng;
 use crate::scenario::{Fault, Plan};
 use crate::server::Primary;
@@ -40,6 +41,10 @@ pub(crate) enum Event {
     Open(usize),
     /// The primary's application leases a range.
     Lease(StreamId, std::ops::Range<u64>),
+    /// Another connection to the primary stands.
+    Redialed,
+    /// What the client says on it first reaches the primary.
+    Resuming(u8, Bytes),
     /// Something goes wrong.
     Fault(Fault),
 }
@@ -67,6 +72,7 @@ pub(crate) struct World {
     pub(crate) primary: Primary,
     pub(crate) edges: BTreeMap<PathId, Edge>,
     pub(crate) net: Net,
+    pub(crate) home: Home,
     pub(crate) plan: Plan,
     /// The session is over.
     pub(crate) closed: bool,
@@ -125,6 +131,7 @@ impl World {
             primary,
             edges: BTreeMap::new(),
             net: Net::default(),
+            home: Home::default(),
             plan: Plan::default(),
             closed: false,
             covered: Coverage::default(),
@@ -187,6 +194,9 @@ impl World {
     pub(crate) fn send(&mut self, id: u32, head: Bytes, body: Bytes) {
         let Some(pipe) = self.net.pipes.get_mut(&id) else { return };
         let Some(link) = self.net.links.get_mut(&pipe.path) else { return };
+        if pipe.path.is_primary() && self.home.is_closed(pipe.toward) {
+            return;
+        }
         let len = head.len() + body.len();
         let due = link.send(len, pipe.toward, &mut self.rng, self.now).max(pipe.last_due);
         pipe.last_due = due;
@@ -227,8 +237,14 @@ impl World {
         let leased = toward == Toward::Client
             && (!path.is_primary() || self.primary.leases.contains_key(&id));
         let frame = PacketFrame { stream_id: stream.as_u64(), offset: at, payload: body, fin };
-        let kept = if leased { vec![] } else { vec![frame.clone()] };
-        let packet = sent.lock().unwrap().on_sent(frame.payload.len() as u64, kept);
+        let mut kept = KeptFrames::default();
+        if !leased {
+            kept.plain.push(frame.clone());
+        } else if path.is_primary() {
+            kept.leased.push(frame.clone());
+        }
+        let lane = Lane(id.into());
+        let packet = sent.lock().unwrap().on_sent(frame.payload.len() as u64, kept, lane);
         let options = sent.lock().unwrap().options();
         let mut chunks = Vec::new();
         PacketEncoder::new().encode(packet, &[frame], options, &mut chunks);
@@ -286,6 +302,8 @@ impl World {
             }
             Event::Read(Side::Client, stream) => self.client_reads(stream),
             Event::Read(Side::Server, stream) => self.server_reads(stream),
+            Event::Redialed => self.on_redialed(),
+            Event::Resuming(made, first) => self.on_resuming(made, first),
             Event::Open(index) => self.open(index),
             Event::Lease(stream, range) => self.lease_somewhere(stream, range),
             Event::Fault(fault) => self.on_fault(fault),
@@ -354,6 +372,7 @@ impl World {
     fn on_client_action(&mut self, action: Action) {
         match action {
             Action::Dial(dial) => self.dial(&dial),
+            Action::Redial(within) => self.redial(within),
             Action::ForwardRaw(path, packet) => {
                 self.client.session.on_raw_forwarded(path, packet.sequence, Ok(()), self.now);
                 let Some(id) = self.net.raw.get(&path).copied() else { return };

@@ -301,7 +301,10 @@ fn of_streams(choices: &mut Choices<'_>, heard: &Heard) -> M {
                 ])
                 .flatten(),
         }),
-        6 => M::Ack(Ack { ranges: vec![choices.below(4)..=choices.below(8)] }),
+        6 => M::Ack(Ack {
+            ranges: vec![choices.below(4)..=choices.below(8)],
+            control_frames: choices.below(4),
+        }),
         _ => M::StreamMappingUpdate(<_>::default()),
     }
 }
@@ -379,7 +382,7 @@ fn of_sessions(choices: &mut Choices<'_>) -> M {
             sequence: choices.below(8),
             signature: Some(Signature([7; 64])),
         }),
-        8 => M::Resume(Resume { frame_id: choices.number(), streams: Vec::new() }),
+        8 => M::Resume(Resume { frame_id: choices.number(), ..<_>::default() }),
         9 => M::OffsetSyncRequest(<_>::default()),
         10 => M::OffsetSyncResponse(<_>::default()),
         _ if choices.chance(5) => M::SessionClose(SessionClose {

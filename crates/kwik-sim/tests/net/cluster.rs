@@ -95,6 +95,8 @@ pub(crate) struct Cluster {
     tags: Arc<Mutex<BTreeMap<StreamId, u64>>>,
     /// The edge that does not serve, and what it does instead.
     hostile: Option<(usize, Crime)>,
+    /// After which silence QUIC ends a connection.
+    idle: Duration,
     /// How often it was leased a stream.
     leased: Arc<Mutex<BTreeMap<StreamId, u32>>>,
     /// What happened to paths, as the primary heard of it.
@@ -116,6 +118,7 @@ impl Cluster {
             paths: Arc::default(),
             tags: Arc::default(),
             hostile: None,
+            idle: QuicConfig::default().idle_timeout,
             leased: Arc::default(),
             events: Arc::default(),
         }
@@ -124,6 +127,15 @@ impl Cluster {
     /// One of its edges is hostile.
     pub(crate) fn with_hostile(self, hostile: Option<(usize, Crime)>) -> Self {
         Self { hostile, ..self }
+    }
+
+    /// QUIC ends its connections after such a silence.
+    pub(crate) fn with_idle(self, idle: Duration) -> Self {
+        Self { idle, ..self }
+    }
+
+    fn quic(&self) -> QuicConfig {
+        QuicConfig { idle_timeout: self.idle, ..QuicConfig::default() }
     }
 
     pub(crate) fn address(&self, server: usize) -> SocketAddr {
@@ -139,7 +151,7 @@ impl Cluster {
         }
         let trusted = BTreeSet::from([identity(0).fingerprint()]);
         let config = ServerConfig { trusted, ..ServerConfig::new(identity(server)) };
-        let endpoint = self.servers[server].endpoint(PORT, Some(config), &QuicConfig::default());
+        let endpoint = self.servers[server].endpoint(PORT, Some(config), &self.quic());
         let (cluster, endpoint) = (self.clone(), endpoint.unwrap());
         let host = self.servers[server].clone();
         host.clone().spawn(async move {
@@ -323,7 +335,7 @@ impl Cluster {
 
     /// Dials from the client's host.
     pub(crate) async fn connect(&self, settings: Config) -> Result<Session, FetchError> {
-        let endpoint = self.client.endpoint(0, None, &QuicConfig::default()).unwrap();
+        let endpoint = self.client.endpoint(0, None, &self.quic()).unwrap();
         let mut config = ClientConfig::pinned(identity(0).fingerprint());
         config.session.settings = settings;
         let dialed = endpoint.connect_with(config, self.address(0), "").unwrap().await;

@@ -63,6 +63,9 @@ impl Coverage {
         if let Some((_, crime)) = scenario.hostile {
             covered.count(crime.name());
         }
+        if outcome.resumptions > 0 {
+            covered.count("taken up on another connection");
+        }
         let end = outcome.fetched.iter().map(|(at, _)| *at).max().unwrap_or_default();
         // What goes wrong once all is over counts for nothing.
         for (_, fault) in scenario.faults.iter().filter(|(at, _)| *at < end) {
@@ -140,6 +143,7 @@ impl Coverage {
             "a path removed",
             "a path added",
             "a slow reader",
+            "taken up on another connection",
             "fetched, leased to all",
             "fetched, leased to edges",
             "fetched, plain",

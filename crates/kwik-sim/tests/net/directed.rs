@@ -9,7 +9,7 @@ use crate::cluster::{Kind, Request};
 use crate::scenario::{Fault, Fetch, Scenario, ms};
 
 /// One server at 20 Mbit/s and 40 ms, one small fetch, and that.
-fn alone(faults: Vec<(Duration, Fault)>) -> Scenario {
+pub(crate) fn alone(faults: Vec<(Duration, Fault)>) -> Scenario {
     let link = Shape::rate_mbit(20).delay(ms(20));
     let request = Request { kind: Kind::Plain, tag: 1, len: 40_000 };
     Scenario {
@@ -20,6 +20,7 @@ fn alone(faults: Vec<(Duration, Fault)>) -> Scenario {
         limit: Duration::from_secs(60),
         lossy: false,
         hostile: None,
+        idle: Duration::from_secs(30),
     }
 }
 

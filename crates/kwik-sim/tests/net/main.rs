@@ -17,6 +17,7 @@ mod opening;
 mod priority;
 mod random;
 mod replay;
+mod resume;
 mod scenario;
 mod seeds;
 mod slots;

@@ -72,6 +72,18 @@ fn faults(rng: &mut Rng, servers: usize) -> Vec<(Duration, Fault)> {
     faults
 }
 
+/// In half of the networks the primary's link is cut for 1 to 29 s. Of chance of its own, so that
+/// the rest of a seed stays as it is.
+fn long_cut(seed: u64, faults: &mut Vec<(Duration, Fault)>) {
+    let mut rng = Rng::with_seed(seed ^ 0x7265_7375_6d65);
+    if rng.bool() {
+        let at = ms(rng.u64(500..4000));
+        let until = at + ms(rng.u64(1_000..29_000));
+        faults.extend([(at, Fault::Cut(0)), (until, Fault::Mend(0))]);
+        faults.sort_by_key(|(at, _)| *at);
+    }
+}
+
 /// A path goes and comes, up to three times.
 fn churn(rng: &mut Rng, server: usize, at: Duration, faults: &mut Vec<(Duration, Fault)>) {
     let mut at = at;
@@ -154,6 +166,8 @@ pub(crate) fn scenario(seed: u64) -> Scenario {
             *part = (*part).min(most);
         }
     }
+    long_cut(seed, &mut faults);
     let hostile = hostile(&mut rng, servers, &mut faults);
-    Scenario { links, fetches, faults, settings, limit: Duration::from_secs(600), lossy, hostile }
+    let (limit, idle) = (Duration::from_secs(600), Duration::from_secs(30));
+    Scenario { links, fetches, faults, settings, limit, lossy, hostile, idle }
 }

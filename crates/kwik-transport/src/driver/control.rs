@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
-use kwik_proto::limits;
 use kwik_proto::sync::lock;
 
 use crate::quic::{SendStream, WriteError};
@@ -12,7 +11,7 @@ use crate::quic::{SendStream, WriteError};
 /// Control frames that wait for a path's writer.
 #[derive(Debug)]
 pub(super) struct ControlBuffer {
-    /// Bytes that may wait without the application's doing.
+    /// Bytes that may wait.
     most: usize,
     queued: Mutex<Queued>,
 }
@@ -21,9 +20,7 @@ pub(super) struct ControlBuffer {
 struct Queued {
     /// One buffer, so that many small frames cost no more than their bytes.
     frames: BytesMut,
-    /// Bytes of them that the application caused.
-    own: usize,
-    /// Others that the writer took last: all are held until QUIC has the last.
+    /// What the writer took last: all is held until QUIC has the last.
     taken: usize,
     /// The writer, asleep until there is something for it.
     writer: Option<Waker>,
@@ -38,8 +35,7 @@ impl ControlBuffer {
     /// the peer reads so slowly that more would wait than may.
     pub(super) fn push(&self, bytes: &[u8]) -> bool {
         let mut queued = lock(&self.queued);
-        let others = queued.frames.len().saturating_sub(queued.own) + queued.taken;
-        if others + bytes.len() > self.most {
+        if queued.frames.len() + queued.taken + bytes.len() > self.most {
             return false;
         }
         queued.frames.extend_from_slice(bytes);
@@ -47,20 +43,6 @@ impl ControlBuffer {
             writer.wake();
         }
         true
-    }
-
-    /// Bytes that wait; none when the application may cause no more.
-    pub(super) fn room(&self) -> Option<usize> {
-        let queued = lock(&self.queued);
-        let room = queued.own + limits::MAX_CONTROL_FRAME <= limits::MAX_CONTROL_QUEUED;
-        room.then_some(queued.frames.len())
-    }
-
-    /// What was pushed while `before` bytes waited is the application's; about, when others push
-    /// as well.
-    pub(super) fn note_own(&self, before: usize) {
-        let mut queued = lock(&self.queued);
-        queued.own += queued.frames.len().saturating_sub(before);
     }
 }
 
@@ -85,8 +67,7 @@ impl ControlWriter {
                 let mut queued = lock(&self.queue.queued);
                 // Not kept: an idle path has no buffer.
                 self.pending = std::mem::take(&mut queued.frames).freeze();
-                queued.taken = self.pending.len().saturating_sub(queued.own);
-                queued.own = 0;
+                queued.taken = self.pending.len();
                 if self.pending.is_empty() {
                     queued.writer = Some(cx.waker().clone());
                     return Poll::Pending;

@@ -9,6 +9,7 @@ mod chunks;
 mod control;
 mod datagrams;
 mod held;
+mod home;
 mod path;
 mod pool;
 mod reader;
@@ -22,22 +23,25 @@ mod writer;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::pin::pin;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use kwik_proto::session::{Action, Wake};
+use kwik_proto::session::{Action, PrimarySession, Wake};
 use kwik_proto::stream::StreamWake;
 use kwik_proto::sync::lock;
-use kwik_proto::{Code, CodedError, Config, Dir, PathId};
+use kwik_proto::{Code, CodedError, Config, Dir, PathId, SessionId};
 use tokio::sync::Notify;
 
 use crate::metrics::{MarkPair, SessionWatch};
-use crate::quic::{Connection, ConnectionError, Endpoint, Figures, QuicStats, Runtime};
+use crate::quic::{Connection, ConnectionError, Figures, QuicStats, Runtime};
 
 pub(crate) use datagrams::Datagrams;
 pub(crate) use held::{CloseOnDrop, Held};
+use home::Gone;
+pub(crate) use home::{Dialer, take_up};
 pub(crate) use path::{ControlStream, PathLink, SERVER_NAME, open_control, start};
 pub(crate) use pool::{DataPool, FrameWriter, Room};
 pub(crate) use role::{Role, StreamRole};
@@ -60,7 +64,16 @@ async fn yield_now() {
 /// A server's place for a session; free again when it is dropped.
 pub(crate) trait Slot: Debug + Send {
     /// Names the session, which gives way to others when it is quiet.
-    fn occupy(&self, session: Weak<Shared<dyn Role>>);
+    fn occupy(&self, session: Weak<Shared<dyn Role>>, id: Option<SessionId>);
+
+    /// The session has no connection, and holds so many bytes.
+    fn on_lost(&self, kept: u64);
+
+    /// A session that has to end, since too many have no connection.
+    fn gives_way(&self) -> Option<Arc<Shared<dyn Role>>>;
+
+    /// The session has a connection again.
+    fn on_resumed(&self);
 }
 
 /// One session: its machine, its connections, and who waits for what.
@@ -71,12 +84,14 @@ pub(crate) struct Shared<M: ?Sized> {
     pub(crate) runtime: Runtime,
     /// The path without which there is no session.
     home: PathId,
-    /// Its connection.
-    pub(crate) connection: Connection,
+    /// Its connection, or the last that it had.
+    connection: Mutex<Connection>,
+    /// What is known of one that is gone.
+    gone: Mutex<Option<Box<Gone>>>,
     /// What is written to it.
     pub(crate) pool: Arc<DataPool>,
-    /// Dials further paths; servers have none.
-    endpoint: Option<Endpoint>,
+    /// Dials; servers have none.
+    dialer: Option<Box<Dialer>>,
     /// What the receive window of a path's connection may grow to.
     receive_window: u64,
     /// Those that come on that connection; none where they are off.
@@ -92,6 +107,8 @@ pub(crate) struct Shared<M: ?Sized> {
     watch: OnceLock<Box<SessionWatch>>,
     /// What figures rise from, once somebody has asked what limits it.
     pub(crate) marks: Mutex<Option<Box<MarkPair>>>,
+    /// A task keeps the time.
+    timed: AtomicBool,
     /// The last field, so that the session can be shared without naming its role.
     machine: Mutex<M>,
 }
@@ -102,21 +119,24 @@ impl<M: Role> Shared<M> {
         machine: M,
         (home, connection): (PathId, &Connection),
         runtime: &Runtime,
-        (endpoint, receive_window): (Option<Endpoint>, u64),
+        (dialer, receive_window): (Option<Box<Dialer>>, u64),
         (settings, datagrams): (&Config, Option<Arc<Datagrams>>),
     ) -> Arc<Self> {
-        let pool = DataPool::new(connection, runtime, machine.sent(), settings);
+        let keeps = home.is_primary();
+        let pool = DataPool::new(connection, runtime, machine.sent(), (settings, keeps));
         Arc::new_cyclic(|this: &Weak<Self>| Self {
             this: this.clone(),
             runtime: runtime.clone(),
             home,
-            connection: connection.clone(),
+            connection: connection.clone().into(),
+            gone: Mutex::default(),
             pool,
-            endpoint,
+            dialer,
             receive_window,
             datagrams,
             waiters: SessionWaiters::default(),
             paths: Mutex::default(),
+            timed: AtomicBool::new(false),
             closed: Mutex::default(),
             slot: Mutex::default(),
             alarm: timer::Alarm::default(),
@@ -131,6 +151,11 @@ impl<M: Role + ?Sized> Shared<M> {
     /// Looks at the machine; what changes it goes through [`Self::drive`].
     pub(crate) fn look<R>(&self, look: impl FnOnce(&M) -> R) -> R {
         look(&lock(&self.machine))
+    }
+
+    /// The connection to the peer, or the last that there was.
+    pub(crate) fn connection(&self) -> Connection {
+        lock(&self.connection).clone()
     }
 
     /// Notes why the session is ending; the first reason stays.
@@ -172,7 +197,7 @@ impl<M: Role + ?Sized> Shared<M> {
 
     /// Keeps a server's place until the session is over.
     pub(crate) fn hold_slot(&self, slot: Box<dyn Slot>) {
-        slot.occupy(self.this.clone());
+        slot.occupy(self.this.clone(), self.look(|machine| machine.session_id()));
         lock(&self.slot).replace(slot);
     }
 
@@ -278,6 +303,21 @@ struct Drained {
     timeout: Option<Instant>,
 }
 
+impl Shared<PrimarySession> {
+    /// As [`Self::drive`], for what the application does and its client has to read: refused while
+    /// much of that waits for the client.
+    pub(crate) fn drive_own<R>(
+        &self,
+        input: impl FnOnce(&mut PrimarySession, Instant) -> Result<R, CodedError>,
+    ) -> Result<R, CodedError> {
+        let driven = self.drive(|machine, now| machine.with_own(|machine| input(machine, now)));
+        driven.unwrap_or_else(|| {
+            let context = "much waits to leave for the peer: try again when some of it has";
+            Err(CodedError::new(Code::LimitExceeded, context))
+        })
+    }
+}
+
 /// A session whose role does not matter.
 pub(crate) type AnyShared = Arc<Shared<dyn Role>>;
 
@@ -317,21 +357,22 @@ impl<M: Role + ?Sized> Shared<M> {
         result
     }
 
-    /// As [`Self::drive`], for what the application does and a peer has to read: refused while much
-    /// of that waits for the peer.
-    pub(crate) fn drive_own<R>(
+    /// As [`Self::drive`], for what a path's connection brings. None if it is the session's first
+    /// path, and another connection has taken it up.
+    fn drive_on<R>(
         &self,
-        input: impl FnOnce(&mut M, Instant) -> Result<R, CodedError>,
-    ) -> Result<R, CodedError> {
-        let queue = lock(&self.paths).get(&self.home).map(|link| link.control.clone());
-        let Some(queue) = queue else { return self.drive(input) };
-        let before = queue.room().ok_or_else(|| {
-            let context = "much waits to leave for the peer: try again when some of it has";
-            CodedError::new(Code::LimitExceeded, context)
-        })?;
-        let result = self.drive(input);
-        queue.note_own(before);
-        result
+        (path, connection): (PathId, &Connection),
+        input: impl FnOnce(&mut M, Instant) -> R,
+    ) -> Option<R> {
+        self.drive(|machine, now| {
+            let current = path != self.home || self.is_current(path, connection);
+            current.then(|| input(machine, now))
+        })
+    }
+
+    /// Whether this is a path's connection.
+    fn is_current(&self, path: PathId, connection: &Connection) -> bool {
+        lock(&self.paths).get(&path).is_some_and(|link| link.connection.is_same(connection))
     }
 
     fn act(&self, action: Action) {
@@ -362,8 +403,7 @@ impl<M: Role + ?Sized> Shared<M> {
                 }
             }
             Action::Close(code, reason) => {
-                let text = String::from_utf8_lossy(&reason).into_owned();
-                self.on_connection_lost(ConnectionError::TransportError { code, reason: text });
+                self.on_connection_lost(self.end(code, &reason));
                 self.close_connections(code, &reason);
             }
             Action::ClosedByPeer(code, reason) => {
@@ -376,11 +416,28 @@ impl<M: Role + ?Sized> Shared<M> {
                 self.drive(|machine, now| machine.renew_grant(path, now, wall));
             }
             Action::Dial(dial) => {
-                if let (Some(shared), Some(endpoint)) = (self.this.upgrade(), &self.endpoint) {
-                    self.runtime.spawn(path::dial(shared, endpoint.clone(), *dial));
+                if let (Some(shared), Some(dialer)) = (self.this.upgrade(), &self.dialer) {
+                    self.runtime.spawn(path::dial(shared, dialer.endpoint.clone(), *dial));
+                }
+            }
+            Action::Redial(within) => {
+                if let Some(shared) = self.this.upgrade() {
+                    self.runtime.spawn(home::redial(shared, within));
                 }
             }
         }
+    }
+
+    /// Why a session ends that is ended here: with its connection, if that is gone.
+    fn end(&self, code: u64, reason: &[u8]) -> ConnectionError {
+        match Code::from_u64(code) {
+            Some(Code::SessionUnknown) => return ConnectionError::SessionUnknown,
+            Some(Code::ServerRestarted) => return ConnectionError::ServerRestarted,
+            _ => {}
+        }
+        let reason = String::from_utf8_lossy(reason).into_owned();
+        let lost = lock(&self.gone).as_mut().and_then(|gone| gone.error.take());
+        lost.unwrap_or(ConnectionError::TransportError { code, reason })
     }
 
     /// Closes every connection of the session and wakes everybody.
@@ -397,6 +454,9 @@ impl<M: Role + ?Sized> Shared<M> {
     fn close_links(&self, code: u64, reason: &[u8]) {
         for link in lock(&self.paths).values() {
             link.connection.close(code, reason);
+        }
+        if let Some(former) = self.take_former() {
+            former.close(code, reason);
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::quic::{
 };
 
 use super::control::{ControlBuffer, ControlWriter};
+use super::home::Queue;
 use super::reader::Reading;
 use super::{AnyShared, Role, reader, timer, yield_now};
 
@@ -94,15 +95,9 @@ pub(crate) struct ControlStream {
     pub(crate) decoder: ControlDecoder,
 }
 
-/// Adds a connection to a session and starts its task.
-pub(crate) fn start(
-    shared: &AnyShared,
-    path: PathId,
-    connection: &Connection,
-    control: ControlStream,
-) {
-    let ControlStream { send, recv, decoder } = control;
-    let client = shared.endpoint.is_some();
+/// A connection of a session, and the queue of its control stream.
+pub(super) fn link(shared: &AnyShared, connection: &Connection) -> (PathLink, Queue) {
+    let client = shared.dialer.is_some();
     let most = if client { limits::MAX_CONTROL_QUEUED } else { limits::MAX_ANSWERS_QUEUED };
     let queue = Arc::new(ControlBuffer::new(most));
     let link = PathLink {
@@ -113,20 +108,44 @@ pub(crate) fn start(
         raw_bytes: Arc::default(),
         watch: shared.watch().cloned().map(Box::new),
     };
+    (link, queue)
+}
+
+/// Adds a connection to a session and starts its task.
+pub(crate) fn start(
+    shared: &AnyShared,
+    path: PathId,
+    connection: &Connection,
+    control: ControlStream,
+) {
+    let ControlStream { send, recv, decoder } = control;
+    let (link, queue) = link(shared, connection);
     lock(&shared.paths).insert(path, link.into());
     let mut control = ControlWriter::new(queue, send);
     // What the machine had ready before its path stood leaves with what the application writes
     // first. If QUIC refuses it, it tells the task too.
     shared.drive(|_, _| {});
     let _refused = control.poll_write(&mut Context::from_waker(Waker::noop()));
-    if path == shared.home
-        && let Some(datagrams) = shared.datagrams.clone()
-    {
+    if path == shared.home {
+        return serve_home(shared, connection, control, recv, decoder);
+    }
+    shared.runtime.spawn(run(shared.clone(), path, connection.clone(), (control, recv, decoder)));
+}
+
+/// Starts the task of the session's first path.
+pub(super) fn serve_home(
+    shared: &AnyShared,
+    connection: &Connection,
+    send: ControlWriter,
+    recv: RecvStream,
+    decoder: ControlDecoder,
+) {
+    if let Some(datagrams) = shared.datagrams.clone() {
         let connection = connection.clone();
         shared.runtime.spawn(async move { drop(datagrams.receive(&connection).await) });
     }
-    let control = (control, recv, decoder);
-    shared.runtime.spawn(run(shared.clone(), path, connection.clone(), control));
+    let control = (send, recv, decoder);
+    shared.runtime.spawn(run(shared.clone(), shared.home, connection.clone(), control));
 }
 
 /// Serves a path until its connection is lost: reads and writes its control stream, and starts a
@@ -149,14 +168,15 @@ fn run(
         });
         let timer = pin!(timer::run(&shared));
         // Last, as the others queue what it writes.
-        let writes = pin!(write_control(&shared, path, &mut send));
+        let writes = pin!(write_control(&shared, (path, &connection), &mut send));
         let mut accepts = pin!(async {
             let lost = accept_streams(&shared, path, &connection, reading).await;
             // What came before the end is read before the end is told, as in quinn.
             read.await.ok();
             on_lost(&shared, path, &connection, lost);
         });
-        let timer = (path == shared.home).then_some(timer as Pin<&mut Part<'_>>);
+        let keeps_time = path == shared.home && !shared.timed.swap(true, Relaxed);
+        let timer = keeps_time.then_some(timer as Pin<&mut Part<'_>>);
         let mut parts = [Some(reads as Pin<&mut Part<'_>>), timer, Some(writes)];
         let served = poll_fn(|cx| {
             for part in &mut parts {
@@ -167,6 +187,11 @@ fn run(
             accepts.as_mut().poll(cx)
         });
         served.await;
+        if keeps_time {
+            // Another connection may come, until which much may fall due.
+            let shared = shared.clone();
+            shared.runtime.clone().spawn(async move { timer::run(&shared).await });
+        }
     }
 }
 
@@ -224,13 +249,13 @@ pub(crate) async fn open_control(
 }
 
 /// Writes what is queued until QUIC takes no more.
-async fn write_control(shared: &AnyShared, path: PathId, control: &mut ControlWriter) {
+async fn write_control(shared: &AnyShared, on: (PathId, &Connection), control: &mut ControlWriter) {
     let error = poll_fn(|cx| control.poll_write(cx)).await;
     // Who accepts streams tells of a lost connection.
     if !matches!(error, WriteError::ConnectionLost(_)) {
         let context = format!("the control stream cannot be written: {error}");
         let error = CodedError::new(Code::InvalidFrame, context);
-        shared.drive(|machine, now| machine.handle_violation(path, &error, now));
+        shared.drive_on(on, |machine, now| machine.handle_violation(on.0, &error, now));
     }
 }
 
@@ -247,9 +272,10 @@ async fn read_control(
 ) {
     loop {
         // All that came together is handled before what it causes: leases of one object, say.
-        let fed = shared.drive(|machine, now| {
-            feed(machine, (path, connection), decoder, (now, shared.watch()))
-        });
+        let on = (path, connection);
+        let fed =
+            shared.drive_on(on, |machine, now| feed(machine, on, decoder, (now, shared.watch())));
+        let Some(fed) = fed else { return };
         match fed {
             Ok(true) => {
                 // What these were answered leaves before more are read.
@@ -259,7 +285,7 @@ async fn read_control(
             Ok(false) => {}
             Err(error) => {
                 let error = CodedError::new(error.code(), error.to_string());
-                shared.drive(|machine, now| machine.handle_violation(path, &error, now));
+                shared.drive_on(on, |machine, now| machine.handle_violation(path, &error, now));
                 return;
             }
         }
@@ -271,7 +297,8 @@ async fn read_control(
         }
     }
     let error = CodedError::new(Code::InvalidFrame, "the control stream ended");
-    shared.drive(|machine, now| machine.handle_violation(path, &error, now));
+    let on = (path, connection);
+    shared.drive_on(on, |machine, now| machine.handle_violation(path, &error, now));
 }
 
 /// Feeds the machine what has been decoded; true when more is left for another turn.
@@ -303,16 +330,14 @@ fn feed(
 
 fn on_lost(shared: &AnyShared, path: PathId, connection: &Connection, error: ConnectionError) {
     tracing::debug!(%path, %error, "connection lost");
-    let current =
-        lock(&shared.paths).get(&path).is_some_and(|link| link.connection.is_same(connection));
-    if !current && path != shared.home {
+    if !shared.is_current(path, connection) {
         // It was given up, and the path may have another one already.
         return;
     }
-    let reason = error.to_string();
     if path == shared.home {
-        shared.on_connection_lost(error);
+        return shared.on_home_lost(error);
     }
+    let reason = error.to_string();
     shared.drive(|machine, now| machine.handle_path_lost(path, &reason, now));
 }
 

@@ -31,7 +31,8 @@ pub(super) fn run(
         let result = read_kind(&shared, path, &connection, &mut stream, reading).await;
         if let Err(error) = result {
             tracing::debug!(%path, %error, "violation on a data stream");
-            shared.drive(|machine, now| machine.handle_violation(path, &error, now));
+            let on = (path, &connection);
+            shared.drive_on(on, |machine, now| machine.handle_violation(path, &error, now));
         }
     }
 }
@@ -120,30 +121,26 @@ async fn read_data(
     // A client whose server has not answered yet knows that with the change of the path's status.
     let options = || shared.look(|machine| machine.data_options(path));
     let Ok(options) = shared.wait_for(&shared.waiters.paths, options).await else { return Ok(()) };
-    let sink = FrameSink::new(shared.clone(), path);
+    let sink = FrameSink::new(shared.clone(), path, connection);
     let mut reader = DataReader { sink, decoder: DataDecoder::new(options) };
-    reader.handle_batch(connection, &mut first).await?;
+    reader.handle_batch(&mut first).await?;
     let mut chunks = first_batch();
     while let Some(filled) = next_batch(stream, &mut chunks).await {
         if filled == 0 {
             return reader.decoder.handle_fin().map_err(|error| violation(&error));
         }
-        reader.handle_batch(connection, &mut chunks[..filled]).await?;
+        reader.handle_batch(&mut chunks[..filled]).await?;
     }
     Ok(())
 }
 
-struct DataReader {
-    sink: FrameSink,
+struct DataReader<'a> {
+    sink: FrameSink<'a>,
     decoder: DataDecoder,
 }
 
-impl DataReader {
-    async fn handle_batch(
-        &mut self,
-        connection: &Connection,
-        mut batch: &mut [Bytes],
-    ) -> Result<(), CodedError> {
+impl DataReader<'_> {
+    async fn handle_batch(&mut self, mut batch: &mut [Bytes]) -> Result<(), CodedError> {
         let mut handled = Ok(());
         while !batch.is_empty() && handled.is_ok() {
             // Most of bulk is chunks that a frame goes on behind.
@@ -156,7 +153,7 @@ impl DataReader {
             }
         }
         // What came before a violation counts.
-        handled.and(self.sink.end_batch(connection))
+        handled.and(self.sink.end_batch())
     }
 
     fn handle_chunk(&mut self, chunk: &mut Bytes) -> Result<(), CodedError> {

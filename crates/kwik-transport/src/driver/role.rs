@@ -2,13 +2,14 @@
 
 use std::time::{Instant, SystemTime};
 
+use bytes::Bytes;
 use kwik_proto::ack::{ArrivedPackets, SharedSent};
 use kwik_proto::mapping::{MappingKey, Verdict};
 use kwik_proto::path::{PathInfo, PathStatus};
 use kwik_proto::session::{Activity, ClientSession, Machine, PrimarySession, SecondarySession};
 use kwik_proto::stats::{ScheduleStats, SessionStats};
 use kwik_proto::stream::{Destination, ReceivedBytes, SharedRecv, StreamTable};
-use kwik_proto::wire::control::RawPacketTransmission;
+use kwik_proto::wire::control::{AuthenticationRequest, RawPacketTransmission, Resume};
 use kwik_proto::wire::{DataOptions, SecondaryEvent};
 use kwik_proto::{
     Code, CodedError, Config, ConfigError, LeaseId, MetadataRecovery, PathId,
@@ -90,6 +91,40 @@ pub(crate) trait Role: Machine + 'static {
     fn handle_connected(&mut self, _: PathId, _: &[u8; 32], _: Instant) -> bool {
         false
     }
+
+    /// A connection to the primary stands that may take path 0 up: what is written on it first, and
+    /// the control frame that is due behind the answer.
+    fn begin_resume(&mut self, _: &[u8; 32], _: Instant) -> Option<(Bytes, u64)> {
+        None
+    }
+
+    /// The primary has answered; false when nobody waits for it any more.
+    fn handle_resumed(&mut self, _: &Resume, _: Instant) -> bool {
+        false
+    }
+
+    /// There was no answer, or a refusal.
+    fn on_redial_failed(&mut self, _: Option<&CodedError>, _: Instant) {}
+
+    /// A client says that this is its session: what it is answered, and the control frame that is
+    /// due of it.
+    fn handle_resume(
+        &mut self,
+        _: &AuthenticationRequest,
+        _: &[u8; 32],
+        _: &Resume,
+        _: Instant,
+    ) -> Result<(Bytes, u64), CodedError> {
+        Err(refused("to take a session up"))
+    }
+
+    /// Bytes that it holds for its application and its peer.
+    fn kept(&self) -> u64 {
+        0
+    }
+
+    /// A session without a connection has to make room.
+    fn end_lost(&mut self, _: Instant) {}
 
     /// What became of a raw packet that was to be forwarded.
     fn on_raw_forwarded(&mut self, _: PathId, _: u64, _: Result<(), Code>, _: Instant) {}
@@ -252,6 +287,18 @@ impl Role for ClientSession {
         self.on_raw_forwarded(path, sequence, result, now);
     }
 
+    fn begin_resume(&mut self, exporter: &[u8; 32], now: Instant) -> Option<(Bytes, u64)> {
+        self.begin_resume(exporter, now)
+    }
+
+    fn handle_resumed(&mut self, m: &Resume, now: Instant) -> bool {
+        self.handle_resumed(m, now)
+    }
+
+    fn on_redial_failed(&mut self, refused: Option<&CodedError>, now: Instant) {
+        self.on_redial_failed(refused, now);
+    }
+
     fn takes_secondary(&self, path: PathId) -> bool {
         !path.is_primary()
     }
@@ -339,12 +386,30 @@ impl StreamRole for ClientSession {
 }
 
 impl Role for PrimarySession {
+    fn handle_resume(
+        &mut self,
+        request: &AuthenticationRequest,
+        exporter: &[u8; 32],
+        m: &Resume,
+        now: Instant,
+    ) -> Result<(Bytes, u64), CodedError> {
+        self.handle_resume(request, exporter, m, now)
+    }
+
     fn session_id(&self) -> Option<SessionId> {
         Some(self.id())
     }
 
     fn totals(&self, now: Instant) -> Option<SessionStats> {
         Some(self.stats(now))
+    }
+
+    fn kept(&self) -> u64 {
+        self.kept()
+    }
+
+    fn end_lost(&mut self, _: Instant) {
+        self.end_lost();
     }
 
     fn activity(&self) -> Option<Activity> {

@@ -30,7 +30,7 @@ pub(super) async fn read(
         path,
         decoder: SecondaryDecoder::new(),
         inbound: Inbound::default(),
-        sink: FrameSink::new(shared.clone(), path),
+        sink: FrameSink::new(shared.clone(), path, connection),
         progress: Progress::default(),
         batch: config.batch_size(),
         verdict: Verdict::Take,
@@ -52,7 +52,7 @@ pub(super) async fn read(
             }
         }
         // What came before a violation counts.
-        handled.and(reader.end_batch(connection))?;
+        handled.and(reader.end_batch())?;
         if let Verdict::Stop(code) = reader.verdict {
             stream.stop(code.as_u64()).ok();
             return Ok(());
@@ -102,12 +102,12 @@ struct Progress {
     offset: Option<u64>,
 }
 
-struct Reader {
+struct Reader<'a> {
     shared: AnyShared,
     path: PathId,
     decoder: SecondaryDecoder,
     inbound: Inbound,
-    sink: FrameSink,
+    sink: FrameSink<'a>,
     progress: Progress,
     /// Data frames after which the session is told.
     batch: usize,
@@ -120,7 +120,7 @@ struct Reader {
     over: bool,
 }
 
-impl Reader {
+impl Reader<'_> {
     async fn next(&self, stream: &mut RecvStream, chunks: &mut Vec<Bytes>) -> Next {
         let (shared, id) = (&self.shared, self.inbound.id());
         let stopped = || {
@@ -273,13 +273,13 @@ impl Reader {
         Ok(())
     }
 
-    fn end_batch(&mut self, connection: &Connection) -> Result<(), CodedError> {
-        self.sink.end_batch(connection)?;
+    fn end_batch(&mut self) -> Result<(), CodedError> {
+        self.sink.end_batch()?;
         self.tell()
     }
 }
 
-impl Drop for Reader {
+impl Drop for Reader<'_> {
     fn drop(&mut self) {
         if let Some(id) = self.inbound.id() {
             self.shared.drive(|machine, _| machine.on_secondary_ended((self.path, id)));

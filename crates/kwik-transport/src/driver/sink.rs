@@ -51,9 +51,10 @@ struct Turn {
 }
 
 /// Puts payload into the streams it is for, and tells their sessions and readers once a batch.
-pub(super) struct FrameSink {
+pub(super) struct FrameSink<'a> {
     shared: AnyShared,
     path: PathId,
+    connection: &'a Connection,
     target: Option<Receiver>,
     offset: u64,
     /// What came since the session was told, the last for the target.
@@ -68,12 +69,24 @@ pub(super) struct FrameSink {
     twice: u64,
 }
 
-impl FrameSink {
-    pub(super) fn new(shared: AnyShared, path: PathId) -> Self {
+impl<'a> FrameSink<'a> {
+    pub(super) fn new(shared: AnyShared, path: PathId, connection: &'a Connection) -> Self {
         let packets = ArrivedPackets::default();
         let (batches, turn) = (Vec::new(), Turn::default());
         let (target, offset, figures_at, empty, twice) = (None, 0, None, 0, 0);
-        Self { shared, path, target, offset, batches, packets, figures_at, turn, empty, twice }
+        Self {
+            shared,
+            path,
+            connection,
+            target,
+            offset,
+            batches,
+            packets,
+            figures_at,
+            turn,
+            empty,
+            twice,
+        }
     }
 
     /// One more frame, or packet, which may bring nothing; payload and ends start anew.
@@ -218,7 +231,9 @@ impl FrameSink {
         }
         let packets = std::mem::take(&mut self.packets);
         let (path, batches) = (self.path, &mut self.batches);
-        self.shared.drive(|machine, now| {
+        // Of a connection that another has replaced the peer was told what had come: the rest comes
+        // again.
+        let told = self.shared.drive_on((path, self.connection), |machine, now| {
             if let Some(figures) = figures {
                 machine.on_figures(path, figures, now);
             }
@@ -226,16 +241,18 @@ impl FrameSink {
                 machine.on_received(path, batch.id, batch.bytes, now);
             }
             if packets.is_empty() { Ok(()) } else { machine.on_packets(path, &packets, now) }
-        })
+        });
+        self.batches.clear();
+        told.unwrap_or(Ok(()))
     }
 
-    pub(super) fn end_batch(&mut self, connection: &Connection) -> Result<(), CodedError> {
+    pub(super) fn end_batch(&mut self) -> Result<(), CodedError> {
         let now = self.shared.runtime.now();
         if self.figures_at.is_some_and(|at| now < at + FIGURES_INTERVAL) {
             return self.flush();
         }
         self.figures_at = Some(now);
-        let figures = connection.figures();
+        let figures = self.connection.figures();
         self.shared.size_window(self.path, figures.rtt, figures.arrived, now);
         self.flush_with(Some(figures))
     }

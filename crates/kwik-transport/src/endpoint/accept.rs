@@ -10,10 +10,11 @@ use std::time::Instant;
 use kwik_proto::auth::EXPORTER_LABEL;
 use kwik_proto::session::{self, AcceptContext};
 use kwik_proto::sync::lock;
+use kwik_proto::wire::control::{AuthenticationRequest, Resume};
 use kwik_proto::wire::{ControlDecoder, ControlMessage};
-use kwik_proto::{Code, Config, PathId, SessionId, limits};
+use kwik_proto::{Code, CodedError, Config, PathId, SessionId, limits};
 
-use crate::driver::{ControlStream, Datagrams, Held, Shared, start};
+use crate::driver::{self, ControlStream, Datagrams, Held, Shared, start};
 use crate::metrics::{LiveWeak, WeakHeld};
 use crate::primary::PrimarySession;
 use crate::quic::{self, ConnectError, Connection, ConnectionError};
@@ -63,7 +64,8 @@ impl Incoming {
     /// Handshakes, authenticates, and says what it is. Not cancel safe: the attempt is lost.
     ///
     /// # Errors
-    /// The handshake failed, or the client may not come in; it was told why.
+    /// The handshake failed, or the client may not come in; it was told why. With
+    /// [`ConnectError::Resumed`] nothing is wrong: a session that was accepted before goes on.
     pub async fn accept_any(self) -> Result<Accepted, ConnectError> {
         self.accept(true).await
     }
@@ -73,7 +75,12 @@ impl Incoming {
         let runtime = endpoint.runtime.clone();
         let began = runtime.now();
         let failed = |error: &ConnectError| endpoint.metrics.on_handshake(true, Err(error));
-        let introduced = introduced(incoming, &slot, &endpoint).await.inspect_err(failed)?;
+        // Apart, lest whoever awaits this keeps room for it as long as its session lives.
+        let introduced = Box::pin(introduced(incoming, &slot, &endpoint));
+        let introduced = introduced.await.inspect_err(failed)?;
+        if let Some(resume) = &introduced.resume {
+            return Err(take_up(&introduced.connection, introduced.control, resume, &server));
+        }
         let connection = &introduced.connection;
         let exporter = connection.export_keying_material(EXPORTER_LABEL, b"");
         let config = &server.config;
@@ -91,7 +98,7 @@ impl Incoming {
                 authenticator: &*config.authenticator,
                 settings: &settings,
                 exporter: &exporter,
-                session_id: SessionId(runtime.random_bytes()),
+                session_id: server.ids.issue(runtime.random_bytes()),
                 now: runtime.now(),
                 wall: runtime.wall_clock(),
             },
@@ -116,8 +123,17 @@ struct Introduced {
     connection: Connection,
     control: ControlStream,
     first: ControlMessage,
+    /// What a client says that wants its session back.
+    resume: Option<Resumption>,
     /// Those that came meanwhile, where they are on.
     datagrams: Option<Arc<Datagrams>>,
+}
+
+/// The first two control frames of a client that takes up a session.
+struct Resumption {
+    session: SessionId,
+    request: AuthenticationRequest,
+    resume: Resume,
 }
 
 /// Handshakes, and reads the first control frame.
@@ -143,11 +159,40 @@ async fn introduced(
         Some(datagrams) => datagrams.receive_during(&connection, introducing).await,
         None => introducing.await,
     };
-    let (control, first) = introduced.unwrap_or_else(|| {
+    let (control, first, resume) = introduced.unwrap_or_else(|| {
         connection.close(Code::PathDead.as_u64(), b"KWIK_PATH_DEAD: not introduced in time");
         Err(ConnectionError::TimedOut.into())
     })?;
-    Ok(Introduced { connection, control, first, datagrams })
+    Ok(Introduced { connection, control, first, resume, datagrams })
+}
+
+/// Lets a session go on over another connection: what there is to say to who accepts.
+fn take_up(
+    connection: &Connection,
+    control: ControlStream,
+    wanted: &Resumption,
+    server: &Server,
+) -> ConnectError {
+    let Resumption { session, request, resume } = wanted;
+    let taken = match server.slots.find(*session) {
+        Some(found) => driver::take_up(&found, connection, control, request, resume),
+        None if server.ids.is_own(*session) => {
+            Err(CodedError::new(Code::SessionUnknown, "the session is over"))
+        }
+        None => Err(CodedError::new(Code::ServerRestarted, "another process had the session")),
+    };
+    match taken {
+        Ok(()) => {
+            let window = limits::CONNECTION_WINDOW.min(server.config.quic.receive_window);
+            connection.set_receive_window(window);
+            ConnectError::Resumed
+        }
+        Err(error) => {
+            tracing::debug!(remote = %connection.remote_address(), %error, "not taken up");
+            connection.close(error.code.as_u64(), error.to_string().as_bytes());
+            ConnectError::Refused(error.to_string())
+        }
+    }
 }
 
 /// A place for the session of an authenticated client, who is told if there is none.
@@ -177,6 +222,7 @@ fn begin(
         session::Accepted::Primary(mut machine) => {
             machine.streams_mut().set_memory(runtime.receive_memory());
             machine.streams_mut().set_budget(endpoint.budget.clone());
+            machine.set_resume_time(server.config.resume_time);
             let home = (PathId::PRIMARY, &connection);
             let shared = Shared::new(*machine, home, runtime, quic, (settings, datagrams));
             shared.hold_slot(Box::new(place));
@@ -235,26 +281,51 @@ fn check_welcome(
     Err(ConnectError::Refused(reason.into()))
 }
 
-/// Reads the first control frame. Nothing else of the connection is read before.
+/// Reads the first control frame, and the second of a client that takes up a session. Nothing else
+/// of the connection is read before.
 async fn introduce(
     connection: &Connection,
-) -> Result<(ControlStream, ControlMessage), ConnectError> {
-    let (send, mut recv) = connection.accept_bi().await?;
+) -> Result<(ControlStream, ControlMessage, Option<Resumption>), ConnectError> {
+    let (send, recv) = connection.accept_bi().await?;
     send.set_priority(i32::MAX).ok();
-    let mut decoder = ControlDecoder::new();
+    let mut control = ControlStream { send, recv, decoder: ControlDecoder::new() };
+    let first = read_frame(connection, &mut control).await?;
+    let again = match &first {
+        ControlMessage::AuthenticationRequest(m) if m.path_id.is_primary() => m.session_id,
+        _ => None,
+    };
+    let (Some(session), ControlMessage::AuthenticationRequest(request)) = (again, &first) else {
+        return Ok((control, first, None));
+    };
+    match read_frame(connection, &mut control).await? {
+        ControlMessage::Resume(resume) => {
+            let request = request.clone();
+            Ok((control, first, Some(Resumption { session, request, resume })))
+        }
+        other => {
+            let context = format!("{} where a session is taken up", other.name());
+            let error = CodedError::new(Code::InvalidFrame, context);
+            connection.close(error.code.as_u64(), error.to_string().as_bytes());
+            Err(ConnectError::Refused(error.to_string()))
+        }
+    }
+}
+
+async fn read_frame(
+    connection: &Connection,
+    control: &mut ControlStream,
+) -> Result<ControlMessage, ConnectError> {
     loop {
-        match decoder.poll_frame() {
-            Ok(Some(first)) => {
-                return Ok((ControlStream { send, recv, decoder }, first));
-            }
+        match control.decoder.poll_frame() {
+            Ok(Some(message)) => return Ok(message),
             Ok(None) => {}
             Err(error) => {
                 connection.close(error.code().as_u64(), error.to_string().as_bytes());
                 return Err(ConnectError::Refused(error.to_string()));
             }
         }
-        match recv.read_chunk(limits::MAX_CONTROL_FRAME, true).await {
-            Ok(Some(chunk)) => decoder.handle_input(chunk.bytes),
+        match control.recv.read_chunk(limits::MAX_CONTROL_FRAME, true).await {
+            Ok(Some(chunk)) => control.decoder.handle_input(chunk.bytes),
             Ok(None) | Err(_) => {
                 connection.close(Code::InvalidFrame.as_u64(), b"no introduction");
                 return Err(ConnectError::Refused("the client did not introduce itself".into()));

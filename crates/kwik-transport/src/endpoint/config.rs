@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use kwik_proto::auth::{AcceptAny, Authenticator, Fingerprint, Identity};
@@ -33,6 +34,14 @@ pub struct ServerConfig {
     pub max_sessions: usize,
     /// Of those from one IPv4 address or IPv6 /64.
     pub max_network_sessions: usize,
+    /// How long a session is kept whose client's connection is lost, until the client is back on
+    /// another: 30 s. None: it ends with its connection.
+    pub resume_time: Duration,
+    /// Sessions at once that wait for their clients. Of more the one ends that has waited for
+    /// longest.
+    pub max_lost_sessions: usize,
+    /// Bytes that all of those hold for their clients and applications; the same.
+    pub max_lost_memory: u64,
     /// Connections at once that have not introduced themselves yet.
     pub max_handshakes: usize,
 }
@@ -50,6 +59,9 @@ impl ServerConfig {
             quic: QuicConfig::default(),
             max_sessions: limits::MAX_SESSIONS,
             max_network_sessions: limits::MAX_NETWORK_SESSIONS,
+            resume_time: limits::RESUME_TIME,
+            max_lost_sessions: limits::MAX_LOST_SESSIONS,
+            max_lost_memory: limits::MAX_LOST_MEMORY,
             max_handshakes: limits::MAX_HANDSHAKES,
         }
     }

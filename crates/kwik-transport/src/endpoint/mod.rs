@@ -15,13 +15,13 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
-use kwik_proto::auth::{EXPORTER_LABEL, Fingerprint, Identity};
+use kwik_proto::auth::{EXPORTER_LABEL, Fingerprint, Identity, SessionIds};
 use kwik_proto::presentation::MemoryBudget;
 use kwik_proto::session::ClientSession;
 use kwik_proto::sync::lock;
 use kwik_proto::{Config, ConfigError, PathId, limits};
 
-use crate::driver::{Datagrams, Held, SERVER_NAME, Shared, open_control, start};
+use crate::driver::{Datagrams, Dialer, Held, SERVER_NAME, Shared, open_control, start};
 use crate::metrics::{LiveWeak, Metrics, WeakHeld};
 use crate::quic::{
     self, ClientTls, ConnectError, QuicConfig, Runtime, ServerTls, TlsError, UdpSocket,
@@ -57,6 +57,7 @@ struct Server {
     /// Those of sessions to come: they may have changed since.
     settings: Mutex<Config>,
     paths: Mutex<PathRegistry>,
+    ids: SessionIds,
     slots: Arc<Slots>,
 }
 
@@ -160,8 +161,11 @@ impl Endpoint {
                     sessions: config.max_sessions,
                     network_sessions: config.max_network_sessions,
                     handshakes: config.max_handshakes,
+                    lost: config.max_lost_sessions,
+                    lost_memory: config.max_lost_memory,
                 });
-                Arc::new(Server { config, settings, paths: Mutex::default(), slots })
+                let ids = SessionIds::new(&runtime.random_bytes());
+                Arc::new(Server { config, settings, paths: Mutex::default(), ids, slots })
             }),
             default_client: None,
             budget: Arc::new(MemoryBudget::new(limits::MEMORY_BUDGET)),
@@ -229,6 +233,10 @@ impl Endpoint {
             tls,
         };
         let connecting = dial.begin()?;
+        let dialer = Dialer {
+            endpoint: self.quic.clone(),
+            primary: (addr, dial.server_name.clone(), dial.tls.clone()),
+        };
         let endpoint = self.clone();
         let began = self.runtime.now();
         let (mut session, settings) = (config.session.clone(), config.session.settings);
@@ -254,7 +262,7 @@ impl Endpoint {
                 machine,
                 (PathId::PRIMARY, &connection),
                 &endpoint.runtime,
-                (Some(endpoint.quic.clone()), endpoint.quic.receive_window()),
+                (Some(dialer.into()), endpoint.quic.receive_window()),
                 (&settings, Datagrams::new(endpoint.quic.datagram_buffer())),
             );
             let held = Held::new(shared.clone()).streams();
@@ -316,6 +324,24 @@ impl Endpoint {
     /// The socket does not say.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.quic.local_addr()
+    }
+
+    /// Goes on on another UDP socket, bound already, as quinn's `rebind`: a client that moves from
+    /// one network to another keeps its connections, or makes them anew where QUIC cannot; its
+    /// sessions go on either way. Peers of a server that moves have to find it again.
+    ///
+    /// # Errors
+    /// The socket cannot be used; nothing has changed then.
+    pub fn rebind(&self, socket: std::net::UdpSocket) -> io::Result<()> {
+        self.quic.rebind(socket, &self.runtime)
+    }
+
+    /// The same on a socket of the caller's own, of an endpoint with such a runtime.
+    ///
+    /// # Errors
+    /// The socket does not say where it is.
+    pub fn rebind_abstract(&self, socket: Arc<dyn runtime::Socket>) -> io::Result<()> {
+        self.quic.rebind_abstract(UdpSocket::custom(socket))
     }
 
     /// Closes all sessions at once and accepts no more.

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use kwik_proto::session::Activity;
 use kwik_proto::sync::lock;
-use kwik_proto::{Code, limits};
+use kwik_proto::{Code, SessionId, limits};
 use tokio::sync::Notify;
 
 use crate::driver::{Role, Shared, Slot};
@@ -25,6 +25,9 @@ pub(super) struct SlotLimits {
     /// From one [`Network`].
     pub(super) network_sessions: usize,
     pub(super) handshakes: usize,
+    /// Sessions that wait for their clients, and bytes that they hold.
+    pub(super) lost: usize,
+    pub(super) lost_memory: u64,
 }
 
 /// What counts as one client: who has an IPv6 network has all of its addresses.
@@ -86,6 +89,10 @@ struct Occupant {
     network: Network,
     /// None until it has begun.
     session: Option<Weak<Shared<dyn Role>>>,
+    /// Which it is, if its client may take it up.
+    id: Option<SessionId>,
+    /// Its turn among those that lost their connections, and the bytes that it holds.
+    lost: Option<(u64, u64)>,
 }
 
 impl Slots {
@@ -135,8 +142,15 @@ impl Slots {
             return Err(state.candidates(network, own, crowded));
         }
         let id = state.next_id();
-        state.sessions.insert(id, Occupant { network, session: None });
+        state.sessions.insert(id, Occupant { network, session: None, id: None, lost: None });
         Ok(SessionSlot { slots: self.clone(), id })
+    }
+
+    /// The session that a client wants to take up.
+    pub(super) fn find(&self, id: SessionId) -> Option<Arc<Shared<dyn Role>>> {
+        let state = lock(&self.state);
+        let found = state.sessions.values().find(|occupant| occupant.id == Some(id))?;
+        found.session.as_ref()?.upgrade()
     }
 
     /// Tells the operator that somebody was turned away, unless it was told just now.
@@ -268,9 +282,36 @@ pub(super) struct SessionSlot {
 }
 
 impl Slot for SessionSlot {
-    fn occupy(&self, session: Weak<Shared<dyn Role>>) {
+    fn occupy(&self, session: Weak<Shared<dyn Role>>, id: Option<SessionId>) {
         if let Some(occupant) = lock(&self.slots.state).sessions.get_mut(&self.id) {
-            occupant.session = Some(session);
+            (occupant.session, occupant.id) = (Some(session), id);
+        }
+    }
+
+    fn on_lost(&self, kept: u64) {
+        let mut state = lock(&self.slots.state);
+        let turn = state.next_id();
+        if let Some(occupant) = state.sessions.get_mut(&self.id) {
+            occupant.lost = Some((turn, kept));
+        }
+    }
+
+    fn gives_way(&self) -> Option<Arc<Shared<dyn Role>>> {
+        let mut state = lock(&self.slots.state);
+        let lost = state.sessions.values().filter_map(|occupant| occupant.lost);
+        let (count, bytes) = lost.fold((0, 0), |(count, sum), (_, kept)| (count + 1, sum + kept));
+        if count <= self.slots.limits.lost && bytes <= self.slots.limits.lost_memory {
+            return None;
+        }
+        let waiting = state.sessions.values_mut().filter(|occupant| occupant.lost.is_some());
+        let eldest = waiting.min_by_key(|occupant| occupant.lost)?;
+        eldest.lost = None;
+        eldest.session.as_ref()?.upgrade()
+    }
+
+    fn on_resumed(&self) {
+        if let Some(occupant) = lock(&self.slots.state).sessions.get_mut(&self.id) {
+            occupant.lost = None;
         }
     }
 }
@@ -288,7 +329,13 @@ mod tests {
     use super::*;
     use crate::quic::Runtime;
 
-    const LIMITS: SlotLimits = SlotLimits { sessions: 16, network_sessions: 4, handshakes: 128 };
+    const LIMITS: SlotLimits = SlotLimits {
+        sessions: 16,
+        network_sessions: 4,
+        handshakes: 128,
+        lost: 4,
+        lost_memory: 1000,
+    };
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()

@@ -92,6 +92,8 @@ pub(super) fn end(error: &ConnectionError) -> (&'static str, &'static str) {
         ConnectionError::Busy => ("peer", Code::Busy.name()),
         ConnectionError::ConnectionClosed { .. } => ("transport", "quic"),
         ConnectionError::VersionMismatch => ("transport", "version"),
+        ConnectionError::SessionUnknown => ("peer", "session_unknown"),
+        ConnectionError::ServerRestarted => ("peer", "server_restarted"),
         ConnectionError::Reset => ("transport", "reset"),
         ConnectionError::TimedOut => ("transport", "timed_out"),
         ConnectionError::CidsExhausted => ("transport", "ids"),

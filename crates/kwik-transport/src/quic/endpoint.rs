@@ -30,6 +30,9 @@ pub(crate) struct Endpoint {
     receive_window: u64,
     sending: Sending,
     idle_timeout: Duration,
+    /// What it was made with, for another socket.
+    config: Arc<QuicConfig>,
+    serves: bool,
 }
 
 impl Endpoint {
@@ -69,10 +72,7 @@ impl Endpoint {
             endpoint.cid_generator(move || Box::new(ConnectionIds(runtime.clone())));
         }
         endpoint.rng_seed(runtime.seed());
-        let socket = match server {
-            Some(_) => Arc::new(HandshakeSocket::new(socket.into_inner())),
-            None => socket.into_inner(),
-        };
+        let socket = serving(socket, server.is_some());
         let inner = quinn::Endpoint::new_with_abstract_socket(
             endpoint,
             server.map(|tls| tls.quic_config(cautious)),
@@ -89,7 +89,19 @@ impl Endpoint {
             receive_window,
             sending: Sending { send_window, windows_ahead: config.congestion.windows_ahead() },
             idle_timeout,
+            config: config.clone().into(),
+            serves: server.is_some(),
         })
+    }
+
+    /// Goes on on another socket: connections move there.
+    pub(crate) fn rebind(&self, socket: std::net::UdpSocket, runtime: &Runtime) -> io::Result<()> {
+        self.rebind_abstract(UdpSocket::from_std(socket, &self.config, runtime)?)
+    }
+
+    /// The same on a socket of any kind.
+    pub(crate) fn rebind_abstract(&self, socket: UdpSocket) -> io::Result<()> {
+        self.inner.rebind_abstract(serving(socket, self.serves))
     }
 
     /// Bytes of received datagrams that wait for the application; 0 where they are off.
@@ -164,6 +176,12 @@ impl Endpoint {
     pub(crate) async fn wait_idle(&self) {
         self.inner.wait_idle().await;
     }
+}
+
+/// What the QUIC library is given of a socket.
+fn serving(socket: UdpSocket, serves: bool) -> Arc<dyn quinn::AsyncUdpSocket> {
+    let socket = socket.into_inner();
+    if serves { Arc::new(HandshakeSocket::new(socket)) } else { socket }
 }
 
 /// Random connection ids. The library's own have a mark of the process that made them, and the next

@@ -46,6 +46,13 @@ pub enum ConnectionError {
     /// The server is full, or takes no connections now. Later it may.
     #[error("the server is busy: try again")]
     Busy,
+    /// The connection was lost, and the server keeps the session no more: the client was away for
+    /// too long, or too many were.
+    #[error("the server no longer knows the session")]
+    SessionUnknown,
+    /// The connection was lost, and the server was restarted, which ended the session.
+    #[error("the server was restarted, which ended the session")]
+    ServerRestarted,
     /// The peer does not know the connection any more, usually since it restarted.
     #[error("the peer has forgotten the connection")]
     Reset,
@@ -69,6 +76,16 @@ impl ConnectionError {
         match Code::from_u64(code) {
             Some(Code::Busy) => Self::Busy,
             _ => Self::ApplicationClosed { code, reason },
+        }
+    }
+
+    /// Somebody wanted it so: there is nothing to go on with on another connection.
+    pub(crate) fn ends_session(&self) -> bool {
+        match self {
+            // This ends a connection, and says nothing of the session.
+            Self::ApplicationClosed { code, .. } => *code != Code::PathDead.as_u64(),
+            Self::Busy | Self::LocallyClosed => true,
+            _ => false,
         }
     }
 
@@ -131,6 +148,9 @@ pub enum ConnectError {
     /// The client was not let in; it was told why.
     #[error("refused: {}", escape(.0))]
     Refused(String),
+    /// A session that was accepted before goes on over this connection: there is nothing to do.
+    #[error("an earlier session goes on over this connection")]
+    Resumed,
     /// The handshake failed, or the connection was lost during it.
     #[error(transparent)]
     Connection(#[from] ConnectionError),

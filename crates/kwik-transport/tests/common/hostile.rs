@@ -1,6 +1,7 @@
 //! Peers that speak QUIC themselves and KWIK by hand, so that they may break its rules.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,8 +11,8 @@ use kwik::{Code, Identity, PathId, SessionId};
 use kwik_proto::auth::{EXPORTER_LABEL, prove};
 use kwik_proto::limits;
 use kwik_proto::wire::control::{
-    self, Activate, AuthenticationRequest, AuthenticationResponse, Heartbeat, Lease,
-    RawPacketTransmission, StreamLimits,
+    self, Ack, Activate, AuthenticationRequest, AuthenticationResponse, Heartbeat, Lease,
+    RawPacketTransmission, Resume, StreamLimits,
 };
 use kwik_proto::wire::{ControlDecoder, ControlMessage, StreamKind, raw};
 use prost::Message as _;
@@ -116,6 +117,44 @@ impl Peer {
         peer
     }
 
+    /// The session that it joined.
+    pub async fn join_as(
+        endpoint: &quinn::Endpoint,
+        address: SocketAddr,
+        key: &Identity,
+    ) -> (Self, SessionId) {
+        let mut peer = Self::dial(endpoint, address).await;
+        peer.say(introduction(key)).await;
+        let ControlMessage::AuthenticationResponse(response) = peer.hear().await else {
+            panic!("no answer to the introduction")
+        };
+        (peer, response.result.unwrap())
+    }
+
+    /// Says what a client says that takes its session up, proving `key`.
+    pub async fn ask_to_resume(&mut self, key: &Identity, session: SessionId, resume: Resume) {
+        let exporter = self.exporter();
+        self.say(visit(key, &exporter, session, PathId::PRIMARY, Bytes::new())).await;
+        self.say(ControlMessage::Resume(resume)).await;
+    }
+
+    /// The server's answer to that; the peer goes on where both are.
+    pub async fn hear_resumed(&mut self, handled: u64) -> Resume {
+        let ControlMessage::AuthenticationResponse(response) = self.hear().await else {
+            panic!("no answer to the introduction")
+        };
+        assert!(response.result.is_ok());
+        let ControlMessage::Resume(resume) = self.hear().await else { panic!("no resumption") };
+        self.decoder.go_on_at(handled);
+        self.next_frame = resume.frame_id;
+        resume
+    }
+
+    /// Control frames that came.
+    pub fn heard(&self) -> u64 {
+        self.decoder.frames()
+    }
+
     /// Accepts a client and lets it in, as a primary or an edge.
     pub async fn welcome(endpoint: &quinn::Endpoint) -> Self {
         let mut peer = Self::accept(endpoint).await;
@@ -159,10 +198,20 @@ impl Peer {
         self.send.write_all(bytes).await.ok();
     }
 
+    fn acknowledge(&mut self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        let control_frames = self.decoder.frames();
+        let ack = Ack { control_frames, ..Ack::default() };
+        Box::pin(self.say(ControlMessage::Ack(ack)))
+    }
+
     /// The next control frame.
     pub async fn hear(&mut self) -> ControlMessage {
         loop {
             if let Some(message) = self.decoder.poll_frame().unwrap() {
+                // Who hears many has to say so, or no more are sent.
+                if self.decoder.frames().is_multiple_of(1000) {
+                    self.acknowledge().await;
+                }
                 return message;
             }
             let chunk = self.recv.read_chunk(usize::MAX, true).await.unwrap().unwrap();

@@ -45,7 +45,7 @@ pub(crate) fn rows_at_edges() -> Vec<Row> {
     let roles = of_roles().into_iter().filter(|(what, _)| !may.contains(what));
     let roles = roles.map(|(what, said)| (what, Some(Code::InvalidStreamRole), vec![Say(said)]));
     let invalid = Some(Code::InvalidFrame);
-    let ack = Ack { ranges: vec![1..=1] };
+    let ack = Ack { ranges: vec![1..=1], ..<_>::default() };
     let forged =
         Lease { lease_id: LeaseId(1), range: 0..9, sequence: 1, max_bytes: 9, ..<_>::default() };
     let signed = Lease { signature: Some(Signature([7; 64])), ..forged.clone() };
@@ -122,7 +122,7 @@ pub(crate) fn rows_at_primaries() -> Vec<Row> {
     ];
     let roles = of_roles().into_iter().filter(|(what, _)| alone.contains(what));
     let roles = roles.map(|(what, said)| (what, Some(Code::InvalidStreamRole), vec![Say(said)]));
-    let ack = Ack { ranges: vec![1..=1] };
+    let ack = Ack { ranges: vec![1..=1], ..<_>::default() };
     let beyond = |path_id| {
         let (most, time) = (u64::MAX, Duration::MAX);
         let figures = PathFigures {

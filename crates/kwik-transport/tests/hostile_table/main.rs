@@ -149,7 +149,7 @@ fn of_roles() -> Vec<(&'static str, M)> {
         ("a blame", M::Blamed(Blamed { path_id, ..<_>::default() })),
         ("an offset asked for", M::OffsetSyncRequest(<_>::default())),
         ("an offset told", M::OffsetSyncResponse(<_>::default())),
-        ("a resumption", M::Resume(Resume { frame_id: 1, streams: Vec::new() })),
+        ("a resumption", M::Resume(Resume { frame_id: 1, ..<_>::default() })),
     ]
 }
 

@@ -145,7 +145,7 @@ fn of_words() -> Vec<Row> {
     };
     let far = Some(StreamId::from_u64(uni(Side::Client, 1 << 40)));
     let none = MaxStreams { dir: Dir::Bi, maximum: 0, first_streams: u64::MAX };
-    let ack = Ack { ranges: vec![1..=1] };
+    let ack = Ack { ranges: vec![1..=1], ..<_>::default() };
     vec![
         ("figures beyond all measure", None, vec![report(PathId::PRIMARY), report(PathId(7))]),
         ("a wish to slow down for all", None, vec![slow(None)]),

@@ -47,7 +47,10 @@ impl ClientSession {
 
     /// The primary has packets of ours.
     pub(super) fn on_ack(&mut self, m: &Ack) -> Result<(), CodedError> {
-        let frames = lock(&self.sent).handle_ack(m)?;
+        let frames = lock(&self.sent).handle_ack(&m.ranges)?;
+        if let Some(link) = self.links.get_mut(&PathId::PRIMARY) {
+            link.control.on_acknowledged(m.control_frames)?;
+        }
         self.streams.on_acknowledged(&frames);
         self.outputs.wake(Wake::Acknowledged);
         Ok(())
@@ -55,10 +58,19 @@ impl ClientSession {
 
     /// Tells each path's server what came from it, where that is due.
     pub(super) fn acknowledge(&mut self, now: Instant) {
-        for link in self.links.values_mut() {
-            while let Some(ack) = link.received.poll_ack(now) {
+        for (path, link) in &mut self.links {
+            while let Some(mut ack) = link.received.poll_ack(now) {
+                if path.is_primary() {
+                    ack.control_frames = self.home.receipts.tell_news();
+                }
                 link.control.push(&ControlMessage::Ack(ack), now);
             }
+        }
+        if self.home.receipts.is_due(now)
+            && let Some(link) = self.links.get_mut(&PathId::PRIMARY)
+        {
+            let control_frames = self.home.receipts.tell();
+            link.control.push(&ControlMessage::Ack(Ack { control_frames, ..<_>::default() }), now);
         }
     }
 }

@@ -30,6 +30,7 @@ impl ClientSession {
             (sent.outstanding(), sent.total())
         };
         SessionStats {
+            resumptions: self.home.resumptions,
             duplicates: self.scheduler.duplicates(),
             paths: paths.collect(),
             leases: self.scheduler.leases(),

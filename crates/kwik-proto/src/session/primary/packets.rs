@@ -36,11 +36,12 @@ impl PrimarySession {
     pub(super) fn on_ack(&mut self, m: &Ack, now: Instant) -> Result<(), CodedError> {
         let mut sent = lock(&self.data.sent);
         let before = sent.outstanding();
-        let frames = sent.handle_ack(m)?;
+        let frames = sent.handle_ack(&m.ranges)?;
         if sent.outstanding() < before {
             self.moved = now;
         }
         drop(sent);
+        self.control.on_acknowledged(m.control_frames)?;
         self.streams.on_acknowledged(&frames);
         self.outputs.wake(Wake::Acknowledged);
         Ok(())

@@ -282,11 +282,22 @@ impl PrimarySession {
 
     /// When the next answer of the client on a path is overdue.
     pub(super) fn next_unanswered(&self) -> Option<Instant> {
-        self.edges.values().filter_map(|edge| edge.answer_by).min()
+        let answers = self.edges.values().filter_map(|edge| edge.answer_by);
+        answers.min().filter(|_| !self.home.is_lost())
+    }
+
+    /// The client is back: what it owes answers on has the whole time again.
+    pub(super) fn expect_answers_anew(&mut self, now: Instant) {
+        for edge in self.edges.values_mut().filter(|edge| edge.answer_by.is_some()) {
+            edge.answer_by = Some(now + limits::ANSWER_TIMEOUT);
+        }
     }
 
     /// Gives up the paths on which the client owes an answer.
     pub(super) fn give_up_unanswered(&mut self, now: Instant) {
+        if self.home.is_lost() {
+            return;
+        }
         let late = |edge: &Edge| edge.answer_by.is_some_and(|at| at <= now);
         let late: Vec<_> =
             self.edges.iter().filter(|(_, edge)| late(edge)).map(|(path, _)| *path).collect();

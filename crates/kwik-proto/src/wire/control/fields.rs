@@ -210,12 +210,13 @@ fn sessions() -> Vec<Pair> {
             &pb::SessionClose { code: 9, reason: Bytes::from_static(b"why") },
         ),
         pair(
-            M::Ack(Ack { ranges: vec![1..=2, 5..=9] }),
+            M::Ack(Ack { ranges: vec![1..=2, 5..=9], control_frames: 3 }),
             &data::AckFrame {
                 ranges: vec![
                     data::AckRange { first: 1, last: 2 },
                     data::AckRange { first: 5, last: 9 },
                 ],
+                control_frames: 3,
                 ..Default::default()
             },
         ),
@@ -404,25 +405,14 @@ fn resumption() -> Vec<Pair> {
     use ControlMessage as M;
     vec![
         pair(
-            M::Resume(Resume {
-                frame_id: 8,
-                streams: vec![StreamResumption {
-                    stream_id: STREAM,
-                    received: std::iter::once(1..2).collect(),
-                    final_size: 9,
-                    finished: true,
-                    reset: false,
-                }],
-            }),
+            M::Resume(Resume { frame_id: 8, attempt: 3, packets: vec![1..=2, 5..=9] }),
             &pb::Resume {
                 frame_id: 8,
-                streams: vec![pb::StreamResumption {
-                    stream_id: 7,
-                    received: vec![ByteRange { start: 1, end: 2 }],
-                    final_size: 9,
-                    finished: true,
-                    reset: false,
-                }],
+                attempt: 3,
+                packets: vec![
+                    data::AckRange { first: 1, last: 2 },
+                    data::AckRange { first: 5, last: 9 },
+                ],
             },
         ),
         pair(

@@ -161,7 +161,10 @@ fn of_sessions(v: &Values) -> Vec<ControlMessage> {
             code: v.n,
             reason: v.blob.slice(..MAX_TEXT.min(v.blob.len())),
         }),
-        M::Ack(Ack { ranges: v.ranges.iter().map(|ids| ids.start..=ids.end).collect() }),
+        M::Ack(Ack {
+            ranges: v.ranges.iter().map(|ids| ids.start..=ids.end).collect(),
+            control_frames: v.n,
+        }),
         M::Unknown(1000 + v.id.to_le_bytes()[0] as i32),
     ]
 }
@@ -237,13 +240,8 @@ fn of_streams(v: &Values) -> Vec<ControlMessage> {
         }),
         M::Resume(Resume {
             frame_id: v.n,
-            streams: vec![StreamResumption {
-                stream_id,
-                received: v.ranges.clone(),
-                final_size: v.n / 2,
-                finished: v.flag,
-                reset: !v.flag,
-            }],
+            attempt: v.n / 2,
+            packets: v.ranges.iter().map(|ids| ids.start..=ids.end).collect(),
         }),
         M::OffsetSyncRequest(OffsetSyncRequest { kwik_stream_id: stream_id, current_offset: v.n }),
         M::OffsetSyncResponse(OffsetSyncResponse {

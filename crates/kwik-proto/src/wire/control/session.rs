@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use bytes::Bytes;
 
 use crate::auth::{PublicKey, Signature};
-use crate::limits::{MAX_ACK_RANGES, MAX_CREDENTIALS, MAX_RAW_PACKET, MAX_TEXT};
+use crate::limits::{MAX_ACK_RANGES, MAX_CREDENTIALS, MAX_RAW_PACKET, MAX_RESUME_RANGES, MAX_TEXT};
 use crate::wire::convert::{
     Convert, bytes_of, count, exact, implied_path_id, number, path_id, range, session_id,
     signature, stream_count, text,
@@ -247,32 +247,70 @@ impl Convert for SessionClose {
     }
 }
 
+/// Second frame of a connection that takes up path 0: what its sender has of the other side's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resume {
+    /// The control frame that is due: so many were handled in order.
+    pub frame_id: u64,
+    /// Of a client: rises with each connection on which it tries.
+    pub attempt: u64,
+    /// Packets that arrived whole.
+    pub packets: Vec<RangeInclusive<u64>>,
+}
+
+impl Convert for Resume {
+    type Proto = pb::Resume;
+
+    fn to_proto(&self) -> pb::Resume {
+        let packets = self.packets.iter().map(ack_range).collect();
+        pb::Resume { frame_id: self.frame_id, attempt: self.attempt, packets }
+    }
+
+    fn from_proto(m: pb::Resume) -> Result<Self> {
+        count("ranges", m.packets.len(), MAX_RESUME_RANGES as u64)?;
+        let packets = m.packets.into_iter().map(packet_range);
+        let packets = packets.collect::<Result<_>>()?;
+        Ok(Self { frame_id: m.frame_id, attempt: m.attempt, packets })
+    }
+}
+
+fn ack_range(ids: &RangeInclusive<u64>) -> data::AckRange {
+    data::AckRange { first: *ids.start(), last: *ids.end() }
+}
+
+fn packet_range(ids: data::AckRange) -> Result<RangeInclusive<u64>> {
+    let ids = range(ids.first, ids.last)?;
+    Ok(ids.start..=ids.end)
+}
+
 /// To the sender of data packets: these arrived whole. Each is named once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ack {
     /// Ids of packets; what this build sends is disjoint and ascending.
     pub ranges: Vec<RangeInclusive<u64>>,
+    /// On path 0: so many control frames were handled; 0 says nothing.
+    pub control_frames: u64,
 }
 
 impl Convert for Ack {
     type Proto = data::AckFrame;
 
     fn to_proto(&self) -> data::AckFrame {
-        let range =
-            |ids: &RangeInclusive<u64>| data::AckRange { first: *ids.start(), last: *ids.end() };
-        data::AckFrame { ranges: self.ranges.iter().map(range).collect(), ..Default::default() }
+        data::AckFrame {
+            ranges: self.ranges.iter().map(ack_range).collect(),
+            control_frames: self.control_frames,
+            ..Default::default()
+        }
     }
 
     fn from_proto(m: data::AckFrame) -> Result<Self> {
         count("packets", m.acked_packet_ids.len(), MAX_ACK_RANGES as u64)?;
         count("ranges", m.ranges.len(), MAX_ACK_RANGES as u64)?;
         implied_path_id(&m.path_id)?;
-        let ranges = m.ranges.into_iter().map(|ids| {
-            let ids = range(ids.first, ids.last)?;
-            Ok(ids.start..=ids.end)
-        });
+        let ranges = m.ranges.into_iter().map(packet_range);
         // Packets named one by one, by who does not know ranges.
         let single = m.acked_packet_ids.into_iter().map(|id| Ok(id..=id));
-        Ok(Self { ranges: ranges.chain(single).collect::<Result<_>>()? })
+        let ranges = ranges.chain(single).collect::<Result<_>>()?;
+        Ok(Self { ranges, control_frames: m.control_frames })
     }
 }

@@ -1,13 +1,7 @@
 //! What is said of streams.
 
-use std::ops::Range;
-
-use crate::limits::MAX_STREAMS;
 use crate::wire::WireError;
-use crate::wire::convert::{
-    Convert, count, implied_path_id, known, number, ranges, ranges_to_proto, stream_count,
-    stream_id,
-};
+use crate::wire::convert::{Convert, implied_path_id, known, number, stream_count, stream_id};
 use crate::wire::pb::control as pb;
 use crate::wire::pb::secondary;
 use crate::{Dir, StreamId};
@@ -15,9 +9,6 @@ use crate::{Dir, StreamId};
 use super::StreamMetadata;
 
 type Result<T> = std::result::Result<T, WireError>;
-
-/// Streams that can be open at once: both sides', both directions.
-const MAX_OPEN_STREAMS: u64 = 4 * MAX_STREAMS;
 
 /// Opener to peer: a stream was opened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -195,67 +186,6 @@ impl Convert for Backpressure {
     fn from_proto(m: pb::Backpressure) -> Result<Self> {
         let reason = BackpressureReason::from_proto(known(m.reason, "a reason")?);
         Ok(Self { stream_id: m.stream_id.map(stream_id).transpose()?, reason })
-    }
-}
-
-/// Not sent yet: what a client has, when it resumes its session.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Resume {
-    /// The control frame that is due.
-    pub frame_id: u64,
-    /// Of each stream that it has open.
-    pub streams: Vec<StreamResumption>,
-}
-
-/// What a client that resumes has of one stream.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct StreamResumption {
-    /// Which stream.
-    pub stream_id: StreamId,
-    /// What has arrived.
-    pub received: Vec<Range<u64>>,
-    /// Of no meaning unless `finished` or `reset`.
-    pub final_size: u64,
-    /// Its end is known.
-    pub finished: bool,
-    /// It was reset.
-    pub reset: bool,
-}
-
-impl Convert for Resume {
-    type Proto = pb::Resume;
-
-    fn to_proto(&self) -> pb::Resume {
-        let streams = self.streams.iter().map(StreamResumption::to_proto).collect();
-        pb::Resume { frame_id: self.frame_id, streams }
-    }
-
-    fn from_proto(m: pb::Resume) -> Result<Self> {
-        count("resumed streams", m.streams.len(), MAX_OPEN_STREAMS)?;
-        let streams = m.streams.into_iter().map(StreamResumption::from_proto);
-        Ok(Self { frame_id: m.frame_id, streams: streams.collect::<Result<_>>()? })
-    }
-}
-
-impl StreamResumption {
-    fn to_proto(&self) -> pb::StreamResumption {
-        pb::StreamResumption {
-            stream_id: self.stream_id.as_u64(),
-            received: ranges_to_proto(&self.received),
-            final_size: self.final_size,
-            finished: self.finished,
-            reset: self.reset,
-        }
-    }
-
-    fn from_proto(m: pb::StreamResumption) -> Result<Self> {
-        Ok(Self {
-            stream_id: stream_id(m.stream_id)?,
-            received: ranges(m.received)?,
-            final_size: number(m.final_size)?,
-            finished: m.finished,
-            reset: m.reset,
-        })
     }
 }
 

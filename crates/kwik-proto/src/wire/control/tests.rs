@@ -1,6 +1,8 @@
 use super::*;
 use crate::auth::Fingerprint;
-use crate::limits::{MAX_COMMAND, MAX_CREDENTIALS, MAX_GAPS, MAX_GRANT, MAX_OFFSET, MAX_TEXT};
+use crate::limits::{
+    MAX_COMMAND, MAX_CREDENTIALS, MAX_GAPS, MAX_GRANT, MAX_OFFSET, MAX_RESUME_RANGES, MAX_TEXT,
+};
 use crate::wire::pb::control::{self as pb, ByteRange};
 use crate::wire::pb::{data, metadata, secondary};
 use crate::wire::testing::{chunks, collect};
@@ -187,7 +189,7 @@ fn oversized_fields_are_refused() {
     let grant = vec![0; MAX_GRANT + 1].into();
     let data = vec![0; crate::limits::MAX_RAW_PACKET + 1].into();
     let gaps = vec![ByteRange { start: 0, end: 1 }; MAX_GAPS + 1];
-    let streams = vec![pb::StreamResumption::default(); 401];
+    let packets = vec![data::AckRange { first: 1, last: 1 }; MAX_RESUME_RANGES + 1];
     for error in [
         refused(T::Lease, &pb::Lease { command, ..Default::default() }),
         refused(
@@ -197,7 +199,7 @@ fn oversized_fields_are_refused() {
         refused(T::AddPathRequest, &pb::AddPathRequest { grant, ..Default::default() }),
         refused(T::Stopped, &pb::Stopped { reason: long, ..Default::default() }),
         refused(T::Uncovered, &pb::Uncovered { stream_id: 0, ranges: gaps }),
-        refused(T::Resume, &pb::Resume { frame_id: 0, streams }),
+        refused(T::Resume, &pb::Resume { packets, ..Default::default() }),
     ] {
         assert!(matches!(error, WireError::TooLarge { .. }), "{error}");
     }
@@ -321,7 +323,7 @@ fn packets_that_are_named_one_by_one_are_acknowledged_too() {
     let named = data::AckFrame { ranges, acked_packet_ids: vec![1, 11], ..Default::default() };
     let found = decode(&frame(0, ControlFrameType::Ack as i32, &named.encode_to_vec()), &[9]);
     let ranges = vec![4..=9, 1..=1, 11..=11];
-    assert_eq!(found, Ok(vec![ControlMessage::Ack(Ack { ranges })]));
+    assert_eq!(found, Ok(vec![ControlMessage::Ack(Ack { ranges, control_frames: 0 })]));
 }
 
 #[test]

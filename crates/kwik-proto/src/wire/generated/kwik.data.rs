@@ -65,6 +65,10 @@ pub struct AckFrame {
     /// Disjoint, ascending.
     #[prost(message, repeated, tag = "16")]
     pub ranges: ::prost::alloc::vec::Vec<AckRange>,
+    /// On path 0: so many control frames of the peer's were handled, and need not be kept. 0: nothing
+    /// is said of that.
+    #[prost(uint64, tag = "17")]
+    pub control_frames: u64,
 }
 /// Of a path, both directions: in AuthenticationRequest what the client would like, in the answer
 /// what of that holds from there on. Until then the client's packets have checksums if it would like

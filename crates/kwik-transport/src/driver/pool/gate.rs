@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 
-use kwik_proto::ack::SharedSent;
+use kwik_proto::ack::{KeptFrames, Lane, SharedSent};
 use kwik_proto::stream::{Priority, Slot};
 use kwik_proto::sync::lock;
 use kwik_proto::wire::{DataOptions, PacketFrame};
@@ -132,13 +132,22 @@ impl Gate {
     }
 
     /// A packet with these frames leaves: its id, and how it is to be encoded.
-    pub(super) fn on_sent(&self, bytes: u64, kept: Vec<PacketFrame>) -> (u64, DataOptions) {
+    pub(super) fn on_sent(&self, bytes: u64, kept: KeptFrames, lane: Lane) -> (u64, DataOptions) {
         let sent = {
             let mut sent = lock(&self.sent);
-            (sent.on_sent(bytes, kept), sent.options())
+            (sent.on_sent(bytes, kept, lane), sent.options())
         };
         self.wake_first();
         sent
+    }
+
+    /// The packets of some lanes that are not acknowledged, and how they are to be encoded.
+    pub(super) fn unacknowledged(
+        &self,
+        wanted: impl Fn(Lane) -> bool,
+    ) -> (Vec<(u64, Vec<PacketFrame>)>, DataOptions) {
+        let sent = lock(&self.sent);
+        (sent.unacknowledged(wanted), sent.options())
     }
 
     /// What is acknowledged leaves room for more: QUIC's congestion window, and how much may wait

@@ -9,6 +9,7 @@ mod gate;
 mod outgoing;
 mod pooled;
 mod queued;
+mod resume;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
 use kwik_proto::Config;
-use kwik_proto::ack::SharedSent;
+use kwik_proto::ack::{Lane, SharedSent};
 use kwik_proto::stream::{Slot, StreamPool, WriterKey, WriterKind};
 use kwik_proto::sync::lock;
 
@@ -33,17 +34,21 @@ pub(crate) use writer::{FrameWriter, Room};
 pub(crate) struct DataPool {
     /// Itself, for the task that it starts.
     this: Weak<Self>,
-    connection: Connection,
+    /// It is kept what may have to be repeated on another connection.
+    keeps: bool,
     runtime: Runtime,
     gate: Arc<Gate>,
     streams: Mutex<Streams>,
 }
 
 struct Streams {
+    connection: Connection,
     policy: StreamPool,
     /// Those on which a frame was written.
     open: BTreeMap<Slot, Arc<PooledStream>>,
     opened: u64,
+    /// Those that end once what waits is written.
+    ending: Vec<Weak<PooledStream>>,
     /// The task that retires those which are left idle runs.
     retiring: bool,
     closed: bool,
@@ -58,18 +63,20 @@ impl DataPool {
         connection: &Connection,
         runtime: &Runtime,
         sent: SharedSent,
-        config: &Config,
+        (config, keeps): (&Config, bool),
     ) -> Arc<Self> {
         let streams = Streams {
+            connection: connection.clone(),
             policy: StreamPool::new(ratio(config)),
             open: BTreeMap::new(),
             opened: 0,
+            ending: Vec::new(),
             retiring: false,
             closed: false,
         };
         Arc::new_cyclic(|this| Self {
             this: this.clone(),
-            connection: connection.clone(),
+            keeps,
             runtime: runtime.clone(),
             gate: Gate::new(sent, connection.send_window(), config).into(),
             streams: streams.into(),
@@ -90,7 +97,8 @@ impl DataPool {
 
     /// The peer has acknowledged packets.
     pub(super) fn on_acknowledged(&self) {
-        self.gate.on_acknowledged(self.connection.congestion());
+        let connection = lock(&self.streams).connection.clone();
+        self.gate.on_acknowledged(connection.congestion());
     }
 
     /// Nothing more is sent.
@@ -98,10 +106,17 @@ impl DataPool {
         let open = {
             let mut streams = lock(&self.streams);
             streams.closed = true;
-            std::mem::take(&mut streams.open)
+            let ending = std::mem::take(&mut streams.ending);
+            let open = std::mem::take(&mut streams.open).into_values();
+            open.chain(ending.iter().filter_map(Weak::upgrade)).collect::<Vec<_>>()
         };
         let error = WriteError::ConnectionLost(ConnectionError::LocallyClosed);
-        open.values().for_each(|stream| stream.fail(&error));
+        open.iter().for_each(|stream| stream.fail(&error));
+    }
+
+    /// What is written is kept for another connection.
+    fn keeps(&self) -> bool {
+        self.keeps
     }
 
     fn packet_payload(&self) -> usize {
@@ -143,7 +158,12 @@ impl DataPool {
             }
             result
         };
-        retired.iter().for_each(|stream| stream.retire());
+        retired.retain(|stream| !stream.retire());
+        if !retired.is_empty() {
+            let mut streams = lock(&self.streams);
+            streams.ending.retain(|stream| stream.strong_count() > 0);
+            streams.ending.extend(retired.iter().map(Arc::downgrade));
+        }
         result
     }
 
@@ -218,7 +238,8 @@ impl Streams {
     fn open(&mut self, (slot, priority): (Slot, i32), pool: &DataPool) -> Arc<PooledStream> {
         let stream = self.open.entry(slot).or_insert_with(|| {
             self.opened += 1;
-            PooledStream::new(&pool.connection, &pool.gate, (slot, priority)).into()
+            let kept = (Lane(self.opened), pool.keeps);
+            PooledStream::new(&self.connection, &pool.gate, (slot, priority), kept).into()
         });
         stream.clone()
     }

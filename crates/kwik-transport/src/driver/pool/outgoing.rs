@@ -12,10 +12,12 @@ use crate::quic::{Connection, ConnectionError, SendStream, WriteError};
 type Opening = Pin<Box<dyn Future<Output = Result<SendStream, ConnectionError>> + Send + Sync>>;
 
 enum State {
-    Unopened(Connection, StreamKind),
+    Unopened,
     /// Waiting for the peer to allow a QUIC stream.
-    Opening(Opening, StreamKind),
+    Opening(Opening),
     Open(SendStream),
+    /// Its connection is gone, and another may come.
+    Stalled,
     /// Finished or reset here.
     Ended,
     Failed(WriteError),
@@ -23,14 +25,41 @@ enum State {
 
 /// A QUIC stream, and what is to be written to it next.
 pub(in crate::driver) struct Outgoing {
+    connection: Connection,
+    kind: StreamKind,
     state: State,
     priority: i32,
     pending: Vec<Bytes>,
+    /// It waits for another connection when its own is gone.
+    waits: bool,
 }
 
 impl Outgoing {
     pub(in crate::driver) fn new(connection: Connection, kind: StreamKind, priority: i32) -> Self {
-        Self { state: State::Unopened(connection, kind), priority, pending: Vec::new() }
+        let (state, pending) = (State::Unopened, Vec::new());
+        Self { connection, kind, state, priority, pending, waits: false }
+    }
+
+    /// The same, which goes on by [`Self::restart`] when its connection is gone.
+    pub(in crate::driver) fn waiting(self) -> Self {
+        Self { waits: true, ..self }
+    }
+
+    /// Begins anew on another connection; what was pending is for the caller to repeat. False when
+    /// it takes no more.
+    pub(in crate::driver) fn restart(&mut self, connection: &Connection) -> bool {
+        if self.is_over() {
+            return false;
+        }
+        self.connection = connection.clone();
+        self.pending.clear();
+        self.state = State::Unopened;
+        true
+    }
+
+    /// The connection that it is on.
+    pub(in crate::driver) fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// Chunks to write in this order.
@@ -40,7 +69,7 @@ impl Outgoing {
 
     /// The peer allows no QUIC stream for the time being.
     pub(in crate::driver) fn is_opening(&self) -> bool {
-        matches!(self.state, State::Opening(..))
+        matches!(self.state, State::Opening(_))
     }
 
     /// The peer has allowed it, and it takes more.
@@ -64,34 +93,44 @@ impl Outgoing {
     pub(in crate::driver) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             match &mut self.state {
-                State::Unopened(connection, kind) => {
-                    let (connection, kind) = (connection.clone(), *kind);
+                State::Unopened => {
+                    let connection = self.connection.clone();
                     let opening = Box::pin(async move { connection.open_uni().await });
-                    self.state = State::Opening(opening, kind);
+                    self.state = State::Opening(opening);
                 }
-                State::Opening(opening, kind) => match ready!(opening.as_mut().poll(cx)) {
+                State::Opening(opening) => match ready!(opening.as_mut().poll(cx)) {
                     Ok(stream) => {
                         let mut encoded = BytesMut::new();
-                        kind.encode(&mut encoded);
+                        self.kind.encode(&mut encoded);
                         self.pending.insert(0, encoded.freeze());
                         // Only one that is over refuses.
                         stream.set_priority(self.priority).ok();
                         self.state = State::Open(stream);
                     }
-                    Err(error) => self.fail(error.into()),
+                    Err(error) => self.on_error(error.into()),
                 },
                 State::Open(_) if self.pending.is_empty() => return Poll::Ready(()),
                 State::Open(stream) => {
                     match ready!(stream.poll_write_chunks(cx, &mut self.pending)) {
                         Ok(_) => self.pending.retain(|chunk| !chunk.is_empty()),
-                        Err(error) => self.fail(error),
+                        Err(error) => self.on_error(error),
                     }
                 }
+                State::Stalled => return Poll::Pending,
                 State::Ended | State::Failed(_) => {
                     self.pending.clear();
                     return Poll::Ready(());
                 }
             }
+        }
+    }
+
+    fn on_error(&mut self, error: WriteError) {
+        if self.waits && matches!(error, WriteError::ConnectionLost(_)) {
+            self.state = State::Stalled;
+            self.pending.clear();
+        } else {
+            self.fail(error);
         }
     }
 

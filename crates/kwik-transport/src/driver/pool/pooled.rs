@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker, ready};
 
+use kwik_proto::ack::{KeptFrames, Lane};
 use kwik_proto::stream::Slot;
 use kwik_proto::sync::lock;
 use kwik_proto::wire::{PacketEncoder, StreamKind};
@@ -12,7 +13,7 @@ use crate::quic::{Connection, Runtime, WriteError};
 
 use super::gate::Gate;
 use super::outgoing::Outgoing;
-use super::queued::{Queued, WriterState};
+use super::queued::{Keep, Queued, WriterState};
 
 /// Bytes and frames that are gathered at most: about one datagram, so that the peer begins with it
 /// while the rest is being written.
@@ -43,7 +44,7 @@ pub(super) enum Pushed {
 pub(super) struct PooledStream {
     slot: Slot,
     priority: i32,
-    connection: Connection,
+    lane: Lane,
     gate: Arc<Gate>,
     inner: Mutex<Inner>,
 }
@@ -70,9 +71,11 @@ impl PooledStream {
         connection: &Connection,
         gate: &Arc<Gate>,
         (slot, priority): (Slot, i32),
+        (lane, waits): (Lane, bool),
     ) -> Self {
+        let out = Outgoing::new(connection.clone(), StreamKind::Data, priority);
         let inner = Inner {
-            out: Outgoing::new(connection.clone(), StreamKind::Data, priority),
+            out: if waits { out.waiting() } else { out },
             encoder: PacketEncoder::new(),
             queue: VecDeque::new(),
             waits: false,
@@ -82,12 +85,33 @@ impl PooledStream {
             flushing: false,
             flusher: None,
         };
-        let (connection, gate) = (connection.clone(), gate.clone());
-        Self { slot, priority, connection, gate, inner: inner.into() }
+        Self { slot, priority, lane, gate: gate.clone(), inner: inner.into() }
     }
 
     pub(super) fn slot(&self) -> Slot {
         self.slot
+    }
+
+    /// Goes on on another connection, with what the peer may not have of what was written before.
+    /// None when it was over; else its lane.
+    pub(super) fn resume(
+        self: &Arc<Self>,
+        connection: &Connection,
+        runtime: &Runtime,
+    ) -> Option<Lane> {
+        let mut inner = lock(&self.inner);
+        if !inner.out.restart(connection) {
+            return None;
+        }
+        let (packets, options) = self.gate.unacknowledged(|lane| lane == self.lane);
+        let Inner { out, encoder, .. } = &mut *inner;
+        for (id, frames) in packets {
+            encoder.encode(id, &frames, options, out.pending());
+        }
+        inner.gathering = Gathering::No;
+        inner.blocked = true;
+        self.run_flusher(&mut inner, runtime);
+        Some(self.lane)
     }
 
     /// Takes frames, unless the stream is over.
@@ -179,13 +203,15 @@ impl PooledStream {
         queue
     }
 
-    /// Ends the QUIC stream once what waits is written.
-    pub(super) fn retire(&self) {
+    /// Ends the QUIC stream once what waits is written: whether that is now.
+    pub(super) fn retire(&self) -> bool {
         let mut inner = lock(&self.inner);
         inner.retired = true;
-        if inner.queue.is_empty() && !inner.blocked {
+        let now = inner.queue.is_empty() && !inner.blocked;
+        if now {
             inner.end(self);
         }
+        now
     }
 
     /// The connection is gone, or of no more use.
@@ -221,14 +247,15 @@ impl Inner {
             self.waits = true;
             ready!(stream.gate.poll_turn(stream.slot, stream.priority, cx));
             self.waits = false;
-            self.encode_next(&stream.gate);
+            self.encode_next(stream);
         }
     }
 
     /// Puts as many frames into a packet as it holds: at least one.
-    fn encode_next(&mut self, gate: &Gate) {
+    fn encode_next(&mut self, stream: &PooledStream) {
+        let gate = &stream.gate;
         let (most, batch) = (gate.packet_payload(), gate.batch());
-        let (mut frames, mut kept) = (Vec::new(), Vec::new());
+        let (mut frames, mut kept) = (Vec::new(), KeptFrames::default());
         let mut bytes = 0;
         while let Some(next) = self.queue.front() {
             let len = next.frame.payload.len();
@@ -238,12 +265,14 @@ impl Inner {
             let Some(Queued { frame, kept: keep, writer }) = self.queue.pop_front() else { break };
             bytes += len;
             writer.on_left(len);
-            if keep {
-                kept.push(frame.clone());
+            match keep {
+                Keep::No => {}
+                Keep::Plain => kept.plain.push(frame.clone()),
+                Keep::Leased => kept.leased.push(frame.clone()),
             }
             frames.push(frame);
         }
-        let (id, options) = gate.on_sent(bytes as u64, kept);
+        let (id, options) = gate.on_sent(bytes as u64, kept, stream.lane);
         self.encoder.encode(id, &frames, options, self.out.pending());
     }
 
@@ -260,7 +289,7 @@ impl Inner {
             // Receivers read every data stream to its end: nobody can go on with one that does not.
             if !matches!(error, WriteError::ConnectionLost(_)) {
                 let code = kwik_proto::Code::InvalidFrame;
-                stream.connection.close(code.as_u64(), b"a data stream was stopped");
+                self.out.connection().close(code.as_u64(), b"a data stream was stopped");
             }
         }
         self.on_over(stream);

@@ -11,9 +11,19 @@ use crate::quic::WriteError;
 /// A frame that waits to leave.
 pub(super) struct Queued {
     pub(super) frame: PacketFrame,
-    /// Whether it is kept until it is acknowledged: what of a lease is lost its report says.
-    pub(super) kept: bool,
+    pub(super) kept: Keep,
     pub(super) writer: Arc<WriterState>,
+}
+
+/// How a frame is kept until it is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// Not at all: what of a lease is lost its report says.
+    No,
+    /// For its writer to hear of it, and to be repeated.
+    Plain,
+    /// To be repeated.
+    Leased,
 }
 
 /// What a writer and the QUIC stream that it writes on share.

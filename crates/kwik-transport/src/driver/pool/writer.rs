@@ -14,7 +14,7 @@ use crate::quic::WriteError;
 
 use super::DataPool;
 use super::pooled::PooledStream;
-use super::queued::{Queued, Waiting, WriterState};
+use super::queued::{Keep, Queued, Waiting, WriterState};
 
 /// Frames that one writer may have waiting; small ones that follow one another leave as one.
 const MAX_WAITING: usize = 32;
@@ -140,11 +140,16 @@ impl FrameWriter {
             Some(key) => key,
             None => *self.key.insert(self.pool.attach(self.priority(), self.kind)),
         };
+        let kept = match self.kind {
+            WriterKind::Sharing => Keep::Plain,
+            WriterKind::Fixed if self.pool.keeps() => Keep::Leased,
+            WriterKind::Fixed => Keep::No,
+        };
         let mut frames = parts.into_iter().map(|payload| {
             self.state.on_queued(payload.len());
             let frame = PacketFrame { stream_id: stream.as_u64(), offset, payload, fin };
             offset = frame.end();
-            Queued { frame, kept: self.kind == WriterKind::Sharing, writer: self.state.clone() }
+            Queued { frame, kept, writer: self.state.clone() }
         });
         let last = self.stream.take().filter(|_| waits);
         match self.pool.push(key, last, &mut frames) {

@@ -47,8 +47,23 @@ impl UdpSocket {
             tracing::debug!(%error, "IPv6 socket is not dual-stack");
         }
         enlarge_buffers(&socket, config.socket_buffer)?;
-        socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
+        Self::bound(socket, config, runtime)
+    }
+
+    /// One that is bound already.
+    pub(crate) fn from_std(
+        socket: std::net::UdpSocket,
+        config: &QuicConfig,
+        runtime: &Runtime,
+    ) -> io::Result<Self> {
+        let socket = Socket::from(socket);
+        enlarge_buffers(&socket, config.socket_buffer)?;
+        Self::bound(socket, config, runtime)
+    }
+
+    fn bound(socket: Socket, config: &QuicConfig, runtime: &Runtime) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
         let socket: Arc<dyn quinn::AsyncUdpSocket> = {
             let _inside = runtime.enter().ok_or(io::ErrorKind::Unsupported)?;
             Arc::new(PlainSocket::new(socket.into())?)
