@@ -9,6 +9,9 @@ use prost::encoding::decode_varint;
 use crate::wire::control::ControlMessage;
 use crate::{Code, CodedError, limits};
 
+/// Bytes up to which frames are copied, to be kept together.
+const SMALL: usize = 256;
+
 /// Encoded frames that follow one another.
 #[derive(Debug, Clone)]
 pub(super) struct Chunk {
@@ -47,10 +50,20 @@ impl Kept {
         self.bytes == 0 || self.bytes + chunk.bytes.len() <= limits::MAX_CONTROL_KEPT
     }
 
-    pub(super) fn push(&mut self, chunk: Chunk) {
+    pub(super) fn push(&mut self, mut chunk: Chunk) {
         self.bytes += chunk.bytes.len();
+        // What an idle path keeps takes no more room than it is long.
+        if chunk.bytes.len() <= SMALL {
+            match self.chunks.back_mut() {
+                Some(last) if last.bytes.len() + chunk.bytes.len() <= SMALL => {
+                    last.bytes = [&*last.bytes, &*chunk.bytes].concat().into();
+                    last.end = chunk.end;
+                    return;
+                }
+                _ => chunk.bytes = Bytes::copy_from_slice(&chunk.bytes),
+            }
+        }
         if self.chunks.is_empty() {
-            // Of an idle path there is one.
             self.chunks.reserve_exact(1);
         }
         self.chunks.push_back(chunk);

@@ -77,9 +77,9 @@ fn an_edge_that_answers_but_sends_nothing_holds_nobody_up() {
     let until = world.now + Duration::from_secs(30);
     world.edges.get_mut(&PathId(1)).unwrap().stalled_until = Some(until);
     let took = finish(&mut world);
-    // The other one alone takes 1.75 s; asked again whenever it answers, the stalled one costs
-    // 2.4 s.
-    assert!(took < Duration::from_millis(2000), "{took:?}");
+    // The other one alone takes 1.75 s; asked again whenever it answers, as it does once a second,
+    // the stalled one costs 2.4 s.
+    assert!(took < Duration::from_millis(2050), "{took:?}");
 }
 
 #[test]

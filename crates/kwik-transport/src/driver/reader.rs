@@ -28,7 +28,27 @@ pub(super) fn run(
     reading: Reading,
 ) -> impl Future<Output = ()> {
     async move {
-        let result = read_kind(&shared, path, &connection, &mut stream, reading).await;
+        let result = match read_kind(&mut stream).await {
+            // Of the few that are of other kinds, readers keep no room.
+            Ok(Some((StreamKind::Data, first))) => {
+                read_data(&shared, path, &connection, &mut stream, first).await
+            }
+            Ok(Some((StreamKind::Raw, first))) => {
+                Box::pin(read_raw(&shared, &mut stream, first, reading)).await
+            }
+            Ok(Some((StreamKind::Secondary, first)))
+                if shared.look(|machine| machine.takes_secondary(path)) =>
+            {
+                Box::pin(secondary::read(&shared, path, &connection, &mut stream, first)).await
+            }
+            Ok(Some((StreamKind::Secondary | StreamKind::Unknown(_), _))) => {
+                // Of a later version, or not for this role: nothing of it is wanted.
+                stream.stop(0).ok();
+                Ok(())
+            }
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
         if let Err(error) = result {
             tracing::debug!(%path, %error, "violation on a data stream");
             let on = (path, &connection);
@@ -41,39 +61,22 @@ fn violation(error: &WireError) -> CodedError {
     CodedError::new(error.code(), error.to_string())
 }
 
+/// The stream's kind, and what came with it; none when it ends before.
 async fn read_kind(
-    shared: &AnyShared,
-    path: PathId,
-    connection: &Connection,
     stream: &mut RecvStream,
-    reading: Reading,
-) -> Result<(), CodedError> {
+) -> Result<Option<(StreamKind, Vec<Bytes>)>, CodedError> {
     let mut chunks = first_batch();
     let mut kind = KindDecoder::new();
     loop {
-        let Some(filled) = next_batch(stream, &mut chunks).await else { return Ok(()) };
-        if filled == 0 {
-            return Ok(());
-        }
+        let Some(filled) = next_batch(stream, &mut chunks).await.filter(|filled| *filled > 0)
+        else {
+            return Ok(None);
+        };
         let mut rest = chunks[..filled].iter_mut().map(std::mem::take);
         while let Some(mut chunk) = rest.next() {
-            let Some(kind) = kind.poll(&mut chunk).map_err(|error| violation(&error))? else {
-                continue;
-            };
-            let first = [chunk].into_iter().chain(rest).collect::<Vec<_>>();
-            return match kind {
-                StreamKind::Data => read_data(shared, path, connection, stream, first).await,
-                StreamKind::Raw => read_raw(shared, stream, first, reading).await,
-                StreamKind::Secondary if shared.look(|machine| machine.takes_secondary(path)) => {
-                    // Few streams are of this kind: the others' readers stay small.
-                    Box::pin(secondary::read(shared, path, connection, stream, first)).await
-                }
-                StreamKind::Secondary | StreamKind::Unknown(_) => {
-                    // Of a later version, or not for this role: nothing of it is wanted.
-                    stream.stop(0).ok();
-                    Ok(())
-                }
-            };
+            if let Some(kind) = kind.poll(&mut chunk).map_err(|error| violation(&error))? {
+                return Ok(Some((kind, [chunk].into_iter().chain(rest).collect())));
+            }
         }
     }
 }
@@ -124,6 +127,7 @@ async fn read_data(
     let sink = FrameSink::new(shared.clone(), path, connection);
     let mut reader = DataReader { sink, decoder: DataDecoder::new(options) };
     reader.handle_batch(&mut first).await?;
+    drop(first);
     let mut chunks = first_batch();
     while let Some(filled) = next_batch(stream, &mut chunks).await {
         if filled == 0 {

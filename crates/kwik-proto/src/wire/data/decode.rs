@@ -55,7 +55,8 @@ pub struct DataDecoder {
     held: HeldMessage,
     /// What is left of one that was whole.
     events: VecDeque<DataEvent>,
-    failed: Option<WireError>,
+    /// Boxed, as it is there once at most.
+    failed: Option<Box<WireError>>,
 }
 
 /// What is read next.
@@ -144,14 +145,14 @@ impl DataDecoder {
     /// When a packet is malformed or over its limits; repeats ever after.
     pub fn poll(&mut self) -> Result<Option<DataEvent>, WireError> {
         if let Some(error) = &self.failed {
-            return Err(error.clone());
+            return Err((**error).clone());
         }
         let result = if self.options.checksum { self.advance_whole() } else { self.advance() };
         match &result {
             Ok(Some(_)) => {}
             // An empty slice would still pin the buffer.
             Ok(None) => self.input = Bytes::new(),
-            Err(error) => *self = Self { failed: Some(error.clone()), ..Self::default() },
+            Err(error) => *self = Self { failed: Some(error.clone().into()), ..Self::default() },
         }
         result
     }
