@@ -1,7 +1,7 @@
 //! What waits to be sent on a path's control stream, and its heartbeat (3.1).
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
@@ -194,14 +194,14 @@ impl ControlQueue {
 
     /// When the next heartbeat is due.
     #[must_use]
-    pub fn heartbeat_due(&self, busy: bool) -> Instant {
-        let often = busy || self.unanswered;
-        self.last_sent + if often { limits::HEARTBEAT_BUSY } else { limits::HEARTBEAT_IDLE }
+    pub fn heartbeat_due(&self, interval: Duration) -> Instant {
+        let most = if self.unanswered { limits::HEARTBEAT_BUSY } else { Duration::MAX };
+        self.last_sent + interval.min(most)
     }
 
     /// Queues a heartbeat if one is due.
-    pub fn beat(&mut self, busy: bool, now: Instant) {
-        if now >= self.heartbeat_due(busy) {
+    pub fn beat(&mut self, interval: Duration, now: Instant) {
+        if now >= self.heartbeat_due(interval) {
             self.heartbeat += 1;
             self.unanswered = true;
             let beat = Heartbeat { sequence: self.heartbeat, reply: false };

@@ -9,15 +9,15 @@ use crate::{Code, LeaseId};
 fn a_heartbeat_that_is_not_answered_is_followed_by_more_of_them() {
     let mut now = crate::test_now();
     let mut control = ControlQueue::new(now);
-    assert_eq!(control.heartbeat_due(false), now + limits::HEARTBEAT_IDLE);
+    assert_eq!(control.heartbeat_due(limits::HEARTBEAT_IDLE), now + limits::HEARTBEAT_IDLE);
     for _ in 0..3 {
-        now = control.heartbeat_due(false);
-        control.beat(false, now);
+        now = control.heartbeat_due(limits::HEARTBEAT_IDLE);
+        control.beat(limits::HEARTBEAT_IDLE, now);
         assert!(control.take().is_some());
-        assert_eq!(control.heartbeat_due(false), now + limits::HEARTBEAT_BUSY);
+        assert_eq!(control.heartbeat_due(limits::HEARTBEAT_IDLE), now + limits::HEARTBEAT_BUSY);
     }
     control.on_heard();
-    assert_eq!(control.heartbeat_due(false), now + limits::HEARTBEAT_IDLE);
+    assert_eq!(control.heartbeat_due(limits::HEARTBEAT_IDLE), now + limits::HEARTBEAT_IDLE);
 }
 
 fn revoke(id: u64) -> ControlMessage {

@@ -27,7 +27,7 @@ use crate::wire::control::{
 use crate::{Code, CodedError, LeaseId, PathId, limits};
 
 pub use accept::{AcceptContext, Accepted, accept};
-pub use client::{ClientConfig, ClientSession};
+pub use client::{ClientConfig, ClientSession, ResumeAttempt};
 pub use primary::{PrimarySession, RelayReport, Uncovered};
 pub use secondary::{Mapped, SecondarySession};
 
