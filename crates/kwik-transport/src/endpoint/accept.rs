@@ -72,9 +72,10 @@ impl Incoming {
     async fn accept(self, secondaries: bool) -> Result<Accepted, ConnectError> {
         let Self { incoming, slot, server, endpoint } = self;
         let runtime = endpoint.runtime.clone();
-        let introduced = introduced(incoming, &slot, &endpoint).await?;
+        // Apart, lest whoever awaits this keeps room for it as long as its session lives.
+        let introduced = Box::pin(introduced(incoming, &slot, &endpoint)).await?;
         if let Some(resume) = &introduced.resume {
-            return Err(take_up(introduced.connection, introduced.control, resume, &server));
+            return Err(take_up(&introduced.connection, introduced.control, resume, &server));
         }
         let connection = &introduced.connection;
         let exporter = connection.export_keying_material(EXPORTER_LABEL, b"");
@@ -161,14 +162,14 @@ async fn introduced(
 
 /// Lets a session go on over another connection: what there is to say to who accepts.
 fn take_up(
-    connection: Connection,
+    connection: &Connection,
     control: ControlStream,
     wanted: &Resumption,
     server: &Server,
 ) -> ConnectError {
     let Resumption { session, request, resume } = wanted;
     let taken = match server.slots.find(*session) {
-        Some(found) => driver::take_up(&found, &connection, control, request, resume),
+        Some(found) => driver::take_up(&found, connection, control, request, resume),
         None if server.ids.is_own(*session) => {
             Err(CodedError::new(Code::SessionUnknown, "the session is over"))
         }

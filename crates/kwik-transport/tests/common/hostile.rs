@@ -1,6 +1,7 @@
 //! Peers that speak QUIC themselves and KWIK by hand, so that they may break its rules.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -197,15 +198,19 @@ impl Peer {
         self.send.write_all(bytes).await.ok();
     }
 
+    fn acknowledge(&mut self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        let control_frames = self.decoder.frames();
+        let ack = Ack { control_frames, ..Ack::default() };
+        Box::pin(self.say(ControlMessage::Ack(ack)))
+    }
+
     /// The next control frame.
     pub async fn hear(&mut self) -> ControlMessage {
         loop {
             if let Some(message) = self.decoder.poll_frame().unwrap() {
                 // Who hears many has to say so, or no more are sent.
                 if self.decoder.frames().is_multiple_of(1000) {
-                    let control_frames = self.decoder.frames();
-                    let ack = Ack { control_frames, ..Ack::default() };
-                    self.say(ControlMessage::Ack(ack)).await;
+                    self.acknowledge().await;
                 }
                 return message;
             }
