@@ -120,7 +120,7 @@ impl ControlQueue {
     }
 
     /// Bytes that wait.
-    fn queued(&self) -> usize {
+    pub(crate) fn queued(&self) -> usize {
         self.parted + self.encoded.len()
     }
 
@@ -180,7 +180,10 @@ impl ControlQueue {
     pub(crate) fn go_on(&mut self, frames: u64) -> Result<(), CodedError> {
         if let Some(kept) = &mut self.kept {
             let again = kept.take_from(frames)?;
-            self.parted += again.iter().map(|chunk| chunk.bytes.len()).sum::<usize>();
+            let bytes = again.iter().map(|chunk| chunk.bytes.len()).sum::<usize>();
+            self.parted += bytes;
+            // It is not for these that the peer would read too slowly.
+            self.own += bytes;
             again.into_iter().rev().for_each(|chunk| self.waiting.push_front(chunk));
         }
         (self.held, self.unanswered) = (false, false);

@@ -98,6 +98,11 @@ pub const RESUME_LATER: Duration = Duration::from_secs(2);
 /// ... for so long after its connection broke. A server keeps what it has of the session as
 /// long, unless configured.
 pub const RESUME_TIME: Duration = Duration::from_secs(30);
+/// Times that a client may take its session up one after another, each of which repeats what was
+/// not acknowledged ...
+pub const RESUME_BURST: u32 = 4;
+/// ... and after so long once more.
+pub const RESUME_PERIOD: Duration = Duration::from_secs(1);
 /// Sessions without a connection that a server keeps, unless configured.
 pub const MAX_LOST_SESSIONS: usize = 256;
 /// Bytes that all of those hold, unless configured: a quarter of what sessions may be granted.

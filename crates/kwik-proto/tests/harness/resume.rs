@@ -130,6 +130,7 @@ impl World {
         let (answer, handled) = match resumed {
             Ok(resumed) => resumed,
             Err(error) if self.closed || error.code == Code::SessionUnknown => return,
+            Err(error) if error.code == Code::LimitExceeded => return,
             Err(error) => self.fail(&format!("the primary refuses to resume: {error}")),
         };
         self.home.replay = Some((request.clone(), m.clone()));
@@ -168,6 +169,7 @@ impl World {
             match refused {
                 Err(error) if error.code == code || error.code == Code::SessionUnknown => {}
                 Err(error) if error.code == Code::AuthFailed => {}
+                Err(error) if error.code == Code::LimitExceeded => {}
                 other => self.fail(&format!("resumed wrongly: {other:?}, not {code}")),
             }
         }
