@@ -235,8 +235,9 @@ async fn a_client_that_resumes_in_a_loop_is_held_up() {
         let scene = Scene::new(ServerConfig::new(identity(0)));
         let (peer, session) = scene.join(1).await;
         let heard = peer.heard();
+        let mut taken = vec![peer];
         for attempt in 1..=limits::RESUME_BURST.into() {
-            scene.take_up(1, session, resume(heard, attempt)).await;
+            taken.push(scene.take_up(1, session, resume(heard, attempt)).await);
         }
         let next = u64::from(limits::RESUME_BURST) + 1;
         let m = resume(heard, next);

@@ -41,6 +41,10 @@ impl ArrivedPackets {
 
 /// Removes a range: how much of it was there.
 fn take(set: &mut RangeSet, range: Range<u64>) -> u64 {
+    if set.is_empty() {
+        // It would have room for some from now on.
+        return 0;
+    }
     let missing = set.insert(range.clone());
     let all = range.end - range.start;
     set.remove(range);
@@ -112,6 +116,8 @@ impl ReceivedPackets {
             self.unreported.remove(range.clone());
         }
         if self.unreported.is_empty() {
+            // An empty set would keep room for several.
+            self.unreported = RangeSet::new();
             (self.bytes, self.ends, self.due) = (0, 0, None);
         }
         let ranges = told.into_iter().map(|ids| ids.start..=ids.end - 1);

@@ -182,7 +182,10 @@ impl ClientSession {
         let expected = asked
             || control.is_some_and(|link| link.control.is_awaited())
             || lock(&self.sent).outstanding() > 0;
-        self.home.payload = self.home.payload.filter(|at| now < *at + limits::RECEIVING_FOR);
+        let receives = |at: &Instant| {
+            now < *at + limits::RECEIVING_FOR && self.streams.iter().next().is_some()
+        };
+        self.home.payload = self.home.payload.filter(receives);
         if self.id.is_none() || !expected {
             self.home.asked = None;
         } else {

@@ -138,6 +138,7 @@ fn a_primary_that_has_nothing_to_say_is_not_dialed_anew() {
 #[test]
 fn silence_after_payload_is_noticed_although_nothing_was_asked_for() {
     let mut pair = Pair::new();
+    pair.client.streams_mut().open(Dir::Bi, pair.now).unwrap();
     let mut arrived = ArrivedPackets::default();
     arrived.note(1, 5, false);
     pair.client.on_packets(PathId::PRIMARY, &arrived, pair.now).unwrap();
