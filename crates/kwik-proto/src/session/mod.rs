@@ -129,6 +129,15 @@ struct Outputs {
 }
 
 impl Outputs {
+    fn take_action(&mut self) -> Option<Action> {
+        let action = self.actions.pop_front();
+        if self.actions.is_empty() {
+            // An empty queue would keep room for several.
+            self.actions = VecDeque::new();
+        }
+        action
+    }
+
     fn wake(&mut self, wake: Wake) {
         let action = Action::Wake(wake);
         if self.actions.back() != Some(&action) {
