@@ -131,7 +131,7 @@ impl ControlQueue {
     }
 
     /// Bytes that wait.
-    fn queued(&self) -> usize {
+    pub(crate) fn queued(&self) -> usize {
         self.parted + self.encoded.len()
     }
 
@@ -191,7 +191,10 @@ impl ControlQueue {
     pub(crate) fn go_on(&mut self, frames: u64) -> Result<(), CodedError> {
         if let Some(kept) = &mut self.kept {
             let again = kept.take_from(frames)?;
-            self.parted += again.iter().map(|chunk| chunk.bytes.len()).sum::<usize>();
+            let bytes = again.iter().map(|chunk| chunk.bytes.len()).sum::<usize>();
+            self.parted += bytes;
+            // It is not for these that the peer would read too slowly.
+            self.own += bytes;
             again.into_iter().rev().for_each(|chunk| self.waiting.push_front(chunk));
         }
         (self.held, self.unanswered) = (false, false);
@@ -211,14 +214,17 @@ impl ControlQueue {
 
     /// When the next heartbeat is due.
     #[must_use]
-    pub fn heartbeat_due(&self, busy: bool) -> Instant {
-        let often = busy || self.unanswered;
-        if often { self.next_busy } else { self.last_sent + limits::HEARTBEAT_IDLE }
+    pub fn heartbeat_due(&self, interval: Duration) -> Instant {
+        let busy = limits::HEARTBEAT_BUSY;
+        if self.unanswered || interval <= busy {
+            return self.next_busy - (busy - interval.min(busy));
+        }
+        self.last_sent + interval
     }
 
     /// Queues a heartbeat if one is due.
-    pub fn beat(&mut self, busy: bool, now: Instant) {
-        if now >= self.heartbeat_due(busy) {
+    pub fn beat(&mut self, interval: Duration, now: Instant) {
+        if now >= self.heartbeat_due(interval) {
             self.heartbeat += 1;
             self.beat_at = now;
             self.unanswered = true;

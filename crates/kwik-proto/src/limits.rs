@@ -84,11 +84,25 @@ pub const RESUME_SILENCE: Duration = Duration::from_secs(1);
 /// See [`RESUME_SILENCE`].
 pub const RESUME_ROUND_TRIPS: u32 = 4;
 /// ... at such intervals, give or take a fifth, until one answers. Where round trips are long, as
-/// many of them as above ...
+/// many of them as above, but no more than [`RESUME_LATER`] ...
 pub const RESUME_INTERVAL: Duration = Duration::from_millis(500);
-/// ... and for so long after its connection broke. A server keeps what it has of the session as
+/// ... of which each may take this many: the first dials of a slow or lossy network go on beside
+/// those that follow, and no more than so many are under way at once ...
+pub const RESUME_DIALS: u32 = 4;
+/// ... and after this many dials at longer intervals: a link that is gone for so long is seldom
+/// back soon ...
+pub const RESUME_EAGER: u32 = 16;
+/// ... namely these.
+pub const RESUME_LATER: Duration = Duration::from_secs(2);
+/// It is dialed ...
+/// ... for so long after its connection broke. A server keeps what it has of the session as
 /// long, unless configured.
 pub const RESUME_TIME: Duration = Duration::from_secs(30);
+/// Times that a client may take its session up one after another, each of which repeats what was
+/// not acknowledged ...
+pub const RESUME_BURST: u32 = 4;
+/// ... and after so long once more.
+pub const RESUME_PERIOD: Duration = Duration::from_secs(1);
 /// Sessions without a connection that a server keeps, unless configured.
 pub const MAX_LOST_SESSIONS: usize = 256;
 /// Bytes that all of those hold, unless configured: a quarter of what sessions may be granted.
@@ -302,6 +316,10 @@ pub const RETURN_TIMEOUT: Duration = Duration::from_secs(20);
 /// Heartbeat of a path with something outstanding, or with a heartbeat that is not answered: QUIC's
 /// own probes wait twice as long each time.
 pub const HEARTBEAT_BUSY: Duration = Duration::from_secs(1);
+/// The same of a client's primary while something is expected of it and nothing was said.
+pub const HEARTBEAT_AWAITED: Duration = Duration::from_millis(500);
+/// A primary that has sent payload may have more on its way for so long.
+pub const RECEIVING_FOR: Duration = Duration::from_secs(5);
 /// Heartbeat of an idle path.
 pub const HEARTBEAT_IDLE: Duration = Duration::from_secs(10);
 
@@ -345,6 +363,11 @@ const _: () = {
     assert!(MAX_RESUME_RANGES * 24 + 1024 <= MAX_CONTROL_FRAME);
     assert!(2 * CONTROL_ACK_DELAY.as_millis() < RESUME_SILENCE.as_millis());
     assert!(RESUME_INTERVAL.as_millis() < RESUME_SILENCE.as_millis());
+    assert!(RESUME_INTERVAL.as_millis() < RESUME_LATER.as_millis());
+    assert!(RESUME_DIALS > 1 && RESUME_DIALS < RESUME_EAGER);
+    // A server that has nothing to say has answered before it is believed to be gone.
+    assert!(HEARTBEAT_AWAITED.as_millis() + 250 <= RESUME_SILENCE.as_millis());
+    assert!(HEARTBEAT_AWAITED.as_millis() <= HEARTBEAT_BUSY.as_millis());
     assert!(SUSPECT_AFTER.as_millis() < DEAD_AFTER.as_millis());
     assert!(DEAD_AFTER.as_millis() < AGGREGATION_TIMEOUT.as_millis());
     assert!(AGGREGATION_TIMEOUT.as_millis() < RETURN_TIMEOUT.as_millis());

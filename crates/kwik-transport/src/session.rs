@@ -155,15 +155,18 @@ impl Session {
     }
 
     /// Sends an unreliable datagram to the peer, where both sides have turned datagrams on
-    /// ([`QuicConfig::datagram_receive_buffer`](crate::QuicConfig::datagram_receive_buffer)).
+    /// ([`QuicConfig::datagram_receive_buffer`](crate::QuicConfig::datagram_receive_buffer)). While
+    /// the session has no connection it is lost, as any datagram may be.
     ///
     /// # Errors
     /// See [`SendDatagramError`].
     pub fn send_datagram(&self, data: Bytes) -> Result<(), SendDatagramError> {
-        self.shared.connection().send_datagram(data).map_err(|error| match error {
-            SendDatagramError::ConnectionLost(lost) => self.reason(lost).into(),
-            error => error,
-        })
+        match self.shared.connection().send_datagram(data) {
+            Err(SendDatagramError::ConnectionLost(_)) => {
+                self.close_reason().map_or(Ok(()), |error| Err(error.into()))
+            }
+            sent => sent,
+        }
     }
 
     /// The next unreliable datagram of the peer; none comes where datagrams are off. Cancel safe.
@@ -197,11 +200,6 @@ impl Session {
     #[must_use]
     pub fn close_reason(&self) -> Option<ConnectionError> {
         self.shared.close_reason()
-    }
-
-    /// The session's end, of which the loss of its connection is a part.
-    fn reason(&self, lost: ConnectionError) -> ConnectionError {
-        self.shared.close_reason().unwrap_or(lost)
     }
 
     /// Smoothed round-trip time to the primary.

@@ -206,6 +206,48 @@ async fn of_too_many_lost_sessions_those_end_that_were_lost_first() {
     .await;
 }
 
+/// An endpoint that is closed closes the sessions that have no connection too.
+#[tokio::test]
+async fn a_closed_endpoint_ends_the_sessions_that_wait_for_their_clients() {
+    within(async {
+        let server = server(ServerConfig::new(identity(0)));
+        let accepting = tokio::spawn({
+            let server = server.clone();
+            async move { server.accept().await.unwrap().await.unwrap() }
+        });
+        let (peer, _) = Peer::join_as(&hostile::dialer(), address(&server), &key(1)).await;
+        let session = accepting.await.unwrap();
+        Scene::lose(&peer);
+        // Lost, and not over.
+        let early = tokio::time::timeout(Duration::from_millis(300), session.closed()).await;
+        early.unwrap_err();
+        session.send_datagram(b"lost".as_slice().into()).ok();
+        assert_eq!(session.close_reason(), None);
+        server.close(7, b"");
+        assert_eq!(session.closed().await, kwik::ConnectionError::LocallyClosed);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_resumes_in_a_loop_is_held_up() {
+    within(async {
+        let scene = Scene::new(ServerConfig::new(identity(0)));
+        let (peer, session) = scene.join(1).await;
+        let heard = peer.heard();
+        let mut taken = vec![peer];
+        for attempt in 1..=limits::RESUME_BURST.into() {
+            taken.push(scene.take_up(1, session, resume(heard, attempt)).await);
+        }
+        let next = u64::from(limits::RESUME_BURST) + 1;
+        let m = resume(heard, next);
+        scene.refused(1, session, m.clone(), Code::LimitExceeded, "too often").await;
+        tokio::time::sleep(limits::RESUME_PERIOD * 2).await;
+        scene.take_up(1, session, m).await;
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_client_that_moves_to_another_socket_goes_on() {
     within(async {

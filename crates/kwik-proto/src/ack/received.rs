@@ -39,12 +39,26 @@ impl ArrivedPackets {
     }
 }
 
+/// Removes a range: how much of it was there.
+fn take(set: &mut RangeSet, range: Range<u64>) -> u64 {
+    if set.is_empty() {
+        // It would have room for some from now on.
+        return 0;
+    }
+    let missing = set.insert(range.clone());
+    let all = range.end - range.start;
+    set.remove(range);
+    all - missing
+}
+
 /// Says which packets of one path to acknowledge, and when: every [`ACK_BYTES`], after
 /// [`ACK_DELAY`], and when streams end soon, once a few have.
 #[derive(Debug, Default)]
 pub struct ReceivedPackets {
     /// All that arrived. At most [`MAX_UNACKED_PACKETS`] / 2 gaps, by where ids may lie.
     received: RangeSet,
+    /// Those of them that come again on another connection, since a statement left them out.
+    unstated: RangeSet,
     /// Those that the sender was not told of.
     unreported: RangeSet,
     bytes: u64,
@@ -73,7 +87,8 @@ impl ReceivedPackets {
                 let context = format!("packet {last} where {missing} is due");
                 return Err(violation(context));
             }
-            if self.received.insert(start..end) < end - start {
+            let fresh = self.received.insert(start..end);
+            if fresh + take(&mut self.unstated, start..end) < end - start {
                 return Err(violation(format!("packet {start} or one behind it came twice")));
             }
             self.unreported.insert(start..end);
@@ -101,22 +116,25 @@ impl ReceivedPackets {
             self.unreported.remove(range.clone());
         }
         if self.unreported.is_empty() {
+            // An empty set would keep room for several.
+            self.unreported = RangeSet::new();
             (self.bytes, self.ends, self.due) = (0, 0, None);
         }
         let ranges = told.into_iter().map(|ids| ids.start..=ids.end - 1);
         Some(Ack { ranges: ranges.collect(), control_frames: 0 })
     }
 
-    /// All that arrived, for a peer that repeats the rest. What is too scattered to be told counts
-    /// as if it had not arrived.
+    /// All that arrived, for a peer that repeats the rest. What is too scattered to be told comes
+    /// again, unless it was acknowledged before.
     pub fn statement(&mut self) -> Vec<RangeInclusive<u64>> {
-        let beyond = self.received.iter().nth(MAX_RESUME_RANGES).map(|ids| ids.start);
-        if let Some(beyond) = beyond {
-            self.received.remove(beyond..u64::MAX);
+        self.unstated = RangeSet::new();
+        for ids in self.received.iter().skip(MAX_RESUME_RANGES) {
+            self.unstated.insert(ids);
         }
         self.unreported = RangeSet::new();
         (self.bytes, self.ends, self.due) = (0, 0, None);
-        self.received.iter().map(|ids| ids.start..=ids.end - 1).collect()
+        let told = self.received.iter().take(MAX_RESUME_RANGES);
+        told.map(|ids| ids.start..=ids.end - 1).collect()
     }
 
     /// When [`Self::poll_ack`] will have one.

@@ -232,3 +232,29 @@ fn an_ack_that_names_the_same_packets_over_and_over_tells_of_each_once() {
     sent.handle_ack(&ack(&[(1, 1)]).ranges).unwrap();
     assert!(sent.has_room());
 }
+
+#[test]
+fn a_statement_that_leaves_packets_out_forgets_none_of_them() {
+    let now = crate::test_now();
+    let mut received = ReceivedPackets::new();
+    let scattered = crate::limits::MAX_RESUME_RANGES as u64 + 10;
+    for id in 1..=scattered {
+        received.on_arrived(&arrived(2 * id..=2 * id, 0, false), now).unwrap();
+    }
+    // All of them are acknowledged, so that none comes again, and one more that is not.
+    while received.poll_ack(now + ACK_DELAY).is_some() {}
+    let last = 2 * scattered + 2;
+    received.on_arrived(&arrived(last..=last, 0, false), now).unwrap();
+    let told = received.statement();
+    assert_eq!(told.len(), crate::limits::MAX_RESUME_RANGES);
+    // What is repeated comes once more, and once only.
+    received.on_arrived(&arrived(last..=last, 0, false), now).unwrap();
+    received.on_arrived(&arrived(last..=last, 0, false), now).unwrap_err();
+    received.on_arrived(&arrived(2..=2, 0, false), now).unwrap_err();
+    for id in 0..=scattered {
+        received.on_arrived(&arrived(2 * id + 1..=2 * id + 1, 0, false), now).unwrap();
+    }
+    // Nothing is missing before what follows.
+    let next = last + MAX_UNACKED_PACKETS;
+    received.on_arrived(&arrived(next..=next, 0, false), now).unwrap();
+}

@@ -97,6 +97,9 @@ impl Kept {
         if self.chunks.is_empty() {
             // An empty queue would keep room for several.
             self.chunks = VecDeque::new();
+        } else if self.chunks.len() == 1 {
+            // As it is on an idle path: the last word of each side is not acknowledged.
+            self.chunks.shrink_to_fit();
         }
         self.acknowledged = self.acknowledged.max(frame_id);
     }

@@ -9,15 +9,15 @@ use crate::{Code, LeaseId};
 fn a_heartbeat_that_is_not_answered_is_followed_by_more_of_them() {
     let mut now = crate::test_now();
     let mut control = ControlQueue::new(now);
-    assert_eq!(control.heartbeat_due(false), now + limits::HEARTBEAT_IDLE);
+    assert_eq!(control.heartbeat_due(limits::HEARTBEAT_IDLE), now + limits::HEARTBEAT_IDLE);
     for _ in 0..3 {
-        now = control.heartbeat_due(false);
-        control.beat(false, now);
+        now = control.heartbeat_due(limits::HEARTBEAT_IDLE);
+        control.beat(limits::HEARTBEAT_IDLE, now);
         assert!(control.take().is_some());
-        assert_eq!(control.heartbeat_due(false), now + limits::HEARTBEAT_BUSY);
+        assert_eq!(control.heartbeat_due(limits::HEARTBEAT_IDLE), now + limits::HEARTBEAT_BUSY);
     }
     control.on_heard();
-    assert_eq!(control.heartbeat_due(false), now + limits::HEARTBEAT_IDLE);
+    assert_eq!(control.heartbeat_due(limits::HEARTBEAT_IDLE), now + limits::HEARTBEAT_IDLE);
 }
 
 fn revoke(id: u64) -> ControlMessage {
@@ -157,10 +157,10 @@ fn what_else_is_sent_puts_off_no_heartbeat_of_a_busy_path() {
     for _ in 0..9 {
         now += limits::HEARTBEAT_BUSY / 10;
         control.push(&other, now);
-        assert_eq!(control.heartbeat_due(true), due);
+        assert_eq!(control.heartbeat_due(limits::HEARTBEAT_BUSY), due);
     }
     // After a pause it is not due at once.
     now += limits::HEARTBEAT_IDLE;
     control.push(&other, now);
-    assert_eq!(control.heartbeat_due(true), now + limits::HEARTBEAT_BUSY);
+    assert_eq!(control.heartbeat_due(limits::HEARTBEAT_BUSY), now + limits::HEARTBEAT_BUSY);
 }

@@ -30,6 +30,7 @@ mod stats;
 
 use reasons::Reasons;
 use redial::DialTarget;
+pub use resume::ResumeAttempt;
 use resume::Resumption;
 
 use packets::wanted;
@@ -212,9 +213,6 @@ impl ClientSession {
         now: Instant,
     ) {
         self.paths.on_active(path, now);
-        if path.is_primary() {
-            self.home.on_heard(now);
-        }
         self.streams.on_received(stream, now);
         self.scheduler.on_received(path, stream, bytes, &mut self.streams, now);
         if bytes.conflicting > 0 {
@@ -426,12 +424,10 @@ impl Machine for ClientSession {
         for path in late.map(|(path, _)| *path).collect::<Vec<_>>() {
             self.on_late(path, now);
         }
-        for (path, link) in &mut self.links {
-            match self.scheduler.state(*path) {
-                None | Some(PathState::Waiting | PathState::Dialing) => {}
-                // What QUIC lost of the first flight it repeats once something later arrives.
-                Some(PathState::Authenticating) => link.control.beat(true, now),
-                Some(_) => link.control.beat(self.scheduler.is_busy(*path), now),
+        for path in self.links.keys().copied().collect::<Vec<_>>() {
+            let interval = self.heartbeat_interval(path);
+            if let (Some(interval), Some(link)) = (interval, self.links.get_mut(&path)) {
+                link.control.beat(interval, now);
             }
         }
         while let Some(gap) = self.streams.take_gap(now) {
@@ -469,14 +465,17 @@ impl Machine for ClientSession {
     }
 
     fn poll_action(&mut self) -> Option<Action> {
-        self.outputs.actions.pop_front()
+        self.outputs.take_action()
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        let links = self.links.iter().map(|(path, link)| match self.scheduler.state(*path) {
-            None | Some(PathState::Waiting | PathState::Dialing) => link.deadline,
-            Some(PathState::Authenticating) => link.deadline.min(link.control.heartbeat_due(true)),
-            Some(_) => link.control.heartbeat_due(self.scheduler.is_busy(*path)),
+        let links = self.links.iter().map(|(path, link)| {
+            let beat =
+                self.heartbeat_interval(*path).map(|every| link.control.heartbeat_due(every));
+            match self.scheduler.state(*path) {
+                Some(state) if state.is_open() => beat.unwrap_or(link.deadline),
+                _ => beat.map_or(link.deadline, |beat| beat.min(link.deadline)),
+            }
         });
         let acks = self.links.values().filter_map(|link| link.received.poll_timeout());
         let acks = acks.chain(self.home.receipts.poll_timeout()).chain(self.resumption_timeout());

@@ -29,7 +29,7 @@ use crate::wire::control::{
 use crate::{Code, CodedError, LeaseId, PathId, limits};
 
 pub use accept::{AcceptContext, Accepted, accept};
-pub use client::{ClientConfig, ClientSession};
+pub use client::{ClientConfig, ClientSession, ResumeAttempt};
 pub use event::SessionEvent;
 pub use primary::{Blamed, PrimarySession, RelayReport, Uncovered};
 pub use secondary::{Mapped, SecondarySession};
@@ -137,6 +137,15 @@ struct Outputs {
 }
 
 impl Outputs {
+    fn take_action(&mut self) -> Option<Action> {
+        let action = self.actions.pop_front();
+        if self.actions.is_empty() {
+            // An empty queue would keep room for several.
+            self.actions = VecDeque::new();
+        }
+        action
+    }
+
     fn wake(&mut self, wake: Wake) {
         let action = Action::Wake(wake);
         if self.actions.back() != Some(&action) {

@@ -449,7 +449,7 @@ impl Machine for PrimarySession {
     }
 
     fn poll_action(&mut self) -> Option<Action> {
-        self.outputs.actions.pop_front()
+        self.outputs.take_action()
     }
 
     fn poll_timeout(&self) -> Option<Instant> {

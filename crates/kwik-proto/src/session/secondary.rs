@@ -314,7 +314,7 @@ impl Machine for SecondarySession {
     }
 
     fn poll_action(&mut self) -> Option<Action> {
-        self.outputs.actions.pop_front()
+        self.outputs.take_action()
     }
 
     fn poll_timeout(&self) -> Option<Instant> {

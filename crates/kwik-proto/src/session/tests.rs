@@ -1,6 +1,7 @@
 //! The roles against each other, message by message; the harness in `tests/` does so at random.
 
 mod redial;
+mod resume;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

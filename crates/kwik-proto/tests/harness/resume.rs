@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use kwik_proto::session::Machine;
+use kwik_proto::session::{Machine, ResumeAttempt};
 use kwik_proto::wire::control::{ControlMessage, Resume};
 use kwik_proto::wire::{ControlDecoder, PacketEncoder};
 use kwik_proto::{Code, CodedError, PathId};
@@ -72,8 +72,10 @@ impl World {
 
     pub(crate) fn redial(&mut self, within: Duration) {
         if !self.is_down() && self.rng.chance(90) {
+            // Most stand before the next is made, some after the last one that may be.
             let micros = u64::try_from(within.as_micros()).unwrap();
-            let delay = self.rng.micros(200..=micros * 11 / 10);
+            let share = if self.rng.chance(90) { 4 } else { 1 };
+            let delay = self.rng.micros(200..=micros * 11 / 10 / share);
             self.after(delay, Event::Redialed);
         }
     }
@@ -85,9 +87,9 @@ impl World {
         if self.is_down() {
             return;
         }
-        let Some((first, handled)) = self.session().begin_resume(&exporter(made), now) else {
-            return;
-        };
+        let rtt = self.rng.millis(1..=200);
+        let Some(begun) = self.session().begin_resume(&exporter(made), rtt, now) else { return };
+        let ResumeAttempt { first, handled, .. } = begun;
         self.log(|| format!("connection {made} resumes, {handled} control frames handled"));
         self.home.made = made;
         (self.home.answering, self.home.answered) = (Some(handled), 0);
@@ -128,6 +130,7 @@ impl World {
         let (answer, handled) = match resumed {
             Ok(resumed) => resumed,
             Err(error) if self.closed || error.code == Code::SessionUnknown => return,
+            Err(error) if error.code == Code::LimitExceeded => return,
             Err(error) => self.fail(&format!("the primary refuses to resume: {error}")),
         };
         self.home.replay = Some((request.clone(), m.clone()));
@@ -166,6 +169,7 @@ impl World {
             match refused {
                 Err(error) if error.code == code || error.code == Code::SessionUnknown => {}
                 Err(error) if error.code == Code::AuthFailed => {}
+                Err(error) if error.code == Code::LimitExceeded => {}
                 other => self.fail(&format!("resumed wrongly: {other:?}, not {code}")),
             }
         }

@@ -34,6 +34,8 @@ pub(super) struct Gone {
     pub(super) error: Option<ConnectionError>,
     /// To be closed once the peer knows of the other.
     former: Option<Connection>,
+    /// With what the session was closed: so is a connection that comes too late.
+    closing: Option<(u64, Bytes)>,
 }
 
 impl Dialer {
@@ -44,26 +46,33 @@ impl Dialer {
 }
 
 impl<M: Role + ?Sized> Shared<M> {
-    /// The session's first path is gone, and `connection` was its own. Another may take its place,
-    /// unless the peer wanted the end.
-    pub(super) fn on_home_lost(&self, error: ConnectionError) {
-        let reason = error.to_string();
-        let over = error.ends_session();
-        lock(&self.gone).get_or_insert_default().error = Some(error.clone());
+    /// A connection of the session's first path is gone. If it was the last, another may take its
+    /// place, unless the peer wanted the end.
+    pub(super) fn on_home_lost(&self, connection: &Connection, error: ConnectionError) {
+        let replacing = lock(&self.replacing);
         let home = self.home;
-        if over {
-            self.on_connection_lost(error);
-            let error = CodedError::new(Code::PathDead, reason);
-            return self.drive(|machine, now| machine.handle_violation(home, &error, now));
-        }
         let kept = self.drive(|machine, now| {
+            if !self.is_current(home, connection) {
+                return None;
+            }
+            let reason = error.to_string();
+            if error.ends_session() {
+                // Before the machine's own reason.
+                lock(&self.closed).get_or_insert(error);
+                let error = CodedError::new(Code::PathDead, reason);
+                machine.handle_violation(home, &error, now);
+                return None;
+            }
+            lock(&self.gone).get_or_insert_default().error = Some(error);
             lock(&self.paths).remove(&home);
             machine.handle_path_lost(home, &reason, now);
-            machine.kept()
+            Some(machine.kept())
         });
+        let Some(kept) = kept else { return };
         if let Some(slot) = lock(&self.slot).as_ref() {
             slot.on_lost(kept);
         }
+        drop(replacing);
         let gives_way = || lock(&self.slot).as_ref().and_then(|slot| slot.gives_way());
         while let Some(session) = gives_way() {
             session.drive(|machine, now| machine.end_lost(now));
@@ -78,6 +87,7 @@ impl<M: Role + ?Sized> Shared<M> {
         link: PathLink,
         begin: impl FnOnce(&mut M, &PathLink) -> Result<R, E>,
     ) -> Result<R, E> {
+        let _replacing = lock(&self.replacing);
         let (result, former) = self.drive(|machine, _| {
             let result = begin(machine, &link)?;
             *lock(&self.connection) = connection.clone();
@@ -91,6 +101,13 @@ impl<M: Role + ?Sized> Shared<M> {
             former.close(Code::PathDead.as_u64(), b"replaced by a newer connection");
         }
         Ok(result)
+    }
+
+    /// The session is being closed, so that whatever connection still comes is too.
+    pub(super) fn note_closing(&self, code: u64, reason: &[u8]) {
+        let mut gone = lock(&self.gone);
+        let closing = &mut gone.get_or_insert_default().closing;
+        closing.get_or_insert_with(|| (code, Bytes::copy_from_slice(reason)));
     }
 
     /// The connection that another has replaced.
@@ -108,49 +125,52 @@ impl<M: Role + ?Sized> Shared<M> {
 /// Makes another connection to the primary, and takes the session up on it.
 pub(super) async fn redial(shared: AnyShared, within: Duration) {
     let Some(dialer) = &shared.dialer else { return };
-    let connecting = dialer.connect();
-    let Some(Ok(connection)) = before(&shared, within, connecting).await else { return };
-    match answered(&shared, &connection, within).await {
-        Err(Failed::NotWanted) => {}
-        Ok(()) => return,
-        Err(Failed::Lost(error)) => {
-            let refused = error.as_ref().and_then(refusal);
-            shared.drive(|machine, now| machine.on_redial_failed(refused.as_ref(), now));
+    let connection = match before(&shared, within, dialer.connect()).await {
+        Some(Ok(connection)) => connection,
+        Some(Err(ConnectError::EndpointStopping)) => {
+            // It was closed, and all of its sessions with it.
+            return shared.close(0, b"the endpoint was closed");
         }
+        // The machine asks for others meanwhile.
+        Some(Err(_)) | None => return,
+    };
+    if resumed(&shared, &connection, within).await.is_some() {
+        return;
     }
-    connection.close(Code::PathDead.as_u64(), b"not needed any more");
+    let closing = lock(&shared.gone).as_ref().and_then(|gone| gone.closing.clone());
+    match closing {
+        Some((code, reason)) => connection.close(code, &reason),
+        None => connection.close(Code::PathDead.as_u64(), b"not needed any more"),
+    }
 }
 
-/// Why a connection took nothing up.
-enum Failed {
-    NotWanted,
-    /// What happened to it, if it was not too slow.
-    Lost(Option<ConnectionError>),
-}
+/// What happened to a connection before its server has answered, if it was not too slow.
+#[derive(Default)]
+struct Failed(Option<ConnectionError>);
 
 impl From<ConnectionError> for Failed {
     fn from(error: ConnectionError) -> Self {
-        Self::Lost(Some(error))
+        Self(Some(error))
     }
 }
 
 /// A server that says no knows nothing of the session, or not this client.
 fn refusal(error: &ConnectionError) -> Option<CodedError> {
     let ConnectionError::ApplicationClosed { code, reason } = error else { return None };
-    let code = Code::from_u64(*code)?;
+    // Applications have codes of their own, which say no as well.
+    let code = Code::from_u64(*code).unwrap_or(Code::NoError);
     let final_word = !matches!(code, Code::PathDead | Code::LimitExceeded | Code::Busy);
     final_word.then(|| CodedError::new(code, String::from_utf8_lossy(reason).into_owned()))
 }
 
-async fn answered(
-    shared: &AnyShared,
-    connection: &Connection,
-    within: Duration,
-) -> Result<(), Failed> {
-    let mut control = open_control(connection).await?;
+/// Takes the session up on a connection; none if that is not wanted, or failed.
+async fn resumed(shared: &AnyShared, connection: &Connection, within: Duration) -> Option<()> {
+    // It fails with the connection alone.
+    let mut control = before(shared, within, open_control(connection)).await?.ok()?;
     let exporter = connection.export_keying_material(EXPORTER_LABEL, b"");
+    let rtt = connection.rtt();
     let begun = shared.drive(|machine, now| {
-        let begun = machine.begin_resume(&exporter, now)?;
+        let begun = machine.begin_resume(&exporter, rtt, now)?;
         // From here on what comes on the former one is not looked at.
         if let Some(link) = lock(&shared.paths).remove(&shared.home) {
             let mut gone = lock(&shared.gone);
@@ -158,17 +178,29 @@ async fn answered(
         }
         Some(begun)
     });
-    let (first, handled) = begun.ok_or(Failed::NotWanted)?;
+    let begun = begun?;
     tracing::debug!(remote = %connection.remote_address(), "the session is being taken up");
-    let answer = before(shared, 3 * within, answer(&mut control, first)).await;
-    let resume = answer.ok_or(Failed::Lost(None))??;
-    control.decoder.go_on_at(handled);
+    let answer = before(shared, begun.within, answer(&mut control, begun.first)).await;
+    let resume = match answer.unwrap_or_else(|| Err(Failed::default())) {
+        Ok(resume) => resume,
+        Err(Failed(error)) => {
+            let refused = error.as_ref().and_then(refusal);
+            shared.drive(|machine, now| {
+                let ended = machine.on_redial_failed(begun.attempt, refused.as_ref(), now);
+                if ended {
+                    lock(&shared.gone).get_or_insert_default().error = error;
+                }
+            });
+            return None;
+        }
+    };
+    control.decoder.go_on_at(begun.handled);
     let (link, queue) = path::link(shared, connection);
     let now = shared.runtime.now();
     let taken = shared.replace_home(connection, link, |machine, _| {
         machine.handle_resumed(&resume, now).then_some(()).ok_or(())
     });
-    taken.map_err(|()| Failed::NotWanted)?;
+    taken.ok()?;
     path::serve_home(
         shared,
         connection,
@@ -176,20 +208,20 @@ async fn answered(
         control.recv,
         control.decoder,
     );
-    Ok(())
+    Some(())
 }
 
 /// Writes what comes first, and reads what the server says to it.
 async fn answer(control: &mut ControlStream, first: Bytes) -> Result<Resume, Failed> {
-    let gone = |_| Failed::Lost(None);
+    let gone = |_| Failed::default();
     control.send.write_chunk(first).await.map_err(gone)?;
     match next_frame(control).await? {
         ControlMessage::AuthenticationResponse(m) if m.result.is_ok() => {}
-        _ => return Err(Failed::Lost(None)),
+        _ => return Err(Failed::default()),
     }
     match next_frame(control).await? {
         ControlMessage::Resume(m) => Ok(m),
-        _ => Err(Failed::Lost(None)),
+        _ => Err(Failed::default()),
     }
 }
 
@@ -198,12 +230,12 @@ async fn next_frame(control: &mut ControlStream) -> Result<ControlMessage, Faile
         match control.decoder.poll_frame() {
             Ok(Some(message)) => return Ok(message),
             Ok(None) => {}
-            Err(_) => return Err(Failed::Lost(None)),
+            Err(_) => return Err(Failed::default()),
         }
         match control.recv.read_chunk(limits::MAX_CONTROL_FRAME, true).await {
             Ok(Some(chunk)) => control.decoder.handle_input(chunk.bytes),
             Err(crate::quic::ReadError::ConnectionLost(error)) => return Err(error.into()),
-            Ok(None) | Err(_) => return Err(Failed::Lost(None)),
+            Ok(None) | Err(_) => return Err(Failed::default()),
         }
     }
 }

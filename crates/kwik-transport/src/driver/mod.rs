@@ -88,6 +88,9 @@ pub(crate) struct Shared<M: ?Sized> {
     connection: Mutex<Connection>,
     /// What is known of one that is gone.
     gone: Mutex<Option<Box<Gone>>>,
+    /// Held while it is replaced, or found to be gone: all that follows from the one is done before
+    /// the next. Taken before the machine's lock.
+    replacing: Mutex<()>,
     /// What is written to it.
     pub(crate) pool: Arc<DataPool>,
     /// Dials; servers have none.
@@ -130,6 +133,7 @@ impl<M: Role> Shared<M> {
             home,
             connection: connection.clone().into(),
             gone: Mutex::default(),
+            replacing: Mutex::default(),
             pool,
             dialer,
             receive_window,
@@ -364,15 +368,18 @@ impl<M: Role + ?Sized> Shared<M> {
         (path, connection): (PathId, &Connection),
         input: impl FnOnce(&mut M, Instant) -> R,
     ) -> Option<R> {
-        self.drive(|machine, now| {
-            let current = path != self.home || self.is_current(path, connection);
-            current.then(|| input(machine, now))
-        })
+        self.drive(|machine, now| self.is_heeded(path, connection).then(|| input(machine, now)))
     }
 
-    /// Whether this is a path's connection.
+    /// Whether this is a path's connection. It stays so under the machine's lock.
     fn is_current(&self, path: PathId, connection: &Connection) -> bool {
         lock(&self.paths).get(&path).is_some_and(|link| link.connection.is_same(connection))
+    }
+
+    /// Whether what comes on a connection is that of its path. It stays so under the machine's
+    /// lock.
+    fn is_heeded(&self, path: PathId, connection: &Connection) -> bool {
+        path != self.home || self.is_current(path, connection)
     }
 
     fn act(&self, action: Action) {
@@ -454,6 +461,9 @@ impl<M: Role + ?Sized> Shared<M> {
     fn close_links(&self, code: u64, reason: &[u8]) {
         for link in lock(&self.paths).values() {
             link.connection.close(code, reason);
+        }
+        if self.dialer.is_some() {
+            self.note_closing(code, reason);
         }
         if let Some(former) = self.take_former() {
             former.close(code, reason);

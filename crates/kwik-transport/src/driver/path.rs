@@ -330,15 +330,16 @@ fn feed(
 
 fn on_lost(shared: &AnyShared, path: PathId, connection: &Connection, error: ConnectionError) {
     tracing::debug!(%path, %error, "connection lost");
-    if !shared.is_current(path, connection) {
-        // It was given up, and the path may have another one already.
-        return;
-    }
     if path == shared.home {
-        return shared.on_home_lost(error);
+        return shared.on_home_lost(connection, error);
     }
     let reason = error.to_string();
-    shared.drive(|machine, now| machine.handle_path_lost(path, &reason, now));
+    shared.drive(|machine, now| {
+        // Else it was given up, and the path may have another one already.
+        if shared.is_current(path, connection) {
+            machine.handle_path_lost(path, &reason, now);
+        }
+    });
 }
 
 /// Starts a reader for each unidirectional QUIC stream of the peer, as many as QUIC's stream limit

@@ -1,12 +1,14 @@
 //! What the driver needs of a machine beyond [`Machine`], per role.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use kwik_proto::ack::{ArrivedPackets, SharedSent};
 use kwik_proto::mapping::{MappingKey, Verdict};
 use kwik_proto::path::{PathInfo, PathStatus};
-use kwik_proto::session::{Activity, ClientSession, Machine, PrimarySession, SecondarySession};
+use kwik_proto::session::{
+    Activity, ClientSession, Machine, PrimarySession, ResumeAttempt, SecondarySession,
+};
 use kwik_proto::stats::{ScheduleStats, SessionStats};
 use kwik_proto::stream::{Destination, ReceivedBytes, SharedRecv, StreamTable};
 use kwik_proto::wire::control::{AuthenticationRequest, RawPacketTransmission, Resume};
@@ -92,9 +94,8 @@ pub(crate) trait Role: Machine + 'static {
         false
     }
 
-    /// A connection to the primary stands that may take path 0 up: what is written on it first, and
-    /// the control frame that is due behind the answer.
-    fn begin_resume(&mut self, _: &[u8; 32], _: Instant) -> Option<(Bytes, u64)> {
+    /// A connection to the primary stands that may take path 0 up, with this round-trip time.
+    fn begin_resume(&mut self, _: &[u8; 32], _: Duration, _: Instant) -> Option<ResumeAttempt> {
         None
     }
 
@@ -103,8 +104,10 @@ pub(crate) trait Role: Machine + 'static {
         false
     }
 
-    /// There was no answer, or a refusal.
-    fn on_redial_failed(&mut self, _: Option<&CodedError>, _: Instant) {}
+    /// To an attempt there was no answer, or a refusal; true when that ends the session.
+    fn on_redial_failed(&mut self, _: u64, _: Option<&CodedError>, _: Instant) -> bool {
+        false
+    }
 
     /// A client says that this is its session: what it is answered, and the control frame that is
     /// due of it.
@@ -287,16 +290,26 @@ impl Role for ClientSession {
         self.on_raw_forwarded(path, sequence, result, now);
     }
 
-    fn begin_resume(&mut self, exporter: &[u8; 32], now: Instant) -> Option<(Bytes, u64)> {
-        self.begin_resume(exporter, now)
+    fn begin_resume(
+        &mut self,
+        exporter: &[u8; 32],
+        rtt: Duration,
+        now: Instant,
+    ) -> Option<ResumeAttempt> {
+        self.begin_resume(exporter, rtt, now)
     }
 
     fn handle_resumed(&mut self, m: &Resume, now: Instant) -> bool {
         self.handle_resumed(m, now)
     }
 
-    fn on_redial_failed(&mut self, refused: Option<&CodedError>, now: Instant) {
-        self.on_redial_failed(refused, now);
+    fn on_redial_failed(
+        &mut self,
+        attempt: u64,
+        refused: Option<&CodedError>,
+        now: Instant,
+    ) -> bool {
+        self.on_redial_failed(attempt, refused, now)
     }
 
     fn takes_secondary(&self, path: PathId) -> bool {

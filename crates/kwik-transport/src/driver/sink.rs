@@ -231,19 +231,22 @@ impl<'a> FrameSink<'a> {
         }
         let packets = std::mem::take(&mut self.packets);
         let (path, batches) = (self.path, &mut self.batches);
-        // Of a connection that another has replaced the peer was told what had come: the rest comes
-        // again.
-        let told = self.shared.drive_on((path, self.connection), |machine, now| {
-            if let Some(figures) = figures {
+        self.shared.drive(|machine, now| {
+            // Bytes count, whichever connection brought them: they are in their streams, and come
+            // no more. Of one that another has replaced the rest does not: the peer was told which
+            // packets had come of it, and repeats all others.
+            let current = self.shared.is_heeded(path, self.connection);
+            if let Some(figures) = figures.filter(|_| current) {
                 machine.on_figures(path, figures, now);
             }
             for batch in batches.drain(..) {
                 machine.on_received(path, batch.id, batch.bytes, now);
             }
-            if packets.is_empty() { Ok(()) } else { machine.on_packets(path, &packets, now) }
-        });
-        self.batches.clear();
-        told.unwrap_or(Ok(()))
+            if packets.is_empty() || !current {
+                return Ok(());
+            }
+            machine.on_packets(path, &packets, now)
+        })
     }
 
     pub(super) fn end_batch(&mut self) -> Result<(), CodedError> {

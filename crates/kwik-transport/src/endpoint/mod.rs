@@ -276,6 +276,10 @@ impl Endpoint {
     /// The next connection attempt that there is room for, or none once the endpoint is closed.
     /// Others are told to show that they receive at their address, or that the server is busy
     /// ([`ServerConfig::max_sessions`]). Cancel safe.
+    ///
+    /// Go on calling this as long as sessions shall outlive their connections, and go on after any
+    /// error of an [`Incoming`]: a client that comes back comes by here, and awaiting its attempt
+    /// takes its session up ([`ConnectError::Resumed`]).
     pub async fn accept(&self) -> Option<Incoming> {
         let server = self.server.clone()?;
         loop {
@@ -344,8 +348,14 @@ impl Endpoint {
         self.quic.rebind_abstract(UdpSocket::custom(socket))
     }
 
-    /// Closes all sessions at once and accepts no more.
+    /// Closes all sessions at once, those that wait for another connection too, and accepts no
+    /// more.
     pub fn close(&self, error_code: u64, reason: &[u8]) {
+        if let Some(server) = &self.server {
+            for session in server.slots.lost() {
+                session.close(error_code, reason);
+            }
+        }
         self.quic.close(error_code, reason);
     }
 

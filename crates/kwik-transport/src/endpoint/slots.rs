@@ -153,6 +153,13 @@ impl Slots {
         found.session.as_ref()?.upgrade()
     }
 
+    /// The sessions that wait for their clients.
+    pub(super) fn lost(&self) -> Vec<Arc<Shared<dyn Role>>> {
+        let waiting = |state: &State| state.lost().map(|(_, session)| session).collect::<Vec<_>>();
+        let waiting = waiting(&lock(&self.state));
+        waiting.iter().filter_map(Weak::upgrade).collect()
+    }
+
     /// Tells the operator that somebody was turned away, unless it was told just now.
     pub(super) fn notice_busy(&self, now: Instant) {
         let mut state = lock(&self.state);
@@ -195,6 +202,24 @@ impl State {
             is_open_to.then_some(Candidate { session, crowd, has_more: crowd > own + 1 })
         });
         candidates.collect()
+    }
+
+    /// Those that wait for their clients.
+    fn lost(&self) -> impl Iterator<Item = (u64, Weak<Shared<dyn Role>>)> {
+        let lost = self.sessions.iter().filter(|(_, occupant)| occupant.lost.is_some());
+        lost.filter_map(|(id, occupant)| Some((*id, occupant.session.clone()?)))
+    }
+
+    /// Which of them has to go: of the networks that have most, the one that was lost first.
+    fn eldest_lost(&self) -> Option<u64> {
+        let lost = || self.sessions.iter().filter(|(_, occupant)| occupant.lost.is_some());
+        let mut crowds = BTreeMap::new();
+        for (_, occupant) in lost() {
+            *crowds.entry(occupant.network).or_insert(0) += 1;
+        }
+        let turn =
+            |(_, occupant): &(&u64, &Occupant)| (Reverse(crowds[&occupant.network]), occupant.lost);
+        lost().min_by_key(turn).map(|(id, _)| *id)
     }
 
     fn next_id(&mut self) -> u64 {
@@ -297,16 +322,32 @@ impl Slot for SessionSlot {
     }
 
     fn gives_way(&self) -> Option<Arc<Shared<dyn Role>>> {
+        let waiting = lock(&self.slots.state).lost().collect::<Vec<_>>();
+        // What their applications have written since counts too. No lock is held meanwhile.
+        let measured = waiting.into_iter().map(|(id, session)| {
+            let session = session.upgrade();
+            (id, session.map_or(0, |session| session.look(|machine| machine.kept())))
+        });
+        let measured = measured.collect::<Vec<_>>();
         let mut state = lock(&self.slots.state);
-        let lost = state.sessions.values().filter_map(|occupant| occupant.lost);
-        let (count, bytes) = lost.fold((0, 0), |(count, sum), (_, kept)| (count + 1, sum + kept));
-        if count <= self.slots.limits.lost && bytes <= self.slots.limits.lost_memory {
-            return None;
+        for (id, bytes) in measured {
+            let lost = state.sessions.get_mut(&id).and_then(|occupant| occupant.lost.as_mut());
+            lost.into_iter().for_each(|(_, kept)| *kept = bytes);
         }
-        let waiting = state.sessions.values_mut().filter(|occupant| occupant.lost.is_some());
-        let eldest = waiting.min_by_key(|occupant| occupant.lost)?;
-        eldest.lost = None;
-        eldest.session.as_ref()?.upgrade()
+        loop {
+            let lost = state.sessions.values().filter_map(|occupant| occupant.lost);
+            let (count, bytes) = lost.fold((0, 0), |(n, sum), (_, kept)| (n + 1, sum + kept));
+            if count <= self.slots.limits.lost && bytes <= self.slots.limits.lost_memory {
+                return None;
+            }
+            let eldest = state.eldest_lost()?;
+            let occupant = state.sessions.get_mut(&eldest)?;
+            occupant.lost = None;
+            // One that is ending already makes room by itself.
+            if let Some(session) = occupant.session.as_ref().and_then(Weak::upgrade) {
+                return Some(session);
+            }
+        }
     }
 
     fn on_resumed(&self) {
@@ -427,6 +468,21 @@ mod tests {
         assert!(alone.iter().all(|slot| lock(&slots.state).handshakes.contains_key(&slot.id)));
         drop((taken, alone));
         assert_eq!(slots.taken(), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn of_those_without_a_connection_the_eldest_of_the_largest_crowd_goes_first() {
+        let (slots, now) = (Slots::new(LIMITS), Runtime::tokio().now());
+        let honest = slots.claim(v4(1), now).unwrap();
+        let crowd: Vec<_> = (0..3).map(|_| slots.claim(v4(2), now).unwrap()).collect();
+        honest.on_lost(1);
+        crowd.iter().for_each(|slot| slot.on_lost(1));
+        assert_eq!(lock(&slots.state).eldest_lost(), Some(crowd[0].id));
+        crowd.iter().for_each(Slot::on_resumed);
+        assert_eq!(lock(&slots.state).eldest_lost(), Some(honest.id));
+        // One that is gone already makes room, and keeps no other from it.
+        crowd.iter().for_each(|slot| slot.on_lost(600));
+        assert!(honest.gives_way().is_none());
     }
 
     #[tokio::test]

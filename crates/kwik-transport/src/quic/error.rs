@@ -148,7 +148,9 @@ pub enum ConnectError {
     /// The client was not let in; it was told why.
     #[error("refused: {}", escape(.0))]
     Refused(String),
-    /// A session that was accepted before goes on over this connection: there is nothing to do.
+    /// A session that was accepted before goes on over this connection: there is nothing to do but
+    /// to accept the next. Sessions outlive their connections only while their server does that,
+    /// whatever an attempt turns out to be: no error of one is a reason to stop.
     #[error("an earlier session goes on over this connection")]
     Resumed,
     /// The handshake failed, or the connection was lost during it.

@@ -41,6 +41,9 @@ impl ClientSession {
         arrived: &ArrivedPackets,
         now: Instant,
     ) -> Result<(), CodedError> {
+        if path.is_primary() {
+            self.home.on_payload(now);
+        }
         let Some(link) = self.links.get_mut(&path) else { return Ok(()) };
         link.received.on_arrived(arrived, now)
     }

@@ -18,7 +18,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::auth::prove;
 use crate::control::ControlReceipts;
-use crate::path::Health;
+use crate::path::{Health, PathState};
 use crate::stats::PacketCounts;
 use crate::sync::lock;
 use crate::wire::control::{self, AuthenticationRequest, ControlMessage, Resume};
@@ -28,11 +28,25 @@ use super::super::{Action, Wake};
 use super::ClientSession;
 use super::packets::wanted;
 
+/// An attempt to take a session up on a connection that stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResumeAttempt {
+    /// Its number, which the answer names.
+    pub attempt: u64,
+    /// What is to be written first on the connection's control stream.
+    pub first: Bytes,
+    /// The `frame_id` behind the two frames of the answer, which goes to
+    /// [`ClientSession::handle_resumed`].
+    pub handled: u64,
+    /// How long the answer is waited for.
+    pub within: Duration,
+}
+
 /// What is done about the primary's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Well,
-    /// Another connection is being made; until then.
+    /// Another connection is being made; one more from then on.
     Dialing(Instant),
     /// Another connection stands, and the server has to answer on it until then.
     Answering(Instant),
@@ -51,9 +65,13 @@ pub(super) struct Resumption {
     before: u64,
     /// When it broke.
     lost: Option<Instant>,
-    /// Dials of this session, for their jitter, and connections that were made.
+    /// Dials of this session, for their jitter, and those since its connection was well.
     dials: u32,
+    tries: u32,
+    /// Connections that were made.
     attempt: u64,
+    /// When payload came last, if that was just now.
+    payload: Option<Instant>,
     /// Those of them that the primary answered.
     pub(super) resumptions: u64,
     /// What of the primary's control frames was handled.
@@ -70,7 +88,9 @@ impl Resumption {
             before: 0,
             lost: None,
             dials: 0,
+            tries: 0,
             attempt: 0,
+            payload: None,
             resumptions: 0,
             receipts: ControlReceipts::default(),
         }
@@ -80,7 +100,27 @@ impl Resumption {
     pub(super) fn on_heard(&mut self, now: Instant) {
         self.heard = now;
         if self.lost.is_none() && matches!(self.state, State::Dialing(_)) {
-            self.state = State::Well;
+            (self.state, self.tries) = (State::Well, 0);
+        }
+    }
+
+    /// Payload came.
+    pub(super) fn on_payload(&mut self, now: Instant) {
+        self.payload = Some(now);
+        self.on_heard(now);
+    }
+
+    /// What the primary's heartbeats are asked for at, where they are `busy` or not for what
+    /// the primary was asked for.
+    ///
+    /// While something is expected so often that a primary that has nothing to say is not believed
+    /// to be gone. While payload came just now more may be on its way of which nothing is known:
+    /// what is left of a stream without leases, say.
+    fn heartbeat_interval(&self, busy: bool) -> Duration {
+        match (self.asked, busy || self.payload.is_some()) {
+            (Some(_), _) => limits::HEARTBEAT_AWAITED,
+            (None, true) => limits::HEARTBEAT_BUSY,
+            (None, false) => limits::HEARTBEAT_IDLE,
         }
     }
 
@@ -116,6 +156,21 @@ impl ClientSession {
         if path.is_primary() { self.home.on_arrived(total, now) } else { total }
     }
 
+    /// At what intervals a path's server is sent heartbeats, if it is.
+    pub(super) fn heartbeat_interval(&self, path: PathId) -> Option<Duration> {
+        let busy = match self.scheduler.state(path)? {
+            PathState::Waiting | PathState::Dialing => return None,
+            // What QUIC lost of the first flight it repeats once something later arrives.
+            PathState::Authenticating => true,
+            _ => self.scheduler.is_busy(path),
+        };
+        Some(match (path.is_primary(), busy) {
+            (true, _) => self.home.heartbeat_interval(busy),
+            (false, true) => limits::HEARTBEAT_BUSY,
+            (false, false) => limits::HEARTBEAT_IDLE,
+        })
+    }
+
     fn home_rtt(&self) -> Duration {
         self.scheduler.path(PathId::PRIMARY).map_or(Duration::ZERO, |path| path.rtt())
     }
@@ -127,6 +182,10 @@ impl ClientSession {
         let expected = asked
             || control.is_some_and(|link| link.control.is_awaited())
             || lock(&self.sent).outstanding() > 0;
+        let receives = |at: &Instant| {
+            now < *at + limits::RECEIVING_FOR && self.streams.iter().next().is_some()
+        };
+        self.home.payload = self.home.payload.filter(receives);
         if self.id.is_none() || !expected {
             self.home.asked = None;
         } else {
@@ -172,38 +231,45 @@ impl ClientSession {
 
     fn redial_home(&mut self, now: Instant) {
         self.home.dials += 1;
+        self.home.tries += 1;
         // The session's key is random, and nobody else's.
         let [a, b, c, d, ..] = self.key.fingerprint().0;
         let seed = u32::from_le_bytes([a, b, c, d]) ^ self.home.dials;
         let share = seed.wrapping_mul(0x9E37_79B9) >> 16;
-        let interval = self.answer_time();
-        let within = interval * 4 / 5 + interval * share / (5 * 0x8000);
-        self.home.state = State::Dialing(now + within);
+        let least = if self.home.tries > limits::RESUME_EAGER {
+            limits::RESUME_LATER
+        } else {
+            limits::RESUME_INTERVAL
+        };
+        let interval = answer_time(self.home_rtt()).clamp(least, limits::RESUME_LATER);
+        let next = interval * 4 / 5 + interval * share / (5 * 0x8000);
+        self.home.state = State::Dialing(now + next);
+        // The network may be another one now, of which no round trip was measured.
+        let within = interval * 4 / 5 * limits::RESUME_DIALS;
         self.outputs.actions.push_back(Action::Redial(within));
     }
 
-    /// How long a handshake, or an answer, may take.
-    fn answer_time(&self) -> Duration {
-        limits::RESUME_INTERVAL.max(self.home_rtt() * limits::RESUME_ROUND_TRIPS)
-    }
-
     /// A connection to the primary stands that [`Action::Redial`] asked for. `exporter` is its
-    /// exported keying material ([`crate::auth::EXPORTER_LABEL`]).
+    /// exported keying material ([`crate::auth::EXPORTER_LABEL`]), `rtt` its round-trip time.
     ///
-    /// What is to be written first on its control stream, and the `frame_id` behind the two frames
-    /// of the answer, which goes to [`Self::handle_resumed`]. From here on nothing of the former
-    /// connection may be fed. None when this one is not needed any more: it is to be closed with
-    /// [`Code::PathDead`].
-    pub fn begin_resume(&mut self, exporter: &[u8; 32], now: Instant) -> Option<(Bytes, u64)> {
+    /// From here on of the former connection nothing may be fed but [`Self::on_received`], for
+    /// bytes that are in their streams' receiving halves. None when this one is not needed any
+    /// more: it is to be closed with [`Code::PathDead`].
+    pub fn begin_resume(
+        &mut self,
+        exporter: &[u8; 32],
+        rtt: Duration,
+        now: Instant,
+    ) -> Option<ResumeAttempt> {
         let id = self.id?;
-        let time = self.answer_time();
+        // Twice: the server has a signature to check, and may be busy.
+        let within = 2 * answer_time(rtt.max(self.home_rtt()));
         let link = self.links.get_mut(&PathId::PRIMARY)?;
         if self.outputs.closed || !matches!(self.home.state, State::Dialing(_)) {
             return None;
         }
         self.home.attempt += 1;
-        // Twice: the server has a signature to check, and may be busy.
-        self.home.state = State::Answering(now + 2 * time);
+        self.home.state = State::Answering(now + within);
         link.control.hold();
         let request = AuthenticationRequest {
             session_id: Some(id),
@@ -224,7 +290,7 @@ impl ClientSession {
         let mut first = BytesMut::new();
         control::encode(0, &ControlMessage::AuthenticationRequest(request), &mut first);
         control::encode(1, &ControlMessage::Resume(resume), &mut first);
-        Some((first.freeze(), handled))
+        Some(ResumeAttempt { attempt: self.home.attempt, first: first.freeze(), handled, within })
     }
 
     /// The primary has answered on the connection of [`Self::begin_resume`], of this `attempt`:
@@ -253,7 +319,7 @@ impl ClientSession {
         link.packets = PacketCounts::default();
         self.streams.on_acknowledged(&frames);
         self.outputs.wake(Wake::Acknowledged);
-        self.home.state = State::Well;
+        (self.home.state, self.home.tries) = (State::Well, 0);
         self.home.resumptions += 1;
         (self.home.lost, self.home.asked) = (None, None);
         self.home.heard = now;
@@ -262,20 +328,31 @@ impl ClientSession {
         Ok(())
     }
 
-    /// No connection could be made, or the one that was made is gone before its answer. `refused`
-    /// is what the server said, if it did: there is no session to take up.
-    pub fn on_redial_failed(&mut self, refused: Option<&CodedError>, now: Instant) {
-        if self.outputs.closed {
-            return;
+    /// The connection of an `attempt` is gone before its answer. `refused` is what the server said,
+    /// if it did: there is no session to take up. Counts for the last attempt alone, as long as
+    /// its answer is waited for; true when it ends the session.
+    pub fn on_redial_failed(
+        &mut self,
+        attempt: u64,
+        refused: Option<&CodedError>,
+        now: Instant,
+    ) -> bool {
+        let waits = matches!(self.home.state, State::Answering(_));
+        if self.outputs.closed || !waits || attempt != self.home.attempt {
+            return false;
         }
-        match (refused, self.home.state) {
-            (Some(error), State::Answering(_)) => self.outputs.close_with(error),
-            (None, State::Answering(_)) => {
+        match refused {
+            Some(error) => self.outputs.close_with(error),
+            None => {
                 self.home.lost.get_or_insert(now);
                 self.redial_home(now);
             }
-            // The next dial is due when this one would have taken too long.
-            (_, State::Well | State::Dialing(_)) => {}
         }
+        refused.is_some()
     }
+}
+
+/// How long a part of an answer may take.
+fn answer_time(rtt: Duration) -> Duration {
+    limits::RESUME_INTERVAL.max(rtt * limits::RESUME_ROUND_TRIPS)
 }

@@ -23,6 +23,8 @@ pub(super) struct Home {
     /// The client's last attempt to take it up.
     attempt: u64,
     resumptions: u64,
+    /// How often it may be taken up now, and since when it is so often; none: it was not yet.
+    allowance: Option<(u32, Instant)>,
     /// What of the client's control frames was handled.
     pub(super) receipts: ControlReceipts,
 }
@@ -32,11 +34,24 @@ impl Default for Home {
         // The introduction was handled before there was a session.
         let receipts = ControlReceipts::new(1);
         let keep = limits::RESUME_TIME;
-        Self { lost: None, keep, attempt: 0, resumptions: 0, receipts }
+        Self { lost: None, keep, attempt: 0, resumptions: 0, allowance: None, receipts }
     }
 }
 
 impl Home {
+    /// How often the session may be taken up now.
+    fn allowed(&mut self, now: Instant) -> u32 {
+        let (left, since) = self.allowance.unwrap_or((limits::RESUME_BURST, now));
+        let periods = now.saturating_duration_since(since).as_millis();
+        let more = u32::try_from(periods / limits::RESUME_PERIOD.as_millis()).unwrap_or(u32::MAX);
+        let (left, since) = match left.saturating_add(more) {
+            all if all >= limits::RESUME_BURST => (limits::RESUME_BURST, now),
+            some => (some, since + limits::RESUME_PERIOD * more),
+        };
+        self.allowance = Some((left, since));
+        left
+    }
+
     pub(super) fn is_lost(&self) -> bool {
         self.lost.is_some()
     }
@@ -62,7 +77,8 @@ impl PrimarySession {
     pub fn kept(&self) -> u64 {
         let streams = self.streams.iter().filter_map(|halves| halves.recv.as_ref());
         let held = streams.map(|recv| lock(recv).held()).sum::<u64>();
-        held + lock(&self.data.sent).outstanding() + limits::MAX_CONTROL_KEPT as u64
+        let control = self.control.queued() + limits::MAX_CONTROL_KEPT;
+        held + lock(&self.data.sent).outstanding() + control as u64
     }
 
     /// It has no connection, and has to make room for others that have none.
@@ -118,6 +134,11 @@ impl PrimarySession {
             let context = format!("attempt {} after {}", m.attempt, self.home.attempt);
             return Err(CodedError::new(Code::InvalidFrame, context));
         }
+        let allowed = self.home.allowed(now);
+        if allowed == 0 {
+            let context = "the session was taken up too often: try again in a second";
+            return Err(CodedError::new(Code::LimitExceeded, context));
+        }
         let frames = {
             let mut sent = lock(&self.data.sent);
             sent.check(&m.packets)?;
@@ -126,7 +147,13 @@ impl PrimarySession {
         };
         (self.home.lost, self.home.attempt) = (None, m.attempt);
         self.home.resumptions += 1;
-        self.moved = now;
+        if let Some((left, _)) = &mut self.home.allowance {
+            *left = allowed - 1;
+        }
+        if !frames.is_empty() {
+            // Else it would keep its place by coming back alone.
+            self.moved = now;
+        }
         self.expect_answers_anew(now);
         self.streams.on_acknowledged(&frames);
         self.outputs.wake(Wake::Acknowledged);

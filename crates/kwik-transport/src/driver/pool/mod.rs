@@ -152,18 +152,18 @@ impl DataPool {
             while let Some(slot) = streams.policy.poll_retired() {
                 retired.extend(streams.open.remove(&slot));
             }
+            if !retired.is_empty() {
+                // At once, so that whoever looks for those that write finds them here or there.
+                streams.ending.retain(|stream| stream.strong_count() > 0);
+                streams.ending.extend(retired.iter().map(Arc::downgrade));
+            }
             if let Some(due) = streams.policy.poll_timeout().filter(|_| !streams.retiring) {
                 streams.retiring = true;
                 self.runtime.spawn(retire_idle(self.this.clone(), self.runtime.clone(), due));
             }
             result
         };
-        retired.retain(|stream| !stream.retire());
-        if !retired.is_empty() {
-            let mut streams = lock(&self.streams);
-            streams.ending.retain(|stream| stream.strong_count() > 0);
-            streams.ending.extend(retired.iter().map(Arc::downgrade));
-        }
+        retired.iter().for_each(|stream| stream.retire());
         result
     }
 
@@ -213,6 +213,9 @@ impl DataPool {
         };
         let other = {
             let mut streams = lock(&self.streams);
+            if streams.closed {
+                return;
+            }
             streams.open(slot, self)
         };
         let mut refused = stream.take_refused().into_iter().peekable();

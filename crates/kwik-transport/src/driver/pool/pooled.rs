@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker, ready};
 use kwik_proto::ack::{KeptFrames, Lane};
 use kwik_proto::stream::Slot;
 use kwik_proto::sync::lock;
-use kwik_proto::wire::{PacketEncoder, StreamKind};
+use kwik_proto::wire::{PacketEncoder, PacketFrame, StreamKind};
 
 use crate::quic::{Connection, Runtime, WriteError};
 
@@ -92,26 +92,44 @@ impl PooledStream {
         self.slot
     }
 
-    /// Goes on on another connection, with what the peer may not have of what was written before.
-    /// None when it was over; else its lane.
+    pub(super) fn priority(&self) -> i32 {
+        self.priority
+    }
+
+    pub(super) fn lane(&self) -> Lane {
+        self.lane
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        lock(&self.inner).out.is_over()
+    }
+
+    /// Goes on on another connection, with what the peer may not have: first `others`, which it
+    /// takes, then what was written here before. If it is over, that is added to `others`.
     pub(super) fn resume(
         self: &Arc<Self>,
         connection: &Connection,
+        others: &mut Vec<(u64, Vec<PacketFrame>)>,
         runtime: &Runtime,
-    ) -> Option<Lane> {
+    ) {
         let mut inner = lock(&self.inner);
-        if !inner.out.restart(connection) {
-            return None;
+        let goes_on = inner.out.restart(connection);
+        let (own, options) = self.gate.unacknowledged(|lane| lane == self.lane);
+        others.extend(own);
+        if !goes_on {
+            return;
         }
-        let (packets, options) = self.gate.unacknowledged(|lane| lane == self.lane);
         let Inner { out, encoder, .. } = &mut *inner;
-        for (id, frames) in packets {
+        for (id, frames) in others.drain(..) {
             encoder.encode(id, &frames, options, out.pending());
+        }
+        // What is pending needs no turn: it would keep others from theirs until QUIC has taken it.
+        if std::mem::take(&mut inner.waits) {
+            self.gate.leave(self.slot);
         }
         inner.gathering = Gathering::No;
         inner.blocked = true;
         self.run_flusher(&mut inner, runtime);
-        Some(self.lane)
     }
 
     /// Takes frames, unless the stream is over.
@@ -195,7 +213,8 @@ impl PooledStream {
     /// Gives back what waits, while the QUIC stream was not opened; nothing else happens here then.
     pub(super) fn take_refused(&self) -> VecDeque<Queued> {
         let mut inner = lock(&self.inner);
-        if !inner.out.is_opening() {
+        // On another connection it has to be opened: it repeats what others cannot.
+        if !inner.out.is_opening() || !inner.out.pending().is_empty() {
             return VecDeque::new();
         }
         let queue = std::mem::take(&mut inner.queue);
@@ -203,15 +222,13 @@ impl PooledStream {
         queue
     }
 
-    /// Ends the QUIC stream once what waits is written: whether that is now.
-    pub(super) fn retire(&self) -> bool {
+    /// Ends the QUIC stream once what waits is written.
+    pub(super) fn retire(&self) {
         let mut inner = lock(&self.inner);
         inner.retired = true;
-        let now = inner.queue.is_empty() && !inner.blocked;
-        if now {
+        if inner.queue.is_empty() && !inner.blocked && inner.out.pending().is_empty() {
             inner.end(self);
         }
-        now
     }
 
     /// The connection is gone, or of no more use.

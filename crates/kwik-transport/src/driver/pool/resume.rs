@@ -1,8 +1,10 @@
 //! What a pool does when another connection takes the place of its own.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Weak;
 
+use kwik_proto::ack::Lane;
 use kwik_proto::sync::lock;
 use kwik_proto::wire::{PacketEncoder, StreamKind};
 
@@ -15,19 +17,25 @@ impl DataPool {
     /// what waited.
     ///
     /// Each QUIC stream repeats its own, before it writes anything new: so the bytes of a lease
-    /// keep their order. Those of QUIC streams that have ended are repeated on one more.
+    /// keep their order. What QUIC streams have written that are over leaves on the most urgent of
+    /// the others, since the peer may allow no more; on one more if none is left.
     pub(in crate::driver) fn resume(&self, connection: &Connection) {
-        let (streams, opened) = {
+        let (mut streams, opened) = {
             let mut streams = lock(&self.streams);
             streams.connection = connection.clone();
             let ending: Vec<_> = streams.ending.iter().filter_map(Weak::upgrade).collect();
             let open = streams.open.values().cloned();
-            (ending.into_iter().chain(open).collect::<Vec<_>>(), streams.opened)
+            let mut all = ending.into_iter().chain(open).collect::<Vec<_>>();
+            all.sort_by_key(|stream| Reverse(stream.priority()));
+            (all, streams.opened)
         };
-        let lanes = streams.iter().filter_map(|stream| stream.resume(connection, &self.runtime));
-        let lanes: BTreeSet<_> = lanes.collect();
-        let ended = |lane: kwik_proto::ack::Lane| lane.0 <= opened && !lanes.contains(&lane);
-        let (packets, options) = self.gate.unacknowledged(ended);
+        streams.retain(|stream| !stream.is_over());
+        let lanes: BTreeSet<_> = streams.iter().map(|stream| stream.lane()).collect();
+        let ended = |lane: Lane| lane.0 <= opened && !lanes.contains(&lane);
+        let (mut packets, options) = self.gate.unacknowledged(ended);
+        for stream in streams {
+            stream.resume(connection, &mut packets, &self.runtime);
+        }
         if !packets.is_empty() {
             // Ahead of all that is newer, but for control frames.
             let mut out = Outgoing::new(connection.clone(), StreamKind::Data, i32::MAX - 1);
