@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, Path, Request, State as Given};
+use axum::extract::{DefaultBodyLimit, OriginalUri, Path, Request, State as Given};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -169,7 +169,8 @@ impl Admin {
         Self(State { report_every: Some(every), ..self.0 })
     }
 
-    /// Everything as routes, and what looks for alerts meanwhile: spawn it.
+    /// Everything as routes to nest, and what looks for alerts meanwhile: spawn it. The token is
+    /// asked for; which `Host` and which origins may ask is the application's to check.
     pub fn router(self) -> (Router, impl Future<Output = ()> + Send + 'static) {
         let state = Arc::new(self.0);
         (router(&state), watch(state))
@@ -189,10 +190,7 @@ fn router(state: &Arc<State>) -> Router {
     let sessions = "/api/v1/sessions/{name}";
     let below = |rest: &str| format!("{sessions}/{rest}");
     Router::new()
-        .route(
-            "/",
-            get(|| async { file("text/html; charset=utf-8", include_str!("page/page.html")) }),
-        )
+        .route("/", get(page))
         .route("/page.js", get(|| async { file("text/javascript", include_str!("page/page.js")) }))
         .route("/page.css", get(|| async { file("text/css", include_str!("page/page.css")) }))
         .route("/favicon.ico", get(|| async { StatusCode::NO_CONTENT }))
@@ -228,6 +226,20 @@ async fn in_time(request: Request, next: Next) -> Response {
     let patience = limits::READ_TIMEOUT + Duration::from_secs(30);
     let late = || refuse(StatusCode::REQUEST_TIMEOUT, "this took too long");
     tokio::time::timeout(patience, next.run(request)).await.unwrap_or_else(|_| late())
+}
+
+/// The page. What it loads is named from where it is itself, so that it can be nested anywhere, with
+/// a slash at the end or without.
+async fn page(OriginalUri(uri): OriginalUri) -> Response {
+    let page = include_str!("page/page.html");
+    let last = uri.path().rsplit('/').next().unwrap_or_default();
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if !last.bytes().all(plain) {
+        return refuse(StatusCode::NOT_FOUND, "no such page");
+    }
+    let below = if last.is_empty() { String::new() } else { format!("{last}/") };
+    let page = page.replace("=\"page.", &format!("=\"{below}page."));
+    ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], page).into_response()
 }
 
 fn file(kind: &'static str, text: &'static str) -> Response {

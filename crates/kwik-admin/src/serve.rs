@@ -1,5 +1,6 @@
 //! The listener: few connections, none of which may dawdle.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -9,7 +10,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::Router;
-use axum::extract::Extension;
+use axum::extract::{Extension, FromRequestParts};
+use axum::http::request::Parts;
+use axum::middleware::from_fn;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -18,6 +21,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::guard;
 use crate::limits::{MAX_CONNECTIONS, MAX_HEAD, READ_TIMEOUT, WRITE_TIMEOUT};
 
 /// Where the interface is.
@@ -64,9 +68,19 @@ impl std::str::FromStr for Place {
     }
 }
 
-/// Who asks: an address, or the socket's name.
+/// Who asks: an address, the user of a socket, or the application around a nested router, which
+/// alone knows more.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller(pub(crate) String);
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let known = parts.extensions.get().cloned();
+        Ok(known.unwrap_or_else(|| Self("the application".to_owned())))
+    }
+}
 
 #[derive(Debug)]
 enum Listener {
@@ -110,8 +124,10 @@ impl Bound {
         }
     }
 
-    /// Answers for as long as it is polled.
+    /// Answers for as long as it is polled, and only requests for this machine that no page of
+    /// another origin sent.
     pub async fn run(&self, router: Router) {
+        let router = router.layer(from_fn(guard::check_origin));
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };

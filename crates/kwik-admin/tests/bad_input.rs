@@ -170,6 +170,9 @@ async fn foreign_hosts_and_origins_are_refused() {
         (format!("{own}Sec-Fetch-Site: same-site\r\n"), 403),
         (format!("{own}Origin: http://localhost:{port}\r\n"), 200),
         (format!("Host: [::1]:{port}\r\n"), 200),
+        (format!("Host: 127.0.0.2:{port}\r\n"), 200),
+        (format!("Host: LocalHost.:{port}\r\n"), 200),
+        (format!("Host: localhost..:{port}\r\n"), 421),
         (format!("Host: 127.0.0.1:{port}\r\nSec-Fetch-Site: none\r\n"), 200),
     ];
     for (head, wanted) in table {
