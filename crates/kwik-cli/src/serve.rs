@@ -135,7 +135,9 @@ fn without_secrets(
 ) -> Result<Source, Failure> {
     // The files of the state, too: they may have other names elsewhere.
     let kept = state::SECRETS.map(|name| folder.join(name));
-    let secrets = [folder.to_owned()].into_iter().chain(kept).chain(arguments.secret_file.clone());
+    let given = [&arguments.secret_file, &arguments.admin.admin_token_file];
+    let given = given.into_iter().flatten().cloned();
+    let secrets = [folder.to_owned()].into_iter().chain(kept).chain(given);
     for secret in secrets.filter(|secret| secret.exists()) {
         source = source.excluding(&secret)?;
     }
