@@ -178,8 +178,17 @@ impl Gauges {
     }
 }
 
-/// What was read last: a session that ends is counted a moment after it is gone, and counters shall
-/// not fall.
+/// Counters that are read from connections that live.
+const OF_CONNECTIONS: [&str; 5] = [
+    "kwik_udp_datagrams",
+    "kwik_udp_bytes",
+    "kwik_quic_packets_sent",
+    "kwik_quic_packets_lost",
+    "kwik_congestion_events",
+];
+
+/// What was read last: a connection that ends is counted a moment after it is gone, and counters
+/// shall not fall.
 #[derive(Debug, Default)]
 pub(crate) struct LastRead(Mutex<Vec<Vec<Sample>>>);
 
@@ -189,7 +198,7 @@ impl LastRead {
         let mut last = lock(&self.0);
         last.resize_with(families.len(), Vec::new);
         for (family, before) in families.iter_mut().zip(last.iter_mut()) {
-            if family.kind == Counter {
+            if family.kind == Counter && OF_CONNECTIONS.contains(&family.name) {
                 for sample in &mut family.samples {
                     let earlier = before.iter().find(|earlier| earlier.labels == sample.labels);
                     if let Some(earlier) = earlier {
@@ -216,9 +225,12 @@ impl Value {
 pub(crate) fn read(observed: &Observed, memory: [u64; 2]) -> Vec<Family> {
     let counters = &observed.counters;
     // Before what lives: what ends in between is missed once, and not counted twice.
-    let (quic, totals) = (counters.quic.value(), counters.totals.value());
+    let quic = counters.quic.value();
+    let (totals, live) = {
+        let mut live = lock(&observed.live);
+        (counters.totals.value(), live.all())
+    };
     let mut sums = Sums { quic, totals, ..Sums::default() };
-    let live = lock(&observed.live).all();
     live.iter().for_each(|(_, session)| sums.add(session));
     drop(live);
     let Sums { roles, paths, limited, gauges, totals, quic } = sums;
