@@ -248,10 +248,13 @@ pub(crate) async fn drain(
 ) -> Response {
     let drain = || {
         fields(&body, &[])?;
-        match admin.service.drain() {
-            true => Ok(json!({ "draining": true, "sessions": view::all(&admin.endpoints).len() })),
-            false => Err(conflict(&"this server cannot be drained from here")),
-        }
+        let within = admin.service.drain();
+        let within = within.ok_or_else(|| conflict(&"this server cannot be drained from here"))?;
+        Ok(json!({
+            "draining": true,
+            "ends_within": within.as_secs_f64(),
+            "sessions": view::all(&admin.endpoints).len(),
+        }))
     };
     done(&caller, "drain", drain())
 }
@@ -283,12 +286,16 @@ pub(crate) async fn reload(
     caller: Caller,
     body: Bytes,
 ) -> Response {
-    let reload = || {
+    let reload = async {
         fields(&body, &[])?;
-        match admin.service.reload() {
+        if admin.service.is_draining() {
+            return Err(conflict(&"this server ends: nothing is read again"));
+        }
+        let none = || conflict(&"this server has nothing to read again");
+        match admin.service.reload().ok_or_else(none)?.await {
             true => Ok(json!({ "reloaded": true })),
-            false => Err(conflict(&"this server has nothing to read again")),
+            false => Err(conflict(&"nothing was read again: the server ends")),
         }
     };
-    done(&caller, "reload", reload())
+    done(&caller, "reload", reload.await)
 }

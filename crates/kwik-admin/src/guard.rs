@@ -86,6 +86,10 @@ pub(crate) async fn check(
     response
 }
 
+/// Marks requests that may come from any user of this machine.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AnyUser;
+
 type Refusal = (StatusCode, &'static str);
 
 /// The host of a request is this machine by a name that no other can take: else a page of a host
@@ -134,9 +138,20 @@ fn check_body(request: &Request) -> Result<(), Refusal> {
     }
 }
 
-/// The page itself and what says that the server lives need no token.
+/// The page itself and what says that the server lives need no token. Commands need one but where
+/// only the owner comes in.
 fn check_token(token: Option<&Token>, request: &Request) -> Result<(), Refusal> {
-    let Some(token) = token else { return Ok(()) };
+    let Some(token) = token else {
+        let looks = matches!(*request.method(), Method::GET | Method::HEAD);
+        return match request.extensions().get::<AnyUser>() {
+            Some(AnyUser) if !looks => Err((
+                StatusCode::FORBIDDEN,
+                "commands at a port need a token, as every user of this machine reaches it: \
+                 --admin-token-file, or a socket",
+            )),
+            _ => Ok(()),
+        };
+    };
     if matches!(
         request.uri().path(),
         "/" | "/page.js" | "/page.css" | "/favicon.ico" | "/healthz" | "/readyz"

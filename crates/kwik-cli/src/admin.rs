@@ -9,9 +9,11 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use kwik::{Endpoint, Fingerprint};
-use kwik_admin::{Admin, Bound, EdgeRow, Place, Service, Thresholds, Token, limits::MAX_TOKEN};
+use kwik_admin::{
+    Admin, Bound, EdgeRow, Place, Reloading, Service, Thresholds, Token, limits::MAX_TOKEN,
+};
 use kwik_delivery::Server;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::{
     args::duration,
@@ -81,11 +83,19 @@ impl Administration {
         options: &AdminOptions,
         endpoints: Vec<Endpoint>,
         server: &Arc<Server>,
-    ) -> mpsc::Receiver<Asked> {
-        let (asking, asked) = mpsc::channel(4);
-        let Some((bound, token)) = self.0 else { return asked };
+        drain: Duration,
+    ) -> Wishes {
+        let (reload, reloads) = mpsc::channel(4);
+        let wishes = Wishes { reloads, end: Arc::default() };
+        let Some((bound, token)) = self.0 else { return wishes };
         match bound.place() {
-            Some(Place::Tcp(address)) => say(&format!("kwik: administration: http://{address}/")),
+            Some(Place::Tcp(address)) => {
+                say(&format!("kwik: administration: http://{address}/"));
+                if token.is_none() {
+                    say("kwik: every user of this machine may look there; for commands give \
+                         --admin-token-file");
+                }
+            }
             Some(Place::Unix(path)) => {
                 let path = path.display();
                 say(&format!("kwik: administration: kwik ctl --admin {}", kwik::escape(path)));
@@ -100,7 +110,8 @@ impl Administration {
                 _ => thresholds.failures = *value,
             }
         }
-        let service = Serving { server: Arc::clone(server), asking };
+        let (server, end) = (Arc::clone(server), Arc::clone(&wishes.end));
+        let service = Serving { server, reload, end, drain };
         let mut admin = Admin::of(endpoints).with_service(service).with_thresholds(thresholds);
         if let Some(token) = token {
             admin = admin.with_token(token);
@@ -109,7 +120,7 @@ impl Administration {
             admin = admin.with_reports(every);
         }
         tokio::spawn(async move { admin.run(&bound).await });
-        asked
+        wishes
     }
 }
 
@@ -133,24 +144,49 @@ pub(crate) fn token_text(path: &Path) -> Result<String, Failure> {
     Ok(text.trim().to_owned())
 }
 
+/// What is asked of the server there.
+pub(crate) struct Wishes {
+    /// To read lists and open logs again; each is told once that is done.
+    reloads: mpsc::Receiver<oneshot::Sender<()>>,
+    end: Arc<Notify>,
+}
+
+impl Wishes {
+    /// The next, and who is told once it is done.
+    pub(crate) async fn next(&mut self) -> (Asked, Option<oneshot::Sender<()>>) {
+        tokio::select! {
+            () = self.end.notified() => (Asked::End, None),
+            Some(done) = self.reloads.recv() => (Asked::Reload, Some(done)),
+        }
+    }
+}
+
 struct Serving {
     server: Arc<Server>,
-    asking: mpsc::Sender<Asked>,
+    reload: mpsc::Sender<oneshot::Sender<()>>,
+    end: Arc<Notify>,
+    /// How long clients may take to finish.
+    drain: Duration,
 }
 
 impl Service for Serving {
-    fn drain(&self) -> bool {
+    fn drain(&self) -> Option<Duration> {
         // At once, so that who asks sees it; the rest is the server's.
         self.server.drain();
-        self.asking.try_send(Asked::End).is_ok()
+        self.end.notify_one();
+        Some(self.drain)
     }
 
     fn is_draining(&self) -> bool {
         self.server.is_draining()
     }
 
-    fn reload(&self) -> bool {
-        self.asking.try_send(Asked::Reload).is_ok()
+    fn reload(&self) -> Option<Reloading> {
+        let reload = self.reload.clone();
+        Some(Box::pin(async move {
+            let (done, told) = oneshot::channel();
+            reload.send(done).await.is_ok() && told.await.is_ok()
+        }))
     }
 
     fn edges(&self) -> Vec<EdgeRow> {

@@ -162,6 +162,25 @@ fn a_drain_under_load_loses_no_byte_and_ends_the_server() {
     assert!(!Path::new(&stage.socket).exists());
 }
 
+/// A server that ends says within which time, keeps to it, and does not pretend to read anything
+/// again meanwhile.
+#[test]
+fn a_drain_ends_within_the_time_that_it_tells() {
+    let mut stage = Stage::new(&["--drain", "4s"]);
+    let reloaded = stage.json(&["reload"]);
+    assert_eq!(reloaded["reloaded"], true);
+    let download = Download::begin(&stage.place, &stage.primary.link("x"));
+    stage.session();
+    for _ in 0..6 {
+        let drained = stage.json(&["drain"]);
+        assert_eq!((&drained["draining"], &drained["ends_within"]), (&true.into(), &4.0.into()));
+    }
+    assert_failed(&stage.ctl(&["reload"]), 1, "this server ends");
+    // The client takes nothing more, and is not waited for.
+    assert!(stage.primary.child.wait().unwrap().success());
+    drop(download);
+}
+
 #[test]
 fn events_are_followed_and_the_log_is_json() {
     let stage = Stage::new(&["--log-format", "json", "--report-every", "1s"]);
@@ -230,10 +249,16 @@ fn the_token_is_served_to_nobody() {
     fs::write(&file, TOKEN).unwrap();
     let file = file.to_str().unwrap();
     mode(file, 0o600);
-    let server = place.serve("one", &["--admin", "127.0.0.1:0", "--admin-token-file", file]);
+    let socket = place.path("admin").to_str().unwrap().to_owned();
+    let server = place.serve("one", &["--admin", &socket, "--admin-token-file", file]);
     assert_done(&place.run(&["get", &server.link("x"), "-o", "-"]));
     let refused = place.run(&["get", &server.link("token"), "-o", "-"]);
     assert_failed(&refused, 3, "no object token here");
+    // Who has it not is told so, whatever is asked for.
+    for command in ["sessions", "events"] {
+        let refused = place.run(&["ctl", "--admin", &socket, command]);
+        assert_failed(&refused, 4, "a token is needed");
+    }
 }
 
 /// Opens the page in a browser, where there is one, during a download of three servers.

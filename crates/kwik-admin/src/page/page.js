@@ -313,7 +313,7 @@ find("token-form").addEventListener("submit", (event) => {
   sessionStorage.setItem("token", token);
   look();
 });
-find("drain").addEventListener("click", () => command("Drain the server", "api/v1/drain", {}));
+find("drain").addEventListener("click", () => command("Drain the server: it takes no new sessions, and ends after --drain with what is left", "api/v1/drain", {}));
 find("close").addEventListener("click", () => command("Close session " + chosen, "api/v1/sessions/" + chosen + "/close", {}));
 
 async function run() {
