@@ -338,6 +338,7 @@ fn a_primary_tells_what_limits_its_client_until_all_has_come() {
         let fast = |rate: u64| near(rate, 20 * paths as u64);
         assert!(during.iter().all(|(_, rate)| fast(*rate)), "{kind:?} {during:#?}");
         let idle = (Bottleneck::Nothing, 0);
-        assert!(after.iter().all(|look| *look == idle), "{kind:?} {after:#?}");
+        // The first look is at the time in which it ended.
+        assert!(after[1..].iter().all(|look| *look == idle), "{kind:?} {after:#?}");
     }
 }
