@@ -1,6 +1,6 @@
 //! Alerts: raised once when a threshold is passed, lifted once when it is not any more.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -78,8 +78,8 @@ struct State {
     past: VecDeque<Alert>,
     /// Counts of the last minute: when, what came, what came twice, failed handshakes.
     history: VecDeque<(Instant, [u64; 3])>,
-    /// Since when some path has done badly.
-    degraded: Option<Instant>,
+    /// Since when paths have done badly, by session and path.
+    degraded: BTreeMap<(String, u32), Instant>,
 }
 
 /// What was raised or lifted just now.
@@ -142,22 +142,29 @@ impl Alerts {
         }
         state.history.push_back((now, looked.counts));
         let [received, twice, failures] = state.since_first(looked.counts);
-        if !looked.bad_path {
-            state.degraded = None;
-        } else if state.degraded.is_none() {
-            state.degraded = Some(now);
+        // Each counts for itself: of many clients' paths some always do badly for a moment.
+        state.degraded.retain(|path, _| looked.bad_paths.contains(path));
+        for path in &looked.bad_paths {
+            state.degraded.entry(path.clone()).or_insert(now);
         }
-        let lasted = state.degraded.map(|since| now.saturating_duration_since(since));
+        let worst = state.degraded.iter().min_by_key(|(_, since)| **since);
+        let worst = worst.map(|(path, since)| (path, now.saturating_duration_since(*since)));
+        let degraded = worst.filter(|(_, lasted)| *lasted >= thresholds.degraded);
+        let degraded = degraded.map(|((session, path), lasted)| {
+            let seconds = lasted.as_secs();
+            format!("path {path} of session {session} has been degraded or dead for {seconds} s")
+        });
         let share = twice as f64 / received.max(1) as f64;
-        let memory = looked.memory[0] as f64 / looked.memory[1].max(1) as f64;
+        let memory = looked.memory;
+        // It goes up and down about the threshold: once raised, it is lifted well below.
+        let is_raised = state.raised.iter().any(|alert| alert.name == "memory");
+        let memory_bound = thresholds.memory - if is_raised { 0.05 } else { 0.0 };
         let holds = [
             looked.edges_lost.then(|| "no edge joined when it was dialed last".to_owned()),
             (share > thresholds.duplicates && received > 1 << 20)
                 .then(|| format!("{:.1} % of what came had come before", share * 100.0)),
-            lasted.filter(|lasted| *lasted >= thresholds.degraded).map(|lasted| {
-                format!("a path has been degraded or dead for {} s", lasted.as_secs())
-            }),
-            (memory > thresholds.memory)
+            degraded,
+            (memory > memory_bound)
                 .then(|| format!("{:.0} % of the memory is granted", memory * 100.0)),
             (failures as f64 >= thresholds.failures)
                 .then(|| format!("{failures} handshakes failed within a minute")),
@@ -199,8 +206,10 @@ impl State {
 struct Looked {
     /// What came, what came twice, failed handshakes, since the start.
     counts: [u64; 3],
-    memory: [u64; 2],
-    bad_path: bool,
+    /// The share of its memory that an endpoint has granted, of the fullest.
+    memory: f64,
+    /// Session and path.
+    bad_paths: BTreeSet<(String, u32)>,
     edges_lost: bool,
 }
 
@@ -213,14 +222,17 @@ impl Looked {
             looked.counts[0] += sum("kwik_received_bytes");
             looked.counts[1] += sum("kwik_duplicate_bytes");
             looked.counts[2] += sum("kwik_handshake_failures");
-            looked.memory[0] += sum("kwik_memory_granted_bytes");
-            looked.memory[1] += sum("kwik_memory_limit_bytes");
+            let limit = sum("kwik_memory_limit_bytes").max(1);
+            let share = sum("kwik_memory_granted_bytes") as f64 / limit as f64;
+            looked.memory = looked.memory.max(share);
         }
-        looked.bad_path = view::all(endpoints).iter().any(|found| {
-            let kwik::LiveSession::Primary(primary) = &found.session else { return false };
+        for found in view::all(endpoints) {
+            let kwik::LiveSession::Primary(primary) = &found.session else { continue };
             let bad = |status| matches!(status, PathStatus::Degraded | PathStatus::Dead);
-            primary.all_paths().iter().any(|path| bad(path.status) && !path.ended)
-        });
+            let paths = primary.all_paths().into_iter();
+            let paths = paths.filter(|path| bad(path.status) && !path.ended);
+            looked.bad_paths.extend(paths.map(|path| (found.name.clone(), path.id.0)));
+        }
         let edges = service.edges();
         looked.edges_lost = !edges.is_empty() && edges.iter().all(|edge| edge.unreached);
         looked
@@ -246,12 +258,12 @@ mod tests {
     fn each_alert_is_raised_once_and_lifted_once() {
         let (alerts, start) = (Alerts::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
-        let calm = || Looked { memory: [1, 10], ..Looked::default() };
+        let calm = || Looked { memory: 0.1, ..Looked::default() };
         assert_eq!(changes(&alerts, &calm(), at(0)), []);
         let storm = Looked {
             counts: [10 << 20, 1 << 20, 60],
-            memory: [9, 10],
-            bad_path: true,
+            memory: 0.9,
+            bad_paths: [("0-1".to_owned(), 2)].into(),
             edges_lost: true,
         };
         let raised = ["no_edge_left", "duplicates", "memory", "handshake_failures"];
@@ -266,5 +278,32 @@ mod tests {
         assert!(lifted.iter().all(|(_, raised)| !raised));
         assert_eq!(changes(&alerts, &calm, at(101)), []);
         assert_eq!(alerts.show()["lifted"].as_array().unwrap().len(), 5);
+    }
+
+    #[test]
+    fn paths_that_do_badly_in_turn_raise_no_alert() {
+        let (alerts, start) = (Alerts::default(), Instant::now());
+        for second in 0..100_u32 {
+            let bad = [("0-1".to_owned(), u32::from(second % 20 < 10))].into();
+            let looked = Looked { bad_paths: bad, ..Looked::default() };
+            assert_eq!(changes(&alerts, &looked, start + Duration::from_secs(second.into())), []);
+        }
+        let bad = [("0-1".to_owned(), 7_u32)];
+        let looked = Looked { bad_paths: bad.into(), ..Looked::default() };
+        let at = |second| start + Duration::from_secs(second);
+        assert_eq!(changes(&alerts, &looked, at(100)), []);
+        assert_eq!(changes(&alerts, &looked, at(130)), [("path_degraded", true)]);
+        let text = alerts.show()["raised"][0]["text"].as_str().unwrap().to_owned();
+        assert!(text.starts_with("path 7 of session 0-1"), "{text}");
+    }
+
+    #[test]
+    fn memory_about_its_threshold_is_one_alert() {
+        let (alerts, now) = (Alerts::default(), Instant::now());
+        let told: Vec<_> = [0.79, 0.81, 0.79, 0.81, 0.76, 0.74, 0.76]
+            .into_iter()
+            .flat_map(|memory| changes(&alerts, &Looked { memory, ..Looked::default() }, now))
+            .collect();
+        assert_eq!(told, [("memory", true), ("memory", false)]);
     }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use kwik::{Config, Fingerprint, LiveSession, PathId, PrimarySession, Session};
@@ -70,7 +70,7 @@ fn done(caller: &Caller, what: &str, answered: Answer) -> Response {
 /// `POST /api/v1/sessions/{name}/close`: `code` (0), `reason`.
 pub(crate) async fn close(
     State(admin): State<Arc<Admin>>,
-    Extension(caller): Extension<Caller>,
+    caller: Caller,
     Path(name): Path<String>,
     body: Bytes,
 ) -> Response {
@@ -102,7 +102,7 @@ pub(crate) async fn close(
 /// `POST /api/v1/sessions/{name}/paths`: `address`, `fingerprint`.
 pub(crate) async fn add_path(
     State(admin): State<Arc<Admin>>,
-    Extension(caller): Extension<Caller>,
+    caller: Caller,
     Path(name): Path<String>,
     body: Bytes,
 ) -> Response {
@@ -125,7 +125,7 @@ pub(crate) async fn add_path(
 /// `POST /api/v1/sessions/{name}/paths/{path}/{change}`: `remove` or `kill`.
 pub(crate) async fn change_path(
     State(admin): State<Arc<Admin>>,
-    Extension(caller): Extension<Caller>,
+    caller: Caller,
     Path((name, path, change)): Path<(String, String, String)>,
     body: Bytes,
 ) -> Response {
@@ -179,7 +179,7 @@ fn changed(config: &Config, body: &[u8]) -> Result<(Config, Value), (StatusCode,
 /// `PATCH /api/v1/sessions/{name}/settings`
 pub(crate) async fn set_session(
     State(admin): State<Arc<Admin>>,
-    Extension(caller): Extension<Caller>,
+    caller: Caller,
     Path(name): Path<String>,
     body: Bytes,
 ) -> Response {
@@ -195,7 +195,7 @@ pub(crate) async fn set_session(
 /// `PATCH /api/v1/settings`: of sessions to come, and `memory_budget` in bytes for all.
 pub(crate) async fn set_all(
     State(admin): State<Arc<Admin>>,
-    Extension(caller): Extension<Caller>,
+    caller: Caller,
     body: Bytes,
 ) -> Response {
     let set = || {
@@ -243,15 +243,18 @@ pub(crate) async fn set_all(
 /// `POST /api/v1/drain`
 pub(crate) async fn drain(
     State(admin): State<Arc<Admin>>,
-    Extension(caller): Extension<Caller>,
+    caller: Caller,
     body: Bytes,
 ) -> Response {
     let drain = || {
         fields(&body, &[])?;
-        match admin.service.drain() {
-            true => Ok(json!({ "draining": true, "sessions": view::all(&admin.endpoints).len() })),
-            false => Err(conflict(&"this server cannot be drained from here")),
-        }
+        let within = admin.service.drain();
+        let within = within.ok_or_else(|| conflict(&"this server cannot be drained from here"))?;
+        Ok(json!({
+            "draining": true,
+            "ends_within": within.as_secs_f64(),
+            "sessions": view::all(&admin.endpoints).len(),
+        }))
     };
     done(&caller, "drain", drain())
 }
@@ -259,7 +262,7 @@ pub(crate) async fn drain(
 /// `POST /api/v1/edges/{fingerprint}`: `drained`, true or false.
 pub(crate) async fn set_edge(
     State(admin): State<Arc<Admin>>,
-    Extension(caller): Extension<Caller>,
+    caller: Caller,
     Path(edge): Path<String>,
     body: Bytes,
 ) -> Response {
@@ -280,15 +283,19 @@ pub(crate) async fn set_edge(
 /// `POST /api/v1/reload`: edges, lists and logs, as SIGHUP does.
 pub(crate) async fn reload(
     State(admin): State<Arc<Admin>>,
-    Extension(caller): Extension<Caller>,
+    caller: Caller,
     body: Bytes,
 ) -> Response {
-    let reload = || {
+    let reload = async {
         fields(&body, &[])?;
-        match admin.service.reload() {
+        if admin.service.is_draining() {
+            return Err(conflict(&"this server ends: nothing is read again"));
+        }
+        let none = || conflict(&"this server has nothing to read again");
+        match admin.service.reload().ok_or_else(none)?.await {
             true => Ok(json!({ "reloaded": true })),
-            false => Err(conflict(&"this server has nothing to read again")),
+            false => Err(conflict(&"nothing was read again: the server ends")),
         }
     };
-    done(&caller, "reload", reload())
+    done(&caller, "reload", reload.await)
 }

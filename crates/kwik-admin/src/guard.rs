@@ -1,5 +1,6 @@
 //! Nobody in who does not belong.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -48,16 +49,23 @@ pub(crate) fn refuse(status: StatusCode, error: &str) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-/// Lets a request through that has the token, if there is one, and that no foreign page sent.
+/// Lets a request through that is for this machine, and that no page of another origin sent. Of the
+/// listener here alone: an application that nests the router has names and origins of its own.
+pub(crate) async fn check_origin(request: Request, next: Next) -> Response {
+    let checked = check_host(&request).and_then(|host| check_page(request.headers(), &host));
+    match checked {
+        Ok(()) => next.run(request).await,
+        Err((status, error)) => refuse(status, error),
+    }
+}
+
+/// Lets a request through that has the token, if there is one, and that no form sent.
 pub(crate) async fn check(
     State(token): State<Option<Arc<Token>>>,
     request: Request,
     next: Next,
 ) -> Response {
-    let checked = check_host(&request)
-        .and_then(|host| check_origin(request.headers(), &host))
-        .and_then(|()| check_body(&request))
-        .and_then(|()| check_token(token.as_deref(), &request));
+    let checked = check_body(&request).and_then(|()| check_token(token.as_deref(), &request));
     let mut response = match checked {
         Ok(()) => next.run(request).await,
         Err((status, error)) => refuse(status, error),
@@ -78,6 +86,10 @@ pub(crate) async fn check(
     response
 }
 
+/// Marks requests that may come from any user of this machine.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AnyUser;
+
 type Refusal = (StatusCode, &'static str);
 
 /// The host of a request is this machine by a name that no other can take: else a page of a host
@@ -91,13 +103,18 @@ fn check_host(request: &Request) -> Result<String, Refusal> {
     let (Some(host), None) = (hosts.next(), hosts.next()) else { return Err(wrong) };
     let host = host.to_str().map_err(|_| wrong)?;
     let authority: Authority = host.parse().map_err(|_| wrong)?;
-    let local = matches!(authority.host(), "localhost" | "127.0.0.1" | "[::1]");
+    // An address is no name that somebody else could resolve.
+    let name = authority.host();
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let plain = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    let local = name.eq_ignore_ascii_case("localhost")
+        || plain.parse().is_ok_and(|address: IpAddr| address.is_loopback());
     let is_plain = !host.contains('@');
     if local && is_plain { Ok(host.to_owned()) } else { Err(wrong) }
 }
 
 /// A page says where it comes from: only the one that is served here may ask.
-fn check_origin(headers: &HeaderMap, host: &str) -> Result<(), Refusal> {
+fn check_page(headers: &HeaderMap, host: &str) -> Result<(), Refusal> {
     let wrong = (StatusCode::FORBIDDEN, "a page of another origin may not ask");
     let own = format!("http://{host}");
     if headers.get_all(header::ORIGIN).iter().any(|origin| origin.as_bytes() != own.as_bytes()) {
@@ -121,9 +138,20 @@ fn check_body(request: &Request) -> Result<(), Refusal> {
     }
 }
 
-/// The page itself and what says that the server lives need no token.
+/// The page itself and what says that the server lives need no token. Commands need one but where
+/// only the owner comes in.
 fn check_token(token: Option<&Token>, request: &Request) -> Result<(), Refusal> {
-    let Some(token) = token else { return Ok(()) };
+    let Some(token) = token else {
+        let looks = matches!(*request.method(), Method::GET | Method::HEAD);
+        return match request.extensions().get::<AnyUser>() {
+            Some(AnyUser) if !looks => Err((
+                StatusCode::FORBIDDEN,
+                "commands at a port need a token, as every user of this machine reaches it: \
+                 --admin-token-file, or a socket",
+            )),
+            _ => Ok(()),
+        };
+    };
     if matches!(
         request.uri().path(),
         "/" | "/page.js" | "/page.css" | "/favicon.ico" | "/healthz" | "/readyz"

@@ -27,13 +27,14 @@ mod serve;
 mod view;
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, Path, Request, State as Given};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::{OriginalUri, Path, Request, State as Given};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, post};
@@ -53,9 +54,10 @@ use serve::Caller;
 
 /// What the server around the endpoints can do; by default nothing.
 pub trait Service: Send + Sync {
-    /// Takes no new sessions, and ends once the present ones have; false if it cannot.
-    fn drain(&self) -> bool {
-        false
+    /// Takes no new sessions, and ends once the present ones have, or after the time that is
+    /// returned; also if it does so already. None if it cannot.
+    fn drain(&self) -> Option<Duration> {
+        None
     }
 
     /// It takes no new sessions.
@@ -63,9 +65,9 @@ pub trait Service: Send + Sync {
         false
     }
 
-    /// Reads lists and opens logs again; false if it has none.
-    fn reload(&self) -> bool {
-        false
+    /// Reads lists and opens logs again: whether that was done. None if it cannot, or has none.
+    fn reload(&self) -> Option<Reloading> {
+        None
     }
 
     /// The servers that it brings in.
@@ -78,6 +80,9 @@ pub trait Service: Send + Sync {
         false
     }
 }
+
+/// Reads again what a service has read.
+pub type Reloading = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 /// A service that can do nothing.
 struct Nothing;
@@ -112,7 +117,7 @@ pub(crate) struct State {
     streams: Arc<Semaphore>,
 }
 
-/// The administration interface of some endpoints. Cheap to clone once it is built.
+/// The administration interface of some endpoints.
 pub struct Admin(State);
 
 impl std::fmt::Debug for Admin {
@@ -169,7 +174,8 @@ impl Admin {
         Self(State { report_every: Some(every), ..self.0 })
     }
 
-    /// Everything as routes, and what looks for alerts meanwhile: spawn it.
+    /// Everything as routes to nest, and what looks for alerts meanwhile: spawn it. The token is
+    /// asked for; which `Host` and which origins may ask is the application's to check.
     pub fn router(self) -> (Router, impl Future<Output = ()> + Send + 'static) {
         let state = Arc::new(self.0);
         (router(&state), watch(state))
@@ -189,10 +195,7 @@ fn router(state: &Arc<State>) -> Router {
     let sessions = "/api/v1/sessions/{name}";
     let below = |rest: &str| format!("{sessions}/{rest}");
     Router::new()
-        .route(
-            "/",
-            get(|| async { file("text/html; charset=utf-8", include_str!("page/page.html")) }),
-        )
+        .route("/", get(page))
         .route("/page.js", get(|| async { file("text/javascript", include_str!("page/page.js")) }))
         .route("/page.css", get(|| async { file("text/css", include_str!("page/page.css")) }))
         .route("/favicon.ico", get(|| async { StatusCode::NO_CONTENT }))
@@ -216,18 +219,45 @@ fn router(state: &Arc<State>) -> Router {
         .method_not_allowed_fallback(|| async {
             refuse(StatusCode::METHOD_NOT_ALLOWED, "not by this method")
         })
-        .layer(from_fn(in_time))
-        .layer(DefaultBodyLimit::max(limits::MAX_BODY))
+        .layer(from_fn(command))
         .layer(from_fn_with_state(state.token.clone(), guard::check))
         .with_state(state.clone())
 }
 
-/// A request's body comes in time, or its connection goes. Event streams answer at once.
-async fn in_time(request: Request, next: Next) -> Response {
-    // A command may take as long as a path takes to be made.
-    let patience = limits::READ_TIMEOUT + Duration::from_secs(30);
+/// A command's body comes in time, and the command is finished and logged also when who asked goes.
+async fn command(request: Request, next: Next) -> Response {
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        return next.run(request).await;
+    }
     let late = || refuse(StatusCode::REQUEST_TIMEOUT, "this took too long");
-    tokio::time::timeout(patience, next.run(request)).await.unwrap_or_else(|_| late())
+    let (head, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, limits::MAX_BODY);
+    let body = match tokio::time::timeout(limits::READ_TIMEOUT, body).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(_)) => return refuse(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large"),
+        Err(_) => return late(),
+    };
+    let request = Request::from_parts(head, Body::from(body));
+    let done = tokio::spawn(next.run(request));
+    match tokio::time::timeout(limits::COMMAND_TIMEOUT, done).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the command failed"),
+        Err(_) => late(),
+    }
+}
+
+/// The page. What it loads is named from where it is itself, so that it can be nested anywhere,
+/// with a slash at the end or without.
+async fn page(OriginalUri(uri): OriginalUri) -> Response {
+    let page = include_str!("page/page.html");
+    let last = uri.path().rsplit('/').next().unwrap_or_default();
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if !last.bytes().all(plain) {
+        return refuse(StatusCode::NOT_FOUND, "no such page");
+    }
+    let below = if last.is_empty() { String::new() } else { format!("{last}/") };
+    let page = page.replace("=\"page.", &format!("=\"{below}page."));
+    ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], page).into_response()
 }
 
 fn file(kind: &'static str, text: &'static str) -> Response {
@@ -240,7 +270,10 @@ pub(crate) fn answer(value: &Value) -> Response {
 }
 
 async fn scrape(Given(state): Given<Arc<State>>, headers: HeaderMap) -> Response {
-    let text = metrics::encode(&state.endpoints, &state.delays, state.alerts.count());
+    let encoded = metrics::encode(&state.endpoints, &state.delays, state.alerts.count());
+    let Ok(text) = encoded else {
+        return refuse(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written");
+    };
     let accepted = headers.get(header::ACCEPT).and_then(|accepted| accepted.to_str().ok());
     if accepted.is_some_and(|accepted| accepted.contains("application/openmetrics-text")) {
         return ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response();

@@ -12,6 +12,8 @@ pub const MAX_BODY: usize = 16 * 1024;
 pub const MAX_HEAD: usize = 16 * 1024;
 /// How long the head of a request, or its body, may take to come.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a command may take: as long as a path takes to be made.
+pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 /// A client that takes nothing of an answer for so long is cut off.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Characters of a token: 22 of base64, or 32 of hexadecimal, have 128 bits.
@@ -24,6 +26,9 @@ pub const MAX_REASON: usize = 256;
 pub const MAX_LISTED: usize = 1_000;
 /// Streams of one session that are shown.
 pub const MAX_STREAMS: usize = 100;
+/// Ranges of one stream that are shown, of what is held and of what is asked for: a page asks each
+/// second, and shows no more than a few hundred.
+pub const MAX_RANGES: usize = 200;
 /// How often what gives rise to alerts is looked at.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Alerts that are kept after they were lifted.

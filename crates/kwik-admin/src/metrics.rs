@@ -44,7 +44,14 @@ impl Delays {
 }
 
 /// All families of some endpoints, added up, as text.
-pub(crate) fn encode(endpoints: &[Endpoint], delays: &Delays, alerts: u64) -> String {
+///
+/// # Errors
+/// A bug here: into a string nothing else fails. Half a scrape is worse than none.
+pub(crate) fn encode(
+    endpoints: &[Endpoint],
+    delays: &Delays,
+    alerts: u64,
+) -> Result<String, fmt::Error> {
     let mut families: Vec<Family> = Vec::new();
     for endpoint in endpoints {
         add(&mut families, endpoint.metrics());
@@ -63,11 +70,8 @@ pub(crate) fn encode(endpoints: &[Endpoint], delays: &Delays, alerts: u64) -> St
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Families(Arc::new(families))));
     let mut encoded = String::new();
-    // Into a string nothing fails but what is a bug here; half a scrape is worse than none.
-    match text::encode(&mut encoded, &registry) {
-        Ok(()) => encoded,
-        Err(fmt::Error) => String::new(),
-    }
+    text::encode(&mut encoded, &registry)?;
+    Ok(encoded)
 }
 
 /// The same in the older form of Prometheus, in which a counter's name has its `_total` in the

@@ -1,23 +1,29 @@
 //! The listener: few connections, none of which may dawdle.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::Router;
-use axum::extract::Extension;
+use axum::extract::{Extension, FromRequestParts};
+use axum::http::request::Parts;
+use axum::middleware::from_fn;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::guard;
 use crate::limits::{MAX_CONNECTIONS, MAX_HEAD, READ_TIMEOUT, WRITE_TIMEOUT};
 
 /// Where the interface is.
@@ -64,14 +70,25 @@ impl std::str::FromStr for Place {
     }
 }
 
-/// Who asks: an address, or the socket's name.
+/// Who asks: an address, the user of a socket, or the application around a nested router, which
+/// alone knows more.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller(pub(crate) String);
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let known = parts.extensions.get().cloned();
+        Ok(known.unwrap_or_else(|| Self("the application".to_owned())))
+    }
+}
 
 #[derive(Debug)]
 enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
+    /// With what it made there.
+    Unix(UnixListener, PathBuf, Inode),
 }
 
 /// A listener that is bound; the interface answers while [`Self::run`] is polled.
@@ -95,8 +112,8 @@ impl Bound {
             }
             Place::Unix(path) => {
                 let name = kwik::escape(path.display()).to_string();
-                let bound = bind_unix(path).await.map_err(failed(name))?;
-                Ok(Self(Listener::Unix(bound, path.clone())))
+                let (bound, made) = bind_unix(path).await.map_err(failed(name))?;
+                Ok(Self(Listener::Unix(bound, path.clone(), made)))
             }
         }
     }
@@ -106,14 +123,23 @@ impl Bound {
     pub fn place(&self) -> Option<Place> {
         match &self.0 {
             Listener::Tcp(listener) => listener.local_addr().ok().map(Place::Tcp),
-            Listener::Unix(_, path) => Some(Place::Unix(path.clone())),
+            Listener::Unix(_, path, _) => Some(Place::Unix(path.clone())),
         }
     }
 
-    /// Answers for as long as it is polled.
+    /// Answers for as long as it is polled, and only requests for this machine that no page of
+    /// another origin sent.
     pub async fn run(&self, router: Router) {
+        let router = match &self.0 {
+            Listener::Tcp(_) => router.layer(Extension(guard::AnyUser)),
+            Listener::Unix(..) => router,
+        };
+        let router = router.layer(from_fn(guard::check_origin));
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        // They end with this.
+        let mut connections = JoinSet::new();
         loop {
+            while connections.try_join_next().is_some() {}
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             let (connection, caller): (Pin<Box<dyn Connection>>, _) = match &self.0 {
                 Listener::Tcp(listener) => match listener.accept().await {
@@ -123,7 +149,7 @@ impl Bound {
                         continue;
                     }
                 },
-                Listener::Unix(listener, path) => match listener.accept().await {
+                Listener::Unix(listener, path, _) => match listener.accept().await {
                     Ok((stream, _)) => {
                         let of = stream.peer_cred().map(|peer| format!("user {}", peer.uid()));
                         (Box::pin(stream), of.unwrap_or_else(|_| path.display().to_string()))
@@ -135,7 +161,7 @@ impl Bound {
                 },
             };
             let router = router.clone().layer(Extension(Caller(caller)));
-            tokio::spawn(async move {
+            connections.spawn(async move {
                 let io = TokioIo::new(Impatient::new(connection));
                 let mut http = http1::Builder::new();
                 http.timer(TokioTimer::new())
@@ -155,26 +181,48 @@ async fn on_error(error: &io::Error) {
     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
 }
 
-/// A socket that an earlier process left is replaced, and one that answers is not.
-async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+/// A socket that an earlier process left is replaced, and one that answers is not, or may.
+async fn bind_unix(path: &Path) -> io::Result<(UnixListener, Inode)> {
     if let Ok(there) = std::fs::symlink_metadata(path) {
-        let is_socket = there.file_type().is_socket();
-        if !is_socket || tokio::net::UnixStream::connect(path).await.is_ok() {
+        let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+        let is_stale = there.file_type().is_socket()
+            && tokio::net::UnixStream::connect(path).await.is_err_and(refused);
+        if !is_stale {
             return Err(io::ErrorKind::AddrInUse.into());
         }
-        std::fs::remove_file(path)?;
     }
-    // Made elsewhere under a name that nobody knows, so that nobody reaches it before it is closed
-    // to others.
-    let bound = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(bound)
+    // Made in a folder that others cannot enter, so that nobody reaches it before it is closed to
+    // them; then it takes its place at once.
+    let mut folder = path.as_os_str().to_owned();
+    folder.push(format!(".{}", std::process::id()));
+    let folder = PathBuf::from(folder);
+    std::fs::DirBuilder::new().mode(0o700).create(&folder)?;
+    let made = folder.join("s");
+    let placed = UnixListener::bind(&made).and_then(|bound| {
+        std::fs::set_permissions(&made, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::rename(&made, path)?;
+        Ok((bound, inode(path)?))
+    });
+    if placed.is_err() {
+        // It may not have been made.
+        std::fs::remove_file(&made).ok();
+    }
+    std::fs::remove_dir(&folder).ok();
+    placed
+}
+
+/// Device and number of a file.
+type Inode = (u64, u64);
+
+fn inode(path: &Path) -> io::Result<Inode> {
+    std::fs::symlink_metadata(path).map(|there| (there.dev(), there.ino()))
 }
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        if let Listener::Unix(_, path) = &self.0 {
+        if let Listener::Unix(_, path, made) = &self.0
+            && inode(path).is_ok_and(|there| there == *made)
+        {
             // What is left is replaced by the next one anyhow.
             std::fs::remove_file(path).ok();
         }

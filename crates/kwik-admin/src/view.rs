@@ -9,7 +9,7 @@ use kwik::{
 };
 use serde_json::{Value, json};
 
-use crate::limits::{MAX_LISTED, MAX_STREAMS};
+use crate::limits::{MAX_LISTED, MAX_RANGES, MAX_STREAMS};
 
 /// A session of one of the endpoints, by the name that it has here: `ENDPOINT-NUMBER`.
 pub(crate) struct Found {
@@ -206,13 +206,14 @@ fn sending(send: &SendStats) -> Value {
 
 fn receiving(session: &Session, id: StreamId, recv: &RecvStats, now: Instant) -> Value {
     let map = session.stream_map(id).unwrap_or_default();
-    let held: Vec<_> = map
-        .held
-        .iter()
+    let held = map.held.iter().take(MAX_RANGES);
+    let held: Vec<_> = held
         .map(|(path, range)| json!([path.map(|path| path.0), range.start, range.end]))
         .collect();
+    let asked = map.asked.iter().take(MAX_RANGES);
     let asked: Vec<_> =
-        map.asked.iter().map(|(path, range)| json!([path.0, range.start, range.end])).collect();
+        asked.map(|(path, range)| json!([path.0, range.start, range.end])).collect();
+    let not_shown = map.held.len() + map.asked.len() - held.len() - asked.len();
     let sources: Vec<_> = recv.sources.iter().map(|(path, bytes)| json!([path.0, bytes])).collect();
     json!({
         "read": map.read,
@@ -221,6 +222,7 @@ fn receiving(session: &Session, id: StreamId, recv: &RecvStats, now: Instant) ->
         "size": map.size,
         "held": held,
         "asked": asked,
+        "ranges_not_shown": not_shown,
         "sources": sources,
         "gaps": recv.buffer.gaps,
         "unread": recv.buffer.held,

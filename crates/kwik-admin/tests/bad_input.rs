@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,17 +11,20 @@ use kwik::{ClientConfig, Endpoint, Identity, ServerConfig, Session};
 use kwik_admin::{Admin, Bound, Place, PlaceError, Token, limits};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 struct Stage {
-    port: u16,
+    socket: PathBuf,
     session: Session,
-    _server: Endpoint,
+    _kept: (Endpoint, tempfile::TempDir),
 }
 
-/// A server with one session, and its interface.
+/// What requests name as the port; sockets have none.
+const PORT: u16 = 9433;
+
+/// A server with one session, and its interface at a socket.
 async fn stage(token: bool) -> Stage {
     let identity = Arc::new(Identity::from_seed([7; 32]));
     let key = identity.fingerprint();
@@ -30,8 +34,9 @@ async fn stage(token: bool) -> Stage {
     if token {
         admin = admin.with_token(Token::new(TOKEN).unwrap());
     }
-    let bound = Bound::new(&Place::Tcp(loopback)).await.unwrap();
-    let Some(Place::Tcp(address)) = bound.place() else { panic!("no port") };
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("admin");
+    let bound = Bound::new(&Place::Unix(socket.clone())).await.unwrap();
     tokio::spawn(async move { admin.run(&bound).await });
     let accepting = server.clone();
     tokio::spawn(async move {
@@ -47,7 +52,7 @@ async fn stage(token: bool) -> Stage {
     let client = Endpoint::client(loopback).unwrap();
     let dial = client.connect_with(ClientConfig::pinned(key), server.local_addr().unwrap(), "");
     let session = dial.unwrap().await.unwrap();
-    let stage = Stage { port: address.port(), session, _server: server };
+    let stage = Stage { socket, session, _kept: (server, folder) };
     // It is listed once the server has accepted it.
     while stage.get("/api/v1/sessions", TOKEN).await.1["sessions"][0].is_null() {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -56,9 +61,13 @@ async fn stage(token: bool) -> Stage {
 }
 
 impl Stage {
+    async fn connect(&self) -> UnixStream {
+        UnixStream::connect(&self.socket).await.unwrap()
+    }
+
     /// Sends this and reads the answer to its end: the status, and the body.
     async fn raw(&self, request: &[u8]) -> (u16, String) {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+        let mut stream = self.connect().await;
         // The answer may come before all is written, and the connection end.
         stream.write_all(request).await.ok();
         let mut answer = Vec::new();
@@ -72,7 +81,7 @@ impl Stage {
     async fn send(&self, method: &str, path: &str, head: &str, body: &str) -> (u16, Value) {
         let host = match head.to_lowercase().contains("host:") {
             true => String::new(),
-            false => format!("Host: localhost:{}\r\n", self.port),
+            false => format!("Host: localhost:{PORT}\r\n"),
         };
         let length = body.len();
         let request = format!(
@@ -153,7 +162,7 @@ async fn requests_that_are_wrong_are_told_why() {
 #[tokio::test]
 async fn foreign_hosts_and_origins_are_refused() {
     let stage = stage(false).await;
-    let port = stage.port;
+    let port = PORT;
     let own = format!("Host: localhost:{port}\r\n");
     let table = [
         ("Host: evil.example\r\n".to_owned(), 421),
@@ -170,6 +179,9 @@ async fn foreign_hosts_and_origins_are_refused() {
         (format!("{own}Sec-Fetch-Site: same-site\r\n"), 403),
         (format!("{own}Origin: http://localhost:{port}\r\n"), 200),
         (format!("Host: [::1]:{port}\r\n"), 200),
+        (format!("Host: 127.0.0.2:{port}\r\n"), 200),
+        (format!("Host: LocalHost.:{port}\r\n"), 200),
+        (format!("Host: localhost..:{port}\r\n"), 421),
         (format!("Host: 127.0.0.1:{port}\r\nSec-Fetch-Site: none\r\n"), 200),
     ];
     for (head, wanted) in table {
@@ -182,7 +194,7 @@ async fn foreign_hosts_and_origins_are_refused() {
     assert_eq!(status, 415);
     // No other origin is ever told that it may read.
     let plain = format!("GET /metrics HTTP/1.1\r\n{own}Connection: close\r\n\r\n");
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let mut stream = stage.connect().await;
     stream.write_all(plain.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
@@ -212,6 +224,77 @@ async fn whoever_has_not_the_token_sees_nothing() {
     }
 }
 
+/// Every user of the machine reaches a port.
+#[tokio::test]
+async fn commands_at_a_port_need_a_token() {
+    let loopback = "127.0.0.1:0".parse().unwrap();
+    let endpoint = Endpoint::client(loopback).unwrap();
+    let bound = Bound::new(&Place::Tcp(loopback)).await.unwrap();
+    let Some(Place::Tcp(address)) = bound.place() else { panic!("no port") };
+    tokio::spawn(async move { Admin::new(endpoint).run(&bound).await });
+    let table = [("GET", "/api/v1/settings", 200), ("PATCH", "/api/v1/settings", 403)];
+    for (method, path, wanted) in table {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!(
+            "{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Length: 2\r\nContent-Type: \
+             application/json\r\n\r\n{{}}"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.0 {wanted}")), "{answer}");
+    }
+}
+
+/// A service that takes its time, and says what was asked of it.
+struct Slow(Arc<tokio::sync::Notify>, Arc<std::sync::atomic::AtomicBool>);
+
+impl kwik_admin::Service for Slow {
+    fn reload(&self) -> Option<kwik_admin::Reloading> {
+        let (go, done) = (self.0.clone(), self.1.clone());
+        Some(Box::pin(async move {
+            go.notified().await;
+            done.store(true, std::sync::atomic::Ordering::SeqCst);
+            true
+        }))
+    }
+}
+
+#[tokio::test]
+async fn a_command_is_finished_though_who_asked_is_gone() {
+    let (go, done) = (Arc::default(), Arc::default());
+    let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let admin = Admin::new(endpoint).with_service(Slow(Arc::clone(&go), Arc::clone(&done)));
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("admin");
+    let bound = Bound::new(&Place::Unix(socket.clone())).await.unwrap();
+    tokio::spawn(async move { admin.run(&bound).await });
+    let mut stream = UnixStream::connect(&socket).await.unwrap();
+    let request = b"POST /api/v1/reload HTTP/1.1\r\nHost: localhost\r\nContent-Type: \
+                    application/json\r\nContent-Length: 2\r\n\r\n{}";
+    stream.write_all(request).await.unwrap();
+    // It waits by then; and later, too.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    drop(stream);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    go.notify_one();
+    let finished = async {
+        while !done.load(std::sync::atomic::Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), finished).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_not_waited_for_long() {
+    let stage = stage(false).await;
+    let request = b"POST /api/v1/drain HTTP/1.1\r\nHost: localhost\r\nContent-Type: \
+                    application/json\r\nContent-Length: 200\r\nConnection: close\r\n\r\n{";
+    let answered = tokio::time::timeout(limits::READ_TIMEOUT * 3, stage.raw(request)).await;
+    assert_eq!(answered.unwrap().0, 408);
+}
+
 #[tokio::test]
 async fn heads_and_methods_that_are_none_end_the_connection() {
     let stage = stage(false).await;
@@ -237,7 +320,7 @@ async fn who_dawdles_is_cut_off_and_keeps_nobody_out() {
     let stage = stage(false).await;
     let mut slow = Vec::new();
     for _ in 0..limits::MAX_CONNECTIONS + 10 {
-        let mut stream = TcpStream::connect(("127.0.0.1", stage.port)).await.unwrap();
+        let mut stream = stage.connect().await;
         stream.write_all(b"GET / HTTP/1.1\r\nHost: loc").await.unwrap();
         slow.push(stream);
     }
@@ -252,7 +335,7 @@ async fn event_streams_are_few() {
     let mut streams = Vec::new();
     let request = b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n";
     for _ in 0..limits::MAX_EVENT_STREAMS {
-        let mut stream = TcpStream::connect(("127.0.0.1", stage.port)).await.unwrap();
+        let mut stream = stage.connect().await;
         stream.write_all(request).await.unwrap();
         let mut head = [0; 12];
         stream.read_exact(&mut head).await.unwrap();
@@ -263,15 +346,20 @@ async fn event_streams_are_few() {
     assert_eq!(status, 503, "{answer}");
     // One that is closed makes room, once that is noticed.
     streams.pop();
-    stage.post("/api/v1/sessions/0-1/close", "{}").await;
-    let mut stream = TcpStream::connect(("127.0.0.1", stage.port)).await.unwrap();
-    stream.write_all(request).await.unwrap();
-    let mut told = String::new();
-    while !told.contains("200 OK") && !told.contains("503") {
-        let mut part = [0; 4096];
-        let read = stream.read(&mut part).await.unwrap();
-        told += &String::from_utf8_lossy(&part[..read]);
-    }
+    let status = async {
+        loop {
+            let mut stream = stage.connect().await;
+            stream.write_all(request).await.unwrap();
+            let mut head = [0; 12];
+            stream.read_exact(&mut head).await.unwrap();
+            if &head == b"HTTP/1.1 200" {
+                return;
+            }
+            assert_eq!(&head, b"HTTP/1.1 503");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), status).await.unwrap();
 }
 
 #[tokio::test]
@@ -294,11 +382,40 @@ async fn the_interface_is_of_this_machine_alone() {
     assert_eq!(mode & 0o777, 0o600);
     // Taken by one that answers; and no file is replaced.
     assert!(Bound::new(&place).await.is_err());
+    // Nothing is left of how it was made.
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     drop(bound);
     assert!(!path.exists());
+    // One that a process left is replaced, and what another put there stays.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let bound = Bound::new(&place).await.unwrap();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "another").unwrap();
+    drop(bound);
+    assert!(path.exists());
     std::fs::write(&path, "a file").unwrap();
     assert!(Bound::new(&place).await.is_err());
     assert_eq!(std::fs::read(&path).unwrap(), b"a file");
+}
+
+/// A live socket whose queue of connections is full does not answer, and is not stale.
+#[tokio::test]
+async fn a_socket_of_a_busy_process_is_not_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("admin");
+    let listener = tokio::net::UnixSocket::new_stream().unwrap();
+    listener.bind(&path).unwrap();
+    let listener = listener.listen(1).unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(stream) = tokio::net::UnixStream::connect(&path).await {
+        waiting.push(stream);
+        assert!(waiting.len() < 100);
+    }
+    let before = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&path).unwrap());
+    assert!(Bound::new(&Place::Unix(path.clone())).await.is_err());
+    let after = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&path).unwrap());
+    assert_eq!(before, after);
+    drop(listener);
 }
 
 #[tokio::test]
@@ -363,7 +480,7 @@ fn check_with_promtool(metrics: &str) {
 #[tokio::test]
 async fn events_come_as_they_happen() {
     let stage = stage(false).await;
-    let mut stream = TcpStream::connect(("127.0.0.1", stage.port)).await.unwrap();
+    let mut stream = stage.connect().await;
     stream.write_all(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let mut told = String::new();
     let mut part = [0; 4096];

@@ -1,15 +1,23 @@
 //! The administration interface of `kwik serve`.
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use clap::{Args, ValueEnum};
 use kwik::{Endpoint, Fingerprint};
-use kwik_admin::{Admin, Bound, EdgeRow, Place, Service, Thresholds, Token};
+use kwik_admin::{
+    Admin, Bound, EdgeRow, Place, Reloading, Service, Thresholds, Token, limits::MAX_TOKEN,
+};
 use kwik_delivery::Server;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::{
     args::duration,
+    door::open_kept,
     failure::{Failure, Kind},
     say,
     serve::Asked,
@@ -25,8 +33,8 @@ pub(crate) struct AdminOptions {
     /// `openssl rand -hex 32`, say.
     #[arg(long, value_name = "FILE", requires = "admin")]
     pub(crate) admin_token_file: Option<PathBuf>,
-    /// When an alert is raised: duplicates=0.05 (share), degraded=30 (seconds), memory=0.8 (share)
-    /// or failures=60 (handshakes a minute). May be given several times.
+    /// When an alert is raised: degraded=30 (seconds), memory=0.8 (share) or failures=60
+    /// (handshakes a minute). May be given several times.
     #[arg(long, value_name = "NAME=VALUE", value_parser = threshold, requires = "admin")]
     pub(crate) alert: Vec<(String, f64)>,
     /// Log a line of figures this often: 1m, say.
@@ -45,13 +53,12 @@ pub(crate) enum LogFormat {
 }
 
 fn threshold(text: &str) -> Result<(String, f64), String> {
-    let wrong = || {
-        format!("{text} is no threshold: duplicates=0.05, degraded=30, memory=0.8 or failures=60")
-    };
+    // Of what comes twice clients alone know.
+    let wrong = || format!("{text} is no threshold here: degraded=30, memory=0.8 or failures=60");
     let (name, value) = text.split_once('=').ok_or_else(wrong)?;
     let value: f64 = value.parse().map_err(|_| wrong())?;
     let most = match name {
-        "duplicates" | "memory" => 1.0,
+        "memory" => 1.0,
         "degraded" | "failures" => 1e6,
         _ => return Err(wrong()),
     };
@@ -76,11 +83,19 @@ impl Administration {
         options: &AdminOptions,
         endpoints: Vec<Endpoint>,
         server: &Arc<Server>,
-    ) -> mpsc::Receiver<Asked> {
-        let (asking, asked) = mpsc::channel(4);
-        let Some((bound, token)) = self.0 else { return asked };
+        drain: Duration,
+    ) -> Wishes {
+        let (reload, reloads) = mpsc::channel(4);
+        let wishes = Wishes { reloads, end: Arc::default() };
+        let Some((bound, token)) = self.0 else { return wishes };
         match bound.place() {
-            Some(Place::Tcp(address)) => say(&format!("kwik: administration: http://{address}/")),
+            Some(Place::Tcp(address)) => {
+                say(&format!("kwik: administration: http://{address}/"));
+                if token.is_none() {
+                    say("kwik: every user of this machine may look there; for commands give \
+                         --admin-token-file");
+                }
+            }
             Some(Place::Unix(path)) => {
                 let path = path.display();
                 say(&format!("kwik: administration: kwik ctl --admin {}", kwik::escape(path)));
@@ -90,13 +105,13 @@ impl Administration {
         let mut thresholds = Thresholds::default();
         for (name, value) in &options.alert {
             match name.as_str() {
-                "duplicates" => thresholds.duplicates = *value,
                 "memory" => thresholds.memory = *value,
                 "degraded" => thresholds.degraded = Duration::from_secs_f64(*value),
                 _ => thresholds.failures = *value,
             }
         }
-        let service = Serving { server: Arc::clone(server), asking };
+        let (server, end) = (Arc::clone(server), Arc::clone(&wishes.end));
+        let service = Serving { server, reload, end, drain };
         let mut admin = Admin::of(endpoints).with_service(service).with_thresholds(thresholds);
         if let Some(token) = token {
             admin = admin.with_token(token);
@@ -105,45 +120,73 @@ impl Administration {
             admin = admin.with_reports(every);
         }
         tokio::spawn(async move { admin.run(&bound).await });
-        asked
+        wishes
     }
 }
 
 /// The token in a file.
-pub(crate) fn read_token(path: &std::path::Path) -> Result<Token, Failure> {
-    Token::new(&token_text(path)?).map_err(|error| {
-        let path = kwik::escape(path.display()).to_string();
-        Failure::new(Kind::Usage, format!("{path}: {error}"))
+fn read_token(path: &Path) -> Result<Token, Failure> {
+    let text = token_text(path)?;
+    Token::new(&text).map_err(|error| {
+        Failure::new(Kind::Usage, format!("{}: {error}", kwik::escape(path.display())))
     })
 }
 
 /// What is in the file, without the end of its line.
-pub(crate) fn token_text(path: &std::path::Path) -> Result<String, Failure> {
-    let text = fs::read_to_string(path).map_err(|error| {
-        let path = kwik::escape(path.display()).to_string();
+pub(crate) fn token_text(path: &Path) -> Result<String, Failure> {
+    let mut text = String::new();
+    // More than a token is none.
+    let read = open_kept(path, "token")?.take(MAX_TOKEN as u64 + 16).read_to_string(&mut text);
+    read.map_err(|error| {
+        let path = kwik::escape(path.display());
         Failure::new(Kind::Disk, format!("cannot read the token {path}: {error}"))
     })?;
     Ok(text.trim().to_owned())
 }
 
+/// What is asked of the server there.
+pub(crate) struct Wishes {
+    /// To read lists and open logs again; each is told once that is done.
+    reloads: mpsc::Receiver<oneshot::Sender<()>>,
+    end: Arc<Notify>,
+}
+
+impl Wishes {
+    /// The next, and who is told once it is done.
+    pub(crate) async fn next(&mut self) -> (Asked, Option<oneshot::Sender<()>>) {
+        tokio::select! {
+            () = self.end.notified() => (Asked::End, None),
+            Some(done) = self.reloads.recv() => (Asked::Reload, Some(done)),
+        }
+    }
+}
+
 struct Serving {
     server: Arc<Server>,
-    asking: mpsc::Sender<Asked>,
+    reload: mpsc::Sender<oneshot::Sender<()>>,
+    end: Arc<Notify>,
+    /// How long clients may take to finish.
+    drain: Duration,
 }
 
 impl Service for Serving {
-    fn drain(&self) -> bool {
+    fn drain(&self) -> Option<Duration> {
         // At once, so that who asks sees it; the rest is the server's.
         self.server.drain();
-        self.asking.try_send(Asked::End).is_ok()
+        self.end.notify_one();
+        Some(self.drain)
     }
 
     fn is_draining(&self) -> bool {
         self.server.is_draining()
     }
 
-    fn reload(&self) -> bool {
-        self.asking.try_send(Asked::Reload).is_ok()
+    fn reload(&self) -> Option<Reloading> {
+        let reload = self.reload.clone();
+        Some(Box::pin(async move {
+            let (done, told) = oneshot::channel();
+            reload.send(done).await.is_ok() && told.await.is_ok()
+        }))
     }
 
     fn edges(&self) -> Vec<EdgeRow> {

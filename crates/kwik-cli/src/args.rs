@@ -48,7 +48,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Serve a folder or a file, as a primary or as an edge of one.
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Look at a running server, and change it.
     Ctl(CtlArguments),
     /// Print this server's fingerprint, making its identity if it has none.

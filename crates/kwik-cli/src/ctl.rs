@@ -78,7 +78,7 @@ enum Ctl {
         #[arg(value_name = "NAME=VALUE", value_parser = assignment)]
         settings: Vec<(String, String)>,
     },
-    /// Take no new sessions, and end when the present ones have.
+    /// Take no new sessions, and end when the present ones have, or after `kwik serve --drain`.
     Drain,
     /// Read lists again, and open logs again.
     Reload,
@@ -229,25 +229,22 @@ impl Interface<'_> {
         if (200..300).contains(&status) {
             return Ok(text);
         }
-        let told: Value = serde_json::from_str(&text).unwrap_or_default();
-        let told = told["error"].as_str().unwrap_or(text.trim());
-        let kind = match status {
-            400 | 415 => Kind::Usage,
-            401 => Kind::Trust,
-            404 => Kind::NotFound,
-            _ => Kind::Transfer,
-        };
-        Err(Failure::new(kind, escape(told).to_string()))
+        Err(refused(status, &text))
     }
 
     /// Prints events until the server ends.
     fn follow(&self) -> Result<(), Failure> {
         let mut answer = self.send("GET", "/api/v1/events", None)?;
-        if head(&mut answer)? != 200 {
-            return Err(unreadable());
+        let status = head(&mut answer)?;
+        if status != 200 {
+            let mut text = String::new();
+            answer.take(MAX_ANSWER).read_to_string(&mut text).map_err(|_| unreadable())?;
+            return Err(refused(status, &text));
         }
         for line in answer.lines() {
-            let Ok(line) = line else { return Ok(()) };
+            let line = line.map_err(|error| {
+                Failure::new(Kind::Network, format!("the events broke off: {error}: ask again"))
+            })?;
             if let Some(data) = line.strip_prefix("data: ") {
                 let value: Value = serde_json::from_str(data).map_err(|_| unreadable())?;
                 print(&format!("{}\n", json_line(&value)))?;
@@ -255,6 +252,19 @@ impl Interface<'_> {
         }
         Ok(())
     }
+}
+
+/// What the server tells instead of what was asked for.
+fn refused(status: u16, text: &str) -> Failure {
+    let told: Value = serde_json::from_str(text).unwrap_or_default();
+    let told = told["error"].as_str().unwrap_or(text.trim());
+    let kind = match status {
+        400 | 415 => Kind::Usage,
+        401 => Kind::Trust,
+        404 => Kind::NotFound,
+        _ => Kind::Transfer,
+    };
+    Failure::new(kind, escape(told).to_string())
 }
 
 /// Reads the head of an answer: its status.

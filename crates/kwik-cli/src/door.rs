@@ -132,18 +132,24 @@ fn secret(arguments: &Serve, folder: &Path) -> Result<Option<Pass>, Failure> {
     }
 }
 
-/// One that the operator keeps. A link to it is fine, as systems that hand secrets out make such.
+/// One that the operator keeps.
 fn read_secret_file(path: &Path) -> Result<Pass, Failure> {
-    let shown = path.display();
+    state::parse_secret(open_kept(path, "secret")?, path)
+}
+
+/// Opens a file that others may not read. A link to it is fine, as systems that hand secrets out
+/// make such.
+pub(crate) fn open_kept(path: &Path, what: &str) -> Result<File, Failure> {
+    let shown = kwik::escape(path.display());
     let failed = |error: io::Error| {
-        Failure::new(Kind::Disk, format!("cannot read the secret {shown}: {error}"))
+        Failure::new(Kind::Disk, format!("cannot read the {what} {shown}: {error}"))
     };
     let file = File::open(path).map_err(failed)?;
     if file.metadata().map_err(failed)?.permissions().mode() & 0o007 != 0 {
-        let message = format!("everybody can read the secret {shown}: run `chmod 600 {shown}`");
+        let message = format!("everybody can read the {what} {shown}: run `chmod 600 {shown}`");
         return Err(Failure::new(Kind::Trust, message));
     }
-    state::parse_secret(file, path)
+    Ok(file)
 }
 
 /// A key a line, and behind it whose it is; empty lines and those that begin with `#` count for

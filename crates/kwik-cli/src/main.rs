@@ -121,7 +121,7 @@ fn run(command: Command) -> ExitCode {
 async fn dispatch(command: Command) -> Result<(), Failure> {
     outlive_size_limits();
     match command {
-        Command::Serve(arguments) => serve::run(arguments).await,
+        Command::Serve(arguments) => serve::run(*arguments).await,
         Command::Ctl(arguments) => ctl::run(&arguments),
         Command::Id(arguments) => id(&arguments),
         Command::Identity(arguments) => identity::run(&arguments),

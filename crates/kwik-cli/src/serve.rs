@@ -77,15 +77,15 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
         tokio::spawn(async move { server.run(&endpoint).await });
     }
     let endpoints = sockets.iter().map(|socket| socket.endpoint.clone()).collect();
-    let mut asking = administration.start(&arguments.admin, endpoints, &server);
+    let mut wishes = administration.start(&arguments.admin, endpoints, &server, arguments.drain);
     notify("READY=1");
     loop {
-        let asked = {
+        let (asked, done) = {
             let mut keeping = pin!(edges.keep_resolved(&server));
             tokio::select! {
                 () = &mut keeping => continue,
-                asked = signals.next() => asked,
-                Some(asked) = asking.recv() => asked,
+                asked = signals.next() => (asked, None),
+                asked = wishes.next() => asked,
             }
         };
         match asked {
@@ -96,11 +96,17 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
                 entrance.reload();
                 edges.reload(&server);
                 successors.reload(&server);
+                if let Some(done) = done {
+                    // Who asked may be gone.
+                    done.send(()).ok();
+                }
             }
             // The usual end of a server, so no failure.
             Asked::End => break,
         }
     }
+    // Who waits there for a reload is told that there is none.
+    drop(wishes);
     end(&server, &sockets, &mut signals, arguments.drain, &mut successors).await;
     Ok(())
 }
@@ -135,7 +141,9 @@ fn without_secrets(
 ) -> Result<Source, Failure> {
     // The files of the state, too: they may have other names elsewhere.
     let kept = state::SECRETS.map(|name| folder.join(name));
-    let secrets = [folder.to_owned()].into_iter().chain(kept).chain(arguments.secret_file.clone());
+    let given = [&arguments.secret_file, &arguments.admin.admin_token_file];
+    let given = given.into_iter().flatten().cloned();
+    let secrets = [folder.to_owned()].into_iter().chain(kept).chain(given);
     for secret in secrets.filter(|secret| secret.exists()) {
         source = source.excluding(&secret)?;
     }

@@ -19,6 +19,13 @@ use common::{
 };
 use serde_json::Value;
 
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+fn mode(path: &str, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
 /// A primary with an interface on a socket, two edges, and a file of 40 MB.
 struct Stage {
     place: Place,
@@ -155,6 +162,25 @@ fn a_drain_under_load_loses_no_byte_and_ends_the_server() {
     assert!(!Path::new(&stage.socket).exists());
 }
 
+/// A server that ends says within which time, keeps to it, and does not pretend to read anything
+/// again meanwhile.
+#[test]
+fn a_drain_ends_within_the_time_that_it_tells() {
+    let mut stage = Stage::new(&["--drain", "4s"]);
+    let reloaded = stage.json(&["reload"]);
+    assert_eq!(reloaded["reloaded"], true);
+    let download = Download::begin(&stage.place, &stage.primary.link("x"));
+    stage.session();
+    for _ in 0..6 {
+        let drained = stage.json(&["drain"]);
+        assert_eq!((&drained["draining"], &drained["ends_within"]), (&true.into(), &4.0.into()));
+    }
+    assert_failed(&stage.ctl(&["reload"]), 1, "this server ends");
+    // The client takes nothing more, and is not waited for.
+    assert!(stage.primary.child.wait().unwrap().success());
+    drop(download);
+}
+
 #[test]
 fn events_are_followed_and_the_log_is_json() {
     let stage = Stage::new(&["--log-format", "json", "--report-every", "1s"]);
@@ -188,19 +214,51 @@ fn places_and_tokens_that_are_none_are_refused_in_one_line() {
     place.file("x", 10);
     fs::write(place.path("weak"), "secret").unwrap();
     let weak = place.path("weak").to_str().unwrap().to_owned();
+    mode(&weak, 0o600);
+    fs::write(place.path("long"), "x".repeat(100_000)).unwrap();
+    let long = place.path("long").to_str().unwrap().to_owned();
+    mode(&long, 0o600);
+    fs::write(place.path("open"), TOKEN).unwrap();
+    let open = place.path("open").to_str().unwrap().to_owned();
+    mode(&open, 0o644);
     let files = place.path("files").to_str().unwrap().to_owned();
     let serve = |options: &[&str]| {
         place.run(&[&["serve", &files, "--listen", "127.0.0.1:0"], options].concat())
     };
     assert_failed(&serve(&["--admin", "0.0.0.0:9000"]), 2, "ssh -L");
     assert_failed(&serve(&["--admin", "9000"]), 2, "127.0.0.1:PORT");
-    let given = ["--admin", "127.0.0.1:0", "--admin-token-file", &weak];
-    assert_failed(&serve(&given), 2, "openssl rand -hex 32");
-    assert_failed(&serve(&["--admin", "127.0.0.1:0", "--alert", "love=1"]), 2, "duplicates=0.05");
+    let with_token = |file| serve(&["--admin", "127.0.0.1:0", "--admin-token-file", file]);
+    assert_failed(&with_token(&weak), 2, "openssl rand -hex 32");
+    assert_failed(&with_token(&long), 2, "openssl rand -hex 32");
+    assert_failed(&with_token(&open), 4, "chmod 600");
+    // Who serves receives nothing twice.
+    let twice = ["--admin", "127.0.0.1:0", "--alert", "duplicates=0.1"];
+    assert_failed(&serve(&twice), 2, "degraded=30");
+    assert_failed(&serve(&["--admin", "127.0.0.1:0", "--alert", "love=1"]), 2, "degraded=30");
     assert_failed(&serve(&["--admin", "/no/such/folder/s"]), 5, "cannot listen");
     assert_failed(&place.run(&["ctl", "sessions"]), 2, "--admin");
     let nobody = place.path("nobody").to_str().unwrap().to_owned();
     assert_failed(&place.run(&["ctl", "--admin", &nobody, "sessions"]), 5, "no server answers");
+}
+
+#[test]
+fn the_token_is_served_to_nobody() {
+    let place = Place::new();
+    place.file("x", 10);
+    let file = place.path("files").join("token");
+    fs::write(&file, TOKEN).unwrap();
+    let file = file.to_str().unwrap();
+    mode(file, 0o600);
+    let socket = place.path("admin").to_str().unwrap().to_owned();
+    let server = place.serve("one", &["--admin", &socket, "--admin-token-file", file]);
+    assert_done(&place.run(&["get", &server.link("x"), "-o", "-"]));
+    let refused = place.run(&["get", &server.link("token"), "-o", "-"]);
+    assert_failed(&refused, 3, "no object token here");
+    // Who has it not is told so, whatever is asked for.
+    for command in ["sessions", "events"] {
+        let refused = place.run(&["ctl", "--admin", &socket, command]);
+        assert_failed(&refused, 4, "a token is needed");
+    }
 }
 
 /// Opens the page in a browser, where there is one, during a download of three servers.

@@ -49,8 +49,24 @@ pub struct Snapshot {
 pub struct Marks {
     /// When.
     pub at: Instant,
-    /// Of each path: payload bytes that came, packets that its server sent and lost.
-    paths: Vec<(PathId, [u64; 3])>,
+    /// Payload that this side sent.
+    sent: u64,
+    paths: Vec<PathMarks>,
+}
+
+/// ... of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct PathMarks {
+    id: PathId,
+    /// Payload bytes that came.
+    received: u64,
+    /// Packets that its server had sent and lost by the last time that there were enough of them
+    /// for a share, as it tells of them once a second.
+    packets: [u64; 2],
+    /// What they rose by until then.
+    rise: [u64; 2],
+    /// The least round trip so far.
+    least_rtt: Duration,
 }
 
 /// What limits a session. Its text is one sentence for people; [`Self::name`] is for machines.
@@ -123,14 +139,40 @@ pub enum Bottleneck {
 }
 
 impl Snapshot {
-    /// What a later snapshot is compared with.
+    /// What a later snapshot is compared with; `before` is what this one was compared with.
     #[must_use]
-    pub fn marks(&self) -> Marks {
-        let counts = |path: &PathStats| {
-            let figures = path.figures;
-            (path.id, [figures.received, figures.sent_packets, figures.lost_packets])
-        };
-        Marks { at: self.at, paths: self.session.paths.iter().map(counts).collect() }
+    pub fn marks(&self, before: Option<&Marks>) -> Marks {
+        let paths = self.session.paths.iter().map(|path| {
+            let (id, figures) = (path.id, path.figures);
+            let packets = [figures.sent_packets, figures.lost_packets];
+            let received = figures.received;
+            let Some(marks) = before.and_then(|before| before.path(id)) else {
+                let least_rtt = figures.rtt;
+                return PathMarks { id, received, packets, rise: packets, least_rtt };
+            };
+            let (rise, least_rtt) = (marks.rise_to(packets), marks.least_of(figures.rtt));
+            match rise[0] < LEAST_PACKETS {
+                true => PathMarks { received, least_rtt, ..*marks },
+                false => PathMarks { id, received, packets, rise, least_rtt },
+            }
+        });
+        Marks { at: self.at, sent: self.session.sent, paths: paths.collect() }
+    }
+
+    /// Bytes a second that this side sent since the marks; none without time in between.
+    #[must_use]
+    pub fn send_rate(&self, before: Option<&Marks>) -> Option<u64> {
+        let before = before.filter(|before| before.at < self.at)?;
+        let sent = u128::from(self.session.sent.saturating_sub(before.sent));
+        let micros = self.at.saturating_duration_since(before.at).as_micros();
+        u64::try_from(sent * 1_000_000 / micros.max(1)).ok()
+    }
+
+    /// The primary's own path, seen from its side.
+    #[must_use]
+    pub fn own_path(&mut self) -> Option<&mut PathStats> {
+        let mut paths = self.session.paths.iter_mut();
+        paths.find(|path| path.id.is_primary() && path.address.is_empty())
     }
 
     /// Receiving halves that wait for bytes.
@@ -142,9 +184,9 @@ impl Snapshot {
     }
 
     /// What bytes take to come and go without queues.
-    fn round_trip(&self, path: &PathStats) -> Duration {
-        let known = self.schedule.iter().find(|schedule| schedule.path == path.id);
-        known.map_or(path.figures.rtt, |schedule| schedule.rtt)
+    fn round_trip(&self, flow: &Flow<'_>) -> Duration {
+        let known = self.schedule.iter().find(|schedule| schedule.path == flow.path.id);
+        known.map_or(flow.least_rtt, |schedule| schedule.rtt)
     }
 
     /// How long a path has owed bytes without bringing any, if that is too long.
@@ -165,6 +207,23 @@ impl Snapshot {
     }
 }
 
+impl Marks {
+    fn path(&self, id: PathId) -> Option<&PathMarks> {
+        self.paths.iter().find(|path| path.id == id)
+    }
+}
+
+impl PathMarks {
+    /// None is 0 until it is measured.
+    fn least_of(&self, rtt: Duration) -> Duration {
+        if self.least_rtt.is_zero() { rtt } else { self.least_rtt.min(rtt) }
+    }
+
+    fn rise_to(&self, packets: [u64; 2]) -> [u64; 2] {
+        std::array::from_fn(|at| packets[at].saturating_sub(self.packets[at]))
+    }
+}
+
 /// What a path did in the time that is judged.
 struct Flow<'a> {
     path: &'a PathStats,
@@ -172,30 +231,36 @@ struct Flow<'a> {
     rate: u64,
     /// Packets that its server sent and lost.
     packets: [u64; 2],
+    /// The least round trip that is known here.
+    least_rtt: Duration,
 }
 
 impl<'a> Flow<'a> {
     fn of(path: &'a PathStats, now: Instant, before: Option<&Marks>) -> Self {
         let figures = path.figures;
-        let marked = before.and_then(|marks| {
-            let (_, counts) = marks.paths.iter().find(|(id, _)| *id == path.id)?;
-            Some((now.saturating_duration_since(marks.at), counts))
-        });
-        let [sent, lost] = [figures.sent_packets, figures.lost_packets];
+        let marked = before
+            .and_then(|marks| {
+                let time = now.saturating_duration_since(marks.at);
+                Some((time, marks.path(path.id)?))
+            })
+            .filter(|(time, _)| !time.is_zero());
+        let packets = [figures.sent_packets, figures.lost_packets];
         // Of a path that is asked, the model knows its rate; what a primary knows of one that leads
         // to others comes once a second, and nothing may come in between.
         let known = figures.goodput.filter(|_| figures.outstanding > 0);
-        match marked.filter(|(time, _)| !time.is_zero()) {
-            Some((time, [received, sent_before, lost_before])) => {
-                let bytes = u128::from(figures.received.saturating_sub(*received));
+        match marked {
+            Some((time, marks)) => {
+                let bytes = u128::from(figures.received.saturating_sub(marks.received));
                 let came = bytes * 1_000_000 / time.as_micros().max(1);
                 let rate = known.unwrap_or(u64::try_from(came).unwrap_or(u64::MAX));
-                let since = [sent.saturating_sub(*sent_before), lost.saturating_sub(*lost_before)];
-                // Its server tells of them once a second.
-                let packets = if since[0] < LEAST_PACKETS { [sent, lost] } else { since };
-                Self { path, rate, packets }
+                let rise = marks.rise_to(packets);
+                let packets = if rise[0] < LEAST_PACKETS { marks.rise } else { rise };
+                Self { path, rate, packets, least_rtt: marks.least_of(figures.rtt) }
             }
-            None => Self { path, rate: figures.goodput.unwrap_or(0), packets: [sent, lost] },
+            None => {
+                let (rate, least_rtt) = (figures.goodput.unwrap_or(0), figures.rtt);
+                Self { path, rate, packets, least_rtt }
+            }
         }
     }
 
@@ -309,13 +374,15 @@ impl Bottleneck {
         if let Some(worst) = worst.filter(|worst| worst.loss() >= LOSSY) {
             return Some(Self::Loss { path: worst.path.id, share: worst.loss() });
         }
-        let rate = busy.iter().map(|flow| flow.rate).sum();
-        let alone = busy.len() == 1 && first.path.id.is_primary();
-        Some(if alone {
-            Self::PrimaryLink { rate }
-        } else {
-            Self::Links { paths: busy.len(), rate }
-        })
+        let rate: u64 = busy.iter().map(|flow| flow.rate).sum();
+        // What a primary sends itself, beside others.
+        let own = now.session.unacknowledged > 0
+            && now.session.paths.iter().any(|path| path.address.is_empty())
+            && busy.iter().all(|flow| !flow.path.id.is_primary());
+        let sent = now.send_rate(before).filter(|_| own);
+        let (paths, rate) = (busy.len() + usize::from(own), rate + sent.unwrap_or(0));
+        let alone = paths == 1 && first.path.id.is_primary();
+        Some(if alone { Self::PrimaryLink { rate } } else { Self::Links { paths, rate } })
     }
 
     /// What was written here is under way, or may not be sent.
@@ -342,13 +409,13 @@ impl Bottleneck {
 impl Flow<'_> {
     /// Its packets wait in a queue of its link.
     fn is_queued(&self, now: &Snapshot) -> bool {
-        let base = now.round_trip(self.path);
+        let base = now.round_trip(self);
         self.path.figures.rtt > base + (base / 4).max(LEAST_QUEUE)
     }
 
     /// What comes in a round trip.
     fn in_round_trip(&self, now: &Snapshot) -> u64 {
-        let round_trip = now.round_trip(self.path).as_micros();
+        let round_trip = now.round_trip(self).as_micros();
         let bytes = u128::from(self.rate) * round_trip / 1_000_000;
         u64::try_from(bytes).unwrap_or(u64::MAX)
     }

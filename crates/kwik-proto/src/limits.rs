@@ -291,6 +291,9 @@ pub const DEGRADED_WITHIN: Duration = Duration::from_secs(10);
 pub const HEALTH_HOLD: Duration = Duration::from_secs(1);
 /// The primary hears of the figures of paths that are at work this often.
 pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// After so many intervals without a report a primary takes a path for idle: one or two are late
+/// on a slow link.
+pub const STALE_REPORTS: u32 = 3;
 /// Wait before a lost path is dialed again: doubled with each attempt, up to the largest, give or
 /// take a fifth.
 pub const REDIAL_FIRST: Duration = Duration::from_millis(250);

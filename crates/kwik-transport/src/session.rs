@@ -243,11 +243,11 @@ impl Session {
         self.judged().1
     }
 
-    /// All figures, and what they say.
+    /// All figures, and what they say. At a primary its own path has the rate at which it sends.
     #[must_use]
     pub fn judged(&self) -> (Snapshot, Bottleneck) {
-        let snapshot = self.snapshot();
-        let bottleneck = MarkPair::judge(&mut lock(&self.shared.marks), &snapshot);
+        let mut snapshot = self.snapshot();
+        let bottleneck = MarkPair::judge(&mut lock(&self.shared.marks), &mut snapshot);
         (snapshot, bottleneck)
     }
 

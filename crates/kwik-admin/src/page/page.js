@@ -1,6 +1,8 @@
 // The live page. No library, no request to any other host.
 "use strict";
 
+// What it asks for is beside this file, wherever that is.
+const base = document.currentScript.src;
 const find = (id) => document.getElementById(id);
 const COLOURS = ["#4c6fff", "#e07a1f", "#2a9d62", "#b13fb8", "#d1495b", "#00899e", "#8a7a00", "#777788"];
 const colour = (path) => COLOURS[path % COLOURS.length];
@@ -15,7 +17,7 @@ let listening = false;
 async function ask(path, method = "GET", body = undefined) {
   const headers = token ? { Authorization: "Bearer " + token } : {};
   if (body !== undefined) headers["Content-Type"] = "application/json";
-  const answer = await fetch(path, { method, headers, body: body && JSON.stringify(body) });
+  const answer = await fetch(new URL(path, base), { method, headers, body: body && JSON.stringify(body) });
   if (answer.status === 401) {
     find("login").hidden = false;
     throw new Error("a token is needed");
@@ -273,7 +275,7 @@ async function listen() {
   listening = true;
   try {
     const headers = token ? { Authorization: "Bearer " + token } : {};
-    const answer = await fetch("api/v1/events", { headers });
+    const answer = await fetch(new URL("api/v1/events", base), { headers });
     if (!answer.ok) return;
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     let text = "";
@@ -311,7 +313,7 @@ find("token-form").addEventListener("submit", (event) => {
   sessionStorage.setItem("token", token);
   look();
 });
-find("drain").addEventListener("click", () => command("Drain the server", "api/v1/drain", {}));
+find("drain").addEventListener("click", () => command("Drain the server: it takes no new sessions, and ends after --drain with what is left", "api/v1/drain", {}));
 find("close").addEventListener("click", () => command("Close session " + chosen, "api/v1/sessions/" + chosen + "/close", {}));
 
 async function run() {

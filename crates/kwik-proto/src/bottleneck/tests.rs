@@ -127,7 +127,7 @@ fn only_what_happened_since_the_marks_counts() {
         _ => None,
     };
     assert_eq!(lost(&now, None), Some(0.04));
-    let marks = now.marks();
+    let marks = now.marks(None);
     now.at += Duration::from_secs(1);
     let figures = &mut now.session.paths[0].figures;
     (figures.received, figures.sent_packets) = (3_000_000, 2_000);
@@ -140,6 +140,36 @@ fn only_what_happened_since_the_marks_counts() {
     assert_eq!(Bottleneck::of(&now, Some(&marks)), link);
     now.session.paths[0].figures.lost_packets = 140;
     assert_eq!(lost(&now, Some(&marks)), Some(0.1));
+    // Until the server tells of enough packets again, those count of which it told last.
+    let marks = now.marks(Some(&marks));
+    now.at += Duration::from_secs(1);
+    assert_eq!(lost(&now, Some(&marks)), Some(0.1));
+    let marks = now.marks(Some(&marks));
+    now.at += Duration::from_secs(1);
+    now.session.paths[0].figures.sent_packets += 50;
+    assert_eq!(lost(&now, Some(&marks)), Some(0.1));
+    let marks = now.marks(Some(&marks));
+    now.at += Duration::from_secs(1);
+    now.session.paths[0].figures.sent_packets += 50;
+    assert_eq!(lost(&now, Some(&marks)), None);
+}
+
+#[test]
+fn what_a_primary_sends_itself_counts_beside_its_edges() {
+    let mut own = path(0, 0);
+    own.figures.outstanding = 0;
+    own.figures.goodput = None;
+    let mut now = fetching(vec![own, path(1, 1_000_000)]);
+    now.streams.clear();
+    now.session.paths[0].address = String::new();
+    (now.session.sent, now.session.unacknowledged) = (100, 10);
+    let marks = now.marks(None);
+    now.at += Duration::from_secs(2);
+    now.session.sent += 4_000_000;
+    assert_eq!(now.send_rate(Some(&marks)), Some(2_000_000));
+    let links = Bottleneck::Links { paths: 2, rate: 3_000_000 };
+    assert_eq!(Bottleneck::of(&now, Some(&marks)), links);
+    assert_eq!(now.own_path().map(|path| path.id), Some(PathId(0)));
 }
 
 #[test]

@@ -224,7 +224,7 @@ impl PrimarySession {
     #[must_use]
     pub fn stats(&self, now: Instant) -> SessionStats {
         let paths = self.paths.active().into_iter().map(|info| PathStats {
-            figures: self.figures(info.id),
+            figures: self.figures(info.id, now),
             data: info.id.is_primary().then_some(self.data.options),
             id: info.id,
             address: info.address,

@@ -273,3 +273,72 @@ fn a_peer_that_reads_slowly() {
     // At the other end the same is its own reader.
     all(&there, |look| matches!(look, Bottleneck::Reader { .. }));
 }
+
+/// What the primary says of a download from its edges, and of itself.
+#[test]
+fn a_primary_tells_what_limits_its_client_until_all_has_come() {
+    for (kind, paths) in [(Kind::LeasedToEdges, 2), (Kind::Leased, 3)] {
+        let stage = Stage::with_edges(2);
+        let sim = Sim::new(1);
+        let cluster = Cluster::new(&sim, 3);
+        for (server, [up, down]) in stage.links.iter().enumerate() {
+            cluster.servers[server].link_up(*up);
+            cluster.servers[server].link_down(*down);
+            cluster.start(server);
+        }
+        let (during, after) = sim.block_on({
+            let sim = sim.clone();
+            async move {
+                let session = stage.dial(&cluster).await;
+                let ended = Arc::new(Mutex::new(false));
+                let request = Request { kind, tag: 1, len: 32 << 20 };
+                let (fetching, of, end) = (cluster.clone(), session.clone(), ended.clone());
+                cluster.client.clone().spawn(async move {
+                    fetching.fetch(&of, request, None).await.ok();
+                    *end.lock().unwrap() = true;
+                });
+                sim.sleep(ms(200)).await;
+                let primary = cluster.primary_session().unwrap();
+                let rate = |snapshot: &kwik::Snapshot| {
+                    let paths = snapshot.session.paths.iter();
+                    paths.filter_map(|path| path.figures.goodput).sum::<u64>()
+                };
+                let mut looks = [Vec::new(), Vec::new()];
+                while !*ended.lock().unwrap() {
+                    let (snapshot, limit) = primary.session().judged();
+                    if sim.elapsed() >= ms(2_500) && sim.elapsed() < ms(4_000) {
+                        looks[0].push((limit, rate(&snapshot)));
+                    }
+                    sim.sleep(ms(300)).await;
+                }
+                // The last report says that nothing is under way.
+                sim.sleep(ms(1_500)).await;
+                for _ in 0..10 {
+                    let (snapshot, limit) = primary.session().judged();
+                    looks[1].push((limit, rate(&snapshot)));
+                    sim.sleep(ms(500)).await;
+                }
+                drop(session);
+                let [during, after] = looks;
+                (during, after)
+            }
+        });
+        sim.end();
+        let links = |look: &Bottleneck| {
+            matches!(look, Bottleneck::Links { paths: of, rate }
+                if *of == paths && near(*rate, 20 * paths as u64))
+        };
+        assert!(!during.is_empty(), "{kind:?}");
+        // Of a queue that overflowed and is empty again a primary hears a second later, and takes
+        // what was lost there for chance.
+        let lost =
+            |look: &Bottleneck| matches!(look, Bottleneck::Loss { share, .. } if *share < 0.05);
+        assert!(during.iter().any(|(look, _)| links(look)), "{kind:?} {during:#?}");
+        assert!(during.iter().all(|(look, _)| links(look) || lost(look)), "{kind:?} {during:#?}");
+        let fast = |rate: u64| near(rate, 20 * paths as u64);
+        assert!(during.iter().all(|(_, rate)| fast(*rate)), "{kind:?} {during:#?}");
+        let idle = (Bottleneck::Nothing, 0);
+        // The first look is at the time in which it ended.
+        assert!(after[1..].iter().all(|look| *look == idle), "{kind:?} {after:#?}");
+    }
+}

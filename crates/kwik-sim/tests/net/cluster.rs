@@ -176,6 +176,10 @@ impl Cluster {
         self.primary.lock().unwrap().as_ref().map(|primary| primary.session().stats())
     }
 
+    pub(crate) fn primary_session(&self) -> Option<PrimarySession> {
+        self.primary.lock().unwrap().clone()
+    }
+
     pub(crate) fn primary_streams(&self) -> Vec<StreamStats> {
         let primary = self.primary.lock().unwrap();
         primary.as_ref().map(|primary| primary.session().stream_stats()).unwrap_or_default()

@@ -240,10 +240,11 @@ fn begin(
             // Its client sends no datagrams on such a path; what comes all the same is bounded.
             let shared = Shared::new(*machine, home, runtime, quic, (settings, datagrams));
             shared.hold_slot(Box::new(place));
+            let held = Held::new(shared.clone());
+            // Before others find it in the registry, and may end it.
+            shared.set_watch(endpoint.metrics.begin(LiveWeak::Secondary(WeakHeld::new(&held))));
             registry.insert(key, shared.clone(), runtime.now());
             drop(registry);
-            let held = Held::new(shared.clone());
-            shared.set_watch(endpoint.metrics.begin(LiveWeak::Secondary(WeakHeld::new(&held))));
             let session = SecondarySession::new(held);
             start(&(shared as _), key.1, &connection, control);
             Accepted::Secondary(session)

@@ -87,7 +87,10 @@ pub(super) const fn reason_name(reason: BackpressureReason) -> &'static str {
 pub(super) fn end(error: &ConnectionError) -> (&'static str, &'static str) {
     match error {
         ConnectionError::LocallyClosed => ("local", "closed"),
-        ConnectionError::TransportError { code, .. } => ("local", code_name(*code)),
+        // What is no code of ours is QUIC's, or TLS's.
+        ConnectionError::TransportError { code, .. } => {
+            ("local", Code::from_u64(*code).map_or("quic", Code::name))
+        }
         ConnectionError::ApplicationClosed { code, .. } => ("peer", code_name(*code)),
         ConnectionError::Busy => ("peer", Code::Busy.name()),
         ConnectionError::ConnectionClosed { .. } => ("transport", "quic"),

@@ -83,6 +83,10 @@ impl<M: ?Sized> WeakHeld<M> {
         Self { shared: Arc::downgrade(shared), last: Arc::downgrade(last) }
     }
 
+    fn is_gone(&self) -> bool {
+        self.shared.strong_count() == 0
+    }
+
     fn upgrade(&self) -> Option<Held<M>> {
         Some(Held::from_parts(self.shared.upgrade()?, self.last.upgrade()?))
     }
@@ -108,6 +112,14 @@ impl LiveWeak {
             Self::Client(_) => SessionRole::Client,
             Self::Primary(_) => SessionRole::Primary,
             Self::Secondary(_) => SessionRole::Secondary,
+        }
+    }
+
+    fn is_gone(&self) -> bool {
+        match self {
+            Self::Client(held) => held.is_gone(),
+            Self::Primary(held) => held.is_gone(),
+            Self::Secondary(held) => held.is_gone(),
         }
     }
 
@@ -138,7 +150,9 @@ impl Live {
         self.sessions.remove(&number)
     }
 
-    pub(super) fn all(&self) -> Vec<(u64, LiveSession)> {
+    /// All that are not over. What is gone without a word is forgotten.
+    pub(super) fn all(&mut self) -> Vec<(u64, LiveSession)> {
+        self.sessions.retain(|_, session| !session.is_gone());
         let all = self.sessions.iter();
         all.filter_map(|(number, session)| Some((*number, session.upgrade()?))).collect()
     }

@@ -16,19 +16,28 @@ pub(crate) struct MarkPair {
 }
 
 impl MarkPair {
-    /// What limits a session with these figures, which later ones are compared with.
-    pub(crate) fn judge(pair: &mut Option<Box<Self>>, snapshot: &Snapshot) -> Bottleneck {
-        let Some(pair) = pair else {
-            let first = Self { earlier: None, latest: snapshot.marks() };
-            *pair = Some(Box::new(first));
-            return Bottleneck::of(snapshot, None);
+    /// What limits a session with these figures, which later ones are compared with. At a primary
+    /// its own path gets the rate at which it sends.
+    pub(crate) fn judge(pair: &mut Option<Box<Self>>, snapshot: &mut Snapshot) -> Bottleneck {
+        let before = match pair {
+            None => {
+                let first = Self { earlier: None, latest: snapshot.marks(None) };
+                *pair = Some(Box::new(first));
+                None
+            }
+            Some(pair) => {
+                if snapshot.at.saturating_duration_since(pair.latest.at) >= LEAST {
+                    let next = snapshot.marks(Some(&pair.latest));
+                    pair.earlier = Some(std::mem::replace(&mut pair.latest, next));
+                }
+                pair.earlier.as_ref()
+            }
         };
-        if snapshot.at.saturating_duration_since(pair.latest.at) < LEAST {
-            return Bottleneck::of(snapshot, pair.earlier.as_ref());
+        let judged = Bottleneck::of(snapshot, before);
+        let rate = snapshot.send_rate(before);
+        if let Some(own) = snapshot.own_path() {
+            own.figures.goodput = rate;
         }
-        let latest = std::mem::replace(&mut pair.latest, snapshot.marks());
-        let judged = Bottleneck::of(snapshot, Some(&latest));
-        pair.earlier = Some(latest);
         judged
     }
 }

@@ -161,9 +161,13 @@ impl SessionWatch {
     ) {
         let observed = self.observed();
         let (by, code) = family::end(error);
-        if lock(&observed.live).remove(self.number).is_some() {
-            observed.counters.ended.add(self.role, by, code);
-            observed.counters.totals.add(totals);
+        {
+            // Under one lock, so that who reads finds it in one of the two places.
+            let mut live = lock(&observed.live);
+            if live.remove(self.number).is_some() {
+                observed.counters.ended.add(self.role, by, code);
+                observed.counters.totals.add(totals);
+            }
         }
         let reason = error.to_string();
         self.tell(session, EventKind::SessionEnded { role: self.role, by, code, reason });

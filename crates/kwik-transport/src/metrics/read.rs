@@ -33,7 +33,7 @@ pub const FAMILIES: [(&str, MetricKind, &str, &str); 39] = [
         "kwik_path_switch_seconds",
         Histogram,
         "",
-        "How long a path brought nothing until others were asked.",
+        "How long a path brought nothing until others were asked; of clients.",
     ),
     ("kwik_streams", Gauge, "", "Streams that are not over."),
     ("kwik_leases", Gauge, "", "Leases that are not over."),
@@ -41,15 +41,30 @@ pub const FAMILIES: [(&str, MetricKind, &str, &str); 39] = [
     ("kwik_pieces", Gauge, "", "Pieces that clients asked for and that are not over."),
     ("kwik_received_bytes", Counter, "path", "Payload that came, copies included."),
     ("kwik_sent_bytes", Counter, "", "Payload that clients and primaries sent."),
-    ("kwik_duplicate_bytes", Counter, "", "Payload that was here already when it came."),
+    (
+        "kwik_duplicate_bytes",
+        Counter,
+        "",
+        "Payload that was here already when it came; of clients.",
+    ),
     (
         "kwik_moved_bytes",
         Counter,
         "",
-        "Bytes of pieces moved to quicker paths that may come twice.",
+        "Bytes of pieces moved to quicker paths that may come twice; of clients.",
     ),
-    ("kwik_reclaimed_bytes", Counter, "", "The same of pieces of silent paths and lost leases."),
-    ("kwik_unasked_bytes", Counter, "", "Bytes sent unasked that others were asked for too."),
+    (
+        "kwik_reclaimed_bytes",
+        Counter,
+        "",
+        "The same of pieces of silent paths and lost leases; of clients.",
+    ),
+    (
+        "kwik_unasked_bytes",
+        Counter,
+        "",
+        "Bytes sent unasked that others were asked for too; of clients.",
+    ),
     ("kwik_conflicting_bytes", Counter, "", "Payload that came twice and differed."),
     (
         "kwik_aggregation_seconds",
@@ -57,7 +72,7 @@ pub const FAMILIES: [(&str, MetricKind, &str, &str); 39] = [
         "",
         "How long bytes that came early waited for those before them.",
     ),
-    ("kwik_control_seconds", Histogram, "", "From a heartbeat to its answer."),
+    ("kwik_control_seconds", Histogram, "", "From a heartbeat to its answer; of clients."),
     (
         "kwik_round_trip_seconds",
         Histogram,
@@ -163,8 +178,17 @@ impl Gauges {
     }
 }
 
-/// What was read last: a session that ends is counted a moment after it is gone, and counters shall
-/// not fall.
+/// Counters that are read from connections that live.
+const OF_CONNECTIONS: [&str; 5] = [
+    "kwik_udp_datagrams",
+    "kwik_udp_bytes",
+    "kwik_quic_packets_sent",
+    "kwik_quic_packets_lost",
+    "kwik_congestion_events",
+];
+
+/// What was read last: a connection that ends is counted a moment after it is gone, and counters
+/// shall not fall.
 #[derive(Debug, Default)]
 pub(crate) struct LastRead(Mutex<Vec<Vec<Sample>>>);
 
@@ -174,7 +198,7 @@ impl LastRead {
         let mut last = lock(&self.0);
         last.resize_with(families.len(), Vec::new);
         for (family, before) in families.iter_mut().zip(last.iter_mut()) {
-            if family.kind == Counter {
+            if family.kind == Counter && OF_CONNECTIONS.contains(&family.name) {
                 for sample in &mut family.samples {
                     let earlier = before.iter().find(|earlier| earlier.labels == sample.labels);
                     if let Some(earlier) = earlier {
@@ -201,9 +225,12 @@ impl Value {
 pub(crate) fn read(observed: &Observed, memory: [u64; 2]) -> Vec<Family> {
     let counters = &observed.counters;
     // Before what lives: what ends in between is missed once, and not counted twice.
-    let (quic, totals) = (counters.quic.value(), counters.totals.value());
+    let quic = counters.quic.value();
+    let (totals, live) = {
+        let mut live = lock(&observed.live);
+        (counters.totals.value(), live.all())
+    };
     let mut sums = Sums { quic, totals, ..Sums::default() };
-    let live = lock(&observed.live).all();
     live.iter().for_each(|(_, session)| sums.add(session));
     drop(live);
     let Sums { roles, paths, limited, gauges, totals, quic } = sums;

@@ -15,8 +15,8 @@ use super::{ConnectionFigures, PrimarySession, Uncovered};
 #[derive(Debug)]
 pub(super) struct Edge {
     key: Fingerprint,
-    /// What the client last said of it.
-    figures: PathFigures,
+    /// What the client last said of it, and when.
+    figures: (PathFigures, Instant),
     /// When the client's answer on its path is overdue; none while none is expected.
     answer_by: Option<Instant>,
     renewal: Renewal,
@@ -48,7 +48,7 @@ impl PrimarySession {
         self.check_trusted(edge)?;
         let path = self.paths.add(address.to_owned(), now)?;
         let answer_by = Some(now + limits::ANSWER_TIMEOUT);
-        let figures = PathFigures::default();
+        let figures = (PathFigures::default(), now);
         let renewal = Renewal::default();
         self.edges.insert(path, Edge { key: edge, figures, answer_by, renewal });
         self.request_path(path, now, wall);
@@ -186,7 +186,7 @@ impl PrimarySession {
     pub(super) fn on_path_status(&mut self, m: &control::PathStatusNotification, now: Instant) {
         let (path, status, figures) = (m.path_id, m.status, m.report);
         if let (Some(figures), Some(edge)) = (figures, self.edges.get_mut(&path)) {
-            edge.figures = figures;
+            edge.figures = (figures, now);
         }
         match status {
             PathStatus::Dead if path.is_primary() => {}
@@ -213,7 +213,7 @@ impl PrimarySession {
     pub(super) fn on_path_report(&mut self, m: &control::PathReport, now: Instant) {
         let control::PathReport { path_id: path, figures } = *m;
         if let Some(edge) = self.edges.get_mut(&path) {
-            edge.figures = figures;
+            edge.figures = (figures, now);
             if figures.idle <= limits::REPORT_INTERVAL {
                 self.paths.on_active(path, now);
                 if self.issuer.iter().next().is_some() {
@@ -229,8 +229,9 @@ impl PrimarySession {
         self.outputs.wake(Wake::Uncovered);
     }
 
-    /// How a path does: the primary's own as it sees it, others as the client last said.
-    pub(super) fn figures(&self, path: PathId) -> PathFigures {
+    /// How a path does: the primary's own as it sees it, others as the client last said. One of
+    /// which it said nothing for some reports is idle: it tells of paths while they are at work.
+    pub(super) fn figures(&self, path: PathId, now: Instant) -> PathFigures {
         let ConnectionFigures { rtt, packets } = self.connection;
         let own = PathFigures {
             rtt,
@@ -241,7 +242,13 @@ impl PrimarySession {
         if path.is_primary() {
             return own;
         }
-        self.edges.get(&path).map(|edge| edge.figures).unwrap_or_default()
+        let Some(edge) = self.edges.get(&path) else { return PathFigures::default() };
+        let (said, at) = edge.figures;
+        let age = now.saturating_duration_since(at);
+        match age > limits::REPORT_INTERVAL * limits::STALE_REPORTS || said.outstanding == 0 {
+            true => PathFigures { outstanding: 0, goodput: None, ..said },
+            false => said,
+        }
     }
 
     /// A reader of what happens to paths from now on.
