@@ -98,8 +98,6 @@ pub struct ClientSession {
     reasons: Reasons,
     /// When the primary is told next how paths do.
     report_at: Instant,
-    /// By the last report something was under way.
-    reported_work: bool,
     /// The packets of path 0; a client sends none on others.
     sent: SharedSent,
     /// The connection of path 0.
@@ -149,7 +147,6 @@ impl ClientSession {
             mappings_at: now,
             reasons: Reasons::default(),
             report_at: now,
-            reported_work: false,
             sent: SharedSent::new(SentPackets::new(options).into()),
             home: Resumption::new(now),
             outputs: Outputs::default(),
@@ -483,7 +480,7 @@ impl Machine for ClientSession {
         let acks = self.links.values().filter_map(|link| link.received.poll_timeout());
         let acks = acks.chain(self.home.receipts.poll_timeout()).chain(self.resumption_timeout());
         let health = self.links.values().filter_map(|link| link.health.poll_timeout());
-        let report = self.has_report();
+        let report = self.scheduler.pieces() > 0;
         let links = links.chain(acks).chain(health).chain(report.then_some(self.report_at));
         let links = links.chain(self.next_mapping_check());
         let planes = self.scheduler.poll_timeout().into_iter().chain(self.streams.poll_timeout());

@@ -311,8 +311,8 @@ fn a_primary_tells_what_limits_its_client_until_all_has_come() {
                     }
                     sim.sleep(ms(300)).await;
                 }
-                // The last report says that nothing is under way.
-                sim.sleep(ms(1_500)).await;
+                // The client tells of paths while it fetches: without reports they are idle.
+                sim.sleep(ms(3_500)).await;
                 for _ in 0..10 {
                     let (snapshot, limit) = primary.session().judged();
                     looks[1].push((limit, rate(&snapshot)));

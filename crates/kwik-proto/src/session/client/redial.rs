@@ -86,18 +86,12 @@ impl ClientSession {
         }
     }
 
-    /// Something is under way, or was when the primary was told last.
-    pub(super) fn has_report(&self) -> bool {
-        self.reported_work || self.scheduler.pieces() > 0
-    }
-
-    /// Tells the primary how each path does, while any is at work, and once more when none is.
+    /// Tells the primary how each path does, while any is at work.
     pub(super) fn report_paths(&mut self, now: Instant) {
-        if !self.has_report() || self.report_at > now {
+        if self.scheduler.pieces() == 0 || self.report_at > now {
             return;
         }
         self.report_at = now + limits::REPORT_INTERVAL;
-        self.reported_work = self.scheduler.pieces() > 0;
         for path in self.links.keys().copied().collect::<Vec<_>>() {
             if let Some(figures) = self.figures(path, now) {
                 let report = ControlMessage::PathReport(PathReport { path_id: path, figures });
