@@ -159,6 +159,7 @@ impl World {
         let charged = duplicates.moved + duplicates.reclaimed + duplicates.unasked;
         // What a connection that broke had brought comes again on the next, charged to nobody.
         let exact = self.home.resumed == 0;
+        let charged = charged + self.home.own;
         if duplicates.moved > duplicates.budget || exact && duplicates.received > charged {
             self.fail(&format!("more came twice than was charged: {duplicates:?}"));
         }

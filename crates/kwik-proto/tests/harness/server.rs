@@ -378,6 +378,9 @@ impl World {
             self.fail("a lease ended twice");
         };
         self.server().forget(lease);
+        if ended.path.is_primary() {
+            self.home.own += ended.delivered;
+        }
         self.log(|| format!("lease {lease} ended: {ended:?}"));
         if let Some(pipe) = self.primary.lease_pipes.remove(&lease) {
             self.primary.leases.remove(&pipe);
