@@ -10,6 +10,7 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use common::{
@@ -193,9 +194,16 @@ fn events_are_followed_and_the_log_is_json() {
     let mut lines = BufReader::new(following.stdout.take().unwrap()).lines();
     // Until somebody listens, nothing is told.
     let fetched = || assert_done(&stage.place.run(&["get", &stage.primary.link("x"), "--force"]));
+    // The first of them may be over before it does.
+    let heard = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        scope.spawn(|| (0..3).for_each(|_| fetched()));
+        scope.spawn(|| {
+            while !heard.load(Ordering::Relaxed) {
+                fetched();
+            }
+        });
         let ended = lines.by_ref().map(Result::unwrap).find(|line| line.contains("session_ended"));
+        heard.store(true, Ordering::Relaxed);
         let ended: Value = serde_json::from_str(&ended.unwrap()).unwrap();
         assert_eq!(ended["role"], "primary");
     });
