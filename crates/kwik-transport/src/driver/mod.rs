@@ -23,7 +23,7 @@ mod writer;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::pin::pin;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -112,6 +112,8 @@ pub(crate) struct Shared<M: ?Sized> {
     pub(crate) marks: Mutex<Option<Box<MarkPair>>>,
     /// A task keeps the time.
     timed: AtomicBool,
+    /// Its end was told.
+    ended: AtomicBool,
     /// The last field, so that the session can be shared without naming its role.
     machine: Mutex<M>,
 }
@@ -141,6 +143,7 @@ impl<M: Role> Shared<M> {
             waiters: SessionWaiters::default(),
             paths: Mutex::default(),
             timed: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             closed: Mutex::default(),
             slot: Mutex::default(),
             alarm: timer::Alarm::default(),
@@ -164,12 +167,9 @@ impl<M: Role + ?Sized> Shared<M> {
 
     /// Notes why the session is ending; the first reason stays.
     pub(crate) fn on_connection_lost(&self, error: ConnectionError) {
-        let is_first = {
-            let mut closed = lock(&self.closed);
-            let is_first = closed.is_none();
-            closed.get_or_insert(error);
-            is_first
-        };
+        lock(&self.closed).get_or_insert(error);
+        // The reason may have been noted before.
+        let is_first = !self.ended.swap(true, Ordering::Relaxed);
         let slot = lock(&self.slot).take();
         drop(slot);
         let watch = self.watch.get().filter(|_| is_first);
