@@ -4,7 +4,9 @@
 // What it asks for is beside this file, wherever that is.
 const base = document.currentScript.src;
 const find = (id) => document.getElementById(id);
-const COLOURS = ["#4c6fff", "#e07a1f", "#2a9d62", "#b13fb8", "#d1495b", "#00899e", "#8a7a00", "#777788"];
+const COLOURS = [
+  "#4c6fff", "#e07a1f", "#2a9d62", "#b13fb8", "#d1495b", "#00899e", "#8a7a00", "#777788",
+];
 const colour = (path) => COLOURS[path % COLOURS.length];
 const SAMPLES = 180; // Three minutes.
 const MAX_EVENTS = 50;
@@ -17,7 +19,8 @@ let listening = false;
 async function ask(path, method = "GET", body = undefined) {
   const headers = token ? { Authorization: "Bearer " + token } : {};
   if (body !== undefined) headers["Content-Type"] = "application/json";
-  const answer = await fetch(new URL(path, base), { method, headers, body: body && JSON.stringify(body) });
+  const text = body && JSON.stringify(body);
+  const answer = await fetch(new URL(path, base), { method, headers, body: text });
   if (answer.status === 401) {
     find("login").hidden = false;
     throw new Error("a token is needed");
@@ -43,7 +46,8 @@ function bytes(count) {
   return count.toFixed(unit ? 1 : 0) + " " + units[unit];
 }
 const rate = (count) => (count ? (count * 8e-6).toFixed(1) + " Mbit/s" : "–");
-const millis = (seconds) => (seconds === null || seconds === undefined ? "–" : (seconds * 1e3).toFixed(1) + " ms");
+const millis = (seconds) =>
+  (seconds === null || seconds === undefined ? "–" : (seconds * 1e3).toFixed(1) + " ms");
 
 function say(text, bad = false) {
   find("state").textContent = text;
@@ -67,10 +71,11 @@ function button(text, label, action) {
   return made;
 }
 
-// Rows are made anew only when they differ, so that the focus stays where it is.
+// Rows are made anew only when they differ, so that the focus stays where it is, and not while a
+// button of them is held down, whose click would be lost.
 function fill(body, rows, row) {
   const key = JSON.stringify(rows);
-  if (body.dataset.key === key) return;
+  if (body.dataset.key === key || body.matches(":active")) return;
   body.dataset.key = key;
   const focused = document.activeElement && document.activeElement.getAttribute("aria-label");
   body.replaceChildren(...rows.map(row));
@@ -91,27 +96,16 @@ function showSessions(list) {
   find("none").hidden = list.length > 0;
   const rows = list.map((session) => ({ ...session, chosen: session.name === chosen }));
   fill(find("sessions"), rows, (session) => {
-    const row = element("tr", undefined, session.chosen ? { class: "chosen", "aria-current": "true" } : {});
+    const marks = session.chosen ? { class: "chosen", "aria-current": "true" } : {};
+    const row = element("tr", undefined, marks);
     const name = element("td");
     name.append(button(session.name, "Show session " + session.name, () => choose(session.name)));
-    const cells = [session.role, session.remote || "–", session.paths ?? "–", session.streams ?? "–",
-      rate(session.bytes_per_second), session.limited_by ? session.limited_by.text : "–"];
+    const limit = session.limited_by ? session.limited_by.text : "–";
+    const cells = [session.role, session.remote || "–", session.paths ?? "–",
+      session.streams ?? "–", rate(session.bytes_per_second), limit];
     row.append(name, ...cells.map((cell) => element("td", cell)));
     return row;
   });
-}
-
-// A primary is told by its client what others bring; of its own it knows what it sends.
-let sent = null;
-function addOwn(session) {
-  const own = (session.paths || []).find((path) => path.path === 0);
-  if (session.role !== "primary" || !own) return;
-  const now = { name: session.name, at: performance.now(), bytes: own.udp_sent };
-  const before = sent && sent.name === now.name ? sent : now;
-  const seconds = (now.at - before.at) / 1e3;
-  own.bytes_per_second = seconds > 0 ? (now.bytes - before.bytes) / seconds : null;
-  own.received = own.udp_sent;
-  sent = now;
 }
 
 function showPaths(session) {
@@ -123,18 +117,23 @@ function showPaths(session) {
     swatch.style.background = colour(path.path);
     name.append(swatch, String(path.path));
     const bad = path.status === "dead" || path.status === "degraded";
-    const lost = path.packets_sent ? (path.packets_lost / path.packets_sent * 100).toFixed(1) + " %" : "–";
-    const cells = [path.address || "primary", path.status, rate(path.bytes_per_second), millis(path.rtt),
-      millis(path.queue_seconds), lost, bytes(path.received)].map((cell) => element("td", cell));
+    const share = path.packets_lost / path.packets_sent * 100;
+    const lost = path.packets_sent ? share.toFixed(1) + " %" : "–";
+    // A primary is told by its client what others bring; of its own it knows what it sends.
+    const own = path.path === 0 && session.role === "primary";
+    const cells = [path.address || "primary", path.status, rate(path.bytes_per_second),
+      millis(path.rtt), millis(path.queue_seconds), lost,
+      bytes(own ? session.sent : path.received)].map((cell) => element("td", cell));
     if (bad) cells[1].className = "bad";
     if (path.reason) cells[1].title = path.reason;
     const change = element("td");
     if (session.role === "primary" && path.path !== 0 && !path.ended && path.status !== "dead") {
       const below = "api/v1/sessions/" + session.name + "/paths/" + path.path;
-      change.append(
-        button("Remove", "Remove path " + path.path, () => command("Remove path " + path.path, below + "/remove", {})),
-        " ",
-        button("Kill", "Kill path " + path.path, () => command("Kill path " + path.path, below + "/kill", {})));
+      const order = (word) => {
+        const text = word + " path " + path.path;
+        return button(word, text, () => command(text, below + "/" + word.toLowerCase(), {}));
+      };
+      change.append(order("Remove"), " ", order("Kill"));
     }
     row.append(name, ...cells, change);
     return row;
@@ -168,12 +167,15 @@ function showCharts(session) {
   find("charts").replaceChildren(...CHARTS.map(([title, field, unit]) => {
     const all = [...history.values()].flat().map((sample) => sample[field] || 0);
     const most = Math.max(...all, 1e-9);
-    const now = [...history].map(([path, samples]) => "path " + path + " " + unit(samples[samples.length - 1][field]));
-    const drawn = svg("svg", { viewBox: "0 0 " + SAMPLES + " 100", preserveAspectRatio: "none", role: "img" });
+    const last = (samples) => samples[samples.length - 1][field];
+    const now = [...history].map(([path, samples]) => "path " + path + " " + unit(last(samples)));
+    const box = { viewBox: "0 0 " + SAMPLES + " 100", preserveAspectRatio: "none", role: "img" };
+    const drawn = svg("svg", box);
     drawn.append(svg("title", {}, title + ": " + now.join(", ")));
     for (const [path, samples] of history) {
       const first = SAMPLES - samples.length;
-      const points = samples.map((sample, at) => (first + at) + "," + (97 - 94 * (sample[field] || 0) / most));
+      const height = (sample) => 97 - 94 * (sample[field] || 0) / most;
+      const points = samples.map((sample, at) => (first + at) + "," + height(sample));
       drawn.append(svg("polyline", { points: points.join(" "), fill: "none", stroke: colour(path),
         "stroke-width": 2, "vector-effect": "non-scaling-stroke" }));
     }
@@ -201,10 +203,13 @@ function showStreams(session) {
     const leases = (session.leases || []).filter((lease) => lease.stream === stream.stream);
     if (stream.sends && leases.length) {
       const size = Math.max(stream.sends.written, ...leases.map((lease) => lease.to));
-      const parts = [[null, 0, stream.sends.written, 0.1], ...leases.map((lease) => [lease.path, lease.from, lease.to, 0.6])];
+      const leased = leases.map((lease) => [lease.path, lease.from, lease.to, 0.6]);
+      const parts = [[null, 0, stream.sends.written, 0.1], ...leased];
       maps.push([stream.stream + ": " + leases.length + " leases of " + bytes(size), size, parts]);
     } else if (stream.sends) {
-      const text = stream.stream + ": written " + bytes(stream.sends.written) + ", may write " + bytes(stream.sends.credit) + " more";
+      const { written, credit } = stream.sends;
+      const text = stream.stream + ": written " + bytes(written) + ", may write " +
+        bytes(credit) + " more";
       maps.push([text, 0, []]);
     }
   }
@@ -212,15 +217,17 @@ function showStreams(session) {
     const figure = element("figure");
     figure.append(element("figcaption", text));
     if (size) {
-      const drawn = svg("svg", { class: "map", viewBox: "0 0 1000 10", preserveAspectRatio: "none", role: "img" });
+      const box = { viewBox: "0 0 1000 10", preserveAspectRatio: "none", role: "img" };
+      const drawn = svg("svg", { class: "map", ...box });
       drawn.append(svg("title", {}, text));
       // Leases overlap: each path has a row of its own.
       const paths = [...new Set(parts.map((part) => part[0]))].filter((path) => path !== null);
       for (const [path, from, to, opacity] of parts) {
         const row = path === null || opacity === 1 ? 0 : paths.indexOf(path) * 10 / paths.length;
         const high = path === null || opacity === 1 ? 10 : 10 / paths.length;
-        drawn.append(svg("rect", { x: from / size * 1000, width: Math.max((to - from) / size * 1000, 0.5),
-          y: row, height: high, fill: path === null ? "#888" : colour(path), opacity }));
+        const fill = path === null ? "#888" : colour(path);
+        const [x, width] = [from / size * 1000, Math.max((to - from) / size * 1000, 0.5)];
+        drawn.append(svg("rect", { x, width, y: row, height: high, fill, opacity }));
       }
       figure.append(drawn);
     }
@@ -240,7 +247,8 @@ async function look() {
   try {
     const list = (await ask("api/v1/sessions")).sessions;
     if (!list.some((session) => session.name === chosen) && list.length) {
-      const busiest = list.reduce((a, b) => ((b.bytes_per_second || 0) > (a.bytes_per_second || 0) ? b : a));
+      const speed = (session) => session.bytes_per_second || 0;
+      const busiest = list.reduce((a, b) => (speed(b) > speed(a) ? b : a));
       chosen = busiest.name;
       history = new Map();
     }
@@ -249,16 +257,17 @@ async function look() {
     if (!find("one").hidden) {
       const session = await ask("api/v1/sessions/" + chosen);
       find("one-head").textContent = "Session " + session.name + " (" + session.role + ")";
-      const limit = session.limited_by ? "Limited by " + session.limited_by.text : "A path of another server's session";
+      const limit = session.limited_by ? "Limited by " + session.limited_by.text
+        : "A path of another server's session";
       if (find("limit").textContent !== limit) find("limit").textContent = limit;
-      addOwn(session);
       showPaths(session);
       showCharts(session);
       showStreams(session);
     }
     const alerts = (await ask("api/v1/alerts")).raised;
     find("alerts").hidden = alerts.length === 0;
-    fill(find("alerts"), alerts, (alert) => element("p", alert.alert + ": " + alert.text, { class: "bad" }));
+    fill(find("alerts"), alerts, (alert) =>
+      element("p", alert.alert + ": " + alert.text, { class: "bad" }));
     find("login").hidden = true;
     if (find("state").textContent === "connecting" || find("state").dataset.lost) say("live");
     delete find("state").dataset.lost;
@@ -313,8 +322,12 @@ find("token-form").addEventListener("submit", (event) => {
   sessionStorage.setItem("token", token);
   look();
 });
-find("drain").addEventListener("click", () => command("Drain the server: it takes no new sessions, and ends after --drain with what is left", "api/v1/drain", {}));
-find("close").addEventListener("click", () => command("Close session " + chosen, "api/v1/sessions/" + chosen + "/close", {}));
+find("drain").addEventListener("click", () => {
+  const means = "it takes no new sessions, and ends after --drain with what is left";
+  return command("Drain the server: " + means, "api/v1/drain", {});
+});
+find("close").addEventListener("click", () =>
+  command("Close session " + chosen, "api/v1/sessions/" + chosen + "/close", {}));
 
 async function run() {
   for (;;) {
