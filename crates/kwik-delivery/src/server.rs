@@ -51,7 +51,7 @@ use presence::Presence;
 use quarantine::Quarantine;
 use serving::Serving;
 use throttle::Throttle;
-use version::{Copy, Doubted};
+use version::{Doubted, OwnCopy};
 
 /// Serves the objects of a source: as the primary of the sessions that clients open with it, and as
 /// an edge in the sessions of other primaries.
@@ -322,7 +322,7 @@ impl Server {
     async fn fill_lease(&self, lease: LeaseWriter) {
         match self.copy_for(&lease).await {
             // Its reason is the client's and the primary's to know, and was logged.
-            Ok(Copy { object, offset, doubted }) => {
+            Ok(OwnCopy { object, offset, doubted }) => {
                 let stop = async {
                     tokio::select! {
                         () = self.presence.draining() => STOPPING.to_owned(),

@@ -12,7 +12,7 @@ use crate::{EdgeCommand, Object, catalogue::Asked};
 
 /// An edge's copy that a lease asks for.
 #[derive(Debug)]
-pub(super) struct Copy {
+pub(super) struct OwnCopy {
     pub(super) object: Object,
     /// Where in it the lease's stream begins.
     pub(super) offset: u64,
@@ -30,7 +30,7 @@ impl Server {
     /// The copy that a lease asks for. Its hash is compared when it is known here. It is not made
     /// for each lease: the client verifies. But who has another time may have another version, and
     /// its operator had better know.
-    pub(super) async fn copy_for(&self, lease: &LeaseWriter) -> Result<Copy, Refused> {
+    pub(super) async fn copy_for(&self, lease: &LeaseWriter) -> Result<OwnCopy, Refused> {
         let command = EdgeCommand::decode(&lease.command())
             .map_err(|error| Refused::from(error.to_string()))?;
         let EdgeCommand { name, size, offset, .. } = &command;
@@ -52,7 +52,7 @@ impl Server {
             }
             None => None,
         };
-        Ok(Copy { object, offset, doubted })
+        Ok(OwnCopy { object, offset, doubted })
     }
 
     fn differs_in_time(&self, command: &EdgeCommand, object: &Object) -> bool {
