@@ -3,10 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use kwik_proto::ack::{ArrivedPackets, ReceivedPackets, SentPackets};
+use kwik_proto::ack::{ArrivedPackets, KeptFrames, Lane, ReceivedPackets, SentPackets};
 use kwik_proto::limits::MAX_ACK_RANGES;
 use kwik_proto::wire::DataOptions;
-use kwik_proto::wire::control::Ack;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|steps: Vec<(u8, u64, u16)>| {
@@ -17,16 +16,15 @@ fuzz_target!(|steps: Vec<(u8, u64, u16)>| {
     for (step, first, len) in steps {
         let len = u64::from(len);
         match step % 4 {
-            0 if sent.has_room() => last = sent.on_sent(len, vec![]),
+            0 if sent.has_room() => last = sent.on_sent(len, KeptFrames::default(), Lane(first)),
             1 => {
                 let mut arrived = ArrivedPackets::default();
                 (0..len % 64).for_each(|at| arrived.note(first.saturating_add(at), len, false));
                 drop(received.on_arrived(&arrived, now));
             }
             2 => {
-                let ranges = std::iter::once(first..=first.saturating_add(len)).collect();
                 let before = sent.outstanding();
-                let result = sent.handle_ack(&Ack { ranges });
+                let result = sent.handle_ack(&[first..=first.saturating_add(len)]);
                 assert!(result.is_ok() == (first > 0 && first.saturating_add(len) <= last));
                 assert!(sent.outstanding() <= before);
             }
