@@ -1,159 +1,35 @@
 //! The receiving side: an object, verified before it is written.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt, io,
-    num::NonZeroU64,
-    ops::Range,
-    path::Path,
-    sync::{Arc, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{io, ops::Range, path::Path, sync::Arc};
 
 use bytes::Bytes;
-use kwik::{PathId, RecvStream, Session, StreamId};
-use tokio::{sync::Mutex, time::timeout};
+use kwik::StreamId;
 
 use crate::{
-    Attributes, Found, InvalidMessage, Manifest, ObjectName, Outline, Output, Part, PartFile,
-    Response, Verifier,
-    limits::{MAX_INLINE, PATIENCE},
+    Attributes, Client, Found, InvalidMessage, Manifest, ObjectName, Outline, Output, Part,
+    PartFile, Response, Verifier,
+    limits::MAX_INLINE,
     offload::offload,
-    pace::Pace,
     pages::Pages,
     partial::Begun,
-    pump::pump,
-    repair::{Liars, Mender},
+    pump::{Coming, pump},
+    repair::Mender,
     takeover::verify_claims,
 };
 
-mod ask;
+pub(crate) mod ask;
 mod error;
 mod list;
 mod news;
 mod progress;
 
-pub(crate) use ask::Answer;
+use ask::Answer;
 pub use error::FetchError;
 pub use list::{InvalidListing, Listing};
 pub use news::News;
 pub use progress::{Progress, Takeover};
 
-/// Fetches objects over a session. Cheap to clone. Needs a tokio runtime with time.
-#[derive(Debug, Clone)]
-pub struct Client {
-    shared: Arc<Shared>,
-    patience: Duration,
-    pace: Option<Arc<Mutex<Pace>>>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    session: Session,
-    /// Streams that came before their answers were read: at most as many as the peer may open.
-    arrived: Mutex<BTreeMap<StreamId, RecvStream>>,
-    /// Who lied in this session: at most as many as it has paths.
-    liars: std::sync::Mutex<Liars>,
-}
-
-/// What a fetch waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Step {
-    /// The primary's answer.
-    Answer,
-    /// The hashes that verify the object.
-    Outboard,
-    /// The stream that carries it.
-    Stream,
-    /// Its next bytes.
-    Object,
-    /// Bytes that did not verify, once more.
-    Again,
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Answer => "the server's answer",
-            Self::Outboard => "the object's hashes",
-            Self::Stream => "the object's stream",
-            Self::Object => "the object's next bytes",
-            Self::Again => "bytes that are fetched again",
-        })
-    }
-}
-
 impl Client {
-    /// On a session with a primary.
-    #[must_use]
-    pub fn new(session: Session) -> Self {
-        let shared = Shared { session, arrived: Mutex::default(), liars: Default::default() };
-        Self { shared: Arc::new(shared), patience: PATIENCE, pace: None }
-    }
-
-    /// Gives a fetch up once it has made no progress for so long: [`PATIENCE`] by default.
-    #[must_use]
-    pub fn with_patience(self, patience: Duration) -> Self {
-        Self { patience, ..self }
-    }
-
-    /// Reads at so many bytes a second at the most, all objects together: servers send no faster
-    /// once the session's window is full.
-    #[must_use]
-    pub fn with_rate(self, rate: NonZeroU64) -> Self {
-        Self { pace: Some(Arc::new(Mutex::new(Pace::new(rate)))), ..self }
-    }
-
-    /// Waits until so many bytes more may have come.
-    pub(crate) async fn spend(&self, bytes: usize) {
-        if let Some(pace) = &self.pace {
-            pace.lock().await.spend(bytes).await;
-        }
-    }
-
-    pub(crate) const fn patience(&self) -> Duration {
-        self.patience
-    }
-
-    /// Its session.
-    #[must_use]
-    pub fn session(&self) -> &Session {
-        &self.shared.session
-    }
-
-    /// Whether both are of one session, and not only with one server.
-    #[must_use]
-    pub fn is_same_session(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.shared, &other.shared)
-    }
-
-    /// Who sent other bytes than an object's in this session: their paths and addresses.
-    #[must_use]
-    pub fn liars_found(&self) -> Vec<(PathId, String)> {
-        self.liars().clone().into_iter().collect()
-    }
-
-    pub(crate) fn liars(&self) -> MutexGuard<'_, Liars> {
-        // The map is whole between statements, so a panic elsewhere leaves it usable.
-        self.shared.liars.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Where a path leads.
-    pub(crate) fn address(&self, path: PathId) -> String {
-        if path.is_primary() {
-            return self.session().remote_address().to_string();
-        }
-        let paths = self.session().stats().paths;
-        let found = paths.into_iter().find(|stats| stats.id == path);
-        found.map_or_else(|| format!("path {path}"), |stats| stats.address)
-    }
-
-    /// The paths that the session has now.
-    pub(crate) fn paths(&self) -> BTreeSet<PathId> {
-        self.session().stats().paths.into_iter().map(|path| path.id).collect()
-    }
-
     /// Asks for an object; its bytes begin to arrive with the answer. Cancel safety: when dropped,
     /// the object's stream may stay until the session ends.
     ///
@@ -301,32 +177,6 @@ impl Client {
         let values = self.read_outboard(&mut answer, size).await?;
         Ok(outline.page(index, values)?)
     }
-
-    /// The stream `id`, once it has come.
-    pub(crate) async fn stream(&self, id: StreamId) -> Result<RecvStream, FetchError> {
-        let stream = async {
-            loop {
-                // Released each time round: others may wait for what came here.
-                let mut arrived = self.shared.arrived.lock().await;
-                if let Some(stream) = arrived.remove(&id) {
-                    return Ok(stream);
-                }
-                let stream = self.session().accept_uni().await?;
-                arrived.insert(stream.id(), stream);
-            }
-        };
-        self.patiently(Step::Stream, stream).await?
-    }
-
-    /// Waits for one step of progress.
-    pub(crate) async fn patiently<T>(
-        &self,
-        step: Step,
-        waiting: impl Future<Output = T>,
-    ) -> Result<T, FetchError> {
-        let waited = self.patience;
-        timeout(waited, waiting).await.map_err(|_| FetchError::Silent { step, waited })
-    }
 }
 
 /// An object under way.
@@ -339,15 +189,6 @@ pub struct Fetch {
     /// All of it, when it came with the answer: not verified yet.
     here: Option<Bytes>,
     attributes: Attributes,
-}
-
-/// A range of an object that is coming.
-#[derive(Debug)]
-pub(crate) struct Coming {
-    pub(crate) range: Range<u64>,
-    pub(crate) recv: RecvStream,
-    /// What the primary says when it cannot go on.
-    pub(crate) answer: Answer,
 }
 
 impl Fetch {

@@ -9,6 +9,7 @@ pub mod limits;
 
 mod block;
 mod catalogue;
+mod client;
 mod door;
 mod fetch;
 mod link;
@@ -25,16 +26,16 @@ mod repair;
 mod request;
 mod server;
 mod source;
+mod step;
 mod takeover;
 mod tree;
 mod verify;
 
 pub use blake3::Hash;
 pub use catalogue::{Asked, Catalogue, CatalogueError};
+pub use client::Client;
 pub use door::{Door, Visitor};
-pub use fetch::{
-    Client, Fetch, FetchError, InvalidListing, Listing, News, Progress, Step, Takeover,
-};
+pub use fetch::{Fetch, FetchError, InvalidListing, Listing, News, Progress, Takeover};
 pub use kwik_proto::auth::{Fingerprint, InvalidFingerprint};
 pub use link::{InvalidLink, Link};
 pub use manifest::{Manifest, PageError, Published, hash_object};
@@ -51,6 +52,7 @@ pub use server::{
     Rate, Server, SessionView, WhenItPays,
 };
 pub use source::{Object, ObjectStat, Source, SourceError, Survey, Unserved};
+pub use step::Step;
 pub use verify::{Corrupt, InvalidOutboard, Outline, Verifier};
 
 /// Messages generated from `proto/delivery.proto` by `proto/generate`.

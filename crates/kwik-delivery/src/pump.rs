@@ -11,12 +11,22 @@ use tokio::sync::mpsc;
 use crate::{
     FetchError, Output, PartFile, Progress, Verifier,
     block::Block,
-    fetch::{Coming, Step},
+    fetch::ask::Answer,
     limits::{GROUP_SIZE, MAX_REPAIRS, READ_BATCH, RESUMED_BLOCKS, WRITE_BLOCK, WRITE_QUEUE},
     offload::offload,
     pages::Pages,
     repair::Mender,
+    step::Step,
 };
+
+/// A range of an object that is coming.
+#[derive(Debug)]
+pub(crate) struct Coming {
+    pub(crate) range: Range<u64>,
+    pub(crate) recv: RecvStream,
+    /// What the primary says when it cannot go on.
+    pub(crate) answer: Answer,
+}
 
 /// Reads the whole of a stream, in order, into `output`; tells `progress`. When the stream breaks
 /// off, what came before is written all the same.

@@ -1,7 +1,7 @@
 //! Groups that do not verify: who brought them, and bringing them again from others.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    collections::{BTreeSet, btree_map::Entry},
     ops::Range,
     sync::Arc,
 };
@@ -11,16 +11,13 @@ use kwik::{PathId, RecvStream, StreamId, escape};
 use crate::{
     Blame, FailureCode, FetchError, Manifest, Part, Repair, Response, Verifier,
     block::{Block, joined},
-    fetch::{Client, Step},
+    client::Client,
     limits::{GROUP_SIZE, MAX_EXCLUDED, PATIENCE_AGAIN},
+    step::Step,
 };
 
 /// Blocks that did not verify, at most, that are compared with what did in the end.
 const MAX_COMPARED: usize = 4;
-
-/// Paths that brought other bytes than an object's, with their addresses: nothing is asked of them
-/// any more.
-pub(crate) type Liars = BTreeMap<PathId, String>;
 
 /// A verified download that mends what does not verify.
 #[derive(Debug, Clone)]

@@ -35,7 +35,9 @@ mod presence;
 mod probe;
 mod quarantine;
 mod serving;
+mod session;
 mod throttle;
+mod unanswered;
 mod version;
 
 use access::AccessLog;

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use kwik::{RecvStream, WriteError};
 
-use super::{Client, FetchError, Progress, Step};
+use super::{FetchError, Progress};
 use crate::{
-    InvalidMessage, ObjectName, Part, Request, Response,
+    Client, InvalidMessage, ObjectName, Part, Request, Response, Step,
     limits::{MAX_MESSAGE, WORKING_PATIENCE},
 };
 
@@ -68,7 +68,7 @@ impl Client {
         loop {
             match Response::decode(&mut buffer)? {
                 Some(Response::Working { hashed, size }) => {
-                    work.check(hashed.min(size), self.patience)?;
+                    work.check(hashed.min(size), self.patience())?;
                     progress.on_hashed(hashed, size);
                 }
                 Some(response) => return Ok(Answer { response, recv, buffer }),

@@ -4,7 +4,7 @@ use std::{io, ops::Range, time::Duration};
 
 use kwik::{ClosedStream, ConnectionError, ReadError, WriteError, escape};
 
-use crate::{Failure, InvalidListing, InvalidMessage, InvalidOutboard, PartError, fetch::Step};
+use crate::{Failure, InvalidListing, InvalidMessage, InvalidOutboard, PartError, Step};
 
 /// Why an object could not be fetched.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,7 @@
 //! What a server says of itself.
 
-use super::{Answer, Client, FetchError, Progress};
+use super::{FetchError, Progress, ask::Answer};
+use crate::Client;
 use crate::{About, InvalidMessage, Response};
 
 /// What a server says of itself, now and whenever that changes. Dropping it ends that.

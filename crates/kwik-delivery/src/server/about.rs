@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use kwik::SendStream;
 
-use super::{answer::write, serving::Serving};
+use super::{serving::Serving, unanswered::write};
 use crate::{About, Response};
 
 /// Says it, and says it again whenever it changes, until the client stops listening or the session

@@ -15,8 +15,8 @@ use kwik::{PathId, RecvStream, SendStream, escape};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::{
-    CatalogueError, EdgeCommand, Failure, FailureCode, Found, Manifest, Object, ObjectStat,
-    PageError, Part, Published, Repair, Request, Response, SourceError,
+    EdgeCommand, Failure, FailureCode, Found, Manifest, Object, ObjectStat, PageError, Part,
+    Published, Repair, Request, Response,
     limits::{
         GROUP_SIZE, JOIN_WAIT, LOOK_MOST, MAX_INLINE, MAX_MESSAGE, WORKING_EVERY, WRITE_BLOCK,
     },
@@ -30,6 +30,7 @@ use super::{
     fill::STOPPING,
     list::answer_list,
     serving::Serving,
+    unanswered::{Unanswered, write},
 };
 
 /// What is delivered.
@@ -86,45 +87,6 @@ pub(super) async fn answer(
         });
     }
     None
-}
-
-/// Why a request was not answered as it should be.
-pub(super) enum Unanswered {
-    /// The client is told.
-    Refused {
-        failure: Failure,
-        /// What only the operator is told, in place of that.
-        cause: Option<String>,
-    },
-    /// There is nobody to tell.
-    Ended(String),
-}
-
-impl From<Failure> for Unanswered {
-    fn from(failure: Failure) -> Self {
-        Self::Refused { failure, cause: None }
-    }
-}
-
-impl From<&SourceError> for Unanswered {
-    fn from(error: &SourceError) -> Self {
-        Self::Refused { failure: error.into(), cause: Some(error.cause()) }
-    }
-}
-
-impl From<&CatalogueError> for Unanswered {
-    fn from(error: &CatalogueError) -> Self {
-        match error {
-            CatalogueError::Source(error) => error.into(),
-            _ => Self::Refused { failure: error.into(), cause: Some(error.to_string()) },
-        }
-    }
-}
-
-impl From<String> for Unanswered {
-    fn from(error: String) -> Self {
-        Self::Ended(error)
-    }
 }
 
 async fn answer_request(
@@ -440,10 +402,6 @@ async fn read_request(recv: &mut RecvStream) -> Result<Call, Failure> {
             return Ok(asked);
         }
     }
-}
-
-pub(super) async fn write(send: &mut SendStream, part: Bytes) -> Result<(), String> {
-    send.write_chunk(part).await.map_err(|error| error.to_string()).map(drop)
 }
 
 async fn reply(

@@ -11,7 +11,7 @@ use kwik::{
 
 use crate::{EdgeCommand, Failure, FailureCode, Object, SourceError, server::fill::fill};
 
-use super::{access::Record, answer::Unanswered, serving::Serving};
+use super::{access::Record, serving::Serving, unanswered::Unanswered};
 
 /// How a lease of a path ended; none with the session.
 type Ended = (PathId, Option<IssuedLease>);

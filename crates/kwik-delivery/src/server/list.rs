@@ -12,9 +12,9 @@ use crate::{
 };
 
 use super::{
-    answer::{Unanswered, write},
     fill::STOPPING,
     serving::Serving,
+    unanswered::{Unanswered, write},
 };
 
 pub(super) async fn answer_list(

@@ -1,29 +1,15 @@
-//! One client's session, at its primary.
+//! One client's session, at its primary: what is known of it.
 
 use std::{
     collections::BTreeSet,
-    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use futures_util::{
-    FutureExt, StreamExt,
-    future::{Fuse, FusedFuture},
-    stream::FuturesUnordered,
-};
 use kwik::{Endpoint, PathId, PrimarySession, escape};
 
-use crate::{Blame, Fingerprint, ObjectName, Published, door::Admission, limits::MAX_REQUESTS};
+use crate::{Blame, Fingerprint, ObjectName, Published, door::Admission};
 
-use super::{
-    Server,
-    about::{keep_told, tell},
-    answer::answer,
-    edges::Peer,
-    join::{demand::Demand, drive::join_edges},
-    presence::Place,
-    probe,
-};
+use super::{Server, edges::Peer, join::demand::Demand, presence::Place, probe};
 
 /// A session, and the server whose it is.
 pub(super) struct Serving<'a> {
@@ -59,35 +45,6 @@ impl<'a> Serving<'a> {
             demand: Demand::new(),
             blamed: Mutex::default(),
         }
-    }
-
-    /// Answers a client's requests until the session ends.
-    pub(super) async fn run(&self) {
-        let mut joining = pin!(join_edges(self).fuse());
-        let mut answers = FuturesUnordered::new();
-        let mut quarantined = self.server.quarantine.changes();
-        // Beside the answers: it lasts, and is nothing to wait for at the end.
-        let mut telling = pin!(Fuse::terminated());
-        loop {
-            tokio::select! {
-                request = self.primary.session().accept_bi(), if answers.len() < MAX_REQUESTS => {
-                    let Ok((send, recv)) = request else { break };
-                    answers.push(answer(self, send, recv));
-                }
-                Some(asks_about) = answers.next() => match asks_about {
-                    Some(send) if telling.is_terminated() => {
-                        telling.set(keep_told(self, send).fuse());
-                    }
-                    Some(mut send) => drop(tell(self, &mut send).await),
-                    None => {}
-                },
-                () = &mut telling, if !telling.is_terminated() => {}
-                () = &mut joining, if !joining.is_terminated() => {}
-                Ok(()) = quarantined.changed() => self.leave_quarantined(),
-            }
-        }
-        // What was under way ends with the session, and that is told, too.
-        while answers.next().await.is_some() {}
     }
 
     /// Says to the operator what became of a request, of which object, and whose. What the server
@@ -142,7 +99,7 @@ impl<'a> Serving<'a> {
         self.edge(path).is_some_and(|edge| quarantine.holds(&edge.fingerprint))
     }
 
-    fn leave_quarantined(&self) {
+    pub(super) fn leave_quarantined(&self) {
         for path in self.primary.active_paths() {
             if self.is_quarantined(path.id) {
                 self.leave(path.id);
