@@ -265,10 +265,10 @@ pub const MAX_UNACKED: u64 = 7 * 1024 * 1024;
 pub const MIN_PIECE: u64 = 4 * 1024;
 /// The largest piece: what a stall can hold back.
 pub const MAX_PIECE: u64 = 1024 * 1024;
-/// Bytes that moved pieces may bring twice: what two servers send first, and a share of what
-/// was delivered.
-pub const DOUBLED_BYTES: u64 = 32 * 1024;
-/// One in this many: 0.4 %.
+/// Bytes that moved pieces may bring twice beside what depends on rates: a piece, lest a crowd of
+/// clients with small objects doubles the traffic of links that are full ...
+pub const DOUBLED_BYTES: u64 = MIN_PIECE;
+/// ... and one in this many of what was delivered: 0.4 %.
 pub const DOUBLED_SHARE: u64 = 256;
 /// A path with activated bytes outstanding is suspect after max of this and 1.25 smoothed RTT.
 pub const SUSPECT_AFTER: Duration = Duration::from_millis(50);

@@ -73,10 +73,15 @@ impl Charges {
         charge.bytes = bytes;
     }
 
+    /// What moved or silent pieces may still bring twice, where all may bring `budget`.
+    pub(super) fn spare(&self, budget: u64) -> u64 {
+        budget.saturating_sub(self.moved + self.silent)
+    }
+
     /// Whether a move may bring `twice` bytes twice, where all that moved or was silent may bring
     /// `budget`.
     pub(super) fn allow(&mut self, twice: u64, budget: u64) -> bool {
-        let allowed = self.moved + self.silent + twice <= budget;
+        let allowed = twice <= self.spare(budget);
         if allowed {
             self.budget = self.budget.max(budget);
         }

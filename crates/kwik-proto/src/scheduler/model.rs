@@ -21,8 +21,8 @@ use queue::Queue;
 use start::Start;
 
 use super::tuning::{
-    ACK_DELAY, COMMITTED, FIRST_WINDOW, PACKET, PIECE_TIME, ROUND, ROUND_BYTES, SLACK, SPACINGS,
-    TRAIN_GAP, UNKNOWN_SPACING, WINDOWS_AHEAD,
+    ACK_DELAY, COMMITTED, FEW_PACKETS, FIRST_WINDOW, LOST_PROBES, PACKET, PIECE_TIME, ROUND,
+    ROUND_BYTES, SLACK, SPACINGS, TRAIN_GAP, UNKNOWN_SPACING, WINDOWS_AHEAD,
 };
 
 /// Rounds of slow start that are worth adding up: more bring more than a window of ours takes.
@@ -249,6 +249,21 @@ impl PathModel {
         probe + self.spacing() * SPACINGS
     }
 
+    /// How long nothing may come, and be but lost packets: where few are under way, or nothing has
+    /// come yet and all of the first window may be lost. Else no longer than [`Self::patience`].
+    pub(super) fn loss_explains(&self) -> Duration {
+        // RFC 9002 sections 5.3 and 6.2.1, with a variation of a quarter of the round trip, and of
+        // half before the second is measured.
+        let probe = match self.rate {
+            None => self.rtt * 3 + ACK_DELAY,
+            Some(rate) if time_for(FEW_PACKETS * PACKET, rate) > self.rtt => {
+                self.rtt * 2 + ACK_DELAY
+            }
+            Some(_) => return Duration::ZERO,
+        };
+        (self.rtt + probe * ((1 << LOST_PROBES) - 1)).min(limits::DEAD_AFTER)
+    }
+
     /// How long `bytes` more come for, from now or from when the first of them is due.
     fn transfer(&self, bytes: u64, now: Instant) -> Duration {
         if let Some(rate) = self.rate.filter(|_| !self.is_starting()) {
@@ -406,6 +421,11 @@ impl PathModel {
     /// Measured rate in bytes a second.
     pub(super) fn rate(&self) -> Option<u64> {
         self.rate
+    }
+
+    /// Bytes asked for that are neither here nor cancelled.
+    pub(super) fn owed(&self) -> u64 {
+        self.outstanding().saturating_sub(self.queue.stale())
     }
 
     pub(super) fn outstanding(&self) -> u64 {

@@ -136,6 +136,11 @@ impl Scheduler {
         limits::DOUBLED_BYTES + rates.sum::<u64>() + self.delivered / limits::DOUBLED_SHARE
     }
 
+    /// What of that is not spent.
+    pub(super) fn spare_budget(&self) -> u64 {
+        self.ledger.charges.spare(self.double_budget())
+    }
+
     /// Takes a piece back and asks another path for it.
     fn take_over(
         &mut self,

@@ -19,8 +19,9 @@ impl Scheduler {
     /// When [`Scheduler::handle_timeout`] has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
+        let spare = self.spare_budget();
         let suspects = self.paths.values().filter(|path| !path.state.is_suspect());
-        let suspects = suspects.filter_map(|path| path.schedule.suspect_at());
+        let suspects = suspects.filter_map(|path| path.schedule.suspect_at(spare));
         let silent =
             self.paths.iter().filter(|(id, path)| is_mortal(**id, path, self.ledger.pieces(**id)));
         let silent = silent.map(|(_, path)| path.schedule.dead_at());
@@ -49,12 +50,13 @@ impl Scheduler {
             .filter(|(id, path)| self.stalled_at(**id, path).is_some_and(|at| at <= now));
         let mut lost: Vec<_> = stalled.map(|(id, _)| *id).collect();
         let mut changed = Changed::Work;
+        let spare = self.spare_budget();
         for (id, path) in &mut self.paths {
             if is_mortal(*id, path, self.ledger.pieces(*id)) && path.schedule.dead_at() <= now {
                 path.on(PathInput::Death);
                 self.events.push(SchedulerEvent::Dead(*id));
                 lost.push(*id);
-            } else if path.schedule.suspect_at().is_some_and(|at| at <= now)
+            } else if path.schedule.suspect_at(spare).is_some_and(|at| at <= now)
                 && path.on(PathInput::Silence).is_some()
             {
                 path.schedule.live.on_suspect(now);

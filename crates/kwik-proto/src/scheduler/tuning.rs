@@ -39,6 +39,11 @@ pub(super) const UNKNOWN_SPACING: Duration = Duration::from_millis(120);
 pub(super) const FORGET: Duration = Duration::from_secs(20);
 /// The longest such silence that a path is granted.
 pub(super) const MAX_WOBBLE: Duration = Duration::from_millis(500);
+/// Fewer packets than this in a round trip, and a lost one shows only when a probe is sent for it
+/// (RFC 9002 section 6.1.1): three have to come behind it.
+pub(super) const FEW_PACKETS: u64 = 5;
+/// So many probes of such a path may be lost in a row: each waits twice as long as the one before.
+pub(super) const LOST_PROBES: u32 = 4;
 /// How long after its due time a lost packet of a stream may take to be repeated and queued.
 pub(super) const REPAIR: Duration = Duration::from_millis(50);
 /// Bounds how long a path rests: 50 ms * 2^6.

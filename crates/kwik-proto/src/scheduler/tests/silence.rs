@@ -149,3 +149,15 @@ fn a_primary_that_is_heard_again_has_as_long_as_ever() {
     silence(&mut f, 2 * STEP, false);
     assert!(failed(&f));
 }
+
+#[test]
+fn a_path_that_owes_more_than_may_come_twice_is_waited_for_as_long_as_loss_explains() {
+    let mut f = Fixture::new();
+    f.lease(1, A, 0..KIB);
+    f.lease(2, B, 0..64 * KIB);
+    let a = f.scheduler.paths[&A].schedule.suspect_at(f.scheduler.spare_budget());
+    let b = f.scheduler.paths[&B].schedule.suspect_at(f.scheduler.spare_budget());
+    assert!(a.is_some_and(|at| at <= f.now + SILENT));
+    let round_trip = f.scheduler.paths[&B].schedule.rtt();
+    assert!(b.is_some_and(|at| at >= f.now + round_trip * 15), "{b:?}");
+}
