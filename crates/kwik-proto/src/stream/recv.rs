@@ -12,7 +12,7 @@
 //! that is cancelled or stolen changes nothing of it, so its offsets are free for another path at
 //! once, and a second copy is charged to nobody.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
@@ -32,6 +32,7 @@ mod received;
 use conflicts::Conflicts;
 pub use conflicts::Dispute;
 use origins::Origins;
+use pieces::Pieces;
 pub use pieces::{Piece, PieceEnd};
 pub use received::{Copies, Received, ReceivedBytes};
 
@@ -87,8 +88,7 @@ pub struct RecvHalf {
     max_data: u64,
     final_size: Option<u64>,
     error: Option<ReadError>,
-    pieces: BTreeMap<(PathId, PieceId), Piece>,
-    ended: Vec<PieceEnd>,
+    pieces: Pieces,
     /// Where the last of the leases seen ends.
     promised: u64,
     copies: Copies,
@@ -114,8 +114,7 @@ impl RecvHalf {
             max_data,
             final_size: None,
             error: None,
-            pieces: BTreeMap::new(),
-            ended: Vec::new(),
+            pieces: Pieces::default(),
             promised: 0,
             copies: Copies::default(),
             sources: Vec::new(),
@@ -255,13 +254,13 @@ impl RecvHalf {
 
     /// Moves a piece's cursor: bytes that were waited for, and whether the piece is over.
     fn advance(&mut self, path: PathId, id: PieceId, range: &Range<u64>) -> (u64, bool) {
-        let Some(piece) = self.pieces.get_mut(&(path, id)) else { return (0, false) };
+        let Some(piece) = self.pieces.live.get_mut(&(path, id)) else { return (0, false) };
         piece.cursor = range.end;
         let asked = if piece.cancelled { 0 } else { range.end - range.start };
         let over = piece.cursor == piece.end;
         if over {
-            self.pieces.remove(&(path, id));
-            self.ended.push(PieceEnd { path, piece: id, at: range.end });
+            self.pieces.live.remove(&(path, id));
+            self.pieces.ended.push(PieceEnd { path, piece: id, at: range.end });
         }
         (asked, over)
     }
@@ -320,7 +319,7 @@ impl RecvHalf {
     }
 
     fn pieces_of(&self, path: PathId) -> impl Iterator<Item = (PieceId, &Piece)> {
-        let pieces = self.pieces.range((path, PieceId(0))..=(path, PieceId(u64::MAX)));
+        let pieces = self.pieces.live.range((path, PieceId(0))..=(path, PieceId(u64::MAX)));
         pieces.map(|((_, id), piece)| (*id, piece))
     }
 
@@ -469,6 +468,6 @@ impl RecvHalf {
 
     /// No piece is under way on any path, and the session knows of all that ended.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.pieces.is_empty() && self.ended.is_empty()
+        self.pieces.live.is_empty() && self.pieces.ended.is_empty()
     }
 }

@@ -133,7 +133,13 @@ pub struct StreamTable {
     peer_grants: FirstGrants,
     /// Our own bidirectional streams whose allowance is still held.
     local_receiving: Bounded,
-    outbox: Vec<ControlMessage>,
+    outputs: Outputs,
+}
+
+/// What its session takes of it.
+#[derive(Debug, Default)]
+struct Outputs {
+    messages: Vec<ControlMessage>,
     wakes: Vec<StreamWake>,
 }
 
@@ -189,8 +195,7 @@ impl StreamTable {
                 very_first: limits::FIRST_STREAM_DATA,
             },
             local_receiving: Bounded { count: 0, most: config.max_streams_bidi() },
-            outbox: Vec::new(),
-            wakes: Vec::new(),
+            outputs: Outputs::default(),
         }
     }
 
@@ -215,11 +220,11 @@ impl StreamTable {
         }
         let very_first = limits.initial_max_first_stream_data.max(limits::FIRST_STREAM_DATA);
         self.peer_grants = FirstGrants { floor: limits.initial_max_stream_data, very_first };
-        self.wakes.extend([StreamWake::Openable(Dir::Bi), StreamWake::Openable(Dir::Uni)]);
+        self.outputs.wakes.extend([StreamWake::Openable(Dir::Bi), StreamWake::Openable(Dir::Uni)]);
         for (id, entry) in &self.streams {
             if let Some(send) = &entry.halves.send {
                 lock(send).on_max_data(self.first_data(*id, self.side, entry.max_buffer));
-                self.wakes.push(StreamWake::Writable(*id));
+                self.outputs.wakes.push(StreamWake::Writable(*id));
             }
         }
     }
@@ -362,7 +367,7 @@ impl StreamTable {
             kind.next_remote = index + 1;
             kind.accept.push_back(halves);
         }
-        self.wakes.push(StreamWake::Acceptable(id.dir()));
+        self.outputs.wakes.push(StreamWake::Acceptable(id.dir()));
         Ok(self.streams.get(&id).map(|entry| entry.halves.clone()))
     }
 
@@ -440,13 +445,13 @@ impl StreamTable {
 
     /// Who has something to look at since the last call.
     pub fn take_wakes(&mut self) -> Vec<StreamWake> {
-        std::mem::take(&mut self.wakes)
+        std::mem::take(&mut self.outputs.wakes)
     }
 
     /// Control messages for the peer.
     pub fn take_messages(&mut self, now: Instant) -> Vec<ControlMessage> {
         self.look_at_memory(now);
         self.flush_notices(now);
-        std::mem::take(&mut self.outbox)
+        std::mem::take(&mut self.outputs.messages)
     }
 }

@@ -1,11 +1,19 @@
 //! What paths were asked for of a stream, and how far they are.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::stats::StreamMap;
 use crate::{Code, CodedError, PathId, PieceId, limits};
 
 use super::RecvHalf;
+
+/// Those of a stream, and those that are over and that nobody took note of yet.
+#[derive(Debug, Default)]
+pub(super) struct Pieces {
+    pub(super) live: BTreeMap<(PathId, PieceId), Piece>,
+    pub(super) ended: Vec<PieceEnd>,
+}
 
 /// A range that one path was told to bring, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +46,7 @@ pub struct PieceEnd {
 
 impl RecvHalf {
     pub(crate) fn has_live_pieces(&self) -> bool {
-        self.pieces.values().any(|piece| !piece.cancelled)
+        self.pieces.live.values().any(|piece| !piece.cancelled)
     }
 
     /// Something of `path` may still come.
@@ -59,11 +67,11 @@ impl RecvHalf {
 
     pub(crate) fn add_piece(&mut self, path: PathId, id: PieceId, range: Range<u64>) {
         let piece = Piece { cursor: range.start, end: range.end, cancelled: false };
-        self.pieces.insert((path, id), piece);
+        self.pieces.live.insert((path, id), piece);
     }
 
     pub(crate) fn piece(&self, path: PathId, id: PieceId) -> Option<&Piece> {
-        self.pieces.get(&(path, id))
+        self.pieces.live.get(&(path, id))
     }
 
     /// The byte that the reader waits for, having nothing else to read.
@@ -86,7 +94,7 @@ impl RecvHalf {
             held.extend(self.origins.within(from..gap.start));
             from = gap.end;
         }
-        let asked = self.pieces.iter().filter_map(|((path, _), piece)| {
+        let asked = self.pieces.live.iter().filter_map(|((path, _), piece)| {
             Some((*path, piece.owed().filter(|owed| !owed.is_empty())?))
         });
         let asked = asked.collect();
@@ -97,13 +105,13 @@ impl RecvHalf {
     pub(crate) fn awaited_from(&self) -> Option<PathId> {
         let at = self.awaited()?;
         let owes = |piece: &Piece| piece.owed().is_some_and(|owed| owed.contains(&at));
-        self.pieces.iter().find(|(_, piece)| owes(piece)).map(|((path, _), _)| *path)
+        self.pieces.live.iter().find(|(_, piece)| owes(piece)).map(|((path, _), _)| *path)
     }
 
     /// How far a piece has come, whether it is under way or has ended and the session was not
     /// told yet.
     pub(crate) fn progress(&self, path: PathId, id: PieceId) -> Option<u64> {
-        let ended = || self.ended.iter().find(|end| end.path == path && end.piece == id);
+        let ended = || self.pieces.ended.iter().find(|end| end.path == path && end.piece == id);
         self.piece(path, id).map(|piece| piece.cursor).or_else(|| ended().map(|end| end.at))
     }
 
@@ -117,7 +125,7 @@ impl RecvHalf {
 
     /// Cancels a piece; if it was live, what it owed.
     pub(crate) fn cancel_piece(&mut self, path: PathId, id: PieceId) -> Option<Range<u64>> {
-        let piece = self.pieces.get_mut(&(path, id))?;
+        let piece = self.pieces.live.get_mut(&(path, id))?;
         let owed = piece.owed();
         piece.cancelled = true;
         owed
@@ -133,7 +141,7 @@ impl RecvHalf {
         id: PieceId,
         sent_until: u64,
     ) -> Result<bool, CodedError> {
-        let Some(piece) = self.pieces.get_mut(&(path, id)) else { return Ok(false) };
+        let Some(piece) = self.pieces.live.get_mut(&(path, id)) else { return Ok(false) };
         if sent_until < piece.cursor || sent_until > piece.end {
             let context = format!("a piece stopped at {sent_until}, outside what was asked");
             return Err(CodedError::new(Code::OffsetSyncFailure, context));
@@ -141,14 +149,14 @@ impl RecvHalf {
         piece.end = sent_until;
         let over = piece.cursor == piece.end;
         if over {
-            self.pieces.remove(&(path, id));
+            self.pieces.live.remove(&(path, id));
         }
         Ok(over)
     }
 
     /// Forgets the pieces of a path that is gone.
     pub(crate) fn drop_path(&mut self, path: PathId) {
-        self.pieces.retain(|(owner, _), _| *owner != path);
+        self.pieces.live.retain(|(owner, _), _| *owner != path);
     }
 
     /// Forgets the pieces of a path that was given up, and throws away what it still sends.
@@ -158,6 +166,6 @@ impl RecvHalf {
     }
 
     pub(crate) fn take_ended(&mut self) -> Vec<PieceEnd> {
-        std::mem::take(&mut self.ended)
+        std::mem::take(&mut self.pieces.ended)
     }
 }

@@ -28,7 +28,7 @@ impl StreamTable {
                 if let Some(Halves { recv: Some(recv), .. }) = self.touch(id, now)? {
                     lock(&recv).on_reset(m.code, m.final_size)?;
                     self.look(id, now);
-                    self.wakes.push(StreamWake::Readable(id));
+                    self.outputs.wakes.push(StreamWake::Readable(id));
                 }
             }
             ControlMessage::StopSending(m) => {
@@ -36,7 +36,7 @@ impl StreamTable {
                 self.check_role(id, self.side)?;
                 if let Some(Halves { send: Some(send), .. }) = self.touch(id, now)? {
                     lock(&send).on_stopped(m.code);
-                    self.wakes.push(StreamWake::Writable(id));
+                    self.outputs.wakes.push(StreamWake::Writable(id));
                     self.retire(id);
                 }
             }
@@ -46,7 +46,7 @@ impl StreamTable {
                 if let Some(Halves { send: Some(send), .. }) = self.touch(id, now)?
                     && lock(&send).on_max_data(m.maximum)
                 {
-                    self.wakes.push(StreamWake::Writable(id));
+                    self.outputs.wakes.push(StreamWake::Writable(id));
                 }
             }
             ControlMessage::MaxStreams(m) => {
@@ -54,7 +54,7 @@ impl StreamTable {
                 let live = limits::MAX_STREAMS + kind.next_local;
                 kind.max_local = kind.max_local.max(m.maximum.min(live));
                 kind.first_local = kind.first_local.max(m.first_streams);
-                self.wakes.push(StreamWake::Openable(m.dir));
+                self.outputs.wakes.push(StreamWake::Openable(m.dir));
             }
             ControlMessage::Backpressure(m) => self.on_backpressure(m, now)?,
             _ => return Ok(false),

@@ -110,7 +110,8 @@ impl StreamTable {
         if self.notices.holds_credit(id) {
             return;
         }
-        self.outbox
+        self.outputs
+            .messages
             .push(ControlMessage::MaxStreamData(MaxStreamData { stream_id: id, maximum: limit }));
     }
 

@@ -57,7 +57,7 @@ impl StreamTable {
         self.watch.close(id);
         if id.initiator() == self.side {
             self.local_receiving.count -= 1;
-            self.wakes.push(StreamWake::Openable(Dir::Bi));
+            self.outputs.wakes.push(StreamWake::Openable(Dir::Bi));
         }
         self.look_at_session();
     }
@@ -74,7 +74,7 @@ impl StreamTable {
             tell
         };
         if tell {
-            self.outbox.push(ControlMessage::StopSending(StopSending {
+            self.outputs.messages.push(ControlMessage::StopSending(StopSending {
                 stream_id: id,
                 code: code.min(limits::MAX_OFFSET),
             }));
@@ -88,7 +88,7 @@ impl StreamTable {
             return;
         };
         if let Some(final_size) = lock(&send).reset() {
-            self.outbox.push(ControlMessage::StreamReset(StreamReset {
+            self.outputs.messages.push(ControlMessage::StreamReset(StreamReset {
                 stream_id: id,
                 code: code.min(limits::MAX_OFFSET),
                 final_size,
@@ -112,7 +112,7 @@ impl StreamTable {
                 send.is_delivered()
             };
             if delivered {
-                self.wakes.push(StreamWake::Writable(id));
+                self.outputs.wakes.push(StreamWake::Writable(id));
                 self.retire(id);
             }
         }

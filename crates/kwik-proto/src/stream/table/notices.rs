@@ -69,7 +69,7 @@ impl StreamTable {
         if std::mem::take(&mut self.notices.streams[dir as usize]) > 0 {
             self.reserve_first(dir);
             let kind = &self.kinds[dir as usize];
-            self.outbox.push(ControlMessage::MaxStreams(MaxStreams {
+            self.outputs.messages.push(ControlMessage::MaxStreams(MaxStreams {
                 dir,
                 maximum: kind.max_remote,
                 first_streams: kind.first_remote,
@@ -98,17 +98,16 @@ impl StreamTable {
         // Its opener may not have heard that it is among the first.
         let wanted = |recv: &RecvHalf| !recv.is_complete() && recv.max_data() > self.grants.floor;
         let Some(recv) = recv.map(|recv| lock(recv)).filter(|recv| wanted(recv)) else { return };
-        self.outbox.push(ControlMessage::MaxStreamData(MaxStreamData {
+        self.outputs.messages.push(ControlMessage::MaxStreamData(MaxStreamData {
             stream_id: id,
             maximum: recv.max_data(),
         }));
     }
 
     pub(super) fn announce(&mut self, id: StreamId, metadata: StreamMetadata) {
-        self.outbox.push(ControlMessage::StreamCreateNotification(StreamCreateNotification {
-            stream_id: id,
-            metadata,
-        }));
+        self.outputs.messages.push(ControlMessage::StreamCreateNotification(
+            StreamCreateNotification { stream_id: id, metadata },
+        ));
     }
 
     /// Queues what has waited long enough.

@@ -56,8 +56,10 @@ impl StreamTable {
         lock(&recv).drop_all(ReadError::Failed(error));
         self.release(id);
         let code = Code::LimitExceeded.as_u64();
-        self.outbox.push(ControlMessage::StopSending(StopSending { stream_id: id, code }));
-        self.wakes.push(StreamWake::Readable(id));
+        self.outputs
+            .messages
+            .push(ControlMessage::StopSending(StopSending { stream_id: id, code }));
+        self.outputs.wakes.push(StreamWake::Readable(id));
         Some(id)
     }
 }

@@ -33,7 +33,7 @@ impl StreamTable {
         let allowance = self.window.allowance(id);
         let change = self.watch.look(id, &lock(&recv), allowance, &self.config, now);
         let lifted = change.is_some_and(|change| change.reason.is_none());
-        self.outbox.extend(change.map(|change| change.message()));
+        self.outputs.messages.extend(change.map(|change| change.message()));
         self.look_at_session();
         if lifted {
             self.grant(id);
@@ -48,7 +48,7 @@ impl StreamTable {
             _ => self.window.is_pressed(),
         };
         let change = self.watch.look_at_session(&self.window.status(), memory, &self.config);
-        self.outbox.extend(change.map(|change| change.message()));
+        self.outputs.messages.extend(change.map(|change| change.message()));
     }
 
     /// Under memory pressure, looks from time to time whether it is over.
@@ -87,7 +87,7 @@ impl StreamTable {
             entry.max_buffer = max_buffer.unwrap_or(u64::MAX);
             entry.buffer = entry.buffer.min(entry.max_buffer);
         }
-        self.wakes.push(StreamWake::Readable(id));
+        self.outputs.wakes.push(StreamWake::Readable(id));
         Ok(())
     }
 
@@ -105,7 +105,7 @@ impl StreamTable {
             if let Some(recv) = entry.halves.recv.as_ref().filter(|_| alike)
                 && lock(recv).describe()
             {
-                self.wakes.push(StreamWake::Readable(*below));
+                self.outputs.wakes.push(StreamWake::Readable(*below));
             }
         }
     }
@@ -120,14 +120,14 @@ impl StreamTable {
         let Some(id) = stream_id else {
             if std::mem::replace(&mut self.backpressure, reason) != reason {
                 let writing = self.streams.iter().filter(|(_, entry)| entry.halves.send.is_some());
-                self.wakes.extend(writing.map(|(id, _)| StreamWake::Writable(*id)));
+                self.outputs.wakes.extend(writing.map(|(id, _)| StreamWake::Writable(*id)));
             }
             return Ok(());
         };
         self.check_role(id, self.side)?;
         if let Some(Halves { send: Some(send), .. }) = self.touch(id, now)? {
             lock(&send).on_backpressure(reason);
-            self.wakes.push(StreamWake::Writable(id));
+            self.outputs.wakes.push(StreamWake::Writable(id));
         }
         Ok(())
     }
