@@ -98,6 +98,9 @@ pub const RESUME_LATER: Duration = Duration::from_secs(2);
 /// ... for so long after its connection broke. A server keeps what it has of the session as
 /// long, unless configured.
 pub const RESUME_TIME: Duration = Duration::from_secs(30);
+/// How long a client that is closed while its primary is away goes on dialing, only to say so: the
+/// server would wait for it.
+pub const FAREWELL_TIME: Duration = Duration::from_secs(5);
 /// Times that a client may take its session up one after another, each of which repeats what was
 /// not acknowledged ...
 pub const RESUME_BURST: u32 = 4;

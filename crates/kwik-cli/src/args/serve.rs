@@ -43,9 +43,9 @@ pub(crate) struct Serve {
     /// before the @. SIGHUP has it read again in the configuration file.
     #[arg(long = "successor", value_name = "LINK")]
     pub(crate) successors: Vec<PeerLink>,
-    /// Another primary with the same objects, which the printed links name, too, for clients that do
-    /// not reach this one: kwik://FINGERPRINT@HOST:PORT, the next choice first; what lets them in
-    /// there may stand before the @.
+    /// Another primary with the same objects, which the printed links name, too, for clients that
+    /// do not reach this one: kwik://FINGERPRINT@HOST:PORT, the next choice first; what lets them
+    /// in there may stand before the @.
     #[arg(long, value_name = "LINK")]
     pub(crate) also: Vec<PeerLink>,
     /// A primary that this server is an edge of.

@@ -144,6 +144,58 @@ pub(super) async fn redial(shared: AnyShared, within: Duration) {
     }
 }
 
+/// Tells the primary that a session was closed which it keeps for its client: on connections that
+/// are made for that alone, until it has heard or [`limits::FAREWELL_TIME`] is over.
+pub(super) async fn farewell(shared: AnyShared, mut within: Duration, with: (u64, Bytes)) {
+    let end = shared.runtime.now() + limits::FAREWELL_TIME;
+    loop {
+        let left = end.saturating_duration_since(shared.runtime.now());
+        if left.is_zero() {
+            return;
+        }
+        let heard = say_farewell(&shared, within.min(left), &with);
+        match heard.await {
+            Ok(()) => return,
+            // A network that has changed may be slower than what was measured.
+            Err(()) => within *= 2,
+        }
+    }
+}
+
+async fn say_farewell(
+    shared: &AnyShared,
+    within: Duration,
+    (code, reason): &(u64, Bytes),
+) -> Result<(), ()> {
+    let dialer = shared.dialer.as_ref().ok_or(())?;
+    let began = shared.runtime.now();
+    let connection = match before(shared, within, dialer.connect()).await {
+        Some(Ok(connection)) => connection,
+        // It is gone with all of its connections.
+        Some(Err(ConnectError::EndpointStopping)) => return Ok(()),
+        Some(Err(_)) => {
+            // Refused at once, perhaps: a server that is busy.
+            shared.runtime.sleep_until(began + within).await;
+            return Err(());
+        }
+        None => return Err(()),
+    };
+    let said = async {
+        let mut control = open_control(&connection).await.map_err(|_| ())?;
+        let exporter = connection.export_keying_material(EXPORTER_LABEL, b"");
+        let rtt = connection.rtt();
+        let begun = shared.drive(|machine, _| machine.begin_farewell(&exporter, rtt));
+        match answer(&mut control, begun.ok_or(())?.first).await {
+            Ok(_) => Ok(()),
+            // It has no such session any more.
+            Err(Failed(error)) => error.as_ref().and_then(refusal).map(|_| ()).ok_or(()),
+        }
+    };
+    let said = before(shared, within, said).await.unwrap_or(Err(()));
+    connection.close(*code, reason);
+    said
+}
+
 /// What happened to a connection before its server has answered, if it was not too slow.
 #[derive(Default)]
 struct Failed(Option<ConnectionError>);

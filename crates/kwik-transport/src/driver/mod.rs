@@ -212,10 +212,14 @@ impl<M: Role + ?Sized> Shared<M> {
 
     /// Ends the session at once.
     pub(crate) fn close(&self, code: u64, reason: &[u8]) {
+        let farewell = self.look(|machine| machine.farewell());
         self.close_links(code, reason);
         self.on_connection_lost(ConnectionError::LocallyClosed);
         let reason = Bytes::copy_from_slice(reason);
-        self.drive(|machine, now| machine.close(code, reason, now));
+        self.drive(|machine, now| machine.close(code, reason.clone(), now));
+        if let (Some(within), Some(shared)) = (farewell, self.this.upgrade()) {
+            self.runtime.spawn(home::farewell(shared, within, (code, reason)));
+        }
     }
 
     /// Waits until the session is over: why.

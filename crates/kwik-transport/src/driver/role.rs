@@ -109,6 +109,17 @@ pub(crate) trait Role: Machine + 'static {
         false
     }
 
+    /// How long a connection may take to stand on which the primary is to hear that the session was
+    /// closed, if there is need of one.
+    fn farewell(&self) -> Option<Duration> {
+        None
+    }
+
+    /// That connection stands.
+    fn begin_farewell(&mut self, _: &[u8; 32], _: Duration) -> Option<ResumeAttempt> {
+        None
+    }
+
     /// A client says that this is its session: what it is answered, and the control frame that is
     /// due of it.
     fn handle_resume(
@@ -310,6 +321,14 @@ impl Role for ClientSession {
         now: Instant,
     ) -> bool {
         self.on_redial_failed(attempt, refused, now)
+    }
+
+    fn farewell(&self) -> Option<Duration> {
+        self.farewell()
+    }
+
+    fn begin_farewell(&mut self, exporter: &[u8; 32], rtt: Duration) -> Option<ResumeAttempt> {
+        self.begin_farewell(exporter, rtt)
     }
 
     fn takes_secondary(&self, path: PathId) -> bool {
