@@ -8,7 +8,7 @@ use kwik_proto::mapping::{MappingKey, Verdict};
 use kwik_proto::path::{PathInfo, PathStatus};
 use kwik_proto::session::{Activity, ClientSession, Machine, ResumeAttempt};
 use kwik_proto::stats::{ScheduleStats, SessionStats};
-use kwik_proto::stream::{Destination, ReceivedBytes, SharedRecv, StreamTable};
+use kwik_proto::stream::{Delivered, Destination, ReceivedBytes, SharedRecv, StreamTable};
 use kwik_proto::wire::control::{AuthenticationRequest, RawPacketTransmission, Resume};
 use kwik_proto::wire::{DataOptions, SecondaryEvent};
 use kwik_proto::{
@@ -22,6 +22,11 @@ mod servers;
 
 fn refused(what: &str) -> CodedError {
     CodedError::new(Code::InvalidStreamRole, format!("{what} for this role"))
+}
+
+fn delivered(streams: &StreamTable) -> Vec<(Delivered, Option<SharedRecv>)> {
+    let halves = streams.iter().map(|halves| halves.recv.clone());
+    streams.delivered().into_iter().zip(halves).collect()
 }
 
 fn joining(paths: Vec<PathInfo>) -> Vec<PathId> {
@@ -81,6 +86,11 @@ pub(crate) trait Role: Machine + 'static {
     /// What it has counted, where its role counts.
     fn totals(&self, _: Instant) -> Option<SessionStats> {
         None
+    }
+
+    /// What was delivered of each of its streams, and what knows how much of that is read.
+    fn delivered(&self) -> Vec<(Delivered, Option<SharedRecv>)> {
+        Vec::new()
     }
 
     /// Figures of a path's connection.
@@ -242,6 +252,10 @@ impl Role for ClientSession {
 
     fn totals(&self, now: Instant) -> Option<SessionStats> {
         Some(self.stats(now))
+    }
+
+    fn delivered(&self) -> Vec<(Delivered, Option<SharedRecv>)> {
+        delivered(self.streams())
     }
 
     fn schedule_stats(&self, now: Instant) -> Vec<ScheduleStats> {
