@@ -354,7 +354,7 @@ impl Greeting<'_> {
             if has_edges && said.is_empty() {
                 line("its edges", &format_args!("kwik serve ... --trust {fingerprint}"));
             }
-            let clients = |name| self.for_clients(self.link(socket, name));
+            let clients = |name| self.for_clients(&self.link(socket, name));
             match first {
                 _ if entrance.is_edge_alone => {}
                 Some(name) => {
@@ -369,7 +369,7 @@ impl Greeting<'_> {
     }
 
     /// A link with the other primaries that clients may go to.
-    fn for_clients(&self, link: Link) -> Result<Primaries, Failure> {
+    fn for_clients(&self, link: &Link) -> Result<Primaries, Failure> {
         let also: Vec<_> = self.arguments.also.iter().map(|other| other.0.clone()).collect();
         Primaries::new(link, &also)
             .map_err(|error| Failure::new(Kind::Usage, format!("--also: {error}")))

@@ -30,9 +30,9 @@ impl Primaries {
     ///
     /// # Errors
     /// There are more than [`MAX_PRIMARIES`], two are the same, or one of several has no key.
-    pub fn new(first: Link, others: &[Link]) -> Result<Self, InvalidLink> {
+    pub fn new(first: &Link, others: &[Link]) -> Result<Self, InvalidLink> {
         let name = first.name.clone();
-        let all = [&first].into_iter().chain(others);
+        let all = [first].into_iter().chain(others);
         let servers: Vec<_> = all.map(|link| Link { name: None, ..link.clone() }).collect();
         if servers.len() > MAX_PRIMARIES {
             return Err(InvalidLink::TooManyServers { count: servers.len() });
@@ -90,10 +90,10 @@ impl FromStr for Primaries {
         }
         let mut servers = servers.split(',');
         let first = servers.next().unwrap_or_default();
-        let first = format!("{}{first}{name}", Link::SCHEME).parse()?;
+        let first: Link = format!("{}{first}{name}", Link::SCHEME).parse()?;
         let others = servers.map(|server| format!("{}{server}", Link::SCHEME).parse());
         let others = others.collect::<Result<Vec<_>, _>>()?;
-        Self::new(first, &others)
+        Self::new(&first, &others)
     }
 }
 

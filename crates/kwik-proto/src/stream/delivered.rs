@@ -99,8 +99,6 @@ impl RecvHalf {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use bytes::Bytes;
 
     use super::*;
@@ -110,7 +108,7 @@ mod tests {
     #[test]
     fn what_was_delivered_is_told_of_each_half() {
         let mut table = StreamTable::new(Side::Client, &Config::default());
-        let now = Instant::now();
+        let now = crate::test_now();
         let open = table.open(Dir::Bi, now).unwrap();
         let id = open.id;
         let (send, recv) = (open.send.unwrap(), open.recv.unwrap());
