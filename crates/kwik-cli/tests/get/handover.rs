@@ -74,6 +74,14 @@ impl<'a> Get<'a> {
         wait_until(|| self.said().lines().any(verified));
     }
 
+    /// It fails with this code: what it said last.
+    pub fn failed(&mut self, code: i32) -> String {
+        let status = self.child.wait().unwrap();
+        let said = self.said();
+        assert_eq!(status.code(), Some(code), "{said}");
+        said.lines().last().unwrap().to_owned()
+    }
+
     /// It ends well: its last event.
     pub fn done(&mut self) -> serde_json::Value {
         let status = self.child.wait().unwrap();

@@ -72,6 +72,31 @@ fn a_primary_that_is_started_again_goes_on_in_its_turn() {
     assert!(fs::read(place.path("out/0")).unwrap() == data);
 }
 
+/// All of them in the middle, too; what has come stays for the next get.
+#[test]
+fn all_that_are_gone_in_the_middle_are_named() {
+    let place = Place::new();
+    let data = place.file("x", SIZE);
+    let servers = Servers { place: &place };
+    let [a, b] = ["a", "b"].map(|name| servers.start(name, "127.0.0.1:0", &SLOW));
+    let (first, listen) = (a.address.clone(), b.address.clone());
+    let link = link(&[&a.edge(), &b.edge()], "x");
+    let begin = |number| Get::begin(&place, number, &link, &["--timeout", "1s", "--retry", "1"]);
+    let mut get = begin(0);
+    get.wait_for(4_000_000);
+    end(b, "-KILL");
+    end(a, "-KILL");
+    let line = get.failed(5);
+    let named = line.contains(&first) && line.contains(&listen);
+    assert!(named && line.contains("kwik: none of 2 servers serves: "), "{line}");
+    assert!(line.contains("are kept: the same command goes on from there"), "{line}");
+    let _b = servers.start("b", &listen, &[]);
+    let done = begin(0).done();
+    let received = done["received"].as_u64().unwrap();
+    assert!(received <= SIZE as u64 * 105 / 100 - 4_000_000, "{received}");
+    assert!(fs::read(place.path("out/0")).unwrap() == data);
+}
+
 #[test]
 fn who_does_not_answer_at_the_start_costs_a_moment() {
     let place = Place::new();
@@ -224,5 +249,8 @@ fn a_wrong_link_is_refused_and_shows_no_secret() {
         assert!(said.contains(line) && !said.contains("0123456789abcdef@"), "{link}: {said}");
         assert!(!said.contains("short"), "{said}");
     }
+    let two = format!("kwik://{pin}@h:1,{pin}@i:2/x");
+    let made = place.run(&["link", &two, "--expires", "1h"]);
+    assert_failed(&made, 2, "one server is wanted here");
     assert_eq!(place.outputs().len(), 0);
 }
