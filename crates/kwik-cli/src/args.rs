@@ -10,7 +10,7 @@ use std::{
 
 use blake3::Hash;
 use clap::{Args, Parser, Subcommand};
-use kwik_delivery::{Fingerprint, Link, ObjectName, Pass};
+use kwik_delivery::{Fingerprint, Link, ObjectName, Pass, Primaries};
 
 use crate::{
     ctl::CtlArguments,
@@ -243,24 +243,37 @@ pub(crate) struct ObjectLink {
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) name: ObjectName,
+    /// Other servers that have it, the next choice first.
+    pub(crate) others: Vec<Link>,
 }
 
 impl FromStr for ObjectLink {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let Link { fingerprint, pass, host, port, name } =
-            text.parse().map_err(|error| format!("{error}"))?;
+        let primaries: Primaries = text.parse().map_err(|error| format!("{error}"))?;
+        let name = primaries.name().cloned();
         let name = name.ok_or("the link names no object: kwik://FINGERPRINT@HOST:PORT/NAME")?;
-        Ok(Self { fingerprint, pass, host, port, name })
+        let mut servers = primaries.servers().to_vec();
+        let Link { fingerprint, pass, host, port, .. } = servers.remove(0);
+        Ok(Self { fingerprint, pass, host, port, name, others: servers })
     }
 }
 
 impl ObjectLink {
+    /// The same object at another server.
+    pub(crate) fn at(&self, server: &Link) -> Self {
+        let Link { fingerprint, pass, host, port, .. } = server.clone();
+        Self { fingerprint, pass, host, port, name: self.name.clone(), others: Vec::new() }
+    }
+
     /// Whether one session does for both.
     pub(crate) fn leads_to_server_of(&self, other: &Self) -> bool {
         let server = |link: &Self| (link.fingerprint, link.port);
         // A session is what its pass lets in to.
-        server(self) == server(other) && self.host == other.host && self.pass == other.pass
+        server(self) == server(other)
+            && self.host == other.host
+            && self.pass == other.pass
+            && self.others == other.others
     }
 }
 
@@ -291,19 +304,19 @@ impl FromStr for EdgeLink {
     }
 }
 
-/// A link to a server that clients go on with.
+/// A link to a server with the same objects, that clients are told of.
 #[derive(Debug, Clone)]
-pub(crate) struct SuccessorLink(pub(crate) Link);
+pub(crate) struct PeerLink(pub(crate) Link);
 
-impl FromStr for SuccessorLink {
+impl FromStr for PeerLink {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let link: Link = text.parse().map_err(|error| format!("{error}"))?;
         if link.name.is_some() {
-            return Err("a successor has all objects: leave out the name after the port".into());
+            return Err("that server has all objects: leave out the name after the port".into());
         }
         if link.fingerprint.is_none() {
-            return Err("clients have to know a successor by its key: \
+            return Err("clients have to know that server by its key: \
                         kwik://FINGERPRINT@HOST:PORT, see `kwik id`"
                 .into());
         }
@@ -392,7 +405,14 @@ mod tests {
         assert!(format!("kwik://{pin}@h:1").parse::<EdgeLink>().is_ok());
         assert!("kwik://h:1".parse::<EdgeLink>().unwrap_err().contains("fingerprint"));
         assert!(format!("kwik://{pin}@h:1/x").parse::<EdgeLink>().unwrap_err().contains("name"));
-        let successor = |text: &str| text.parse::<SuccessorLink>().map(|it| it.0.to_string());
+        let two = format!("kwik://{pin}@h:1,{pin}@i:1");
+        let link: ObjectLink = format!("{two}/x").parse().unwrap();
+        assert_eq!((&*link.host, &*link.others[0].host, link.others.len()), ("h", "i", 1));
+        let one: ObjectLink = format!("kwik://{pin}@h:1/y").parse().unwrap();
+        assert!(!one.leads_to_server_of(&link) && link.leads_to_server_of(&link));
+        assert!(two.parse::<EdgeLink>().unwrap_err().contains("one server is wanted"));
+        assert!(two.parse::<PeerLink>().unwrap_err().contains("one server is wanted"));
+        let successor = |text: &str| text.parse::<PeerLink>().map(|it| it.0.to_string());
         for good in [format!("kwik://{pin}@h:1"), format!("kwik://{pin}:{pin}@h:1")] {
             assert_eq!(successor(&good), Ok(good));
         }

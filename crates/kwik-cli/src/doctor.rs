@@ -8,7 +8,7 @@ use std::{
 
 use clap::Args;
 use kwik::escape;
-use kwik_delivery::{Client, Link, Visitor, limits::CLOCK_SKEW};
+use kwik_delivery::{Client, Link, Primaries, Visitor, limits::CLOCK_SKEW};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
@@ -30,7 +30,8 @@ const LEAST_MTU: u16 = 1200;
 
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArguments {
-    /// The server to which the way is looked at: kwik://FINGERPRINT@HOST:PORT, or any link to it.
+    /// The server to which the way is looked at: kwik://FINGERPRINT@HOST:PORT, or any link to it;
+    /// of a link with several, each.
     #[arg(value_name = "LINK")]
     link: Option<AnyLink>,
     /// How long the server has to answer: 30, 30s, 5m or 1h.
@@ -40,9 +41,9 @@ pub(crate) struct DoctorArguments {
     state: State,
 }
 
-/// A link to a server, a folder or an object.
+/// A link to servers, a folder or an object.
 #[derive(Debug, Clone)]
-struct AnyLink(Link);
+struct AnyLink(Primaries);
 
 impl FromStr for AnyLink {
     type Err = String;
@@ -98,9 +99,11 @@ pub(crate) async fn run(arguments: DoctorArguments) -> Result<(), Failure> {
         show(finding)?;
     }
     match &arguments.link {
-        Some(AnyLink(link)) => {
-            for finding in way(link, &arguments).await {
-                show(finding)?;
+        Some(AnyLink(primaries)) => {
+            for link in primaries.servers() {
+                for finding in way(link, &arguments).await {
+                    show(finding)?;
+                }
             }
         }
         None => show(Finding::new(

@@ -90,26 +90,36 @@ pub(crate) fn without_passes(text: &str) -> String {
     let mut shown = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         shown.push_str(SCHEME);
-        let end = part.find(['/', '\'', '"', ' ']).unwrap_or(part.len());
-        let (server, rest) = part.split_at(end);
-        let (who, address) = match server.split_once('@') {
-            Some((who, address)) => (who, Some(address)),
-            None => (server, None),
-        };
-        match who.split_once(':') {
-            Some((pin, pass)) if address.is_some() || pass.parse::<u16>().is_err() => {
-                shown.push_str(pin);
-                shown.push_str(if pass.is_empty() { ":" } else { ":…" });
-            }
-            _ => shown.push_str(who),
-        }
-        if let Some(address) = address {
-            shown.push('@');
-            shown.push_str(address);
+        // A space behind a comma is a mistake within the link.
+        let ends = |(at, found): &(usize, &str)| *found != " " || !part[..*at].ends_with(',');
+        let end = part.match_indices(['/', '\'', '"', ' ']).find(ends);
+        let end = end.map_or(part.len(), |(at, _)| at);
+        let (servers, rest) = part.split_at(end);
+        for (at, server) in servers.split(',').enumerate() {
+            shown.push_str(if at > 0 { "," } else { "" });
+            push_without_pass(server, &mut shown);
         }
         shown.push_str(rest);
     }
     shown
+}
+
+fn push_without_pass(server: &str, shown: &mut String) {
+    let (who, address) = match server.split_once('@') {
+        Some((who, address)) => (who, Some(address)),
+        None => (server, None),
+    };
+    match who.split_once(':') {
+        Some((pin, pass)) if address.is_some() || pass.parse::<u16>().is_err() => {
+            shown.push_str(pin);
+            shown.push_str(if pass.is_empty() { ":" } else { ":…" });
+        }
+        _ => shown.push_str(who),
+    }
+    if let Some(address) = address {
+        shown.push('@');
+        shown.push_str(address);
+    }
 }
 
 #[cfg(test)]
@@ -135,6 +145,8 @@ mod tests {
             ("kwik://h:4433/x is none", "kwik://h:4433/x is none"),
             ("kwik://ab@[::1]:1/x:y@z", "kwik://ab@[::1]:1/x:y@z"),
             ("kwik://a:b@h, kwik://c:d@i", "kwik://a:…@h, kwik://c:…@i"),
+            ("kwik://a:b@h:1,c:d@i:2/x,y:z", "kwik://a:…@h:1,c:…@i:2/x,y:z"),
+            ("kwik://a:b@h:1, c:d@i:2/x", "kwik://a:…@h:1, c:…@i:2/x"),
             ("kwik://FINGERPRINT@HOST:PORT/NAME", "kwik://FINGERPRINT@HOST:PORT/NAME"),
             ("nothing", "nothing"),
         ] {

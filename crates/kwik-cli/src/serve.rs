@@ -11,7 +11,7 @@ use std::{
 };
 
 use kwik::{Identity, ServerConfig, escape};
-use kwik_delivery::{Catalogue, Fingerprint, Link, ObjectName, Server, Source, Survey};
+use kwik_delivery::{Catalogue, Fingerprint, Link, ObjectName, Primaries, Server, Source, Survey};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
@@ -58,7 +58,7 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
 
     let first = source.list(1).await?.into_iter().next();
     let greeting = Greeting { arguments: &arguments, fingerprint, entrance: &entrance };
-    print(&greeting.text(&sockets, !edges.is_empty(), first.as_ref()))?;
+    print(&greeting.text(&sockets, !edges.is_empty(), first.as_ref())?)?;
     let looked = source.clone();
     // Beside the serving: a folder may be large.
     tokio::spawn(async move { warn_of_unserved(&looked.survey().await) });
@@ -323,7 +323,12 @@ struct Greeting<'a> {
 }
 
 impl Greeting<'_> {
-    fn text(&self, sockets: &[Listening], has_edges: bool, first: Option<&ObjectName>) -> String {
+    fn text(
+        &self,
+        sockets: &[Listening],
+        has_edges: bool,
+        first: Option<&ObjectName>,
+    ) -> Result<String, Failure> {
         let Self { arguments, fingerprint, entrance } = self;
         let mut text = format!("fingerprint  {fingerprint}\n");
         let mut line = |name: &str, value: &dyn Display| {
@@ -349,18 +354,25 @@ impl Greeting<'_> {
             if has_edges && said.is_empty() {
                 line("its edges", &format_args!("kwik serve ... --trust {fingerprint}"));
             }
+            let clients = |name| self.for_clients(&self.link(socket, name));
             match first {
                 _ if entrance.is_edge_alone => {}
                 Some(name) => {
-                    let link = self.link(socket, Some(name.clone()));
-                    line("clients", &format_args!("kwik get {link}"));
+                    line("clients", &format_args!("kwik get {}", clients(Some(name.clone()))?));
                 }
-                None => line("clients", &format_args!("kwik get {server}/NAME")),
+                None => line("clients", &format_args!("kwik get {}/NAME", clients(None)?)),
             }
             said.push(server);
         }
         line("may read", &entrance.readers);
-        text
+        Ok(text)
+    }
+
+    /// A link with the other primaries that clients may go to.
+    fn for_clients(&self, link: &Link) -> Result<Primaries, Failure> {
+        let also: Vec<_> = self.arguments.also.iter().map(|other| other.0.clone()).collect();
+        Primaries::new(link, &also)
+            .map_err(|error| Failure::new(Kind::Usage, format!("--also: {error}")))
     }
 
     fn link(&self, socket: &Listening, name: Option<ObjectName>) -> Link {

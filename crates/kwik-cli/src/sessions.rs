@@ -27,6 +27,10 @@ use crate::{
     voice::note,
 };
 
+/// How long nothing may come from a server while there is another one that was not tried: longer
+/// than links are away that come back soon.
+const PATIENCE_WITH_OTHERS: Duration = Duration::from_secs(10);
+
 /// How a server is dialed, and for how long.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Dialing<'a> {
@@ -188,10 +192,6 @@ impl<'a> Sessions<'a> {
             }
             match self.dial(&mut state).await {
                 Ok(client) => return Ok(client),
-                Err(failure) if self.count.load(Ordering::Relaxed) == 0 && !failure.passing => {
-                    state.over = Some(failure.clone());
-                    return Err(failure);
-                }
                 Err(failure) => lost = Some(failure),
             }
         }
@@ -200,14 +200,20 @@ impl<'a> Sessions<'a> {
     /// Chooses the server of the next try, and waits if all were tried: an error when there is to
     /// be none.
     async fn go_on(&self, state: &mut State, failure: Failure) -> Result<(), Failure> {
+        state.route.note_failure(&failure);
         let fatal = !failure.passing && failure.kind != Kind::Network;
         let ruled_out = fatal && state.route.rule_out();
-        if fatal && !ruled_out || state.in_vain >= self.dialing.retry {
+        // As long as nobody has answered, all are tried once, unless they said that it passes.
+        let is_first = self.count.load(Ordering::Relaxed) == 0 && !state.route.may_pass();
+        let tries = if is_first { 0 } else { self.dialing.retry };
+        let is_last = state.in_vain >= tries && !state.route.has_other();
+        if fatal && !ruled_out || is_last {
+            let failure = state.route.explain(failure);
             state.over = Some(failure.clone());
             return Err(failure);
         }
         let wait = wait_before(state.in_vain);
-        state.in_vain += 1;
+        state.in_vain += u32::from(!is_first);
         let mut reason = failure.reason();
         if ruled_out {
             reason = format!("{}: {reason}", state.route.stop().server());
@@ -227,7 +233,10 @@ impl<'a> Sessions<'a> {
     }
 
     async fn dial(&self, state: &mut State) -> Result<Client, Failure> {
-        let Dialing { trust, timeout, limit_rate, .. } = self.dialing;
+        let Dialing { trust, mut timeout, limit_rate, .. } = self.dialing;
+        if state.route.has_other() {
+            timeout = timeout.min(PATIENCE_WITH_OTHERS);
+        }
         let stop = state.route.stop();
         let whom = Whom::new(&stop.link, trust, stop.named_by)?;
         let connection = connect(whom, timeout).await?;
@@ -287,11 +296,20 @@ impl<'a> Sessions<'a> {
         client.session().close(0, b"nothing comes");
     }
 
-    /// The server that is gone on with now is none of the link's own, and what it does not have
-    /// others may.
+    /// What the server that is gone on with now does not have others may.
     async fn may_leave(&self, client: &Client) -> bool {
         let state = self.state.lock().await;
-        self.alone && state.held_as(client).is_some() && state.route.stop().named_by.is_some()
+        self.alone && state.held_as(client).is_some() && state.route.may_leave()
+    }
+
+    /// Why the only object does not come, where several servers were tried.
+    async fn explain(&self, failure: Failure) -> Failure {
+        if !self.alone {
+            return failure;
+        }
+        let mut state = self.state.lock().await;
+        state.route.note_failure(&failure);
+        state.route.explain(failure)
     }
 
     /// The server takes nothing new, as it ends: waits until it has ended, or there is another one.
@@ -393,10 +411,10 @@ impl Tries<'_, '_> {
                 sessions.give_up(client, failure).await;
                 return Ok(());
             }
-            return Err(failure);
+            return Err(if is_servers { sessions.explain(failure).await } else { failure });
         }
         if self.in_vain >= sessions.dialing.retry {
-            return Err(failure);
+            return Err(sessions.explain(failure).await);
         }
         if failure.ending {
             // That costs no try: the next session does.

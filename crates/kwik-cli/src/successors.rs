@@ -3,7 +3,7 @@
 use kwik_delivery::{Link, Server, limits::MAX_SUCCESSORS};
 
 use crate::{
-    args::SuccessorLink,
+    args::PeerLink,
     config, connect,
     failure::{Failure, Kind},
     say,
@@ -15,12 +15,12 @@ use crate::{
 pub(crate) struct Successors(Vec<Link>);
 
 impl Successors {
-    pub(crate) fn new(given: &[SuccessorLink]) -> Result<Self, Failure> {
+    pub(crate) fn new(given: &[PeerLink]) -> Result<Self, Failure> {
         if given.len() > MAX_SUCCESSORS {
             let message = format!("there are {} successors: name {MAX_SUCCESSORS}", given.len());
             return Err(Failure::new(Kind::Usage, message));
         }
-        Ok(Self(given.iter().map(|SuccessorLink(link)| link.clone()).collect()))
+        Ok(Self(given.iter().map(|PeerLink(link)| link.clone()).collect()))
     }
 
     /// Where clients go on, for people; none when there is nowhere.
@@ -48,7 +48,7 @@ impl Successors {
     fn read_again() -> Result<Option<Self>, Failure> {
         let Some(again) = config::read_again("successor")? else { return Ok(None) };
         let parse = |text: &String| {
-            text.parse::<SuccessorLink>()
+            text.parse::<PeerLink>()
                 .map_err(|error| Failure::new(Kind::Usage, format!("{}: {error}", again.origin)))
         };
         let links = again.values.iter().map(parse).collect::<Result<Vec<_>, _>>()?;

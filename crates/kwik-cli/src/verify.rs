@@ -56,14 +56,20 @@ async fn ask(link: &ObjectLink, arguments: &Verify) -> Result<Hash, Failure> {
     let Verify { trust, timeout, .. } = arguments;
     let dialing = Dialing { trust, timeout: *timeout, retry: 0, limit_rate: None };
     let tally = Tally::new(false);
-    let sessions = Sessions::new(dialing, link, &tally);
-    let client = sessions.client().await?;
+    let sessions = Sessions::new(dialing, link, &tally).alone();
     let progress = Progress::default();
-    let asking = client.describe(&link.name, &progress);
-    let manifest = Waiting::new().for_work(asking, || "waiting for the server's answer".into());
-    let manifest = manifest.await;
+    let mut tries = sessions.tries(0);
+    let manifest = loop {
+        let client = tries.client().await?;
+        let asking = client.describe(&link.name, &progress);
+        let answer = Waiting::new().for_work(asking, || "waiting for the server's answer".into());
+        match answer.await {
+            Ok(manifest) => break manifest,
+            Err(error) => tries.failed(&client, error.into(), 0).await?,
+        }
+    };
     sessions.close().await;
-    Ok(manifest?.root)
+    Ok(manifest.root)
 }
 
 pub(crate) async fn hash_file(path: &Path) -> Result<Hash, Failure> {

@@ -21,6 +21,7 @@ mod pace;
 mod pages;
 mod partial;
 mod pass;
+mod primaries;
 mod pump;
 mod repair;
 mod request;
@@ -43,6 +44,7 @@ pub use name::{InvalidName, ObjectName};
 pub use output::Output;
 pub use partial::{PartError, PartFile, Place, sync_names, write_small};
 pub use pass::{InvalidPass, Pass, Ticket};
+pub use primaries::Primaries;
 pub use request::{
     About, Attributes, Blame, Call, EdgeCommand, Entry, EntryKind, Failure, FailureCode, Found,
     InvalidMessage, List, Listed, Part, Repair, Request, Response, in_order,

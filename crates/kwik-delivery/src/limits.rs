@@ -74,6 +74,9 @@ pub use kwik_proto::limits::CLOCK_SKEW;
 /// Servers that one names for when it has ended: links of two kilobytes at the most, in one
 /// message.
 pub const MAX_SUCCESSORS: usize = 8;
+/// Servers of one link: more than anybody has who is not to be dialed for a minute in vain, and few
+/// enough for a line.
+pub const MAX_PRIMARIES: usize = 8;
 /// An object that may come on the stream of its answer: one group, which needs no hashes beside its
 /// own, and comes from the primary anyway before an edge could be asked.
 pub const MAX_INLINE: u64 = GROUP_SIZE;

@@ -10,7 +10,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_e
 
 use crate::{
     Fingerprint, InvalidName, InvalidPass, ObjectName, Pass,
-    limits::{MAX_HOST, MAX_NAME, MAX_ZONE},
+    limits::{MAX_HOST, MAX_NAME, MAX_PRIMARIES, MAX_ZONE},
 };
 
 /// What a name keeps unencoded: the unreserved characters of RFC 3986 section 2.3, and `/`.
@@ -42,9 +42,21 @@ impl ObjectName {
     }
 }
 
+impl Link {
+    /// What each link begins with.
+    pub(crate) const SCHEME: &str = "kwik://";
+
+    /// `HOST:PORT`, with brackets around an IPv6 address.
+    #[must_use]
+    pub fn address(&self) -> String {
+        let Self { host, port, .. } = self;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+}
+
 impl fmt::Display for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("kwik://")?;
+        f.write_str(Self::SCHEME)?;
         if let Some(fingerprint) = &self.fingerprint {
             write!(f, "{fingerprint}")?;
             if let Some(pass) = &self.pass {
@@ -52,11 +64,7 @@ impl fmt::Display for Link {
             }
             f.write_str("@")?;
         }
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)?;
-        } else {
-            write!(f, "{}:{}", self.host, self.port)?;
-        }
+        f.write_str(&self.address())?;
         if let Some(name) = &self.name {
             write!(f, "/{}", percent_encode(name.as_bytes(), NAME))?;
         }
@@ -67,8 +75,11 @@ impl fmt::Display for Link {
 impl FromStr for Link {
     type Err = InvalidLink;
     fn from_str(link: &str) -> Result<Self, InvalidLink> {
-        let rest = link.strip_prefix("kwik://").ok_or(InvalidLink::Scheme)?;
+        let rest = link.strip_prefix(Self::SCHEME).ok_or(InvalidLink::Scheme)?;
         let (server, name) = rest.split_once('/').unwrap_or((rest, ""));
+        if server.contains(',') {
+            return Err(InvalidLink::SeveralServers);
+        }
         let (fingerprint, pass, address) = match server.split_once('@') {
             Some((who, address)) => {
                 let (pin, pass) = match who.split_once(':') {
@@ -190,6 +201,36 @@ pub enum InvalidLink {
     /// The port is no number from 1 to 65535.
     #[error("the port is a number from 1 to 65535: kwik://FINGERPRINT@HOST:PORT/NAME")]
     Port,
+    /// Where one server is asked for.
+    #[error("one server is wanted here, and these are several: kwik://FINGERPRINT@HOST:PORT")]
+    SeveralServers,
+    /// Nothing before or behind a comma.
+    #[error(
+        "a comma stands between two servers: \
+         kwik://FINGERPRINT@HOST:PORT,FINGERPRINT@HOST:PORT/NAME"
+    )]
+    NoServer,
+    /// Of several servers one has no key.
+    #[error(
+        "of several servers each is known by its key: \
+         kwik://FINGERPRINT@HOST:PORT,FINGERPRINT@HOST:PORT/NAME"
+    )]
+    Unpinned,
+    /// The same server twice.
+    #[error("{address} is there twice: kwik://FINGERPRINT@HOST:PORT,FINGERPRINT@HOST:PORT/NAME")]
+    Twice {
+        /// Its host and port.
+        address: String,
+    },
+    /// More than [`MAX_PRIMARIES`](crate::limits::MAX_PRIMARIES).
+    #[error(
+        "there are {count} servers, and a link names {MAX_PRIMARIES} at the most: \
+         kwik://FINGERPRINT@HOST:PORT,FINGERPRINT@HOST:PORT/NAME"
+    )]
+    TooManyServers {
+        /// How many there are.
+        count: usize,
+    },
     /// The name is not percent-encoded.
     #[error(
         "in a link the name is percent-encoded: a space is %20, `#` is %23, `%` is %25, \

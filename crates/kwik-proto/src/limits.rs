@@ -98,6 +98,20 @@ pub const RESUME_LATER: Duration = Duration::from_secs(2);
 /// ... for so long after its connection broke. A server keeps what it has of the session as
 /// long, unless configured.
 pub const RESUME_TIME: Duration = Duration::from_secs(30);
+/// How long a client that is closed while its primary is away goes on dialing, only to say so: the
+/// server would wait for it.
+pub const FAREWELL_TIME: Duration = Duration::from_secs(5);
+/// Primaries of one client: more than anybody has to go through for one session.
+pub const MAX_PRIMARIES: usize = 16;
+/// How long each of several primaries has to answer before the next is dialed. Longer than a
+/// handshake takes on a slow link with loss.
+pub const PRIMARY_PATIENCE: Duration = Duration::from_secs(10);
+/// How often all of them are dialed for one new session, with growing waits: a server is started
+/// again within seconds.
+pub const PRIMARY_ROUNDS: u32 = 3;
+/// Sessions in a row of which nothing came, after which no other is begun: what ends them is
+/// something else than a server's end.
+pub const MAX_VAIN_SESSIONS: u32 = 8;
 /// Times that a client may take its session up one after another, each of which repeats what was
 /// not acknowledged ...
 pub const RESUME_BURST: u32 = 4;

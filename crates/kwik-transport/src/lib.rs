@@ -48,7 +48,7 @@ mod streams;
 
 pub use endpoint::{
     Accepted, Certificate, ClientConfig, Connecting, Credentials, Endpoint, EndpointError,
-    Incoming, ServerConfig,
+    Incoming, Primary, ServerConfig, SessionEnd,
 };
 pub use kwik_proto::auth::{
     AcceptAny, Authenticator, DialPolicy, Fingerprint, Identity, Introduction, PrivateRanges,
@@ -66,7 +66,10 @@ pub use kwik_proto::stats::{
     RecvStats, ScheduleStats, SecondaryStats, SendStats, SessionStats, StreamMap,
     StreamScheduleStats, StreamStats,
 };
-pub use kwik_proto::stream::{GapNotice, MetadataError, Priority, StreamMetadata, StreamType};
+pub use kwik_proto::stream::{
+    Delivered, GapNotice, HalfEnd, MetadataError, Priority, ReadSoFar, Sent, StreamMetadata,
+    StreamType,
+};
 pub use kwik_proto::wire::DataOptions;
 pub use kwik_proto::{
     AggregationFallback, Backoff, Code, CodedError, Config, ConfigError, ConflictPolicy, Dir,

@@ -14,6 +14,7 @@ use kwik_proto::sync::lock;
 use kwik_proto::{Config, ConfigError, Dir, StreamId};
 
 use crate::driver::StreamRole;
+use crate::endpoint::SessionEnd;
 use crate::metrics::MarkPair;
 use crate::quic::{ConnectionError, QuicStats, SendDatagramError};
 use crate::streams::{RecvStream, SendStream, StreamSession, handles};
@@ -186,7 +187,10 @@ impl Session {
         self.shared.connection().max_datagram_size()
     }
 
-    /// Closes the session and every path of it at once; what was not delivered may be lost.
+    /// Closes the session and every path of it at once; what was not delivered may be lost. While
+    /// the primary is away it is dialed for up to
+    /// [`FAREWELL_TIME`](kwik_proto::limits::FAREWELL_TIME), only to hear of that:
+    /// [`Endpoint::wait_idle`](crate::Endpoint::wait_idle) waits for it.
     pub fn close(&self, error_code: u64, reason: &[u8]) {
         self.shared.close(error_code, reason);
     }
@@ -194,6 +198,13 @@ impl Session {
     /// Waits until the session is over: why. Cancel safe.
     pub async fn closed(&self) -> ConnectionError {
         self.shared.closed().await
+    }
+
+    /// Waits until the session is over: why, what was delivered of each stream, and with whom there
+    /// can be a new session ([`Endpoint::connect_any`](crate::Endpoint::connect_any)). It is not
+    /// over while it can be taken up on another connection. Cancel safe, and may be called again.
+    pub async fn ended(&self) -> SessionEnd {
+        self.shared.ended().await
     }
 
     /// Why the session is over, if it is.

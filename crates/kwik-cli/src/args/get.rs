@@ -12,7 +12,8 @@ use crate::{remote::Remote, sessions::Dialing, voice::Form};
 pub(crate) struct Get {
     /// What to fetch: kwik://FINGERPRINT@HOST:PORT/NAME, as `kwik serve` prints it. With a / at its
     /// end it is a folder, with all that is in it; without a name, all that is served. In names, *,
-    /// ? and [a-z] stand for others, as in a shell.
+    /// ? and [a-z] stand for others, as in a shell. Further servers that have the same may follow
+    /// the port, each as ,FINGERPRINT@HOST:PORT.
     #[arg(value_name = "LINK", required = true)]
     pub(crate) links: Vec<Remote>,
     /// Where to write it: a file, a folder, a pipe or a device, or - for standard output; of a

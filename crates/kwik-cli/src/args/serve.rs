@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use kwik::CongestionControl;
 use kwik_delivery::{Fingerprint, ObjectName};
 
-use super::{EdgeLink, Listen, State, SuccessorLink, duration_or_none, rate};
+use super::{EdgeLink, Listen, PeerLink, State, duration_or_none, rate};
 
 use crate::admin::AdminOptions;
 use crate::link::lifetime;
@@ -42,7 +42,12 @@ pub(crate) struct Serve {
     /// kwik://FINGERPRINT@HOST:PORT, the first choice first; what lets them in there may stand
     /// before the @. SIGHUP has it read again in the configuration file.
     #[arg(long = "successor", value_name = "LINK")]
-    pub(crate) successors: Vec<SuccessorLink>,
+    pub(crate) successors: Vec<PeerLink>,
+    /// Another primary with the same objects, which the printed links name, too, for clients that
+    /// do not reach this one: kwik://FINGERPRINT@HOST:PORT, the next choice first; what lets them
+    /// in there may stand before the @.
+    #[arg(long, value_name = "LINK")]
+    pub(crate) also: Vec<PeerLink>,
     /// A primary that this server is an edge of.
     #[arg(long = "trust", value_name = "FINGERPRINT")]
     pub(crate) trusted: Vec<Fingerprint>,

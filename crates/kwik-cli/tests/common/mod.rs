@@ -114,7 +114,7 @@ impl Server {
         let link = links.last().expect("a line with a link");
         let (who, place) = link.split_once('@').unwrap();
         let fingerprint = who.split(':').next().unwrap().to_owned();
-        let address = place.split('/').next().unwrap().to_owned();
+        let address = place.split(['/', ',']).next().unwrap().to_owned();
         Self { child, fingerprint, who: who.to_owned(), address }
     }
 

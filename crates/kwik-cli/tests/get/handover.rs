@@ -14,16 +14,16 @@ use crate::common::{
 const SIZE: usize = 20_000_000;
 /// What a server sends a second that is to be at it for a while: a client's own limit does not keep
 /// what is on its way from coming whole.
-const SLOW: [&str; 2] = ["--rate", "8M"];
+pub const SLOW: [&str; 2] = ["--rate", "8M"];
 
 /// Servers of one place, each with a state folder and files of its own name, if there are such.
-struct Servers<'a> {
-    place: &'a Place,
+pub struct Servers<'a> {
+    pub place: &'a Place,
 }
 
 impl Servers<'_> {
     /// Its log is called as it is.
-    fn start(&self, name: &str, listen: &str, options: &[&str]) -> Server {
+    pub fn start(&self, name: &str, listen: &str, options: &[&str]) -> Server {
         let own = self.place.path(&format!("files-{name}"));
         let files = if own.exists() { own } else { self.place.path("files") };
         let state = self.place.path(name);
@@ -46,14 +46,14 @@ impl Servers<'_> {
 }
 
 /// A get that lasts, and what it says.
-struct Get<'a> {
+pub struct Get<'a> {
     place: &'a Place,
     child: Child,
     log: String,
 }
 
 impl<'a> Get<'a> {
-    fn begin(place: &'a Place, number: usize, link: &str, options: &[&str]) -> Self {
+    pub fn begin(place: &'a Place, number: usize, link: &str, options: &[&str]) -> Self {
         let (log, target) = (format!("get{number}.log"), number.to_string());
         let get = ["get", link, "-o", &target, "--progress", "json"];
         let mut get = place.kwik(&[&get[..], options].concat());
@@ -61,12 +61,12 @@ impl<'a> Get<'a> {
         Self { place, child, log }
     }
 
-    fn said(&self) -> String {
+    pub fn said(&self) -> String {
         fs::read_to_string(self.place.path(&self.log)).unwrap()
     }
 
     /// Until so many bytes are verified.
-    fn wait_for(&self, bytes: u64) {
+    pub fn wait_for(&self, bytes: u64) {
         let verified = |line: &str| {
             let event: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
             event["verified"].as_u64().unwrap_or_default() >= bytes
@@ -74,8 +74,16 @@ impl<'a> Get<'a> {
         wait_until(|| self.said().lines().any(verified));
     }
 
+    /// It fails with this code: what it said last.
+    pub fn failed(&mut self, code: i32) -> String {
+        let status = self.child.wait().unwrap();
+        let said = self.said();
+        assert_eq!(status.code(), Some(code), "{said}");
+        said.lines().last().unwrap().to_owned()
+    }
+
     /// It ends well: its last event.
-    fn done(&mut self) -> serde_json::Value {
+    pub fn done(&mut self) -> serde_json::Value {
         let status = self.child.wait().unwrap();
         let said = self.said();
         assert!(status.success(), "{said}");
@@ -83,7 +91,7 @@ impl<'a> Get<'a> {
     }
 }
 
-fn end(mut server: Server, name: &str) {
+pub fn end(mut server: Server, name: &str) {
     signal(&server.child, name);
     server.child.wait().unwrap();
 }

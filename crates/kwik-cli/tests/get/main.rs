@@ -11,6 +11,7 @@ mod handover;
 mod kills;
 mod listing;
 mod messages;
+mod primaries;
 mod resume;
 mod sessions;
 mod targets;

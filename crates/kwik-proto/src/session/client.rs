@@ -48,6 +48,9 @@ pub struct ClientConfig {
     pub credentials: Bytes,
     /// Whether raw packets of the primary are forwarded to secondaries.
     pub relay_raw: bool,
+    /// How long the primary is dialed for this session once its connection is lost
+    /// ([`limits::RESUME_TIME`]). None: the session ends with its connection.
+    pub resume_time: Duration,
 }
 
 impl Default for ClientConfig {
@@ -57,6 +60,7 @@ impl Default for ClientConfig {
             dial: DialPolicy::default(),
             credentials: Bytes::new(),
             relay_raw: true,
+            resume_time: limits::RESUME_TIME,
         }
     }
 }
@@ -133,6 +137,7 @@ impl ClientSession {
         let mut scheduler = Scheduler::default();
         scheduler.add_path(PathId::PRIMARY, now);
         scheduler.on_path(PathId::PRIMARY, PathInput::Connected);
+        let home = Resumption::new(config.resume_time, now);
         Self {
             streams: StreamTable::new(Side::Client, &config.settings),
             config,
@@ -148,7 +153,7 @@ impl ClientSession {
             reasons: Reasons::default(),
             report_at: now,
             sent: SharedSent::new(SentPackets::new(options).into()),
-            home: Resumption::new(now),
+            home,
             outputs: Outputs::default(),
         }
     }

@@ -4,6 +4,7 @@
 mod conflict_tests;
 #[cfg(test)]
 mod credit_tests;
+mod delivered;
 mod pool;
 mod recv;
 mod send;
@@ -12,6 +13,7 @@ mod table;
 mod tests;
 mod watch;
 
+pub use delivered::{Delivered, HalfEnd, ReadSoFar, Sent};
 pub use pool::{Slot, StreamPool, WriterKey, WriterKind};
 pub use recv::{
     Copies, Dispute, Piece, PieceEnd, Read, ReadError, Received, ReceivedBytes, RecvHalf,

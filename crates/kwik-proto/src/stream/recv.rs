@@ -462,6 +462,11 @@ impl RecvHalf {
         self.progress.seen_end || self.is_read_to_end()
     }
 
+    /// Why it cannot be read any more, if it cannot.
+    pub(crate) fn failure(&self) -> Option<&ReadError> {
+        self.error.as_ref()
+    }
+
     pub(crate) fn has_failed(&self) -> bool {
         self.error.is_some()
     }

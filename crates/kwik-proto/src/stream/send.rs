@@ -201,6 +201,32 @@ impl SendHalf {
         self.state != State::Open
     }
 
+    /// It was finished, and not given up since.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.state == State::Finished
+    }
+
+    /// How much of its beginning the peer has: what it has acknowledged, and what leases brought.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        let given_up = matches!(self.state, State::Reset | State::Stopped(_));
+        let mut end = 0;
+        loop {
+            let acknowledged = self.acknowledged.first_missing_from(end).start;
+            if given_up {
+                // Of leases nothing is known any more.
+                return acknowledged;
+            }
+            // What is reserved and not among what is missing was brought.
+            let leased = self.reserved.first_missing_from(acknowledged).start;
+            let missing = self.undelivered.intersection(acknowledged..leased).next();
+            let brought = missing.map_or(leased, |missing| missing.start);
+            if brought == end {
+                return end;
+            }
+            end = brought;
+        }
+    }
+
     /// Plain bytes that the peer has not acknowledged.
     #[must_use]
     pub fn unacknowledged(&self) -> u64 {
@@ -238,12 +264,17 @@ mod tests {
         assert_eq!(half.commit(5), Ok(108..110));
         assert!(half.is_reserved(&(8..108)) && !half.is_reserved(&(7..9)));
         assert_eq!(half.finish(), Ok(110));
-        half.on_delivered(8..108);
+        half.on_delivered(8..50);
+        assert_eq!(half.acknowledged(), 0);
         half.on_acknowledged(0..8, false);
+        assert_eq!(half.acknowledged(), 50);
+        half.on_delivered(50..108);
+        assert_eq!(half.acknowledged(), 108);
         assert!(!half.is_done());
         half.on_acknowledged(110..110, true);
         assert!(!half.is_done());
         half.on_acknowledged(108..110, false);
+        assert_eq!(half.acknowledged(), 110);
         assert!(half.is_done());
         assert_eq!(half.commit(1), Err(WriteError::Closed));
     }

@@ -13,6 +13,7 @@ mod directed;
 mod failover;
 mod full_link;
 mod hostile;
+mod lost;
 mod opening;
 mod priority;
 mod random;

@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kwik_proto::auth::EXPORTER_LABEL;
+use kwik_proto::stream::{Delivered, SharedRecv};
 use kwik_proto::sync::lock;
 use kwik_proto::wire::control::{AuthenticationRequest, ControlMessage, Resume};
 use kwik_proto::{Code, CodedError, limits};
 
+use crate::endpoint::{SessionEnd, Turn};
 use crate::quic::{ClientTls, ConnectError, Connection, ConnectionError, Endpoint};
 
 use super::control::{ControlBuffer, ControlWriter};
@@ -25,6 +27,8 @@ pub(crate) struct Dialer {
     pub(crate) endpoint: Endpoint,
     /// Where the primary is, its TLS name, and whom to believe to be it.
     pub(crate) primary: (SocketAddr, String, ClientTls),
+    /// Its place among several primaries.
+    pub(crate) turn: Option<Box<Turn>>,
 }
 
 /// A first path's connection that another is to replace.
@@ -36,6 +40,8 @@ pub(super) struct Gone {
     former: Option<Connection>,
     /// With what the session was closed: so is a connection that comes too late.
     closing: Option<(u64, Bytes)>,
+    /// What the session had delivered when it ended, and who knows what was read since.
+    delivered: Option<Vec<(Delivered, Option<SharedRecv>)>>,
 }
 
 impl Dialer {
@@ -57,6 +63,7 @@ impl<M: Role + ?Sized> Shared<M> {
             }
             let reason = error.to_string();
             if error.ends_session() {
+                self.note_delivered(machine.delivered());
                 // Before the machine's own reason.
                 lock(&self.closed).get_or_insert(error);
                 let error = CodedError::new(Code::PathDead, reason);
@@ -103,6 +110,27 @@ impl<M: Role + ?Sized> Shared<M> {
         Ok(result)
     }
 
+    /// The session is about to end, which its application does not know yet.
+    pub(super) fn note_delivered(&self, delivered: Vec<(Delivered, Option<SharedRecv>)>) {
+        lock(&self.gone).get_or_insert_default().delivered.get_or_insert(delivered);
+    }
+
+    /// Waits until the session is over: how, and what was delivered.
+    pub(crate) async fn ended(&self) -> SessionEnd {
+        let reason = self.closed().await;
+        let delivered = lock(&self.gone).as_ref().and_then(|gone| gone.delivered.clone());
+        let as_of_now = |(mut told, half): (Delivered, Option<SharedRecv>)| {
+            if let (Some(received), Some(half)) = (&mut told.received, half) {
+                let half = lock(&half);
+                (received.read, received.consumed) = (half.read_position(), half.consumed());
+            }
+            told
+        };
+        let streams = delivered.unwrap_or_default().into_iter().map(as_of_now).collect();
+        let turn = self.dialer.as_ref().and_then(|dialer| dialer.turn.as_deref());
+        SessionEnd::new(reason, streams, turn, self.runtime.now())
+    }
+
     /// The session is being closed, so that whatever connection still comes is too.
     pub(super) fn note_closing(&self, code: u64, reason: &[u8]) {
         let mut gone = lock(&self.gone);
@@ -142,6 +170,58 @@ pub(super) async fn redial(shared: AnyShared, within: Duration) {
         Some((code, reason)) => connection.close(code, &reason),
         None => connection.close(Code::PathDead.as_u64(), b"not needed any more"),
     }
+}
+
+/// Tells the primary that a session was closed which it keeps for its client: on connections that
+/// are made for that alone, until it has heard or [`limits::FAREWELL_TIME`] is over.
+pub(super) async fn farewell(shared: AnyShared, mut within: Duration, with: (u64, Bytes)) {
+    let end = shared.runtime.now() + limits::FAREWELL_TIME;
+    loop {
+        let left = end.saturating_duration_since(shared.runtime.now());
+        if left.is_zero() {
+            return;
+        }
+        let heard = say_farewell(&shared, within.min(left), &with);
+        match heard.await {
+            Ok(()) => return,
+            // A network that has changed may be slower than what was measured.
+            Err(()) => within *= 2,
+        }
+    }
+}
+
+async fn say_farewell(
+    shared: &AnyShared,
+    within: Duration,
+    (code, reason): &(u64, Bytes),
+) -> Result<(), ()> {
+    let dialer = shared.dialer.as_ref().ok_or(())?;
+    let began = shared.runtime.now();
+    let connection = match before(shared, within, dialer.connect()).await {
+        Some(Ok(connection)) => connection,
+        // It is gone with all of its connections.
+        Some(Err(ConnectError::EndpointStopping)) => return Ok(()),
+        Some(Err(_)) => {
+            // Refused at once, perhaps: a server that is busy.
+            shared.runtime.sleep_until(began + within).await;
+            return Err(());
+        }
+        None => return Err(()),
+    };
+    let said = async {
+        let mut control = open_control(&connection).await.map_err(|_| ())?;
+        let exporter = connection.export_keying_material(EXPORTER_LABEL, b"");
+        let rtt = connection.rtt();
+        let begun = shared.drive(|machine, _| machine.begin_farewell(&exporter, rtt));
+        match answer(&mut control, begun.ok_or(())?.first).await {
+            Ok(_) => Ok(()),
+            // It has no such session any more.
+            Err(Failed(error)) => error.as_ref().and_then(refusal).map(|_| ()).ok_or(()),
+        }
+    };
+    let said = before(shared, within, said).await.unwrap_or(Err(()));
+    connection.close(*code, reason);
+    said
 }
 
 /// What happened to a connection before its server has answered, if it was not too slow.

@@ -167,6 +167,10 @@ impl<M: Role + ?Sized> Shared<M> {
 
     /// Notes why the session is ending; the first reason stays.
     pub(crate) fn on_connection_lost(&self, error: ConnectionError) {
+        if self.close_reason().is_none() {
+            let delivered = self.look(|machine| machine.delivered());
+            self.note_delivered(delivered);
+        }
         lock(&self.closed).get_or_insert(error);
         // The reason may have been noted before.
         let is_first = !self.ended.swap(true, Ordering::Relaxed);
@@ -212,10 +216,14 @@ impl<M: Role + ?Sized> Shared<M> {
 
     /// Ends the session at once.
     pub(crate) fn close(&self, code: u64, reason: &[u8]) {
+        let farewell = self.look(|machine| machine.farewell());
         self.close_links(code, reason);
         self.on_connection_lost(ConnectionError::LocallyClosed);
         let reason = Bytes::copy_from_slice(reason);
-        self.drive(|machine, now| machine.close(code, reason, now));
+        self.drive(|machine, now| machine.close(code, reason.clone(), now));
+        if let (Some(within), Some(shared)) = (farewell, self.this.upgrade()) {
+            self.runtime.spawn(home::farewell(shared, within, (code, reason)));
+        }
     }
 
     /// Waits until the session is over: why.

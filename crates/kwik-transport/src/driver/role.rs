@@ -8,7 +8,7 @@ use kwik_proto::mapping::{MappingKey, Verdict};
 use kwik_proto::path::{PathInfo, PathStatus};
 use kwik_proto::session::{Activity, ClientSession, Machine, ResumeAttempt};
 use kwik_proto::stats::{ScheduleStats, SessionStats};
-use kwik_proto::stream::{Destination, ReceivedBytes, SharedRecv, StreamTable};
+use kwik_proto::stream::{Delivered, Destination, ReceivedBytes, SharedRecv, StreamTable};
 use kwik_proto::wire::control::{AuthenticationRequest, RawPacketTransmission, Resume};
 use kwik_proto::wire::{DataOptions, SecondaryEvent};
 use kwik_proto::{
@@ -22,6 +22,11 @@ mod servers;
 
 fn refused(what: &str) -> CodedError {
     CodedError::new(Code::InvalidStreamRole, format!("{what} for this role"))
+}
+
+fn delivered(streams: &StreamTable) -> Vec<(Delivered, Option<SharedRecv>)> {
+    let halves = streams.iter().map(|halves| halves.recv.clone());
+    streams.delivered().into_iter().zip(halves).collect()
 }
 
 fn joining(paths: Vec<PathInfo>) -> Vec<PathId> {
@@ -83,6 +88,11 @@ pub(crate) trait Role: Machine + 'static {
         None
     }
 
+    /// What was delivered of each of its streams, and what knows how much of that is read.
+    fn delivered(&self) -> Vec<(Delivered, Option<SharedRecv>)> {
+        Vec::new()
+    }
+
     /// Figures of a path's connection.
     fn on_figures(&mut self, _: PathId, _: Figures, _: Instant) {}
 
@@ -107,6 +117,17 @@ pub(crate) trait Role: Machine + 'static {
     /// To an attempt there was no answer, or a refusal; true when that ends the session.
     fn on_redial_failed(&mut self, _: u64, _: Option<&CodedError>, _: Instant) -> bool {
         false
+    }
+
+    /// How long a connection may take to stand on which the primary is to hear that the session was
+    /// closed, if there is need of one.
+    fn farewell(&self) -> Option<Duration> {
+        None
+    }
+
+    /// That connection stands.
+    fn begin_farewell(&mut self, _: &[u8; 32], _: Duration) -> Option<ResumeAttempt> {
+        None
     }
 
     /// A client says that this is its session: what it is answered, and the control frame that is
@@ -233,6 +254,10 @@ impl Role for ClientSession {
         Some(self.stats(now))
     }
 
+    fn delivered(&self) -> Vec<(Delivered, Option<SharedRecv>)> {
+        delivered(self.streams())
+    }
+
     fn schedule_stats(&self, now: Instant) -> Vec<ScheduleStats> {
         self.schedule_stats(now)
     }
@@ -310,6 +335,14 @@ impl Role for ClientSession {
         now: Instant,
     ) -> bool {
         self.on_redial_failed(attempt, refused, now)
+    }
+
+    fn farewell(&self) -> Option<Duration> {
+        self.farewell()
+    }
+
+    fn begin_farewell(&mut self, exporter: &[u8; 32], rtt: Duration) -> Option<ResumeAttempt> {
+        self.begin_farewell(exporter, rtt)
     }
 
     fn takes_secondary(&self, path: PathId) -> bool {

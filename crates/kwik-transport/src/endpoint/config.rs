@@ -9,7 +9,7 @@ use bytes::Bytes;
 use kwik_proto::auth::{AcceptAny, Authenticator, Fingerprint, Identity};
 use kwik_proto::{Config, limits, session};
 
-use crate::quic::{QuicConfig, ServerTrust};
+use crate::quic::{ClientTls, ConnectError, QuicConfig, ServerTrust};
 
 /// How an endpoint serves.
 #[derive(Clone)]
@@ -113,5 +113,17 @@ impl ClientConfig {
     #[must_use]
     pub fn pinned(key: Fingerprint) -> Self {
         Self::new(ServerTrust::Pin(key))
+    }
+}
+
+impl ClientConfig {
+    /// What TLS needs of it, if it does not contradict itself.
+    pub(super) fn check(&self) -> Result<ClientTls, ConnectError> {
+        let invalid = |error: &dyn fmt::Display| ConnectError::InvalidConfig(error.to_string());
+        self.session.settings.validate().map_err(|error| invalid(&error))?;
+        if self.session.credentials.len() > limits::MAX_CREDENTIALS {
+            return Err(invalid(&"credentials are too long"));
+        }
+        ClientTls::new(self.trust.clone()).map_err(|error| invalid(&error))
     }
 }

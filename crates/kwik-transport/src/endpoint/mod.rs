@@ -3,6 +3,7 @@
 mod accept;
 mod config;
 mod dial;
+mod primaries;
 mod registry;
 mod slots;
 mod watch;
@@ -23,15 +24,15 @@ use kwik_proto::{Config, ConfigError, PathId, limits};
 
 use crate::driver::{Datagrams, Dialer, Held, SERVER_NAME, Shared, open_control, start};
 use crate::metrics::{LiveWeak, Metrics, WeakHeld};
-use crate::quic::{
-    self, ClientTls, ConnectError, QuicConfig, Runtime, ServerTls, TlsError, UdpSocket,
-};
+use crate::quic::{self, ConnectError, QuicConfig, Runtime, ServerTls, TlsError, UdpSocket};
 use crate::runtime;
 use crate::session::Session;
 
 pub use accept::{Accepted, Incoming};
 pub use config::{Certificate, ClientConfig, Credentials, ServerConfig};
 use dial::Dial;
+pub(crate) use primaries::Turn;
+pub use primaries::{Primary, SessionEnd};
 use registry::PathRegistry;
 use slots::{Admission, SlotLimits, Slots};
 
@@ -218,13 +219,15 @@ impl Endpoint {
         addr: SocketAddr,
         server_name: &str,
     ) -> Result<Connecting, ConnectError> {
-        let invalid = |error: &dyn fmt::Display| ConnectError::InvalidConfig(error.to_string());
-        config.session.settings.validate().map_err(|error| invalid(&error))?;
-        if config.session.credentials.len() > limits::MAX_CREDENTIALS {
-            return Err(invalid(&"credentials are too long"));
-        }
-        let tls = ClientTls::new(config.trust).map_err(|error| invalid(&error))?;
-        let name = if server_name.is_empty() { SERVER_NAME } else { server_name };
+        let server_name = server_name.to_owned();
+        self.dial(Primary { address: addr, server_name, config }, None)
+    }
+
+    /// Dials a primary, with the place in its line of the session to come.
+    fn dial(&self, primary: Primary, turn: Option<Turn>) -> Result<Connecting, ConnectError> {
+        let Primary { address: addr, server_name, config } = primary;
+        let tls = config.check()?;
+        let name = if server_name.is_empty() { SERVER_NAME } else { &server_name };
         let dial = Dial {
             endpoint: self.quic.clone(),
             runtime: self.runtime.clone(),
@@ -236,6 +239,7 @@ impl Endpoint {
         let dialer = Dialer {
             endpoint: self.quic.clone(),
             primary: (addr, dial.server_name.clone(), dial.tls.clone()),
+            turn: turn.map(Box::new),
         };
         let endpoint = self.clone();
         let began = self.runtime.now();

@@ -153,9 +153,21 @@ pub enum ConnectError {
     /// whatever an attempt turns out to be: no error of one is a reason to stop.
     #[error("an earlier session goes on over this connection")]
     Resumed,
+    /// No other primary is known: see [`SessionEnd::primaries`](crate::SessionEnd::primaries).
+    #[error("there is no primary to dial for a new session")]
+    NoPrimary,
+    /// None of several primaries could be dialed: each with its address and why.
+    #[error("none of {} primaries could be dialed: {}", .0.len(), reasons(.0))]
+    AllFailed(Vec<(SocketAddr, ConnectError)>),
     /// The handshake failed, or the connection was lost during it.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
+}
+
+fn reasons(failed: &[(SocketAddr, ConnectError)]) -> String {
+    let reasons: Vec<_> =
+        failed.iter().map(|(address, error)| format!("{address}: {error}")).collect();
+    reasons.join("; ")
 }
 
 impl ConnectError {

@@ -11,6 +11,9 @@
 //! ```
 //!
 //! In Answering nothing of the old connection counts any more: the server was told what of it did.
+//!
+//! Who closes the session in Dialing or Answering closes a connection that the server may not hear.
+//! So one more takes the session up, to be closed at once.
 
 use std::time::{Duration, Instant};
 
@@ -56,6 +59,8 @@ enum State {
 #[derive(Debug)]
 pub(super) struct Resumption {
     state: State,
+    /// How long it may be gone.
+    time: Duration,
     /// When anything came on it last.
     heard: Instant,
     /// Since when something is expected of it.
@@ -79,9 +84,10 @@ pub(super) struct Resumption {
 }
 
 impl Resumption {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(super) fn new(time: Duration, now: Instant) -> Self {
         Self {
             state: State::Well,
+            time,
             heard: now,
             asked: None,
             arrived: 0,
@@ -135,7 +141,7 @@ impl Resumption {
     }
 
     fn is_silent_at(&self, rtt: Duration) -> Option<Instant> {
-        let since = self.heard.max(self.asked?);
+        let since = self.heard.max(self.asked.filter(|_| !self.time.is_zero())?);
         Some(since + limits::RESUME_SILENCE.max(rtt * limits::RESUME_ROUND_TRIPS))
     }
 
@@ -145,7 +151,7 @@ impl Resumption {
             State::Well => self.is_silent_at(rtt),
             State::Dialing(until) | State::Answering(until) => Some(until),
         };
-        let end = self.lost.map(|lost| lost + limits::RESUME_TIME);
+        let end = self.lost.map(|lost| lost + self.time);
         next.into_iter().chain(end).min()
     }
 }
@@ -199,7 +205,7 @@ impl ClientSession {
 
     /// The primary's connection is gone. Once it was accepted another one may take its place.
     pub(super) fn on_home_lost(&mut self, error: &CodedError, now: Instant) {
-        if self.id.is_none() {
+        if self.id.is_none() || self.home.time.is_zero() {
             return self.outputs.close_with(error);
         }
         if let Some(link) = self.links.get_mut(&PathId::PRIMARY) {
@@ -213,7 +219,7 @@ impl ClientSession {
 
     /// Does what is due about the primary's connection.
     pub(super) fn handle_resumption(&mut self, now: Instant) {
-        if self.home.lost.is_some_and(|lost| lost + limits::RESUME_TIME <= now) {
+        if self.home.lost.is_some_and(|lost| lost + self.home.time <= now) {
             let error = CodedError::new(Code::PathDead, "the primary could not be reached again");
             return self.outputs.close_with(&error);
         }
@@ -261,16 +267,39 @@ impl ClientSession {
         rtt: Duration,
         now: Instant,
     ) -> Option<ResumeAttempt> {
+        if self.outputs.closed || !matches!(self.home.state, State::Dialing(_)) {
+            return None;
+        }
+        let begun = self.begin_attempt(exporter, rtt)?;
+        self.home.state = State::Answering(now + begun.within);
+        if let Some(link) = self.links.get_mut(&PathId::PRIMARY) {
+            link.control.hold();
+        }
+        Some(begun)
+    }
+
+    /// How long a connection may take to stand on which the primary is to hear that the session was
+    /// closed; none where there is no need of one. To be asked before that is done.
+    #[must_use]
+    pub fn farewell(&self) -> Option<Duration> {
+        let away = self.home.lost.is_some() || self.home.state != State::Well;
+        let wanted = away && self.id.is_some() && !self.outputs.closed;
+        wanted.then(|| 2 * answer_time(self.home_rtt()))
+    }
+
+    /// The connection of [`Self::farewell`] stands: it takes the session up as with
+    /// [`Self::begin_resume`], and is to be closed once the primary has answered, or said that it
+    /// has no such session.
+    pub fn begin_farewell(&mut self, exporter: &[u8; 32], rtt: Duration) -> Option<ResumeAttempt> {
+        self.begin_attempt(exporter, rtt).filter(|_| self.outputs.closed)
+    }
+
+    fn begin_attempt(&mut self, exporter: &[u8; 32], rtt: Duration) -> Option<ResumeAttempt> {
         let id = self.id?;
         // Twice: the server has a signature to check, and may be busy.
         let within = 2 * answer_time(rtt.max(self.home_rtt()));
         let link = self.links.get_mut(&PathId::PRIMARY)?;
-        if self.outputs.closed || !matches!(self.home.state, State::Dialing(_)) {
-            return None;
-        }
         self.home.attempt += 1;
-        self.home.state = State::Answering(now + within);
-        link.control.hold();
         let request = AuthenticationRequest {
             session_id: Some(id),
             credentials: Bytes::new(),

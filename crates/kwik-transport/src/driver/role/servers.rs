@@ -6,14 +6,14 @@ use bytes::Bytes;
 use kwik_proto::ack::{ArrivedPackets, SharedSent};
 use kwik_proto::session::{Activity, PrimarySession, SecondarySession};
 use kwik_proto::stats::SessionStats;
-use kwik_proto::stream::{Destination, ReceivedBytes, SharedRecv, StreamTable};
+use kwik_proto::stream::{Delivered, Destination, ReceivedBytes, SharedRecv, StreamTable};
 use kwik_proto::wire::DataOptions;
 use kwik_proto::wire::control::{AuthenticationRequest, RawPacketTransmission, Resume};
 use kwik_proto::{CodedError, Config, ConfigError, PathId, SessionId, StreamId};
 
 use crate::quic::Figures;
 
-use super::{Role, StreamRole, joining};
+use super::{Role, StreamRole, delivered, joining};
 
 impl Role for PrimarySession {
     fn handle_resume(
@@ -32,6 +32,10 @@ impl Role for PrimarySession {
 
     fn totals(&self, now: Instant) -> Option<SessionStats> {
         Some(self.stats(now))
+    }
+
+    fn delivered(&self) -> Vec<(Delivered, Option<SharedRecv>)> {
+        delivered(self.streams())
     }
 
     fn kept(&self) -> u64 {
