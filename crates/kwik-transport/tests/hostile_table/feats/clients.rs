@@ -15,7 +15,7 @@ use kwik_proto::wire::control::{
 };
 use kwik_proto::{PieceId, limits};
 
-use super::{FLOOD, SMALL, begins, feats};
+use super::{FLOOD, SMALL, begins, feats, saw};
 use crate::clients::join_edge;
 use crate::{PATH, SESSION, common};
 
@@ -69,6 +69,7 @@ impl AtEdge {
     /// The path has ended for `code`; those of others have not.
     async fn ended(self, code: Code) {
         self.peer.expect(code, "a hostile client").await;
+        saw(code);
         self.edge.closed().await;
         self.unharmed().await;
     }
@@ -180,6 +181,7 @@ async fn asks_for_ever() {
         scene.peer.say(activate(1, piece, 0..LEN)).await;
     }
     scene.peer.expect(Code::LimitExceeded, "more than its budget").await;
+    saw(Code::LimitExceeded);
     assert!(filling.await.unwrap() <= limits::lease_budget(LEN));
     scene.ended(Code::LimitExceeded).await;
 }
@@ -243,6 +245,7 @@ impl AtHome {
 
     async fn ended(self, code: Code) {
         self.peer.expect(code, "a hostile client").await;
+        saw(code);
         self.primary.session().closed().await;
         echo(&self.honest).await;
     }

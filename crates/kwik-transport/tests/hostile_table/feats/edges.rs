@@ -8,7 +8,7 @@ use kwik_proto::wire::ControlMessage as M;
 use kwik_proto::wire::control::{Activate, Stopped};
 use kwik_proto::{LeaseId, PieceId};
 
-use super::{FLOOD, SMALL, begins, brought, feats, honest};
+use super::{FLOOD, SMALL, begins, brought, feats, honest, saw};
 use crate::Move::Say;
 use crate::edges::EdgeScene;
 use crate::{commit_and_expect, common};
@@ -56,6 +56,7 @@ async fn whole(mut scene: EdgeScene, len: u64) {
 /// The edge's path has ended for `code`, at both ends; nobody else is harmed.
 async fn ended(scene: EdgeScene, path: PathId, peer: &Peer, code: Code, len: u64) {
     peer.expect(code, "a hostile edge").await;
+    saw(code);
     scene.hears(path, code, "a hostile edge").await;
     whole(scene, len).await;
 }
@@ -203,6 +204,7 @@ async fn isolated() {
     let (path, peer, _piece) = scene.add(len).await;
     peer.throw(honest(stream, 40_000..40_001)).await;
     peer.expect(Code::SecondaryStreamIsolation, "what nobody asked for").await;
+    saw(Code::SecondaryStreamIsolation);
     scene.hears(path, Code::SecondaryStreamIsolation, "what nobody asked for").await;
     let key = common::identity(crate::OWN).fingerprint();
     let again = scene.primary.add_path(scene.listener.local_addr().unwrap(), key).await;

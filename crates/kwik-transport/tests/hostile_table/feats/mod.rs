@@ -1,6 +1,5 @@
-//! Crimes that take several steps. A row says what is done, what may be on the heap for it, how the
-//! criminal's connection ends (none: it is borne), and the function that does it and looks at
-//! everybody else.
+//! Crimes that take several steps. A row says what is done, what may be on the heap for it, the code
+//! that it brings (none: it is borne), and the function that does it and looks at everybody else.
 
 use std::ops::Range;
 use std::sync::Mutex;
@@ -8,6 +7,7 @@ use std::sync::Mutex;
 use bytes::Bytes;
 use common::hostile::numbered;
 use common::object;
+use kwik::Code;
 use prost::Message as _;
 
 use crate::common;
@@ -29,7 +29,8 @@ macro_rules! feats {
         async fn $name() {
             let _turn = crate::heap::TURN.lock().await;
             crate::common::within($act).await;
-            let (peak, ends) = (super::over(), $ends as Option<kwik::Code>);
+            let ((peak, brought), ends) = (super::over(), $ends as Option<kwik::Code>);
+            assert_eq!(brought, ends);
             println!("{}: {ends:?}, {peak} bytes of {}", stringify!($name), $memory);
             assert!(peak <= $memory, "{peak} bytes on the heap");
         })*
@@ -40,17 +41,23 @@ macro_rules! feats {
 }
 use feats;
 
-/// The heap of the crime whose turn it is.
-static WATCHED: Mutex<Option<Watch>> = Mutex::new(None);
+/// The heap of the crime whose turn it is, and the code that it brought.
+static WATCHED: Mutex<Option<(Watch, Option<Code>)>> = Mutex::new(None);
 
 /// The scene stands: what the heap holds from here on is the crime's.
 fn begins() {
-    WATCHED.lock().unwrap().replace(Watch::start());
+    WATCHED.lock().unwrap().replace((Watch::start(), None));
 }
 
-/// What it held at most.
-fn over() -> usize {
-    WATCHED.lock().unwrap().take().unwrap().stop()
+/// The crime has brought this code.
+fn saw(code: Code) {
+    WATCHED.lock().unwrap().as_mut().unwrap().1 = Some(code);
+}
+
+/// What the heap held at most, and the code.
+fn over() -> (usize, Option<Code>) {
+    let (watch, brought) = WATCHED.lock().unwrap().take().unwrap();
+    (watch.stop(), brought)
 }
 
 /// A data stream that brings a range, of whatever bytes.

@@ -10,10 +10,12 @@ use kwik_proto::wire::control::{
 };
 use kwik_proto::{Side, limits};
 
-use super::{FLOOD, SMALL, begins, feats, honest};
+use super::{FLOOD, SMALL, begins, feats, honest, saw};
 use crate::{OWN, common, uni};
 
 const TOO_MUCH: Option<Code> = Some(Code::LimitExceeded);
+const NO_PATH: Option<Code> = Some(Code::PathNotFound);
+const ENDED: Option<Code> = Some(Code::PathDead);
 const FALLING: Option<Code> = Some(Code::InvalidFrame);
 
 feats! {
@@ -27,7 +29,8 @@ feats! {
     a_primary_adds_and_removes_in_a_loop: FLOOD, None, adds_and_removes();
     a_primary_orders_dials_to_where_nobody_is_to_go: SMALL, None, orders_dials();
     a_primary_removes_the_path_to_itself: SMALL, None, removes_path_0();
-    a_primary_floods_raw_packets_for_no_path: FLOOD, None, floods_raw_packets(9);
+    a_primary_floods_raw_packets_for_no_path: FLOOD, NO_PATH, floods_raw_packets(9);
+    a_primary_floods_raw_packets_for_a_path_that_has_ended: FLOOD, ENDED, floods_an_ended_path();
     a_primary_floods_raw_packets_for_an_edge_that_reads_none: FLOOD, None, floods_a_stuck_edge();
     a_primary_writes_what_it_was_asked_for_twice: SMALL, None, writes_twice();
 }
@@ -55,6 +58,7 @@ impl Scene {
 
     async fn ended(self, code: Code) {
         self.peer.expect(code, "a hostile primary").await;
+        saw(code);
         let closed = self.session.closed().await;
         let ConnectionError::TransportError { code: found, reason } = closed else {
             panic!("{closed:?}")
@@ -283,16 +287,37 @@ fn raw(path: u32, sequence: u64) -> M {
     })
 }
 
-/// Each is answered; nothing is kept of it.
 async fn floods_raw_packets(path: u32) {
+    let scene = Scene::new().await;
+    are_reported(scene, path, Code::PathNotFound).await;
+}
+
+async fn floods_an_ended_path() {
     let mut scene = Scene::new().await;
+    scene.peer.say(add(1, "169.254.0.1:1")).await;
+    scene.answer(1).await.unwrap_err();
+    are_reported(scene, 1, Code::PathDead).await;
+}
+
+/// Each is answered with the code; nothing is kept of it.
+async fn are_reported(mut scene: Scene, path: u32, code: Code) {
     for round in 0..100 {
         for at in 1..=100 {
             scene.peer.say(raw(path, round * 100 + at)).await;
         }
-        let last = |m: &M| matches!(m, M::RelayReport(m) if m.sequence == round * 100 + 100);
-        scene.peer.hear_until(|m| last(m).then_some(())).await;
+        let report = |m: &M| match m {
+            M::RelayReport(m) => Some((m.sequence, m.code)),
+            _ => None,
+        };
+        loop {
+            let (sequence, reported) = scene.peer.hear_until(report).await;
+            assert_eq!(reported, code.as_u64());
+            if sequence == round * 100 + 100 {
+                break;
+            }
+        }
     }
+    saw(code);
     scene.unharmed().await;
 }
 
