@@ -32,6 +32,9 @@ const LEASE_LOST: Duration = Duration::from_secs(40);
 /// What a stream is written at once, in bytes.
 const TURN: usize = 20_000;
 
+/// So many networks later a long run says what it has seen.
+const PROGRESS: u64 = 10_000;
+
 /// Failing seeds after which no more are tried.
 const MOST_FAILURES: usize = 20;
 
@@ -160,7 +163,14 @@ fn seeds() {
                 break;
             }
             match catch_unwind(AssertUnwindSafe(|| run(seed))) {
-                Ok(coverage) => covered.lock().unwrap().add(&coverage),
+                Ok(coverage) => {
+                    let mut covered = covered.lock().unwrap();
+                    covered.add(&coverage);
+                    // A run of hours tells how far it is.
+                    if seed > 0 && seed.is_multiple_of(PROGRESS) {
+                        println!("up to some {seed}: {covered}, {}", peak_memory());
+                    }
+                }
                 Err(_) => {
                     let command =
                         "cargo test --release -p kwik-sim --test net replay_one -- --nocapture";

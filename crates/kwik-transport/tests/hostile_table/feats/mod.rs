@@ -1,5 +1,6 @@
-//! Crimes that take several steps. A row says what is done, what may be on the heap for it, the code
-//! that it brings (none: it is borne), and the function that does it and looks at everybody else.
+//! Crimes that take several steps. A row says what is done, what may be on the heap for it, the
+//! code that it brings (none: it is borne), and the function that does it and looks at everybody
+//! else.
 
 use std::ops::Range;
 use std::sync::Mutex;
