@@ -1,5 +1,5 @@
-//! Each kind of hostile edge beside an honest one, in virtual time: what it costs a reader, and what
-//! its primary hears of it.
+//! Each kind of hostile edge beside an honest one, in virtual time: what it costs a reader, and
+//! what its primary hears of it.
 
 use std::time::Duration;
 

@@ -198,7 +198,8 @@ fn rates_of_edges(seed: u64) -> ([u64; 2], Vec<Reading>) {
 
 #[test]
 fn edges_deliver_while_the_primary_is_away() {
-    for seed in 0..seeds() {
+    // Each of them moves 108 MB.
+    for seed in 0..seeds().div_ceil(2).min(20) {
         let ([before, during], readings) = rates_of_edges(seed);
         println!("seed {seed}: {before} bytes a second from edges before the cut, {during} during");
         assert!(during >= before / 10 * 9, "{before} before, {during} during");
@@ -210,8 +211,8 @@ fn edges_deliver_while_the_primary_is_away() {
     }
 }
 
-/// What a primary asks of a client that is cut off waits for it: the client's dials are not spent on
-/// paths that were given up meanwhile.
+/// What a primary asks of a client that is cut off waits for it: the client's dials are not spent
+/// on paths that were given up meanwhile.
 #[test]
 fn paths_that_are_asked_for_during_a_cut_are_made_after_it() {
     let cluster = Cluster::new(&Sim::new(1), 4);
