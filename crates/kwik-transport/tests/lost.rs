@@ -1,6 +1,6 @@
 //! What a server holds for clients that have lost their connections: 500 of them, or as many as
 //! `KWIK_LOST` says. `KWIK_LOST=10000 cargo test -p kwik-transport --test lost -- --nocapture`
-//! takes a minute and a half.
+//! takes a minute of CPU.
 
 #![allow(clippy::disallowed_methods, reason = "tests run on tokio itself")]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]
