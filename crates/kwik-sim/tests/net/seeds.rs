@@ -201,6 +201,12 @@ fn a_stream_of_edges_alone_outlives_the_redials_of_their_paths() {
     }
 }
 
+/// The client hears its primary, which hears nothing: it cannot lease what it was never told of.
+#[test]
+fn what_a_primary_could_not_hear_of_fails_no_reader() {
+    run(24090);
+}
+
 /// The primary can add no path while its link is cut: its application has to wait for longer.
 #[test]
 fn a_stream_of_edges_alone_waits_until_the_primary_can_add_paths() {
