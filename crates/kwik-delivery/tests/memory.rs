@@ -314,3 +314,25 @@ async fn the_same_range_asked_for_without_end_holds_nothing_more() {
     // What was there once is there for good; the rest is some blocks that wait to be sent.
     assert!(held[2] <= held[1] + MIB, "{held:?}");
 }
+
+/// From the system's cache into the buffer that is sent, and no copy more (4.7): a read takes the
+/// heap of its bytes once. What is sent is that buffer itself.
+#[tokio::test]
+async fn a_local_object_is_read_into_the_buffer_that_is_sent() {
+    const READS: u64 = 64;
+    let _turn = TURN.lock().await;
+    let folder = tempdir().unwrap();
+    let size = READS * GROUP_SIZE;
+    fs::write(folder.path().join("x"), common::content(usize::try_from(size).unwrap())).unwrap();
+    let object = Source::folder(folder.path()).unwrap().open(&name("x")).await.unwrap();
+    object.read(0..GROUP_SIZE).await.unwrap();
+    let before = HEAP.stats().bytes_allocated;
+    for at in 0..READS {
+        let data = object.read(at * GROUP_SIZE..(at + 1) * GROUP_SIZE).await.unwrap();
+        // The only one who has it: it is handed on as it is.
+        assert!(data.is_unique());
+    }
+    let allocated = (HEAP.stats().bytes_allocated - before) as u64;
+    println!("{allocated} bytes allocated to read {size}");
+    assert!(allocated < size + size / 20, "{allocated} bytes allocated to read {size}");
+}

@@ -171,6 +171,11 @@ impl ControlQueue {
         self.unanswered || self.kept.as_ref().is_some_and(Kept::is_awaited)
     }
 
+    /// The frame up to which the peer has acknowledged, while it owes more.
+    pub(crate) fn owed(&self) -> Option<u64> {
+        self.kept.as_ref().and_then(Kept::owed)
+    }
+
     /// The peer has handled so many frames; 0 says nothing.
     pub(crate) fn on_acknowledged(&mut self, frames: u64) -> Result<(), CodedError> {
         let Some(kept) = &mut self.kept else { return Ok(()) };

@@ -127,6 +127,9 @@ pub const MAX_LOST_MEMORY: u64 = MEMORY_BUDGET / 4;
 pub const MAX_PATHS: usize = 9;
 /// Ended paths kept in a session's history.
 pub const MAX_PATH_HISTORY: usize = 256;
+/// UDP ports that no client dials for its primary: DNS, NTP, SSDP, mDNS and memcached answer
+/// whoever sends to them (RFC 9308 section 8.1), so that clients would be set on them.
+pub const UNDIALED_PORTS: [u16; 5] = [53, 123, 1900, 5353, 11211];
 /// Dials a primary may make a client do in [`DIAL_PERIOD`].
 pub const MAX_DIALS: usize = 4;
 /// See [`MAX_DIALS`].

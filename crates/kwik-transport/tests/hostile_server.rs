@@ -250,11 +250,22 @@ async fn unknown_frames_and_paths_are_no_harm_to_a_client() {
         assert_eq!(report.ranges, std::iter::once(0..10).collect::<Vec<_>>());
         let uncovered = |m: &ControlMessage| matches!(m, ControlMessage::Uncovered(_));
         peer.hear_until(|m| uncovered(m).then_some(())).await;
-        // No lease follows: the reader is told instead of waiting for ever.
+        // No lease follows: the reader is told instead of waiting for ever. It waits for longer
+        // where the primary has not heard what is missing.
         let mut stream = session.accept_uni().await.unwrap();
-        let Err(ReadError::Failed(error)) = stream.read_chunk(10, true).await else {
-            panic!("nobody could have brought it")
+        let hears = async {
+            loop {
+                let control_frames = peer.heard();
+                peer.say(ControlMessage::Ack(control::Ack { control_frames, ..<_>::default() }))
+                    .await;
+                peer.hear().await;
+            }
         };
+        let read = tokio::select! {
+            read = stream.read_chunk(10, true) => read,
+            () = hears => unreachable!(),
+        };
+        let Err(ReadError::Failed(error)) = read else { panic!("nobody could have brought it") };
         assert_eq!(error.code, Code::AggregationTimeout);
     })
     .await;

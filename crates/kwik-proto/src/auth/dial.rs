@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
-use crate::limits::{DIAL_PERIOD, MAX_DIALS};
+use crate::limits::{DIAL_PERIOD, MAX_DIALS, UNDIALED_PORTS};
 
 /// Whether a primary may name addresses in private ranges: RFC 1918, `fc00::/7` (RFC 4193) and
 /// `fec0::/10` before it, the shared `100.64.0.0/10` (RFC 6598), labs' `198.18.0.0/15` (RFC 2544).
@@ -37,6 +37,9 @@ impl DialPolicy {
         let ip = target.ip().to_canonical();
         if target.port() == 0 {
             return Err(DialError::PortZero(ip));
+        }
+        if UNDIALED_PORTS.contains(&target.port()) {
+            return Err(DialError::Service(target.port()));
         }
         self.check_host(ip, Some(primary.to_canonical()))?;
         // Who sends to such an address sends to the one in it: the gateway, or the kernel, unpacks
@@ -144,6 +147,9 @@ pub enum DialError {
     /// No port.
     #[error("port 0 of {0} cannot be dialed: name the port that the secondary listens on")]
     PortZero(IpAddr),
+    /// A port of a service that is no secondary ([`UNDIALED_PORTS`]).
+    #[error("port {0} is of another service: let the secondary listen on another port")]
+    Service(u16),
     /// `0.0.0.0` or `::`.
     #[error("{0} names no host: name the address that clients reach the secondary at")]
     Unspecified(IpAddr),
@@ -368,6 +374,19 @@ mod tests {
             for primary in [PUBLIC, "127.0.0.1", "10.0.0.1", "fe80::2"] {
                 assert_eq!(check(PrivateRanges::Allow, target, primary), Err(kind(ip)));
             }
+        }
+    }
+
+    #[test]
+    fn ports_of_services_that_answer_anybody_are_never_dialed() {
+        for port in UNDIALED_PORTS {
+            for host in ["198.51.100.7", "127.0.0.1", "[2001:db8::1]"] {
+                let refused = check(PrivateRanges::Allow, &format!("{host}:{port}"), "127.0.0.1");
+                assert_eq!(refused, Err(DialError::Service(port)), "{host}");
+            }
+        }
+        for port in [1, 54, 443, 4433, u16::MAX] {
+            assert!(default(&format!("198.51.100.7:{port}"), PUBLIC).is_ok(), "{port}");
         }
     }
 

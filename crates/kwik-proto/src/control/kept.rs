@@ -78,6 +78,11 @@ impl Kept {
         self.awaited > self.acknowledged
     }
 
+    /// How far it has acknowledged, while it owes more.
+    pub(super) fn owed(&self) -> Option<u64> {
+        self.is_awaited().then_some(self.acknowledged)
+    }
+
     /// Whether the peer can have handled the frames before `frame_id`.
     pub(super) fn check(&self, frame_id: u64) -> Result<(), CodedError> {
         let written = self.chunks.back().map_or(self.acknowledged, |chunk| chunk.end);

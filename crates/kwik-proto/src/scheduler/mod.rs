@@ -72,9 +72,16 @@ pub struct Scheduler {
     delivered: u64,
     /// When readers are to be looked at next.
     look_at: Option<Instant>,
+    /// The primary has not heard for long what it is told, although it may speak.
+    deaf: bool,
 }
 
 impl Scheduler {
+    /// Whether the primary hears what it is told.
+    pub(crate) fn note_deaf(&mut self, deaf: bool) {
+        self.deaf = deaf;
+    }
+
     /// A path is dialed.
     pub fn add_path(&mut self, id: PathId, now: Instant) {
         self.paths.insert(id, Box::new(Path::new(id, PathState::Dialing, now)));

@@ -125,13 +125,13 @@ impl Scheduler {
     }
 
     /// Fails the streams whose missing ranges nobody may bring. The time that the primary is silent
-    /// does not count: it may have leased them, had it been heard. Nor does the time that a path
-    /// may come back, for a while.
+    /// does not count: it may have leased them, had it been heard. Nor does the time that it does
+    /// not hear, or that a path may come back, for a while.
     fn fail_overdue(&mut self, streams: &mut StreamTable, now: Instant) {
         let primary = self.paths.get(&PathId::PRIMARY);
         let heard = primary.is_none_or(|path| path.schedule.is_reachable(now));
         let waited = self.answer_time();
-        let expected = self.paths.values().any(|path| path.state.is_expected());
+        let expected = self.deaf || self.paths.values().any(|path| path.state.is_expected());
         let mut failed = Vec::new();
         let uncovered = self.ledger.uncovered_streams();
         for (stream, uncovered) in uncovered.filter(|(_, u)| u.since + waited <= now) {

@@ -20,8 +20,9 @@ use crate::hostile::{self, Crime, misuse};
 
 const PORT: u16 = 4433;
 
-/// How long a stream waits to be leased for the first time, where an edge is hostile.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a stream waits to be leased for the first time, where an edge is hostile: its paths may
+/// wait for the primary's link, which is cut for 29 s at most.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often the hostile edge is leased what is missing of a stream.
 pub(crate) const MOST_LEASES: u32 = 3;

@@ -38,7 +38,8 @@ fn name(fault: Fault) -> &'static str {
         Fault::Start(_) => "a restart",
         Fault::Freeze(_) => "a freeze",
         Fault::Thaw(_) => "a thaw",
-        Fault::Cut(_) => "a partition",
+        Fault::Cut(0) => "a partition of the primary",
+        Fault::Cut(_) => "a partition of an edge",
         Fault::CutUp(_) | Fault::CutDown(_) => "a partition one way",
         Fault::Mend(_) => "a link mended",
         Fault::Slow(..) => "a slow server",
@@ -65,6 +66,9 @@ impl Coverage {
         }
         if outcome.resumptions > 0 {
             covered.count("taken up on another connection");
+        }
+        if outcome.lost.is_some() {
+            covered.count("a session lost");
         }
         let end = outcome.fetched.iter().map(|(at, _)| *at).max().unwrap_or_default();
         // What goes wrong once all is over counts for nothing.
@@ -137,13 +141,15 @@ impl Coverage {
             "an edge crashes",
             "a restart",
             "a freeze",
-            "a partition",
+            "a partition of the primary",
+            "a partition of an edge",
             "a partition one way",
             "a slow server",
             "a path removed",
             "a path added",
             "a slow reader",
             "taken up on another connection",
+            "a session lost",
             "fetched, leased to all",
             "fetched, leased to edges",
             "fetched, plain",

@@ -160,7 +160,7 @@ async fn attack(incoming: quinn::Incoming, crime: Crime) -> Option<()> {
     let (send, recv) = connection.accept_bi().await.ok()?;
     let decoder = ControlDecoder::new();
     let leases = BTreeMap::new();
-    let mut edge = Edge { connection, send, recv, decoder, crime, leases, frames: 0, packets: 0 };
+    let mut edge = Edge { connection, send, recv, decoder, crime, leases, frames: 0, packets: 1 };
     let ControlMessage::AuthenticationRequest(request) = edge.hear().await? else { return None };
     let limits = StreamLimits {
         max_streams_bidi: 100,

@@ -9,6 +9,7 @@ mod blocked;
 mod cluster;
 mod content;
 mod coverage;
+mod crimes;
 mod directed;
 mod failover;
 mod full_link;

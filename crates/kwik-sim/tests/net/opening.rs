@@ -62,3 +62,38 @@ fn streams_that_are_opened_later_need_no_round_trip_for_credit() {
         session.close(0, b"");
     });
 }
+
+/// A byte leaves as soon as the handshake stands, as with QUIC: a round trip after the dial. Half a
+/// round trip later it is there (2.1).
+#[test]
+fn the_first_byte_leaves_after_one_round_trip() {
+    let sim = Sim::new(6);
+    let (client, server) = (sim.host("client"), sim.host("server"));
+    server.link(Shape::rate_mbit(1000).delay(RTT / 2));
+    let identity = Arc::new(Identity::from_seed([1; 32]));
+    let config = ServerConfig::new(identity.clone());
+    let listener = server.endpoint(4433, Some(config), &QuicConfig::default()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let dialer = client.endpoint(0, None, &QuicConfig::default()).unwrap();
+    let came = Arc::<Mutex<Option<Instant>>>::default();
+    let (read, world) = (came.clone(), sim.clone());
+    server.spawn(async move {
+        let session = listener.accept().await.unwrap().await.unwrap();
+        let mut stream = session.accept_uni().await.unwrap();
+        stream.read_to_end(usize::MAX).await.unwrap();
+        read.lock().unwrap().replace(world.now());
+        session.closed().await;
+    });
+    let world = sim.clone();
+    sim.block_on(async move {
+        let began = world.now();
+        let config = ClientConfig::pinned(identity.fingerprint());
+        let session = dialer.connect_with(config, address, "").unwrap().await.unwrap();
+        println!("connected after {:?}", world.now() - began);
+        write(session.open_uni().await.unwrap(), 1).await;
+        let took = came.lock().unwrap().unwrap() - began;
+        println!("the first byte came after {took:?}");
+        assert!(took < RTT * 3 / 2 + ms(5), "{took:?}");
+        session.close(0, b"");
+    });
+}

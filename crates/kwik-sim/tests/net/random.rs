@@ -72,12 +72,12 @@ fn faults(rng: &mut Rng, servers: usize) -> Vec<(Duration, Fault)> {
     faults
 }
 
-/// In half of the networks the primary's link is cut for 1 to 29 s. Of chance of its own, so that
-/// the rest of a seed stays as it is.
+/// In half of the networks the primary's link is cut for 1 to 29 s, while most of them still have
+/// something to fetch. Of chance of its own, so that the rest of a seed stays as it is.
 fn long_cut(seed: u64, faults: &mut Vec<(Duration, Fault)>) {
     let mut rng = Rng::with_seed(seed ^ 0x7265_7375_6d65);
     if rng.bool() {
-        let at = ms(rng.u64(500..4000));
+        let at = ms(rng.u64(300..1800));
         let until = at + ms(rng.u64(1_000..29_000));
         faults.extend([(at, Fault::Cut(0)), (until, Fault::Mend(0))]);
         faults.sort_by_key(|(at, _)| *at);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kwik::{Config, DuplicateStats, PathStatus, Session};
+use kwik::{Config, ConnectionError, DuplicateStats, PathStatus, Session};
 use kwik_sim::{Shape, Sim, Trace};
 
 use crate::cluster::{Cluster, FetchError, Reading, Request};
@@ -91,6 +91,8 @@ pub(crate) struct Outcome {
     pub(crate) resumptions: u64,
     /// The primary has let the client in: from then on there is a session.
     pub(crate) joined: bool,
+    /// Why the session was over although nobody had closed it.
+    pub(crate) lost: Option<ConnectionError>,
 }
 
 pub(crate) fn ms(ms: u64) -> Duration {
@@ -141,7 +143,7 @@ impl Scenario {
             let (scenario, cluster) = (self.clone(), cluster.clone());
             sim.at(time, move || scenario.apply(&cluster, fault));
         }
-        let (fetched, duplicates, resumptions, joined) = sim.block_on({
+        let (fetched, duplicates, resumptions, joined, lost) = sim.block_on({
             let (sim, cluster) = (sim.clone(), cluster);
             async move {
                 let results = Arc::new(Mutex::new(Results::default()));
@@ -163,6 +165,7 @@ impl Scenario {
                     nothing_left(&cluster, session).await;
                     check_duplicates(session);
                 }
+                let lost = session.as_ref().and_then(Session::close_reason);
                 let stats = session.map(|session| session.stats());
                 let resumptions = stats.as_ref().map_or(0, |stats| stats.resumptions);
                 let joined = stats.as_ref().is_some_and(|stats| {
@@ -177,11 +180,11 @@ impl Scenario {
                     assert!(sim.elapsed() < end, "{} tasks are left", cluster.client.tasks());
                     sim.sleep(ms(1000)).await;
                 }
-                (fetched.into_values().collect(), duplicates, resumptions, joined)
+                (fetched.into_values().collect(), duplicates, resumptions, joined, lost)
             }
         });
         let (trace, took) = (sim.trace(), sim.elapsed());
-        let outcome = Outcome { fetched, trace, took, duplicates, resumptions, joined };
+        let outcome = Outcome { fetched, trace, took, duplicates, resumptions, joined, lost };
         sim.end();
         outcome
     }

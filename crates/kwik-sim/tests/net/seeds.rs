@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use kwik_sim::Shape;
 
-use crate::cluster::{Kind, MOST_LEASES};
+use crate::cluster::{Kind, MOST_LEASES, Request};
 use crate::coverage::Coverage;
+use crate::directed::alone;
+use crate::hostile::Crime;
 use crate::random::scenario;
-use crate::scenario::{Fault, Outcome, Scenario};
+use crate::scenario::{Fault, Fetch, Outcome, Scenario, ms};
 
 const SCENARIOS: u64 = 2_000;
 
@@ -29,6 +31,9 @@ const LEASE_LOST: Duration = Duration::from_secs(40);
 
 /// What a stream is written at once, in bytes.
 const TURN: usize = 20_000;
+
+/// So many networks later a long run says what it has seen.
+const PROGRESS: u64 = 10_000;
 
 /// Failing seeds after which no more are tried.
 const MOST_FAILURES: usize = 20;
@@ -72,12 +77,13 @@ impl Scenario {
         cut.zip(last).is_some_and(|((at, _), last)| last > *at + Duration::from_secs(15))
     }
 
+    /// Whether the primary's process ends: nothing else costs a session.
+    fn loses_its_primary(&self) -> bool {
+        self.hits(0, crash) > 0
+    }
+
     /// Whether the fetches of a kind may fail.
     fn may_fail(&self, kind: Kind) -> bool {
-        let crash = |fault: &Fault| match fault {
-            Fault::Crash(server) => Some(*server),
-            _ => None,
-        };
         let silence = |fault: &Fault| match fault {
             Fault::Freeze(server) | Fault::Cut(server) => Some(*server),
             Fault::CutUp(server) | Fault::CutDown(server) => Some(*server),
@@ -93,13 +99,24 @@ impl Scenario {
                 || self.hits(server, crash) + self.hits(server, silence) + self.hits(server, leave)
                     > 0
         };
-        let crashed = self.hits(0, crash) > 0;
         let alone = kind == Kind::LeasedToEdges && (1..self.links.len()).all(gone);
-        crashed || alone
+        self.loses_its_primary() || alone
+    }
+}
+
+/// Whose process ends.
+fn crash(fault: &Fault) -> Option<usize> {
+    match fault {
+        Fault::Crash(server) => Some(*server),
+        _ => None,
     }
 }
 
 fn verify(scenario: &Scenario, outcome: &Outcome) {
+    let undialed = !outcome.joined && scenario.may_not_be_dialed();
+    if let Some(why) = &outcome.lost {
+        assert!(undialed || scenario.loses_its_primary(), "the session is lost: {why}");
+    }
     for (fetch, (at, result)) in scenario.fetches.iter().zip(&outcome.fetched) {
         if let (Ok(reading), Kind::Leased, None) = (result, fetch.request.kind, fetch.pace)
             && scenario.primary_does_well()
@@ -108,7 +125,6 @@ fn verify(scenario: &Scenario, outcome: &Outcome) {
             assert!(wait < scenario.longest_wait(), "{fetch:?} waited {wait:?} at {at:?}");
         }
         if let Err(error) = result {
-            let undialed = !outcome.joined && scenario.may_not_be_dialed();
             let allowed = undialed || scenario.may_fail(fetch.request.kind);
             assert!(allowed, "{fetch:?} failed at {at:?}: {error:?}");
             let first = scenario.faults.first().map_or(Duration::ZERO, |(at, _)| *at);
@@ -147,7 +163,14 @@ fn seeds() {
                 break;
             }
             match catch_unwind(AssertUnwindSafe(|| run(seed))) {
-                Ok(coverage) => covered.lock().unwrap().add(&coverage),
+                Ok(coverage) => {
+                    let mut covered = covered.lock().unwrap();
+                    covered.add(&coverage);
+                    // A run of hours tells how far it is.
+                    if seed > 0 && seed.is_multiple_of(PROGRESS) {
+                        println!("up to some {seed}: {covered}, {}", peak_memory());
+                    }
+                }
                 Err(_) => {
                     let command =
                         "cargo test --release -p kwik-sim --test net replay_one -- --nocapture";
@@ -176,6 +199,28 @@ fn a_stream_of_edges_alone_outlives_the_redials_of_their_paths() {
     for seed in [2620, 3254, 29044] {
         run(seed);
     }
+}
+
+/// The client hears its primary, which hears nothing: it cannot lease what it was never told of.
+#[test]
+fn what_a_primary_could_not_hear_of_fails_no_reader() {
+    run(24090);
+}
+
+/// The primary can add no path while its link is cut: its application has to wait for longer.
+#[test]
+fn a_stream_of_edges_alone_waits_until_the_primary_can_add_paths() {
+    let link = Shape::rate_mbit(10).delay(ms(50));
+    let request = Request { kind: Kind::LeasedToEdges, tag: 1, len: 10_000 };
+    let scenario = Scenario {
+        links: vec![[link, link]; 3],
+        fetches: vec![Fetch { request, at: ms(0), pace: None }],
+        hostile: Some((1, Crime::Return)),
+        ..alone(vec![(ms(350), Fault::Cut(0)), (ms(31_000), Fault::Mend(0))])
+    };
+    let outcome = scenario.run(1);
+    let (at, result) = &outcome.fetched[0];
+    assert!(result.is_ok() && *at > ms(31_000), "{result:?} at {at:?}");
 }
 
 #[test]

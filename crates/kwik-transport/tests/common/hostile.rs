@@ -33,6 +33,8 @@ pub struct Peer {
     pub endpoint: quinn::Endpoint,
     decoder: ControlDecoder,
     next_frame: u64,
+    /// Says what it has heard: an edge does not.
+    acknowledges: bool,
 }
 
 /// A socket that dials.
@@ -103,7 +105,7 @@ impl Peer {
         recv: quinn::RecvStream,
     ) -> Self {
         let (endpoint, decoder) = (endpoint.clone(), ControlDecoder::new());
-        Self { connection, send, recv, endpoint, decoder, next_frame: 0 }
+        Self { connection, send, recv, endpoint, decoder, next_frame: 0, acknowledges: true }
     }
 
     /// Dials a primary and is let in.
@@ -161,6 +163,7 @@ impl Peer {
         let ControlMessage::AuthenticationRequest(request) = peer.hear().await else {
             panic!("no introduction")
         };
+        peer.acknowledges = request.session_id.is_none();
         let session = request.session_id.unwrap_or(SessionId([5; 16]));
         peer.say(ControlMessage::AuthenticationResponse(welcome(session))).await;
         peer
@@ -209,7 +212,7 @@ impl Peer {
         loop {
             if let Some(message) = self.decoder.poll_frame().unwrap() {
                 // Who hears many has to say so, or no more are sent.
-                if self.decoder.frames().is_multiple_of(1000) {
+                if self.acknowledges && self.decoder.frames().is_multiple_of(1000) {
                     self.acknowledge().await;
                 }
                 return message;

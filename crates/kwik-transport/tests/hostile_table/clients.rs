@@ -19,7 +19,10 @@ use crate::Move::{Datagram, Say, Throw};
 use crate::{OWN, PATH, Row, SESSION, common, malformed, of_roles, state, suffer, unsigned_packet};
 
 /// A path of a hostile client to an edge, as it should begin.
-async fn join_edge(servers: &Servers, dialer: &quinn::Endpoint) -> (Peer, kwik::SecondarySession) {
+pub(crate) async fn join_edge(
+    servers: &Servers,
+    dialer: &quinn::Endpoint,
+) -> (Peer, kwik::SecondarySession) {
     let (edge, key) = (&servers.edges[0], Identity::from_seed([9; 32]));
     let claims = GrantClaims {
         session: SESSION,
@@ -81,6 +84,7 @@ pub(crate) fn rows_at_edges() -> Vec<Row> {
 
 #[tokio::test]
 async fn crimes_of_clients_at_an_edge_end_their_path_alone() {
+    let _turn = crate::heap::TURN.lock().await;
     within(async {
         let (servers, own, dialer) = (Servers::new(1), client(), hostile::dialer());
         let (session, primary) = servers.connect(&own).await;
@@ -173,6 +177,7 @@ pub(crate) fn rows_at_primaries() -> Vec<Row> {
 
 #[tokio::test]
 async fn crimes_of_clients_at_a_primary_end_their_session_alone() {
+    let _turn = crate::heap::TURN.lock().await;
     within(async {
         let (servers, own, dialer) = (Servers::new(0), client(), hostile::dialer());
         serve_clients(servers.primary.clone());
@@ -211,6 +216,7 @@ async fn asked_for_a_path(
 
 #[tokio::test]
 async fn a_path_that_flips_brings_few_grants() {
+    let _turn = crate::heap::TURN.lock().await;
     within(async {
         let servers = Servers::new(0);
         let (mut peer, _primary, adding) = asked_for_a_path(&servers).await;
@@ -238,6 +244,7 @@ async fn a_path_that_flips_brings_few_grants() {
 
 #[tokio::test]
 async fn words_of_a_client_are_shown_escaped() {
+    let _turn = crate::heap::TURN.lock().await;
     within(async {
         let servers = Servers::new(0);
         let (mut peer, primary, adding) = asked_for_a_path(&servers).await;

@@ -12,18 +12,18 @@ use crate::Move::{Datagram, Say, Throw};
 use crate::{OWN, Row, common, malformed, of_roles, oversized, suffer, uni};
 
 /// An honest client with an honest primary, which leases to a hostile edge.
-struct EdgeScene {
-    session: Session,
-    primary: PrimarySession,
-    listener: quinn::Endpoint,
+pub(crate) struct EdgeScene {
+    pub(crate) session: Session,
+    pub(crate) primary: PrimarySession,
+    pub(crate) listener: quinn::Endpoint,
     /// What it leases from.
-    stream: SendStream,
-    leases: Vec<kwik::Lease>,
+    pub(crate) stream: SendStream,
+    pub(crate) leases: Vec<kwik::Lease>,
     _servers: Servers,
 }
 
 impl EdgeScene {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let servers = Servers::new(0);
         let (session, primary) = servers.connect(&client()).await;
         serve_echo(primary.session().clone());
@@ -32,17 +32,30 @@ impl EdgeScene {
         Self { session, primary, listener, stream, leases: Vec::new(), _servers: servers }
     }
 
-    /// A path to the edge, which holds a lease of 1 MB and was asked for its first piece.
-    async fn add(&mut self) -> (PathId, Peer, Activate) {
+    /// A path to the edge.
+    pub(crate) async fn join(&self) -> (PathId, Peer) {
         let add =
             self.primary.add_path(self.listener.local_addr().unwrap(), identity(OWN).fingerprint());
-        let (path, mut peer) = tokio::join!(add, Peer::welcome(&self.listener));
-        let path = path.unwrap();
-        let extent = self.stream.reserve(1_000_000).unwrap();
+        let (path, peer) = tokio::join!(add, Peer::welcome(&self.listener));
+        (path.unwrap(), peer)
+    }
+
+    /// A path to the edge, which holds a lease of so many bytes and was asked for its first piece.
+    pub(crate) async fn add(&mut self, len: u64) -> (PathId, Peer, Activate) {
+        let (path, mut peer) = self.join().await;
+        let extent = self.stream.reserve(len).unwrap();
         let lease = self.primary.lease(self.stream.id(), extent, path, Bytes::from_static(b"go"));
         self.leases.push(lease.unwrap());
         let (_, activate) = peer.hear_activation().await;
         (path, peer, activate)
+    }
+
+    /// The primary is told that a path has ended for this reason.
+    pub(crate) async fn hears(&self, path: PathId, code: Code, what: &str) {
+        let told = || self.primary.dead_paths().into_iter().find(|info| info.id == path);
+        common::until(|| told().is_some()).await;
+        let reason = told().unwrap().reason;
+        assert!(reason.contains(code.name()), "{what}: the primary hears {reason:?}");
     }
 }
 
@@ -73,7 +86,7 @@ fn crimes_of_edges(stream: u64, piece: &Activate) -> Vec<Row> {
             None,
             vec![Say(M::OffsetSyncRequest(<_>::default()))],
         ),
-        ("bytes that nobody asked for", isolation, vec![data(stream, 900_000, 1)]),
+        ("bytes that are leased and not asked for yet", isolation, vec![data(stream, 900_000, 1)]),
         ("bytes beyond its cursor", isolation, vec![data(stream, piece.range.start + 1, 2)]),
         ("bytes of another stream", isolation, vec![data(uni(Side::Server, 5), 0, 1)]),
         (
@@ -107,21 +120,19 @@ pub(crate) fn rows(stream: u64, piece: &Activate) -> Vec<Row> {
 
 #[tokio::test]
 async fn crimes_of_edges_end_their_path_alone() {
+    let _turn = crate::heap::TURN.lock().await;
     within(async {
         let count = rows(0, &Activate { range: 0..1, ..<_>::default() }).len();
         println!("{count} rows");
         for at in 0..count {
             // A client dials so many edges of one session only.
             let mut scene = EdgeScene::new().await;
-            let (path, mut peer, piece) = scene.add().await;
+            let (path, mut peer, piece) = scene.add(1_000_000).await;
             let row = rows(scene.stream.id().as_u64(), &piece).swap_remove(at);
             let (what, ends) = (row.0, row.1);
             suffer(&mut peer, row).await;
             if let Some(code) = ends {
-                let told = || scene.primary.dead_paths().into_iter().find(|info| info.id == path);
-                common::until(|| told().is_some()).await;
-                let reason = told().unwrap().reason;
-                assert!(reason.contains(code.name()), "{what}: the primary hears {reason:?}");
+                scene.hears(path, code, what).await;
             }
             echo(&scene.session).await;
         }

@@ -1,6 +1,8 @@
-//! Every crime of a table, over real QUIC: what is sent, what must come of it, and that nobody else
-//! is harmed. Crimes of clients and primaries that take more than a few messages are in
-//! `hostile_client.rs` and `hostile_server.rs`.
+//! Every crime of a table, over real QUIC: what is sent, what must come of it, what it may cost the
+//! victim's heap, and that nobody else is harmed: the session of an edge, the edge's other clients,
+//! the primary's other clients, the client's other sessions. What takes more than a few messages is
+//! in `feats`. Crimes of clients and primaries that need scenes of their own are in
+//! `hostile_client.rs`, `hostile_server.rs`, `leases.rs` and `resume.rs`.
 
 #![allow(clippy::disallowed_methods, reason = "tests run on tokio itself")]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]
@@ -9,6 +11,9 @@ mod clients;
 #[path = "../common/mod.rs"]
 mod common;
 mod edges;
+mod feats;
+#[path = "../common/heap.rs"]
+mod heap;
 mod primaries;
 
 use bytes::{Bytes, BytesMut};
@@ -61,8 +66,19 @@ async fn commit(peer: &mut Peer, moves: Vec<Move>) {
     }
 }
 
-/// Commits a crime, and checks what comes of it.
-async fn suffer(peer: &mut Peer, (what, ends, moves): Row) {
+/// What a row may cost on the heap, both ends together, in bytes: a connection's buffers grow.
+const MEMORY: usize = 1024 * 1024;
+
+/// Commits a crime, and checks what comes of it. Whoever calls it has the turn at the heap.
+async fn suffer(peer: &mut Peer, row: Row) {
+    let (what, watch) = (row.0, heap::Watch::start());
+    commit_and_expect(peer, row).await;
+    let peak = watch.stop();
+    println!("{what}: {peak} bytes of {MEMORY}");
+    assert!(peak <= MEMORY, "{what}: {peak} bytes on the heap, more than {MEMORY}");
+}
+
+async fn commit_and_expect(peer: &mut Peer, (what, ends, moves): Row) {
     commit(peer, moves).await;
     match ends {
         Some(code) => peer.expect(code, what).await,
@@ -170,6 +186,9 @@ fn the_table_has_rows_for_all() {
     let edges = edges::rows(0, &Activate { range: 0..1, ..<_>::default() }).len();
     let at = [edges, clients::rows_at_edges().len(), clients::rows_at_primaries().len()];
     let rows = [at[0], at[1], at[2], primaries::rows().len()];
-    println!("rows of edges, clients at edges and at primaries, primaries: {rows:?}");
+    let feats = [feats::edges::FEATS, feats::clients::FEATS, feats::primaries::FEATS];
+    let feats = feats.map(<[_]>::len);
+    println!("rows of edges, clients at edges and at primaries, primaries: {rows:?}, {feats:?}");
     assert!(rows.iter().all(|rows| *rows >= 30) && rows.iter().sum::<usize>() >= 150, "{rows:?}");
+    assert!(feats.iter().all(|feats| *feats >= 8), "{feats:?}");
 }

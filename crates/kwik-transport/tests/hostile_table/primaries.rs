@@ -180,6 +180,7 @@ pub(crate) fn rows() -> Vec<Row> {
 
 #[tokio::test]
 async fn crimes_of_primaries_end_their_session_alone() {
+    let _turn = crate::heap::TURN.lock().await;
     within(async {
         let (servers, client) = (Servers::new(0), client());
         let (honest, primary) = servers.connect(&client).await;

@@ -12,26 +12,19 @@ mod attacker;
 #[path = "../common/mod.rs"]
 mod common;
 mod goodput;
+#[path = "../common/heap.rs"]
+mod heap;
 
-use std::alloc::System;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use attacker::Attacker;
 use common::{address, client, echo, identity, serve_echo};
+use heap::{TURN, Watch};
 use kwik::{Code, ConnectionError, Endpoint, RecvStream, ServerConfig, Session};
 use kwik_proto::limits;
-use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
-
-#[global_allocator]
-static HEAP: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
-
-/// One attack at a time: the heap is everybody's.
-static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 const WINDOW: usize = 4 * 1024 * 1024;
 const RECEIVE_WINDOW: usize = 2 * 1024 * 1024;
@@ -49,40 +42,6 @@ const VICTIM: &str = "KWIK_VICTIM";
 const AGAIN: &str = "KWIK_AGAIN";
 /// What an attacker says after each attack, and a victim once it can be dialed.
 const DONE: &str = "-- done";
-
-/// Bytes on the heap.
-fn live() -> usize {
-    let stats = HEAP.stats();
-    stats.bytes_allocated.saturating_sub(stats.bytes_deallocated)
-}
-
-/// Watches the heap: its peak above what it was.
-struct Watch {
-    stop: Arc<AtomicBool>,
-    peak: Arc<AtomicUsize>,
-    thread: std::thread::JoinHandle<()>,
-    baseline: usize,
-}
-
-impl Watch {
-    fn start() -> Self {
-        let (stop, peak) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let (stopped, highest) = (stop.clone(), peak.clone());
-        let thread = std::thread::spawn(move || {
-            while !stopped.load(Relaxed) {
-                highest.fetch_max(live(), Relaxed);
-                std::thread::sleep(Duration::from_micros(200));
-            }
-        });
-        Self { stop, peak, thread, baseline: live() }
-    }
-
-    fn stop(self) -> usize {
-        self.stop.store(true, Relaxed);
-        self.thread.join().unwrap();
-        self.peak.load(Relaxed).saturating_sub(self.baseline)
-    }
-}
 
 /// A server with small windows.
 fn victim(address: SocketAddr) -> Endpoint {

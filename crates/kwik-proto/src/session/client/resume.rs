@@ -77,6 +77,8 @@ pub(super) struct Resumption {
     attempt: u64,
     /// When payload came last, if that was just now.
     payload: Option<Instant>,
+    /// How far it has acknowledged control frames while it owes more, and since when it is so far.
+    owed: (Option<u64>, Instant),
     /// Those of them that the primary answered.
     pub(super) resumptions: u64,
     /// What of the primary's control frames was handled.
@@ -97,6 +99,7 @@ impl Resumption {
             tries: 0,
             attempt: 0,
             payload: None,
+            owed: (None, now),
             resumptions: 0,
             receipts: ControlReceipts::default(),
         }
@@ -188,6 +191,12 @@ impl ClientSession {
         let expected = asked
             || control.is_some_and(|link| link.control.is_awaited())
             || lock(&self.sent).outstanding() > 0;
+        let owed = control.and_then(|link| link.control.owed());
+        if owed != self.home.owed.0 {
+            self.home.owed = (owed, now);
+        }
+        let since = self.home.owed.1;
+        self.scheduler.note_deaf(owed.is_some() && since + limits::DEAD_AFTER <= now);
         let receives = |at: &Instant| {
             now < *at + limits::RECEIVING_FOR && self.streams.iter().next().is_some()
         };

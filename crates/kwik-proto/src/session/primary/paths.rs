@@ -19,6 +19,8 @@ pub(super) struct Edge {
     figures: (PathFigures, Instant),
     /// When the client's answer on its path is overdue; none while none is expected.
     answer_by: Option<Instant>,
+    /// The client was silent when it was: it has had more time.
+    excused: bool,
     renewal: Renewal,
 }
 
@@ -31,7 +33,9 @@ impl Edge {
 impl PrimarySession {
     /// Has the client make a path to the secondary `edge` at `address` (IP:port),
     /// with a fresh grant (2.2). The path has ended if the client does not answer
-    /// within [`limits::ANSWER_TIMEOUT`].
+    /// within [`limits::ANSWER_TIMEOUT`]; one that is silent then, as its link is cut, has
+    /// [`limits::MAX_ANSWER_TIME`] more, and one that comes back on another connection has all of
+    /// its time again.
     ///
     /// # Errors
     /// Too many paths are live, or the client has isolated that secondary.
@@ -50,7 +54,8 @@ impl PrimarySession {
         let answer_by = Some(now + limits::ANSWER_TIMEOUT);
         let figures = (PathFigures::default(), now);
         let renewal = Renewal::default();
-        self.edges.insert(path, Edge { key: edge, figures, answer_by, renewal });
+        let excused = false;
+        self.edges.insert(path, Edge { key: edge, figures, answer_by, excused, renewal });
         self.request_path(path, now, wall);
         Ok(path)
     }
@@ -296,7 +301,7 @@ impl PrimarySession {
     /// The client is back: what it owes answers on has the whole time again.
     pub(super) fn expect_answers_anew(&mut self, now: Instant) {
         for edge in self.edges.values_mut().filter(|edge| edge.answer_by.is_some()) {
-            edge.answer_by = Some(now + limits::ANSWER_TIMEOUT);
+            (edge.answer_by, edge.excused) = (Some(now + limits::ANSWER_TIMEOUT), false);
         }
     }
 
@@ -305,9 +310,18 @@ impl PrimarySession {
         if self.home.is_lost() {
             return;
         }
-        let late = |edge: &Edge| edge.answer_by.is_some_and(|at| at <= now);
-        let late: Vec<_> =
-            self.edges.iter().filter(|(_, edge)| late(edge)).map(|(path, _)| *path).collect();
+        // What it was asked comes with all else once its link is back. To give the path up before
+        // would have it dial for nothing, and refuse the next paths as too many dials.
+        let heard = self.paths.path(PathId::PRIMARY).map_or(now, |info| info.last_active);
+        let silent = now.saturating_duration_since(heard) >= limits::DEAD_AFTER;
+        let overdue = |edge: &Edge| edge.answer_by.is_some_and(|at| at <= now);
+        for edge in self.edges.values_mut().filter(|edge| overdue(edge)) {
+            if silent && !std::mem::replace(&mut edge.excused, true) {
+                edge.answer_by = Some(now + limits::MAX_ANSWER_TIME);
+            }
+        }
+        let late = self.edges.iter().filter(|(_, edge)| overdue(edge)).map(|(path, _)| *path);
+        let late: Vec<_> = late.collect();
         for path in late {
             self.give_up(path, "the client did not answer in time", now);
         }

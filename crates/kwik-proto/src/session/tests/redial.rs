@@ -129,9 +129,30 @@ fn a_client_that_does_not_answer_keeps_no_path_waiting() {
     let mut pair = Pair::new();
     let print = identity(2).fingerprint();
     pair.primary.add_path("127.0.0.1:2", print, pair.now, SystemTime::UNIX_EPOCH).unwrap();
-    pair.now += limits::ANSWER_TIMEOUT;
+    // It is there, and says nothing of the path.
+    pair.now += limits::ANSWER_TIMEOUT - limits::DEAD_AFTER / 2;
+    let beat = control::Heartbeat { sequence: 1, reply: true };
+    let beat = crate::wire::ControlMessage::Heartbeat(beat);
+    pair.primary.handle_control(PathId::PRIMARY, beat, pair.now);
+    pair.now += limits::DEAD_AFTER / 2;
     assert_eq!(pair.primary.poll_timeout(), Some(pair.now));
     pair.primary.handle_timeout(pair.now);
     assert!(pair.primary.paths().dead()[0].ended);
     assert_eq!(pair.primary.poll_timeout(), None);
+}
+
+/// A client whose link is cut has not heard yet what it is to answer.
+#[test]
+fn a_client_that_is_silent_has_more_time_to_answer_on_a_path() {
+    let mut pair = Pair::new();
+    let print = identity(2).fingerprint();
+    pair.primary.add_path("127.0.0.1:2", print, pair.now, SystemTime::UNIX_EPOCH).unwrap();
+    for wait in [limits::ANSWER_TIMEOUT, limits::MAX_ANSWER_TIME] {
+        assert!(pair.primary.paths().dead().is_empty());
+        pair.now += wait;
+        assert_eq!(pair.primary.poll_timeout(), Some(pair.now));
+        pair.primary.handle_timeout(pair.now);
+    }
+    // Not for ever.
+    assert!(pair.primary.paths().dead()[0].ended);
 }
