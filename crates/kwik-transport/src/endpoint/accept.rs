@@ -79,6 +79,8 @@ impl Incoming {
         let introduced = Box::pin(introduced(incoming, &slot, &endpoint));
         let introduced = introduced.await.inspect_err(failed)?;
         if let Some(resume) = &introduced.resume {
+            let name = format_args!("primary-path0-{}", resume.session);
+            endpoint.quic.name_trace(introduced.trace, name);
             return Err(take_up(&introduced.connection, introduced.control, resume, &server));
         }
         let connection = &introduced.connection;
@@ -127,6 +129,8 @@ struct Introduced {
     resume: Option<Resumption>,
     /// Those that came meanwhile, where they are on.
     datagrams: Option<Arc<Datagrams>>,
+    /// The number of its trace, if it has one.
+    trace: Option<u64>,
 }
 
 /// The first two control frames of a client that takes up a session.
@@ -152,6 +156,7 @@ async fn introduced(
     });
     let late = ConnectError::from(ConnectionError::TimedOut);
     let connecting = incoming.accept()?;
+    let trace = connecting.trace();
     let connection = before(&mut timeout, connecting).await.ok_or(late)??;
     let datagrams = Datagrams::new(endpoint.quic.datagram_buffer());
     let introducing = before(&mut timeout, introduce(&connection));
@@ -163,7 +168,7 @@ async fn introduced(
         connection.close(Code::PathDead.as_u64(), b"KWIK_PATH_DEAD: not introduced in time");
         Err(ConnectionError::TimedOut.into())
     })?;
-    Ok(Introduced { connection, control, first, resume, datagrams })
+    Ok(Introduced { connection, control, first, resume, datagrams, trace })
 }
 
 /// Lets a session go on over another connection: what there is to say to who accepts.
@@ -216,13 +221,15 @@ fn begin(
     (server, endpoint): (&Server, &Endpoint),
     settings: &Config,
 ) -> Accepted {
-    let Introduced { connection, control, datagrams, .. } = introduced;
+    let Introduced { connection, control, datagrams, trace, .. } = introduced;
     let (runtime, quic) = (&endpoint.runtime, (None, server.config.quic.receive_window));
     match accepted {
         session::Accepted::Primary(mut machine) => {
             machine.streams_mut().set_memory(runtime.receive_memory());
             machine.streams_mut().set_budget(endpoint.budget.clone());
             machine.set_resume_time(server.config.resume_time);
+            let name = format_args!("primary-path0-{}", machine.id());
+            endpoint.quic.name_trace(trace, name);
             let home = (PathId::PRIMARY, &connection);
             let shared = Shared::new(*machine, home, runtime, quic, (settings, datagrams));
             shared.hold_slot(Box::new(place));
@@ -234,6 +241,8 @@ fn begin(
         }
         session::Accepted::Secondary(mut machine) => {
             let key = (machine.id(), machine.path());
+            let name = format_args!("secondary-path{}-{}", key.1, key.0);
+            endpoint.quic.name_trace(trace, name);
             let mut registry = lock(&server.paths);
             registry.replace(key, machine.verifier_mut(), runtime.now());
             let home = (key.1, &connection);

@@ -151,8 +151,13 @@ impl Endpoint {
             }
             None => None,
         };
+        let quic = endpoint(tls.as_ref())?;
+        let metrics = Metrics::default();
+        if quic.qlog().is_some() {
+            metrics.turn_on(runtime, quic.qlog());
+        }
         Ok(Self {
-            quic: endpoint(tls.as_ref())?,
+            quic,
             fingerprint: tls.as_ref().map(ServerTls::fingerprint),
             runtime: runtime.clone(),
             server: server.map(|config| {
@@ -169,7 +174,7 @@ impl Endpoint {
             }),
             default_client: None,
             budget: Arc::new(MemoryBudget::new(limits::MEMORY_BUDGET)),
-            metrics: Metrics::default(),
+            metrics,
         })
     }
 

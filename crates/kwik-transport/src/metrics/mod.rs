@@ -20,9 +20,9 @@ use kwik_proto::sync::lock;
 use kwik_proto::{EventLog, PathId, SessionId};
 use tokio::sync::Notify;
 
-use crate::quic::{ConnectError, ConnectionError, QuicStats, Runtime};
+use crate::quic::{ConnectError, ConnectionError, Qlog, QuicStats, Runtime};
 
-pub use event::{Event, EventKind, Events};
+pub use event::{Event, EventField, EventKind, Events};
 pub use family::{Family, MetricKind, Sample, Value};
 pub use live::{LiveSession, SessionRole};
 pub use read::FAMILIES;
@@ -45,6 +45,8 @@ pub(crate) struct Metrics(Arc<OnceLock<Observed>>);
 #[derive(Debug)]
 pub(crate) struct Observed {
     runtime: Runtime,
+    /// What is told goes there too.
+    qlog: Option<Qlog>,
     counters: Counters,
     events: Mutex<EventLog<Event>>,
     told: Notify,
@@ -54,9 +56,10 @@ pub(crate) struct Observed {
 
 impl Metrics {
     /// Turns it on, for sessions that begin from now on.
-    pub(crate) fn turn_on(&self, runtime: &Runtime) {
+    pub(crate) fn turn_on(&self, runtime: &Runtime, qlog: Option<&Qlog>) {
         self.0.get_or_init(|| Observed {
             runtime: runtime.clone(),
+            qlog: qlog.cloned(),
             counters: Counters::default(),
             events: Mutex::new(EventLog::new(MAX_EVENTS)),
             told: Notify::new(),
@@ -152,6 +155,12 @@ impl SessionWatch {
         self.tell(session, EventKind::SessionBegun { role: self.role });
     }
 
+    /// It goes on over another connection to or from its primary.
+    pub(crate) fn on_resumed(&self, session: Option<SessionId>) {
+        self.observed().counters.resumed[self.role as usize].add(1);
+        self.tell(session, EventKind::Resumed { role: self.role });
+    }
+
     /// It is over; `totals` are its last figures.
     pub(crate) fn on_ended(
         &self,
@@ -188,6 +197,9 @@ impl Observed {
 
     fn tell(&self, event: Event) {
         event.trace();
+        if let Some(qlog) = &self.qlog {
+            event.note(qlog);
+        }
         self.counters.events.add(event.kind.name());
         lock(&self.events).push(event);
         self.told.notify_waiters();

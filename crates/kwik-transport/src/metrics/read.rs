@@ -15,10 +15,16 @@ use super::{LiveSession, Observed, SessionRole};
 use MetricKind::{Counter, Gauge, Histogram};
 
 /// Every metric: its name, kind, labels, and what it means.
-pub const FAMILIES: [(&str, MetricKind, &str, &str); 39] = [
+pub const FAMILIES: [(&str, MetricKind, &str, &str); 40] = [
     ("kwik_sessions", Gauge, "role", "Sessions that are not over."),
     ("kwik_sessions_begun", Counter, "role", "Sessions that began."),
     ("kwik_sessions_ended", Counter, "role, by, code", "Sessions that ended: by whom, and why."),
+    (
+        "kwik_sessions_resumed",
+        Counter,
+        "role",
+        "How often a session went on over another connection to its primary.",
+    ),
     (
         "kwik_handshake_seconds",
         Histogram,
@@ -246,6 +252,11 @@ pub(crate) fn read(observed: &Observed, memory: [u64; 2]) -> Vec<Family> {
             counters.begun.each_ref().map(|c| c.value()),
         ),
         ends(observed),
+        by(
+            "role",
+            SessionRole::ALL.map(SessionRole::name),
+            counters.resumed.each_ref().map(|c| c.value()),
+        ),
         times_by("side", SIDES, counters.handshake.each_ref().map(|times| times.value())),
         failures(observed),
         labelled("reason", counters.refused.values()),
