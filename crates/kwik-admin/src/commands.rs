@@ -11,7 +11,7 @@ use kwik::{Config, Fingerprint, LiveSession, PathId, PrimarySession, Session};
 use serde_json::{Map, Value, json};
 
 use crate::guard::refuse;
-use crate::limits::MAX_REASON;
+use crate::limits::{MAX_REASON, MIN_MEMORY_BUDGET};
 use crate::{Caller, State as Admin, answer, view};
 
 type Answer = Result<Value, (StatusCode, String)>;
@@ -31,6 +31,10 @@ fn fields(body: &[u8], known: &[&str]) -> Result<Map<String, Value>, (StatusCode
         serde_json::from_slice(body).map_err(|error| bad(format!("no JSON: {error}")))?;
     let Value::Object(fields) = value else { return Err(bad("a JSON object is wanted")) };
     match fields.keys().find(|field| !known.contains(&field.as_str())) {
+        Some(name) if name == "memory_budget" => {
+            Err(bad("memory_budget is for all sessions of an endpoint together: change it at \
+             /api/v1/settings, without a session"))
+        }
         Some(_) => Err(bad(format!("unknown field: there are {}", known.join(", ")))),
         None => Ok(fields),
     }
@@ -209,10 +213,9 @@ pub(crate) async fn set_all(
         let budget = match budget {
             None => None,
             Some(bytes) => Some(
-                bytes
-                    .as_u64()
-                    .filter(|bytes| *bytes > 0)
-                    .ok_or_else(|| bad("memory_budget is a number of bytes from 1 on"))?,
+                bytes.as_u64().filter(|bytes| *bytes >= MIN_MEMORY_BUDGET).ok_or_else(|| {
+                    bad(format!("memory_budget is a number of bytes, from {MIN_MEMORY_BUDGET} on"))
+                })?,
             ),
         };
         let body = Value::Object(all).to_string();
@@ -233,7 +236,9 @@ pub(crate) async fn set_all(
             }
         }
         if let Some(bytes) = budget {
-            shown["memory_budget"] = json!({ "now": bytes });
+            // What an endpoint shares among its sessions: each of them has as much.
+            let endpoints = admin.endpoints.len();
+            shown["memory_budget"] = json!({ "now": bytes, "of_each_endpoint": endpoints });
         }
         Ok(json!({ "changed": shown }))
     };

@@ -287,3 +287,33 @@ impl AsyncWrite for Impatient {
         self.inner.as_mut().poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    /// Time is virtual here: it passes when nothing else can.
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_of_an_answer_is_cut_off_and_who_is_slow_is_not() {
+        let (mut reader, writer) = duplex(1_000);
+        let mut answers = Impatient::new(Box::pin(writer));
+        let begun = Instant::now();
+        let error = answers.write_all(&[0; 100_000]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(begun.elapsed().as_secs(), WRITE_TIMEOUT.as_secs());
+        reader.read_exact(&mut [0; 1_000]).await.unwrap();
+
+        let (mut reader, writer) = duplex(1_000);
+        let mut answers = Impatient::new(Box::pin(writer));
+        let slow = async {
+            for _ in 0..100 {
+                tokio::time::sleep(WRITE_TIMEOUT * 9 / 10).await;
+                reader.read_exact(&mut [0; 1_000]).await.unwrap();
+            }
+        };
+        let (written, ()) = tokio::join!(answers.write_all(&[0; 100_000]), slow);
+        written.unwrap();
+    }
+}

@@ -143,6 +143,8 @@ async fn requests_that_are_wrong_are_told_why() {
         // They contradict each other.
         ("PATCH", "/api/v1/settings", r#"{"initial_window": 8000000, "max_window": 7000000}"#, 409),
         ("PATCH", "/api/v1/settings", r#"{"memory_budget": 0}"#, 400),
+        ("PATCH", "/api/v1/settings", r#"{"memory_budget": 1000}"#, 400),
+        ("PATCH", "/api/v1/sessions/0-1/settings", r#"{"memory_budget": 5000000}"#, 400),
         ("POST", "/api/v1/drain", "{}", 409),
         ("POST", "/api/v1/edges/xyz", r#"{"drained": true}"#, 400),
         ("POST", "/metrics", "{}", 405),
@@ -434,8 +436,13 @@ async fn what_is_right_is_done_and_answered_with_what_changed() {
     assert_eq!((status, &changed["changed"]["gap_timeout"]["now"]), (200, &Value::from("250")));
     let (_, shown) = stage.get("/api/v1/sessions/0-1", "").await;
     assert_eq!(shown["settings"]["gap_timeout"]["value"], "250");
-    let (status, _) = stage.patch("/api/v1/settings", r#"{"memory_budget": 5000000}"#).await;
-    assert_eq!(status, 200);
+    let (status, set) = stage.patch("/api/v1/settings", r#"{"memory_budget": 5000000}"#).await;
+    let budget = &set["changed"]["memory_budget"];
+    assert_eq!((status, &budget["now"]), (200, &Value::from(5_000_000)));
+    assert_eq!(budget["of_each_endpoint"], 1);
+    // It is shared by all sessions, so that none of them has one.
+    let (_, refused) = stage.patch(settings, r#"{"memory_budget": 5000000}"#).await;
+    assert!(refused["error"].as_str().unwrap().contains("/api/v1/settings"), "{refused}");
     let open = "Accept: application/openmetrics-text; version=1.0.0\r\n";
     let (_, metrics) = stage.send("GET", "/metrics", open, "").await;
     let metrics = metrics.as_str().unwrap();

@@ -106,6 +106,7 @@ async fn each_number_is_what_the_script_did() {
         assert_eq!(number(at, "kwik_window_bytes", NONE), window);
 
         // What ended is still counted.
+        let came = |bytes: u64| number(at, "kwik_udp_bytes", &[("direction", "received")]) >= bytes;
         let before = number(at, "kwik_udp_bytes", &[("direction", "received")]);
         session.close(7, b"done");
         until(|| primary.session().close_reason().is_some()).await;
@@ -115,10 +116,86 @@ async fn each_number_is_what_the_script_did() {
         let own = [("role", "client"), ("by", "local"), ("code", "closed")];
         assert_eq!(number(at, "kwik_sessions_ended", &own), 1);
         drop((session, primary));
-        until(|| number(at, "kwik_udp_bytes", &[("direction", "received")]) >= before).await;
         about(number(at, "kwik_received_bytes", &[("path", "secondary")]), LEASED);
         about(number(at, "kwik_sent_bytes", NONE), UP);
         assert_eq!(number(at, "kwik_sessions", &[("role", "client")]), 0);
+
+        // Figures never fall, so that they stand still until others make up for what was forgotten.
+        let (session, primary) = servers.connect(&client).await;
+        upload(primary.session(), &session, OWN / 2).await;
+        until(|| came(before + OWN / 2)).await;
+        assert!(!came(before + OWN), "counted twice");
+    })
+    .await;
+}
+
+/// Who is told to show that it receives at its address comes again, and is let in.
+#[tokio::test]
+async fn who_shows_its_address_first_is_not_refused() {
+    within(async {
+        let client = client();
+        let config = kwik::ServerConfig::new(common::identity(0));
+        let primary = common::server(kwik::ServerConfig { max_sessions: 2, ..config });
+        primary.watch();
+        let servers = Servers { primary, edges: Vec::new() };
+        let _first = servers.connect(&client).await;
+        let _second = servers.connect(&client).await;
+        assert_eq!(number(&servers.primary, "kwik_address_validations", NONE), 1);
+        assert_eq!(number(&servers.primary, "kwik_refused_connections", &[("reason", "busy")]), 0);
+        let families = servers.primary.metrics();
+        let refused = families.iter().find(|family| family.name == "kwik_refused_connections");
+        assert!(refused.unwrap().samples.is_empty(), "{refused:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_path_that_may_come_back_is_counted_as_dead() {
+    within(async {
+        let (servers, client) = (Servers::new(1), client());
+        servers.primary.watch();
+        let (_session, primary) = servers.connect(&client).await;
+        let (_path, edge) = servers.add_edge(&primary, 0).await;
+        servers.edges[0].close(0, b"gone");
+        drop(edge);
+        let of = |state| {
+            let labels = [("path", "secondary"), ("state", state)];
+            number(&servers.primary, "kwik_paths", &labels)
+        };
+        until(|| of("dead") == 1 && of("connecting") == 0).await;
+    })
+    .await;
+}
+
+#[derive(Debug)]
+struct Nobody;
+
+impl kwik::Authenticator for Nobody {
+    fn authenticate(&self, _: &kwik::Introduction<'_>) -> Result<Bytes, String> {
+        Err("nobody comes in".to_owned())
+    }
+}
+
+/// A client's handshake is over when its primary has accepted it.
+#[tokio::test]
+async fn a_client_that_is_not_let_in_has_failed_its_handshake() {
+    within(async {
+        let client = client();
+        client.watch();
+        let config = kwik::ServerConfig::new(common::identity(0));
+        let nobody = kwik::ServerConfig { authenticator: std::sync::Arc::new(Nobody), ..config };
+        let server = common::server(nobody);
+        let pinned = kwik::ClientConfig::pinned(common::identity(0).fingerprint());
+        let dial = client.connect_with(pinned, server.local_addr().unwrap(), "").unwrap();
+        let accept = async { server.accept().await.unwrap().accept_any().await.unwrap_err() };
+        let (session, _) = tokio::join!(dial, accept);
+        if let Ok(session) = session {
+            session.closed().await;
+        }
+        let families = client.metrics();
+        let failures = families.iter().find(|family| family.name == "kwik_handshake_failures");
+        assert_eq!(failures.unwrap().samples.len(), 1, "{failures:?}");
+        assert_eq!(number(&client, "kwik_handshake_seconds", &[("side", "client")]), 0);
     })
     .await;
 }

@@ -48,10 +48,9 @@ async fn each_path_has_a_qlog_and_sessions_have_one_beside_it() {
     const SIZE: u64 = 400_000;
     let folder = tempfile::tempdir().unwrap();
     let roles = ["client", "primary", "edge"].map(|name| folder.path().join(name));
-    let quics = roles.each_ref().map(|path| QuicConfig {
-        qlog: Some(Qlog::open(path).unwrap()),
-        ..QuicConfig::default()
-    });
+    let quics = roles
+        .each_ref()
+        .map(|path| QuicConfig { qlog: Some(Qlog::open(path).unwrap()), ..QuicConfig::default() });
     within(async {
         let [client, primary, edge] = &quics;
         let at = LOOPBACK.parse().unwrap();

@@ -316,7 +316,12 @@ fn feed(
             message,
             ControlMessage::Heartbeat(_) | ControlMessage::AuthenticationResponse(_)
         );
+        let accepts = path.is_primary()
+            && matches!(&message, ControlMessage::AuthenticationResponse(m) if m.result.is_ok());
         machine.handle_control(path, message, now);
+        if let Some(watch) = watch.filter(|_| accepts) {
+            watch.on_accepted(now);
+        }
         if answer {
             let figures = connection.figures();
             machine.on_figures(path, figures, now);

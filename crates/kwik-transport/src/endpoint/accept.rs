@@ -74,7 +74,7 @@ impl Incoming {
         let Self { incoming, slot, server, endpoint } = self;
         let runtime = endpoint.runtime.clone();
         let began = runtime.now();
-        let failed = |error: &ConnectError| endpoint.metrics.on_handshake(true, Err(error));
+        let failed = |error: &ConnectError| endpoint.metrics.on_failure(true, error);
         // Apart, lest whoever awaits this keeps room for it as long as its session lives.
         let introduced = Box::pin(introduced(incoming, &slot, &endpoint));
         let introduced = introduced.await.inspect_err(failed)?;
@@ -113,7 +113,7 @@ impl Incoming {
         });
         let accepted = accepted.inspect_err(failed)?;
         let place = claim(&server, connection, runtime.now()).inspect_err(failed)?;
-        endpoint.metrics.on_handshake(true, Ok(runtime.now().saturating_duration_since(began)));
+        endpoint.metrics.on_handshake(runtime.now().saturating_duration_since(began));
         drop(slot);
         connection.set_receive_window(limits::CONNECTION_WINDOW.min(config.quic.receive_window));
         Ok(begin(accepted, introduced, place, (&server, &endpoint), &settings))
@@ -234,7 +234,8 @@ fn begin(
             let shared = Shared::new(*machine, home, runtime, quic, (settings, datagrams));
             shared.hold_slot(Box::new(place));
             let held = Held::new(shared.clone());
-            shared.set_watch(endpoint.metrics.begin(LiveWeak::Primary(WeakHeld::new(&held))));
+            let live = LiveWeak::Primary(WeakHeld::new(&held));
+            shared.set_watch(endpoint.metrics.begin(live, None));
             let session = PrimarySession::new(held);
             start(&(shared as _), PathId::PRIMARY, &connection, control);
             Accepted::Primary(session)
@@ -251,7 +252,8 @@ fn begin(
             shared.hold_slot(Box::new(place));
             let held = Held::new(shared.clone());
             // Before others find it in the registry, and may end it.
-            shared.set_watch(endpoint.metrics.begin(LiveWeak::Secondary(WeakHeld::new(&held))));
+            let live = LiveWeak::Secondary(WeakHeld::new(&held));
+            shared.set_watch(endpoint.metrics.begin(live, None));
             registry.insert(key, shared.clone(), runtime.now());
             drop(registry);
             let session = SecondarySession::new(held);

@@ -188,6 +188,7 @@ pub(super) struct Counters {
     pub(super) handshake: [Times; 2],
     pub(super) failures: [Labelled; 2],
     pub(super) refused: Labelled,
+    pub(super) validations: Counter,
     /// Payload over the primary's path, and over others.
     pub(super) received: [Counter; 2],
     pub(super) conflicting: Counter,

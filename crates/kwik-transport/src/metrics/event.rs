@@ -11,7 +11,7 @@ use tokio::sync::futures::Notified;
 
 use crate::quic::Qlog;
 
-use super::family::{outcome, reason_name, state};
+use super::family::outcome;
 use super::{Metrics, SessionRole};
 
 /// Something that happened at an endpoint (10.2).
@@ -173,7 +173,7 @@ impl EventKind {
             ],
             Self::Path { path, status, reason, ended } => vec![
                 ("path", path_number(*path)),
-                ("status", text(state(*status))),
+                ("status", text(status.name())),
                 ("reason", EventField::text(kwik_proto::escape(reason))),
                 ("ended", Flag(*ended)),
             ],
@@ -187,7 +187,7 @@ impl EventKind {
             }
             Self::Backpressure { stream, reason } => vec![
                 ("stream", EventField::of(*stream)),
-                ("reason", EventField::of(reason.map(reason_name))),
+                ("reason", EventField::of(reason.map(BackpressureReason::name))),
             ],
             Self::Switched { path, after_micros } => {
                 vec![("path", path_number(*path)), ("after_micros", Number(*after_micros))]
@@ -241,7 +241,7 @@ impl Event {
                 tracing::debug!(session, event, role = role.name(), "session resumed");
             }
             EventKind::Path { path, status, reason, ended } => {
-                let (status, reason) = (state(*status), kwik_proto::escape(reason));
+                let (status, reason) = (status.name(), kwik_proto::escape(reason));
                 tracing::debug!(session, event, %path, status, %reason, ended, "path changed");
             }
             EventKind::Lease { of, outcome } => {
@@ -252,7 +252,7 @@ impl Event {
             }
             EventKind::Backpressure { stream, reason } => {
                 let stream = stream.map(tracing::field::display);
-                let reason = reason.map(reason_name);
+                let reason = reason.map(BackpressureReason::name);
                 tracing::debug!(session, event, stream, reason, "backpressure");
             }
             EventKind::Switched { path, after_micros } => {

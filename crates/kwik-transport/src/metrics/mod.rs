@@ -12,7 +12,7 @@ mod marks;
 mod read;
 
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kwik_proto::session::SessionEvent;
 use kwik_proto::stats::SessionStats;
@@ -73,21 +73,33 @@ impl Metrics {
     }
 
     /// A session begins, if any are watched.
-    pub(crate) fn begin(&self, session: LiveWeak) -> Option<SessionWatch> {
+    /// `began`: when a client began to dial whose primary has not accepted it yet.
+    pub(crate) fn begin(&self, session: LiveWeak, began: Option<Instant>) -> Option<SessionWatch> {
         let observed = self.get()?;
         let role = session.role();
-        let number = lock(&observed.live).insert(session);
+        let number = lock(&observed.live).insert(session, began);
         observed.counters.begun[role as usize].add(1);
         Some(SessionWatch { metrics: self.clone(), number, role })
     }
 
-    /// A handshake is over, at a client or a server.
-    pub(crate) fn on_handshake(&self, server: bool, result: Result<Duration, &ConnectError>) {
-        let Some(observed) = self.get() else { return };
-        let side = usize::from(server);
-        match result {
-            Ok(took) => observed.counters.handshake[side].note(took),
-            Err(error) => observed.counters.failures[side].add(family::failure(error)),
+    /// A server's handshake is over.
+    pub(crate) fn on_handshake(&self, took: Duration) {
+        if let Some(observed) = self.get() {
+            observed.counters.handshake[1].note(took);
+        }
+    }
+
+    /// A handshake failed, at a client or a server.
+    pub(crate) fn on_failure(&self, server: bool, error: &ConnectError) {
+        if let Some(observed) = self.get() {
+            observed.counters.failures[usize::from(server)].add(family::failure(error));
+        }
+    }
+
+    /// Somebody has to show first that they receive at their address.
+    pub(crate) fn on_validation(&self) {
+        if let Some(observed) = self.get() {
+            observed.counters.validations.add(1);
         }
     }
 
@@ -138,7 +150,7 @@ impl SessionWatch {
             SessionEvent::Answered { after, .. } => observed.counters.control.note(*after),
             SessionEvent::Switched { after, .. } => observed.counters.switches.note(*after),
             SessionEvent::Path(change) => {
-                observed.counters.path_changes.add(family::state(change.status));
+                observed.counters.path_changes.add(change.status.name());
             }
             SessionEvent::Lease { outcome, .. } => {
                 observed.counters.leases.add(family::outcome(*outcome));
@@ -153,6 +165,14 @@ impl SessionWatch {
     /// It began.
     pub(crate) fn on_begun(&self, session: Option<SessionId>) {
         self.tell(session, EventKind::SessionBegun { role: self.role });
+    }
+
+    /// A client's primary has accepted it.
+    pub(crate) fn on_accepted(&self, now: Instant) {
+        let observed = self.observed();
+        if let Some(began) = lock(&observed.live).take_beginning(self.number) {
+            observed.counters.handshake[0].note(now.saturating_duration_since(began));
+        }
     }
 
     /// It goes on over another connection to or from its primary.
@@ -173,9 +193,12 @@ impl SessionWatch {
         {
             // Under one lock, so that who reads finds it in one of the two places.
             let mut live = lock(&observed.live);
-            if live.remove(self.number).is_some() {
-                observed.counters.ended.add(self.role, by, code);
-                observed.counters.totals.add(totals);
+            // It is told once.
+            let Some(began) = live.remove(self.number) else { return };
+            observed.counters.ended.add(self.role, by, code);
+            observed.counters.totals.add(totals);
+            if began.is_some() {
+                observed.counters.failures[0].add(code);
             }
         }
         let reason = error.to_string();
