@@ -264,7 +264,7 @@ pub(crate) async fn drain(
     done(&caller, "drain", drain())
 }
 
-/// `POST /api/v1/edges/{fingerprint}`: `drained`, true or false.
+/// `POST /api/v1/edges/{fingerprint}`: `drained`, true or false, and `weight`, a whole number.
 pub(crate) async fn set_edge(
     State(admin): State<Arc<Admin>>,
     caller: Caller,
@@ -272,17 +272,29 @@ pub(crate) async fn set_edge(
     body: Bytes,
 ) -> Response {
     let set = || {
-        let fields = fields(&body, &["drained"])?;
-        let drained = fields.get("drained").and_then(Value::as_bool);
-        let drained = drained.ok_or_else(|| bad("drained is true or false"))?;
+        let fields = fields(&body, &["drained", "weight"])?;
+        let drained = fields
+            .get("drained")
+            .map(|drained| drained.as_bool().ok_or_else(|| bad("drained is true or false")));
+        let weight = fields.get("weight").map(|weight| {
+            let weight = weight.as_u64().and_then(|weight| u32::try_from(weight).ok());
+            weight.ok_or_else(|| bad("weight is a whole number below 2^32"))
+        });
+        let (drained, weight) = (drained.transpose()?, weight.transpose()?);
+        if drained.is_none() && weight.is_none() {
+            return Err(bad("say drained, true or false, or weight, a whole number"));
+        }
         let key: Fingerprint =
             edge.parse().map_err(|_| bad("an edge is named by its fingerprint"))?;
-        match admin.service.set_edge_drained(key, drained) {
-            true => Ok(json!({ "edge": key.to_string(), "drained": drained })),
-            false => Err((StatusCode::NOT_FOUND, "no such edge".to_owned())),
-        }
+        let service = &admin.service;
+        let known = drained.is_none_or(|drained| service.set_edge_drained(key, drained))
+            && weight.is_none_or(|weight| service.set_edge_weight(key, weight));
+        let mut changed = json!({ "edge": key.to_string() });
+        drained.into_iter().for_each(|drained| changed["drained"] = json!(drained));
+        weight.into_iter().for_each(|weight| changed["weight"] = json!(weight));
+        known.then_some(changed).ok_or((StatusCode::NOT_FOUND, "no such edge".to_owned()))
     };
-    done(&caller, "drain edge", set())
+    done(&caller, "change edge", set())
 }
 
 /// `POST /api/v1/reload`: edges, lists and logs, as SIGHUP does.

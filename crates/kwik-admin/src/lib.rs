@@ -2,7 +2,8 @@
 //! and paths as JSON, events, alerts, commands, and a page that shows them live.
 //!
 //! Everything is read from snapshots when somebody asks; the data plane never waits for it. It is
-//! for this machine alone: a port of loopback, or a Unix socket. An application with an HTTP server
+//! for this machine alone, a port of loopback or a Unix socket, unless it has TLS and a token
+//! ([`Bound::with_tls`]). An application with an HTTP server
 //! of its own nests [`Admin::router`] there, and decides itself who comes in.
 //!
 //! ```
@@ -25,6 +26,7 @@ pub mod limits;
 mod metrics;
 mod serve;
 mod shared;
+mod tls;
 mod view;
 
 use std::future::Future;
@@ -47,6 +49,7 @@ pub use alerts::{ALERTS, Thresholds};
 pub use guard::{InvalidToken, Token};
 pub use metrics::OWN as OWN_METRICS;
 pub use serve::{Bound, Place, PlaceError};
+pub use tls::{Tls, TlsError};
 
 use alerts::Alerts;
 use guard::refuse;
@@ -79,6 +82,11 @@ pub trait Service: Send + Sync {
 
     /// Gives an edge no new sessions, or does again; false when it is not known.
     fn set_edge_drained(&self, _: Fingerprint, _drained: bool) -> bool {
+        false
+    }
+
+    /// Gives an edge another weight in sessions to come; false when it is not known.
+    fn set_edge_weight(&self, _: Fingerprint, _weight: u32) -> bool {
         false
     }
 }
@@ -186,7 +194,10 @@ impl Admin {
     }
 
     /// Answers on a listener for as long as it is polled.
-    pub async fn run(self, bound: &Bound) {
+    pub async fn run(mut self, bound: &Bound) {
+        if let Some(token) = bound.token() {
+            self = self.with_token(token.clone());
+        }
         let (router, watching) = self.router();
         tokio::select! {
             () = bound.run(router) => {}

@@ -367,8 +367,6 @@ async fn event_streams_are_few() {
 #[tokio::test]
 async fn the_interface_is_of_this_machine_alone() {
     for foreign in ["0.0.0.0:0", "192.0.2.1:9000", "[::]:9000", "[2001:db8::1]:9000"] {
-        let place: Result<Place, _> = foreign.parse();
-        assert!(matches!(place, Err(PlaceError::Foreign(_))), "{foreign}");
         let place = Place::Tcp(foreign.parse().unwrap());
         assert!(matches!(Bound::new(&place).await, Err(PlaceError::Foreign(_))), "{foreign}");
     }

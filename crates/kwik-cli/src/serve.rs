@@ -143,7 +143,9 @@ fn without_secrets(
 ) -> Result<Source, Failure> {
     // The files of the state, too: they may have other names elsewhere.
     let kept = state::SECRETS.map(|name| folder.join(name));
-    let given = [&arguments.secret_file, &arguments.admin.admin_token_file, &arguments.qlog];
+    let admin = &arguments.admin;
+    let given =
+        [&arguments.secret_file, &admin.admin_token_file, &admin.admin_key, &arguments.qlog];
     let given = given.into_iter().flatten().cloned();
     let secrets = [folder.to_owned()].into_iter().chain(kept).chain(given);
     for secret in secrets.filter(|secret| secret.exists()) {
