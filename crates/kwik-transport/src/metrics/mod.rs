@@ -228,3 +228,49 @@ impl Observed {
         self.told.notify_waiters();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use kwik_proto::path::{PathEvent, PathStatus};
+
+    use super::*;
+
+    /// Whatever peers choose, a scrape stays small (10.1).
+    #[tokio::test]
+    async fn a_million_sessions_make_few_labels() {
+        let metrics = Metrics::default();
+        metrics.turn_on(&Runtime::tokio(), None);
+        let observed = metrics.get().unwrap();
+        let mut seed = 1_u64;
+        for number in 0..1_000_000_u64 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(number);
+            let (code, role) = (seed >> 2, SessionRole::ALL[(seed % 3) as usize]);
+            let reason = String::new();
+            let error = match number % 3 {
+                0 => ConnectionError::closed_by_peer(code, Vec::new().into()),
+                1 => ConnectionError::TransportError { code: code % 100_000, reason },
+                _ => ConnectionError::TransportError { code: 0x4b00 + code % 256, reason },
+            };
+            let (by, name) = family::end(&error);
+            observed.counters.ended.add(role, by, name);
+            if number % 100 == 0 {
+                metrics.on_failure(number % 200 == 0, &ConnectError::Connection(error));
+                let mut bytes = [0; 16];
+                bytes[..8].copy_from_slice(&seed.to_be_bytes());
+                let watch = SessionWatch { metrics: metrics.clone(), number, role };
+                let path = PathId(seed as u32);
+                let (status, reason) = (PathStatus::Dead, format!("peer {seed}"));
+                let event = PathEvent { path, status, reason, figures: None, ended: true };
+                watch.on_event(Some(SessionId(bytes)), SessionEvent::Path(event));
+            }
+        }
+        let families = read(observed, [0, 0]);
+        let samples = families.iter().flat_map(|family| &family.samples);
+        let values: BTreeSet<_> = samples.clone().flat_map(|sample| &sample.labels).collect();
+        assert!(values.len() <= 200, "{}: {values:?}", values.len());
+        let ended: u64 = observed.counters.ended.values().iter().map(|(_, count)| count).sum();
+        assert_eq!(ended, 1_000_000);
+    }
+}
