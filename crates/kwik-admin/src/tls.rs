@@ -42,9 +42,7 @@ impl Tls {
         let provider = Arc::new(ring::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])
-            .expect("invariant: the provider has TLS 1.3")
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
+            .and_then(|config| config.with_no_client_auth().with_single_cert(chain, key))
             .map_err(|error| TlsError::Key(error.to_string()))?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self(Arc::new(config)))

@@ -31,9 +31,9 @@ pub(crate) const MAX_PEM: u64 = 256 * 1024;
 
 #[derive(Debug, Args)]
 pub(crate) struct AdminOptions {
-    /// Show what the server does and take commands there: 127.0.0.1:PORT, or the path of a socket; an
-    /// address that other machines reach needs --admin-cert, --admin-key and --admin-token-file. A
-    /// page, /metrics for Prometheus, and `kwik ctl`.
+    /// Show what the server does and take commands there: 127.0.0.1:PORT, or the path of a socket;
+    /// an address that other machines reach needs --admin-cert, --admin-key and
+    /// --admin-token-file. A page, /metrics for Prometheus, and `kwik ctl`.
     #[arg(long, value_name = "PLACE")]
     pub(crate) admin: Option<Place>,
     /// A file with the token that is asked for there: 32 letters and digits or more, of

@@ -75,8 +75,6 @@ async fn each_number_is_what_the_script_did() {
         assert_eq!(number(at, "kwik_window_bytes", NONE), window);
 
         // What ended is still counted.
-        let came = |bytes: u64| number(at, "kwik_udp_bytes", &[("direction", "received")]) >= bytes;
-        let before = number(at, "kwik_udp_bytes", &[("direction", "received")]);
         session.close(7, b"done");
         until(|| primary.session().close_reason().is_some()).await;
         until(|| client.sessions().is_empty() && servers.primary.sessions().is_empty()).await;
@@ -88,12 +86,27 @@ async fn each_number_is_what_the_script_did() {
         about(number(at, "kwik_received_bytes", &[("path", "secondary")]), LEASED);
         about(number(at, "kwik_sent_bytes", NONE), UP);
         assert_eq!(number(at, "kwik_sessions", &[("role", "client")]), 0);
+    })
+    .await;
+}
 
-        // Figures never fall, so that they stand still until others make up for what was forgotten.
-        let (session, primary) = servers.connect(&client).await;
-        upload(primary.session(), &session, OWN / 2).await;
-        until(|| came(before + OWN / 2)).await;
-        assert!(!came(before + OWN), "counted twice");
+/// Figures never fall, so that they stand still until others make up for what was forgotten.
+#[tokio::test]
+async fn what_a_connection_brought_that_is_gone_is_neither_forgotten_nor_counted_twice() {
+    const BYTES: u64 = 1_000_000;
+    within(async {
+        let (servers, client) = (Servers::new(0), client());
+        client.watch();
+        let came = || number(&client, "kwik_udp_bytes", &[("direction", "received")]);
+        for turn in 1..=3 {
+            let (session, primary) = servers.connect(&client).await;
+            upload(primary.session(), &session, BYTES).await;
+            session.close(0, b"");
+            until(|| client.sessions().is_empty()).await;
+            drop((session, primary));
+            until(|| came() >= turn * BYTES).await;
+            assert!(came() < turn * BYTES * 3 / 2, "{turn}: {}", came());
+        }
     })
     .await;
 }

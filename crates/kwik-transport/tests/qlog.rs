@@ -1,7 +1,7 @@
 //! Files of qlog: complete, named by role and path, and bounded (10.2).
 
 #![cfg(feature = "qlog")]
-#![allow(clippy::unwrap_used, reason = "test code")]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]
 
 mod common;
 
@@ -43,16 +43,11 @@ fn check(kind: &str, records: &[Value], side: &str) {
     assert!(events.iter().all(|event| event["name"].as_str().unwrap().contains(':')));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_path_has_a_qlog_and_sessions_have_one_beside_it() {
-    const SIZE: u64 = 400_000;
-    let folder = tempfile::tempdir().unwrap();
-    let roles = ["client", "primary", "edge"].map(|name| folder.path().join(name));
-    let quics = roles
-        .each_ref()
-        .map(|path| QuicConfig { qlog: Some(Qlog::open(path).unwrap()), ..QuicConfig::default() });
+const SIZE: u64 = 400_000;
+
+/// A client fetches what an edge brings; all have ended when it returns.
+async fn fetch([client, primary, edge]: &[QuicConfig; 3]) {
     within(async {
-        let [client, primary, edge] = &quics;
         let at = LOOPBACK.parse().unwrap();
         let config = ServerConfig::new(identity(0));
         let server = Endpoint::bind(at, Some(config), primary).unwrap();
@@ -88,6 +83,16 @@ async fn each_path_has_a_qlog_and_sessions_have_one_beside_it() {
         }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_path_has_a_qlog_and_sessions_have_one_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let roles = ["client", "primary", "edge"].map(|name| folder.path().join(name));
+    let quics = roles
+        .each_ref()
+        .map(|path| QuicConfig { qlog: Some(Qlog::open(path).unwrap()), ..QuicConfig::default() });
+    fetch(&quics).await;
     drop(quics);
     let [client, primary, edge] = roles.map(|path| read(&path));
     let names = |files: &BTreeMap<String, Vec<Value>>| files.keys().cloned().collect::<Vec<_>>();

@@ -96,6 +96,45 @@ async fn bytes_streams_leases_and_sessions_are_those_of_the_script() {
     .await;
 }
 
+/// A client's connection is lost, and it comes back on another.
+async fn one_is_resumed() {
+    let server = common::server(ServerConfig::new(identity(3)));
+    common::serve_clients(server.clone());
+    server.watch();
+    let (dialer, address) = (hostile::dialer(), common::address(&server));
+    let key = kwik::Identity::from_seed([1; 32]);
+    let (mut peer, id) = Peer::join_as(&dialer, address, &key).await;
+    peer.ping().await;
+    let lost = u32::try_from(0x4b02).unwrap();
+    peer.connection.close(lost.into(), b"gone");
+    let mut peer = Peer::dial(&dialer, address).await;
+    peer.ask_to_resume(&key, id, Resume { frame_id: 1, attempt: 1, packets: Vec::new() }).await;
+    peer.hear_resumed(1).await;
+    assert_eq!(number(&server, "kwik_sessions_resumed", &[("role", "primary")]), 1);
+}
+
+/// What 10.1 names, each by one of its metrics.
+fn every_row_is_there(at: &Endpoint) {
+    for (row, name, labels) in [
+        ("throughput", "kwik_received_bytes", &[("path", "primary")][..]),
+        ("latency", "kwik_round_trip_seconds", NONE),
+        ("connection time", "kwik_handshake_seconds", &[("side", "client")]),
+        ("control latency", "kwik_control_seconds", NONE),
+        ("path switch time", "kwik_path_switch_seconds", NONE),
+        ("aggregation overhead", "kwik_duplicate_bytes", NONE),
+        ("window use", "kwik_window_bytes", NONE),
+        ("backpressure", "kwik_backpressure", &[("reason", "slow_consumer")]),
+        ("time of it", "kwik_backpressure_seconds", &[("reason", "slow_consumer")]),
+        ("conflicts", "kwik_conflicting_bytes", NONE),
+        ("its bound", "kwik_memory_limit_bytes", NONE),
+        ("UDP", "kwik_udp_datagrams", &[("direction", "sent")]),
+        ("QUIC", "kwik_quic_packets_sent", NONE),
+        ("congestion", "kwik_congestion_window_bytes", NONE),
+    ] {
+        assert!(number(at, name, labels) > 0, "{row}: {name}");
+    }
+}
+
 /// An edge that lies and falls silent, a reader that waits, a client that is lost: conflicts, bytes
 /// for nothing, switches, gaps, backpressure, resumption.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -146,40 +185,8 @@ async fn troubles_are_those_of_the_script_and_every_row_is_there() {
         until(|| number(at, "kwik_control_seconds", NONE) > 0).await;
         drop(recv);
 
-        // A client's connection is lost, and it comes back on another.
-        let server = common::server(ServerConfig::new(identity(3)));
-        common::serve_clients(server.clone());
-        server.watch();
-        let (dialer, address) = (hostile::dialer(), common::address(&server));
-        let key = kwik::Identity::from_seed([1; 32]);
-        let (mut peer, id) = Peer::join_as(&dialer, address, &key).await;
-        peer.ping().await;
-        let lost = u32::try_from(0x4b02).unwrap();
-        peer.connection.close(lost.into(), b"gone");
-        let mut peer = Peer::dial(&dialer, address).await;
-        peer.ask_to_resume(&key, id, Resume { frame_id: 1, attempt: 1, packets: Vec::new() }).await;
-        peer.hear_resumed(1).await;
-        assert_eq!(number(&server, "kwik_sessions_resumed", &[("role", "primary")]), 1);
-
-        // What 10.1 names, each by one of its metrics.
-        for (row, name, labels) in [
-            ("throughput", "kwik_received_bytes", &[("path", "primary")][..]),
-            ("latency", "kwik_round_trip_seconds", NONE),
-            ("connection time", "kwik_handshake_seconds", &[("side", "client")]),
-            ("control latency", "kwik_control_seconds", NONE),
-            ("path switch time", "kwik_path_switch_seconds", NONE),
-            ("aggregation overhead", "kwik_duplicate_bytes", NONE),
-            ("window use", "kwik_window_bytes", NONE),
-            ("backpressure", "kwik_backpressure", &[("reason", "slow_consumer")]),
-            ("time of it", "kwik_backpressure_seconds", &[("reason", "slow_consumer")]),
-            ("conflicts", "kwik_conflicting_bytes", NONE),
-            ("its bound", "kwik_memory_limit_bytes", NONE),
-            ("UDP", "kwik_udp_datagrams", &[("direction", "sent")]),
-            ("QUIC", "kwik_quic_packets_sent", NONE),
-            ("congestion", "kwik_congestion_window_bytes", NONE),
-        ] {
-            assert!(number(at, name, labels) > 0, "{row}: {name}");
-        }
+        one_is_resumed().await;
+        every_row_is_there(at);
         // Rises and falls: there, though nothing is in it now.
         for name in ["kwik_unread_bytes", "kwik_unacknowledged_bytes", "kwik_gaps", "kwik_pieces"] {
             let families = client.metrics();

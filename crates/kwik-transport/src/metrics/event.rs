@@ -145,11 +145,11 @@ pub enum EventField {
 }
 
 impl EventField {
-    fn text(text: impl ToString) -> Self {
+    fn text(text: &(impl ToString + ?Sized)) -> Self {
         Self::Text(text.to_string())
     }
 
-    fn of<T: ToString>(text: Option<T>) -> Self {
+    fn of<T: ToString>(text: Option<&T>) -> Self {
         text.map_or(Self::Absent, Self::text)
     }
 }
@@ -174,20 +174,20 @@ impl EventKind {
             Self::Path { path, status, reason, ended } => vec![
                 ("path", path_number(*path)),
                 ("status", text(status.name())),
-                ("reason", EventField::text(kwik_proto::escape(reason))),
+                ("reason", EventField::text(&kwik_proto::escape(reason))),
                 ("ended", Flag(*ended)),
             ],
             Self::Lease { of, outcome } => {
                 let (path, stream) = of.unzip();
                 vec![
                     ("path", path.map_or(Absent, path_number)),
-                    ("stream", EventField::of(stream)),
+                    ("stream", EventField::of(stream.as_ref())),
                     ("outcome", text(outcome)),
                 ]
             }
             Self::Backpressure { stream, reason } => vec![
-                ("stream", EventField::of(*stream)),
-                ("reason", EventField::of(reason.map(BackpressureReason::name))),
+                ("stream", EventField::of(stream.as_ref())),
+                ("reason", EventField::of(reason.map(BackpressureReason::name).as_ref())),
             ],
             Self::Switched { path, after_micros } => {
                 vec![("path", path_number(*path)), ("after_micros", Number(*after_micros))]

@@ -260,7 +260,7 @@ mod tests {
                 let mut bytes = [0; 16];
                 bytes[..8].copy_from_slice(&seed.to_be_bytes());
                 let watch = SessionWatch { metrics: metrics.clone(), number, role };
-                let path = PathId(seed as u32);
+                let path = PathId(u32::try_from(seed >> 32).unwrap());
                 let (status, reason) = (PathStatus::Dead, format!("peer {seed}"));
                 let event = PathEvent { path, status, reason, figures: None, ended: true };
                 watch.on_event(Some(SessionId(bytes)), SessionEvent::Path(event));
