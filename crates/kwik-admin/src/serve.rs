@@ -90,7 +90,8 @@ enum Listener {
     Unix(UnixListener, PathBuf, Inode),
 }
 
-/// A listener that is bound; the interface answers while [`Self::run`] is polled.
+/// A listener that is bound; the interface answers while [`Admin::run`](crate::Admin::run) is
+/// polled.
 #[derive(Debug)]
 pub struct Bound(Listener);
 
