@@ -11,7 +11,7 @@ use kwik::{Config, Fingerprint, LiveSession, PathId, PrimarySession, Session};
 use serde_json::{Map, Value, json};
 
 use crate::guard::refuse;
-use crate::limits::MAX_REASON;
+use crate::limits::{MAX_REASON, MIN_MEMORY_BUDGET};
 use crate::{Caller, State as Admin, answer, view};
 
 type Answer = Result<Value, (StatusCode, String)>;
@@ -31,6 +31,10 @@ fn fields(body: &[u8], known: &[&str]) -> Result<Map<String, Value>, (StatusCode
         serde_json::from_slice(body).map_err(|error| bad(format!("no JSON: {error}")))?;
     let Value::Object(fields) = value else { return Err(bad("a JSON object is wanted")) };
     match fields.keys().find(|field| !known.contains(&field.as_str())) {
+        Some(name) if name == "memory_budget" => {
+            Err(bad("memory_budget is for all sessions of an endpoint together: change it at \
+             /api/v1/settings, without a session"))
+        }
         Some(_) => Err(bad(format!("unknown field: there are {}", known.join(", ")))),
         None => Ok(fields),
     }
@@ -209,10 +213,9 @@ pub(crate) async fn set_all(
         let budget = match budget {
             None => None,
             Some(bytes) => Some(
-                bytes
-                    .as_u64()
-                    .filter(|bytes| *bytes > 0)
-                    .ok_or_else(|| bad("memory_budget is a number of bytes from 1 on"))?,
+                bytes.as_u64().filter(|bytes| *bytes >= MIN_MEMORY_BUDGET).ok_or_else(|| {
+                    bad(format!("memory_budget is a number of bytes, from {MIN_MEMORY_BUDGET} on"))
+                })?,
             ),
         };
         let body = Value::Object(all).to_string();
@@ -233,7 +236,9 @@ pub(crate) async fn set_all(
             }
         }
         if let Some(bytes) = budget {
-            shown["memory_budget"] = json!({ "now": bytes });
+            // What an endpoint shares among its sessions: each of them has as much.
+            let endpoints = admin.endpoints.len();
+            shown["memory_budget"] = json!({ "now": bytes, "of_each_endpoint": endpoints });
         }
         Ok(json!({ "changed": shown }))
     };
@@ -259,7 +264,7 @@ pub(crate) async fn drain(
     done(&caller, "drain", drain())
 }
 
-/// `POST /api/v1/edges/{fingerprint}`: `drained`, true or false.
+/// `POST /api/v1/edges/{fingerprint}`: `drained`, true or false, and `weight`, a whole number.
 pub(crate) async fn set_edge(
     State(admin): State<Arc<Admin>>,
     caller: Caller,
@@ -267,17 +272,29 @@ pub(crate) async fn set_edge(
     body: Bytes,
 ) -> Response {
     let set = || {
-        let fields = fields(&body, &["drained"])?;
-        let drained = fields.get("drained").and_then(Value::as_bool);
-        let drained = drained.ok_or_else(|| bad("drained is true or false"))?;
+        let fields = fields(&body, &["drained", "weight"])?;
+        let drained = fields
+            .get("drained")
+            .map(|drained| drained.as_bool().ok_or_else(|| bad("drained is true or false")));
+        let weight = fields.get("weight").map(|weight| {
+            let weight = weight.as_u64().and_then(|weight| u32::try_from(weight).ok());
+            weight.ok_or_else(|| bad("weight is a whole number below 2^32"))
+        });
+        let (drained, weight) = (drained.transpose()?, weight.transpose()?);
+        if drained.is_none() && weight.is_none() {
+            return Err(bad("say drained, true or false, or weight, a whole number"));
+        }
         let key: Fingerprint =
             edge.parse().map_err(|_| bad("an edge is named by its fingerprint"))?;
-        match admin.service.set_edge_drained(key, drained) {
-            true => Ok(json!({ "edge": key.to_string(), "drained": drained })),
-            false => Err((StatusCode::NOT_FOUND, "no such edge".to_owned())),
-        }
+        let service = &admin.service;
+        let known = drained.is_none_or(|drained| service.set_edge_drained(key, drained))
+            && weight.is_none_or(|weight| service.set_edge_weight(key, weight));
+        let mut changed = json!({ "edge": key.to_string() });
+        drained.into_iter().for_each(|drained| changed["drained"] = json!(drained));
+        weight.into_iter().for_each(|weight| changed["weight"] = json!(weight));
+        known.then_some(changed).ok_or((StatusCode::NOT_FOUND, "no such edge".to_owned()))
     };
-    done(&caller, "drain edge", set())
+    done(&caller, "change edge", set())
 }
 
 /// `POST /api/v1/reload`: edges, lists and logs, as SIGHUP does.

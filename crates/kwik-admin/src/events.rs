@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use kwik::{Event, EventKind, Events};
+use kwik::{Event, EventField, Events};
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, broadcast};
 
@@ -23,35 +23,13 @@ pub(crate) fn show(event: &Event) -> Value {
         "event": event.kind.name(),
         "session": event.session.map(|id| id.to_string()),
     });
-    let mut add = |name: &str, value: Value| shown[name] = value;
-    match &event.kind {
-        EventKind::SessionBegun { role } => add("role", json!(role.name())),
-        EventKind::SessionEnded { role, by, code, reason } => {
-            add("role", json!(role.name()));
-            add("by", json!(by));
-            add("code", json!(code));
-            add("reason", json!(reason));
-        }
-        EventKind::Path { path, status, reason, ended } => {
-            add("path", json!(path.0));
-            add("status", json!(format!("{status:?}").to_lowercase()));
-            add("reason", json!(kwik::escape(reason).to_string()));
-            add("ended", json!(ended));
-        }
-        EventKind::Lease { of, outcome } => {
-            add("path", json!(of.map(|(path, _)| path.0)));
-            add("stream", json!(of.map(|(_, stream)| stream.to_string())));
-            add("outcome", json!(outcome));
-        }
-        EventKind::Backpressure { stream, reason } => {
-            add("stream", json!(stream.map(|stream| stream.to_string())));
-            add("reason", json!(reason.map(|reason| format!("{reason:?}"))));
-        }
-        EventKind::Switched { path, after_micros } => {
-            add("path", json!(path.0));
-            add("after_micros", json!(after_micros));
-        }
-        _ => {}
+    for (name, field) in event.kind.fields() {
+        shown[name] = match field {
+            EventField::Text(text) => json!(text),
+            EventField::Number(number) => json!(number),
+            EventField::Flag(flag) => json!(flag),
+            EventField::Absent => Value::Null,
+        };
     }
     shown
 }

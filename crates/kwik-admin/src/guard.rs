@@ -52,7 +52,21 @@ pub(crate) fn refuse(status: StatusCode, error: &str) -> Response {
 /// Lets a request through that is for this machine, and that no page of another origin sent. Of the
 /// listener here alone: an application that nests the router has names and origins of its own.
 pub(crate) async fn check_origin(request: Request, next: Next) -> Response {
-    let checked = check_host(&request).and_then(|host| check_page(request.headers(), &host));
+    let own = check_host(&request).map(|host| format!("http://{host}"));
+    let checked = own.and_then(|own| check_page(request.headers(), &own));
+    match checked {
+        Ok(()) => next.run(request).await,
+        Err((status, error)) => refuse(status, error),
+    }
+}
+
+/// The same over TLS, where the certificate says who the host is.
+pub(crate) async fn check_page_over_tls(request: Request, next: Next) -> Response {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let checked = match (hosts.next().map(HeaderValue::to_str), hosts.next()) {
+        (Some(Ok(host)), None) => check_page(request.headers(), &format!("https://{host}")),
+        _ => Err((StatusCode::BAD_REQUEST, "a request names one Host")),
+    };
     match checked {
         Ok(()) => next.run(request).await,
         Err((status, error)) => refuse(status, error),
@@ -114,9 +128,8 @@ fn check_host(request: &Request) -> Result<String, Refusal> {
 }
 
 /// A page says where it comes from: only the one that is served here may ask.
-fn check_page(headers: &HeaderMap, host: &str) -> Result<(), Refusal> {
+fn check_page(headers: &HeaderMap, own: &str) -> Result<(), Refusal> {
     let wrong = (StatusCode::FORBIDDEN, "a page of another origin may not ask");
-    let own = format!("http://{host}");
     if headers.get_all(header::ORIGIN).iter().any(|origin| origin.as_bytes() != own.as_bytes()) {
         return Err(wrong);
     }

@@ -2,7 +2,8 @@
 //! and paths as JSON, events, alerts, commands, and a page that shows them live.
 //!
 //! Everything is read from snapshots when somebody asks; the data plane never waits for it. It is
-//! for this machine alone: a port of loopback, or a Unix socket. An application with an HTTP server
+//! for this machine alone, a port of loopback or a Unix socket, unless it has TLS and a token
+//! ([`Bound::with_tls`]). An application with an HTTP server
 //! of its own nests [`Admin::router`] there, and decides itself who comes in.
 //!
 //! ```
@@ -24,18 +25,20 @@ mod guard;
 pub mod limits;
 mod metrics;
 mod serve;
+mod shared;
+mod tls;
 mod view;
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{OriginalUri, Path, Request, State as Given};
 use axum::http::{HeaderMap, Method, StatusCode, header};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, post};
 use kwik::{Endpoint, Fingerprint};
@@ -46,11 +49,13 @@ pub use alerts::{ALERTS, Thresholds};
 pub use guard::{InvalidToken, Token};
 pub use metrics::OWN as OWN_METRICS;
 pub use serve::{Bound, Place, PlaceError};
+pub use tls::{Tls, TlsError};
 
 use alerts::Alerts;
 use guard::refuse;
 use metrics::Delays;
 use serve::Caller;
+use shared::Shared;
 
 /// What the server around the endpoints can do; by default nothing.
 pub trait Service: Send + Sync {
@@ -77,6 +82,11 @@ pub trait Service: Send + Sync {
 
     /// Gives an edge no new sessions, or does again; false when it is not known.
     fn set_edge_drained(&self, _: Fingerprint, _drained: bool) -> bool {
+        false
+    }
+
+    /// Gives an edge another weight in sessions to come; false when it is not known.
+    fn set_edge_weight(&self, _: Fingerprint, _weight: u32) -> bool {
         false
     }
 }
@@ -115,6 +125,7 @@ pub(crate) struct State {
     alerts: Alerts,
     alert_events: broadcast::Sender<Value>,
     streams: Arc<Semaphore>,
+    shared: Shared,
 }
 
 /// The administration interface of some endpoints.
@@ -147,6 +158,7 @@ impl Admin {
             alerts: Alerts::default(),
             alert_events: broadcast::channel(64).0,
             streams: Arc::new(Semaphore::new(limits::MAX_EVENT_STREAMS)),
+            shared: Shared::default(),
         })
     }
 
@@ -182,7 +194,10 @@ impl Admin {
     }
 
     /// Answers on a listener for as long as it is polled.
-    pub async fn run(self, bound: &Bound) {
+    pub async fn run(mut self, bound: &Bound) {
+        if let Some(token) = bound.token() {
+            self = self.with_token(token.clone());
+        }
         let (router, watching) = self.router();
         tokio::select! {
             () = bound.run(router) => {}
@@ -219,13 +234,13 @@ fn router(state: &Arc<State>) -> Router {
         .method_not_allowed_fallback(|| async {
             refuse(StatusCode::METHOD_NOT_ALLOWED, "not by this method")
         })
-        .layer(from_fn(command))
+        .layer(from_fn_with_state(state.clone(), command))
         .layer(from_fn_with_state(state.token.clone(), guard::check))
         .with_state(state.clone())
 }
 
 /// A command's body comes in time, and the command is finished and logged also when who asked goes.
-async fn command(request: Request, next: Next) -> Response {
+async fn command(Given(state): Given<Arc<State>>, request: Request, next: Next) -> Response {
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         return next.run(request).await;
     }
@@ -238,7 +253,11 @@ async fn command(request: Request, next: Next) -> Response {
         Err(_) => return late(),
     };
     let request = Request::from_parts(head, Body::from(body));
-    let done = tokio::spawn(next.run(request));
+    let done = tokio::spawn(async move {
+        let answer = next.run(request).await;
+        state.shared.forget();
+        answer
+    });
     match tokio::time::timeout(limits::COMMAND_TIMEOUT, done).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(_)) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the command failed"),
@@ -289,14 +308,18 @@ async fn ready(Given(state): Given<Arc<State>>) -> Response {
 }
 
 async fn list(Given(state): Given<Arc<State>>) -> Response {
-    answer(&view::list(&state.endpoints))
+    let look = || Some(view::list(&state.endpoints));
+    shared(state.shared.answer(None, Instant::now(), look))
 }
 
 async fn one(Given(state): Given<Arc<State>>, Path(name): Path<String>) -> Response {
-    match view::find(&state.endpoints, &name) {
-        Some(found) => answer(&view::session(&found)),
-        None => refuse(view::UNKNOWN.0, view::UNKNOWN.1),
-    }
+    let look = || view::find(&state.endpoints, &name).map(|found| view::session(&found));
+    shared(state.shared.answer(Some(&name), Instant::now(), look))
+}
+
+fn shared(looked: Option<Bytes>) -> Response {
+    let Some(body) = looked else { return refuse(view::UNKNOWN.0, view::UNKNOWN.1) };
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
 async fn settings(Given(state): Given<Arc<State>>) -> Response {

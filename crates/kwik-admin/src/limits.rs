@@ -22,6 +22,9 @@ pub const MIN_TOKEN: usize = 32;
 pub const MAX_TOKEN: usize = 256;
 /// Bytes of a reason in a command: it travels in one packet.
 pub const MAX_REASON: usize = 256;
+/// Bytes of receive credit that all sessions of an endpoint share, at the least: with less, nobody
+/// gets a window.
+pub const MIN_MEMORY_BUDGET: u64 = 1024 * 1024;
 /// Sessions of a list; the rest is counted.
 pub const MAX_LISTED: usize = 1_000;
 /// Streams of one session that are shown.
@@ -29,6 +32,11 @@ pub const MAX_STREAMS: usize = 100;
 /// Ranges of one stream that are shown, of what is held and of what is asked for: a page asks each
 /// second, and shows no more than a few hundred.
 pub const MAX_RANGES: usize = 200;
+/// How long a look at sessions counts for others who look: half of the time between two looks of a
+/// page, so that figures never stand still for it.
+pub const SHARED_FOR: Duration = Duration::from_millis(500);
+/// Such looks that are kept: more pages than there may be connections ask for no more.
+pub const MAX_SHARED: usize = MAX_CONNECTIONS;
 /// How often what gives rise to alerts is looked at.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Alerts that are kept after they were lifted.

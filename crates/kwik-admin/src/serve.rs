@@ -21,15 +21,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
+use crate::Token;
 use crate::guard;
 use crate::limits::{MAX_CONNECTIONS, MAX_HEAD, READ_TIMEOUT, WRITE_TIMEOUT};
+use crate::tls::Tls;
 
 /// Where the interface is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// A port of this machine.
+    /// A port: of this machine alone, unless it has TLS and a token.
     Tcp(SocketAddr),
     /// A socket in the file system, which only its owner may use.
     Unix(PathBuf),
@@ -39,10 +41,10 @@ pub enum Place {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PlaceError {
-    /// Not of this machine.
+    /// Other machines reach it, and it has not what that needs.
     #[error(
-        "{0} is not an address of this machine alone: use 127.0.0.1:PORT, [::1]:PORT or a path \
-         of a socket, and reach it by ssh -L"
+        "other machines reach {0}, which needs TLS and a token (--admin-cert, --admin-key and \
+         --admin-token-file); or use 127.0.0.1:PORT or the path of a socket, and ssh -L"
     )]
     Foreign(SocketAddr),
     /// Neither an address nor a path.
@@ -61,12 +63,8 @@ impl std::str::FromStr for Place {
             return Ok(Self::Unix(text.into()));
         }
         let address = text.replacen("localhost:", "127.0.0.1:", 1);
-        let address: SocketAddr =
-            address.parse().map_err(|_| PlaceError::Unreadable(kwik::escape(text).to_string()))?;
-        match address.ip().is_loopback() {
-            true => Ok(Self::Tcp(address)),
-            false => Err(PlaceError::Foreign(address)),
-        }
+        let address = address.parse();
+        address.map(Self::Tcp).map_err(|_| PlaceError::Unreadable(kwik::escape(text).to_string()))
     }
 }
 
@@ -87,11 +85,13 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 #[derive(Debug)]
 enum Listener {
     Tcp(TcpListener),
+    Tls(TcpListener, Tls, Token),
     /// With what it made there.
     Unix(UnixListener, PathBuf, Inode),
 }
 
-/// A listener that is bound; the interface answers while [`Self::run`] is polled.
+/// A listener that is bound; the interface answers while [`Admin::run`](crate::Admin::run) is
+/// polled.
 #[derive(Debug)]
 pub struct Bound(Listener);
 
@@ -106,10 +106,7 @@ impl Bound {
             Place::Tcp(address) if !address.ip().is_loopback() => {
                 Err(PlaceError::Foreign(*address))
             }
-            Place::Tcp(address) => {
-                let bound = TcpListener::bind(address).await;
-                Ok(Self(Listener::Tcp(bound.map_err(failed(address.to_string()))?)))
-            }
+            Place::Tcp(address) => Ok(Self(Listener::Tcp(bind_tcp(*address).await?))),
             Place::Unix(path) => {
                 let name = kwik::escape(path.display()).to_string();
                 let (bound, made) = bind_unix(path).await.map_err(failed(name))?;
@@ -118,50 +115,61 @@ impl Bound {
         }
     }
 
+    /// Binds a port that other machines may reach: who has the token may come in, over TLS.
+    ///
+    /// # Errors
+    /// The port is taken, or not one of this machine's.
+    pub async fn with_tls(address: SocketAddr, tls: Tls, token: Token) -> Result<Self, PlaceError> {
+        Ok(Self(Listener::Tls(bind_tcp(address).await?, tls, token)))
+    }
+
+    /// What is asked for here, whatever the interface says.
+    pub(crate) fn token(&self) -> Option<&Token> {
+        match &self.0 {
+            Listener::Tls(_, _, token) => Some(token),
+            Listener::Tcp(_) | Listener::Unix(..) => None,
+        }
+    }
+
     /// The port that it has, or the path.
     #[must_use]
     pub fn place(&self) -> Option<Place> {
         match &self.0 {
-            Listener::Tcp(listener) => listener.local_addr().ok().map(Place::Tcp),
+            Listener::Tcp(listener) | Listener::Tls(listener, ..) => {
+                listener.local_addr().ok().map(Place::Tcp)
+            }
             Listener::Unix(_, path, _) => Some(Place::Unix(path.clone())),
         }
     }
 
-    /// Answers for as long as it is polled, and only requests for this machine that no page of
-    /// another origin sent.
-    pub async fn run(&self, router: Router) {
+    /// Answers for as long as it is polled, and only requests that no page of another origin sent;
+    /// without TLS only those for this machine.
+    pub(crate) async fn run(&self, router: Router) {
         let router = match &self.0 {
             Listener::Tcp(_) => router.layer(Extension(guard::AnyUser)),
-            Listener::Unix(..) => router,
+            Listener::Tls(..) | Listener::Unix(..) => router,
         };
-        let router = router.layer(from_fn(guard::check_origin));
+        let router = match &self.0 {
+            Listener::Tls(..) => router.layer(from_fn(guard::check_page_over_tls)),
+            Listener::Tcp(_) | Listener::Unix(..) => router.layer(from_fn(guard::check_origin)),
+        };
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         // They end with this.
         let mut connections = JoinSet::new();
         loop {
             while connections.try_join_next().is_some() {}
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let (connection, caller): (Pin<Box<dyn Connection>>, _) = match &self.0 {
-                Listener::Tcp(listener) => match listener.accept().await {
-                    Ok((stream, from)) => (Box::pin(stream), from.to_string()),
-                    Err(error) => {
-                        on_error(&error).await;
-                        continue;
-                    }
-                },
-                Listener::Unix(listener, path, _) => match listener.accept().await {
-                    Ok((stream, _)) => {
-                        let of = stream.peer_cred().map(|peer| format!("user {}", peer.uid()));
-                        (Box::pin(stream), of.unwrap_or_else(|_| path.display().to_string()))
-                    }
-                    Err(error) => {
-                        on_error(&error).await;
-                        continue;
-                    }
-                },
+            let (connection, caller) = match self.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    on_error(&error).await;
+                    continue;
+                }
             };
             let router = router.clone().layer(Extension(Caller(caller)));
             connections.spawn(async move {
+                // Who is slow with TLS is as slow as who is with the head of a request.
+                let Ok(Some(connection)) = timeout(READ_TIMEOUT, connection).await else { return };
                 let io = TokioIo::new(Impatient::new(connection));
                 let mut http = http1::Builder::new();
                 http.timer(TokioTimer::new())
@@ -173,6 +181,38 @@ impl Bound {
             });
         }
     }
+}
+
+impl Bound {
+    /// The next connection, once it is made, and who that is.
+    async fn accept(&self) -> io::Result<(Making, String)> {
+        Ok(match &self.0 {
+            Listener::Tcp(listener) => {
+                let (stream, from) = listener.accept().await?;
+                (Box::pin(async move { Some(Box::pin(stream) as _) }), from.to_string())
+            }
+            Listener::Tls(listener, tls, _) => {
+                let (stream, from) = listener.accept().await?;
+                let making = tls.acceptor().accept(stream);
+                let made = async move { Some(Box::pin(making.await.ok()?) as _) };
+                (Box::pin(made), from.to_string())
+            }
+            Listener::Unix(listener, path, _) => {
+                let (stream, _) = listener.accept().await?;
+                let of = stream.peer_cred().map(|peer| format!("user {}", peer.uid()));
+                let of = of.unwrap_or_else(|_| path.display().to_string());
+                (Box::pin(async move { Some(Box::pin(stream) as _) }), of)
+            }
+        })
+    }
+}
+
+/// A connection that is being made; none when it was not.
+type Making = Pin<Box<dyn Future<Output = Option<Pin<Box<dyn Connection>>>> + Send>>;
+
+async fn bind_tcp(address: SocketAddr) -> Result<TcpListener, PlaceError> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|error| PlaceError::Io(address.to_string(), error))
 }
 
 /// No descriptors are left, say: that passes.
@@ -285,5 +325,35 @@ impl AsyncWrite for Impatient {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.inner.as_mut().poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    /// Time is virtual here: it passes when nothing else can.
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_of_an_answer_is_cut_off_and_who_is_slow_is_not() {
+        let (mut reader, writer) = duplex(1_000);
+        let mut answers = Impatient::new(Box::pin(writer));
+        let begun = Instant::now();
+        let error = answers.write_all(&[0; 100_000]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(begun.elapsed().as_secs(), WRITE_TIMEOUT.as_secs());
+        reader.read_exact(&mut [0; 1_000]).await.unwrap();
+
+        let (mut reader, writer) = duplex(1_000);
+        let mut answers = Impatient::new(Box::pin(writer));
+        let slow = async {
+            for _ in 0..100 {
+                tokio::time::sleep(WRITE_TIMEOUT * 9 / 10).await;
+                reader.read_exact(&mut [0; 1_000]).await.unwrap();
+            }
+        };
+        let (written, ()) = tokio::join!(answers.write_all(&[0; 100_000]), slow);
+        written.unwrap();
     }
 }

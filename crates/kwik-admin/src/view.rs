@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use axum::http::StatusCode;
 use kwik::{
-    Bottleneck, Endpoint, LiveSession, PathStats, PathStatus, PrimarySession, RecvStats, SendStats,
-    Session, Snapshot, StreamId, StreamStats,
+    BackpressureReason, Bottleneck, Decision, Endpoint, LiveSession, PathStats, PrimarySession,
+    RecvStats, SendStats, Session, Snapshot, StreamId, StreamStats,
 };
 use serde_json::{Value, json};
 
@@ -105,7 +105,7 @@ pub(crate) fn session(found: &Found) -> Value {
         "reclaimed": stats.duplicates.reclaimed,
     });
     shown["backpressure"] = json!({
-        "session": stats.backpressure.session.map(|reason| format!("{reason:?}")),
+        "session": stats.backpressure.session.map(BackpressureReason::name),
         "streams": stats.backpressure.streams,
     });
     shown["leases_live"] = json!(stats.leases);
@@ -143,7 +143,7 @@ fn paths(snapshot: &Snapshot, session: &LiveSession) -> Value {
         json!({
             "path": info.id.0,
             "address": info.address,
-            "status": status(info.status),
+            "status": info.status.name(),
             "ended": info.ended,
             "reason": kwik::escape(&info.reason).to_string(),
         })
@@ -162,7 +162,7 @@ fn path_row(path: &PathStats, snapshot: &Snapshot) -> Value {
     json!({
         "path": path.id.0,
         "address": kwik::escape(&path.address).to_string(),
-        "status": status(path.status),
+        "status": path.status.name(),
         "ended": false,
         "rtt": figures.rtt.as_secs_f64(),
         "bytes_per_second": figures.goodput,
@@ -174,18 +174,8 @@ fn path_row(path: &PathStats, snapshot: &Snapshot) -> Value {
         "stalled": figures.stalled.as_secs_f64(),
         "udp_sent": path.udp_sent,
         "udp_received": path.udp_received,
-        "decision": schedule.and_then(|s| s.decision).map(|decision| format!("{decision:?}")),
+        "decision": schedule.and_then(|s| s.decision).map(Decision::name),
     })
-}
-
-fn status(status: PathStatus) -> &'static str {
-    match status {
-        PathStatus::Connecting => "connecting",
-        PathStatus::Active => "active",
-        PathStatus::Degraded => "degraded",
-        PathStatus::Disconnecting => "disconnecting",
-        PathStatus::Dead => "dead",
-    }
 }
 
 fn stream(session: &Session, stats: &StreamStats, now: Instant) -> Value {
@@ -200,7 +190,7 @@ fn sending(send: &SendStats) -> Value {
     json!({
         "written": send.written,
         "credit": send.credit,
-        "backpressure": send.backpressure.map(|reason| format!("{reason:?}")),
+        "backpressure": send.backpressure.map(BackpressureReason::name),
     })
 }
 

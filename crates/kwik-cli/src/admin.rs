@@ -1,7 +1,8 @@
 //! The administration interface of `kwik serve`.
 
 use std::{
-    io::Read,
+    fs::File,
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -10,10 +11,12 @@ use std::{
 use clap::{Args, ValueEnum};
 use kwik::{Endpoint, Fingerprint};
 use kwik_admin::{
-    Admin, Bound, EdgeRow, Place, Reloading, Service, Thresholds, Token, limits::MAX_TOKEN,
+    Admin, Bound, EdgeRow, Place, PlaceError, Reloading, Service, Thresholds, Tls, TlsError, Token,
+    limits::MAX_TOKEN,
 };
 use kwik_delivery::Server;
 use tokio::sync::{Notify, mpsc, oneshot};
+use zeroize::Zeroizing;
 
 use crate::{
     args::duration,
@@ -23,16 +26,26 @@ use crate::{
     serve::Asked,
 };
 
+/// Bytes of a file with certificates or a key: a chain has a few thousand.
+pub(crate) const MAX_PEM: u64 = 256 * 1024;
+
 #[derive(Debug, Args)]
 pub(crate) struct AdminOptions {
-    /// Show what the server does and take commands there, of this machine alone: 127.0.0.1:PORT, or
-    /// the path of a socket. A page, /metrics for Prometheus, and `kwik ctl`.
+    /// Show what the server does and take commands there: 127.0.0.1:PORT, or the path of a socket;
+    /// an address that other machines reach needs --admin-cert, --admin-key and
+    /// --admin-token-file. A page, /metrics for Prometheus, and `kwik ctl`.
     #[arg(long, value_name = "PLACE")]
     pub(crate) admin: Option<Place>,
     /// A file with the token that is asked for there: 32 letters and digits or more, of
     /// `openssl rand -hex 32`, say.
     #[arg(long, value_name = "FILE", requires = "admin")]
     pub(crate) admin_token_file: Option<PathBuf>,
+    /// A file with the certificate chain for that, the server's own first, as PEM.
+    #[arg(long, value_name = "FILE", requires = "admin_key")]
+    pub(crate) admin_cert: Option<PathBuf>,
+    /// A file with its private key, as PEM.
+    #[arg(long, value_name = "FILE", requires = "admin_cert")]
+    pub(crate) admin_key: Option<PathBuf>,
     /// When an alert is raised: degraded=30 (seconds), memory=0.8 (share) or failures=60
     /// (handshakes a minute). May be given several times.
     #[arg(long, value_name = "NAME=VALUE", value_parser = threshold, requires = "admin")]
@@ -72,8 +85,24 @@ impl Administration {
     pub(crate) async fn open(options: &AdminOptions) -> Result<Self, Failure> {
         let Some(place) = &options.admin else { return Ok(Self(None)) };
         let token = options.admin_token_file.as_deref().map(read_token).transpose()?;
-        let bound = Bound::new(place).await;
-        let bound = bound.map_err(|error| Failure::new(Kind::Network, error.to_string()))?;
+        let tls = match (&options.admin_cert, &options.admin_key) {
+            (Some(cert), Some(key)) => Some(read_tls(cert, key)?),
+            _ => None,
+        };
+        let bound = match (place, tls, &token) {
+            (Place::Tcp(address), Some(tls), Some(token)) => {
+                Bound::with_tls(*address, tls, token.clone()).await
+            }
+            (_, Some(_), _) => {
+                let text = "--admin-cert is for an --admin ADDRESS:PORT with --admin-token-file";
+                return Err(Failure::new(Kind::Usage, text));
+            }
+            _ => Bound::new(place).await,
+        };
+        let bound = bound.map_err(|error| match &error {
+            PlaceError::Foreign(_) => Failure::new(Kind::Usage, error.to_string()),
+            _ => Failure::new(Kind::Network, error.to_string()),
+        })?;
         Ok(Self(Some((bound, token))))
     }
 
@@ -90,7 +119,8 @@ impl Administration {
         let Some((bound, token)) = self.0 else { return wishes };
         match bound.place() {
             Some(Place::Tcp(address)) => {
-                say(&format!("kwik: administration: http://{address}/"));
+                let scheme = if options.admin_cert.is_some() { "https" } else { "http" };
+                say(&format!("kwik: administration: {scheme}://{address}/"));
                 if token.is_none() {
                     say("kwik: every user of this machine may look there; for commands give \
                          --admin-token-file");
@@ -128,6 +158,26 @@ impl Administration {
 fn read_token(path: &Path) -> Result<Token, Failure> {
     let text = token_text(path)?;
     Token::new(&text).map_err(|error| {
+        Failure::new(Kind::Usage, format!("{}: {error}", kwik::escape(path.display())))
+    })
+}
+
+/// The certificate and its key, in two files.
+fn read_tls(cert: &Path, key: &Path) -> Result<Tls, Failure> {
+    let read = |path: &Path, file: io::Result<File>| {
+        let mut bytes = Vec::new();
+        let read = file.and_then(|file| file.take(MAX_PEM).read_to_end(&mut bytes));
+        let path = kwik::escape(path.display());
+        let failed = |error| Failure::new(Kind::Disk, format!("cannot read {path}: {error}"));
+        read.map(|_| bytes).map_err(failed)
+    };
+    let chain = read(cert, File::open(cert))?;
+    let secret = Zeroizing::new(read(key, Ok(open_kept(key, "key")?))?);
+    Tls::from_pem(&chain, &secret).map_err(|error| {
+        let path = match error {
+            TlsError::Key(_) => key,
+            _ => cert,
+        };
         Failure::new(Kind::Usage, format!("{}: {error}", kwik::escape(path.display())))
     })
 }
@@ -201,6 +251,10 @@ impl Service for Serving {
                 drained: known.draining,
             })
             .collect()
+    }
+
+    fn set_edge_weight(&self, edge: Fingerprint, weight: u32) -> bool {
+        self.server.set_edge_weight(edge, weight)
     }
 
     fn set_edge_drained(&self, edge: Fingerprint, drained: bool) -> bool {

@@ -56,6 +56,7 @@ impl Defaults {
             let long = option.get_long().unwrap_or_default();
             let variable = format!("KWIK_{}", long.replace('-', "_").to_ascii_uppercase());
             let value = env::var_os(&variable).filter(|value| !value.is_empty());
+            let value = value.filter(|_| !is_for_ctl(chosen, long));
             let lines: Vec<_> = lines.iter().filter(|line| line.is_for(chosen, long)).collect();
             let (values, origin) = match (value, lines.last()) {
                 (Some(value), _) if takes_several(option) => (words(&value), variable),
@@ -163,6 +164,11 @@ fn chosen<'a>(command: &'a Command, given: &[OsString]) -> Option<&'a Command> {
         }
     }
     None
+}
+
+/// `KWIK_ADMIN` says for `kwik ctl` where a server is; another server shall not take its place.
+fn is_for_ctl(command: &Command, long: &str) -> bool {
+    command.get_name() != "ctl" && matches!(long, "admin" | "admin-token-file")
 }
 
 fn is_option(option: &Arg) -> bool {

@@ -1,7 +1,6 @@
 //! Dialing a server, and whom to take it for.
 
 use std::{
-    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -9,7 +8,8 @@ use std::{
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use kwik::{
-    ClientConfig, ConnectError, ConnectionError, DialPolicy, Endpoint, ServerTrust, Session,
+    ClientConfig, ConnectError, ConnectionError, DialPolicy, Endpoint, EndpointError, ServerTrust,
+    Session,
 };
 use kwik_delivery::{Fingerprint, Visitor};
 use tokio::{net::lookup_host, time};
@@ -19,7 +19,7 @@ use crate::{
     failure::{Failure, Kind},
     known::KnownServers,
     progress::Waiting,
-    state,
+    qlog, state,
     voice::note,
 };
 
@@ -238,9 +238,10 @@ async fn dial(
 }
 
 /// A socket for both address families where the system has them: edges may be of the other one.
-fn bind() -> io::Result<Endpoint> {
-    Endpoint::client((Ipv6Addr::UNSPECIFIED, 0).into())
-        .or_else(|_| Endpoint::client((Ipv4Addr::UNSPECIFIED, 0).into()))
+fn bind() -> Result<Endpoint, EndpointError> {
+    let quic = qlog::quic();
+    Endpoint::bind((Ipv6Addr::UNSPECIFIED, 0).into(), None, &quic)
+        .or_else(|_| Endpoint::bind((Ipv4Addr::UNSPECIFIED, 0).into(), None, &quic))
 }
 
 fn failure(error: &ConnectError, server: &str, trust: &Trust) -> Failure {

@@ -4,7 +4,8 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     os::unix::net::UnixStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
+    str::FromStr,
     time::Duration,
 };
 
@@ -20,6 +21,39 @@ use crate::{
     voice::json_line,
 };
 
+mod tls;
+
+/// Where a server's interface is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Target {
+    /// On this machine.
+    Here(Place),
+    /// On any, over TLS.
+    Https { host: String, port: u16 },
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(rest) = text.strip_prefix("https://") {
+            let wrong = || format!("{text} is no place of an interface: https://HOST:PORT");
+            let (host, port) = rest.trim_end_matches('/').rsplit_once(':').ok_or_else(wrong)?;
+            let port = port.parse().map_err(|_| wrong())?;
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+            let is_host = !host.is_empty() && host.chars().all(plain);
+            return is_host.then(|| Self::Https { host: host.to_owned(), port }).ok_or_else(wrong);
+        }
+        match text.parse() {
+            Ok(Place::Tcp(address)) if !address.ip().is_loopback() => Err(format!(
+                "{address} is another machine, or looks like one: use https://{address}"
+            )),
+            Ok(place) => Ok(Self::Here(place)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
 /// Bytes of an answer.
 const MAX_ANSWER: u64 = 64 << 20;
 /// How long an answer may take: a path is made meanwhile.
@@ -27,9 +61,13 @@ const PATIENCE: Duration = Duration::from_secs(40);
 
 #[derive(Debug, Args)]
 pub(crate) struct CtlArguments {
-    /// Where the server's interface is, as its own --admin says.
+    /// Where the server's interface is, as its own --admin says; https://HOST:PORT on another
+    /// machine.
     #[arg(long, value_name = "PLACE")]
-    admin: Option<Place>,
+    admin: Option<Target>,
+    /// A file with the certificate to trust there, as PEM: the server's own, or that of its CA.
+    #[arg(long, value_name = "FILE")]
+    admin_ca: Option<PathBuf>,
     /// A file with the token, if the server asks for one.
     #[arg(long, value_name = "FILE")]
     admin_token_file: Option<PathBuf>,
@@ -70,6 +108,8 @@ enum Ctl {
         #[arg(long)]
         undo: bool,
     },
+    /// Have an edge join sessions to come before those of less weight: 1 at the start.
+    WeighEdge { fingerprint: Fingerprint, weight: u32 },
     /// Show settings, or change them: NAME=VALUE.
     Set {
         /// Of this session, instead of sessions to come.
@@ -104,7 +144,7 @@ pub(crate) fn run(arguments: &CtlArguments) -> Result<(), Failure> {
         return Err(Failure::new(Kind::Usage, text));
     };
     let token = arguments.admin_token_file.as_deref().map(token_text).transpose()?;
-    let server = Interface { place, token };
+    let server = Interface { place, token, ca: arguments.admin_ca.as_deref() };
     let below = |name: &str, rest: &str| format!("/api/v1/sessions/{}{rest}", encoded(name));
     let path =
         |name: &str, path: u32, change: &str| below(name, &format!("/paths/{path}/{change}"));
@@ -130,6 +170,10 @@ pub(crate) fn run(arguments: &CtlArguments) -> Result<(), Failure> {
         Ctl::DrainEdge { fingerprint, undo } => {
             let target = format!("/api/v1/edges/{fingerprint}");
             ("POST", target, Some(json!({ "drained": !undo })))
+        }
+        Ctl::WeighEdge { fingerprint, weight } => {
+            let target = format!("/api/v1/edges/{fingerprint}");
+            ("POST", target, Some(json!({ "weight": weight })))
         }
         Ctl::Set { session, settings } => {
             let target = match session {
@@ -174,8 +218,9 @@ fn unreadable() -> Failure {
 }
 
 struct Interface<'a> {
-    place: &'a Place,
+    place: &'a Target,
     token: Option<String>,
+    ca: Option<&'a Path>,
 }
 
 impl Interface<'_> {
@@ -189,30 +234,40 @@ impl Interface<'_> {
         let body = body.map(Value::to_string).unwrap_or_default();
         let token = self.token.as_ref();
         let token = token.map(|token| format!("Authorization: Bearer {token}\r\n"));
+        let host = match self.place {
+            Target::Here(_) => "localhost",
+            Target::Https { host, .. } => host,
+        };
         let request = format!(
-            "{method} {target} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+            "{method} {target} HTTP/1.0\r\nHost: {host}\r\nContent-Type: application/json\r\n\
              Content-Length: {}\r\n{}\r\n{body}",
             body.len(),
             token.unwrap_or_default(),
         );
         let failed = |error: std::io::Error| {
             let place = match self.place {
-                Place::Tcp(address) => address.to_string(),
-                Place::Unix(path) => escape(path.display()).to_string(),
+                Target::Here(Place::Tcp(address)) => address.to_string(),
+                Target::Here(Place::Unix(path)) => escape(path.display()).to_string(),
+                Target::Https { host, port } => format!("{host}:{port}"),
             };
             let text = format!("no server answers at {place}: {error}");
             Failure::new(Kind::Network, text)
         };
         let stream: Box<dyn Read> = match self.place {
-            Place::Tcp(address) => {
+            Target::Here(Place::Tcp(address)) => {
                 let mut stream = TcpStream::connect(address).map_err(failed)?;
                 stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
                 stream.write_all(request.as_bytes()).map_err(failed)?;
                 Box::new(stream)
             }
-            Place::Unix(path) => {
+            Target::Here(Place::Unix(path)) => {
                 let mut stream = UnixStream::connect(path).map_err(failed)?;
                 stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+                stream.write_all(request.as_bytes()).map_err(failed)?;
+                Box::new(stream)
+            }
+            Target::Https { host, port } => {
+                let mut stream = tls::connect(host, *port, self.ca, PATIENCE)?;
                 stream.write_all(request.as_bytes()).map_err(failed)?;
                 Box::new(stream)
             }

@@ -164,7 +164,7 @@ fn say_job(arguments: &Get, tally: &Tally, job: &Job) -> Result<(), Failure> {
     if arguments.json {
         let target = job.target.to_string();
         let object = json!({ "name": name.to_string(), "output": target, "size": size });
-        return print(&format!("{object}\n"));
+        return print(&format!("{}\n", crate::voice::json_line(&object)));
     }
     print(&format!("{:>12}  {}\n", Size(size).to_string(), escape(name)))
 }

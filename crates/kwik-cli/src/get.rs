@@ -18,6 +18,7 @@ use crate::{
     many::{Crew, Job},
     print,
     progress::{Display, Waiting},
+    qlog,
     remote::{Remote, Several},
     sessions::Sessions,
     signals::Signals,
@@ -38,6 +39,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(15);
 pub(crate) async fn run(arguments: Get) -> Result<(), Failure> {
     voice::choose(arguments.form());
     check(&arguments)?;
+    qlog::open(arguments.qlog.as_deref())?;
     let mut signals = Signals::listen()?;
     let [Remote::Object(link)] = &arguments.links[..] else {
         return get_all(&arguments, &mut signals).await;

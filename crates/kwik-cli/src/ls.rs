@@ -117,7 +117,7 @@ fn line(arguments: &Ls, relative: &ObjectName, entry: &Entry) -> String {
             "modified": modified.map(|modified| time(modified, true)),
             "mode": entry.attributes.mode.map(|mode| format!("{mode:o}")),
         });
-        return format!("{object}\n");
+        return format!("{}\n", crate::voice::json_line(&object));
     }
     let shown = match size {
         None => "-".into(),

@@ -38,6 +38,7 @@ mod manual;
 mod many;
 mod notify;
 mod progress;
+mod qlog;
 mod remote;
 mod route;
 mod serve;

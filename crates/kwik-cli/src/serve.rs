@@ -27,7 +27,7 @@ use crate::{
     failure::{Failure, Kind},
     listen::{self, Listening},
     notify::notify,
-    print, say, sources, state,
+    print, qlog, say, sources, state,
     successors::Successors,
 };
 
@@ -44,6 +44,7 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
     let folder = state::folder(arguments.state.folder.as_deref())?;
     let identity = Arc::new(identity(&folder)?);
     let entrance = Entrance::new(&arguments, &folder, &identity)?;
+    qlog::open(arguments.qlog.as_deref())?;
     let source = without_secrets(source, &arguments, &folder)?;
     warn_of_hidden(&source, arguments.hidden);
     let fingerprint = identity.fingerprint();
@@ -115,6 +116,7 @@ fn configuration(arguments: &Serve, identity: Arc<Identity>, entrance: &Entrance
     let mut config = ServerConfig::new(identity);
     config.authenticator = entrance.door.clone();
     config.trusted.extend(&arguments.trusted);
+    config.quic = qlog::quic();
     config.quic.congestion = arguments.congestion.into();
     if let Some(most) = arguments.max_sessions {
         config.max_sessions = most;
@@ -141,7 +143,9 @@ fn without_secrets(
 ) -> Result<Source, Failure> {
     // The files of the state, too: they may have other names elsewhere.
     let kept = state::SECRETS.map(|name| folder.join(name));
-    let given = [&arguments.secret_file, &arguments.admin.admin_token_file];
+    let admin = &arguments.admin;
+    let given =
+        [&arguments.secret_file, &admin.admin_token_file, &admin.admin_key, &arguments.qlog];
     let given = given.into_iter().flatten().cloned();
     let secrets = [folder.to_owned()].into_iter().chain(kept).chain(given);
     for secret in secrets.filter(|secret| secret.exists()) {

@@ -151,7 +151,7 @@ impl Tally {
             "name": name.to_string(), "output": output, "size": size, "blake3": root.as_str(),
             "verified": true,
         });
-        print(&format!("{object}\n"))
+        print(&format!("{}\n", voice::json_line(&object)))
     }
 
     /// It would be fetched.

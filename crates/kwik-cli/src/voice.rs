@@ -59,6 +59,10 @@ pub(crate) fn event(event: &Value) {
 /// JSON on one line that a terminal or a log can show: what would act there instead of showing is
 /// written as `\u202e`, say, which means the same to who reads it as JSON.
 pub(crate) fn json_line(value: &Value) -> String {
+    let mut value = value.clone();
+    // As scripts and people know it, whatever crate has objects keep the order in which they were
+    // made.
+    value.sort_all_objects();
     let mut line = String::new();
     for character in value.to_string().chars() {
         let plain = matches!(character, ' '..='~');

@@ -6,91 +6,20 @@
 mod common;
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{BufRead, BufReader},
     path::Path,
-    process::{Command, Stdio},
+    process::Stdio,
     sync::atomic::{AtomicBool, Ordering},
 };
 
 use common::{
-    Place, Server, assert_done, assert_failed,
+    Place, assert_done, assert_failed,
     serving::{Download, log},
+    stage::{Stage, TOKEN, mode},
     wait_until,
 };
 use serde_json::Value;
-
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
-
-fn mode(path: &str, mode: u32) {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-}
-
-/// A primary with an interface on a socket, two edges, and a file of 40 MB.
-struct Stage {
-    place: Place,
-    primary: Server,
-    edges: [Server; 2],
-    data: Vec<u8>,
-    socket: String,
-}
-
-impl Stage {
-    fn new(options: &[&str]) -> Self {
-        let mut stage = Self::at(None, options);
-        stage.socket = stage.place.path("admin").to_str().unwrap().to_owned();
-        stage
-    }
-
-    /// One whose interface is at a port, and which knows the page's address.
-    fn at(admin: Option<&str>, options: &[&str]) -> Self {
-        let place = Place::new();
-        let data = place.file("x", 40_000_000);
-        let id = place.run(&["id", "--state", place.path("primary").to_str().unwrap()]);
-        let pin = String::from_utf8(id.stdout).unwrap();
-        let edges = ["one", "two"].map(|name| place.serve(name, &["--trust", pin.trim()]));
-        let socket = place.path("admin").to_str().unwrap().to_owned();
-        let socket = admin.map_or(socket, str::to_owned);
-        let files = place.path("files").to_str().unwrap().to_owned();
-        let state = place.path("primary").to_str().unwrap().to_owned();
-        let fixed = ["serve", &files, "--listen", "127.0.0.1:0", "--state", &state];
-        let (one, two) = (edges[0].edge(), edges[1].edge());
-        let brought = ["--edge", &one, "--edge", &two, "--admin", &socket];
-        let errors = File::create(place.path("log")).unwrap();
-        let mut command = place.kwik(&[&fixed[..], &brought, options].concat());
-        let primary = Server::spawn(command.env("KWIK_LOG", "info").stderr(errors));
-        Self { place, primary, edges, data, socket }
-    }
-
-    fn ctl(&self, arguments: &[&str]) -> std::process::Output {
-        self.place.run(&[&["ctl", "--admin", &self.socket], arguments].concat())
-    }
-
-    fn json(&self, arguments: &[&str]) -> Value {
-        let output = self.ctl(&[&["--json"], arguments].concat());
-        assert_done(&output);
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    fn text(&self, arguments: &[&str]) -> String {
-        let output = self.ctl(arguments);
-        assert_done(&output);
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// The download's session, once both edges are in it.
-    fn session(&self) -> Value {
-        let mut session = Value::Null;
-        wait_until(|| {
-            let list = self.json(&["sessions"]);
-            let Some(name) = list["sessions"][0]["name"].as_str() else { return false };
-            session = self.json(&["session", name]);
-            session["paths"].as_array().is_some_and(|paths| paths.len() == 3)
-        });
-        session
-    }
-}
 
 #[test]
 fn a_download_is_seen_and_changed_while_it_runs() {
@@ -143,7 +72,109 @@ fn a_download_is_seen_and_changed_while_it_runs() {
     assert_eq!(code, Some(0), "{}", fs::read_to_string(stage.place.path("get-log")).unwrap());
     assert!(rest == stage.data[1..]);
     let log = log(&stage.place);
-    assert!(log.contains("command=\"drain edge\"") && log.contains("by=user "), "{log}");
+    assert!(log.contains("command=\"change edge\"") && log.contains("by=user "), "{log}");
+}
+
+/// Edges of more weight join first; that is changed while the server runs, and stays so.
+#[test]
+fn an_edge_gets_another_weight() {
+    let stage = Stage::new(&[]);
+    let edge = &stage.edges[1].fingerprint;
+    let changed = stage.json(&["weigh-edge", edge, "7"]);
+    assert_eq!((&changed["edge"], &changed["weight"]), (&edge[..].into(), &7.into()));
+    stage.json(&["reload"]);
+    let edges = stage.json(&["edges"]);
+    let weights = edges["edges"].as_array().unwrap().iter().map(|edge| &edge["weight"]);
+    assert_eq!(weights.collect::<Vec<_>>(), [&Value::from(1), &7.into()]);
+    assert_failed(&stage.ctl(&["weigh-edge", &"ab".repeat(32), "7"]), 3, "no such edge");
+    assert_failed(&stage.ctl(&["weigh-edge", edge, "heavy"]), 2, "heavy");
+}
+
+/// What says where `kwik ctl` finds a server makes no server listen there.
+#[test]
+fn the_variable_of_kwik_ctl_is_not_that_of_kwik_serve() {
+    let stage = Stage::new(&[]);
+    let mut listing = stage.place.kwik(&["ctl", "sessions"]);
+    assert_done(&listing.env("KWIK_ADMIN", &stage.socket).output().unwrap());
+    let files = stage.place.path("files");
+    let another = ["serve", files.to_str().unwrap(), "--listen", "127.0.0.1:0", "--state", "other"];
+    let mut another = stage.place.kwik(&another);
+    let mut another = common::Server::spawn(another.env("KWIK_ADMIN", &stage.socket));
+    another.child.kill().unwrap();
+    another.child.wait().unwrap();
+    assert_done(&stage.ctl(&["sessions"]));
+}
+
+/// Other machines reach an interface that has a certificate and a token, and none that has not.
+#[test]
+fn another_machine_comes_in_over_tls_with_the_token() {
+    let place = Place::new();
+    place.file("x", 10);
+    let keep = |name: &str, text: &str| {
+        let path = place.path(name).to_str().unwrap().to_owned();
+        fs::write(&path, text).unwrap();
+        mode(&path, 0o600);
+        path
+    };
+    let made = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    let (own, other) = (made("127.0.0.1"), made("127.0.0.1"));
+    let (token, cert) = (keep("token", TOKEN), keep("cert", &own.cert.pem()));
+    let (key, wrong) =
+        (keep("key", &own.signing_key.serialize_pem()), keep("ca", &other.cert.pem()));
+    let admin = ["--admin", "0.0.0.0:0", "--admin-cert", &cert, "--admin-key", &key];
+    let files = place.path("files");
+    let serve = ["serve", files.to_str().unwrap(), "--listen", "127.0.0.1:0"];
+    // Each of them is needed.
+    let without = |options: &[&str], says| {
+        assert_failed(&place.run(&[&serve[..], options].concat()), 2, says);
+    };
+    without(&admin, "--admin-token-file");
+    without(&["--admin", "0.0.0.0:0", "--admin-token-file", &token], "ssh -L");
+    without(&["--admin", "0.0.0.0:0", "--admin-cert", &cert], "--admin-key");
+    let swapped = ["--admin", "0.0.0.0:0", "--admin-cert", &key, "--admin-key", &cert];
+    without(&[&swapped[..], &["--admin-token-file", &token]].concat(), "certificate");
+
+    let all = [&serve[..], &admin, &["--admin-token-file", &token]].concat();
+    let mut server = common::serving::logged(&place, &mut place.kwik(&all));
+    wait_until(|| log(&place).contains("administration: https://"));
+    let text = log(&place);
+    let port = text.split("https://0.0.0.0:").nth(1).unwrap().split('/').next().unwrap();
+    let url = format!("https://127.0.0.1:{port}");
+    let ctl =
+        |options: &[&str]| place.run(&[&["ctl", "--admin", &url], options, &["sessions"]].concat());
+    let output = ctl(&["--admin-ca", &cert, "--admin-token-file", &token]);
+    assert_done(&output);
+    assert!(String::from_utf8(output.stdout).unwrap().starts_with("name"));
+    assert_failed(&ctl(&["--admin-ca", &cert]), 4, "a token is needed");
+    assert_failed(&ctl(&["--admin-ca", &wrong, "--admin-token-file", &token]), 4, "cannot trust");
+    assert_failed(&ctl(&["--admin-token-file", &token]), 2, "--admin-ca");
+    let plain = ["ctl", "--admin", "192.0.2.1:9433", "sessions"];
+    assert_failed(&place.run(&plain), 2, "https://192.0.2.1:9433");
+    server.child.kill().unwrap();
+    server.child.wait().unwrap();
+}
+
+/// One switch, at each of the three.
+#[test]
+fn connections_of_a_download_are_traced_at_both_ends() {
+    let place = Place::new();
+    place.file("x", 300_000);
+    let folder = |name: &str| place.path(name).to_str().unwrap().to_owned();
+    let (there, here) = (folder("qlog-serve"), folder("qlog-get"));
+    let mut server = place.serve("one", &["--qlog", &there]);
+    assert_done(&place.run(&["get", &server.link("x"), "--qlog", &here]));
+    let named = |folder: &str, part: &str| {
+        let names = common::names(Path::new(folder));
+        let found = names.iter().filter(|name| name.contains(part) && name.ends_with(".sqlog"));
+        found.count()
+    };
+    assert_eq!((named(&here, "-client-path0."), named(&here, "-events.")), (1, 1));
+    wait_until(|| named(&there, "-primary-path0-") == 1 && named(&there, "-events.") == 1);
+    place.file("a file", 1);
+    let refused = place.run(&["get", &server.link("x"), "--qlog", "../files/a file", "--force"]);
+    assert_failed(&refused, 6, "cannot write qlogs");
+    server.child.kill().unwrap();
+    server.child.wait().unwrap();
 }
 
 #[test]
@@ -267,39 +298,4 @@ fn the_token_is_served_to_nobody() {
         let refused = place.run(&["ctl", "--admin", &socket, command]);
         assert_failed(&refused, 4, "a token is needed");
     }
-}
-
-/// Opens the page in a browser, where there is one, during a download of three servers.
-#[test]
-fn the_page_shows_three_sources_in_a_browser() {
-    let names = ["chromium", "chromium-browser", "google-chrome", "chrome"];
-    let is_there = |name: &&&str| Command::new(name).arg("--version").output().is_ok();
-    let Some(browser) = names.iter().find(is_there) else {
-        eprintln!("SKIPPED: no Chromium on this machine");
-        return;
-    };
-    let mut stage = Stage::at(Some("127.0.0.1:0"), &[]);
-    wait_until(|| log(&stage.place).contains("administration: "));
-    let log_text = log(&stage.place);
-    let url = log_text.split("administration: ").nth(1).unwrap().lines().next().unwrap().to_owned();
-    stage.socket = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
-    let download = Download::begin(&stage.place, &stage.primary.link("x"));
-    stage.session();
-    let profile = format!("--user-data-dir={}", stage.place.path("profile").display());
-    let output = Command::new(browser)
-        .args(["--headless", "--no-sandbox", "--disable-gpu", &profile, "--enable-logging=stderr"])
-        .args(["--virtual-time-budget=4000", "--dump-dom", &url])
-        .output()
-        .unwrap();
-    let (page, said) = (
-        String::from_utf8_lossy(&output.stdout).into_owned(),
-        String::from_utf8_lossy(&output.stderr).into_owned(),
-    );
-    for path in 0..3 {
-        assert!(page.contains(&format!("data-path=\"{path}\"")), "{page}");
-    }
-    assert!(page.contains("Limited by "), "{page}");
-    assert!(!said.contains("CONSOLE"), "{said}");
-    let (rest, code) = download.end();
-    assert!(code == Some(0) && rest == stage.data[1..]);
 }

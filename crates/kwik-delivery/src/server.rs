@@ -133,6 +133,12 @@ impl Server {
         edges.iter().map(|peer| peer.known(draining.contains(&peer.fingerprint))).collect()
     }
 
+    /// Gives an edge another weight ([`Edge::weight`]) in sessions to come, whatever is configured
+    /// from now on. False when there is no such edge.
+    pub fn set_edge_weight(&self, edge: Fingerprint, weight: u32) -> bool {
+        self.edges.set_weight(edge, weight)
+    }
+
     /// Whether it takes no new sessions: see [`Self::drain`].
     #[must_use]
     pub fn is_draining(&self) -> bool {

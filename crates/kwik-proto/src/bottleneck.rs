@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::presentation::BackpressureReason;
 use crate::stats::{PathStats, RecvStats, ScheduleStats, SessionStats, StreamStats};
+use crate::wire::control::PathStatus;
 use crate::{PathId, limits};
 
 #[cfg(test)]
@@ -40,8 +41,8 @@ pub struct Snapshot {
     pub streams: Vec<StreamStats>,
     /// What each path has, at a client.
     pub schedule: Vec<ScheduleStats>,
-    /// Paths that are being made.
-    pub joining: Vec<PathId>,
+    /// Paths that are being made, or are dead and expected back.
+    pub joining: Vec<(PathId, PathStatus)>,
 }
 
 /// What counts rise from, of a snapshot.
@@ -400,7 +401,7 @@ impl Bottleneck {
     fn unsent(now: &Snapshot) -> Self {
         match (now.waiting().next(), now.joining.first()) {
             (None, _) if now.session.leases == 0 => Self::Nothing,
-            (_, Some(path)) => Self::Joining { path: *path },
+            (_, Some((path, _))) => Self::Joining { path: *path },
             _ => Self::Lease,
         }
     }

@@ -352,7 +352,20 @@ pub const CLOCK_SKEW: Duration = Duration::from_secs(30);
 /// Text of a grant.
 pub const MAX_GRANT: usize = 2048;
 
+/// Bytes of all files in a folder of qlogs: what a disk has to spare. The oldest go first, as who
+/// looks for a trouble looks soon after it.
+pub const MAX_QLOG_BYTES: u64 = 1024 * 1024 * 1024;
+/// ... of one connection, whose qlog stops there: qvis opens no larger ones.
+pub const MAX_QLOG_FILE: u64 = MAX_QLOG_BYTES / 4;
+/// ... of what happens to sessions, after which another file is begun.
+pub const MAX_QLOG_EVENTS: u64 = MAX_QLOG_BYTES / 64;
+/// Files in such a folder: a peer may make many short connections.
+pub const MAX_QLOG_FILES: usize = 4096;
+/// Connections that are traced at once: each takes one of the process's descriptors.
+pub const MAX_QLOG_OPEN: usize = 256;
+
 const _: () = {
+    assert!(MAX_QLOG_OPEN < MAX_QLOG_FILES);
     assert!(MAX_COMMAND + 1024 <= MAX_CONTROL_FRAME);
     assert!(MAX_RAW_PACKET + 1024 <= MAX_CONTROL_FRAME);
     assert!(MAX_EARLY_LEASES * MAX_COMMAND <= 1024 * 1024 && MAX_EARLY_LEASES < MAX_LEASES);

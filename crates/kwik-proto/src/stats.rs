@@ -171,6 +171,25 @@ pub enum Decision {
     Lost,
 }
 
+impl Decision {
+    /// A word for it, as commands have it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Asked => "asked",
+            Self::Unasked => "unasked",
+            Self::Expedited => "expedited",
+            Self::TookOver => "took_over",
+            Self::LeftToOthers => "left_to_others",
+            Self::Moved => "moved",
+            Self::OverBudget => "over_budget",
+            Self::Silent => "silent",
+            Self::Returned => "returned",
+            Self::Lost => "lost",
+        }
+    }
+}
+
 /// Why a path of a client's session has what it has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScheduleStats {

@@ -79,10 +79,12 @@ pub use kwik_proto::{
 pub use lease::{Lease, LeaseWriter};
 pub use mapped::{OpenStreamError, SecondaryStream};
 pub use metrics::{
-    Event, EventKind, Events, FAMILIES as METRICS, Family, LiveSession, MetricKind, Sample,
-    SessionRole, Value,
+    Event, EventField, EventKind, Events, FAMILIES as METRICS, Family, LiveSession, MetricKind,
+    Sample, SessionRole, Value,
 };
 pub use primary::{BlamedEvents, PathError, PathEvents, PrimarySession, UncoveredEvents};
+#[cfg(feature = "qlog")]
+pub use quic::Qlog;
 pub use quic::{
     ClosedStream, CongestionControl, ConnectError, ConnectionError, QuicConfig, SendDatagramError,
     ServerTrust, TlsError,

@@ -71,18 +71,48 @@ function button(text, label, action) {
   return made;
 }
 
-// Rows are made anew only when they differ, so that the focus stays where it is, and not while a
-// button of them is held down, whose click would be lost.
-function fill(body, rows, row) {
-  const key = JSON.stringify(rows);
-  if (body.dataset.key === key || body.matches(":active")) return;
-  body.dataset.key = key;
-  const focused = document.activeElement && document.activeElement.getAttribute("aria-label");
-  body.replaceChildren(...rows.map(row));
-  if (focused && !document.activeElement.getAttribute("aria-label")) {
-    const again = body.querySelector('[aria-label="' + CSS.escape(focused) + '"]');
-    if (again) again.focus();
-  }
+function put(node, text) {
+  if (node.textContent !== String(text)) node.textContent = text;
+}
+
+function mark(node, name, value) {
+  if (value === null) node.removeAttribute(name);
+  else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
+}
+
+// What shows the same thing as before stays, and only what differs in it changes: so the focus, a
+// selection, and a button that is held down stay, too.
+function fill(body, items, key, make, update) {
+  const left = new Map([...body.children].map((child) => [child.dataset.key, child]));
+  items.forEach((item, at) => {
+    const name = String(key(item));
+    const child = left.get(name) || make(item);
+    child.dataset.key = name;
+    left.delete(name);
+    if (body.children[at] !== child) body.insertBefore(child, body.children[at] || null);
+    update(child, item);
+  });
+  for (const child of left.values()) child.remove();
+}
+
+// A row with so many cells after the first.
+function tableRow(first, count) {
+  const row = element("tr");
+  const name = element("td");
+  name.append(...first);
+  row.append(name, ...Array.from({ length: count }, () => element("td", "")));
+  return row;
+}
+
+function putCells(row, texts) {
+  texts.forEach((text, at) => put(row.children[at + 1], text));
+}
+
+function swatch(path) {
+  const made = element("span", "", { class: "swatch" });
+  // A style attribute is forbidden here by the page's own policy, and a property is not.
+  made.style.background = colour(path);
+  return made;
 }
 
 function choose(name) {
@@ -94,49 +124,48 @@ function choose(name) {
 
 function showSessions(list) {
   find("none").hidden = list.length > 0;
-  const rows = list.map((session) => ({ ...session, chosen: session.name === chosen }));
-  fill(find("sessions"), rows, (session) => {
-    const marks = session.chosen ? { class: "chosen", "aria-current": "true" } : {};
-    const row = element("tr", undefined, marks);
-    const name = element("td");
-    name.append(button(session.name, "Show session " + session.name, () => choose(session.name)));
+  const make = ({ name }) =>
+    tableRow([button(name, "Show session " + name, () => choose(name))], 6);
+  fill(find("sessions"), list, (session) => session.name, make, (row, session) => {
     const limit = session.limited_by ? session.limited_by.text : "–";
-    const cells = [session.role, session.remote || "–", session.paths ?? "–",
-      session.streams ?? "–", rate(session.bytes_per_second), limit];
-    row.append(name, ...cells.map((cell) => element("td", cell)));
-    return row;
+    putCells(row, [session.role, session.remote || "–", session.paths ?? "–",
+      session.streams ?? "–", rate(session.bytes_per_second), limit]);
+    mark(row, "class", session.name === chosen ? "chosen" : null);
+    mark(row, "aria-current", session.name === chosen ? "true" : null);
   });
 }
 
+function pathRow(session, path) {
+  const row = tableRow([swatch(path.path), String(path.path)], 8);
+  row.dataset.path = path.path;
+  const below = "api/v1/sessions/" + session.name + "/paths/" + path.path;
+  const order = (word) => {
+    const text = word + " path " + path.path;
+    return button(word, text, () => command(text, below + "/" + word.toLowerCase(), {}));
+  };
+  row.lastChild.append(order("Remove"), " ", order("Kill"));
+  return row;
+}
+
 function showPaths(session) {
-  fill(find("paths"), session.paths || [], (path) => {
-    const row = element("tr", undefined, { "data-path": path.path });
-    const name = element("td");
-    const swatch = element("span", "", { class: "swatch" });
-    // A style attribute is forbidden here by the page's own policy, and a property is not.
-    swatch.style.background = colour(path.path);
-    name.append(swatch, String(path.path));
-    const bad = path.status === "dead" || path.status === "degraded";
+  // Of another session, a path of the same number is another.
+  const key = (path) => session.name + " " + path.path;
+  const make = (path) => pathRow(session, path);
+  fill(find("paths"), session.paths || [], key, make, (row, path) => {
     const share = path.packets_lost / path.packets_sent * 100;
     const lost = path.packets_sent ? share.toFixed(1) + " %" : "–";
     // A primary is told by its client what others bring; of its own it knows what it sends.
     const own = path.path === 0 && session.role === "primary";
-    const cells = [path.address || "primary", path.status, rate(path.bytes_per_second),
+    putCells(row, [path.address || "primary", path.status, rate(path.bytes_per_second),
       millis(path.rtt), millis(path.queue_seconds), lost,
-      bytes(own ? session.sent : path.received)].map((cell) => element("td", cell));
-    if (bad) cells[1].className = "bad";
-    if (path.reason) cells[1].title = path.reason;
-    const change = element("td");
-    if (session.role === "primary" && path.path !== 0 && !path.ended && path.status !== "dead") {
-      const below = "api/v1/sessions/" + session.name + "/paths/" + path.path;
-      const order = (word) => {
-        const text = word + " path " + path.path;
-        return button(word, text, () => command(text, below + "/" + word.toLowerCase(), {}));
-      };
-      change.append(order("Remove"), " ", order("Kill"));
+      bytes(own ? session.sent : path.received)]);
+    const bad = path.status === "dead" || path.status === "degraded";
+    mark(row.children[2], "class", bad ? "bad" : null);
+    mark(row.children[2], "title", path.reason || null);
+    const orders = session.role === "primary" && path.path !== 0 && !path.ended;
+    for (const one of row.querySelectorAll("button")) {
+      one.hidden = !orders || path.status === "dead";
     }
-    row.append(name, ...cells, change);
-    return row;
   });
 }
 
@@ -164,25 +193,29 @@ function showCharts(session) {
   for (const path of history.keys()) {
     if (!(session.paths || []).some((one) => one.path === path)) history.delete(path);
   }
-  find("charts").replaceChildren(...CHARTS.map(([title, field, unit]) => {
+  const make = () => {
+    const box = { viewBox: "0 0 " + SAMPLES + " 100", preserveAspectRatio: "none", role: "img" };
+    const [figure, drawn] = [element("figure"), svg("svg", box)];
+    drawn.append(svg("title", {}), svg("g", {}));
+    figure.append(element("figcaption"), drawn);
+    return figure;
+  };
+  fill(find("charts"), CHARTS, ([title]) => title, make, (figure, [title, field, unit]) => {
     const all = [...history.values()].flat().map((sample) => sample[field] || 0);
     const most = Math.max(...all, 1e-9);
     const last = (samples) => samples[samples.length - 1][field];
     const now = [...history].map(([path, samples]) => "path " + path + " " + unit(last(samples)));
-    const box = { viewBox: "0 0 " + SAMPLES + " 100", preserveAspectRatio: "none", role: "img" };
-    const drawn = svg("svg", box);
-    drawn.append(svg("title", {}, title + ": " + now.join(", ")));
-    for (const [path, samples] of history) {
+    put(figure.firstChild, title + ", at most " + unit(most));
+    put(figure.querySelector("title"), title + ": " + now.join(", "));
+    const line = ([path]) => svg("polyline", { fill: "none", stroke: colour(path),
+      "stroke-width": 2, "vector-effect": "non-scaling-stroke" });
+    fill(figure.querySelector("g"), [...history], ([path]) => path, line, (drawn, [, samples]) => {
       const first = SAMPLES - samples.length;
       const height = (sample) => 97 - 94 * (sample[field] || 0) / most;
       const points = samples.map((sample, at) => (first + at) + "," + height(sample));
-      drawn.append(svg("polyline", { points: points.join(" "), fill: "none", stroke: colour(path),
-        "stroke-width": 2, "vector-effect": "non-scaling-stroke" }));
-    }
-    const figure = element("figure");
-    figure.append(element("figcaption", title + ", at most " + unit(most)), drawn);
-    return figure;
-  }));
+      mark(drawn, "points", points.join(" "));
+    });
+  });
 }
 
 // Offsets across: what was read, what is held and by whom it was brought, what is asked of whom.
@@ -198,49 +231,59 @@ function showStreams(session) {
       const text = stream.stream + ": read " + bytes(receives.read) + " of " + bytes(size) + ", " +
         receives.gaps + " holes, from " +
         receives.sources.map(([path, count]) => "path " + path + " " + bytes(count)).join(", ");
-      maps.push([text, size, parts]);
+      maps.push([stream.stream, text, size, parts]);
     }
     const leases = (session.leases || []).filter((lease) => lease.stream === stream.stream);
     if (stream.sends && leases.length) {
       const size = Math.max(stream.sends.written, ...leases.map((lease) => lease.to));
       const leased = leases.map((lease) => [lease.path, lease.from, lease.to, 0.6]);
       const parts = [[null, 0, stream.sends.written, 0.1], ...leased];
-      maps.push([stream.stream + ": " + leases.length + " leases of " + bytes(size), size, parts]);
+      const text = stream.stream + ": " + leases.length + " leases of " + bytes(size);
+      maps.push([stream.stream + " sent", text, size, parts]);
     } else if (stream.sends) {
       const { written, credit } = stream.sends;
       const text = stream.stream + ": written " + bytes(written) + ", may write " +
         bytes(credit) + " more";
-      maps.push([text, 0, []]);
+      maps.push([stream.stream + " sent", text, 0, []]);
     }
   }
-  find("streams").replaceChildren(...maps.map(([text, size, parts]) => {
+  const make = ([, , size]) => {
     const figure = element("figure");
-    figure.append(element("figcaption", text));
+    figure.append(element("figcaption"));
     if (size) {
       const box = { viewBox: "0 0 1000 10", preserveAspectRatio: "none", role: "img" };
       const drawn = svg("svg", { class: "map", ...box });
-      drawn.append(svg("title", {}, text));
-      // Leases overlap: each path has a row of its own.
-      const paths = [...new Set(parts.map((part) => part[0]))].filter((path) => path !== null);
-      for (const [path, from, to, opacity] of parts) {
-        const row = path === null || opacity === 1 ? 0 : paths.indexOf(path) * 10 / paths.length;
-        const high = path === null || opacity === 1 ? 10 : 10 / paths.length;
-        const fill = path === null ? "#888" : colour(path);
-        const [x, width] = [from / size * 1000, Math.max((to - from) / size * 1000, 0.5)];
-        drawn.append(svg("rect", { x, width, y: row, height: high, fill, opacity }));
-      }
+      drawn.append(svg("title", {}), svg("g", {}));
       figure.append(drawn);
     }
     return figure;
-  }));
-  const legend = [...new Set((session.paths || []).map((path) => path.path))];
-  fill(find("legend"), legend, (path) => {
-    const swatch = element("span", "", { class: "swatch" });
-    swatch.style.background = colour(path);
-    const one = element("span");
-    one.append(swatch, "path " + path + "  ");
-    return one;
+  };
+  const key = ([name, , size]) => session.name + " " + name + (size ? " map" : "");
+  fill(find("streams"), maps, key, make, (figure, [, text, size, parts]) => {
+    put(figure.firstChild, text);
+    if (!size) return;
+    put(figure.querySelector("title"), text);
+    // Leases overlap: each path has a row of its own.
+    const paths = [...new Set(parts.map((part) => part[0]))].filter((path) => path !== null);
+    const drawn = figure.querySelector("g");
+    fill(drawn, parts.map((part, at) => [at, part]), ([at]) => at, () => svg("rect", {}),
+      (drawn, [, [path, from, to, opacity]]) => {
+        const whole = path === null || opacity === 1;
+        mark(drawn, "x", from / size * 1000);
+        mark(drawn, "width", Math.max((to - from) / size * 1000, 0.5));
+        mark(drawn, "y", whole ? 0 : paths.indexOf(path) * 10 / paths.length);
+        mark(drawn, "height", whole ? 10 : 10 / paths.length);
+        mark(drawn, "fill", path === null ? "#888" : colour(path));
+        mark(drawn, "opacity", opacity);
+      });
   });
+  const legend = [...new Set((session.paths || []).map((path) => path.path))];
+  const entry = (path) => {
+    const one = element("span");
+    one.append(swatch(path), "path " + path + "  ");
+    return one;
+  };
+  fill(find("legend"), legend, (path) => path, entry, () => {});
 }
 
 async function look() {
@@ -256,18 +299,19 @@ async function look() {
     find("one").hidden = !list.some((session) => session.name === chosen);
     if (!find("one").hidden) {
       const session = await ask("api/v1/sessions/" + chosen);
-      find("one-head").textContent = "Session " + session.name + " (" + session.role + ")";
+      put(find("one-head"), "Session " + session.name + " (" + session.role + ")");
       const limit = session.limited_by ? "Limited by " + session.limited_by.text
         : "A path of another server's session";
-      if (find("limit").textContent !== limit) find("limit").textContent = limit;
+      put(find("limit"), limit);
       showPaths(session);
       showCharts(session);
       showStreams(session);
     }
     const alerts = (await ask("api/v1/alerts")).raised;
     find("alerts").hidden = alerts.length === 0;
-    fill(find("alerts"), alerts, (alert) =>
-      element("p", alert.alert + ": " + alert.text, { class: "bad" }));
+    const made = () => element("p", "", { class: "bad" });
+    fill(find("alerts"), alerts, (alert) => alert.alert, made, (shown, alert) =>
+      put(shown, alert.alert + ": " + alert.text));
     find("login").hidden = true;
     if (find("state").textContent === "connecting" || find("state").dataset.lost) say("live");
     delete find("state").dataset.lost;

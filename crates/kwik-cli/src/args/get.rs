@@ -82,6 +82,10 @@ pub(crate) struct Get {
     /// why so much.
     #[arg(short, long)]
     pub(crate) verbose: bool,
+    /// A folder that gets a qlog of each connection, for qvis, and one of what happens to the
+    /// session: 1 GiB at the most, the oldest go first.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) qlog: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) trust: TrustOptions,
 }

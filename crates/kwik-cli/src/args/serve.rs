@@ -95,6 +95,10 @@ pub(crate) struct Serve {
     /// A file that gets a line of JSON for each request; SIGHUP has it opened again.
     #[arg(long, value_name = "FILE")]
     pub(crate) access_log: Option<PathBuf>,
+    /// A folder that gets a qlog of each connection, for qvis, and one of what happens to sessions:
+    /// 1 GiB at the most, the oldest go first.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) qlog: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) admin: AdminOptions,
     /// End when standard input does: for a program that starts servers and may be killed.

@@ -13,6 +13,7 @@ use std::{
 use tempfile::TempDir;
 
 pub mod serving;
+pub mod stage;
 
 /// Folders of one test.
 pub struct Place(TempDir);

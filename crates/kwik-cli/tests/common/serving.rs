@@ -5,6 +5,7 @@ use std::{
     io::Read,
     os::unix::{fs::PermissionsExt, process::CommandExt},
     process::{Child, Command, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::Duration,
 };
@@ -73,6 +74,24 @@ impl Download {
         // What paths there are to be is there by then.
         thread::sleep(Duration::from_millis(500));
         Self(child)
+    }
+
+    /// Reads some of it now and then, until it is told to go on: the rest, and how it ended.
+    pub fn slowly(
+        mut self,
+        go_on: mpsc::Receiver<()>,
+    ) -> thread::JoinHandle<(Vec<u8>, Option<i32>)> {
+        thread::spawn(move || {
+            let mut read = Vec::new();
+            while go_on.recv_timeout(Duration::from_millis(50)) == Err(RecvTimeoutError::Timeout) {
+                let mut part = vec![0; 75_000];
+                let some = self.0.stdout.as_mut().unwrap().read(&mut part).unwrap();
+                read.extend(&part[..some]);
+            }
+            let (rest, code) = self.end();
+            read.extend(rest);
+            (read, code)
+        })
     }
 
     /// The rest of it, and how it ended.

@@ -84,6 +84,8 @@ struct Known {
     removed: AtomicBool,
     /// It did not join when it was dialed last.
     unreached: AtomicBool,
+    /// What an operator has said, in place of what is configured.
+    weight: Mutex<Option<u32>>,
     place: Mutex<Place>,
 }
 
@@ -112,10 +114,24 @@ impl Edges {
             .map(|Edge { addresses, fingerprint, weight, cap }| {
                 let known = known.remove(&fingerprint).unwrap_or_default();
                 known.move_to(addresses);
+                let weight = lock(&known.weight).unwrap_or(weight);
                 Peer { fingerprint, weight, cap, known }
             })
             .collect();
         known.into_values().for_each(|gone| gone.removed.store(true, Relaxed));
+    }
+
+    /// Another weight for one of them; false when there is no such.
+    pub(super) fn set_weight(&self, edge: Fingerprint, weight: u32) -> bool {
+        let mut now = lock(&self.0);
+        let mut peers = now.to_vec();
+        let Some(peer) = peers.iter_mut().find(|peer| peer.fingerprint == edge) else {
+            return false;
+        };
+        peer.weight = weight;
+        *lock(&peer.known.weight) = Some(weight);
+        *now = peers.into();
+        true
     }
 }
 

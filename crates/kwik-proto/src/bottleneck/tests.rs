@@ -192,7 +192,7 @@ fn with_nothing_under_way_it_says_whose_turn_it_is() {
     assert_eq!(Bottleneck::of(&now, None), Bottleneck::Nothing);
     now.streams.push(waiting(0));
     assert_eq!(Bottleneck::of(&now, None), Bottleneck::Lease);
-    now.joining.push(PathId(3));
+    now.joining.push((PathId(3), PathStatus::Connecting));
     assert_eq!(Bottleneck::of(&now, None), Bottleneck::Joining { path: PathId(3) });
 }
 

@@ -103,6 +103,9 @@ impl<M: Role + ?Sized> Shared<M> {
         let earlier = self.take_former();
         lock(&self.gone).take();
         self.slot_resumed();
+        if let Some(watch) = self.watch() {
+            watch.on_resumed(self.look(|machine| machine.session_id()));
+        }
         self.pool.resume(connection);
         for former in former.map(|link| link.connection.clone()).into_iter().chain(earlier) {
             former.close(Code::PathDead.as_u64(), b"replaced by a newer connection");

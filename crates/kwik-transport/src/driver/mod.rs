@@ -176,8 +176,14 @@ impl<M: Role + ?Sized> Shared<M> {
         let is_first = !self.ended.swap(true, Ordering::Relaxed);
         let slot = lock(&self.slot).take();
         drop(slot);
-        let watch = self.watch.get().filter(|_| is_first);
-        if let (Some(watch), Some(error)) = (watch, self.close_reason()) {
+        if is_first {
+            self.tell_end();
+        }
+    }
+
+    /// Tells who counts that it is over, if it is.
+    fn tell_end(&self) {
+        if let (Some(watch), Some(error)) = (self.watch.get(), self.close_reason()) {
             let now = self.runtime.now();
             let (id, totals) = self.look(|machine| (machine.session_id(), machine.totals(now)));
             watch.on_ended(id, &error, totals.as_ref());
@@ -189,6 +195,8 @@ impl<M: Role + ?Sized> Shared<M> {
         let Some(watch) = watch else { return };
         watch.on_begun(self.look(|machine| machine.session_id()));
         self.watch.set(watch.into()).ok();
+        // It may have ended before, when nobody could be told.
+        self.tell_end();
     }
 
     /// Who counts what happens to it.

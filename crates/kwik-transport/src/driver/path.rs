@@ -228,7 +228,7 @@ pub(super) async fn dial(shared: AnyShared, endpoint: Endpoint, dial: Dial) {
 
 async fn connect(endpoint: &Endpoint, dial: &Dial) -> Result<(Connection, ControlStream), String> {
     let tls = ClientTls::new(ServerTrust::Pin(dial.pin)).map_err(|error| error.to_string())?;
-    let connecting = endpoint.connect_path(dial.address, SERVER_NAME, &tls);
+    let connecting = endpoint.connect_path((dial.address, dial.path), SERVER_NAME, &tls);
     let connecting = connecting.map_err(|error| error.to_string())?;
     let connection = connecting.await.map_err(|error| error.to_string())?;
     let control = open_control(&connection).await.map_err(|error| error.to_string())?;
@@ -316,7 +316,12 @@ fn feed(
             message,
             ControlMessage::Heartbeat(_) | ControlMessage::AuthenticationResponse(_)
         );
+        let accepts = path.is_primary()
+            && matches!(&message, ControlMessage::AuthenticationResponse(m) if m.result.is_ok());
         machine.handle_control(path, message, now);
+        if let Some(watch) = watch.filter(|_| accepts) {
+            watch.on_accepted(now);
+        }
         if answer {
             let figures = connection.figures();
             machine.on_figures(path, figures, now);

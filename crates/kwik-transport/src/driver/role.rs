@@ -29,11 +29,11 @@ fn delivered(streams: &StreamTable) -> Vec<(Delivered, Option<SharedRecv>)> {
     streams.delivered().into_iter().zip(halves).collect()
 }
 
-fn joining(paths: Vec<PathInfo>) -> Vec<PathId> {
+fn joining(paths: Vec<PathInfo>) -> Vec<(PathId, PathStatus)> {
     let expected = |path: &PathInfo| {
         matches!(path.status, PathStatus::Connecting | PathStatus::Dead) && !path.ended
     };
-    paths.into_iter().filter(expected).map(|path| path.id).collect()
+    paths.into_iter().filter(expected).map(|path| (path.id, path.status)).collect()
 }
 
 /// A machine with its data plane. What a role does not take is a violation by the peer.
@@ -239,7 +239,7 @@ pub(crate) trait StreamRole: Role {
     fn is_established(&self) -> bool;
 
     /// Paths that are being made, or are expected to answer again.
-    fn joining(&self) -> Vec<PathId>;
+    fn joining(&self) -> Vec<(PathId, PathStatus)>;
 
     /// Goes on with other settings.
     fn set_config(&mut self, config: Config, now: Instant) -> Result<(), ConfigError>;
@@ -422,7 +422,7 @@ impl StreamRole for ClientSession {
         self.id().is_some()
     }
 
-    fn joining(&self) -> Vec<PathId> {
+    fn joining(&self) -> Vec<(PathId, PathStatus)> {
         joining(self.paths())
     }
 

@@ -74,11 +74,13 @@ impl Incoming {
         let Self { incoming, slot, server, endpoint } = self;
         let runtime = endpoint.runtime.clone();
         let began = runtime.now();
-        let failed = |error: &ConnectError| endpoint.metrics.on_handshake(true, Err(error));
+        let failed = |error: &ConnectError| endpoint.metrics.on_failure(true, error);
         // Apart, lest whoever awaits this keeps room for it as long as its session lives.
         let introduced = Box::pin(introduced(incoming, &slot, &endpoint));
         let introduced = introduced.await.inspect_err(failed)?;
         if let Some(resume) = &introduced.resume {
+            let name = format_args!("primary-path0-{}", resume.session);
+            endpoint.quic.name_trace(introduced.trace, name);
             return Err(take_up(&introduced.connection, introduced.control, resume, &server));
         }
         let connection = &introduced.connection;
@@ -111,7 +113,7 @@ impl Incoming {
         });
         let accepted = accepted.inspect_err(failed)?;
         let place = claim(&server, connection, runtime.now()).inspect_err(failed)?;
-        endpoint.metrics.on_handshake(true, Ok(runtime.now().saturating_duration_since(began)));
+        endpoint.metrics.on_handshake(runtime.now().saturating_duration_since(began));
         drop(slot);
         connection.set_receive_window(limits::CONNECTION_WINDOW.min(config.quic.receive_window));
         Ok(begin(accepted, introduced, place, (&server, &endpoint), &settings))
@@ -127,6 +129,8 @@ struct Introduced {
     resume: Option<Resumption>,
     /// Those that came meanwhile, where they are on.
     datagrams: Option<Arc<Datagrams>>,
+    /// The number of its trace, if it has one.
+    trace: Option<u64>,
 }
 
 /// The first two control frames of a client that takes up a session.
@@ -152,6 +156,7 @@ async fn introduced(
     });
     let late = ConnectError::from(ConnectionError::TimedOut);
     let connecting = incoming.accept()?;
+    let trace = connecting.trace();
     let connection = before(&mut timeout, connecting).await.ok_or(late)??;
     let datagrams = Datagrams::new(endpoint.quic.datagram_buffer());
     let introducing = before(&mut timeout, introduce(&connection));
@@ -163,7 +168,7 @@ async fn introduced(
         connection.close(Code::PathDead.as_u64(), b"KWIK_PATH_DEAD: not introduced in time");
         Err(ConnectionError::TimedOut.into())
     })?;
-    Ok(Introduced { connection, control, first, resume, datagrams })
+    Ok(Introduced { connection, control, first, resume, datagrams, trace })
 }
 
 /// Lets a session go on over another connection: what there is to say to who accepts.
@@ -216,24 +221,29 @@ fn begin(
     (server, endpoint): (&Server, &Endpoint),
     settings: &Config,
 ) -> Accepted {
-    let Introduced { connection, control, datagrams, .. } = introduced;
+    let Introduced { connection, control, datagrams, trace, .. } = introduced;
     let (runtime, quic) = (&endpoint.runtime, (None, server.config.quic.receive_window));
     match accepted {
         session::Accepted::Primary(mut machine) => {
             machine.streams_mut().set_memory(runtime.receive_memory());
             machine.streams_mut().set_budget(endpoint.budget.clone());
             machine.set_resume_time(server.config.resume_time);
+            let name = format_args!("primary-path0-{}", machine.id());
+            endpoint.quic.name_trace(trace, name);
             let home = (PathId::PRIMARY, &connection);
             let shared = Shared::new(*machine, home, runtime, quic, (settings, datagrams));
             shared.hold_slot(Box::new(place));
             let held = Held::new(shared.clone());
-            shared.set_watch(endpoint.metrics.begin(LiveWeak::Primary(WeakHeld::new(&held))));
+            let live = LiveWeak::Primary(WeakHeld::new(&held));
+            shared.set_watch(endpoint.metrics.begin(live, None));
             let session = PrimarySession::new(held);
             start(&(shared as _), PathId::PRIMARY, &connection, control);
             Accepted::Primary(session)
         }
         session::Accepted::Secondary(mut machine) => {
             let key = (machine.id(), machine.path());
+            let name = format_args!("secondary-path{}-{}", key.1, key.0);
+            endpoint.quic.name_trace(trace, name);
             let mut registry = lock(&server.paths);
             registry.replace(key, machine.verifier_mut(), runtime.now());
             let home = (key.1, &connection);
@@ -242,7 +252,8 @@ fn begin(
             shared.hold_slot(Box::new(place));
             let held = Held::new(shared.clone());
             // Before others find it in the registry, and may end it.
-            shared.set_watch(endpoint.metrics.begin(LiveWeak::Secondary(WeakHeld::new(&held))));
+            let live = LiveWeak::Secondary(WeakHeld::new(&held));
+            shared.set_watch(endpoint.metrics.begin(live, None));
             registry.insert(key, shared.clone(), runtime.now());
             drop(registry);
             let session = SecondarySession::new(held);

@@ -152,8 +152,13 @@ impl Endpoint {
             }
             None => None,
         };
+        let quic = endpoint(tls.as_ref())?;
+        let metrics = Metrics::default();
+        if quic.qlog().is_some() {
+            metrics.turn_on(runtime, quic.qlog());
+        }
         Ok(Self {
-            quic: endpoint(tls.as_ref())?,
+            quic,
             fingerprint: tls.as_ref().map(ServerTls::fingerprint),
             runtime: runtime.clone(),
             server: server.map(|config| {
@@ -170,7 +175,7 @@ impl Endpoint {
             }),
             default_client: None,
             budget: Arc::new(MemoryBudget::new(limits::MEMORY_BUDGET)),
-            metrics: Metrics::default(),
+            metrics,
         })
     }
 
@@ -248,10 +253,10 @@ impl Endpoint {
         Ok(Connecting(Box::pin(async move {
             let key = || Identity::from_seed(endpoint.runtime.random_bytes());
             let (connection, key) = meanwhile(dial.connect(connecting), key).await;
-            let took = endpoint.runtime.now().saturating_duration_since(began);
-            endpoint.metrics.on_handshake(false, connection.as_ref().map(|_| took));
-            let connection = connection?;
-            let control = open_control(&connection).await?;
+            let failed = |error: &ConnectError| endpoint.metrics.on_failure(false, error);
+            let connection = connection.inspect_err(failed)?;
+            let control = open_control(&connection).await.map_err(ConnectError::from);
+            let control = control.inspect_err(failed)?;
             if let Some(credentials) = credentials {
                 let exporter = connection.export_keying_material(EXPORTER_LABEL, b"");
                 session.credentials = credentials.credentials(&exporter);
@@ -270,7 +275,8 @@ impl Endpoint {
                 (&settings, Datagrams::new(endpoint.quic.datagram_buffer())),
             );
             let held = Held::new(shared.clone()).streams();
-            shared.set_watch(endpoint.metrics.begin(LiveWeak::Client(WeakHeld::new(&held))));
+            let live = LiveWeak::Client(WeakHeld::new(&held));
+            shared.set_watch(endpoint.metrics.begin(live, Some(began)));
             let session = Session::new(held);
             start(&(shared as _), PathId::PRIMARY, &connection, control);
             Ok(session)
@@ -294,7 +300,7 @@ impl Endpoint {
                     return Some(Incoming { incoming, slot, server, endpoint: self.clone() });
                 }
                 Admission::Validate => {
-                    self.metrics.on_refused("address_not_validated");
+                    self.metrics.on_validation();
                     incoming.validate();
                 }
                 Admission::Busy => {

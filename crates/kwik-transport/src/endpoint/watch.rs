@@ -8,7 +8,7 @@ impl Endpoint {
     /// Counts and tells from now on what happens to sessions that begin from now on (10.1, 10.2).
     /// Until then that costs nothing; afterwards a few relaxed atomics for each batch that comes.
     pub fn watch(&self) {
-        self.metrics.turn_on(&self.runtime);
+        self.metrics.turn_on(&self.runtime, self.quic.qlog());
     }
 
     /// All metrics, in the order of [`METRICS`](crate::METRICS); none before [`Self::watch`].

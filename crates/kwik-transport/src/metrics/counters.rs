@@ -182,10 +182,13 @@ pub(super) struct Counters {
     /// By [`SessionRole`].
     pub(super) begun: [Counter; 3],
     pub(super) ended: Ends,
+    /// By [`SessionRole`]; a secondary's are never.
+    pub(super) resumed: [Counter; 3],
     /// At clients, and at servers.
     pub(super) handshake: [Times; 2],
     pub(super) failures: [Labelled; 2],
     pub(super) refused: Labelled,
+    pub(super) validations: Counter,
     /// Payload over the primary's path, and over others.
     pub(super) received: [Counter; 2],
     pub(super) conflicting: Counter,

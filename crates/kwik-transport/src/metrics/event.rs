@@ -9,7 +9,9 @@ use kwik_proto::sync::lock;
 use kwik_proto::{LogCursor, PathId, SessionId, StreamId};
 use tokio::sync::futures::Notified;
 
-use super::family::{outcome, reason_name, state};
+use crate::quic::Qlog;
+
+use super::family::outcome;
 use super::{Metrics, SessionRole};
 
 /// Something that happened at an endpoint (10.2).
@@ -42,6 +44,11 @@ pub enum EventKind {
         code: &'static str,
         /// The same in words; a peer's are escaped.
         reason: String,
+    },
+    /// Its primary's connection was lost, and it goes on over another.
+    Resumed {
+        /// What this endpoint is in it.
+        role: SessionRole,
     },
     /// A path changed its status.
     Path {
@@ -99,9 +106,10 @@ impl EventKind {
 
 impl EventKind {
     /// All names, each with what it says, for tables.
-    pub const NAMES: [(&'static str, &'static str); 6] = [
+    pub const NAMES: [(&'static str, &'static str); 7] = [
         ("session_begun", "A session began; `role` is what this endpoint is in it."),
         ("session_ended", "A session is over: `by` whom, with which `code` and `reason`."),
+        ("resumed", "A session whose primary's connection was lost goes on over another one."),
         ("path", "A `path` changed its `status`: why, and whether it has `ended` for good."),
         ("lease", "A lease ended: its `outcome`, at a primary with `path` and `stream`."),
         ("backpressure", "Backpressure began, changed, or was lifted (no `reason`)."),
@@ -114,6 +122,7 @@ impl EventKind {
         match self {
             Self::SessionBegun { .. } => "session_begun",
             Self::SessionEnded { .. } => "session_ended",
+            Self::Resumed { .. } => "resumed",
             Self::Path { .. } => "path",
             Self::Lease { .. } => "lease",
             Self::Backpressure { .. } => "backpressure",
@@ -122,7 +131,99 @@ impl EventKind {
     }
 }
 
+/// What an event says of one thing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EventField {
+    /// A word or a text; a peer's is escaped.
+    Text(String),
+    /// A whole number.
+    Number(u64),
+    /// Yes or no.
+    Flag(bool),
+    /// Nothing: it has no value here.
+    Absent,
+}
+
+impl EventField {
+    fn text(text: &(impl ToString + ?Sized)) -> Self {
+        Self::Text(text.to_string())
+    }
+
+    fn of<T: ToString>(text: Option<&T>) -> Self {
+        text.map_or(Self::Absent, Self::text)
+    }
+}
+
+impl EventKind {
+    /// What it says, by the names that logs, server-sent events and qlogs have for it.
+    #[must_use]
+    pub fn fields(&self) -> Vec<(&'static str, EventField)> {
+        use EventField::{Absent, Flag, Number};
+        let text = |name: &str| EventField::text(name);
+        let path_number = |path: PathId| Number(path.0.into());
+        match self {
+            Self::SessionBegun { role } | Self::Resumed { role } => {
+                vec![("role", text(role.name()))]
+            }
+            Self::SessionEnded { role, by, code, reason } => vec![
+                ("role", text(role.name())),
+                ("by", text(by)),
+                ("code", text(code)),
+                ("reason", text(reason)),
+            ],
+            Self::Path { path, status, reason, ended } => vec![
+                ("path", path_number(*path)),
+                ("status", text(status.name())),
+                ("reason", EventField::text(&kwik_proto::escape(reason))),
+                ("ended", Flag(*ended)),
+            ],
+            Self::Lease { of, outcome } => {
+                let (path, stream) = of.unzip();
+                vec![
+                    ("path", path.map_or(Absent, path_number)),
+                    ("stream", EventField::of(stream.as_ref())),
+                    ("outcome", text(outcome)),
+                ]
+            }
+            Self::Backpressure { stream, reason } => vec![
+                ("stream", EventField::of(stream.as_ref())),
+                ("reason", EventField::of(reason.map(BackpressureReason::name).as_ref())),
+            ],
+            Self::Switched { path, after_micros } => {
+                vec![("path", path_number(*path)), ("after_micros", Number(*after_micros))]
+            }
+        }
+    }
+}
+
+#[cfg(feature = "qlog")]
+impl From<EventField> for serde_json::Value {
+    fn from(field: EventField) -> Self {
+        match field {
+            EventField::Text(text) => text.into(),
+            EventField::Number(number) => number.into(),
+            EventField::Flag(flag) => flag.into(),
+            EventField::Absent => Self::Null,
+        }
+    }
+}
+
 impl Event {
+    /// Writes it to a qlog.
+    #[cfg(feature = "qlog")]
+    pub(super) fn note(&self, qlog: &Qlog) {
+        let fields = self.kind.fields().into_iter();
+        let fields = fields.filter(|(_, field)| *field != EventField::Absent);
+        let fields = fields.map(|(name, field)| (name.to_owned(), field.into()));
+        let session = self.session.map(|id| id.to_string());
+        let data = serde_json::Value::Object(fields.collect());
+        qlog.note(self.at, session.as_deref(), self.kind.name(), &data);
+    }
+
+    /// There is no qlog.
+    #[cfg(not(feature = "qlog"))]
+    pub(super) fn note(&self, _: &Qlog) {}
+
     /// The same for logs. A peer decides how many there are, so they are `DEBUG`: what an operator
     /// is told unasked is bounded elsewhere.
     pub(super) fn trace(&self) {
@@ -136,8 +237,11 @@ impl Event {
                 let role = role.name();
                 tracing::debug!(session, event, role, by, code, reason, "session ended");
             }
+            EventKind::Resumed { role } => {
+                tracing::debug!(session, event, role = role.name(), "session resumed");
+            }
             EventKind::Path { path, status, reason, ended } => {
-                let (status, reason) = (state(*status), kwik_proto::escape(reason));
+                let (status, reason) = (status.name(), kwik_proto::escape(reason));
                 tracing::debug!(session, event, %path, status, %reason, ended, "path changed");
             }
             EventKind::Lease { of, outcome } => {
@@ -148,7 +252,7 @@ impl Event {
             }
             EventKind::Backpressure { stream, reason } => {
                 let stream = stream.map(tracing::field::display);
-                let reason = reason.map(reason_name);
+                let reason = reason.map(BackpressureReason::name);
                 tracing::debug!(session, event, stream, reason, "backpressure");
             }
             EventKind::Switched { path, after_micros } => {

@@ -3,8 +3,6 @@
 use std::time::Duration;
 
 use kwik_proto::Code;
-use kwik_proto::path::PathStatus;
-use kwik_proto::presentation::BackpressureReason;
 use kwik_proto::stats::Latencies;
 use kwik_proto::wire::control::LeaseOutcome;
 
@@ -54,32 +52,12 @@ pub enum Value {
     Times(Latencies),
 }
 
-/// The status of a path.
-pub(super) const fn state(status: PathStatus) -> &'static str {
-    match status {
-        PathStatus::Connecting => "connecting",
-        PathStatus::Active => "active",
-        PathStatus::Degraded => "degraded",
-        PathStatus::Disconnecting => "disconnecting",
-        PathStatus::Dead => "dead",
-    }
-}
-
 /// How a lease ended.
 pub(super) const fn outcome(outcome: LeaseOutcome) -> &'static str {
     match outcome {
         LeaseOutcome::Done => "done",
         LeaseOutcome::Stopped => "stopped",
         LeaseOutcome::Lost => "lost",
-    }
-}
-
-pub(super) const fn reason_name(reason: BackpressureReason) -> &'static str {
-    match reason {
-        BackpressureReason::BufferFull => "buffer_full",
-        BackpressureReason::SlowConsumer => "slow_consumer",
-        BackpressureReason::WindowFull => "window_full",
-        BackpressureReason::MemoryPressure => "memory_pressure",
     }
 }
 

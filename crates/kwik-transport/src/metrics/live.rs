@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use kwik_proto::session;
 
@@ -132,28 +133,41 @@ impl LiveWeak {
     }
 }
 
+/// A session, and when its client began to dial, until its primary has accepted it.
+#[derive(Debug)]
+struct Known {
+    session: LiveWeak,
+    began: Option<Instant>,
+}
+
 /// See the module. Each has a number of its own in this endpoint, which rises.
 #[derive(Debug, Default)]
 pub(crate) struct Live {
-    sessions: BTreeMap<u64, LiveWeak>,
+    sessions: BTreeMap<u64, Known>,
     next: u64,
 }
 
 impl Live {
-    pub(super) fn insert(&mut self, session: LiveWeak) -> u64 {
+    pub(super) fn insert(&mut self, session: LiveWeak, began: Option<Instant>) -> u64 {
         self.next += 1;
-        self.sessions.insert(self.next, session);
+        self.sessions.insert(self.next, Known { session, began });
         self.next
     }
 
-    pub(super) fn remove(&mut self, number: u64) -> Option<LiveWeak> {
-        self.sessions.remove(&number)
+    /// When its client began to dial; none if the primary had accepted it before.
+    pub(super) fn take_beginning(&mut self, number: u64) -> Option<Instant> {
+        self.sessions.get_mut(&number)?.began.take()
+    }
+
+    /// The same of one that is over; none if it is not known any more.
+    pub(super) fn remove(&mut self, number: u64) -> Option<Option<Instant>> {
+        self.sessions.remove(&number).map(|known| known.began)
     }
 
     /// All that are not over. What is gone without a word is forgotten.
     pub(super) fn all(&mut self) -> Vec<(u64, LiveSession)> {
-        self.sessions.retain(|_, session| !session.is_gone());
+        self.sessions.retain(|_, known| !known.session.is_gone());
         let all = self.sessions.iter();
-        all.filter_map(|(number, session)| Some((*number, session.upgrade()?))).collect()
+        all.filter_map(|(number, known)| Some((*number, known.session.upgrade()?))).collect()
     }
 }

@@ -9,16 +9,22 @@ use kwik_proto::stats::{Latencies, SessionStats};
 use kwik_proto::sync::lock;
 
 use super::counters::{QuicTotals, SessionTotals};
-use super::family::{Family, MetricKind, Sample, Value, state};
+use super::family::{Family, MetricKind, Sample, Value};
 use super::{LiveSession, Observed, SessionRole};
 
 use MetricKind::{Counter, Gauge, Histogram};
 
 /// Every metric: its name, kind, labels, and what it means.
-pub const FAMILIES: [(&str, MetricKind, &str, &str); 39] = [
+pub const FAMILIES: [(&str, MetricKind, &str, &str); 41] = [
     ("kwik_sessions", Gauge, "role", "Sessions that are not over."),
     ("kwik_sessions_begun", Counter, "role", "Sessions that began."),
     ("kwik_sessions_ended", Counter, "role, by, code", "Sessions that ended: by whom, and why."),
+    (
+        "kwik_sessions_resumed",
+        Counter,
+        "role",
+        "How often a session went on over another connection to its primary.",
+    ),
     (
         "kwik_handshake_seconds",
         Histogram,
@@ -27,6 +33,12 @@ pub const FAMILIES: [(&str, MetricKind, &str, &str); 39] = [
     ),
     ("kwik_handshake_failures", Counter, "side, reason", "Handshakes that failed."),
     ("kwik_refused_connections", Counter, "reason", "Attempts turned away before a handshake."),
+    (
+        "kwik_address_validations",
+        Counter,
+        "",
+        "Clients told to show first that they receive at their address (QUIC's Retry).",
+    ),
     ("kwik_paths", Gauge, "path, state", "Paths of the sessions of clients and primaries."),
     ("kwik_path_changes", Counter, "state", "Changes of a path's status, by the new one."),
     (
@@ -145,14 +157,13 @@ impl Sums {
         let Some(session) = session.session() else { return };
         session.each_connection(|stats| self.add_connection(stats));
         let (snapshot, bottleneck) = session.judged();
-        for path in &snapshot.session.paths {
-            let kind = usize::from(!path.id.is_primary());
-            if let Some(at) = STATES.iter().position(|state| *state == path.status) {
-                self.paths[kind][at] += 1;
+        let connected = snapshot.session.paths.iter().map(|path| (path.id, path.status));
+        let is_connected = |id| snapshot.session.paths.iter().any(|path| path.id == id);
+        let joining = snapshot.joining.iter().copied().filter(|(id, _)| !is_connected(*id));
+        for (id, status) in connected.chain(joining) {
+            if let Some(at) = STATES.iter().position(|state| *state == status) {
+                self.paths[usize::from(!id.is_primary())][at] += 1;
             }
-        }
-        for path in &snapshot.joining {
-            self.paths[usize::from(!path.is_primary())][0] += 1;
         }
         let cause = Bottleneck::NAMES.iter().position(|name| *name == bottleneck.name());
         self.limited[cause.unwrap_or(0)] += 1;
@@ -246,9 +257,15 @@ pub(crate) fn read(observed: &Observed, memory: [u64; 2]) -> Vec<Family> {
             counters.begun.each_ref().map(|c| c.value()),
         ),
         ends(observed),
+        by(
+            "role",
+            SessionRole::ALL.map(SessionRole::name),
+            counters.resumed.each_ref().map(|c| c.value()),
+        ),
         times_by("side", SIDES, counters.handshake.each_ref().map(|times| times.value())),
         failures(observed),
         labelled("reason", counters.refused.values()),
+        one(counters.validations.value()),
         path_states(paths),
         labelled("state", counters.path_changes.values()),
         times(counters.switches.value()),
@@ -351,7 +368,7 @@ fn path_states(paths: [[u64; STATES.len()]; 2]) -> Vec<Sample> {
         .flat_map(|(kind, counts)| {
             let counts = STATES.iter().zip(counts);
             counts.map(|(status, count)| {
-                sample([("path", *kind), ("state", state(*status))], Value::Number(count))
+                sample([("path", *kind), ("state", status.name())], Value::Number(count))
             })
         })
         .collect()

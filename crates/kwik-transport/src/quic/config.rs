@@ -6,7 +6,8 @@ use kwik_proto::ConfigError;
 use kwik_proto::limits::{self, MAX_QUIC_STREAMS};
 
 use super::congestion::{Congestion, CongestionControl};
-use super::{Runtime, varint};
+use super::qlog::Trace;
+use super::{Qlog, Runtime, varint};
 
 /// The QUIC library ends a connection with more than 1,024 stretches of one stream that have gaps
 /// between them. Where chance loses half of all packets, a quarter of them begin such a stretch: so
@@ -49,6 +50,10 @@ pub struct QuicConfig {
     pub merge_sends: bool,
     /// What decides how much this endpoint has in flight on a connection.
     pub congestion: CongestionControl,
+    /// Where each connection has a qlog, and what happens to sessions. None, the default: nowhere.
+    /// An endpoint with one is [watched](crate::Endpoint::watch) from its start.
+    #[cfg(feature = "qlog")]
+    pub qlog: Option<super::Qlog>,
 }
 
 impl Default for QuicConfig {
@@ -65,6 +70,8 @@ impl Default for QuicConfig {
             socket_buffer: 4 * 1024 * 1024,
             merge_sends: true,
             congestion: CongestionControl::default(),
+            #[cfg(feature = "qlog")]
+            qlog: None,
         }
     }
 }
@@ -87,8 +94,20 @@ impl QuicConfig {
         Ok(())
     }
 
-    /// The same for the QUIC library.
-    pub(super) fn transport(&self, runtime: &Runtime) -> Arc<quinn::TransportConfig> {
+    /// Where connections are traced, if they are.
+    pub(crate) const fn qlog(&self) -> Option<&Qlog> {
+        #[cfg(feature = "qlog")]
+        return self.qlog.as_ref();
+        #[cfg(not(feature = "qlog"))]
+        None
+    }
+
+    /// The same for the QUIC library, of one connection if that is traced.
+    pub(super) fn transport(
+        &self,
+        runtime: &Runtime,
+        trace: Option<Trace>,
+    ) -> Arc<quinn::TransportConfig> {
         let idle = u64::try_from(self.idle_timeout.as_millis()).unwrap_or(u64::MAX);
         let clock = runtime.clone();
         let congestion = Arc::new(Congestion::new(self.congestion, move || clock.now()));
@@ -107,6 +126,9 @@ impl QuicConfig {
                 Some(self.datagram_receive_buffer).filter(|size| *size > 0),
             )
             .datagram_send_buffer_size(self.datagram_send_buffer);
+        if let Some(trace) = trace {
+            trace.apply(&mut transport);
+        }
         Arc::new(transport)
     }
 }

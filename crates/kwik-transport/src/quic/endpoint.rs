@@ -1,6 +1,7 @@
 //! A UDP socket with its QUIC connections.
 
 use std::{
+    fmt,
     future::Future,
     io,
     net::SocketAddr,
@@ -10,11 +11,12 @@ use std::{
     time::Duration,
 };
 
-use kwik_proto::limits;
+use kwik_proto::{PathId, limits};
 
 use super::connection::Sending;
+use super::qlog::{Trace, Traced};
 use super::{
-    ClientTls, ConnectError, Connection, ConnectionError, QuicConfig, Runtime, ServerTls,
+    ClientTls, ConnectError, Connection, ConnectionError, Qlog, QuicConfig, Runtime, ServerTls,
     UdpSocket, connection::unmapped, socket::HandshakeSocket, socket::ID_LEN, tls::PinCheck,
     varint,
 };
@@ -30,9 +32,39 @@ pub(crate) struct Endpoint {
     receive_window: u64,
     sending: Sending,
     idle_timeout: Duration,
-    /// What it was made with, for another socket.
-    config: Arc<QuicConfig>,
-    serves: bool,
+    made: Arc<Made>,
+}
+
+/// What an endpoint was made with, for another socket, and for connections that are traced.
+#[derive(Debug)]
+struct Made {
+    config: QuicConfig,
+    runtime: Runtime,
+    server: Option<quinn::ServerConfig>,
+}
+
+impl Made {
+    /// Settings of connections whose window grows to so much at first, and that keep so many bytes
+    /// of datagrams.
+    fn transport(
+        &self,
+        window: u64,
+        datagrams: usize,
+        trace: Option<Trace>,
+    ) -> Arc<quinn::TransportConfig> {
+        let receive_window = self.config.receive_window.min(window);
+        let config = QuicConfig {
+            receive_window,
+            datagram_receive_buffer: datagrams,
+            ..self.config.clone()
+        };
+        config.transport(&self.runtime, trace)
+    }
+
+    /// Begins to trace a connection, where connections are.
+    fn trace(&self, of: Traced<'_>) -> Option<(Trace, u64)> {
+        self.config.qlog()?.trace(of, &self.runtime)
+    }
 }
 
 impl Endpoint {
@@ -54,17 +86,14 @@ impl Endpoint {
         config: &QuicConfig,
         runtime: &Runtime,
     ) -> io::Result<Self> {
-        let within = |limit, datagram_receive_buffer| {
-            let receive_window = config.receive_window.min(limit);
-            QuicConfig { receive_window, datagram_receive_buffer, ..config.clone() }
-                .transport(runtime)
-        };
         let datagram_buffer = config.datagram_receive_buffer;
+        let mut made = Made { config: config.clone(), runtime: runtime.clone(), server: None };
         // It grows with what comes.
-        let transport = within(limits::CONNECTION_WINDOW, datagram_buffer);
-        let path_transport = within(limits::CONNECTION_WINDOW, 0);
+        let transport = made.transport(limits::CONNECTION_WINDOW, datagram_buffer, None);
+        let path_transport = made.transport(limits::CONNECTION_WINDOW, 0, None);
         // A client that has not authenticated may not make a server hold more than this.
-        let cautious = within(limits::UNAUTHENTICATED_WINDOW, datagram_buffer);
+        let cautious = made.transport(limits::UNAUTHENTICATED_WINDOW, datagram_buffer, None);
+        made.server = server.map(|tls| tls.quic_config(cautious));
         let mut endpoint = quinn::EndpointConfig::default();
         if let Some(tls) = server {
             let runtime = runtime.clone();
@@ -75,7 +104,7 @@ impl Endpoint {
         let socket = serving(socket, server.is_some());
         let inner = quinn::Endpoint::new_with_abstract_socket(
             endpoint,
-            server.map(|tls| tls.quic_config(cautious)),
+            made.server.clone(),
             socket,
             Arc::clone(runtime.inner()),
         )?;
@@ -89,19 +118,30 @@ impl Endpoint {
             receive_window,
             sending: Sending { send_window, windows_ahead: config.congestion.windows_ahead() },
             idle_timeout,
-            config: config.clone().into(),
-            serves: server.is_some(),
+            made: made.into(),
         })
     }
 
     /// Goes on on another socket: connections move there.
     pub(crate) fn rebind(&self, socket: std::net::UdpSocket, runtime: &Runtime) -> io::Result<()> {
-        self.rebind_abstract(UdpSocket::from_std(socket, &self.config, runtime)?)
+        self.rebind_abstract(UdpSocket::from_std(socket, &self.made.config, runtime)?)
     }
 
     /// The same on a socket of any kind.
     pub(crate) fn rebind_abstract(&self, socket: UdpSocket) -> io::Result<()> {
-        self.inner.rebind_abstract(serving(socket, self.serves))
+        self.inner.rebind_abstract(serving(socket, self.made.server.is_some()))
+    }
+
+    /// Where connections are traced, if they are.
+    pub(crate) fn qlog(&self) -> Option<&Qlog> {
+        self.made.config.qlog()
+    }
+
+    /// Says what a connection turned out to be that is traced.
+    pub(crate) fn name_trace(&self, trace: Option<u64>, of: fmt::Arguments<'_>) {
+        if let (Some(qlog), Some(trace)) = (self.qlog(), trace) {
+            qlog.name(trace, &of.to_string());
+        }
     }
 
     /// Bytes of received datagrams that wait for the application; 0 where they are off.
@@ -129,37 +169,49 @@ impl Endpoint {
         server_name: &str,
         tls: &ClientTls,
     ) -> Result<Connecting, ConnectError> {
-        self.dial(address, server_name, tls, &self.transport)
+        self.dial((address, PathId::PRIMARY), server_name, tls)
     }
 
     /// Dials `address` as a further path of a session.
     pub(crate) fn connect_path(
         &self,
-        address: SocketAddr,
+        to: (SocketAddr, PathId),
         server_name: &str,
         tls: &ClientTls,
     ) -> Result<Connecting, ConnectError> {
-        self.dial(address, server_name, tls, &self.path_transport)
+        self.dial(to, server_name, tls)
     }
 
     fn dial(
         &self,
-        address: SocketAddr,
+        (address, path): (SocketAddr, PathId),
         server_name: &str,
         tls: &ClientTls,
-        transport: &Arc<quinn::TransportConfig>,
     ) -> Result<Connecting, ConnectError> {
-        let (config, pin) = tls.quic_config(Arc::clone(transport));
+        let (transport, datagrams) = match path.is_primary() {
+            true => (&self.transport, self.datagram_buffer),
+            false => (&self.path_transport, 0),
+        };
+        let place = format_args!("path{path}");
+        let traced = Traced { side: "client", place: &place, remote: &address };
+        let transport = match self.made.trace(traced) {
+            Some((trace, _)) => {
+                self.made.transport(limits::CONNECTION_WINDOW, datagrams, Some(trace))
+            }
+            None => Arc::clone(transport),
+        };
+        let (config, pin) = tls.quic_config(transport);
         let inner = self
             .inner
             .connect_with(config, address, server_name)
             .map_err(ConnectError::from_quic)?;
-        Ok(Connecting { inner, pin: Some(pin), sending: self.sending })
+        Ok(Connecting { inner, pin: Some(pin), sending: self.sending, trace: None })
     }
 
     /// The next connection attempt, or `None` once the endpoint is closed. Cancel safe.
     pub(crate) async fn accept(&self) -> Option<Incoming> {
-        self.inner.accept().await.map(|incoming| Incoming(incoming, self.sending))
+        let incoming = self.inner.accept().await?;
+        Some(Incoming(incoming, self.sending, Arc::clone(&self.made)))
     }
 
     /// Where the socket is bound.
@@ -208,7 +260,7 @@ impl quinn::ConnectionIdGenerator for ConnectionIds {
 
 /// A client's attempt, not yet answered. Dropping it refuses it.
 #[derive(Debug)]
-pub(crate) struct Incoming(quinn::Incoming, Sending);
+pub(crate) struct Incoming(quinn::Incoming, Sending, Arc<Made>);
 
 impl Incoming {
     /// Whence it comes; the address is not validated yet.
@@ -230,8 +282,23 @@ impl Incoming {
 
     /// Goes on with the handshake.
     pub(crate) fn accept(self) -> Result<Connecting, ConnectError> {
-        let inner = self.0.accept().map_err(ConnectionError::from_quic)?;
-        Ok(Connecting { inner, pin: None, sending: self.1 })
+        let Self(incoming, sending, made) = self;
+        let remote = unmapped(incoming.remote_address());
+        // What it is will be known once its client has introduced itself.
+        let traced = Traced { side: "server", place: &"new", remote: &remote };
+        let traced = made.server.as_ref().and_then(|server| Some((server, made.trace(traced)?)));
+        let (inner, trace) = match traced {
+            Some((server, (trace, number))) => {
+                let mut server = server.clone();
+                let datagrams = made.config.datagram_receive_buffer;
+                let window = limits::UNAUTHENTICATED_WINDOW;
+                server.transport_config(made.transport(window, datagrams, Some(trace)));
+                (incoming.accept_with(server.into()), Some(number))
+            }
+            None => (incoming.accept(), None),
+        };
+        let inner = inner.map_err(ConnectionError::from_quic)?;
+        Ok(Connecting { inner, pin: None, sending, trace })
     }
 
     /// Tells the client that it is not accepted.
@@ -251,6 +318,15 @@ pub(crate) struct Connecting {
     inner: quinn::Connecting,
     pin: Option<PinCheck>,
     sending: Sending,
+    /// The number of its trace, if a server has one.
+    trace: Option<u64>,
+}
+
+impl Connecting {
+    /// By what its trace is [named](Endpoint::name_trace) later.
+    pub(crate) const fn trace(&self) -> Option<u64> {
+        self.trace
+    }
 }
 
 impl Future for Connecting {

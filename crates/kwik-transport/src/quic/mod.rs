@@ -6,6 +6,11 @@ mod congestion;
 mod connection;
 mod endpoint;
 mod error;
+#[cfg(not(feature = "qlog"))]
+#[path = "no_qlog.rs"]
+mod qlog;
+#[cfg(feature = "qlog")]
+mod qlog;
 mod runtime;
 mod socket;
 mod stream;
@@ -20,6 +25,10 @@ pub(crate) use connection::{Connection, Figures, QuicStats};
 pub(crate) use endpoint::{Connecting, Endpoint, Incoming};
 pub use error::{ClosedStream, ConnectError, ConnectionError, SendDatagramError};
 pub(crate) use error::{ReadError, WriteError};
+#[cfg(feature = "qlog")]
+pub use qlog::Qlog;
+#[cfg(not(feature = "qlog"))]
+pub(crate) use qlog::Qlog;
 pub(crate) use runtime::{Runtime, Sleep};
 pub(crate) use socket::UdpSocket;
 pub(crate) use stream::{RecvStream, SendStream};

@@ -15,6 +15,7 @@ use kwik::{
     SecondarySession, SendStream, ServerConfig, Session,
 };
 
+pub mod figures;
 pub mod hostile;
 pub mod proto;
 pub mod secondary;

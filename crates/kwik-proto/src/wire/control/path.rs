@@ -153,6 +153,18 @@ impl PathStatus {
         matches!(self, Self::Active | Self::Degraded)
     }
 
+    /// A word for it, as events, metrics and commands have it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Active => "active",
+            Self::Degraded => "degraded",
+            Self::Disconnecting => "disconnecting",
+            Self::Dead => "dead",
+        }
+    }
+
     fn to_proto(self) -> pb::PathStatus {
         match self {
             Self::Connecting => pb::PathStatus::Connecting,

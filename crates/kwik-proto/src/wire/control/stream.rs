@@ -143,6 +143,17 @@ pub enum BackpressureReason {
 }
 
 impl BackpressureReason {
+    /// A word for it, as events, metrics and commands have it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::BufferFull => "buffer_full",
+            Self::SlowConsumer => "slow_consumer",
+            Self::WindowFull => "window_full",
+            Self::MemoryPressure => "memory_pressure",
+        }
+    }
+
     fn to_proto(reason: Option<Self>) -> pb::BackpressureReason {
         match reason {
             None => pb::BackpressureReason::BackpressureNone,

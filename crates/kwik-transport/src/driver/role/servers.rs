@@ -4,6 +4,7 @@ use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use kwik_proto::ack::{ArrivedPackets, SharedSent};
+use kwik_proto::path::PathStatus;
 use kwik_proto::session::{Activity, PrimarySession, SecondarySession};
 use kwik_proto::stats::SessionStats;
 use kwik_proto::stream::{Delivered, Destination, ReceivedBytes, SharedRecv, StreamTable};
@@ -119,7 +120,7 @@ impl StreamRole for PrimarySession {
         true
     }
 
-    fn joining(&self) -> Vec<PathId> {
+    fn joining(&self) -> Vec<(PathId, PathStatus)> {
         joining(self.paths().all())
     }
 

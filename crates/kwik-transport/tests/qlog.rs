@@ -1,0 +1,167 @@
+//! Files of qlog: complete, named by role and path, and bounded (10.2).
+
+#![cfg(feature = "qlog")]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use bytes::Bytes;
+use common::{LOOPBACK, accept_secondary, identity, object, serve_leases, until, within};
+use kwik::{Accepted, ClientConfig, Endpoint, Qlog, QuicConfig, ServerConfig};
+use serde_json::Value;
+
+/// The records of each file, by what its name says beside time, process and number.
+fn read(folder: &Path) -> BTreeMap<String, Vec<Value>> {
+    let files = fs::read_dir(folder).unwrap().map(|entry| {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let name = name.strip_prefix("kwik-").unwrap().strip_suffix(".sqlog").unwrap();
+        let kind = name.splitn(4, '-').nth(3).unwrap().to_owned();
+        let text = fs::read_to_string(&path).unwrap();
+        let records = text.split('\x1e').skip(1).map(|record| {
+            assert!(record.ends_with('\n'), "{path:?}: {record}");
+            serde_json::from_str(record).unwrap()
+        });
+        (kind, records.collect())
+    });
+    files.collect()
+}
+
+fn check(kind: &str, records: &[Value], side: &str) {
+    let (header, events) = records.split_first().unwrap();
+    assert_eq!(header["qlog_version"], "0.3", "{kind}");
+    assert_eq!(header["qlog_format"], "JSON-SEQ");
+    let trace = &header["trace"];
+    assert_eq!(trace["vantage_point"]["type"], side, "{kind}");
+    assert!(trace["common_fields"]["reference_time"].as_f64().unwrap() > 1e12);
+    let times: Vec<_> = events.iter().map(|event| event["time"].as_f64().unwrap()).collect();
+    assert!(times.is_sorted(), "{kind}: {times:?}");
+    assert!(events.iter().all(|event| event["name"].as_str().unwrap().contains(':')));
+}
+
+const SIZE: u64 = 400_000;
+
+/// A client fetches what an edge brings; all have ended when it returns.
+async fn fetch([client, primary, edge]: &[QuicConfig; 3]) {
+    within(async {
+        let at = LOOPBACK.parse().unwrap();
+        let config = ServerConfig::new(identity(0));
+        let server = Endpoint::bind(at, Some(config), primary).unwrap();
+        let mut config = ServerConfig::new(identity(1));
+        config.trusted.insert(identity(0).fingerprint());
+        let edge = Endpoint::bind(at, Some(config), edge).unwrap();
+        let client = Endpoint::bind(at, None, client).unwrap();
+        let pinned = ClientConfig::pinned(identity(0).fingerprint());
+        let dial = client.connect_with(pinned, server.local_addr().unwrap(), "").unwrap();
+        let accept = async { server.accept().await.unwrap().accept_any().await.unwrap() };
+        let (session, accepted) = tokio::join!(dial, accept);
+        let (session, Accepted::Primary(primary)) = (session.unwrap(), accepted) else {
+            panic!("no primary")
+        };
+        let add = primary.add_path(edge.local_addr().unwrap(), identity(1).fingerprint());
+        let (path, secondary) = tokio::join!(add, accept_secondary(&edge));
+        serve_leases(secondary);
+        let mut stream = primary.session().open_uni().await.unwrap();
+        let extent = stream.reserve(SIZE).unwrap();
+        stream.finish().unwrap();
+        let mut lease = primary.lease(stream.id(), extent, path.unwrap(), Bytes::new()).unwrap();
+        let mut recv = session.accept_uni().await.unwrap();
+        let read = recv.read_to_end(SIZE as usize).await.unwrap();
+        assert!(read == object(0..SIZE));
+        lease.outcome().await.unwrap();
+        drop((recv, stream, lease));
+        session.close(0, b"done");
+        until(|| primary.session().close_reason().is_some()).await;
+        drop((session, primary));
+        for endpoint in [client, server, edge] {
+            endpoint.close(0, b"");
+            endpoint.wait_idle().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_path_has_a_qlog_and_sessions_have_one_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let roles = ["client", "primary", "edge"].map(|name| folder.path().join(name));
+    let quics = roles
+        .each_ref()
+        .map(|path| QuicConfig { qlog: Some(Qlog::open(path).unwrap()), ..QuicConfig::default() });
+    fetch(&quics).await;
+    drop(quics);
+    let [client, primary, edge] = roles.map(|path| read(&path));
+    let names = |files: &BTreeMap<String, Vec<Value>>| files.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&client), ["client-path0", "client-path1", "events"]);
+    for (files, start) in [(&primary, "primary-path0-"), (&edge, "secondary-path1-")] {
+        assert!(files.len() == 2 && names(files)[1].starts_with(start), "{:?}", names(files));
+    }
+    for (kind, records) in client.iter().chain(&primary).chain(&edge) {
+        match kind.split('-').next().unwrap() {
+            "events" => check(kind, records, "unknown"),
+            "client" => check(kind, records, "client"),
+            _ => check(kind, records, "server"),
+        }
+    }
+    // Each packet is there, with its size, and round trips are milliseconds.
+    let path = &client["client-path1"];
+    let named = |name: &str| {
+        let name = name.to_owned();
+        path.iter().filter(move |event| event["name"] == *name)
+    };
+    assert!(named("transport:packet_received").count() as u64 > SIZE / 1500, "{}", path.len());
+    let sent: Vec<_> = named("transport:packet_sent").collect();
+    assert!(sent.iter().all(|event| event["data"]["raw"]["length"].as_u64().unwrap() > 10));
+    let rtt = named("recovery:metrics_updated").find_map(|event| event["data"]["min_rtt"].as_f64());
+    assert!((0.001..10_000.0).contains(&rtt.unwrap()), "{rtt:?}");
+    // What happened to the session is told by both ends, by its name.
+    let told = |files: &BTreeMap<String, Vec<Value>>, name: &str| {
+        let events = files["events"].iter();
+        events.filter(|event| event["name"] == name).cloned().collect::<Vec<_>>()
+    };
+    let lease = &told(&primary, "kwik:lease")[0];
+    assert_eq!((&lease["data"]["outcome"], &lease["data"]["path"]), (&"done".into(), &1.into()));
+    assert!(names(&primary)[1].ends_with(lease["group_id"].as_str().unwrap()));
+    assert!(!told(&client, "kwik:session_ended").is_empty(), "{:?}", client["events"]);
+    assert!(!told(&edge, "kwik:session_ended").is_empty(), "{:?}", edge["events"]);
+}
+
+/// Files that are there already count, and go first.
+#[tokio::test]
+async fn a_folder_of_qlogs_stays_within_its_bounds() {
+    use kwik_proto::limits::{MAX_QLOG_BYTES, MAX_QLOG_FILES};
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for at in 0..3 {
+        // Holes: they count, and take no room.
+        let file = fs::File::create(path(&format!("kwik-20200101T00000{at}Z-1-0001-x.sqlog")));
+        file.unwrap().set_len(MAX_QLOG_BYTES / 3).unwrap();
+    }
+    for at in 0..MAX_QLOG_FILES - 3 {
+        fs::write(path(&format!("kwik-20200102T000000Z-1-{at:04}-x.sqlog")), "").unwrap();
+    }
+    fs::write(path("mine.sqlog"), "not ours").unwrap();
+    let qlog = Qlog::open(folder.path()).unwrap();
+    within(async {
+        let quic = QuicConfig { qlog: Some(qlog), ..QuicConfig::default() };
+        let at = LOOPBACK.parse().unwrap();
+        let client = Endpoint::bind(at, None, &quic).unwrap();
+        let nobody = client.local_addr().unwrap();
+        let dial = client.connect_with(ClientConfig::pinned(identity(0).fingerprint()), nobody, "");
+        drop(dial.unwrap());
+        client.wait_idle().await;
+    })
+    .await;
+    assert!(!path("kwik-20200101T000000Z-1-0001-x.sqlog").exists());
+    assert!(path("kwik-20200102T000000Z-1-0000-x.sqlog").exists());
+    assert!(path("mine.sqlog").exists());
+    let (mut count, mut bytes) = (0, 0);
+    for entry in fs::read_dir(folder.path()).unwrap() {
+        (count, bytes) = (count + 1, bytes + entry.unwrap().metadata().unwrap().len());
+    }
+    assert!(count <= MAX_QLOG_FILES + 1 && bytes <= MAX_QLOG_BYTES, "{count} {bytes}");
+}
