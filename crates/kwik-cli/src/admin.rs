@@ -3,12 +3,11 @@
 use std::{
     fs::File,
     io::{self, Read},
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
 
-use clap::{Args, ValueEnum};
 use kwik::{Endpoint, Fingerprint};
 use kwik_admin::{
     Admin, Bound, EdgeRow, Place, PlaceError, Reloading, Service, Thresholds, Tls, TlsError, Token,
@@ -19,63 +18,20 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use zeroize::Zeroizing;
 
 use crate::{
-    args::duration,
+    args::admin::AdminOptions,
     door::open_kept,
     failure::{Failure, Kind},
     say,
-    serve::Asked,
 };
 
 /// Bytes of a file with certificates or a key: a chain has a few thousand.
 pub(crate) const MAX_PEM: u64 = 256 * 1024;
 
-#[derive(Debug, Args)]
-pub(crate) struct AdminOptions {
-    /// Show what the server does and take commands there: 127.0.0.1:PORT, or the path of a socket;
-    /// an address that other machines reach needs --admin-cert, --admin-key and
-    /// --admin-token-file. A page, /metrics for Prometheus, and `kwik ctl`.
-    #[arg(long, value_name = "PLACE")]
-    pub(crate) admin: Option<Place>,
-    /// A file with the token that is asked for there: 32 letters and digits or more, of
-    /// `openssl rand -hex 32`, say.
-    #[arg(long, value_name = "FILE", requires = "admin")]
-    pub(crate) admin_token_file: Option<PathBuf>,
-    /// A file with the certificate chain for that, the server's own first, as PEM.
-    #[arg(long, value_name = "FILE", requires = "admin_key")]
-    pub(crate) admin_cert: Option<PathBuf>,
-    /// A file with its private key, as PEM.
-    #[arg(long, value_name = "FILE", requires = "admin_cert")]
-    pub(crate) admin_key: Option<PathBuf>,
-    /// When an alert is raised: degraded=30 (seconds), memory=0.8 (share) or failures=60
-    /// (handshakes a minute). May be given several times.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = threshold, requires = "admin")]
-    pub(crate) alert: Vec<(String, f64)>,
-    /// Log a line of figures this often: 1m, say.
-    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "admin")]
-    pub(crate) report_every: Option<Duration>,
-    /// In what form the log is.
-    #[arg(long, value_enum, value_name = "FORM", default_value_t = LogFormat::Text)]
-    pub(crate) log_format: LogFormat,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LogFormat {
-    Text,
-    /// An object a line.
-    Json,
-}
-
-fn threshold(text: &str) -> Result<(String, f64), String> {
-    // Of what comes twice clients alone know.
-    let wrong = || format!("{text} is no threshold here: degraded=30, memory=0.8 or failures=60");
-    let (name, value) = text.split_once('=').ok_or_else(wrong)?;
-    let value: f64 = value.parse().map_err(|_| wrong())?;
-    let most = match name {
-        "memory" => 1.0,
-        "degraded" | "failures" => 1e6,
-        _ => return Err(wrong()),
-    };
-    if (0.0..=most).contains(&value) { Ok((name.to_owned(), value)) } else { Err(wrong()) }
+/// What a server is asked from outside.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Reload,
+    End,
 }
 
 /// An interface that listens, if one is wanted.

@@ -18,6 +18,7 @@ use clap::{Arg, ArgAction, Command, CommandFactory};
 use crate::{
     args::Arguments,
     failure::{Failure, Kind},
+    options::Again,
 };
 
 /// Bytes of a configuration file.
@@ -127,14 +128,6 @@ impl Defaults {
         };
         self.0.iter().find(is_meant).map(|default| default.origin.as_str())
     }
-}
-
-/// What the environment and the file say of an option now.
-#[derive(Debug)]
-pub(crate) struct Again {
-    pub(crate) values: Vec<String>,
-    /// Where they stand, for people.
-    pub(crate) origin: String,
 }
 
 /// Reads an option of the command that runs again, which may be given several times: none when the

@@ -15,9 +15,9 @@ use kwik_delivery::{Fingerprint, Visitor};
 use tokio::{net::lookup_host, time};
 
 use crate::{
-    args::{ObjectLink, TrustOptions},
     failure::{Failure, Kind},
     known::KnownServers,
+    options::{ObjectLink, TrustOptions},
     progress::Waiting,
     qlog, state,
     voice::note,

@@ -12,10 +12,10 @@ use kwik_delivery::{Client, Link, Primaries, Visitor, limits::CLOCK_SKEW};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    args::{State, duration},
     connect::{Connection, Trust, Whom, connect},
     failure::{Failure, Kind},
     known::KnownServers,
+    options::{State, duration},
     print, state,
 };
 

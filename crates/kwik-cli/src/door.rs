@@ -14,11 +14,10 @@ use kwik::Identity;
 use kwik_delivery::{Door, Fingerprint, Pass, Ticket};
 
 use crate::{
-    args::Serve,
+    args::serve::Serve,
     failure::{Failure, Kind},
-    say,
-    serve::count,
-    state,
+    say, state,
+    voice::count,
 };
 
 /// Bytes of a list of keys.

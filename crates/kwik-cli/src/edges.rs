@@ -14,12 +14,11 @@ use kwik_delivery::{Edge, Server};
 use tokio::time::{self, Instant};
 
 use crate::{
-    args::EdgeLink,
-    config,
     connect::resolve,
     failure::{Failure, Kind},
+    options::{Again, EdgeLink},
     say,
-    serve::count,
+    voice::count,
 };
 
 /// How long the name server may take.
@@ -79,17 +78,6 @@ impl EdgeList {
         Ok(list)
     }
 
-    /// Those that the configuration file names now, where the command line names none.
-    fn read_given(&mut self) -> Result<(), Failure> {
-        let Some(again) = config::read_again("edge")? else { return Ok(()) };
-        let parse = |text: &String| {
-            let wrong = |error| Failure::new(Kind::Usage, format!("{}: {error}", again.origin));
-            text.parse().map_err(wrong)
-        };
-        self.given = again.values.iter().map(parse).collect::<Result<_, _>>()?;
-        Ok(())
-    }
-
     /// Reads the file again. Those that stay keep their addresses.
     fn read(&mut self) -> Result<(), Failure> {
         let listed = self.file.as_deref().map(read_list).transpose()?;
@@ -123,8 +111,14 @@ impl EdgeList {
     }
 
     /// A file was changed, or names lead elsewhere: reads and looks up all of them again.
-    pub(crate) fn reload(&mut self, server: &Server) {
-        match self.read_given().and_then(|()| self.read()) {
+    /// `again` is what the configuration file names now, where the command line names none.
+    pub(crate) fn reload(&mut self, again: Result<Option<Again>, Failure>, server: &Server) {
+        let given = again.and_then(|again| again.map(|again| again.parse()).transpose());
+        let read = given.and_then(|given| {
+            self.given = given.unwrap_or_else(|| std::mem::take(&mut self.given));
+            self.read()
+        });
+        match read {
             Ok(()) => {
                 let now = Instant::now();
                 for known in self.edges.iter_mut().filter(|known| known.is_named()) {

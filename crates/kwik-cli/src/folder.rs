@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::{sync::mpsc, task::spawn_blocking};
 
 use crate::{
-    args::Get,
+    args::get::Get,
     failure::{Failure, Kind},
     filter::Filter,
     many::{Crew, Job},

@@ -1,9 +1,6 @@
 //! `kwik get`: objects into files.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{path::Path, time::Instant};
 
 use blake3::Hash;
 use kwik::escape;
@@ -11,30 +8,23 @@ use kwik_delivery::{Client, Manifest, ObjectName, Output, Progress};
 use tokio::{sync::mpsc, task::spawn_blocking, time};
 
 use crate::{
-    args::{Get, ObjectLink},
+    args::get::Get,
     connect::Trust,
     failure::{Failure, Kind},
     folder,
     many::{Crew, Job},
+    options::ObjectLink,
     print,
-    progress::{Display, Waiting},
+    progress::{Display, TICK, Waiting},
     qlog,
     remote::{Remote, Several},
     sessions::Sessions,
     signals::Signals,
-    state,
     summary::{Size, Summary},
     tally::Tally,
-    target::{Manner, Target, Wish},
+    target::{Target, Wish},
     voice::{self, note},
 };
-
-/// How often a transfer is looked at.
-pub(crate) const TICK: Duration = Duration::from_millis(20);
-/// Wait before the first further try: doubled each time, up to the longest.
-const FIRST_WAIT: Duration = Duration::from_millis(500);
-/// See [`FIRST_WAIT`].
-const LONGEST_WAIT: Duration = Duration::from_secs(15);
 
 pub(crate) async fn run(arguments: Get) -> Result<(), Failure> {
     voice::choose(arguments.form());
@@ -204,17 +194,6 @@ fn wish(arguments: &Get) -> Wish<'_> {
     }
 }
 
-/// How files are written.
-pub(crate) fn manner(arguments: &Get) -> Manner {
-    let folder = state::folder(arguments.trust.state.folder.as_deref()).ok();
-    Manner {
-        resume: !arguments.no_resume,
-        sparse: arguments.sparse,
-        modes: arguments.modes,
-        other_folder: folder.map(|folder| folder.join("parts")),
-    }
-}
-
 async fn get(arguments: &Get, link: &ObjectLink, signals: &mut Signals) -> Result<(), Failure> {
     let target = Target::find(wish(arguments), &link.name)?;
     if matches!(target, Target::Kept(_)) {
@@ -254,7 +233,7 @@ fn show(arguments: &Get, summary: &Summary, target: &Target) -> Result<(), Failu
 }
 
 async fn open(target: &Target, arguments: &Get) -> Result<Output, Failure> {
-    let (manner, target) = (manner(arguments), target.clone());
+    let (manner, target) = (arguments.manner(), target.clone());
     spawn_blocking(move || target.open(&manner)).await.unwrap_or_else(|error| {
         Err(Failure::new(Kind::Disk, format!("cannot open the target: {error}")))
     })
@@ -281,20 +260,6 @@ async fn download(
             Err(failure) => tries.failed(&client, failure, progress.verified()).await?,
         }
     }
-}
-
-/// How long to wait before a further try, after so many in a row that brought nothing.
-pub(crate) fn wait_before(in_vain: u32) -> Duration {
-    let wait = FIRST_WAIT.saturating_mul(1 << in_vain.min(8)).min(LONGEST_WAIT);
-    wait.mul_f64(spread())
-}
-
-/// Give or take a quarter: clients that lost one server do not all come back at once.
-fn spread() -> f64 {
-    let mut random = [0];
-    // Without random bytes they do.
-    getrandom::fill(&mut random).ok();
-    0.75 + f64::from(random[0]) / 512.0
 }
 
 /// What is fetched, and where to.

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::{args::State, failure::Failure, print, state};
+use crate::{failure::Failure, options::State, print, state};
 
 #[derive(Debug, Args)]
 pub(crate) struct IdentityArguments {

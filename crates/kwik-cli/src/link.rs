@@ -9,8 +9,8 @@ use clap::Args;
 use kwik_delivery::{Link, Ticket};
 
 use crate::{
-    args::State,
     failure::{Failure, Kind},
+    options::State,
     print, state,
     voice::note,
 };

@@ -9,9 +9,9 @@ use std::{
 use kwik::{Endpoint, ServerConfig};
 
 use crate::{
-    args::{DEFAULT_PORT, Listen},
     connect::resolve,
     failure::{Failure, Kind},
+    options::{DEFAULT_PORT, Listen},
 };
 
 /// How long the name server may take.

@@ -20,7 +20,10 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use crate::{admin::LogFormat, args::Command, voice::json_line};
+use crate::{
+    args::{Command, admin::LogFormat},
+    voice::json_line,
+};
 
 /// Logs warnings to standard error, or what `KWIK_LOG` says: off, error, warn, info, debug, trace.
 /// A server says what becomes of requests, too, and when that was, unless the journal does.

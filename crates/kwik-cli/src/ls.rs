@@ -8,10 +8,10 @@ use kwik_delivery::{Entry, EntryKind, Listing, ObjectName};
 use serde_json::json;
 
 use crate::{
-    args::{TrustOptions, duration},
     failure::{Failure, Kind},
     filter::Filter,
     folder::say_left_out,
+    options::{TrustOptions, duration},
     print,
     remote::{Several, What},
     sessions::{Dialing, Sessions},

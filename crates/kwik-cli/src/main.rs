@@ -37,6 +37,7 @@ mod ls;
 mod manual;
 mod many;
 mod notify;
+mod options;
 mod progress;
 mod qlog;
 mod remote;

@@ -1,34 +1,16 @@
 //! `kwik completions` and `kwik man`: what shells and readers know of the command line, made of its
 //! one definition.
 
-use std::{io, path::PathBuf};
+use std::io;
 
-use clap::{Args, Command, CommandFactory};
-use clap_complete::Shell;
+use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 
 use crate::{
-    args::Arguments,
+    args::{Arguments, CompletionsArguments, ManArguments},
     failure::{Failure, Kind},
     print,
 };
-
-#[derive(Debug, Args)]
-pub(crate) struct CompletionsArguments {
-    /// Whose: `kwik completions bash > ~/.local/share/bash-completion/completions/kwik`, say.
-    #[arg(value_enum)]
-    shell: Shell,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ManArguments {
-    /// The command whose page is printed [default: that of kwik].
-    #[arg(value_name = "COMMAND")]
-    command: Option<String>,
-    /// Write the pages of all commands into this folder.
-    #[arg(long, value_name = "DIR", conflicts_with = "command")]
-    dir: Option<PathBuf>,
-}
 
 pub(crate) fn completions(arguments: &CompletionsArguments) -> Result<(), Failure> {
     let mut text = Vec::new();

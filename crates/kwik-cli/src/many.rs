@@ -20,10 +20,9 @@ use tokio::{
 };
 
 use crate::{
-    args::Get,
+    args::get::Get,
     failure::{Failure, Kind},
-    get::{TICK, manner},
-    progress::{Overall, Waiting},
+    progress::{Overall, TICK, Waiting},
     sessions::Sessions,
     tally::{Tally, UnderWay},
     target::{Manner, Target},
@@ -83,7 +82,7 @@ struct Queue {
 
 impl<'a> Crew<'a> {
     pub(crate) fn new(arguments: &'a Get, sessions: &'a Sessions<'a>, tally: &'a Tally) -> Self {
-        let (manner, writes) = (manner(arguments), Semaphore::new(writes()));
+        let (manner, writes) = (arguments.manner(), Semaphore::new(writes()));
         Self { arguments, sessions, tally, manner, writes, unsynced: Mutex::default() }
     }
 

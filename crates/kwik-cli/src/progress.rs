@@ -15,6 +15,9 @@ use crate::{
     voice::{self, Form, note},
 };
 
+/// How often a transfer is looked at.
+pub(crate) const TICK: Duration = Duration::from_millis(20);
+
 /// Until the first plain line. Each further wait is twice as long, up to the longest: a log of a
 /// long download stays short.
 const FIRST_LINE: Duration = Duration::from_secs(2);

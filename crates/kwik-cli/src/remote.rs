@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use kwik_delivery::{Entry, ObjectName};
 
-use crate::args::ObjectLink;
+use crate::options::ObjectLink;
 
 /// What is fetched.
 #[derive(Debug, Clone)]

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use kwik_delivery::Link;
 
-use crate::{args::ObjectLink, connect, failure::Failure};
+use crate::{connect, failure::Failure, options::ObjectLink};
 
 /// Servers of one get: more than anybody restarts while a file comes, and few enough that a server
 /// that names others without an end leads nowhere.

@@ -20,8 +20,9 @@ use tokio::{
 
 use crate::{
     access::AccessLog,
-    admin::Administration,
-    args::Serve,
+    admin::{Administration, Asked},
+    args::serve::Serve,
+    config::read_again,
     door::Entrance,
     edges::EdgeList,
     failure::{Failure, Kind},
@@ -29,6 +30,7 @@ use crate::{
     notify::notify,
     print, qlog, say, sources, state,
     successors::Successors,
+    voice::count,
 };
 
 /// How long the goodbye to clients may take.
@@ -95,8 +97,8 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
                     log.reopen();
                 }
                 entrance.reload();
-                edges.reload(&server);
-                successors.reload(&server);
+                edges.reload(read_again("edge"), &server);
+                successors.reload(read_again("successor"), &server);
                 if let Some(done) = done {
                     // Who asked may be gone.
                     done.send(()).ok();
@@ -197,15 +199,8 @@ async fn end(
 /// Waits until it is asked to end once more. It is not too late to say where clients go on.
 async fn asked_again(server: &Server, signals: &mut Signals, successors: &mut Successors) {
     while signals.next().await == Asked::Reload {
-        successors.reload(server);
+        successors.reload(read_again("successor"), server);
     }
-}
-
-/// What a server is asked from outside.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Asked {
-    Reload,
-    End,
 }
 
 struct Signals {
@@ -312,11 +307,6 @@ fn warn_of_unserved(survey: &Survey) {
         let (names, example) = (count(unnamed.count, "name"), escape(example));
         say(&format!("kwik: {names} cannot be served, such as {example}: rename it"));
     }
-}
-
-/// `1 edge`, `2 edges`.
-pub(crate) fn count(number: usize, word: &str) -> String {
-    format!("{number} {word}{}", if number == 1 { "" } else { "s" })
 }
 
 /// What people and scripts need to go on: fingerprint, the line for clients, those for servers.

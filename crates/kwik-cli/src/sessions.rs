@@ -17,10 +17,9 @@ use tokio::{
 };
 
 use crate::{
-    args::{ObjectLink, TrustOptions},
     connect::{Connection, Whom, connect},
     failure::{Failure, Kind},
-    get::wait_before,
+    options::{ObjectLink, TrustOptions},
     progress::Waiting,
     route::Route,
     tally::Tally,
@@ -30,6 +29,11 @@ use crate::{
 /// How long nothing may come from a server while there is another one that was not tried: longer
 /// than links are away that come back soon.
 const PATIENCE_WITH_OTHERS: Duration = Duration::from_secs(10);
+
+/// Wait before the first further try: doubled each time, up to the longest.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+/// See [`FIRST_WAIT`].
+const LONGEST_WAIT: Duration = Duration::from_secs(15);
 
 /// How a server is dialed, and for how long.
 #[derive(Debug, Clone, Copy)]
@@ -434,4 +438,18 @@ impl Tries<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// How long to wait before a further try, after so many in a row that brought nothing.
+fn wait_before(in_vain: u32) -> Duration {
+    let wait = FIRST_WAIT.saturating_mul(1 << in_vain.min(8)).min(LONGEST_WAIT);
+    wait.mul_f64(spread())
+}
+
+/// Give or take a quarter: clients that lost one server do not all come back at once.
+fn spread() -> f64 {
+    let mut random = [0];
+    // Without random bytes they do.
+    getrandom::fill(&mut random).ok();
+    0.75 + f64::from(random[0]) / 512.0
 }

@@ -17,7 +17,7 @@ use kwik_delivery::{ObjectName, Source, limits::MAX_OBJECT};
 use tokio::task::spawn_blocking;
 
 use crate::{
-    args::Serve,
+    args::serve::Serve,
     failure::{Failure, Kind},
     progress::Waiting,
     summary::Size,

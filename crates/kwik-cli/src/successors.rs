@@ -3,11 +3,11 @@
 use kwik_delivery::{Link, Server, limits::MAX_SUCCESSORS};
 
 use crate::{
-    args::PeerLink,
-    config, connect,
+    connect,
     failure::{Failure, Kind},
+    options::{Again, PeerLink},
     say,
-    serve::count,
+    voice::count,
 };
 
 /// Those that are configured.
@@ -32,9 +32,12 @@ impl Successors {
         server.set_successors(self.0.clone());
     }
 
-    /// The configuration file was changed: reads it again.
-    pub(crate) fn reload(&mut self, server: &Server) {
-        match Self::read_again() {
+    /// The configuration file was changed: `again` is what it names now.
+    pub(crate) fn reload(&mut self, again: Result<Option<Again>, Failure>, server: &Server) {
+        let read = again.and_then(|again| {
+            again.map(|again| again.parse().and_then(|links: Vec<_>| Self::new(&links))).transpose()
+        });
+        match read {
             Ok(Some(read)) if read.0 != self.0 => {
                 *self = read;
                 self.tell(server);
@@ -43,15 +46,5 @@ impl Successors {
             Ok(_) => {}
             Err(failure) => say(&format!("kwik: {failure}: the successors stay as they are")),
         }
-    }
-
-    fn read_again() -> Result<Option<Self>, Failure> {
-        let Some(again) = config::read_again("successor")? else { return Ok(None) };
-        let parse = |text: &String| {
-            text.parse::<PeerLink>()
-                .map_err(|error| Failure::new(Kind::Usage, format!("{}: {error}", again.origin)))
-        };
-        let links = again.values.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
-        Self::new(&links).map(Some)
     }
 }

@@ -16,8 +16,9 @@ use kwik_delivery::Progress;
 use tokio::{task::spawn_blocking, try_join};
 
 use crate::{
-    args::{ObjectLink, Original, Verify},
+    args::verify::{Original, Verify},
     failure::{Failure, Kind},
+    options::ObjectLink,
     print,
     progress::Waiting,
     sessions::{Dialing, Sessions},

@@ -5,8 +5,14 @@ use std::{num::NonZeroU64, path::PathBuf, time::Duration};
 use blake3::Hash;
 use clap::{Args, ValueEnum};
 
-use super::{TrustOptions, duration, rate};
-use crate::{remote::Remote, sessions::Dialing, voice::Form};
+use crate::{
+    options::{TrustOptions, duration, rate},
+    remote::Remote,
+    sessions::Dialing,
+    state,
+    target::Manner,
+    voice::Form,
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct Get {
@@ -95,6 +101,17 @@ impl Get {
     pub(crate) const fn dialing(&self) -> Dialing<'_> {
         let Self { trust, timeout, retry, limit_rate, .. } = self;
         Dialing { trust, timeout: *timeout, retry: *retry, limit_rate: *limit_rate }
+    }
+
+    /// How files are written.
+    pub(crate) fn manner(&self) -> Manner {
+        let folder = state::folder(self.trust.state.folder.as_deref()).ok();
+        Manner {
+            resume: !self.no_resume,
+            sparse: self.sparse,
+            modes: self.modes,
+            other_folder: folder.map(|folder| folder.join("parts")),
+        }
     }
 
     /// The form of what it says.

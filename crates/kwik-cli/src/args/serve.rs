@@ -6,10 +6,9 @@ use clap::{Args, ValueEnum};
 use kwik::CongestionControl;
 use kwik_delivery::{Fingerprint, ObjectName};
 
-use super::{EdgeLink, Listen, PeerLink, State, duration_or_none, rate};
-
-use crate::admin::AdminOptions;
+use super::admin::AdminOptions;
 use crate::link::lifetime;
+use crate::options::{EdgeLink, Listen, PeerLink, State, duration_or_none, rate};
 
 #[derive(Debug, Args)]
 pub(crate) struct Serve {

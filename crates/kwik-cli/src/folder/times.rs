@@ -11,7 +11,7 @@ use kwik::escape;
 use kwik_delivery::ObjectName;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, utimensat};
 
-use crate::{serve::count, voice::note};
+use crate::voice::{count, note};
 
 /// Folders whose times are kept: some tens of megabytes of names.
 const MAX_FOLDERS: usize = 250_000;
