@@ -23,9 +23,7 @@ impl Scheduler {
         if changed == Changed::Nothing || self.ledger.fills().next().is_none() {
             return;
         }
-        if changed == Changed::Takers {
-            self.release_suspects(streams, now);
-        }
+        self.release_suspects(streams, now);
         self.set_horizon(streams.window().status().maximum);
         self.deal(streams, now);
         if self.rebalance(now) {

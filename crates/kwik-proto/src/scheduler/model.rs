@@ -410,7 +410,7 @@ impl PathModel {
             Some(rate) if !self.is_starting() => 2 * bytes_in(rate, self.base_rtt()),
             _ => self.window(),
         };
-        (WINDOWS_AHEAD * window + COMMITTED).saturating_sub(self.queue.stale() + ahead).min(bytes)
+        (WINDOWS_AHEAD * window + COMMITTED).saturating_sub(ahead).min(bytes)
     }
 
     /// Smoothed round-trip time.
@@ -421,11 +421,6 @@ impl PathModel {
     /// Measured rate in bytes a second.
     pub(super) fn rate(&self) -> Option<u64> {
         self.rate
-    }
-
-    /// Bytes asked for that are neither here nor cancelled.
-    pub(super) fn owed(&self) -> u64 {
-        self.outstanding().saturating_sub(self.queue.stale())
     }
 
     pub(super) fn outstanding(&self) -> u64 {

@@ -48,15 +48,15 @@ impl PathSchedule {
         self.model.on_revived(now);
     }
 
-    /// When it becomes suspect unless it speaks; none while nothing is asked of it. What it owes is
-    /// asked of others then and may come twice: where that is more than `spare`, it is waited for
-    /// longer.
-    pub(super) fn suspect_at(&self, spare: u64) -> Option<Instant> {
-        let mut patience = self.model.patience();
-        if self.model.owed() > spare {
-            patience = patience.max(self.model.loss_explains());
-        }
-        (self.model.outstanding() > 0).then(|| self.live.suspect_at(patience))
+    /// When it becomes suspect unless it speaks; none while nothing is asked of it.
+    pub(super) fn suspect_at(&self) -> Option<Instant> {
+        let asked = self.model.outstanding() > 0;
+        asked.then(|| self.live.suspect_at(self.model.patience()))
+    }
+
+    /// It may be silent for no more than lost packets.
+    pub(super) fn may_have_lost_packets(&self, now: Instant) -> bool {
+        now < self.live.suspect_at(self.model.loss_explains())
     }
 
     /// When it loses its leases unless it brings something of what it owes.

@@ -19,9 +19,8 @@ impl Scheduler {
     /// When [`Scheduler::handle_timeout`] has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let spare = self.spare_budget();
         let suspects = self.paths.values().filter(|path| !path.state.is_suspect());
-        let suspects = suspects.filter_map(|path| path.schedule.suspect_at(spare));
+        let suspects = suspects.filter_map(|path| path.schedule.suspect_at());
         let silent =
             self.paths.iter().filter(|(id, path)| is_mortal(**id, path, self.ledger.pieces(**id)));
         let silent = silent.map(|(_, path)| path.schedule.dead_at());
@@ -50,13 +49,12 @@ impl Scheduler {
             .filter(|(id, path)| self.stalled_at(**id, path).is_some_and(|at| at <= now));
         let mut lost: Vec<_> = stalled.map(|(id, _)| *id).collect();
         let mut changed = Changed::Work;
-        let spare = self.spare_budget();
         for (id, path) in &mut self.paths {
             if is_mortal(*id, path, self.ledger.pieces(*id)) && path.schedule.dead_at() <= now {
                 path.on(PathInput::Death);
                 self.events.push(SchedulerEvent::Dead(*id));
                 lost.push(*id);
-            } else if path.schedule.suspect_at(spare).is_some_and(|at| at <= now)
+            } else if path.schedule.suspect_at().is_some_and(|at| at <= now)
                 && path.on(PathInput::Silence).is_some()
             {
                 path.schedule.live.on_suspect(now);
@@ -204,14 +202,23 @@ impl Scheduler {
         }
     }
 
-    /// Cancels the pieces of a path that another may bring.
+    /// Cancels the pieces of a path that another may bring. What of them comes all the same counts
+    /// against what may come twice. Where loss explains the silence, and that is spent, only what
+    /// readers wait for is asked of another.
     fn release(&mut self, id: PathId, streams: &mut StreamTable, now: Instant) {
+        let Some(path) = self.paths.get(&id) else { return };
+        let lossy = path.schedule.may_have_lost_packets(now);
         let owed = self.ledger.owed_by(id);
         let movable = owed.filter(|(_, piece, rest)| self.can_move(id, piece.stream, rest.start));
-        let movable: Vec<_> = movable.map(|(id, piece, _)| (id, piece.stream)).collect();
+        let movable: Vec<_> =
+            movable.map(|(piece, activation, rest)| (piece, activation.stream, rest)).collect();
         let mut concerned = BTreeSet::new();
-        for (piece, stream) in movable {
-            // What of it comes all the same counts against what may come twice.
+        for (piece, stream, rest) in movable {
+            let affordable = rest.end - rest.start <= self.spare_budget();
+            let awaited = || self.ledger.fill(stream).is_some_and(|fill| fill.awaits(&rest));
+            if lossy && !affordable && !awaited() {
+                continue;
+            }
             if self.take_back(id, piece, Cause::Silent, now) {
                 self.decide(id, stream, Decision::Silent);
                 concerned.insert(stream);

@@ -207,6 +207,15 @@ fn what_a_primary_could_not_hear_of_fails_no_reader() {
     run(24090);
 }
 
+/// What a silent path may bring twice is spent, and loss would explain the silence: what a reader
+/// waits for is asked of another all the same.
+#[test]
+fn no_reader_waits_for_lost_packets_that_are_none() {
+    for seed in [2045, 6958, 8040, 50750] {
+        run(seed);
+    }
+}
+
 /// The primary can add no path while its link is cut: its application has to wait for longer.
 #[test]
 fn a_stream_of_edges_alone_waits_until_the_primary_can_add_paths() {

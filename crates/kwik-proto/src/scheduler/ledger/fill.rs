@@ -165,6 +165,11 @@ impl Fill {
         self.owed = true;
     }
 
+    /// Its reader waits for a byte of this range.
+    pub(in crate::scheduler) fn awaits(&self, range: &Range<u64>) -> bool {
+        lock(&self.recv).awaited().is_some_and(|at| range.contains(&at))
+    }
+
     /// The byte that its reader waits for, if nobody was asked for it.
     pub(in crate::scheduler) fn awaited_free(&self) -> Option<u64> {
         let at = lock(&self.recv).awaited()?;
