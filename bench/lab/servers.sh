@@ -28,7 +28,7 @@ serve() {
   pid=$!
   pids+=("$pid")
   for ((tries = 0; tries < 600; tries++)); do
-    grep -q 'kwik get' "$log" && return
+    grep -q '^may read' "$log" && return
     kill -0 "$pid" 2>/dev/null || break
     sleep 0.1
   done

@@ -212,23 +212,26 @@ async fn scrapes(options: Options) {
     for _ in 0..options.sessions {
         sessions.push(pair.connect().await);
     }
-    let time = Duration::from_secs(options.seconds);
-    // Of heartbeats and alerts, without a scrape.
-    let used = cpu();
-    tokio::time::sleep(time).await;
-    let alone = cpu().saturating_sub(used);
-    let (mut size, used) = (0, cpu());
+    // What came with the handshakes is over by then.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let (mut size, mut alone, mut scraped) = (0, Vec::new(), Vec::new());
+    let share = |used: Duration| (cpu() - used).as_secs_f64() * 100.0;
+    // Of heartbeats and alerts, a second without a scrape and one with it in turn.
     for _ in 0..options.seconds {
-        let begun = Instant::now();
+        let used = cpu();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        alone.push(share(used));
+        let (begun, used) = (Instant::now(), cpu());
         size = ask(address, "/metrics").await;
         tokio::time::sleep(Duration::from_secs(1).saturating_sub(begun.elapsed())).await;
+        scraped.push(share(used));
     }
-    let scraped = cpu().saturating_sub(used);
-    let share = |cpu: Duration| cpu.as_secs_f64() / time.as_secs_f64() * 100.0;
+    let mean = |all: &[f64]| all.iter().sum::<f64>() / all.len() as f64;
+    let (alone, scraped) = (mean(&alone), mean(&scraped));
     println!("\n| {} sessions at both ends | % of a core |\n|---|---:|", options.sessions);
-    println!("| idle, watched | {:.2} |", share(alone));
-    println!("| scraped each second ({size} bytes) | {:.2} |", share(scraped));
-    println!("| of that, scrapes | {:.2} |", share(scraped.saturating_sub(alone)));
+    println!("| idle, watched | {alone:.2} |");
+    println!("| scraped each second ({size} bytes) | {scraped:.2} |");
+    println!("| of that, scrapes | {:.2} |", scraped - alone);
     admin.abort();
     drop(sessions);
     pair.end().await;
