@@ -315,8 +315,8 @@ async fn the_same_range_asked_for_without_end_holds_nothing_more() {
     assert!(held[2] <= held[1] + MIB, "{held:?}");
 }
 
-/// From the system's cache into the buffer that is sent, and no copy more (4.7): a read takes the
-/// heap of its bytes once. What is sent is that buffer itself.
+/// From the file into the buffer that is sent, and no copy more (4.7): a read takes the heap of its
+/// bytes once. What is sent is that buffer itself.
 #[tokio::test]
 async fn a_local_object_is_read_into_the_buffer_that_is_sent() {
     const READS: u64 = 64;

@@ -23,7 +23,9 @@ impl Scheduler {
         if changed == Changed::Nothing || self.ledger.fills().next().is_none() {
             return;
         }
-        self.release_suspects(streams, now);
+        if changed == Changed::Takers {
+            self.release_suspects(streams, now);
+        }
         self.set_horizon(streams.window().status().maximum);
         self.deal(streams, now);
         if self.rebalance(now) {

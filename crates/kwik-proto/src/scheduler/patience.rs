@@ -69,6 +69,10 @@ impl Scheduler {
                 changed = Changed::Takers;
             }
         }
+        if self.paths.values().any(|path| path.state.is_suspect()) {
+            // Readers may have come to what was left to it, or loss explains it no longer.
+            changed = Changed::Takers;
+        }
         for id in lost {
             self.lose_leases(id, streams, now);
         }

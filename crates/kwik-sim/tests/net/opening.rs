@@ -1,17 +1,50 @@
 //! Streams that a session opens later start as fast as those of QUIC: a round trip of 100 ms.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use kwik::{ClientConfig, Identity, QuicConfig, SendStream, ServerConfig};
-use kwik_sim::{Shape, Sim};
+use kwik::{ClientConfig, Endpoint, Identity, QuicConfig, SendStream, ServerConfig, Session};
+use kwik_sim::{Host, Shape, Sim};
 
 use crate::scenario::ms;
 
 const RTT: Duration = Duration::from_millis(100);
 /// More than a stream's floor.
 const LEN: usize = 15_000;
+
+/// A client and a server, a link apart.
+struct Pair {
+    sim: Sim,
+    client: Host,
+    server: Host,
+    listener: Endpoint,
+    dialer: Endpoint,
+    address: SocketAddr,
+}
+
+impl Pair {
+    fn new(seed: u64) -> Self {
+        let sim = Sim::new(seed);
+        let (client, server) = (sim.host("client"), sim.host("server"));
+        server.link(Shape::rate_mbit(1000).delay(RTT / 2));
+        let config = ServerConfig::new(Arc::new(identity()));
+        let listener = server.endpoint(4433, Some(config), &QuicConfig::default()).unwrap();
+        let dialer = client.endpoint(0, None, &QuicConfig::default()).unwrap();
+        let address = listener.local_addr().unwrap();
+        Self { sim, client, server, listener, dialer, address }
+    }
+}
+
+fn identity() -> Identity {
+    Identity::from_seed([1; 32])
+}
+
+async fn connect(dialer: &Endpoint, address: SocketAddr) -> Session {
+    let config = ClientConfig::pinned(identity().fingerprint());
+    dialer.connect_with(config, address, "").unwrap().await.unwrap()
+}
 
 async fn write(mut stream: SendStream, len: usize) {
     stream.write_all(&vec![7; len]).await.unwrap();
@@ -21,14 +54,7 @@ async fn write(mut stream: SendStream, len: usize) {
 
 #[test]
 fn streams_that_are_opened_later_need_no_round_trip_for_credit() {
-    let sim = Sim::new(5);
-    let (client, server) = (sim.host("client"), sim.host("server"));
-    server.link(Shape::rate_mbit(1000).delay(RTT / 2));
-    let identity = Arc::new(Identity::from_seed([1; 32]));
-    let config = ServerConfig::new(identity.clone());
-    let listener = server.endpoint(4433, Some(config), &QuicConfig::default()).unwrap();
-    let address = listener.local_addr().unwrap();
-    let dialer = client.endpoint(0, None, &QuicConfig::default()).unwrap();
+    let Pair { sim, client, server, listener, dialer, address } = Pair::new(5);
     let ends = Arc::<Mutex<BTreeMap<u64, Instant>>>::default();
     let (read, world, reading) = (ends.clone(), sim.clone(), server.clone());
     server.spawn(async move {
@@ -43,8 +69,7 @@ fn streams_that_are_opened_later_need_no_round_trip_for_credit() {
     });
     let world = sim.clone();
     sim.block_on(async move {
-        let config = ClientConfig::pinned(identity.fingerprint());
-        let session = dialer.connect_with(config, address, "").unwrap().await.unwrap();
+        let session = connect(&dialer, address).await;
         // QUIC's congestion window has room for what follows.
         write(session.open_uni().await.unwrap(), 2_000_000).await;
         let mut begun = BTreeMap::new();
@@ -67,14 +92,7 @@ fn streams_that_are_opened_later_need_no_round_trip_for_credit() {
 /// round trip later it is there (2.1).
 #[test]
 fn the_first_byte_leaves_after_one_round_trip() {
-    let sim = Sim::new(6);
-    let (client, server) = (sim.host("client"), sim.host("server"));
-    server.link(Shape::rate_mbit(1000).delay(RTT / 2));
-    let identity = Arc::new(Identity::from_seed([1; 32]));
-    let config = ServerConfig::new(identity.clone());
-    let listener = server.endpoint(4433, Some(config), &QuicConfig::default()).unwrap();
-    let address = listener.local_addr().unwrap();
-    let dialer = client.endpoint(0, None, &QuicConfig::default()).unwrap();
+    let Pair { sim, server, listener, dialer, address, .. } = Pair::new(6);
     let came = Arc::<Mutex<Option<Instant>>>::default();
     let (read, world) = (came.clone(), sim.clone());
     server.spawn(async move {
@@ -87,8 +105,7 @@ fn the_first_byte_leaves_after_one_round_trip() {
     let world = sim.clone();
     sim.block_on(async move {
         let began = world.now();
-        let config = ClientConfig::pinned(identity.fingerprint());
-        let session = dialer.connect_with(config, address, "").unwrap().await.unwrap();
+        let session = connect(&dialer, address).await;
         println!("connected after {:?}", world.now() - began);
         write(session.open_uni().await.unwrap(), 1).await;
         let took = came.lock().unwrap().unwrap() - began;

@@ -162,7 +162,8 @@ fn a_silence_that_loss_explains_moves_no_more_than_may_come_twice_and_what_a_rea
     f.lease(2, B, 0..64 * KIB);
     let soon = taken(&mut f);
     assert!((1..asked).contains(&soon), "{soon} of {asked}");
-    f.now += limits::DEAD_AFTER;
+    f.now += 2 * SILENT;
     f.receive(B, 0..KIB);
+    f.pass(Duration::ZERO);
     assert_eq!(taken(&mut f), asked - soon);
 }

@@ -86,7 +86,8 @@ pub struct AuthenticationRequest {
     pub client_key: ::prost::bytes::Bytes,
     #[prost(uint32, tag = "18")]
     pub path_id: u32,
-    /// On a secondary, and to take path 0 up again: signature by the client's key over this connection's exported keying material.
+    /// On a secondary, and to take path 0 up again: signature by the client's key over this
+    /// connection's exported keying material.
     #[prost(bytes = "bytes", tag = "19")]
     pub proof: ::prost::bytes::Bytes,
     #[prost(message, optional, tag = "20")]
