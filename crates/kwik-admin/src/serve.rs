@@ -153,6 +153,8 @@ impl Bound {
             Listener::Tls(..) => router.layer(from_fn(guard::check_page_over_tls)),
             Listener::Tcp(_) | Listener::Unix(..) => router.layer(from_fn(guard::check_origin)),
         };
+        // Who has no token could hold all places for ever, with a question now and then.
+        let keeps = !matches!(self.0, Listener::Tls(..));
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         // They end with this.
         let mut connections = JoinSet::new();
@@ -172,7 +174,8 @@ impl Bound {
                 let Ok(Some(connection)) = timeout(READ_TIMEOUT, connection).await else { return };
                 let io = TokioIo::new(Impatient::new(connection));
                 let mut http = http1::Builder::new();
-                http.timer(TokioTimer::new())
+                http.keep_alive(keeps)
+                    .timer(TokioTimer::new())
                     .header_read_timeout(READ_TIMEOUT)
                     .max_buf_size(MAX_HEAD);
                 // Who asks badly is told so by the answer.

@@ -70,6 +70,15 @@ async fn over_tls_who_has_the_token_comes_in_and_nobody_else() {
     ] {
         assert_eq!(ask(method, path, head).await, status, "{method} {path} {head}");
     }
+    // Who asks again and again keeps no place: a connection has one answer.
+    let stream = TcpStream::connect(address).await.unwrap();
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let mut stream = connector.connect(name, stream).await.unwrap();
+    let twice = "GET /healthz HTTP/1.1\r\nHost: admin.example:9433\r\n\r\n".repeat(2);
+    stream.write_all(twice.as_bytes()).await.unwrap();
+    let mut answers = Vec::new();
+    stream.read_to_end(&mut answers).await.ok();
+    assert_eq!(String::from_utf8_lossy(&answers).matches("HTTP/1.1 200").count(), 1);
     // In the clear there is no answer.
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").await.unwrap();

@@ -87,7 +87,8 @@ pub(crate) fn lifetime(text: &str) -> Result<Duration, String> {
 /// is no link, for want of an `@`, say.
 pub(crate) fn without_passes(text: &str) -> String {
     let mut parts = text.split(SCHEME);
-    let mut shown = parts.next().unwrap_or_default().to_owned();
+    let mut shown = String::new();
+    push_words(parts.next().unwrap_or_default(), &mut shown);
     for part in parts {
         shown.push_str(SCHEME);
         // A space behind a comma is a mistake within the link.
@@ -99,9 +100,22 @@ pub(crate) fn without_passes(text: &str) -> String {
             shown.push_str(if at > 0 { "," } else { "" });
             push_without_pass(server, &mut shown);
         }
-        shown.push_str(rest);
+        // A name may have an `@` of its own.
+        let name = rest.find([' ', '\'', '"']).unwrap_or(rest.len());
+        shown.push_str(&rest[..name]);
+        push_words(&rest[name..], &mut shown);
     }
     shown
+}
+
+/// What a shell made of a link that was not quoted has no scheme.
+fn push_words(text: &str, shown: &mut String) {
+    for word in text.split_inclusive([' ', '\'', '"', ',']) {
+        match word.split_once('@') {
+            Some((who, _)) if who.contains(':') => push_without_pass(word, shown),
+            _ => shown.push_str(word),
+        }
+    }
 }
 
 fn push_without_pass(server: &str, shown: &mut String) {
@@ -148,6 +162,7 @@ mod tests {
             ("kwik://a:b@h:1,c:d@i:2/x,y:z", "kwik://a:…@h:1,c:…@i:2/x,y:z"),
             ("kwik://a:b@h:1, c:d@i:2/x", "kwik://a:…@h:1, c:…@i:2/x"),
             ("kwik://FINGERPRINT@HOST:PORT/NAME", "kwik://FINGERPRINT@HOST:PORT/NAME"),
+            ("unexpected argument 'cd:b@i:2/x' found", "unexpected argument 'cd:…@i:2/x' found"),
             ("nothing", "nothing"),
         ] {
             assert_eq!(without_passes(text), shown);

@@ -355,8 +355,9 @@ pub const MAX_GRANT: usize = 2048;
 /// Bytes of all files in a folder of qlogs: what a disk has to spare. The oldest go first, as who
 /// looks for a trouble looks soon after it.
 pub const MAX_QLOG_BYTES: u64 = 1024 * 1024 * 1024;
-/// ... of one connection, whose qlog stops there: qvis opens no larger ones.
-pub const MAX_QLOG_FILE: u64 = MAX_QLOG_BYTES / 4;
+/// ... of one connection, whose qlog stops there, lest a few that live long take all: a third of a
+/// million packets.
+pub const MAX_QLOG_FILE: u64 = MAX_QLOG_BYTES / 16;
 /// ... of what happens to sessions, after which another file is begun.
 pub const MAX_QLOG_EVENTS: u64 = MAX_QLOG_BYTES / 64;
 /// Files in such a folder: a peer may make many short connections.

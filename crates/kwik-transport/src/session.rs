@@ -189,8 +189,9 @@ impl Session {
 
     /// Closes the session and every path of it at once; what was not delivered may be lost. While
     /// the primary is away it is dialed for up to
-    /// [`FAREWELL_TIME`](kwik_proto::limits::FAREWELL_TIME), only to hear of that:
-    /// [`Endpoint::wait_idle`](crate::Endpoint::wait_idle) waits for it.
+    /// [`FAREWELL_TIME`](kwik_proto::limits::FAREWELL_TIME), only to hear of that, as long as the
+    /// endpoint is there; [`Endpoint::wait_idle`](crate::Endpoint::wait_idle) may not wait for all
+    /// of that.
     pub fn close(&self, error_code: u64, reason: &[u8]) {
         self.shared.close(error_code, reason);
     }

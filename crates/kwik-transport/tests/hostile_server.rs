@@ -7,9 +7,13 @@
 
 mod common;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
 use common::hostile::{self, Peer, frame, packet};
 use common::proto::{Field, message};
-use common::{Rng, Servers, client, echo, identity, serve_echo, within};
+use common::{Rng, Servers, client, echo, identity, serve_echo, until, within};
 use kwik::{
     ClientConfig, Code, ConnectionError, Dir, Endpoint, Fingerprint, LeaseId, PathId, PathStatus,
     ReadError, Session, SessionId, Side, StreamId,
@@ -358,6 +362,44 @@ async fn random_bytes_never_hang_nor_kill_a_client() {
                 echo(&scene.honest).await;
             }
         }
+    })
+    .await;
+}
+
+/// A primary that lets nobody take the session up, and nobody say that it is over: each connection
+/// ends at once. It was dialed as fast as it answered, and waits doubled until they overflowed.
+#[tokio::test]
+async fn a_primary_that_ends_each_connection_is_said_goodbye_to_with_patience() {
+    within(async {
+        let scene = Scene::new().await;
+        let (session, mut peer) = scene.session().await;
+        peer.ping().await;
+        // Without a stream it waits until somebody wants something.
+        let (mut send, _recv) = session.open_bi().await.unwrap();
+        send.write_all(b"hello").await.unwrap();
+        let end = Code::PathDead.as_u64().try_into().unwrap();
+        peer.connection.close(end, b"no");
+        let listener = scene.listener.clone();
+        let dials = Arc::new(AtomicU32::new(0));
+        let counted = dials.clone();
+        let counting = tokio::spawn(async move {
+            while let Some(incoming) = listener.accept().await {
+                if let Ok(connection) = incoming.await {
+                    connection.close(end, b"no");
+                }
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        until(|| dials.load(Ordering::Relaxed) > 0).await;
+        let before = dials.load(Ordering::Relaxed);
+        session.close(7, b"enough");
+        drop(session);
+        tokio::time::sleep(limits::FAREWELL_TIME + Duration::from_secs(1)).await;
+        counting.abort();
+        let dials = dials.load(Ordering::Relaxed) - before;
+        println!("{before} dials before, {dials} to say goodbye");
+        assert!((1..20).contains(&dials), "{dials} dials");
+        echo(&scene.honest).await;
     })
     .await;
 }

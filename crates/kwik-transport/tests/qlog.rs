@@ -7,6 +7,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -130,6 +131,21 @@ async fn each_path_has_a_qlog_and_sessions_have_one_beside_it() {
     assert!(!told(&edge, "kwik:session_ended").is_empty(), "{:?}", edge["events"]);
 }
 
+/// A connection that leads nowhere is traced in this folder.
+async fn dial_nobody(folder: &Path) {
+    let qlog = Qlog::open(folder).unwrap();
+    within(async {
+        let quic = QuicConfig { qlog: Some(qlog), ..QuicConfig::default() };
+        let at = LOOPBACK.parse().unwrap();
+        let client = Endpoint::bind(at, None, &quic).unwrap();
+        let nobody = client.local_addr().unwrap();
+        let dial = client.connect_with(ClientConfig::pinned(identity(0).fingerprint()), nobody, "");
+        drop(dial.unwrap());
+        client.wait_idle().await;
+    })
+    .await;
+}
+
 /// Files that are there already count, and go first.
 #[tokio::test]
 async fn a_folder_of_qlogs_stays_within_its_bounds() {
@@ -145,17 +161,7 @@ async fn a_folder_of_qlogs_stays_within_its_bounds() {
         fs::write(path(&format!("kwik-20200102T000000Z-1-{at:04}-x.sqlog")), "").unwrap();
     }
     fs::write(path("mine.sqlog"), "not ours").unwrap();
-    let qlog = Qlog::open(folder.path()).unwrap();
-    within(async {
-        let quic = QuicConfig { qlog: Some(qlog), ..QuicConfig::default() };
-        let at = LOOPBACK.parse().unwrap();
-        let client = Endpoint::bind(at, None, &quic).unwrap();
-        let nobody = client.local_addr().unwrap();
-        let dial = client.connect_with(ClientConfig::pinned(identity(0).fingerprint()), nobody, "");
-        drop(dial.unwrap());
-        client.wait_idle().await;
-    })
-    .await;
+    dial_nobody(folder.path()).await;
     assert!(!path("kwik-20200101T000000Z-1-0001-x.sqlog").exists());
     assert!(path("kwik-20200102T000000Z-1-0000-x.sqlog").exists());
     assert!(path("mine.sqlog").exists());
@@ -164,4 +170,28 @@ async fn a_folder_of_qlogs_stays_within_its_bounds() {
         (count, bytes) = (count + 1, bytes + entry.unwrap().metadata().unwrap().len());
     }
     assert!(count <= MAX_QLOG_FILES + 1 && bytes <= MAX_QLOG_BYTES, "{count} {bytes}");
+}
+
+/// Few files, but full to the last byte: what is written makes room for itself.
+#[tokio::test]
+async fn a_full_folder_of_qlogs_loses_its_oldest() {
+    use kwik_proto::limits::MAX_QLOG_BYTES;
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join("qlog");
+    drop(Qlog::open(&folder).unwrap());
+    let path = |at: usize| folder.join(format!("kwik-20200101T00000{at}Z-1-0001-x.sqlog"));
+    for at in 0..2 {
+        fs::File::create(path(at)).unwrap().set_len(MAX_QLOG_BYTES / 2).unwrap();
+    }
+    dial_nobody(&folder).await;
+    assert!(!path(0).exists() && path(1).exists());
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&folder), 0o700);
+    let mut bytes = 0;
+    for entry in fs::read_dir(&folder).unwrap() {
+        let entry = entry.unwrap();
+        bytes += entry.metadata().unwrap().len();
+        assert!(entry.path() == path(1) || mode(&entry.path()) == 0o600, "{entry:?}");
+    }
+    assert!(bytes <= MAX_QLOG_BYTES, "{bytes}");
 }

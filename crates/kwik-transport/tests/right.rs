@@ -1,4 +1,5 @@
-//! Every row of requirement 10.1 after sessions that do what a script says, right to 1 %.
+//! Every row of requirement 10.1 after sessions that do what a script says: bytes, streams, leases
+//! and sessions right to 1 %, times and what depends on them there.
 
 #![allow(clippy::disallowed_methods, reason = "tests run on tokio itself")]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]

@@ -19,10 +19,10 @@ pub(crate) struct AdminOptions {
     #[arg(long, value_name = "FILE", requires = "admin")]
     pub(crate) admin_token_file: Option<PathBuf>,
     /// A file with the certificate chain for that, the server's own first, as PEM.
-    #[arg(long, value_name = "FILE", requires = "admin_key")]
+    #[arg(long, value_name = "FILE", requires_all = ["admin", "admin_key"])]
     pub(crate) admin_cert: Option<PathBuf>,
     /// A file with its private key, as PEM.
-    #[arg(long, value_name = "FILE", requires = "admin_cert")]
+    #[arg(long, value_name = "FILE", requires_all = ["admin", "admin_cert"])]
     pub(crate) admin_key: Option<PathBuf>,
     /// When an alert is raised: degraded=30 (seconds), memory=0.8 (share) or failures=60
     /// (handshakes a minute). May be given several times.

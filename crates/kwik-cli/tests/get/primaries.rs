@@ -181,7 +181,16 @@ fn each_server_of_a_link_has_a_secret_of_its_own() {
     assert_done(&get(&[&a.edge(), &full(&b)], "2"));
     let none = get(&[&a.edge(), &b.edge()], "3");
     assert_failed(&none, 4, "does not let this client in");
-    assert_eq!(place.outputs(), ["1", "2"]);
+    // Nobody is shown the secret of another.
+    let secret = |server: &Server| server.who.split_once(':').unwrap().1.to_owned();
+    let with = |server: &Server, secret: &str| {
+        format!("kwik://{}:{secret}@{}", server.fingerprint, server.address)
+    };
+    let swapped = [with(&a, &secret(&b)), with(&b, &secret(&a))];
+    let refused = get(&[&swapped[0], &swapped[1]], "4");
+    assert_failed(&refused, 4, "does not let this client in");
+    assert_done(&get(&[&swapped[0], &full(&b)], "5"));
+    assert_eq!(place.outputs(), ["1", "2", "5"]);
 }
 
 #[test]

@@ -447,6 +447,21 @@ fn of_primaries_that_are_all_gone_each_is_named() {
 }
 
 /// What ends a session before anything comes of it ends the next as well.
+/// What was read whole is no stream any more when the session ends.
+#[test]
+fn sessions_that_bring_something_are_not_in_vain() {
+    Scene::new(6, 1, QuicConfig::default()).run(|scene| async move {
+        let mut dialed = scene.dialer.connect_any(primaries(&scene)).unwrap();
+        for _ in 0..2 * limits::MAX_VAIN_SESSIONS {
+            let session = dialed.await.unwrap();
+            let mut recv = ask(&session, 100).await;
+            recv.read_to_end(100).await.unwrap();
+            scene.last().close(3, b"no");
+            dialed = session.ended().await.connect().unwrap();
+        }
+    });
+}
+
 #[test]
 fn sessions_that_end_in_vain_are_not_begun_for_ever() {
     Scene::new(5, 1, QuicConfig::default()).run(|scene| async move {
@@ -461,6 +476,9 @@ fn sessions_that_end_in_vain_are_not_begun_for_ever() {
             if end.primaries.is_empty() {
                 assert_eq!(number, limits::MAX_VAIN_SESSIONS as usize);
                 assert_eq!(end.connect().unwrap_err(), ConnectError::NoPrimary);
+                // However late somebody asks.
+                scene.sim.sleep(limits::REDIAL_CALM).await;
+                assert_eq!(session.ended().await.primaries, []);
                 // Each waited longer than the one before.
                 assert!(scene.sim.elapsed() > ms(10_000), "{:?}", scene.sim.elapsed());
                 return;

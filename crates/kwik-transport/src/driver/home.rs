@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kwik_proto::auth::EXPORTER_LABEL;
@@ -40,8 +40,17 @@ pub(super) struct Gone {
     former: Option<Connection>,
     /// With what the session was closed: so is a connection that comes too late.
     closing: Option<(u64, Bytes)>,
-    /// What the session had delivered when it ended, and who knows what was read since.
-    delivered: Option<Vec<(Delivered, Option<SharedRecv>)>>,
+    end: Option<Ending>,
+}
+
+/// What a session had come to when it ended.
+#[derive(Debug)]
+pub(super) struct Ending {
+    at: Instant,
+    /// Payload came, or was acknowledged.
+    bore: bool,
+    /// What was delivered of streams that were not done with, and who knows what was read since.
+    delivered: Vec<(Delivered, Option<SharedRecv>)>,
 }
 
 impl Dialer {
@@ -63,7 +72,7 @@ impl<M: Role + ?Sized> Shared<M> {
             }
             let reason = error.to_string();
             if error.ends_session() {
-                self.note_delivered(machine.delivered());
+                self.note_end(machine, now);
                 // Before the machine's own reason.
                 lock(&self.closed).get_or_insert(error);
                 let error = CodedError::new(Code::PathDead, reason);
@@ -114,14 +123,22 @@ impl<M: Role + ?Sized> Shared<M> {
     }
 
     /// The session is about to end, which its application does not know yet.
-    pub(super) fn note_delivered(&self, delivered: Vec<(Delivered, Option<SharedRecv>)>) {
-        lock(&self.gone).get_or_insert_default().delivered.get_or_insert(delivered);
+    pub(super) fn note_end(&self, machine: &M, now: Instant) {
+        let (bore, delivered) = (machine.bore(now), machine.delivered());
+        let ending = Ending { at: now, bore, delivered };
+        lock(&self.gone).get_or_insert_default().end.get_or_insert(ending);
     }
 
     /// Waits until the session is over: how, and what was delivered.
     pub(crate) async fn ended(&self) -> SessionEnd {
         let reason = self.closed().await;
-        let delivered = lock(&self.gone).as_ref().and_then(|gone| gone.delivered.clone());
+        let (at, bore, delivered) = {
+            let gone = lock(&self.gone);
+            let end = gone.as_ref().and_then(|gone| gone.end.as_ref());
+            end.map_or((self.runtime.now(), false, Vec::new()), |end| {
+                (end.at, end.bore, end.delivered.clone())
+            })
+        };
         let as_of_now = |(mut told, half): (Delivered, Option<SharedRecv>)| {
             if let (Some(received), Some(half)) = (&mut told.received, half) {
                 let half = lock(&half);
@@ -129,9 +146,9 @@ impl<M: Role + ?Sized> Shared<M> {
             }
             told
         };
-        let streams = delivered.unwrap_or_default().into_iter().map(as_of_now).collect();
+        let streams = delivered.into_iter().map(as_of_now).collect();
         let turn = self.dialer.as_ref().and_then(|dialer| dialer.turn.as_deref());
-        SessionEnd::new(reason, streams, turn, self.runtime.now())
+        SessionEnd::new(reason, streams, turn, (at, bore))
     }
 
     /// The session is being closed, so that whatever connection still comes is too.
@@ -184,12 +201,15 @@ pub(super) async fn farewell(shared: AnyShared, mut within: Duration, with: (u64
         if left.is_zero() {
             return;
         }
-        let heard = say_farewell(&shared, within.min(left), &with);
-        match heard.await {
-            Ok(()) => return,
-            // A network that has changed may be slower than what was measured.
-            Err(()) => within *= 2,
+        within = within.min(left);
+        let next = shared.runtime.now() + within;
+        if say_farewell(&shared, within, &with).await.is_ok() {
+            return;
         }
+        // It was refused at once, perhaps, by a server that is busy. A network that has changed may
+        // be slower than what was measured.
+        shared.runtime.sleep_until(next).await;
+        within *= 2;
     }
 }
 
@@ -199,17 +219,11 @@ async fn say_farewell(
     (code, reason): &(u64, Bytes),
 ) -> Result<(), ()> {
     let dialer = shared.dialer.as_ref().ok_or(())?;
-    let began = shared.runtime.now();
     let connection = match before(shared, within, dialer.connect()).await {
         Some(Ok(connection)) => connection,
         // It is gone with all of its connections.
         Some(Err(ConnectError::EndpointStopping)) => return Ok(()),
-        Some(Err(_)) => {
-            // Refused at once, perhaps: a server that is busy.
-            shared.runtime.sleep_until(began + within).await;
-            return Err(());
-        }
-        None => return Err(()),
+        Some(Err(_)) | None => return Err(()),
     };
     let said = async {
         let mut control = open_control(&connection).await.map_err(|_| ())?;

@@ -168,8 +168,8 @@ impl<M: Role + ?Sized> Shared<M> {
     /// Notes why the session is ending; the first reason stays.
     pub(crate) fn on_connection_lost(&self, error: ConnectionError) {
         if self.close_reason().is_none() {
-            let delivered = self.look(|machine| machine.delivered());
-            self.note_delivered(delivered);
+            let now = self.runtime.now();
+            self.look(|machine| self.note_end(machine, now));
         }
         lock(&self.closed).get_or_insert(error);
         // The reason may have been noted before.

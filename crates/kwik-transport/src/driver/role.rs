@@ -93,6 +93,11 @@ pub(crate) trait Role: Machine + 'static {
         Vec::new()
     }
 
+    /// Whether payload came or was acknowledged, as far as its role asks.
+    fn bore(&self, _: Instant) -> bool {
+        false
+    }
+
     /// Figures of a path's connection.
     fn on_figures(&mut self, _: PathId, _: Figures, _: Instant) {}
 
@@ -256,6 +261,12 @@ impl Role for ClientSession {
 
     fn delivered(&self) -> Vec<(Delivered, Option<SharedRecv>)> {
         delivered(self.streams())
+    }
+
+    fn bore(&self, now: Instant) -> bool {
+        let stats = self.stats(now);
+        let came = stats.paths.iter().any(|path| path.figures.received > 0);
+        came || stats.sent > stats.unacknowledged
     }
 
     fn schedule_stats(&self, now: Instant) -> Vec<ScheduleStats> {

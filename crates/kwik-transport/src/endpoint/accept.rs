@@ -79,8 +79,8 @@ impl Incoming {
         let introduced = Box::pin(introduced(incoming, &slot, &endpoint));
         let introduced = introduced.await.inspect_err(failed)?;
         if let Some(resume) = &introduced.resume {
-            let name = format_args!("primary-path0-{}", resume.session);
-            endpoint.quic.name_trace(introduced.trace, name);
+            // Whose it is it has not shown yet.
+            endpoint.quic.name_trace(introduced.trace, format_args!("server-resumption"));
             return Err(take_up(&introduced.connection, introduced.control, resume, &server));
         }
         let connection = &introduced.connection;

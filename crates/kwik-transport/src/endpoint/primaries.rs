@@ -38,7 +38,8 @@ impl Primary {
 ///
 /// Nothing goes from one session to the next by itself: a new one begins without streams, and with
 /// another server's application, which may know nothing of the first. So what is to be asked or
-/// sent again is for the application to say, by [`Self::streams`].
+/// sent again is for the application to say, by [`Self::streams`]. Of a session of
+/// [`Endpoint::connect_any`] it holds the endpoint open, as it dials with that.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct SessionEnd {
@@ -60,10 +61,10 @@ impl SessionEnd {
         reason: ConnectionError,
         streams: Vec<Delivered>,
         turn: Option<&Turn>,
-        now: Instant,
+        (at, bore): (Instant, bool),
     ) -> Self {
         let wanted = reason != ConnectionError::LocallyClosed;
-        let next = turn.filter(|_| wanted).and_then(|turn| turn.after(&streams, now));
+        let next = turn.filter(|_| wanted).and_then(|turn| turn.after(at, bore));
         let primaries = next.as_ref().map(Turn::addresses).unwrap_or_default();
         Self { reason, streams, primaries, next }
     }
@@ -106,15 +107,11 @@ impl fmt::Debug for Turn {
 
 impl Turn {
     /// That of the next session; none when there is to be none.
-    fn after(&self, streams: &[Delivered], now: Instant) -> Option<Self> {
-        let came = |stream: &Delivered| {
-            stream.sent.is_some_and(|sent| sent.acknowledged > 0)
-                || stream.received.is_some_and(|received| received.consumed > 0)
-        };
-        let lived = now.saturating_duration_since(self.began) >= limits::REDIAL_CALM;
-        let in_vain = if lived || streams.iter().any(came) { 0 } else { self.in_vain + 1 };
+    fn after(&self, ended: Instant, bore: bool) -> Option<Self> {
+        let lived = ended.saturating_duration_since(self.began) >= limits::REDIAL_CALM;
+        let in_vain = if lived || bore { 0 } else { self.in_vain + 1 };
         let at = (self.at + 1) % self.line.primaries.len();
-        let next = Self { line: self.line.clone(), at, in_vain, began: now };
+        let next = Self { line: self.line.clone(), at, in_vain, began: ended };
         (in_vain < limits::MAX_VAIN_SESSIONS).then_some(next)
     }
 

@@ -5,8 +5,9 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -74,7 +75,8 @@ impl Qlog {
     /// It cannot be made, or be read.
     pub fn open(folder: impl Into<PathBuf>) -> io::Result<Self> {
         let path = folder.into();
-        fs::create_dir_all(&path)?;
+        // Addresses and times of clients are nobody else's business.
+        DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
         let mut files = Vec::new();
         for entry in fs::read_dir(&path)? {
             let entry = entry?;
@@ -189,7 +191,7 @@ impl Folder {
         let number = state.last;
         let (time, process) = (compact(wall), std::process::id());
         let path = self.path.join(format!("kwik-{time}-{process}-{number:04}-{name}.sqlog"));
-        match File::options().write(true).create_new(true).open(&path) {
+        match File::options().write(true).create_new(true).mode(0o600).open(&path) {
             Ok(file) => {
                 state.open += 1;
                 state.files.push_back(Kept { number, path, bytes: 0, is_open: true });
