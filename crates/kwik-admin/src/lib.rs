@@ -255,7 +255,7 @@ async fn command(Given(state): Given<Arc<State>>, request: Request, next: Next) 
     let request = Request::from_parts(head, Body::from(body));
     let done = tokio::spawn(async move {
         let answer = next.run(request).await;
-        state.shared.forget();
+        state.shared.forget().await;
         answer
     });
     match tokio::time::timeout(limits::COMMAND_TIMEOUT, done).await {
@@ -309,12 +309,12 @@ async fn ready(Given(state): Given<Arc<State>>) -> Response {
 
 async fn list(Given(state): Given<Arc<State>>) -> Response {
     let look = || Some(view::list(&state.endpoints));
-    shared(state.shared.answer(None, Instant::now(), look))
+    shared(state.shared.answer(None, Instant::now(), look).await)
 }
 
 async fn one(Given(state): Given<Arc<State>>, Path(name): Path<String>) -> Response {
     let look = || view::find(&state.endpoints, &name).map(|found| view::session(&found));
-    shared(state.shared.answer(Some(&name), Instant::now(), look))
+    shared(state.shared.answer(Some(&name), Instant::now(), look).await)
 }
 
 fn shared(looked: Option<Bytes>) -> Response {

@@ -2,11 +2,11 @@
 //! them for a list and for all of one session.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use axum::body::Bytes;
 use serde_json::Value;
+use tokio::sync::Mutex;
 
 use crate::limits::{MAX_SHARED, SHARED_FOR};
 
@@ -16,14 +16,15 @@ use crate::limits::{MAX_SHARED, SHARED_FOR};
 pub(crate) struct Shared(Mutex<BTreeMap<Option<String>, (Instant, Bytes)>>);
 
 impl Shared {
-    /// The answer that is there, or else a new one. While one makes it, others wait for it.
-    pub(crate) fn answer(
+    /// The answer that is there, or else a new one. While one makes it, others wait for it, and keep
+    /// no thread from the sessions.
+    pub(crate) async fn answer(
         &self,
         session: Option<&str>,
         now: Instant,
         look: impl FnOnce() -> Option<Value>,
     ) -> Option<Bytes> {
-        let mut answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut answers = self.0.lock().await;
         answers.retain(|_, (at, _)| now.saturating_duration_since(*at) < SHARED_FOR);
         let key = session.map(str::to_owned);
         if let Some((_, answer)) = answers.get(&key) {
@@ -37,8 +38,8 @@ impl Shared {
     }
 
     /// Something was changed: who asks now sees it.
-    pub(crate) fn forget(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    pub(crate) async fn forget(&self) {
+        self.0.lock().await.clear();
     }
 }
 
@@ -50,27 +51,27 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn who_looks_at_once_sees_the_same_and_a_change_is_seen_at_once() {
+    #[tokio::test]
+    async fn who_looks_at_once_sees_the_same_and_a_change_is_seen_at_once() {
         let (shared, start, looks) = (Shared::default(), Instant::now(), Cell::new(0));
-        let ask = |session: Option<&str>, now: Instant| {
+        let ask = async |session: Option<&str>, now: Instant| {
             let look = || {
                 looks.set(looks.get() + 1);
                 Some(json!(looks.get()))
             };
-            String::from_utf8(shared.answer(session, now, look).unwrap().to_vec()).unwrap()
+            String::from_utf8(shared.answer(session, now, look).await.unwrap().to_vec()).unwrap()
         };
         for _ in 0..100 {
-            assert_eq!(ask(None, start), "1\n");
+            assert_eq!(ask(None, start).await, "1\n");
         }
-        assert_eq!(ask(Some("0-1"), start), "2\n");
-        assert_eq!(ask(None, start + SHARED_FOR), "3\n");
-        shared.forget();
-        assert_eq!(ask(None, start + SHARED_FOR), "4\n");
-        assert!(shared.answer(Some("0-2"), start, || None).is_none());
+        assert_eq!(ask(Some("0-1"), start).await, "2\n");
+        assert_eq!(ask(None, start + SHARED_FOR).await, "3\n");
+        shared.forget().await;
+        assert_eq!(ask(None, start + SHARED_FOR).await, "4\n");
+        assert!(shared.answer(Some("0-2"), start, || None).await.is_none());
         for other in 0..1_000 {
-            ask(Some(&other.to_string()), start + SHARED_FOR);
+            ask(Some(&other.to_string()), start + SHARED_FOR).await;
         }
-        assert!(shared.0.lock().unwrap().len() <= MAX_SHARED);
+        assert!(shared.0.lock().await.len() <= MAX_SHARED);
     }
 }
