@@ -16,8 +16,8 @@ use crate::limits::{MAX_SHARED, SHARED_FOR};
 pub(crate) struct Shared(Mutex<BTreeMap<Option<String>, (Instant, Bytes)>>);
 
 impl Shared {
-    /// The answer that is there, or else a new one. While one makes it, others wait for it, and keep
-    /// no thread from the sessions.
+    /// The answer that is there, or else a new one. While one makes it, others wait for it, and
+    /// keep no thread from the sessions.
     pub(crate) async fn answer(
         &self,
         session: Option<&str>,
