@@ -250,7 +250,7 @@ impl Fetch {
         let manifest = Arc::clone(&mender.manifest);
         let begun = output.offload(move |output| output.begin(&manifest)).await?;
         let mut claimed = 0;
-        if begun == Begun::TakesOver {
+        if matches!(begun, Begun::TakesOver | Begun::Finds) {
             claimed = verify_claims(&mender, &mut pages, output, progress).await?;
         }
         progress.on_begun(begun, output.verified(), claimed);

@@ -141,8 +141,10 @@ struct Inner {
 pub(crate) enum Begun {
     /// With nothing.
     Fresh,
-    /// With what an earlier one left, to be verified.
+    /// With what an earlier one left and said to have verified, to be verified again.
     TakesOver,
+    /// With what an earlier one left without a word of what of it is verified.
+    Finds,
     /// Where this one was before its session was lost.
     GoesOn,
     /// With nothing, as the bytes that are there are of another version.
@@ -264,19 +266,16 @@ impl PartFile {
                 self.file.set_len(self.length(size)).map_err(|source| self.error(source))?;
                 inner.state = Some(PartState::new(manifest.clone()));
                 (inner.size, inner.claimed) = (size, all(size));
-                return Ok(Begun::TakesOver);
+                return Ok(Begun::Finds);
             }
             _ => {}
         }
         let mut state = PartState::new(manifest.clone());
         let length = self.length(size);
-        let made = if self.place.sparse {
-            self.file.set_len(0).and_then(|()| self.file.set_len(length))
-        } else {
-            reserve(&self.file, length)
-        };
-        let made = made.and_then(|()| self.write_down(&mut state));
-        made.map_err(|source| self.error(source))?;
+        // That nothing is verified stands there before there is room that could be taken for bytes.
+        let made = self.file.set_len(0).and_then(|()| self.write_down(&mut state));
+        let room = if self.place.sparse { File::set_len } else { reserve };
+        made.and_then(|()| room(&self.file, length)).map_err(|source| self.error(source))?;
         *inner = Inner { size, state: Some(state), begun: true, ..Inner::default() };
         Ok(if had { Begun::Anew } else { Begun::Fresh })
     }

@@ -245,9 +245,19 @@ async fn a_small_object_goes_on_without_a_word_of_what_is_there() {
     half[100_000..].fill(0);
     fs::write(place.part(), half).unwrap();
     let (received, takeover) = place.fetch_rest().await;
-    let damaged = place.data.len() as u64 - GROUP_SIZE;
-    assert_eq!(takeover, Some(Takeover::Kept { bytes: GROUP_SIZE, damaged }));
-    assert_eq!(received, damaged);
+    assert_eq!(takeover, Some(Takeover::Kept { bytes: GROUP_SIZE, damaged: 0 }));
+    assert_eq!(received, place.data.len() as u64 - GROUP_SIZE);
+}
+
+/// It had room, but was killed before anything was written: nothing of that is damage.
+#[tokio::test(flavor = "multi_thread")]
+async fn room_that_was_only_reserved_is_not_taken_for_damaged_bytes() {
+    for size in [300_000, 3 * MIB] {
+        let place = Setting::new(size);
+        fs::write(place.part(), vec![0; size]).unwrap();
+        let (received, takeover) = place.fetch_rest().await;
+        assert_eq!((received, takeover), (size as u64, None));
+    }
 }
 
 #[test]

@@ -108,8 +108,10 @@ impl Progress {
             Begun::TakesOver => {
                 Takeover::Kept { bytes: verified, damaged: claimed.saturating_sub(verified) }
             }
+            // What was never said to be there is not damaged.
+            Begun::Finds if verified > 0 => Takeover::Kept { bytes: verified, damaged: 0 },
             Begun::Anew => Takeover::OtherVersion,
-            Begun::Fresh | Begun::GoesOn => return,
+            Begun::Fresh | Begun::Finds | Begun::GoesOn => return,
         };
         // What the first one said holds.
         self.takeover.set(takeover).ok();

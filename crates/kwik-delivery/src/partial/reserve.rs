@@ -4,10 +4,9 @@ use std::{fs::File, io};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
-/// Makes `file` have `length` bytes, of which none is known, and has the system reserve room for
-/// them where the file system can: a disk that is too small is found out now.
+/// Makes `file` have `length` bytes, which is as many as it has or more, and has the system reserve
+/// room for them where the file system can: a disk that is too small is found out now.
 pub(super) fn reserve(file: &File, length: u64) -> io::Result<()> {
-    file.set_len(0)?;
     if length > 0 {
         match fallocate(file, FallocateFlags::empty(), 0, length).map_err(io::Error::from) {
             Ok(()) => return Ok(()),
