@@ -78,7 +78,7 @@ impl Scheduler {
         let mut brought = 0_u64;
         let mut is_first = true;
         for (_, other) in self.paths.iter().filter(|(other, path)| {
-            let busy = path.is_delivering(self.ledger.pieces(**other));
+            let busy = path.is_delivering(self.ledger.pieces(**other), now);
             **other != id && !path.idle && busy && self.ledger.is_leased(**other)
         }) {
             is_first &= arrival <= piece_arrival(other, free, now);

@@ -79,6 +79,9 @@ impl Scheduler {
         }
         let added = self.ledger.add_lease(id, lease_here, recv)?;
         self.note(added);
+        if let Some(fill) = self.ledger.fill_mut(stream) {
+            fill.brought.insert(path, now);
+        }
         if usable && path.is_primary() {
             self.expect(id, (path, stream), unasked, now);
         } else if usable {

@@ -75,6 +75,11 @@ impl Ledger {
         self.fills.values().any(|fill| fill.leases_of(path).next().is_some())
     }
 
+    /// The leases of a path in one stream.
+    pub(super) fn leases_between(&self, path: PathId, stream: StreamId) -> Vec<LeaseId> {
+        self.fills.get(&stream).into_iter().flat_map(|fill| fill.leases_of(path)).collect()
+    }
+
     /// The leases of a stream.
     pub(super) fn leases_in(&self, stream: StreamId) -> impl Iterator<Item = &ClientLease> {
         let fill = self.fills.get(&stream).into_iter();
@@ -379,13 +384,14 @@ impl Ledger {
     fn finish(&mut self, end: &PieceEnd) -> Option<Finished> {
         let activation = self.pieces.get_mut(&end.path)?.remove(&end.piece)?;
         let Activation { stream, lease, start, charge, returned, .. } = activation;
+        let whole = !returned && charge.is_none();
         if let Some(mut charge) = charge {
             self.charges.settle(&mut charge, end.at);
         }
         if let Some(lease) = self.leases.get_mut(&lease) {
             lease.delivered += end.at - start;
         }
-        Some(Finished { path: end.path, stream, lease, range: start..end.at, returned })
+        Some(Finished { path: end.path, stream, lease, range: start..end.at, whole })
     }
 
     /// The writer at the end of `path` gives a lease up. True when it was its own.

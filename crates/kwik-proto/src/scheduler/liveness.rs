@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::limits;
 
-use super::tuning::{FORGET, MAX_RETURNS, MAX_STRIKES, MAX_WOBBLE, PROGRESS};
+use super::tuning::{FORGET, MAX_RETURNS, MAX_STRIKES, MAX_WOBBLE, PROGRESS, WORTH};
 
 /// When a path was heard of, and what it is granted before it is given up.
 #[derive(Debug)]
@@ -19,6 +19,10 @@ pub(super) struct Liveness {
     last_arrived: Instant,
     /// What its connection has received, and had when it last showed progress.
     arrived: (u64, u64),
+    /// What it brought since it last brought what is worth something.
+    brought: u64,
+    /// The longest silence since then.
+    paused: Duration,
     /// The longest silence of late that ended by itself, and when: another may last as long.
     wobble: (Duration, Instant),
     /// How often in a row it fell silent, and until when it gets nothing new for that.
@@ -38,6 +42,8 @@ impl Liveness {
             last_brought: now,
             last_arrived: now,
             arrived: (0, 0),
+            brought: 0,
+            paused: Duration::ZERO,
             wobble: (Duration::ZERO, now),
             strikes: 0,
             rest_until: None,
@@ -48,6 +54,7 @@ impl Liveness {
 
     /// It is asked for something after a pause.
     pub(super) fn on_asked(&mut self, now: Instant) {
+        (self.brought, self.paused) = (0, Duration::ZERO);
         self.last_progress = now;
         self.last_heard = now;
         self.last_brought = now;
@@ -58,14 +65,19 @@ impl Liveness {
         self.last_heard = now;
     }
 
-    /// It brought bytes; `asked` while more was outstanding.
-    pub(super) fn on_received(&mut self, now: Instant) {
-        self.on_progress(now);
-        self.arrived.1 = self.arrived.0;
-        (self.strikes, self.rest_until) = (0, None);
+    /// It brought so many bytes. True when that is worth something: a server that brings a byte now
+    /// and then is silent.
+    pub(super) fn on_received(&mut self, bytes: u64, now: Instant) -> bool {
+        self.brought += bytes;
+        let worth = self.brought >= WORTH;
+        if worth {
+            self.on_brought(now);
+        }
+        worth
     }
 
-    /// Its connection has received `total` bytes: progress while a lost packet is repeated.
+    /// Its connection has received `total` bytes: progress while a lost packet is repeated. But
+    /// bytes that bring nothing for long are none.
     pub(super) fn on_arrived(&mut self, total: u64, now: Instant) {
         if total > self.arrived.0 {
             self.last_arrived = now;
@@ -79,12 +91,21 @@ impl Liveness {
 
     fn on_progress(&mut self, now: Instant) {
         let silent = now.saturating_duration_since(self.last_progress).min(MAX_WOBBLE);
-        if silent > self.wobble(now) {
-            self.wobble = (silent, now);
-        }
+        self.paused = self.paused.max(silent);
         self.last_progress = now;
         self.last_heard = now;
+    }
+
+    /// It brought what it was asked for: its silences before were no more than that.
+    fn on_brought(&mut self, now: Instant) {
+        self.on_progress(now);
+        if self.paused > self.wobble(now) {
+            self.wobble = (self.paused, now);
+        }
+        self.arrived.1 = self.arrived.0;
         self.last_brought = now;
+        (self.brought, self.paused) = (0, Duration::ZERO);
+        (self.strikes, self.rest_until) = (0, None);
     }
 
     /// What is left of the longest silence that ended by itself.
@@ -126,9 +147,10 @@ impl Liveness {
         self.returns >= MAX_RETURNS
     }
 
-    /// It brought a whole piece.
-    pub(super) fn on_piece(&mut self) {
+    /// It brought a whole piece, be it small.
+    pub(super) fn on_piece(&mut self, now: Instant) {
         self.returns = 0;
+        self.on_brought(now);
     }
 
     /// It spoke again: what is still outstanding gets another chance.

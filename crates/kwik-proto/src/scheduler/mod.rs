@@ -170,12 +170,14 @@ impl Scheduler {
         self.on_alive(path, now);
         self.ledger.charges.on_received(bytes.twice);
         let ReceivedBytes { total: bytes, asked, twice, .. } = bytes;
+        let mut worth = false;
         if let Some(owner) = self.paths.get_mut(&path) {
             owner.decisions.on_twice(twice);
-            owner.schedule.on_received(bytes, asked, now);
+            worth = owner.schedule.on_received(bytes, asked, now);
             self.delivered += asked;
         }
-        if asked > 0
+        if worth
+            && asked > 0
             && let Some(fill) = self.ledger.fill_mut(stream)
         {
             fill.brought.insert(path, now);
@@ -229,8 +231,8 @@ impl Scheduler {
     fn on_finished(&mut self, finished: &[Finished], now: Instant) {
         for piece in finished {
             let Some(owner) = self.paths.get_mut(&piece.path) else { continue };
-            if !piece.returned {
-                owner.schedule.live.on_piece();
+            if piece.whole {
+                owner.schedule.live.on_piece(now);
             }
             if owner.state.is_leaving() && self.ledger.pieces(piece.path) == 0 {
                 self.events.push(SchedulerEvent::Drained(piece.path));

@@ -251,22 +251,39 @@ impl PathModel {
 
     /// How long nothing may come, and be but lost packets: where few are under way, or nothing has
     /// come yet and all of the first window may be lost. Else no longer than [`Self::patience`].
-    pub(super) fn loss_explains(&self) -> Duration {
+    pub(super) fn loss_explains(&self, most: Duration, now: Instant) -> Duration {
         // RFC 9002 sections 5.3 and 6.2.1, with a variation of a quarter of the round trip, and of
         // half before the second is measured.
-        let probe = match self.rate {
+        let probe = match self.rate_by_now(now) {
             None => self.rtt * 3 + ACK_DELAY,
             Some(rate) if time_for(FEW_PACKETS * PACKET, rate) > self.rtt => {
                 self.rtt * 2 + ACK_DELAY
             }
             Some(_) => return Duration::ZERO,
         };
-        (self.rtt + probe * ((1 << LOST_PROBES) - 1)).min(limits::DEAD_AFTER)
+        (self.rtt + probe * ((1 << LOST_PROBES) - 1)).min(most)
+    }
+
+    /// The rate once slow start is over.
+    fn steady(&self, now: Instant) -> Option<u64> {
+        self.rate_by_now(now).filter(|_| !self.is_starting())
+    }
+
+    /// The measured rate. A round that takes longer than it would at that rate, and than silence
+    /// may last, has shown already that it is less.
+    fn rate_by_now(&self, now: Instant) -> Option<u64> {
+        let rate = self.rate?;
+        if self.waiting || self.dry {
+            return Some(rate);
+        }
+        let (came, began) = self.round;
+        let most = came + ROUND_BYTES + bytes_in(rate, self.patience());
+        Some(rate.min(rate_of(most, now.saturating_duration_since(began))))
     }
 
     /// How long `bytes` more come for, from now or from when the first of them is due.
     fn transfer(&self, bytes: u64, now: Instant) -> Duration {
-        if let Some(rate) = self.rate.filter(|_| !self.is_starting()) {
+        if let Some(rate) = self.steady(now) {
             return time_for(bytes, rate);
         }
         let Flight { began, left: here } = self.flight;
@@ -324,7 +341,7 @@ impl PathModel {
         let queued = self.queue.len() + more;
         let queued = self.wait(now) + self.transfer(queued, now);
         // The request travels to the server, and its first bytes back.
-        let steady = self.rate.filter(|_| !self.is_starting());
+        let steady = self.steady(now);
         queued.max(self.base_rtt() + time_for(more, steady.unwrap_or(self.link_rate())))
     }
 
@@ -342,7 +359,7 @@ impl PathModel {
         if self.arrival(limits::MIN_PIECE, now) > time {
             return 0;
         }
-        if let Some(rate) = self.rate.filter(|_| !self.is_starting()) {
+        if let Some(rate) = self.steady(now) {
             let queue = self.wait(now) + time_for(self.queue.len(), rate);
             return bytes_in(rate, time.saturating_sub(queue.max(self.base_rtt())));
         }

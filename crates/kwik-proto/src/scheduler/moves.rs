@@ -7,11 +7,12 @@ use std::ops::Range;
 use std::time::Instant;
 
 use crate::stats::Decision;
+use crate::sync::lock;
 use crate::{LeaseId, PathId, PieceId, StreamId, limits};
 
 use super::Scheduler;
 use super::charges::Cause;
-use super::tuning::{DOUBLED_TIME, LOOK_AT_LEAST, LOOK_AT_MOST, REPAIR};
+use super::tuning::{DOUBLED_TIME, LOOK_AT_LEAST, LOOK_AT_MOST, MAX_AWAITED, REPAIR};
 
 /// What a path still owes of a live piece.
 struct Owed {
@@ -24,6 +25,9 @@ struct Owed {
     arrival: Instant,
     /// It is later than was promised when it was asked for.
     late: bool,
+    /// Nothing of it comes, and it is due for longer than lost packets explain: as if its path were
+    /// silent.
+    silent: bool,
 }
 
 /// Who takes a piece over, and when it will have it.
@@ -76,15 +80,22 @@ impl Scheduler {
                 let Some(fill) = self.ledger.fill(activation.stream) else { continue };
                 let before = ahead;
                 ahead += range.end - range.start;
+                // What others brought meanwhile holds up nobody.
+                if lock(&fill.recv).missing(range.clone()).next().is_none() {
+                    continue;
+                }
                 // A server may be stuck with one stream, or a lost packet of it is being repeated.
                 let brought = fill.brought.get(owner).copied().unwrap_or(activation.due);
-                let stuck = now >= activation.due.max(brought) + tolerance + REPAIR;
+                let since = activation.due.max(brought);
+                let stuck = now >= since + tolerance + REPAIR;
+                let lost = now >= since + model.loss_explains(MAX_AWAITED, now);
                 let takes = model.delivery(ahead, now);
                 let takes =
                     if stuck || path.state.is_suspect() { limits::DEAD_AFTER } else { takes };
                 let arrival = now + takes;
-                let late = arrival > activation.due + margin;
-                let owed = Owed { owner: *owner, piece, range, ahead: before, arrival, late };
+                let (late, silent) = (arrival > activation.due + margin, stuck && lost);
+                let owed =
+                    Owed { owner: *owner, piece, range, ahead: before, arrival, late, silent };
                 all.entry(activation.stream).or_default().push(owed);
             }
         }
@@ -107,11 +118,22 @@ impl Scheduler {
         let len = owed.range.end - owed.range.start;
         let twice = owner.schedule.model.committed(owed.ahead, len);
         let budget = self.double_budget();
-        if !self.ledger.charges.allow(twice, budget) {
+        let awaited = self.ledger.fill(stream).is_some_and(|fill| fill.awaits(&owed.range));
+        let cause = if self.ledger.charges.allow(twice, budget) {
+            Cause::Moved(twice)
+        } else if owed.silent && awaited {
+            // What paths owe that fell silent has spent it, or moves have: no reader waits for that.
+            Cause::Silent
+        } else {
             self.decide(owed.owner, stream, Decision::OverBudget);
             return false;
+        };
+        if matches!(cause, Cause::Silent)
+            && let Some(path) = self.paths.get_mut(&owed.owner)
+        {
+            path.schedule.live.on_suspect(now);
         }
-        self.take_over(stream, owed, &taker, twice, now)
+        self.take_over(stream, owed, &taker, cause, now)
     }
 
     /// The path that would have a piece first, however much it was asked for.
@@ -147,10 +169,10 @@ impl Scheduler {
         stream: StreamId,
         owed: &Owed,
         taker: &Taker,
-        twice: u64,
+        cause: Cause,
         now: Instant,
     ) -> bool {
-        if !self.take_back(owed.owner, owed.piece, Cause::Moved(twice), now) {
+        if !self.take_back(owed.owner, owed.piece, cause, now) {
             return false;
         }
         self.decide(owed.owner, stream, Decision::Moved);

@@ -30,10 +30,10 @@ impl PathSchedule {
         self.model.on_activated(bytes, now);
     }
 
-    /// Bytes came, `asked` of them outstanding until now.
-    pub(super) fn on_received(&mut self, bytes: u64, asked: u64, now: Instant) {
-        self.live.on_received(now);
+    /// Bytes came, `asked` of them outstanding until now. True when that is worth something.
+    pub(super) fn on_received(&mut self, bytes: u64, asked: u64, now: Instant) -> bool {
         self.model.on_received(bytes, asked, now);
+        self.live.on_received(bytes, now)
     }
 
     /// What the path's connection has received in all, in bytes.
@@ -56,7 +56,7 @@ impl PathSchedule {
 
     /// It may be silent for no more than lost packets.
     pub(super) fn may_have_lost_packets(&self, now: Instant) -> bool {
-        now < self.live.suspect_at(self.model.loss_explains())
+        now < self.live.suspect_at(self.model.loss_explains(limits::DEAD_AFTER, now))
     }
 
     /// When it loses its leases unless it brings something of what it owes.
@@ -74,6 +74,11 @@ impl PathSchedule {
     pub(super) fn answer_time(&self, now: Instant) -> Duration {
         let time = self.model.delivery(0, now) * 2;
         time.clamp(limits::STALLED_AFTER, limits::MAX_ANSWER_TIME).max(self.model.rtt() * 3)
+    }
+
+    /// It brought something lately, for all that it owes.
+    fn brings(&self, now: Instant) -> bool {
+        now < self.live.last_brought() + self.tolerance()
     }
 
     /// When it counts as dead unless it speaks.
@@ -168,9 +173,11 @@ impl Path {
     }
 
     /// With `pieces` under way it may be asked for more now, or once what it is asked for has come.
-    /// One that owes nothing but answers for what was cancelled may never give them.
-    pub(super) fn is_delivering(&self, pieces: usize) -> bool {
-        self.has_room(pieces) || self.is_healthy() && self.schedule.outstanding() > 0
+    /// One that owes nothing but answers for what was cancelled may never give them, nor may one
+    /// that brings nothing, though it is not silent.
+    pub(super) fn is_delivering(&self, pieces: usize, now: Instant) -> bool {
+        let brings = self.schedule.outstanding() > 0 && self.schedule.brings(now);
+        self.has_room(pieces) || self.is_healthy() && brings
     }
 
     /// With `pieces` under way it may be asked for more, as far as it is concerned.

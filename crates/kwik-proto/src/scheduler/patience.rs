@@ -13,6 +13,7 @@ use crate::{Code, CodedError, PathId, StreamId, limits};
 use super::charges::Cause;
 use super::ledger::{Changed, Uncovered};
 use super::path::Path;
+use super::tuning::MAX_AWAITED;
 use super::{Scheduler, SchedulerEvent};
 
 impl Scheduler {
@@ -77,6 +78,7 @@ impl Scheduler {
             self.lose_leases(id, streams, now);
         }
         self.forget_unanswered(streams, now);
+        self.lose_neglected(streams, now);
         self.fail_overdue(streams, now);
         self.note(changed);
     }
@@ -97,6 +99,29 @@ impl Scheduler {
                 path.schedule.model.on_dropped(left);
                 self.forget_if_idle(stream, streams);
             }
+        }
+    }
+
+    /// Ends the leases of a stream at a path that lets it lie, though it may bring others: what is
+    /// long overdue, or was taken back and is not answered, keeps it from being asked for anew.
+    fn lose_neglected(&mut self, streams: &mut StreamTable, now: Instant) {
+        let mut neglected = BTreeSet::new();
+        for (id, path) in self.paths.iter().filter(|(id, _)| !id.is_primary()) {
+            let patience = path.schedule.answer_time(now);
+            let cancelled = self.ledger.cancelled(*id);
+            let owed = self.ledger.owed_by(*id).map(|(_, piece, _)| (piece.stream, piece.due));
+            let late = cancelled.chain(owed).filter(|(stream, since)| {
+                let brought = self.ledger.fill(*stream).and_then(|fill| fill.brought.get(id));
+                brought.map_or(*since, |at| *at.max(since)) + patience <= now
+            });
+            neglected.extend(late.map(|(stream, _)| (*id, stream)));
+        }
+        for (id, stream) in neglected {
+            for lease in self.ledger.leases_between(id, stream) {
+                self.decide(id, stream, Decision::Lost);
+                self.end_lease(lease, LeaseOutcome::Lost, now);
+            }
+            self.forget_if_idle(stream, streams);
         }
     }
 
@@ -212,15 +237,17 @@ impl Scheduler {
     fn release(&mut self, id: PathId, streams: &mut StreamTable, now: Instant) {
         let Some(path) = self.paths.get(&id) else { return };
         let lossy = path.schedule.may_have_lost_packets(now);
+        let bearable = path.schedule.model.loss_explains(MAX_AWAITED, now);
         let owed = self.ledger.owed_by(id);
         let movable = owed.filter(|(_, piece, rest)| self.can_move(id, piece.stream, rest.start));
-        let movable: Vec<_> =
-            movable.map(|(piece, activation, rest)| (piece, activation.stream, rest)).collect();
+        let movable: Vec<_> = movable
+            .map(|(piece, activation, rest)| (piece, activation.stream, activation.due, rest))
+            .collect();
         let mut concerned = BTreeSet::new();
-        for (piece, stream, rest) in movable {
+        for (piece, stream, due, rest) in movable {
             let affordable = rest.end - rest.start <= self.spare_budget();
             let awaited = || self.ledger.fill(stream).is_some_and(|fill| fill.awaits(&rest));
-            if lossy && !affordable && !awaited() {
+            if lossy && !affordable && (now < due + bearable || !awaited()) {
                 continue;
             }
             if self.take_back(id, piece, Cause::Silent, now) {

@@ -52,6 +52,14 @@ impl Fixture {
         Self { scheduler, streams, id, recv, now, total: 0 }
     }
 
+    /// What follows is about a second stream.
+    fn turn_to_another_stream(&mut self) {
+        self.id = StreamId::new(Side::Server, Dir::Uni, 1);
+        let halves = self.streams.touch(self.id, self.now).unwrap();
+        self.recv = halves.unwrap().recv.unwrap();
+        self.streams.accept(Dir::Uni).unwrap();
+    }
+
     fn lease(&mut self, lease_id: u64, path_id: PathId, range: Range<u64>) {
         let lease_id = LeaseId(lease_id);
         self.take(control::Lease { lease_id, path_id, ..self.own_lease(range, 0) });

@@ -27,6 +27,8 @@ pub(super) const TRAIN: u64 = 5 * PACKET;
 pub(super) const TRAIN_GAP: Duration = Duration::from_millis(5);
 /// Bytes received by a connection that are progress, and not just acknowledgements and heartbeats.
 pub(super) const PROGRESS: u64 = PACKET;
+/// Bytes that a path brings at once, if it brings anything: the payload of the least packet.
+pub(super) const WORTH: u64 = 1024;
 /// What a peer may hold an acknowledgement back for (RFC 9000 section 18.2), and so a probe that
 /// follows a lost packet.
 pub(super) const ACK_DELAY: Duration = Duration::from_millis(25);
@@ -44,6 +46,8 @@ pub(super) const MAX_WOBBLE: Duration = Duration::from_millis(500);
 pub(super) const FEW_PACKETS: u64 = 5;
 /// So many probes of such a path may be lost in a row: each waits twice as long as the one before.
 pub(super) const LOST_PROBES: u32 = 4;
+/// ... but a reader waits for them no longer than this.
+pub(super) const MAX_AWAITED: Duration = Duration::from_millis(1600);
 /// How long after its due time a lost packet of a stream may take to be repeated and queued.
 pub(super) const REPAIR: Duration = Duration::from_millis(50);
 /// Bounds how long a path rests: 50 ms * 2^6.

@@ -92,6 +92,8 @@ pub(crate) struct Cluster {
     primary: Arc<Mutex<Option<PrimarySession>>>,
     /// The path that leads to each edge.
     paths: Arc<Mutex<BTreeMap<usize, PathId>>>,
+    /// How often each edge was to join or to leave.
+    turns: Arc<Mutex<BTreeMap<usize, u32>>>,
     /// What is on each stream.
     tags: Arc<Mutex<BTreeMap<StreamId, u64>>>,
     /// The edge that does not serve, and what it does instead.
@@ -117,6 +119,7 @@ impl Cluster {
             servers: (0..servers).map(|server| sim.host(&name(server))).collect(),
             primary: Arc::default(),
             paths: Arc::default(),
+            turns: Arc::default(),
             tags: Arc::default(),
             hostile: None,
             idle: QuicConfig::default().idle_timeout,
@@ -147,7 +150,7 @@ impl Cluster {
     pub(crate) fn start(&self, server: usize) {
         let crime = self.hostile.filter(|(edge, _)| *edge == server).map(|(_, crime)| crime);
         if let Some(crime) = crime.filter(|crime| !crime.is_tame()) {
-            hostile::serve(&self.servers[server], PORT, &identity(server), crime);
+            hostile::serve(&self.sim, &self.servers[server], PORT, &identity(server), crime);
             return;
         }
         let trusted = BTreeSet::from([identity(0).fingerprint()]);
@@ -186,18 +189,36 @@ impl Cluster {
         primary.as_ref().map(|primary| primary.session().stream_stats()).unwrap_or_default()
     }
 
-    /// Gives the client's session a path to an edge.
+    /// Another word on an edge: what was to be before is not any more.
+    fn turn(&self, edge: usize) -> u32 {
+        let mut turns = self.turns.lock().unwrap();
+        let turn = turns.entry(edge).or_default();
+        *turn += 1;
+        *turn
+    }
+
+    fn is_turn(&self, edge: usize, turn: u32) -> bool {
+        self.turns.lock().unwrap().get(&edge) == Some(&turn)
+    }
+
+    /// Gives the client's session a path to an edge, unless it has one.
     pub(crate) fn join(&self, edge: usize) {
         let Some(session) = self.primary.lock().unwrap().clone() else { return };
-        let cluster = self.clone();
+        if self.paths.lock().unwrap().contains_key(&edge) {
+            return;
+        }
+        let (cluster, turn) = (self.clone(), self.turn(edge));
         self.servers[0].spawn(async move {
             let key = identity(edge).fingerprint();
-            while session.session().close_reason().is_none() {
-                if let Ok(path) = session.add_path(cluster.address(edge), key).await {
-                    cluster.paths.lock().unwrap().insert(edge, path);
-                    return;
+            while session.session().close_reason().is_none() && cluster.is_turn(edge, turn) {
+                match session.add_path(cluster.address(edge), key).await {
+                    Ok(path) if cluster.is_turn(edge, turn) => {
+                        cluster.paths.lock().unwrap().insert(edge, path);
+                        return;
+                    }
+                    Ok(path) => drop(session.remove_path(path).await),
+                    Err(_) => cluster.sim.sleep(Duration::from_secs(1)).await,
                 }
-                cluster.sim.sleep(Duration::from_secs(1)).await;
             }
         });
     }
@@ -210,6 +231,7 @@ impl Cluster {
 
     /// Takes it away.
     pub(crate) fn leave(&self, edge: usize) {
+        self.turn(edge);
         let path = self.paths.lock().unwrap().remove(&edge);
         let session = self.primary.lock().unwrap().clone();
         let (Some(path), Some(session)) = (path, session) else { return };

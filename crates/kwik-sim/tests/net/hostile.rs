@@ -1,6 +1,7 @@
 //! Edges that do not serve. Whatever they bring is right: wrong bytes are for those who verify.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -19,6 +20,9 @@ use crate::content::content;
 
 /// Seconds for which an edge trickles: it is progress, so a stream that has nobody else waits.
 const TRICKLE: u64 = 30;
+
+/// Heartbeats that fill a packet.
+const PADDING: u32 = 120;
 
 /// What an edge does instead of serving.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,10 +55,16 @@ pub(crate) enum Crime {
     GarbageData,
     /// Says nothing at all once it let the client in.
     Deaf,
+    /// Serves for a while, and trickles then, more slowly with each byte.
+    Fade,
+    /// Says much, all the time, and brings nothing.
+    Pad,
+    /// Brings a byte of each piece as it is taken back, and returns the rest.
+    Tease,
 }
 
 impl Crime {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Silence,
         Self::Abandon,
         Self::AbandonAfterByte,
@@ -69,7 +79,12 @@ impl Crime {
         Self::GarbageControl,
         Self::GarbageData,
         Self::Deaf,
+        Self::Fade,
+        Self::Pad,
+        Self::Tease,
     ];
+    /// So many were there first: to choose among them chooses the same ones for ever.
+    pub(crate) const FIRST: usize = 14;
 
     /// For the coverage.
     pub(crate) fn name(self) -> &'static str {
@@ -88,6 +103,9 @@ impl Crime {
             Self::GarbageControl => "an edge with garbage for control frames",
             Self::GarbageData => "an edge with garbage for data",
             Self::Deaf => "an edge that is deaf",
+            Self::Fade => "an edge that fades",
+            Self::Pad => "an edge that pads",
+            Self::Tease => "an edge that teases",
         }
     }
 
@@ -95,7 +113,12 @@ impl Crime {
     pub(crate) fn is_tame(self) -> bool {
         matches!(
             self,
-            Self::Silence | Self::Abandon | Self::AbandonAfterByte | Self::Trickle | Self::Close
+            Self::Silence
+                | Self::Abandon
+                | Self::AbandonAfterByte
+                | Self::Trickle
+                | Self::Close
+                | Self::Fade
         )
     }
 }
@@ -118,6 +141,7 @@ pub(crate) async fn misuse(sim: &Sim, host: &Host, session: &SecondarySession, c
                     }
                     session.closed().await;
                 }
+                Crime::Fade => fade(&mut writer, &sim).await,
                 Crime::Close => {
                     write(&mut writer, 5_000).await;
                     session.close(0, b"gone");
@@ -128,13 +152,29 @@ pub(crate) async fn misuse(sim: &Sim, host: &Host, session: &SecondarySession, c
     }
 }
 
-/// Writes at most so much of the piece that is due.
-async fn write(writer: &mut LeaseWriter, most: u64) {
-    let tag = tag(&writer.command());
-    if let Ok(Some(piece)) = writer.activated().await {
-        let part = content(tag, piece.start, (piece.end - piece.start).min(most));
-        writer.write_chunk(part).await.ok();
+/// Serves at first. Then each pause is as long as those before make one expect.
+async fn fade(writer: &mut LeaseWriter, sim: &Sim) {
+    const HONEST: Duration = Duration::from_millis(1700);
+    const PAUSES: [Duration; 2] = [Duration::from_millis(30), Duration::from_millis(700)];
+    let (end, mut pause) = (sim.elapsed() + HONEST, PAUSES[0]);
+    while sim.elapsed() < end {
+        if !write(writer, u64::MAX).await {
+            return;
+        }
     }
+    while write(writer, 1).await {
+        sim.sleep(pause).await;
+        pause = (pause * 4 / 3).min(PAUSES[1]);
+    }
+}
+
+/// Writes at most so much of the piece that is due.
+/// False when there is nothing to write any more.
+async fn write(writer: &mut LeaseWriter, most: u64) -> bool {
+    let tag = tag(&writer.command());
+    let Ok(Some(piece)) = writer.activated().await else { return false };
+    let part = content(tag, piece.start, (piece.end - piece.start).min(most));
+    writer.write_chunk(part).await.is_ok()
 }
 
 fn tag(command: &[u8]) -> u64 {
@@ -142,25 +182,27 @@ fn tag(command: &[u8]) -> u64 {
 }
 
 /// An edge by hand, which commits its crime against everyone.
-pub(crate) fn serve(host: &Host, port: u16, identity: &Identity, crime: Crime) {
+pub(crate) fn serve(sim: &Sim, host: &Host, port: u16, identity: &Identity, crime: Crime) {
     let endpoint = bare::listener(host, port, identity);
-    let serving = host.clone();
+    let (serving, sim) = (host.clone(), sim.clone());
     host.spawn(async move {
         while let Some(incoming) = endpoint.accept().await {
+            let sim = sim.clone();
             serving.spawn(async move {
                 // Who gives up on it, or is given up, is no matter.
-                attack(incoming, crime).await;
+                attack(&sim, incoming, crime).await;
             });
         }
     });
 }
 
-async fn attack(incoming: quinn::Incoming, crime: Crime) -> Option<()> {
+async fn attack(sim: &Sim, incoming: quinn::Incoming, crime: Crime) -> Option<()> {
     let connection = incoming.await.ok()?;
     let (send, recv) = connection.accept_bi().await.ok()?;
     let decoder = ControlDecoder::new();
-    let leases = BTreeMap::new();
-    let mut edge = Edge { connection, send, recv, decoder, crime, leases, frames: 0, packets: 1 };
+    let (leases, asked) = (BTreeMap::new(), BTreeMap::new());
+    let (frames, packets) = (0, 1);
+    let mut edge = Edge { connection, send, recv, decoder, crime, leases, asked, frames, packets };
     let ControlMessage::AuthenticationRequest(request) = edge.hear().await? else { return None };
     let limits = StreamLimits {
         max_streams_bidi: 100,
@@ -176,8 +218,17 @@ async fn attack(incoming: quinn::Incoming, crime: Crime) -> Option<()> {
         edge.connection.closed().await;
         return None;
     }
+    while crime == Crime::Pad {
+        for _ in 0..PADDING {
+            edge.say(&ControlMessage::Heartbeat(Heartbeat { sequence: 0, reply: false })).await?;
+        }
+        sim.sleep(Duration::from_millis(40)).await;
+    }
     loop {
         match edge.hear().await? {
+            ControlMessage::Cancel(m) if crime == Crime::Tease => {
+                edge.tease(m.lease_id, m.piece_id).await?;
+            }
             ControlMessage::Lease(lease) => drop(edge.leases.insert(lease.lease_id, lease)),
             ControlMessage::Activate(asked) => edge.answer(&asked).await?,
             ControlMessage::Heartbeat(Heartbeat { sequence, reply: false }) => {
@@ -196,6 +247,8 @@ struct Edge {
     decoder: ControlDecoder,
     crime: Crime,
     leases: BTreeMap<LeaseId, Lease>,
+    /// What it was asked for, to tease with.
+    asked: BTreeMap<PieceId, Range<u64>>,
     frames: u64,
     packets: u64,
 }
@@ -234,6 +287,10 @@ impl Edge {
                 self.bring(&lease, start, until).await?;
                 self.stop(asked, until).await
             }
+            Crime::Tease => {
+                self.asked.insert(asked.piece_id, asked.range.clone());
+                Some(())
+            }
             Crime::Unasked => self.bring(&lease, end, end + 1_000).await,
             Crime::Twice => {
                 self.bring(&lease, start, end).await?;
@@ -247,6 +304,15 @@ impl Edge {
             Crime::GarbageData => self.throw(&[0xaa; 300]).await,
             _ => Some(()),
         }
+    }
+
+    /// Brings a byte of what it was asked for, and nothing more.
+    async fn tease(&mut self, lease_id: LeaseId, piece_id: PieceId) -> Option<()> {
+        let Some(range) = self.asked.remove(&piece_id) else { return Some(()) };
+        let (lease, until) = (self.leases.get(&lease_id)?.clone(), range.start + 1);
+        self.bring(&lease, range.start, until).await?;
+        let asked = Activate { lease_id, piece_id, range };
+        self.stop(&asked, until).await
     }
 
     async fn stop(&mut self, asked: &Activate, sent_until: u64) -> Option<()> {

@@ -143,7 +143,11 @@ fn hostile(
         churn(rng, edge, at, faults);
         faults.sort_by_key(|(at, _)| *at);
     }
-    Some((edge, Crime::ALL[rng.usize(..Crime::ALL.len())]))
+    let mut crime = Crime::ALL[rng.usize(..Crime::FIRST)];
+    if rng.u8(..5) == 0 {
+        crime = Crime::ALL[rng.usize(Crime::FIRST..Crime::ALL.len())];
+    }
+    Some((edge, crime))
 }
 
 pub(crate) fn scenario(seed: u64) -> Scenario {

@@ -211,9 +211,23 @@ fn what_a_primary_could_not_hear_of_fails_no_reader() {
 /// waits for is asked of another all the same.
 #[test]
 fn no_reader_waits_for_lost_packets_that_are_none() {
-    for seed in [2045, 6958, 8040, 50750] {
+    for seed in [1350, 2045, 6737, 6958, 8040, 37916, 50750] {
         run(seed);
     }
+}
+
+/// An edge is added again and again while the primary's link is cut: no path of it keeps another
+/// edge from being dialed.
+#[test]
+fn one_edge_that_comes_and_goes_takes_no_place_of_others() {
+    run(25402);
+}
+
+/// What others brought of a piece meanwhile does not keep those behind it at a path that says much
+/// and brings nothing.
+#[test]
+fn a_piece_of_which_nothing_is_missing_holds_up_no_other() {
+    run(8484);
 }
 
 /// The primary can add no path while its link is cut: its application has to wait for longer.

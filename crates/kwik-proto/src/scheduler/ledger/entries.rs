@@ -81,8 +81,8 @@ pub(in crate::scheduler) struct Finished {
     pub(in crate::scheduler) lease: LeaseId,
     /// What of it came.
     pub(in crate::scheduler) range: Range<u64>,
-    /// Its writer stopped it unbidden.
-    pub(in crate::scheduler) returned: bool,
+    /// All that was asked for came, and nobody cancelled it.
+    pub(in crate::scheduler) whole: bool,
 }
 
 /// A piece that its writer stopped.

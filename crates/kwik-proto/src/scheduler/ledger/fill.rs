@@ -52,7 +52,7 @@ pub(in crate::scheduler) struct Fill {
     pub(in crate::scheduler) owed: bool,
     /// From where its leases began to where they end.
     span: Option<Range<u64>>,
-    /// When each path brought something of it last.
+    /// When each path brought something of it last, or was leased some of it.
     pub(in crate::scheduler) brought: BTreeMap<PathId, Instant>,
 }
 

@@ -106,13 +106,13 @@ fn a_silence_is_explained_by_loss_only_where_few_packets_are_under_way() {
     let mut model = PathModel::new(now);
     model.on_rtt(20 * MS);
     // The first window may be lost, and three probes after it: 85, 170 and 340 ms later.
-    assert_eq!(model.loss_explains(), (20 + 85 * 15) * MS);
+    assert_eq!(model.loss_explains(limits::DEAD_AFTER, now), (20 + 85 * 15) * MS);
     bring(&mut model, &mut now, 400_000, 12_500, 20 * MS);
-    assert_eq!(model.loss_explains(), (20 + 65 * 15) * MS);
+    assert_eq!(model.loss_explains(limits::DEAD_AFTER, now), (20 + 65 * 15) * MS);
     let mut model = PathModel::new(now);
     bring(&mut model, &mut now, 4_000_000, 1_250_000, 20 * MS);
-    assert_eq!(model.loss_explains(), Duration::ZERO);
+    assert_eq!(model.loss_explains(limits::DEAD_AFTER, now), Duration::ZERO);
     let mut model = PathModel::new(now);
     model.on_rtt(500 * MS);
-    assert_eq!(model.loss_explains(), limits::DEAD_AFTER);
+    assert_eq!(model.loss_explains(limits::DEAD_AFTER, now), limits::DEAD_AFTER);
 }

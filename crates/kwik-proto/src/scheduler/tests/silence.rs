@@ -1,5 +1,8 @@
 //! Edges that live and bring nothing, in all ways; and those that may come back.
 
+use std::collections::VecDeque;
+
+use super::super::tuning::{PROGRESS, WORTH};
 use super::*;
 
 const STEP: Duration = Duration::from_millis(100);
@@ -53,11 +56,59 @@ fn two_silent_paths_do_not_hand_a_piece_back_and_forth_for_ever() {
 #[test]
 fn a_path_that_brings_something_between_silences_keeps_its_lease() {
     let mut f = Fixture::new();
-    f.lease(1, A, 0..KIB);
-    for byte in 0..8 {
+    f.lease(1, A, 0..16 * KIB);
+    for part in 0..8 {
         assert_eq!(silence(&mut f, limits::STALLED_AFTER / 2, false), []);
+        f.receive(A, part * WORTH..(part + 1) * WORTH);
+    }
+}
+
+/// A byte now and then is no more than silence.
+#[test]
+fn a_path_that_trickles_loses_its_lease() {
+    let mut f = Fixture::new();
+    f.lease(1, A, 0..16 * KIB);
+    let mut reports = Vec::new();
+    for byte in 0..8 {
+        reports.extend(silence(&mut f, limits::STALLED_AFTER / 6, false));
         f.receive(A, byte..byte + 1);
     }
+    assert_eq!(reports, [(1, LeaseOutcome::Lost)]);
+}
+
+/// What arrives and brings nothing is no more than life.
+#[test]
+fn a_path_that_pads_and_brings_nothing_loses_its_lease() {
+    let mut f = Fixture::new();
+    f.lease(1, A, 0..16 * KIB);
+    let mut reports = Vec::new();
+    for packet in 1..200 {
+        f.scheduler.on_arrived(A, packet * PROGRESS, f.now);
+        reports.extend(silence(&mut f, STEP, false));
+    }
+    assert_eq!(reports, [(1, LeaseOutcome::Lost)]);
+}
+
+/// A server may be stuck with one stream and bring all others: who waits for that one hears of it.
+#[test]
+fn a_stream_that_its_only_server_lets_lie_beside_others_is_leased_anew() {
+    let mut f = Fixture::new();
+    f.lease(1, A, 0..KIB);
+    f.turn_to_another_stream();
+    f.lease(2, A, 0..1 << 20);
+    let (mut asked, mut reports) = (VecDeque::new(), Vec::new());
+    for _ in 0..80 {
+        f.pass(STEP);
+        for (_, message) in f.sent() {
+            match message {
+                M::Activate(m) if m.lease_id == LeaseId(2) => asked.push_back(m.range),
+                M::LeaseReport(m) => reports.push((m.lease_id.0, m.outcome)),
+                _ => {}
+            }
+        }
+        asked.pop_front().into_iter().for_each(|range| f.receive(A, range));
+    }
+    assert_eq!(reports, [(1, LeaseOutcome::Lost)]);
 }
 
 #[test]
@@ -122,7 +173,7 @@ fn a_dead_path_that_speaks_again_gives_the_primary_time() {
         f.pass(STEP);
         f.scheduler.on_alive(PathId::PRIMARY, f.now);
     }
-    for _ in 0..100 {
+    for _ in 0..80 {
         f.pass(STEP);
         f.scheduler.on_alive(PathId::PRIMARY, f.now);
     }
