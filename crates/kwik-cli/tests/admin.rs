@@ -171,6 +171,9 @@ fn connections_of_a_download_are_traced_at_both_ends() {
     assert_eq!((named(&here, "-client-path0."), named(&here, "-events.")), (1, 1));
     wait_until(|| named(&there, "-primary-path0-") == 1 && named(&there, "-events.") == 1);
     place.file("a file", 1);
+    // Another process writes there.
+    let busy = place.run(&["get", &server.link("x"), "--qlog", &there, "--force"]);
+    assert_failed(&busy, 6, "each process needs a folder of its own: choose another --qlog");
     let refused = place.run(&["get", &server.link("x"), "--qlog", "../files/a file", "--force"]);
     assert_failed(&refused, 6, "cannot write qlogs");
     server.child.kill().unwrap();

@@ -8,17 +8,27 @@ mod common;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use common::{LOOPBACK, accept_secondary, identity, object, serve_leases, until, within};
-use kwik::{Accepted, ClientConfig, Endpoint, Qlog, QuicConfig, ServerConfig};
+use kwik::{Accepted, ClientConfig, Endpoint, Qlog, QuicConfig, Sample, ServerConfig};
 use serde_json::Value;
+
+/// The files of a folder, once all that was traced there is written.
+fn paths(folder: &Path) -> Vec<PathBuf> {
+    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.extension().is_some_and(|it| it == "sqlog")).collect()
+}
+
+/// Waits until all handles are gone, with all that they had.
+async fn written(folder: &Path) {
+    until(|| Qlog::open(folder).is_ok()).await;
+}
 
 /// The records of each file, by what its name says beside time, process and number.
 fn read(folder: &Path) -> BTreeMap<String, Vec<Value>> {
-    let files = fs::read_dir(folder).unwrap().map(|entry| {
-        let path = entry.unwrap().path();
+    let files = paths(folder).into_iter().map(|path| {
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         let name = name.strip_prefix("kwik-").unwrap().strip_suffix(".sqlog").unwrap();
         let kind = name.splitn(4, '-').nth(3).unwrap().to_owned();
@@ -95,6 +105,9 @@ async fn each_path_has_a_qlog_and_sessions_have_one_beside_it() {
         .map(|path| QuicConfig { qlog: Some(Qlog::open(path).unwrap()), ..QuicConfig::default() });
     fetch(&quics).await;
     drop(quics);
+    for role in &roles {
+        written(role).await;
+    }
     let [client, primary, edge] = roles.map(|path| read(&path));
     let names = |files: &BTreeMap<String, Vec<Value>>| files.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&client), ["client-path0", "client-path1", "events"]);
@@ -142,8 +155,68 @@ async fn dial_nobody(folder: &Path) {
         let dial = client.connect_with(ClientConfig::pinned(identity(0).fingerprint()), nobody, "");
         drop(dial.unwrap());
         client.wait_idle().await;
+        drop((client, quic));
+        written(folder).await;
     })
     .await;
+}
+
+/// What leads nowhere at a server leaves nothing, so that a flood of it pushes nothing out.
+#[tokio::test]
+async fn handshakes_of_strangers_leave_no_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = folder.path().join("kwik-20200101T000000Z-1-0001-x.sqlog");
+    fs::write(&old, "").unwrap();
+    within(async {
+        let qlog = Some(Qlog::open(folder.path()).unwrap());
+        let quic = QuicConfig { qlog, ..QuicConfig::default() };
+        let at = LOOPBACK.parse().unwrap();
+        let server = Endpoint::bind(at, Some(ServerConfig::new(identity(0))), &quic).unwrap();
+        let client = Endpoint::bind(at, None, &QuicConfig::default()).unwrap();
+        let accepting = server.clone();
+        let accepting = tokio::spawn(async move {
+            while let Some(incoming) = accepting.accept().await {
+                tokio::spawn(async move { drop(incoming.accept_any().await) });
+            }
+        });
+        for _ in 0..20 {
+            // It is not who they want, so they go away.
+            let other = ClientConfig::pinned(identity(1).fingerprint());
+            let dial = client.connect_with(other, server.local_addr().unwrap(), "").unwrap();
+            assert!(dial.await.is_err());
+        }
+        until(|| failures(&server) >= 20).await;
+        server.close(0, b"");
+        server.wait_idle().await;
+        accepting.await.unwrap();
+        drop((server, quic));
+        written(folder.path()).await;
+    })
+    .await;
+    assert_eq!(paths(folder.path()), [old]);
+}
+
+/// Handshakes that failed at a server.
+fn failures(server: &Endpoint) -> u64 {
+    let families = server.metrics();
+    let failed = families.iter().filter(|family| family.name == "kwik_handshake_failures");
+    let number = |sample: &Sample| match sample.value {
+        kwik::Value::Number(number) => number,
+        _ => 0,
+    };
+    failed.flat_map(|family| &family.samples).map(number).sum()
+}
+
+/// Two that write to one folder would not know of each other's files.
+#[test]
+fn a_folder_in_use_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let qlog = Qlog::open(folder.path()).unwrap();
+    let error = Qlog::open(folder.path()).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ResourceBusy);
+    assert!(error.to_string().contains("each process needs a folder of its own"), "{error}");
+    drop(qlog);
+    Qlog::open(folder.path()).unwrap();
 }
 
 /// Files that are there already count, and go first.
@@ -166,9 +239,10 @@ async fn a_folder_of_qlogs_stays_within_its_bounds() {
     assert!(path("kwik-20200102T000000Z-1-0000-x.sqlog").exists());
     assert!(path("mine.sqlog").exists());
     let (mut count, mut bytes) = (0, 0);
-    for entry in fs::read_dir(folder.path()).unwrap() {
-        (count, bytes) = (count + 1, bytes + entry.unwrap().metadata().unwrap().len());
+    for path in paths(folder.path()) {
+        (count, bytes) = (count + 1, bytes + fs::metadata(path).unwrap().len());
     }
+    // And one that is not ours.
     assert!(count <= MAX_QLOG_FILES + 1 && bytes <= MAX_QLOG_BYTES, "{count} {bytes}");
 }
 
