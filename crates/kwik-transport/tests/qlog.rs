@@ -5,7 +5,7 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -33,6 +33,7 @@ fn read(folder: &Path) -> BTreeMap<String, Vec<Value>> {
         let name = name.strip_prefix("kwik-").unwrap().strip_suffix(".sqlog").unwrap();
         let kind = name.splitn(4, '-').nth(3).unwrap().to_owned();
         let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with('\x1e'), "{path:?}");
         let records = text.split('\x1e').skip(1).map(|record| {
             assert!(record.ends_with('\n'), "{path:?}: {record}");
             serde_json::from_str(record).unwrap()
@@ -42,16 +43,51 @@ fn read(folder: &Path) -> BTreeMap<String, Vec<Value>> {
     files.collect()
 }
 
+/// What qvis asks of a file, by its source: visualizations/src, `FileLoader`,
+/// `TextSequenceJSONToQlog` and `QlogLoaderV2`. It takes a file for a text sequence by its name.
 fn check(kind: &str, records: &[Value], side: &str) {
     let (header, events) = records.split_first().unwrap();
+    let object = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    // Drafts are other names for it there.
     assert_eq!(header["qlog_version"], "0.3", "{kind}");
     assert_eq!(header["qlog_format"], "JSON-SEQ");
     let trace = &header["trace"];
     assert_eq!(trace["vantage_point"]["type"], side, "{kind}");
+    // Else it takes the time of the first event for the beginning of all.
+    assert_eq!(trace["common_fields"]["time_format"], "relative");
     assert!(trace["common_fields"]["reference_time"].as_f64().unwrap() > 1e12);
+    assert!(trace.get("event_fields").is_none() && trace.get("configuration").is_none());
+    // It reads the last event of a trace before it looks whether there is one.
+    assert!(!events.is_empty(), "{kind}");
+    // It sorts what goes back, and complains.
     let times: Vec<_> = events.iter().map(|event| event["time"].as_f64().unwrap()).collect();
     assert!(times.is_sorted(), "{kind}: {times:?}");
-    assert!(events.iter().all(|event| event["name"].as_str().unwrap().contains(':')));
+    for event in events {
+        let (name, data) = (event["name"].as_str().unwrap(), &event["data"]);
+        if kind == "events" {
+            assert!(name.starts_with("kwik:"), "{name}");
+            continue;
+        }
+        // It would take one connection for several.
+        assert_eq!(object(event), ["time", "name", "data"], "{kind}");
+        if name == "recovery:metrics_updated" {
+            continue;
+        }
+        let known = ["transport:packet_sent", "transport:packet_received", "recovery:packet_lost"];
+        assert!(known.contains(&name), "{name}");
+        let types = ["initial", "handshake", "0RTT", "1RTT"];
+        assert!(types.iter().any(|it| data["header"]["packet_type"] == *it), "{event}");
+        assert!(data["header"]["packet_number"].is_u64(), "{event}");
+        // What it says is no schema of any draft that it knows.
+        for (of, field) in
+            [("header", "packet_size"), ("header", "payload_length"), ("header", "length")]
+        {
+            assert!(data[of].get(field).is_none(), "{event}");
+        }
+        assert!(data.get("packet_type").is_none());
+        // It leaves out what was sent without a size.
+        assert!(name != "transport:packet_sent" || data["raw"]["length"].as_u64() > Some(0));
+    }
 }
 
 const SIZE: u64 = 400_000;
@@ -123,6 +159,9 @@ async fn each_path_has_a_qlog_and_sessions_have_one_beside_it() {
     }
     // Each packet is there, with its size, and round trips are milliseconds.
     let path = &client["client-path1"];
+    let events = path[1..].iter().map(|event| event["name"].as_str().unwrap());
+    let of_path: BTreeSet<_> = events.collect();
+    assert!(of_path.contains("recovery:metrics_updated"), "{of_path:?}");
     let named = |name: &str| {
         let name = name.to_owned();
         path.iter().filter(move |event| event["name"] == *name)

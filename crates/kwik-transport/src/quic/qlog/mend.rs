@@ -65,6 +65,11 @@ fn mend_event(event: &mut Value, last: &mut f64) {
         event["time"] = json!(*last);
     }
     *last = last.max(time);
+    // One file is one connection. The library names it by its remote connection id, which changes
+    // at a client, and qvis would take it for two.
+    if let Some(event) = event.as_object_mut() {
+        event.remove("group_id");
+    }
     let Some(data) = event["data"].as_object_mut() else { return };
     for name in ["min_rtt", "smoothed_rtt", "latest_rtt", "rtt_variance"] {
         if let Some(rtt) = data.get_mut(name)
