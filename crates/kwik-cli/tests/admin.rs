@@ -9,13 +9,13 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     path::Path,
-    process::Stdio,
+    process::{Command, Output, Stdio},
     sync::atomic::{AtomicBool, Ordering},
 };
 
 use common::{
     Place, assert_done, assert_failed,
-    serving::{Download, log},
+    serving::{Download, log, signal},
     stage::{Stage, TOKEN, mode},
     wait_until,
 };
@@ -148,8 +148,73 @@ fn another_machine_comes_in_over_tls_with_the_token() {
     assert_failed(&ctl(&["--admin-ca", &cert]), 4, "a token is needed");
     assert_failed(&ctl(&["--admin-ca", &wrong, "--admin-token-file", &token]), 4, "cannot trust");
     assert_failed(&ctl(&["--admin-token-file", &token]), 2, "--admin-ca");
+    // Who had no token is in the log, and once: nobody fills it by guessing.
+    assert_failed(&ctl(&["--admin-ca", &cert]), 4, "a token is needed");
+    assert_eq!(log(&place).matches("it has not the token").count(), 1);
+    // What holds no certificate, or more than one can be, is said to.
+    assert_failed(&ctl(&["--admin-ca", &token]), 2, "has no certificate");
+    let long = keep("long", &"-".repeat(300_000));
+    assert_failed(&ctl(&["--admin-ca", &long]), 2, "more than 262144 bytes");
+    let long = ["--admin", "0.0.0.0:0", "--admin-cert", &long, "--admin-key", &key];
+    without(&[&long[..], &["--admin-token-file", &token]].concat(), "more than 262144 bytes");
     let plain = ["ctl", "--admin", "192.0.2.1:9433", "sessions"];
     assert_failed(&place.run(&plain), 2, "https://192.0.2.1:9433");
+
+    // A certificate that was renewed counts once the server is told, and a broken one does not.
+    keep("cert", &other.cert.pem());
+    keep("key", &other.signing_key.serialize_pem());
+    signal(&server.child, "-HUP");
+    let done = |output: &Output| output.status.success();
+    wait_until(|| done(&ctl(&["--admin-ca", &wrong, "--admin-token-file", &token])));
+    keep("key", &own.signing_key.serialize_pem());
+    signal(&server.child, "-HUP");
+    wait_until(|| log(&place).contains("going on with the certificate before"));
+    assert_done(&ctl(&["--admin-ca", &wrong, "--admin-token-file", &token]));
+    // What openssl makes by itself is an authority's, which nobody's library takes for a server's.
+    let mut params = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let signing = rcgen::KeyPair::generate().unwrap();
+    let authority = params.self_signed(&signing).unwrap();
+    keep("cert", &authority.pem());
+    keep("key", &signing.serialize_pem());
+    signal(&server.child, "-HUP");
+    wait_until(|| {
+        let output = ctl(&["--admin-ca", &cert, "--admin-token-file", &token]);
+        String::from_utf8_lossy(&output.stderr).contains("basicConstraints=critical,CA:FALSE")
+    });
+    server.child.kill().unwrap();
+    server.child.wait().unwrap();
+}
+
+/// The command that docs/operations.md has for it makes a certificate that works.
+#[test]
+fn the_documented_openssl_command_makes_a_certificate_that_works() {
+    let text = include_str!("../../../docs/operations.md");
+    let at = text.find("openssl req -x509").unwrap();
+    let command = text[at..].split("\n```").next().unwrap();
+    assert!(command.contains("192.0.2.10"), "{command}");
+    let command = command.replace("192.0.2.10", "127.0.0.1");
+    let place = Place::new();
+    place.file("x", 10);
+    let folder = place.path("");
+    let made = Command::new("sh").args(["-ec", &command]).current_dir(&folder).output().unwrap();
+    if made.status.code() == Some(127) {
+        return common::skip("there is no openssl on this machine: apt-get install openssl");
+    }
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let file = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let (cert, key, token) = (file("cert.pem"), file("key.pem"), file("token"));
+    let files = place.path("files");
+    let all = ["serve", files.to_str().unwrap(), "--listen", "127.0.0.1:0", "--admin", "0.0.0.0:0"];
+    let options = ["--admin-cert", &cert, "--admin-key", &key, "--admin-token-file", &token];
+    let mut server =
+        common::serving::logged(&place, &mut place.kwik(&[&all[..], &options].concat()));
+    wait_until(|| log(&place).contains("administration: https://"));
+    let text = log(&place);
+    let port = text.split("https://0.0.0.0:").nth(1).unwrap().split('/').next().unwrap();
+    let url = format!("https://127.0.0.1:{port}");
+    let asked = ["ctl", "--admin", &url, "--admin-ca", &cert, "--admin-token-file", &token];
+    assert_done(&place.run(&[&asked[..], &["sessions"]].concat()));
     server.child.kill().unwrap();
     server.child.wait().unwrap();
 }
