@@ -212,19 +212,7 @@ fn the_page_shows_three_sources_and_an_edge_is_killed_there() {
                    !['0 B', '–', ''].includes(row.children[7].textContent))",
     );
     browser.until("document.getElementById('limit').textContent.startsWith('Limited by ')");
-    browser.until("document.querySelectorAll('#charts .uplot canvas').length === 6");
-    // What is drawn is also told to who cannot see it, and lines are there in each path's colour.
-    browser.until(
-        "[...document.querySelectorAll('#charts .chart')].every(chart => \
-                   chart.getAttribute('aria-label').includes('path 2 '))",
-    );
-    browser.until(DRAWN);
-    // Arrows move along the time.
-    browser.look("document.querySelector('#charts .chart').focus()");
-    let key = json!({ "type": "keyDown", "key": "ArrowLeft", "code": "ArrowLeft" });
-    browser.ask("Input.dispatchKeyEvent", &key);
-    browser.until("/: path 0 /.test(document.querySelector('#charts .readout').textContent)");
-    browser.look("document.querySelector('#charts .chart').blur()");
+    check_charts(&mut browser);
     // Rows stay the same ones while figures change in them.
     browser.look("window.kept = document.querySelector('#paths tr')");
     thread::sleep(Duration::from_millis(1_500));
@@ -244,12 +232,7 @@ fn the_page_shows_three_sources_and_an_edge_is_killed_there() {
     browser.until("document.getElementById('events').textContent.includes('status=dead')");
     let state = "document.querySelectorAll('#charts .chart')[5].getAttribute('aria-label')";
     browser.until(&format!("{state}.includes(' dead')"));
-    // On a small screen nothing but tables and maps is wider than it.
-    let small = json!({ "width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": true });
-    browser.ask("Emulation.setDeviceMetricsOverride", &small);
-    browser.until("document.documentElement.scrollWidth <= 360");
-    browser.until("[...document.querySelectorAll('#charts canvas')].every(c => c.width <= 360)");
-    browser.ask("Emulation.clearDeviceMetricsOverride", &json!({}));
+    check_small_screen(&mut browser);
     let dark = json!({ "features": [{ "name": "prefers-color-scheme", "value": "dark" }] });
     browser.ask("Emulation.setEmulatedMedia", &dark);
     browser.picture("page-killed-dark.png");
@@ -257,4 +240,29 @@ fn the_page_shows_three_sources_and_an_edge_is_killed_there() {
     go_on.send(()).unwrap();
     let (rest, code) = download.join().unwrap();
     assert!(code == Some(0) && rest == stage.data[1..]);
+}
+
+fn check_charts(browser: &mut Browser) {
+    browser.until("document.querySelectorAll('#charts .uplot canvas').length === 6");
+    // What is drawn is also told to who cannot see it, and lines are there in each path's colour.
+    browser.until(
+        "[...document.querySelectorAll('#charts .chart')].every(chart => \
+                   chart.getAttribute('aria-label').includes('path 2 '))",
+    );
+    browser.until(DRAWN);
+    // Arrows move along the time.
+    browser.look("document.querySelector('#charts .chart').focus()");
+    let key = json!({ "type": "keyDown", "key": "ArrowLeft", "code": "ArrowLeft" });
+    browser.ask("Input.dispatchKeyEvent", &key);
+    browser.until("/: path 0 /.test(document.querySelector('#charts .readout').textContent)");
+    browser.look("document.querySelector('#charts .chart').blur()");
+}
+
+fn check_small_screen(browser: &mut Browser) {
+    // On a small screen nothing but tables and maps is wider than it.
+    let small = json!({ "width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": true });
+    browser.ask("Emulation.setDeviceMetricsOverride", &small);
+    browser.until("document.documentElement.scrollWidth <= 360");
+    browser.until("[...document.querySelectorAll('#charts canvas')].every(c => c.width <= 360)");
+    browser.ask("Emulation.clearDeviceMetricsOverride", &json!({}));
 }

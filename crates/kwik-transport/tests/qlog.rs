@@ -1,6 +1,7 @@
 //! Files of qlog: complete, named by role and path, and bounded (10.2).
 
 #![cfg(feature = "qlog")]
+#![allow(clippy::disallowed_methods, reason = "tests run on tokio itself")]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]
 
 mod common;

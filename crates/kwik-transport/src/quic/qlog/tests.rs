@@ -80,11 +80,11 @@ fn a_folder_of_which_nothing_can_go_takes_nothing_more() {
     assert_eq!(lost.load(Relaxed), 2);
 }
 
-#[test]
-fn the_file_of_events_takes_no_connections_place() {
+#[tokio::test]
+async fn the_file_of_events_takes_no_connections_place() {
     let folder = tempfile::tempdir().unwrap();
     let (mut files, lost) = files(folder.path());
-    files.take(event(Instant::now(), UNIX_EPOCH, 0));
+    files.take(event(Runtime::tokio().now(), UNIX_EPOCH, 0));
     for number in 0..MAX_QLOG_OPEN as u64 {
         files.take(records(number, true));
     }
@@ -98,11 +98,11 @@ fn the_file_of_events_takes_no_connections_place() {
     assert_eq!((files.open_traces(), lost.load(Relaxed)), (MAX_QLOG_OPEN, 1));
 }
 
-#[test]
-fn events_keep_their_distance_when_the_time_of_day_steps_back() {
+#[tokio::test]
+async fn events_keep_their_distance_when_the_time_of_day_steps_back() {
     let folder = tempfile::tempdir().unwrap();
     let (mut files, _) = files(folder.path());
-    let (start, day) = (Instant::now(), UNIX_EPOCH + Duration::from_secs(1_796_073_973));
+    let (start, day) = (Runtime::tokio().now(), UNIX_EPOCH + Duration::from_secs(1_796_073_973));
     for second in 0..3 {
         let at = day - Duration::from_secs(3600 * second);
         files.take(event(start + Duration::from_secs(second), at, second));
@@ -118,10 +118,10 @@ fn events_keep_their_distance_when_the_time_of_day_steps_back() {
 }
 
 /// Nobody writes: what waits is bounded, the rest is counted, and nothing is out of order.
-#[test]
-fn a_disk_that_stands_still_costs_records_and_nobody_waits() {
+#[tokio::test]
+async fn a_disk_that_stands_still_costs_records_and_nobody_waits() {
     let queue = Arc::new(Queue::default());
-    let (start, mut taken) = (Instant::now(), 0);
+    let (start, mut taken) = (Runtime::tokio().now(), 0);
     let push = |number| queue.push(event(start, UNIX_EPOCH, number));
     while push(taken) {
         taken += 1;
