@@ -179,6 +179,13 @@ fn median(mut all: Vec<f64>) -> f64 {
     all[all.len() / 2]
 }
 
+/// The median, and between what the rest lies: without that, nobody can say what it is worth.
+fn spread(all: &[f64]) -> String {
+    let least = all.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = all.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    format!("{:.3} ({least:.3} to {most:.3})", median(all.to_vec()))
+}
+
 async fn pairs(options: Options) {
     let bytes = (options.mib as u64) << 20;
     let (mut plain, mut watched) = (Vec::new(), Vec::new());
@@ -190,7 +197,7 @@ async fn pairs(options: Options) {
         }
     }
     let mib = options.mib as f64;
-    println!("| | not watched | watched, a page open | ratio, median of pairs |");
+    println!("| | not watched | watched, a page open | ratio of pairs: median (least to most) |");
     println!("|---|---:|---:|---:|");
     for (at, name) in [(0, "throughput, MiB/s"), (1, "CPU, ms a MiB")] {
         let figure = |taken: &[f64; 2]| match at {
@@ -200,8 +207,8 @@ async fn pairs(options: Options) {
         let of = |all: &[[f64; 2]]| all.iter().map(figure).collect::<Vec<_>>();
         let (plain, watched) = (of(&plain), of(&watched));
         let ratios = plain.iter().zip(&watched).map(|(plain, watched)| watched / plain);
-        let ratio = median(ratios.collect());
-        println!("| {name} | {:.2} | {:.2} | {ratio:.3} |", median(plain), median(watched));
+        let ratios = spread(&ratios.collect::<Vec<_>>());
+        println!("| {name} | {:.2} | {:.2} | {ratios} |", median(plain), median(watched));
     }
 }
 

@@ -1,7 +1,8 @@
 //! Nobody in who does not belong.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header, uri::Authority};
@@ -9,7 +10,9 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use crate::limits::{MAX_TOKEN, MIN_TOKEN};
+use crate::limits::{MAX_SHOWN_PATH, MAX_TOKEN, MIN_TOKEN, SAY_REFUSED_EVERY};
+use crate::page;
+use crate::serve::Caller;
 
 /// A secret that commands and figures are shown for.
 #[derive(Clone)]
@@ -73,13 +76,58 @@ pub(crate) async fn check_page_over_tls(request: Request, next: Next) -> Respons
     }
 }
 
+/// The token that is asked for, and who was refused for want of it.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    token: Option<Arc<Token>>,
+    refused: Mutex<Refused>,
+}
+
+impl Gate {
+    pub(crate) fn new(token: Option<Arc<Token>>) -> Arc<Self> {
+        Arc::new(Self { token, refused: Mutex::default() })
+    }
+
+    /// Somebody guesses, or has forgotten it: an operator wants to know, and no guesser shall fill
+    /// a disk.
+    fn say(&self, request: &Request) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(others) = refused.note(Instant::now()) else { return };
+        drop(refused);
+        let who = request.extensions().get::<Caller>().map_or("unknown", |caller| &caller.0);
+        let (method, path) = (request.method().as_str(), request.uri().path());
+        let path: String = path.chars().take(MAX_SHOWN_PATH).collect();
+        let (who, method, path) = (kwik::escape(who), kwik::escape(method), kwik::escape(path));
+        tracing::warn!(%who, %method, %path, others, "refused: it has not the token");
+    }
+}
+
+/// What was said of requests that were refused.
+#[derive(Debug, Default)]
+struct Refused {
+    said: Option<Instant>,
+    /// Since then.
+    unsaid: u64,
+}
+
+impl Refused {
+    /// Whether this one is said: then how many before it were not.
+    fn note(&mut self, now: Instant) -> Option<u64> {
+        if self.said.is_some_and(|said| now.saturating_duration_since(said) < SAY_REFUSED_EVERY) {
+            self.unsaid += 1;
+            return None;
+        }
+        self.said = Some(now);
+        Some(std::mem::take(&mut self.unsaid))
+    }
+}
+
 /// Lets a request through that has the token, if there is one, and that no form sent.
-pub(crate) async fn check(
-    State(token): State<Option<Arc<Token>>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let checked = check_body(&request).and_then(|()| check_token(token.as_deref(), &request));
+pub(crate) async fn check(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
+    let checked = check_body(&request).and_then(|()| check_token(gate.token.as_deref(), &request));
+    if matches!(checked, Err((StatusCode::UNAUTHORIZED, _))) {
+        gate.say(&request);
+    }
     let mut response = match checked {
         Ok(()) => next.run(request).await,
         Err((status, error)) => refuse(status, error),
@@ -165,10 +213,9 @@ fn check_token(token: Option<&Token>, request: &Request) -> Result<(), Refusal> 
             _ => Ok(()),
         };
     };
-    if matches!(
-        request.uri().path(),
-        "/" | "/page.js" | "/page.css" | "/favicon.ico" | "/healthz" | "/readyz"
-    ) {
+    let path = request.uri().path();
+    let open = ["/", "/favicon.ico", "/healthz", "/readyz"];
+    if open.contains(&path) || page::FILES.iter().any(|(name, ..)| path == *name) {
         return Ok(());
     }
     let given = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
@@ -177,4 +224,22 @@ fn check_token(token: Option<&Token>, request: &Request) -> Result<(), Refusal> 
         return Ok(());
     }
     Err((StatusCode::UNAUTHORIZED, "a token is needed: Authorization: Bearer TOKEN"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn who_has_not_the_token_is_told_of_now_and_then_and_counted() {
+        let (mut refused, start) = (Refused::default(), Instant::now());
+        assert_eq!(refused.note(start), Some(0));
+        for _ in 0..1_000 {
+            assert_eq!(refused.note(start + Duration::from_secs(1)), None);
+        }
+        assert_eq!(refused.note(start + SAY_REFUSED_EVERY), Some(1_000));
+        assert_eq!(refused.note(start + SAY_REFUSED_EVERY * 2), Some(0));
+    }
 }

@@ -24,6 +24,7 @@ mod events;
 mod guard;
 pub mod limits;
 mod metrics;
+mod page;
 mod serve;
 mod shared;
 mod tls;
@@ -36,7 +37,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{OriginalUri, Path, Request, State as Given};
+use axum::extract::{Path, Request, State as Given};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -209,10 +210,7 @@ impl Admin {
 fn router(state: &Arc<State>) -> Router {
     let sessions = "/api/v1/sessions/{name}";
     let below = |rest: &str| format!("{sessions}/{rest}");
-    Router::new()
-        .route("/", get(page))
-        .route("/page.js", get(|| async { file("text/javascript", include_str!("page/page.js")) }))
-        .route("/page.css", get(|| async { file("text/css", include_str!("page/page.css")) }))
+    page::router()
         .route("/favicon.ico", get(|| async { StatusCode::NO_CONTENT }))
         .route("/metrics", get(scrape))
         .route("/healthz", get(|| async { "ok\n" }))
@@ -235,7 +233,7 @@ fn router(state: &Arc<State>) -> Router {
             refuse(StatusCode::METHOD_NOT_ALLOWED, "not by this method")
         })
         .layer(from_fn_with_state(state.clone(), command))
-        .layer(from_fn_with_state(state.token.clone(), guard::check))
+        .layer(from_fn_with_state(guard::Gate::new(state.token.clone()), guard::check))
         .with_state(state.clone())
 }
 
@@ -263,24 +261,6 @@ async fn command(Given(state): Given<Arc<State>>, request: Request, next: Next) 
         Ok(Err(_)) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the command failed"),
         Err(_) => late(),
     }
-}
-
-/// The page. What it loads is named from where it is itself, so that it can be nested anywhere,
-/// with a slash at the end or without.
-async fn page(OriginalUri(uri): OriginalUri) -> Response {
-    let page = include_str!("page/page.html");
-    let last = uri.path().rsplit('/').next().unwrap_or_default();
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    if !last.bytes().all(plain) {
-        return refuse(StatusCode::NOT_FOUND, "no such page");
-    }
-    let below = if last.is_empty() { String::new() } else { format!("{last}/") };
-    let page = page.replace("=\"page.", &format!("=\"{below}page."));
-    ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], page).into_response()
-}
-
-fn file(kind: &'static str, text: &'static str) -> Response {
-    ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
 /// A JSON answer.

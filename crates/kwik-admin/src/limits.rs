@@ -20,6 +20,10 @@ pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const MIN_TOKEN: usize = 32;
 /// ... at the most.
 pub const MAX_TOKEN: usize = 256;
+/// Of requests without the token, one line for the log in so long: who guesses fills no disk.
+pub const SAY_REFUSED_EVERY: Duration = Duration::from_secs(10);
+/// Characters of what such a request asked for that the line has.
+pub const MAX_SHOWN_PATH: usize = 200;
 /// Bytes of a reason in a command: it travels in one packet.
 pub const MAX_REASON: usize = 256;
 /// Bytes of receive credit that all sessions of an endpoint share, at the least: with less, nobody

@@ -1,6 +1,6 @@
 //! TLS for an interface that other machines reach.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -9,9 +9,10 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::version::TLS13;
 
-/// A certificate and its key, for an interface that other machines reach.
+/// A certificate and its key, for an interface that other machines reach. Clones are handles to the
+/// same one.
 #[derive(Clone)]
-pub struct Tls(Arc<ServerConfig>);
+pub struct Tls(Arc<Mutex<Arc<ServerConfig>>>);
 
 /// A certificate or a key that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -45,12 +46,28 @@ impl Tls {
             .and_then(|config| config.with_no_client_auth().with_single_cert(chain, key))
             .map_err(|error| TlsError::Key(error.to_string()))?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self(Arc::new(config)))
+        Ok(Self(Arc::new(Mutex::new(Arc::new(config)))))
+    }
+
+    /// Takes the certificate and the key of another for connections that are accepted from now on,
+    /// as when a certificate was renewed.
+    pub fn renew(&self, with: &Self) {
+        let new = with.current();
+        *lock(&self.0) = new;
+    }
+
+    fn current(&self) -> Arc<ServerConfig> {
+        Arc::clone(&lock(&self.0))
     }
 
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(Arc::clone(&self.0))
+        TlsAcceptor::from(self.current())
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is in it is whole, whoever panicked.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl std::fmt::Debug for Tls {

@@ -168,6 +168,7 @@ fn path_row(path: &PathStats, snapshot: &Snapshot) -> Value {
         "bytes_per_second": figures.goodput,
         "received": figures.received,
         "outstanding": figures.outstanding,
+        "window": path.congestion.map(|congestion| congestion.window),
         "queue_seconds": queue,
         "packets_sent": figures.sent_packets,
         "packets_lost": figures.lost_packets,

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+mod tools;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -221,7 +223,7 @@ async fn whoever_has_not_the_token_sees_nothing() {
     assert_eq!(stage.post("/api/v1/sessions/0-1/close", "{}").await.0, 401);
     assert!(stage.is_untouched());
     assert_eq!(stage.get("/api/v1/sessions", TOKEN).await.0, 200);
-    for path in ["/", "/page.js", "/page.css", "/healthz", "/readyz"] {
+    for path in ["/", "/page.js", "/charts.js", "/uplot.js", "/uplot.css", "/healthz", "/readyz"] {
         assert_eq!(stage.send("GET", path, "", "").await.0, 200, "{path}");
     }
 }
@@ -419,7 +421,7 @@ fn check_with_promtool(metrics: &str) {
     let mut command = Command::new("promtool");
     command.args(["check", "metrics"]).stdin(Stdio::piped());
     let Ok(mut tool) = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn() else {
-        eprintln!("SKIPPED: no promtool on this machine");
+        tools::skip("there is no promtool on this machine: apt-get install prometheus");
         return;
     };
     tool.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();

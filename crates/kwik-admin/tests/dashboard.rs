@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+mod tools;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
@@ -164,7 +166,7 @@ async fn a_real_prometheus_answers_each_query_of_the_dashboard() {
     let admin = Admin::of(vec![server.clone(), client.clone()]);
     tokio::spawn(async move { admin.run(&bound).await });
     let Some(prometheus) = Prometheus::start(&address.to_string()) else {
-        eprintln!("SKIPPED: no prometheus on this machine: apt-get install prometheus");
+        tools::skip("there is no prometheus on this machine: apt-get install prometheus");
         return;
     };
     let dial = client.connect_with(ClientConfig::pinned(key), server.local_addr().unwrap(), "");

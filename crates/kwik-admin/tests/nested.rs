@@ -33,7 +33,14 @@ async fn an_application_nests_the_interface_under_its_own_name() {
     let slash = Router::new().nest("/admin/", admin);
     let (status, page) = ask(&slash, get("/admin/").unwrap()).await;
     assert!(status == 200 && page.contains("src=\"page.js\""), "{status} {page}");
-    for path in ["/admin/page.js", "/admin/healthz", "/admin/metrics", "/admin/api/v1/sessions"] {
+    assert!(page.contains("src=\"uplot.js\"") && page.contains("href=\"uplot.css\""), "{page}");
+    for path in [
+        "/admin/page.js",
+        "/admin/uplot.js",
+        "/admin/healthz",
+        "/admin/metrics",
+        "/admin/api/v1/sessions",
+    ] {
         assert_eq!(ask(&router, get(path).unwrap()).await.0, 200, "{path}");
     }
     assert_eq!(ask(&router, get("/admin/nothing").unwrap()).await.0, 404);

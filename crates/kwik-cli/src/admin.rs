@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -24,8 +24,9 @@ use crate::{
     say,
 };
 
-/// Bytes of a file with certificates or a key: a chain has a few thousand.
-pub(crate) const MAX_PEM: u64 = 256 * 1024;
+/// Bytes of a file with certificates or a key: a chain has a few thousand, and all authorities that
+/// a system trusts have some 220,000.
+const MAX_PEM: u64 = 256 * 1024;
 
 /// What a server is asked from outside.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,16 +36,27 @@ pub(crate) enum Asked {
 }
 
 /// An interface that listens, if one is wanted.
-pub(crate) struct Administration(Option<(Bound, Option<Token>)>);
+pub(crate) struct Administration(Option<(Bound, Option<Token>, Option<Renewal>)>);
+
+/// A certificate that may be renewed.
+struct Renewal {
+    tls: Tls,
+    cert: PathBuf,
+    key: PathBuf,
+}
 
 impl Administration {
     pub(crate) async fn open(options: &AdminOptions) -> Result<Self, Failure> {
         let Some(place) = &options.admin else { return Ok(Self(None)) };
         let token = options.admin_token_file.as_deref().map(read_token).transpose()?;
-        let tls = match (&options.admin_cert, &options.admin_key) {
-            (Some(cert), Some(key)) => Some(read_tls(cert, key)?),
+        let renewal = match (&options.admin_cert, &options.admin_key) {
+            (Some(cert), Some(key)) => {
+                let tls = read_tls(cert, key)?;
+                Some(Renewal { tls, cert: cert.clone(), key: key.clone() })
+            }
             _ => None,
         };
+        let tls = renewal.as_ref().map(|renewal| renewal.tls.clone());
         let bound = match (place, tls, &token) {
             (Place::Tcp(address), Some(tls), Some(token)) => {
                 Bound::with_tls(*address, tls, token.clone()).await
@@ -59,7 +71,7 @@ impl Administration {
             PlaceError::Foreign(_) => Failure::new(Kind::Usage, error.to_string()),
             _ => Failure::new(Kind::Network, error.to_string()),
         })?;
-        Ok(Self(Some((bound, token))))
+        Ok(Self(Some((bound, token, renewal))))
     }
 
     /// Answers from now on; what is asked of the server comes out.
@@ -71,8 +83,9 @@ impl Administration {
         drain: Duration,
     ) -> Wishes {
         let (reload, reloads) = mpsc::channel(4);
-        let wishes = Wishes { reloads, end: Arc::default() };
-        let Some((bound, token)) = self.0 else { return wishes };
+        let mut wishes = Wishes { reloads, end: Arc::default(), renewal: None };
+        let Some((bound, token, renewal)) = self.0 else { return wishes };
+        wishes.renewal = renewal;
         match bound.place() {
             Some(Place::Tcp(address)) => {
                 let scheme = if options.admin_cert.is_some() { "https" } else { "http" };
@@ -118,17 +131,24 @@ fn read_token(path: &Path) -> Result<Token, Failure> {
     })
 }
 
+/// What is in a file of certificates or of a key. One that is longer than such files are is
+/// refused, lest a part of it is taken for all.
+pub(crate) fn read_pem(path: &Path, file: io::Result<File>) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    let read = file.and_then(|file| file.take(MAX_PEM + 1).read_to_end(&mut bytes));
+    let shown = kwik::escape(path.display());
+    read.map_err(|error| Failure::new(Kind::Disk, format!("cannot read {shown}: {error}")))?;
+    if bytes.len() as u64 > MAX_PEM {
+        let text = format!("{shown} has more than {MAX_PEM} bytes: give a file with fewer in it");
+        return Err(Failure::new(Kind::Usage, text));
+    }
+    Ok(bytes)
+}
+
 /// The certificate and its key, in two files.
 fn read_tls(cert: &Path, key: &Path) -> Result<Tls, Failure> {
-    let read = |path: &Path, file: io::Result<File>| {
-        let mut bytes = Vec::new();
-        let read = file.and_then(|file| file.take(MAX_PEM).read_to_end(&mut bytes));
-        let path = kwik::escape(path.display());
-        let failed = |error| Failure::new(Kind::Disk, format!("cannot read {path}: {error}"));
-        read.map(|_| bytes).map_err(failed)
-    };
-    let chain = read(cert, File::open(cert))?;
-    let secret = Zeroizing::new(read(key, Ok(open_kept(key, "key")?))?);
+    let chain = read_pem(cert, File::open(cert))?;
+    let secret = Zeroizing::new(read_pem(key, Ok(open_kept(key, "key")?))?);
     Tls::from_pem(&chain, &secret).map_err(|error| {
         let path = match error {
             TlsError::Key(_) => key,
@@ -155,9 +175,19 @@ pub(crate) struct Wishes {
     /// To read lists and open logs again; each is told once that is done.
     reloads: mpsc::Receiver<oneshot::Sender<()>>,
     end: Arc<Notify>,
+    renewal: Option<Renewal>,
 }
 
 impl Wishes {
+    /// Reads the certificate again, which may have been renewed.
+    pub(crate) fn reload(&self) {
+        let Some(Renewal { tls, cert, key }) = &self.renewal else { return };
+        match read_tls(cert, key) {
+            Ok(new) => tls.renew(&new),
+            Err(failure) => say(&format!("kwik: {failure}: going on with the certificate before")),
+        }
+    }
+
     /// The next, and who is told once it is done.
     pub(crate) async fn next(&mut self) -> (Asked, Option<oneshot::Sender<()>>) {
         tokio::select! {

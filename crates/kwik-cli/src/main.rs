@@ -117,6 +117,7 @@ fn run(command: Command) -> ExitCode {
     // Before a write is waited for that takes its time.
     let code = end(result);
     runtime.shutdown_timeout(SHUTDOWN);
+    qlog::finish();
     code
 }
 

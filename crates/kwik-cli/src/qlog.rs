@@ -4,7 +4,10 @@ use std::{path::Path, sync::OnceLock};
 
 use kwik::{Qlog, QuicConfig, escape};
 
-use crate::failure::{Failure, Kind};
+use crate::{
+    failure::{Failure, Kind},
+    say,
+};
 
 /// One for the whole process: its endpoints share the bounds of the folder.
 static QLOG: OnceLock<Qlog> = OnceLock::new();
@@ -19,6 +22,16 @@ pub(crate) fn open(folder: Option<&Path>) -> Result<(), Failure> {
     })?;
     QLOG.get_or_init(|| qlog);
     Ok(())
+}
+
+/// Waits until what was traced is written, as the process ends.
+pub(crate) fn finish() {
+    let Some(qlog) = QLOG.get() else { return };
+    qlog.flush();
+    let left_out = qlog.left_out();
+    if left_out > 0 {
+        say(&format!("kwik: {left_out} records of qlogs were left out: see the log before"));
+    }
 }
 
 /// QUIC's settings with it.

@@ -97,6 +97,7 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
                     log.reopen();
                 }
                 entrance.reload();
+                wishes.reload();
                 edges.reload(read_again("edge"), &server);
                 successors.reload(read_again("successor"), &server);
                 if let Some(done) = done {

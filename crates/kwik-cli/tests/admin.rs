@@ -9,13 +9,13 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     path::Path,
-    process::Stdio,
+    process::{Command, Output, Stdio},
     sync::atomic::{AtomicBool, Ordering},
 };
 
 use common::{
     Place, assert_done, assert_failed,
-    serving::{Download, log},
+    serving::{Download, log, signal},
     stage::{Stage, TOKEN, mode},
     wait_until,
 };
@@ -105,23 +105,84 @@ fn the_variable_of_kwik_ctl_is_not_that_of_kwik_serve() {
     assert_done(&stage.ctl(&["sessions"]));
 }
 
+/// A server that other machines may command, and what they need.
+struct Remote {
+    place: Place,
+    server: common::Server,
+    url: String,
+    token: String,
+    cert: String,
+    key: String,
+}
+
+impl Remote {
+    /// Its certificate and key are in these files of its own.
+    fn new(chain: &str, signing: &str) -> Self {
+        let place = Place::new();
+        place.file("x", 10);
+        let (token, cert, key) = (
+            keep(&place, "token", TOKEN),
+            keep(&place, "cert", chain),
+            keep(&place, "key", signing),
+        );
+        let files = place.path("files");
+        let serve = ["serve", files.to_str().unwrap(), "--listen", "127.0.0.1:0"];
+        let admin = ["--admin", "0.0.0.0:0", "--admin-cert", &cert, "--admin-key", &key];
+        let all = [&serve[..], &admin, &["--admin-token-file", &token]].concat();
+        let server = common::serving::logged(&place, &mut place.kwik(&all));
+        wait_until(|| log(&place).contains("administration: https://"));
+        let text = log(&place);
+        let port = text.split("https://0.0.0.0:").nth(1).unwrap().split('/').next().unwrap();
+        let url = format!("https://127.0.0.1:{port}");
+        Self { place, server, url, token, cert, key }
+    }
+
+    fn ctl(&self, options: &[&str]) -> Output {
+        self.place.run(&[&["ctl", "--admin", &self.url], options, &["sessions"]].concat())
+    }
+
+    /// With the token, by who trusts this certificate.
+    fn trusting(&self, ca: &str) -> Output {
+        self.ctl(&["--admin-ca", ca, "--admin-token-file", &self.token])
+    }
+
+    /// Gives it another certificate while it runs.
+    fn renew(&self, chain: &str, signing: &str) {
+        fs::write(&self.cert, chain).unwrap();
+        fs::write(&self.key, signing).unwrap();
+        signal(&self.server.child, "-HUP");
+    }
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        self.server.child.kill().ok();
+        self.server.child.wait().ok();
+    }
+}
+
+/// A file that its owner alone may read.
+fn keep(place: &Place, name: &str, text: &str) -> String {
+    let path = place.path(name).to_str().unwrap().to_owned();
+    fs::write(&path, text).unwrap();
+    mode(&path, 0o600);
+    path
+}
+
+/// A certificate and its key.
+fn made() -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    (made.cert.pem(), made.signing_key.serialize_pem())
+}
+
 /// Other machines reach an interface that has a certificate and a token, and none that has not.
 #[test]
 fn another_machine_comes_in_over_tls_with_the_token() {
-    let place = Place::new();
-    place.file("x", 10);
-    let keep = |name: &str, text: &str| {
-        let path = place.path(name).to_str().unwrap().to_owned();
-        fs::write(&path, text).unwrap();
-        mode(&path, 0o600);
-        path
-    };
-    let made = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
-    let (own, other) = (made("127.0.0.1"), made("127.0.0.1"));
-    let (token, cert) = (keep("token", TOKEN), keep("cert", &own.cert.pem()));
-    let (key, wrong) =
-        (keep("key", &own.signing_key.serialize_pem()), keep("ca", &other.cert.pem()));
-    let admin = ["--admin", "0.0.0.0:0", "--admin-cert", &cert, "--admin-key", &key];
+    let (chain, signing) = made();
+    let remote = Remote::new(&chain, &signing);
+    let Remote { place, token, cert, key, .. } = &remote;
+    let wrong = keep(place, "ca", &made().0);
+    let admin = ["--admin", "0.0.0.0:0", "--admin-cert", cert, "--admin-key", key];
     let files = place.path("files");
     let serve = ["serve", files.to_str().unwrap(), "--listen", "127.0.0.1:0"];
     // Each of them is needed.
@@ -129,29 +190,95 @@ fn another_machine_comes_in_over_tls_with_the_token() {
         assert_failed(&place.run(&[&serve[..], options].concat()), 2, says);
     };
     without(&admin, "--admin-token-file");
-    without(&["--admin", "0.0.0.0:0", "--admin-token-file", &token], "ssh -L");
-    without(&["--admin", "0.0.0.0:0", "--admin-cert", &cert], "--admin-key");
-    let swapped = ["--admin", "0.0.0.0:0", "--admin-cert", &key, "--admin-key", &cert];
-    without(&[&swapped[..], &["--admin-token-file", &token]].concat(), "certificate");
+    without(&["--admin", "0.0.0.0:0", "--admin-token-file", token], "ssh -L");
+    without(&["--admin", "0.0.0.0:0", "--admin-cert", cert], "--admin-key");
+    let swapped = ["--admin", "0.0.0.0:0", "--admin-cert", key, "--admin-key", cert];
+    without(&[&swapped[..], &["--admin-token-file", token]].concat(), "certificate");
+    // A file that is longer than can be is not cut.
+    let long = keep(place, "long", &format!("{chain}{}", "-".repeat(300_000)));
+    let long = ["--admin", "0.0.0.0:0", "--admin-cert", &long, "--admin-key", key];
+    without(&[&long[..], &["--admin-token-file", token]].concat(), "more than 262144 bytes");
 
-    let all = [&serve[..], &admin, &["--admin-token-file", &token]].concat();
-    let mut server = common::serving::logged(&place, &mut place.kwik(&all));
-    wait_until(|| log(&place).contains("administration: https://"));
-    let text = log(&place);
-    let port = text.split("https://0.0.0.0:").nth(1).unwrap().split('/').next().unwrap();
-    let url = format!("https://127.0.0.1:{port}");
-    let ctl =
-        |options: &[&str]| place.run(&[&["ctl", "--admin", &url], options, &["sessions"]].concat());
-    let output = ctl(&["--admin-ca", &cert, "--admin-token-file", &token]);
+    let output = remote.trusting(cert);
     assert_done(&output);
     assert!(String::from_utf8(output.stdout).unwrap().starts_with("name"));
-    assert_failed(&ctl(&["--admin-ca", &cert]), 4, "a token is needed");
-    assert_failed(&ctl(&["--admin-ca", &wrong, "--admin-token-file", &token]), 4, "cannot trust");
-    assert_failed(&ctl(&["--admin-token-file", &token]), 2, "--admin-ca");
+    assert_failed(&remote.trusting(&wrong), 4, "cannot trust");
+    assert_failed(&remote.trusting(&wrong), 4, "give as --admin-ca the certificate that it has");
+    assert_failed(&remote.ctl(&["--admin-token-file", token]), 2, "--admin-ca");
     let plain = ["ctl", "--admin", "192.0.2.1:9433", "sessions"];
     assert_failed(&place.run(&plain), 2, "https://192.0.2.1:9433");
-    server.child.kill().unwrap();
-    server.child.wait().unwrap();
+}
+
+/// Nobody fills it by guessing.
+#[test]
+fn who_has_not_the_token_is_in_the_log_and_once() {
+    let (chain, signing) = made();
+    let remote = Remote::new(&chain, &signing);
+    for _ in 0..3 {
+        assert_failed(&remote.ctl(&["--admin-ca", &remote.cert]), 4, "a token is needed");
+    }
+    let text = log(&remote.place);
+    assert_eq!(text.matches("it has not the token").count(), 1, "{text}");
+    assert!(text.contains("path=/api/v1/sessions") && text.contains("who=127.0.0.1:"), "{text}");
+}
+
+#[test]
+fn files_to_trust_that_hold_no_certificate_or_too_much_are_refused() {
+    let (chain, signing) = made();
+    let remote = Remote::new(&chain, &signing);
+    assert_failed(&remote.trusting(&remote.token), 2, "has no certificate");
+    let long = keep(&remote.place, "long", &format!("{chain}{}", "-".repeat(300_000)));
+    assert_failed(&remote.trusting(&long), 2, "more than 262144 bytes");
+}
+
+#[test]
+fn a_renewed_certificate_counts_after_a_reload_and_a_broken_one_does_not() {
+    let (chain, signing) = made();
+    let remote = Remote::new(&chain, &signing);
+    let (renewed, key) = made();
+    let trusted = keep(&remote.place, "ca", &renewed);
+    assert_failed(&remote.trusting(&trusted), 4, "cannot trust");
+    remote.renew(&renewed, &key);
+    wait_until(|| remote.trusting(&trusted).status.success());
+    // Its key is that of the one before.
+    remote.renew(&renewed, &signing);
+    wait_until(|| log(&remote.place).contains("going on with the certificate before"));
+    assert_done(&remote.trusting(&trusted));
+}
+
+/// It is what openssl makes by itself.
+#[test]
+fn an_authoritys_certificate_at_a_server_is_refused_with_what_to_do() {
+    let mut params = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let signing = rcgen::KeyPair::generate().unwrap();
+    let authority = params.self_signed(&signing).unwrap();
+    let remote = Remote::new(&authority.pem(), &signing.serialize_pem());
+    let output = remote.trusting(&remote.cert);
+    assert_failed(&output, 4, "-addext basicConstraints=critical,CA:FALSE");
+}
+
+/// The command that docs/operations.md has for it makes a certificate that works.
+#[test]
+fn the_documented_openssl_command_makes_a_certificate_that_works() {
+    let text = include_str!("../../../docs/operations.md");
+    let at = text.find("openssl req -x509").unwrap();
+    let command = text[at..].split("\n```").next().unwrap();
+    assert!(command.contains("192.0.2.10"), "{command}");
+    let command = command.replace("192.0.2.10", "127.0.0.1");
+    let folder = tempfile::tempdir().unwrap();
+    let made = Command::new("sh").args(["-ec", &command]).current_dir(&folder).output().unwrap();
+    if made.status.code() == Some(127) {
+        return common::skip("there is no openssl on this machine: apt-get install openssl");
+    }
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+    let remote = Remote::new(&read("cert.pem"), &read("key.pem"));
+    assert_done(&remote.trusting(&remote.cert));
+    // The token is one, too: it is another's, and not refused for its form or its mode.
+    let token = folder.path().join("token");
+    let other = ["--admin-ca", &remote.cert, "--admin-token-file", token.to_str().unwrap()];
+    assert_failed(&remote.ctl(&other), 4, "a token is needed");
 }
 
 /// One switch, at each of the three.
@@ -171,6 +298,9 @@ fn connections_of_a_download_are_traced_at_both_ends() {
     assert_eq!((named(&here, "-client-path0."), named(&here, "-events.")), (1, 1));
     wait_until(|| named(&there, "-primary-path0-") == 1 && named(&there, "-events.") == 1);
     place.file("a file", 1);
+    // Another process writes there.
+    let busy = place.run(&["get", &server.link("x"), "--qlog", &there, "--force"]);
+    assert_failed(&busy, 6, "each process needs a folder of its own: choose another --qlog");
     let refused = place.run(&["get", &server.link("x"), "--qlog", "../files/a file", "--force"]);
     assert_failed(&refused, 6, "cannot write qlogs");
     server.child.kill().unwrap();

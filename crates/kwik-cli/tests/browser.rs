@@ -22,6 +22,20 @@ use common::{
 };
 use serde_json::{Value, json};
 
+/// Whether lines are drawn: in the colour of the primary's path that of its window, and on top of
+/// all states that of the last path. Others may lie under each other.
+const DRAWN: &str = "(() => {
+    const drawn = (chart, colour) => {
+        const canvas = document.querySelectorAll('#charts canvas')[chart];
+        const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+        for (let at = 0; at < data.length; at += 4) {
+            if (data.slice(at, at + 4).join() === colour + ',255') return true;
+        }
+        return false;
+    };
+    return drawn(2, '76,111,255') && drawn(5, '42,157,98');
+})()";
+
 /// How long the browser may take for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -54,7 +68,7 @@ impl Browser {
         command
             .args(["-c", "exec \"$@\" 3<&0 4>&1 </dev/null >/dev/null 2>&1", "sh", name])
             .args(["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe"])
-            .args(["--window-size=1200,900", "--hide-scrollbars"])
+            .args(["--window-size=1200,1500", "--hide-scrollbars"])
             .arg(format!("--user-data-dir={}", profile.display()));
         let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -158,7 +172,7 @@ impl Browser {
 fn the_page_shows_three_sources_and_an_edge_is_killed_there() {
     let place = common::Place::new();
     let Some(mut browser) = Browser::start(&place.path("profile")) else {
-        eprintln!("SKIPPED: no Chromium on this machine: apt-get install chromium");
+        common::skip("there is no Chromium on this machine: apt-get install chromium");
         return;
     };
     let token = place.path("token").to_str().unwrap().to_owned();
@@ -198,7 +212,7 @@ fn the_page_shows_three_sources_and_an_edge_is_killed_there() {
                    !['0 B', '–', ''].includes(row.children[7].textContent))",
     );
     browser.until("document.getElementById('limit').textContent.startsWith('Limited by ')");
-    browser.until("document.querySelectorAll('#charts polyline').length >= 8");
+    check_charts(&mut browser);
     // Rows stay the same ones while figures change in them.
     browser.look("window.kept = document.querySelector('#paths tr')");
     thread::sleep(Duration::from_millis(1_500));
@@ -216,6 +230,9 @@ fn the_page_shows_three_sources_and_an_edge_is_killed_there() {
     browser.until("document.getElementById('state').textContent.endsWith(': done')");
     browser.until("document.getElementById('limit').textContent.startsWith('Limited by ')");
     browser.until("document.getElementById('events').textContent.includes('status=dead')");
+    let state = "document.querySelectorAll('#charts .chart')[5].getAttribute('aria-label')";
+    browser.until(&format!("{state}.includes(' dead')"));
+    check_small_screen(&mut browser);
     let dark = json!({ "features": [{ "name": "prefers-color-scheme", "value": "dark" }] });
     browser.ask("Emulation.setEmulatedMedia", &dark);
     browser.picture("page-killed-dark.png");
@@ -223,4 +240,29 @@ fn the_page_shows_three_sources_and_an_edge_is_killed_there() {
     go_on.send(()).unwrap();
     let (rest, code) = download.join().unwrap();
     assert!(code == Some(0) && rest == stage.data[1..]);
+}
+
+fn check_charts(browser: &mut Browser) {
+    browser.until("document.querySelectorAll('#charts .uplot canvas').length === 6");
+    // What is drawn is also told to who cannot see it, and lines are there in each path's colour.
+    browser.until(
+        "[...document.querySelectorAll('#charts .chart')].every(chart => \
+                   chart.getAttribute('aria-label').includes('path 2 '))",
+    );
+    browser.until(DRAWN);
+    // Arrows move along the time.
+    browser.look("document.querySelector('#charts .chart').focus()");
+    let key = json!({ "type": "keyDown", "key": "ArrowLeft", "code": "ArrowLeft" });
+    browser.ask("Input.dispatchKeyEvent", &key);
+    browser.until("/: path 0 /.test(document.querySelector('#charts .readout').textContent)");
+    browser.look("document.querySelector('#charts .chart').blur()");
+}
+
+fn check_small_screen(browser: &mut Browser) {
+    // On a small screen nothing but tables and maps is wider than it.
+    let small = json!({ "width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": true });
+    browser.ask("Emulation.setDeviceMetricsOverride", &small);
+    browser.until("document.documentElement.scrollWidth <= 360");
+    browser.until("[...document.querySelectorAll('#charts canvas')].every(c => c.width <= 360)");
+    browser.ask("Emulation.clearDeviceMetricsOverride", &json!({}));
 }

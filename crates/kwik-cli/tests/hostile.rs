@@ -387,7 +387,7 @@ fn a_new_state_folder_and_its_key_outlive_a_crash() {
     command.args(["-f", "-qq", "-y", "-e", "trace=fsync", "-o"]).arg(&trace);
     command.args([env!("CARGO_BIN_EXE_kwik"), "id", "--state"]).arg(&state);
     if !command.output().is_ok_and(|output| output.status.success()) {
-        println!("SKIPPED: strace cannot run here");
+        common::skip("strace cannot run here");
         return;
     }
     let trace = fs::read_to_string(&trace).unwrap();

@@ -364,9 +364,17 @@ pub const MAX_QLOG_EVENTS: u64 = MAX_QLOG_BYTES / 64;
 pub const MAX_QLOG_FILES: usize = 4096;
 /// Connections that are traced at once: each takes one of the process's descriptors.
 pub const MAX_QLOG_OPEN: usize = 256;
+/// Bytes of records that wait to be written: a second of a few hundred thousand packets, for a disk
+/// that is slow for a moment.
+pub const MAX_QLOG_QUEUE: usize = 8 * 1024 * 1024;
+/// Bytes of records that a connection keeps until its client is let in: a handshake takes a third.
+pub const MAX_QLOG_UNNAMED: usize = 16 * 1024;
+/// A process that ends waits so long for a disk to take what is left of them.
+pub const MAX_QLOG_FLUSH: Duration = Duration::from_secs(5);
 
 const _: () = {
     assert!(MAX_QLOG_OPEN < MAX_QLOG_FILES);
+    assert!(MAX_HANDSHAKES * MAX_QLOG_UNNAMED <= MAX_QLOG_QUEUE);
     assert!(MAX_COMMAND + 1024 <= MAX_CONTROL_FRAME);
     assert!(MAX_RAW_PACKET + 1024 <= MAX_CONTROL_FRAME);
     assert!(MAX_EARLY_LEASES * MAX_COMMAND <= 1024 * 1024 && MAX_EARLY_LEASES < MAX_LEASES);

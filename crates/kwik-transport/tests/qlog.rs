@@ -1,28 +1,40 @@
 //! Files of qlog: complete, named by role and path, and bounded (10.2).
 
 #![cfg(feature = "qlog")]
+#![allow(clippy::disallowed_methods, reason = "tests run on tokio itself")]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use common::{LOOPBACK, accept_secondary, identity, object, serve_leases, until, within};
-use kwik::{Accepted, ClientConfig, Endpoint, Qlog, QuicConfig, ServerConfig};
+use kwik::{Accepted, ClientConfig, Endpoint, Qlog, QuicConfig, Sample, ServerConfig};
 use serde_json::Value;
+
+/// The files of a folder, once all that was traced there is written.
+fn paths(folder: &Path) -> Vec<PathBuf> {
+    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.extension().is_some_and(|it| it == "sqlog")).collect()
+}
+
+/// Waits until all handles are gone, with all that they had.
+async fn written(folder: &Path) {
+    until(|| Qlog::open(folder).is_ok()).await;
+}
 
 /// The records of each file, by what its name says beside time, process and number.
 fn read(folder: &Path) -> BTreeMap<String, Vec<Value>> {
-    let files = fs::read_dir(folder).unwrap().map(|entry| {
-        let path = entry.unwrap().path();
+    let files = paths(folder).into_iter().map(|path| {
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         let name = name.strip_prefix("kwik-").unwrap().strip_suffix(".sqlog").unwrap();
         let kind = name.splitn(4, '-').nth(3).unwrap().to_owned();
         let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with('\x1e'), "{path:?}");
         let records = text.split('\x1e').skip(1).map(|record| {
             assert!(record.ends_with('\n'), "{path:?}: {record}");
             serde_json::from_str(record).unwrap()
@@ -32,16 +44,51 @@ fn read(folder: &Path) -> BTreeMap<String, Vec<Value>> {
     files.collect()
 }
 
+/// What qvis asks of a file, by its source: visualizations/src, `FileLoader`,
+/// `TextSequenceJSONToQlog` and `QlogLoaderV2`. It takes a file for a text sequence by its name.
 fn check(kind: &str, records: &[Value], side: &str) {
     let (header, events) = records.split_first().unwrap();
+    let object = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    // Drafts are other names for it there.
     assert_eq!(header["qlog_version"], "0.3", "{kind}");
     assert_eq!(header["qlog_format"], "JSON-SEQ");
     let trace = &header["trace"];
     assert_eq!(trace["vantage_point"]["type"], side, "{kind}");
+    // Else it takes the time of the first event for the beginning of all.
+    assert_eq!(trace["common_fields"]["time_format"], "relative");
     assert!(trace["common_fields"]["reference_time"].as_f64().unwrap() > 1e12);
+    assert!(trace.get("event_fields").is_none() && trace.get("configuration").is_none());
+    // It reads the last event of a trace before it looks whether there is one.
+    assert!(!events.is_empty(), "{kind}");
+    // It sorts what goes back, and complains.
     let times: Vec<_> = events.iter().map(|event| event["time"].as_f64().unwrap()).collect();
     assert!(times.is_sorted(), "{kind}: {times:?}");
-    assert!(events.iter().all(|event| event["name"].as_str().unwrap().contains(':')));
+    for event in events {
+        let (name, data) = (event["name"].as_str().unwrap(), &event["data"]);
+        if kind == "events" {
+            assert!(name.starts_with("kwik:"), "{name}");
+            continue;
+        }
+        // It would take one connection for several.
+        assert_eq!(object(event), ["time", "name", "data"], "{kind}");
+        if name == "recovery:metrics_updated" {
+            continue;
+        }
+        let known = ["transport:packet_sent", "transport:packet_received", "recovery:packet_lost"];
+        assert!(known.contains(&name), "{name}");
+        let types = ["initial", "handshake", "0RTT", "1RTT"];
+        assert!(types.iter().any(|it| data["header"]["packet_type"] == *it), "{event}");
+        assert!(data["header"]["packet_number"].is_u64(), "{event}");
+        // What it says is no schema of any draft that it knows.
+        for (of, field) in
+            [("header", "packet_size"), ("header", "payload_length"), ("header", "length")]
+        {
+            assert!(data[of].get(field).is_none(), "{event}");
+        }
+        assert!(data.get("packet_type").is_none());
+        // It leaves out what was sent without a size.
+        assert!(name != "transport:packet_sent" || data["raw"]["length"].as_u64() > Some(0));
+    }
 }
 
 const SIZE: u64 = 400_000;
@@ -95,6 +142,9 @@ async fn each_path_has_a_qlog_and_sessions_have_one_beside_it() {
         .map(|path| QuicConfig { qlog: Some(Qlog::open(path).unwrap()), ..QuicConfig::default() });
     fetch(&quics).await;
     drop(quics);
+    for role in &roles {
+        written(role).await;
+    }
     let [client, primary, edge] = roles.map(|path| read(&path));
     let names = |files: &BTreeMap<String, Vec<Value>>| files.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&client), ["client-path0", "client-path1", "events"]);
@@ -110,6 +160,9 @@ async fn each_path_has_a_qlog_and_sessions_have_one_beside_it() {
     }
     // Each packet is there, with its size, and round trips are milliseconds.
     let path = &client["client-path1"];
+    let events = path[1..].iter().map(|event| event["name"].as_str().unwrap());
+    let of_path: BTreeSet<_> = events.collect();
+    assert!(of_path.contains("recovery:metrics_updated"), "{of_path:?}");
     let named = |name: &str| {
         let name = name.to_owned();
         path.iter().filter(move |event| event["name"] == *name)
@@ -142,8 +195,68 @@ async fn dial_nobody(folder: &Path) {
         let dial = client.connect_with(ClientConfig::pinned(identity(0).fingerprint()), nobody, "");
         drop(dial.unwrap());
         client.wait_idle().await;
+        drop((client, quic));
+        written(folder).await;
     })
     .await;
+}
+
+/// What leads nowhere at a server leaves nothing, so that a flood of it pushes nothing out.
+#[tokio::test]
+async fn handshakes_of_strangers_leave_no_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = folder.path().join("kwik-20200101T000000Z-1-0001-x.sqlog");
+    fs::write(&old, "").unwrap();
+    within(async {
+        let qlog = Some(Qlog::open(folder.path()).unwrap());
+        let quic = QuicConfig { qlog, ..QuicConfig::default() };
+        let at = LOOPBACK.parse().unwrap();
+        let server = Endpoint::bind(at, Some(ServerConfig::new(identity(0))), &quic).unwrap();
+        let client = Endpoint::bind(at, None, &QuicConfig::default()).unwrap();
+        let accepting = server.clone();
+        let accepting = tokio::spawn(async move {
+            while let Some(incoming) = accepting.accept().await {
+                tokio::spawn(async move { drop(incoming.accept_any().await) });
+            }
+        });
+        for _ in 0..20 {
+            // It is not who they want, so they go away.
+            let other = ClientConfig::pinned(identity(1).fingerprint());
+            let dial = client.connect_with(other, server.local_addr().unwrap(), "").unwrap();
+            assert!(dial.await.is_err());
+        }
+        until(|| failures(&server) >= 20).await;
+        server.close(0, b"");
+        server.wait_idle().await;
+        accepting.await.unwrap();
+        drop((server, quic));
+        written(folder.path()).await;
+    })
+    .await;
+    assert_eq!(paths(folder.path()), [old]);
+}
+
+/// Handshakes that failed at a server.
+fn failures(server: &Endpoint) -> u64 {
+    let families = server.metrics();
+    let failed = families.iter().filter(|family| family.name == "kwik_handshake_failures");
+    let number = |sample: &Sample| match sample.value {
+        kwik::Value::Number(number) => number,
+        _ => 0,
+    };
+    failed.flat_map(|family| &family.samples).map(number).sum()
+}
+
+/// Two that write to one folder would not know of each other's files.
+#[test]
+fn a_folder_in_use_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let qlog = Qlog::open(folder.path()).unwrap();
+    let error = Qlog::open(folder.path()).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ResourceBusy);
+    assert!(error.to_string().contains("each process needs a folder of its own"), "{error}");
+    drop(qlog);
+    Qlog::open(folder.path()).unwrap();
 }
 
 /// Files that are there already count, and go first.
@@ -166,9 +279,10 @@ async fn a_folder_of_qlogs_stays_within_its_bounds() {
     assert!(path("kwik-20200102T000000Z-1-0000-x.sqlog").exists());
     assert!(path("mine.sqlog").exists());
     let (mut count, mut bytes) = (0, 0);
-    for entry in fs::read_dir(folder.path()).unwrap() {
-        (count, bytes) = (count + 1, bytes + entry.unwrap().metadata().unwrap().len());
+    for path in paths(folder.path()) {
+        (count, bytes) = (count + 1, bytes + fs::metadata(path).unwrap().len());
     }
+    // And one that is not ours.
     assert!(count <= MAX_QLOG_FILES + 1 && bytes <= MAX_QLOG_BYTES, "{count} {bytes}");
 }
 

@@ -1,4 +1,4 @@
-// The live page. No library, no request to any other host.
+// The live page. No request to any other host. Its charts are in charts.js.
 "use strict";
 
 // What it asks for is beside this file, wherever that is.
@@ -8,12 +8,11 @@ const COLOURS = [
   "#4c6fff", "#e07a1f", "#2a9d62", "#b13fb8", "#d1495b", "#00899e", "#8a7a00", "#777788",
 ];
 const colour = (path) => COLOURS[path % COLOURS.length];
-const SAMPLES = 180; // Three minutes.
 const MAX_EVENTS = 50;
 
 let token = sessionStorage.getItem("token") || "";
 let chosen = location.hash.slice(1);
-let history = new Map(); // Of the chosen session: path -> samples.
+const charts = new Charts(find("charts"), colour); // Of the chosen session.
 let listening = false;
 
 async function ask(path, method = "GET", body = undefined) {
@@ -117,7 +116,7 @@ function swatch(path) {
 
 function choose(name) {
   chosen = name;
-  history = new Map();
+  charts.clear();
   location.hash = name;
   look();
 }
@@ -169,53 +168,11 @@ function showPaths(session) {
   });
 }
 
-const CHARTS = [
-  ["Rate", "bytes_per_second", rate],
-  ["Round trip", "rtt", millis],
-  ["Queue", "queue_seconds", millis],
-  ["Outstanding", "outstanding", bytes],
-];
-
 function svg(name, attributes, text) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   if (text) made.textContent = text;
   return made;
-}
-
-function showCharts(session) {
-  for (const path of session.paths || []) {
-    const samples = history.get(path.path) || [];
-    samples.push(path);
-    if (samples.length > SAMPLES) samples.shift();
-    history.set(path.path, samples);
-  }
-  for (const path of history.keys()) {
-    if (!(session.paths || []).some((one) => one.path === path)) history.delete(path);
-  }
-  const make = () => {
-    const box = { viewBox: "0 0 " + SAMPLES + " 100", preserveAspectRatio: "none", role: "img" };
-    const [figure, drawn] = [element("figure"), svg("svg", box)];
-    drawn.append(svg("title", {}), svg("g", {}));
-    figure.append(element("figcaption"), drawn);
-    return figure;
-  };
-  fill(find("charts"), CHARTS, ([title]) => title, make, (figure, [title, field, unit]) => {
-    const all = [...history.values()].flat().map((sample) => sample[field] || 0);
-    const most = Math.max(...all, 1e-9);
-    const last = (samples) => samples[samples.length - 1][field];
-    const now = [...history].map(([path, samples]) => "path " + path + " " + unit(last(samples)));
-    put(figure.firstChild, title + ", at most " + unit(most));
-    put(figure.querySelector("title"), title + ": " + now.join(", "));
-    const line = ([path]) => svg("polyline", { fill: "none", stroke: colour(path),
-      "stroke-width": 2, "vector-effect": "non-scaling-stroke" });
-    fill(figure.querySelector("g"), [...history], ([path]) => path, line, (drawn, [, samples]) => {
-      const first = SAMPLES - samples.length;
-      const height = (sample) => 97 - 94 * (sample[field] || 0) / most;
-      const points = samples.map((sample, at) => (first + at) + "," + height(sample));
-      mark(drawn, "points", points.join(" "));
-    });
-  });
 }
 
 // Offsets across: what was read, what is held and by whom it was brought, what is asked of whom.
@@ -293,7 +250,7 @@ async function look() {
       const speed = (session) => session.bytes_per_second || 0;
       const busiest = list.reduce((a, b) => (speed(b) > speed(a) ? b : a));
       chosen = busiest.name;
-      history = new Map();
+      charts.clear();
     }
     showSessions(list);
     find("one").hidden = !list.some((session) => session.name === chosen);
@@ -304,7 +261,7 @@ async function look() {
         : "A path of another server's session";
       put(find("limit"), limit);
       showPaths(session);
-      showCharts(session);
+      charts.add(session.paths || []);
       showStreams(session);
     }
     const alerts = (await ask("api/v1/alerts")).raised;

@@ -79,9 +79,11 @@ impl Incoming {
         let introduced = Box::pin(introduced(incoming, &slot, &endpoint));
         let introduced = introduced.await.inspect_err(failed)?;
         if let Some(resume) = &introduced.resume {
-            // Whose it is it has not shown yet.
-            endpoint.quic.name_trace(introduced.trace, format_args!("server-resumption"));
-            return Err(take_up(&introduced.connection, introduced.control, resume, &server));
+            let taken = take_up(&introduced.connection, introduced.control, resume, &server);
+            if let (ConnectError::Resumed, Some(trace)) = (&taken, introduced.trace) {
+                trace.set(&"server-resumption");
+            }
+            return Err(taken);
         }
         let connection = &introduced.connection;
         let exporter = connection.export_keying_material(EXPORTER_LABEL, b"");
@@ -129,8 +131,8 @@ struct Introduced {
     resume: Option<Resumption>,
     /// Those that came meanwhile, where they are on.
     datagrams: Option<Arc<Datagrams>>,
-    /// The number of its trace, if it has one.
-    trace: Option<u64>,
+    /// The name of its trace, if it has one.
+    trace: Option<quic::TraceName>,
 }
 
 /// The first two control frames of a client that takes up a session.
@@ -228,8 +230,9 @@ fn begin(
             machine.streams_mut().set_memory(runtime.receive_memory());
             machine.streams_mut().set_budget(endpoint.budget.clone());
             machine.set_resume_time(server.config.resume_time);
-            let name = format_args!("primary-path0-{}", machine.id());
-            endpoint.quic.name_trace(trace, name);
+            if let Some(trace) = trace {
+                trace.set(&format_args!("primary-path0-{}", machine.id()));
+            }
             let home = (PathId::PRIMARY, &connection);
             let shared = Shared::new(*machine, home, runtime, quic, (settings, datagrams));
             shared.hold_slot(Box::new(place));
@@ -242,8 +245,9 @@ fn begin(
         }
         session::Accepted::Secondary(mut machine) => {
             let key = (machine.id(), machine.path());
-            let name = format_args!("secondary-path{}-{}", key.1, key.0);
-            endpoint.quic.name_trace(trace, name);
+            if let Some(trace) = trace {
+                trace.set(&format_args!("secondary-path{}-{}", key.1, key.0));
+            }
             let mut registry = lock(&server.paths);
             registry.replace(key, machine.verifier_mut(), runtime.now());
             let home = (key.1, &connection);

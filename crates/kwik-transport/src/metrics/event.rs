@@ -1,6 +1,6 @@
 //! What happens, as a stream for readers and as `tracing` events with the same names of fields.
 
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use kwik_proto::path::{PathEvent, PathStatus};
 use kwik_proto::presentation::BackpressureReason;
@@ -211,18 +211,18 @@ impl From<EventField> for serde_json::Value {
 impl Event {
     /// Writes it to a qlog.
     #[cfg(feature = "qlog")]
-    pub(super) fn note(&self, qlog: &Qlog) {
+    pub(super) fn note(&self, now: Instant, qlog: &Qlog) {
         let fields = self.kind.fields().into_iter();
         let fields = fields.filter(|(_, field)| *field != EventField::Absent);
         let fields = fields.map(|(name, field)| (name.to_owned(), field.into()));
         let session = self.session.map(|id| id.to_string());
         let data = serde_json::Value::Object(fields.collect());
-        qlog.note(self.at, session.as_deref(), self.kind.name(), &data);
+        qlog.note((now, self.at), session, self.kind.name(), data);
     }
 
     /// There is no qlog.
     #[cfg(not(feature = "qlog"))]
-    pub(super) fn note(&self, _: &Qlog) {}
+    pub(super) fn note(&self, _: Instant, _: &Qlog) {}
 
     /// The same for logs. A peer decides how many there are, so they are `DEBUG`: what an operator
     /// is told unasked is bounded elsewhere.

@@ -221,7 +221,7 @@ impl Observed {
     fn tell(&self, event: Event) {
         event.trace();
         if let Some(qlog) = &self.qlog {
-            event.note(qlog);
+            event.note(self.runtime.now(), qlog);
         }
         self.counters.events.add(event.kind.name());
         lock(&self.events).push(event);

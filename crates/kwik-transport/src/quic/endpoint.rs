@@ -1,7 +1,6 @@
 //! A UDP socket with its QUIC connections.
 
 use std::{
-    fmt,
     future::Future,
     io,
     net::SocketAddr,
@@ -14,7 +13,7 @@ use std::{
 use kwik_proto::{PathId, limits};
 
 use super::connection::Sending;
-use super::qlog::{Trace, Traced};
+use super::qlog::{Trace, TraceName, Traced};
 use super::{
     ClientTls, ConnectError, Connection, ConnectionError, Qlog, QuicConfig, Runtime, ServerTls,
     UdpSocket, connection::unmapped, socket::HandshakeSocket, socket::ID_LEN, tls::PinCheck,
@@ -62,7 +61,7 @@ impl Made {
     }
 
     /// Begins to trace a connection, where connections are.
-    fn trace(&self, of: Traced<'_>) -> Option<(Trace, u64)> {
+    fn trace(&self, of: Traced<'_>) -> Option<(Trace, TraceName)> {
         self.config.qlog()?.trace(of, &self.runtime)
     }
 }
@@ -137,13 +136,6 @@ impl Endpoint {
         self.made.config.qlog()
     }
 
-    /// Says what a connection turned out to be that is traced.
-    pub(crate) fn name_trace(&self, trace: Option<u64>, of: fmt::Arguments<'_>) {
-        if let (Some(qlog), Some(trace)) = (self.qlog(), trace) {
-            qlog.name(trace, &of.to_string());
-        }
-    }
-
     /// Bytes of received datagrams that wait for the application; 0 where they are off.
     pub(crate) fn datagram_buffer(&self) -> usize {
         self.datagram_buffer
@@ -192,8 +184,8 @@ impl Endpoint {
             true => (&self.transport, self.datagram_buffer),
             false => (&self.path_transport, 0),
         };
-        let place = format_args!("path{path}");
-        let traced = Traced { side: "client", place: &place, remote: &address };
+        let place = format_args!("client-path{path}");
+        let traced = Traced { side: "client", name: Some(&place), remote: &address };
         let transport = match self.made.trace(traced) {
             Some((trace, _)) => {
                 self.made.transport(limits::CONNECTION_WINDOW, datagrams, Some(trace))
@@ -285,15 +277,15 @@ impl Incoming {
         let Self(incoming, sending, made) = self;
         let remote = unmapped(incoming.remote_address());
         // What it is will be known once its client has introduced itself.
-        let traced = Traced { side: "server", place: &"new", remote: &remote };
+        let traced = Traced { side: "server", name: None, remote: &remote };
         let traced = made.server.as_ref().and_then(|server| Some((server, made.trace(traced)?)));
         let (inner, trace) = match traced {
-            Some((server, (trace, number))) => {
+            Some((server, (trace, name))) => {
                 let mut server = server.clone();
                 let datagrams = made.config.datagram_receive_buffer;
                 let window = limits::UNAUTHENTICATED_WINDOW;
                 server.transport_config(made.transport(window, datagrams, Some(trace)));
-                (incoming.accept_with(server.into()), Some(number))
+                (incoming.accept_with(server.into()), Some(name))
             }
             None => (incoming.accept(), None),
         };
@@ -318,14 +310,14 @@ pub(crate) struct Connecting {
     inner: quinn::Connecting,
     pin: Option<PinCheck>,
     sending: Sending,
-    /// The number of its trace, if a server has one.
-    trace: Option<u64>,
+    /// The name of its trace, if a server has one.
+    trace: Option<TraceName>,
 }
 
 impl Connecting {
-    /// By what its trace is [named](Endpoint::name_trace) later.
-    pub(crate) const fn trace(&self) -> Option<u64> {
-        self.trace
+    /// The name of its trace, which is to be set once its client is let in.
+    pub(crate) fn trace(&self) -> Option<TraceName> {
+        self.trace.clone()
     }
 }
 

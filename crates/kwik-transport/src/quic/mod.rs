@@ -29,6 +29,7 @@ pub(crate) use error::{ReadError, WriteError};
 pub use qlog::Qlog;
 #[cfg(not(feature = "qlog"))]
 pub(crate) use qlog::Qlog;
+pub(crate) use qlog::TraceName;
 pub(crate) use runtime::{Runtime, Sleep};
 pub(crate) use socket::UdpSocket;
 pub(crate) use stream::{RecvStream, SendStream};

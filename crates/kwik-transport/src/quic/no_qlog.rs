@@ -16,16 +16,22 @@ pub(crate) struct Trace(Infallible);
 #[expect(dead_code, reason = "nothing is traced")]
 pub(crate) struct Traced<'a> {
     pub(crate) side: &'static str,
-    pub(crate) place: &'a dyn fmt::Display,
+    pub(crate) name: Option<&'a dyn fmt::Display>,
     pub(crate) remote: &'a dyn fmt::Display,
 }
 
+/// What a trace is called.
+#[derive(Debug, Clone)]
+pub(crate) struct TraceName(Infallible);
+
 impl Qlog {
-    pub(super) fn trace(&self, _: Traced<'_>, _: &Runtime) -> Option<(Trace, u64)> {
+    pub(super) fn trace(&self, _: Traced<'_>, _: &Runtime) -> Option<(Trace, TraceName)> {
         match self.0 {}
     }
+}
 
-    pub(crate) fn name(&self, _: u64, _: &str) {
+impl TraceName {
+    pub(crate) fn set(&self, _: &dyn fmt::Display) {
         match self.0 {}
     }
 }
