@@ -27,15 +27,15 @@ use crate::{
 const STAGGER: Duration = Duration::from_millis(250);
 /// Addresses of a name that are tried: more than any host has that is not meant to be a flood.
 const MAX_ADDRESSES: usize = 32;
-/// How long a goodbye's answer is waited for: it has left long before, and a server that is far away
-/// hears it without us.
+/// How long a goodbye's answer is waited for: it has left long before, and a server that is far
+/// away hears it without us.
 const GOODBYE: Duration = Duration::from_millis(5);
 /// Between two looks for it.
 const LOOK: Duration = Duration::from_millis(1);
 /// How long a server that was away may take to hear that its client has left. Until then it would
 /// keep the session for it.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// Before a goodbye, what was said last leaves: that all has come, say, which the server writes down.
+/// Before a goodbye, what was said last leaves: that all has come, say.
 const LAST_WORDS: Duration = Duration::from_millis(2);
 
 /// A session and the socket under it.

@@ -157,8 +157,7 @@ impl<'a> Sessions<'a> {
     }
 
     /// The session that there is, or another one: that is tried until there is one, up to so many
-    /// times in a row in which nothing came, each with all servers. Who never had one is told at
-    /// once why not.
+    /// rounds of all servers in which nothing came. Who never had one is told at once why not.
     pub(crate) async fn client(&self) -> Result<Client, Failure> {
         let mut state = self.state.lock().await;
         if let Some(failure) = &state.over {
@@ -202,8 +201,7 @@ impl<'a> Sessions<'a> {
         state.route.note_failure(&failure);
         let fatal = !failure.passing && failure.kind != Kind::Network;
         let ruled_out = fatal && state.route.rule_out();
-        // As long as nobody has answered of whom something may come, all are tried once, unless they
-        // said that it passes.
+        // As long as nobody of use has answered, all are tried once, unless they said it passes.
         let is_first = !state.route.has_answered() && !state.route.may_pass();
         let tries = if is_first { 0 } else { self.dialing.retry };
         let is_last = state.in_vain >= tries && !state.route.has_other();
@@ -472,13 +470,12 @@ mod tests {
         let mut state = sessions.state.try_lock().unwrap();
         let (mut tries, mut waits) = (0, Duration::ZERO);
         loop {
-            let mut failure = Failure::new(Kind::Network, "no answer");
+            let mut kind = Kind::Network;
             if tries < answered {
                 state.route.on_answered();
-                if useless {
-                    failure = Failure::new(Kind::NotFound, "no object");
-                }
+                kind = if useless { Kind::NotFound } else { kind };
             }
+            let failure = Failure::new(kind, "it says why");
             tries += 1;
             match sessions.go_on(&mut state, failure) {
                 Ok(wait) => waits += wait.unwrap_or_default(),
