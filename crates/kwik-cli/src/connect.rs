@@ -27,10 +27,15 @@ use crate::{
 const STAGGER: Duration = Duration::from_millis(250);
 /// Addresses of a name that are tried: more than any host has that is not meant to be a flood.
 const MAX_ADDRESSES: usize = 32;
-/// How long the goodbye may take: it leaves before this thread rests, and nobody answers it. A get
-/// of a small file takes a few times as long.
+/// How long a goodbye's answer is waited for: it has left long before, and a server that is far
+/// away hears it without us.
 const GOODBYE: Duration = Duration::from_millis(5);
-/// Before it, what was said last leaves: that all has come, say, which the server writes down.
+/// Between two looks for it.
+const LOOK: Duration = Duration::from_millis(1);
+/// How long a server that was away may take to hear that its client has left. Until then it would
+/// keep the session for it.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// Before a goodbye, what was said last leaves: that all has come, say.
 const LAST_WORDS: Duration = Duration::from_millis(2);
 
 /// A session and the socket under it.
@@ -50,8 +55,14 @@ impl Connection {
     pub(crate) async fn close(self) {
         time::sleep(LAST_WORDS).await;
         self.session.close(0, b"done");
+        time::timeout(FAREWELL, self.endpoint.wait_farewells()).await.ok();
+        let heard = async {
+            while !self.session.is_end_heard() {
+                time::sleep(LOOK).await;
+            }
+        };
+        time::timeout(GOODBYE, heard).await.ok();
         self.endpoint.close(0, b"done");
-        time::timeout(GOODBYE, self.endpoint.wait_idle()).await.ok();
     }
 }
 

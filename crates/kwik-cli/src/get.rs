@@ -105,8 +105,8 @@ impl<'a> Group<'a> {
 async fn get_all(arguments: &Get, signals: &mut Signals) -> Result<(), Failure> {
     let tally = Tally::new(arguments.verbose);
     let groups = Group::of(&arguments.links);
+    let mut sessions: Option<Sessions<'_>> = None;
     let work = async {
-        let mut sessions: Option<Sessions<'_>> = None;
         for group in &groups {
             let server = group.server();
             if let Some(before) = sessions.take_if(|held| !held.are_with(server)) {
@@ -118,27 +118,23 @@ async fn get_all(arguments: &Get, signals: &mut Signals) -> Result<(), Failure> 
             match result {
                 Ok(()) => {}
                 Err(failure) if failure.kind == Kind::Unread || groups.len() == 1 => {
-                    sessions.close().await;
-                    return Err(tally.explain(failure));
+                    return Err(failure);
                 }
                 Err(failure) => {
                     tally.on_failed(&format!("{}:{}", server.host, server.port), &failure);
                 }
             }
         }
-        if let Some(sessions) = sessions {
-            sessions.close().await;
-        }
         Ok(())
     };
     let result = tokio::select! {
         result = work => result,
-        signal = signals.next() => {
-            let failure = Failure::new(Kind::Signal(signal), "interrupted");
-            Err(tally.explain(failure))
-        }
+        signal = signals.next() => Err(Failure::new(Kind::Signal(signal), "interrupted")),
     };
-    result?;
+    if let Some(sessions) = sessions {
+        sessions.close().await;
+    }
+    result.map_err(|failure| tally.explain(failure))?;
     let what = if groups.iter().all(|group| matches!(group, Group::Several(_))) {
         "files"
     } else {

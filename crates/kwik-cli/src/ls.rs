@@ -12,7 +12,7 @@ use crate::{
     filter::Filter,
     folder::say_left_out,
     options::{TrustOptions, duration},
-    print,
+    or_interrupted, print,
     remote::{Several, What},
     sessions::{Dialing, Sessions},
     summary::Size,
@@ -56,7 +56,7 @@ pub(crate) async fn run(arguments: Ls) -> Result<(), Failure> {
     let Ls { trust, timeout, .. } = &arguments;
     let dialing = Dialing { trust, timeout: *timeout, retry: RETRY, limit_rate: None };
     let sessions = Sessions::new(dialing, &arguments.link.server, &tally);
-    let result = list(&arguments, &sessions).await;
+    let result = or_interrupted(list(&arguments, &sessions)).await;
     sessions.close().await;
     result
 }

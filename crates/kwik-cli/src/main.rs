@@ -130,8 +130,8 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Identity(arguments) => identity::run(&arguments),
         Command::Link(arguments) => link::run(arguments),
         Command::Get(arguments) => get::run(arguments).await,
-        Command::Ls(arguments) => or_interrupted(ls::run(arguments)).await,
-        Command::Verify(arguments) => or_interrupted(verify::run(arguments)).await,
+        Command::Ls(arguments) => ls::run(arguments).await,
+        Command::Verify(arguments) => verify::run(arguments).await,
         Command::Demo(arguments) => or_interrupted(demo::run(arguments)).await,
         Command::Doctor(arguments) => or_interrupted(doctor::run(arguments)).await,
         Command::Completions(arguments) => manual::completions(&arguments),
@@ -150,7 +150,7 @@ fn outlive_size_limits() {
     }
 }
 
-async fn or_interrupted(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+async fn or_interrupted<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     tokio::select! {
         result = work => result,
         ended = interrupted() => {

@@ -6,12 +6,16 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use kwik_delivery::{
-    Attributes, Client, Manifest, ObjectName, Output, limits::MAX_INLINE, sync_names, write_small,
+    Attributes, Client, Manifest, ObjectName, Output, SmallFile, limits::MAX_INLINE, sync_names,
+    write_small,
 };
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -29,8 +33,10 @@ use crate::{
     verify::hash_file,
 };
 
-/// Objects under way at once that come with their answers: with as many requests, a link is full
-/// though each takes a round trip.
+/// Packs of small objects under way at once: as many as a server answers, and four megabytes at the
+/// most, so that a round trip costs little.
+const MAX_PACKS: usize = 16;
+/// Small objects under way at once with a server that knows no packs.
 const MAX_SMALL: usize = 64;
 /// Others up to [`LARGE`]: each has a file open, and a few blocks in memory.
 const MAX_MEDIUM: usize = 12;
@@ -38,13 +44,15 @@ const MAX_MEDIUM: usize = 12;
 const MAX_LARGE: usize = 4;
 /// Larger objects are large, and so are those of which nothing is known.
 const LARGE: u64 = 1024 * 1024;
-/// Small files that are written at once: a file system makes durable together what waits for that,
-/// so that a slow disk costs no turn for each.
-const MAX_WRITES: usize = 32;
+/// Small files that are written at once: what is written together takes one turn of the disk, and a
+/// descriptor for each.
+const MAX_WRITES: usize = 128;
 /// Of the descriptors that the process may have, one in so many is for them.
 const WRITES_SHARE: usize = 8;
 /// Folders whose new names are not durable yet.
 const MAX_UNSYNCED: usize = 256;
+
+mod pack;
 
 /// An object that is wanted, and where.
 pub(crate) struct Job {
@@ -68,6 +76,9 @@ pub(crate) struct Crew<'a> {
     sessions: &'a Sessions<'a>,
     tally: &'a Tally,
     manner: Manner,
+    /// Small objects are asked for in packs.
+    packs: AtomicBool,
+    most_writes: usize,
     writes: Semaphore,
     /// Folders that have new names.
     unsynced: Mutex<Vec<PathBuf>>,
@@ -82,26 +93,37 @@ struct Queue {
 
 impl<'a> Crew<'a> {
     pub(crate) fn new(arguments: &'a Get, sessions: &'a Sessions<'a>, tally: &'a Tally) -> Self {
-        let (manner, writes) = (arguments.manner(), Semaphore::new(writes()));
-        Self { arguments, sessions, tally, manner, writes, unsynced: Mutex::default() }
+        let most_writes = writes();
+        Self {
+            arguments,
+            sessions,
+            tally,
+            manner: arguments.manner(),
+            packs: AtomicBool::new(true),
+            most_writes,
+            writes: Semaphore::new(most_writes),
+            unsynced: Mutex::default(),
+        }
     }
 
     /// Until no more jobs come, and all are done. What fails is said, and keeps the others from
     /// nothing, but for a failure that all would have.
     pub(crate) async fn run(&self, mut jobs: mpsc::Receiver<Vec<Job>>) -> Result<(), Failure> {
-        let limits = [MAX_SMALL, MAX_MEDIUM, MAX_LARGE];
         let mut queues: [Queue; 3] = Default::default();
         let mut running = FuturesUnordered::new();
         let mut overall = Overall::new();
         let mut ticks = time::interval(TICK);
         let mut open = true;
         loop {
+            let packs = self.packs.load(Relaxed);
+            let small = if packs { MAX_PACKS } else { MAX_SMALL };
+            let limits = [small, MAX_MEDIUM, MAX_LARGE];
             for (kind, (queue, limit)) in queues.iter_mut().zip(limits).enumerate() {
                 while queue.running < limit
-                    && let Some(job) = queue.jobs.pop_front()
+                    && let Some(jobs) = queue.next(packs && kind == SMALL)
                 {
                     queue.running += 1;
-                    running.push(self.fetch(job).map(move |ended| (kind, ended)));
+                    running.push(self.fetch_some(jobs).map(move |ended| (kind, ended)));
                 }
             }
             // Some wait: no more are taken before.
@@ -134,6 +156,11 @@ impl<'a> Crew<'a> {
         let under_way = self.tally.begin(&job.name);
         let ended = self.try_all(&job, &under_way).await;
         drop(under_way);
+        self.settle(&job, ended).await
+    }
+
+    /// Says how one ended: an error when there is no use in going on with others.
+    async fn settle(&self, job: &Job, ended: Result<Ended, Failure>) -> Result<(), Failure> {
         match ended {
             Ok(Ended::Fetched(manifest)) => {
                 let output = job.target.to_string();
@@ -207,8 +234,8 @@ impl<'a> Crew<'a> {
             let fetch = client.fetch_small(name, progress).await?;
             let (manifest, attributes) = (fetch.manifest().clone(), fetch.attributes());
             if let Some(data) = fetch.here(progress) {
-                let written = manifest.clone();
-                self.write(move || write_small(&place, &written, attributes, &data)).await?;
+                let small = SmallFile { place, manifest: manifest.clone(), attributes, data };
+                self.write(small).await?;
                 self.on_new_name(target).await?;
                 return Ok(Ended::Fetched(manifest));
             }
@@ -234,14 +261,9 @@ impl<'a> Crew<'a> {
     }
 
     /// Waits for the turn to write.
-    async fn write<E: Send + 'static>(
-        &self,
-        write: impl FnOnce() -> Result<(), E> + Send + 'static,
-    ) -> Result<(), Failure>
-    where
-        Failure: From<E>,
-    {
+    async fn write(&self, file: SmallFile) -> Result<(), Failure> {
         let _turn = self.writes.acquire().await;
+        let write = move || write_small(&[file]).into_iter().collect::<Result<(), _>>();
         blocking(move || write().map_err(Failure::from)).await
     }
 

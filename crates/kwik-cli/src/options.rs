@@ -13,7 +13,7 @@ use kwik_delivery::{Fingerprint, Link, ObjectName, Pass, Primaries};
 
 use crate::failure::{Failure, Kind};
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct TrustOptions {
     /// Accept and remember the key of a server that the link does not pin and that is not known.
     #[arg(long)]
@@ -25,7 +25,7 @@ pub(crate) struct TrustOptions {
     pub(crate) state: State,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct State {
     /// Where identity, catalogue and known servers are kept [default: $XDG_STATE_HOME/kwik].
     #[arg(long = "state", value_name = "DIR")]

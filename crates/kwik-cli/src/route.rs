@@ -25,6 +25,8 @@ pub(crate) struct Stop {
     pub(crate) named_by: Option<IpAddr>,
     /// Since something came last.
     tried: bool,
+    /// There was a session with it.
+    answered: bool,
     /// Nothing is to be had there.
     useless: bool,
     /// Why it was left last, since something came.
@@ -33,7 +35,7 @@ pub(crate) struct Stop {
 
 impl Stop {
     fn new(link: ObjectLink, named_by: Option<IpAddr>) -> Self {
-        Self { link, named_by, tried: false, useless: false, failure: None }
+        Self { link, named_by, tried: false, answered: false, useless: false, failure: None }
     }
 
     /// Its host and port.
@@ -74,6 +76,16 @@ impl Route {
             self.stops.insert(place, Stop::new(link, Some(named_by)));
             place += 1;
         }
+    }
+
+    /// There is a session with it.
+    pub(crate) fn on_answered(&mut self) {
+        self.stops[self.at].answered = true;
+    }
+
+    /// Whether there was one with a server that may be of use.
+    pub(crate) fn has_answered(&self) -> bool {
+        self.stops.iter().any(|stop| stop.answered && !stop.useless)
     }
 
     /// Something came: all may be tried again.

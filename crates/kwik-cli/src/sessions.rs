@@ -1,12 +1,7 @@
 //! The session of a get, and the one after it when it is lost: with the same server, or with one
 //! that it named.
 
-use std::{
-    collections::BTreeMap,
-    num::NonZeroU64,
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::{collections::BTreeMap, num::NonZeroU64, time::Duration};
 
 use kwik::{PathId, Session};
 use kwik_delivery::{About, Client, Entry, FailureCode, FetchError, Listing};
@@ -52,8 +47,6 @@ pub(crate) struct Sessions<'a> {
     /// There is one object, so that whatever is wrong may be so with its session or server alone.
     alone: bool,
     state: Mutex<State>,
-    /// Sessions that there were.
-    count: AtomicU64,
 }
 
 struct State {
@@ -65,7 +58,7 @@ struct State {
     lost: Option<Failure>,
     /// The most that ever was here and verified.
     best: u64,
-    /// Sessions in a row in which nothing came.
+    /// Rounds of all servers in a row in which nothing came.
     in_vain: u32,
     /// No other session is tried: why.
     over: Option<Failure>,
@@ -155,8 +148,7 @@ impl<'a> Sessions<'a> {
             in_vain: 0,
             over: None,
         };
-        let (state, count) = (Mutex::new(state), AtomicU64::new(0));
-        Self { dialing, link, tally, alone: false, state, count }
+        Self { dialing, link, tally, alone: false, state: Mutex::new(state) }
     }
 
     /// For one object.
@@ -165,7 +157,7 @@ impl<'a> Sessions<'a> {
     }
 
     /// The session that there is, or another one: that is tried until there is one, up to so many
-    /// times in a row in which nothing came. Who never had one is told at once why not.
+    /// rounds of all servers in which nothing came. Who never had one is told at once why not.
     pub(crate) async fn client(&self) -> Result<Client, Failure> {
         let mut state = self.state.lock().await;
         if let Some(failure) = &state.over {
@@ -191,8 +183,10 @@ impl<'a> Sessions<'a> {
             state.route.on_progress();
         }
         loop {
-            if let Some(failure) = lost {
-                self.go_on(&mut state, failure).await?;
+            if let Some(failure) = lost
+                && let Some(wait) = self.go_on(&mut state, failure)?
+            {
+                time::sleep(wait).await;
             }
             match self.dial(&mut state).await {
                 Ok(client) => return Ok(client),
@@ -201,14 +195,14 @@ impl<'a> Sessions<'a> {
         }
     }
 
-    /// Chooses the server of the next try, and waits if all were tried: an error when there is to
-    /// be none.
-    async fn go_on(&self, state: &mut State, failure: Failure) -> Result<(), Failure> {
+    /// Chooses the server of the next try, and how long to wait before it if all were tried: an
+    /// error when there is to be none.
+    fn go_on(&self, state: &mut State, failure: Failure) -> Result<Option<Duration>, Failure> {
         state.route.note_failure(&failure);
         let fatal = !failure.passing && failure.kind != Kind::Network;
         let ruled_out = fatal && state.route.rule_out();
-        // As long as nobody has answered, all are tried once, unless they said that it passes.
-        let is_first = self.count.load(Ordering::Relaxed) == 0 && !state.route.may_pass();
+        // As long as nobody of use has answered, all are tried once, unless they said it passes.
+        let is_first = !state.route.has_answered() && !state.route.may_pass();
         let tries = if is_first { 0 } else { self.dialing.retry };
         let is_last = state.in_vain >= tries && !state.route.has_other();
         if fatal && !ruled_out || is_last {
@@ -216,24 +210,24 @@ impl<'a> Sessions<'a> {
             state.over = Some(failure.clone());
             return Err(failure);
         }
-        let wait = wait_before(state.in_vain);
-        state.in_vain += u32::from(!is_first);
         let mut reason = failure.reason();
         if ruled_out {
             reason = format!("{}: {reason}", state.route.stop().server());
         }
         if state.route.advance() {
             note(&format!("{reason}: going on with {}", state.route.stop().server()));
-            return Ok(());
+            return Ok(None);
         }
+        // All were tried: that costs a try, and a wait.
+        let wait = wait_before(state.in_vain);
+        state.in_vain += 1;
         note(&format!(
             "{reason}: trying again in {:.1} s ({} of {})",
             wait.as_secs_f64(),
             state.in_vain,
             self.dialing.retry,
         ));
-        time::sleep(wait).await;
-        Ok(())
+        Ok(Some(wait))
     }
 
     async fn dial(&self, state: &mut State) -> Result<Client, Failure> {
@@ -244,7 +238,7 @@ impl<'a> Sessions<'a> {
         let stop = state.route.stop();
         let whom = Whom::new(&stop.link, trust, stop.named_by)?;
         let connection = connect(whom, timeout).await?;
-        self.count.fetch_add(1, Ordering::Relaxed);
+        state.route.on_answered();
         self.tally.begin_session(&connection.session);
         let mut client = Client::new(connection.session.clone()).with_patience(timeout);
         if let Some(rate) = limit_rate {
@@ -452,4 +446,55 @@ fn spread() -> f64 {
     // Without random bytes they do.
     getrandom::fill(&mut random).ok();
     0.75 + f64::from(random[0]) / 512.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::ObjectLink;
+
+    const RETRY: u32 = 3;
+
+    fn link(servers: usize) -> ObjectLink {
+        let pin = "ab".repeat(32);
+        let servers: Vec<_> = (1..=servers).map(|port| format!("{pin}@h:{port}")).collect();
+        format!("kwik://{}/x", servers.join(",")).parse().unwrap()
+    }
+
+    /// Tries until the last one, of which nobody brings anything, and how long it waits.
+    fn tries(answered: u32, useless: bool) -> (u32, Duration) {
+        let (link, tally, trust) = (link(8), Tally::new(false), TrustOptions::default());
+        let timeout = Duration::from_secs(1);
+        let dialing = Dialing { trust: &trust, timeout, retry: RETRY, limit_rate: None };
+        let sessions = Sessions::new(dialing, &link, &tally).alone();
+        let mut state = sessions.state.try_lock().unwrap();
+        let (mut tries, mut waits) = (0, Duration::ZERO);
+        loop {
+            let mut kind = Kind::Network;
+            if tries < answered {
+                state.route.on_answered();
+                kind = if useless { Kind::NotFound } else { kind };
+            }
+            let failure = Failure::new(kind, "it says why");
+            tries += 1;
+            match sessions.go_on(&mut state, failure) {
+                Ok(wait) => waits += wait.unwrap_or_default(),
+                Err(_) => return (tries, waits),
+            }
+        }
+    }
+
+    #[test]
+    fn a_try_is_one_with_each_server_and_waits_before_the_next() {
+        let (tries, waited) = tries(1, false);
+        assert_eq!(tries, (1 + RETRY) * 8);
+        assert!(waited >= FIRST_WAIT * 7 * 3 / 4, "{waited:?}");
+    }
+
+    #[test]
+    fn who_has_nothing_to_hope_for_is_told_at_once() {
+        assert_eq!(tries(0, false), (8, Duration::ZERO));
+        // One answers that it has no such object, and the others never did.
+        assert_eq!(tries(1, true), (8, Duration::ZERO));
+    }
 }

@@ -245,7 +245,8 @@ impl Tally {
     pub(crate) fn finish_plan(&self) -> Result<(), Failure> {
         let [fetched, size, skipped] =
             [&self.fetched, &self.size, &self.skipped].map(|count| count.load(Relaxed));
-        note(&format!("{fetched} files to fetch, {}; {skipped} are here already", Size(size)));
+        let files = things("files", fetched);
+        note(&format!("{fetched} {files} to fetch, {}; {skipped} are here already", Size(size)));
         self.failure("files")
     }
 
@@ -278,8 +279,9 @@ impl Tally {
         let count = |count: &AtomicU64| count.load(Relaxed);
         let (elapsed, size) = (self.began.elapsed(), count(&self.size));
         let mut text = format!(
-            "{} {what} fetched: {} in {:.2} s, {:.0} Mbit/s, each verified",
+            "{} {} fetched: {} in {:.2} s, {:.0} Mbit/s, each verified",
             count(&self.fetched),
+            things(what, count(&self.fetched)),
             Size(size),
             elapsed.as_secs_f64(),
             mbit(size.saturating_sub(count(&self.taken_over)), elapsed),
@@ -342,4 +344,9 @@ impl Drop for UnderWay<'_> {
         }
         drop(inner);
     }
+}
+
+/// What so many are called.
+fn things(what: &str, count: u64) -> &str {
+    if count == 1 { what.trim_end_matches('s') } else { what }
 }

@@ -19,7 +19,7 @@ use crate::{
     args::verify::{Original, Verify},
     failure::{Failure, Kind},
     options::ObjectLink,
-    print,
+    or_interrupted, print,
     progress::Waiting,
     sessions::{Dialing, Sessions},
     summary::Size,
@@ -38,8 +38,8 @@ pub(crate) async fn run(arguments: Verify) -> Result<(), Failure> {
         }
     };
     let (expected, actual) = match &arguments.original {
-        Original::Hash(hash) => (*hash, hash_file(&file).await?),
-        Original::Link(link) => try_join!(ask(link, &arguments), hash_file(&file))?,
+        Original::Hash(hash) => (*hash, or_interrupted(hash_file(&file)).await?),
+        Original::Link(link) => compare(link, &file, &arguments).await?,
     };
     let shown = file.display();
     if actual != expected {
@@ -52,25 +52,34 @@ pub(crate) async fn run(arguments: Verify) -> Result<(), Failure> {
     print(&format!("{}: as it should be, BLAKE3 {actual}\n", escape(shown)))
 }
 
-/// The hash of an object, as its server says it.
-async fn ask(link: &ObjectLink, arguments: &Verify) -> Result<Hash, Failure> {
+/// The hash of an object, as its server says it, and that of a file.
+async fn compare(
+    link: &ObjectLink,
+    file: &Path,
+    arguments: &Verify,
+) -> Result<(Hash, Hash), Failure> {
     let Verify { trust, timeout, .. } = arguments;
     let dialing = Dialing { trust, timeout: *timeout, retry: 0, limit_rate: None };
     let tally = Tally::new(false);
     let sessions = Sessions::new(dialing, link, &tally).alone();
+    let both = async { try_join!(ask(link, &sessions), hash_file(file)) };
+    let both = or_interrupted(both).await;
+    sessions.close().await;
+    both
+}
+
+async fn ask(link: &ObjectLink, sessions: &Sessions<'_>) -> Result<Hash, Failure> {
     let progress = Progress::default();
     let mut tries = sessions.tries(0);
-    let manifest = loop {
+    loop {
         let client = tries.client().await?;
         let asking = client.describe(&link.name, &progress);
         let answer = Waiting::new().for_work(asking, || "waiting for the server's answer".into());
         match answer.await {
-            Ok(manifest) => break manifest,
+            Ok(manifest) => return Ok(manifest.root),
             Err(error) => tries.failed(&client, error.into(), 0).await?,
         }
-    };
-    sessions.close().await;
-    Ok(manifest.root)
+    }
 }
 
 pub(crate) async fn hash_file(path: &Path) -> Result<Hash, Failure> {

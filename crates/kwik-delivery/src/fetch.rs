@@ -21,12 +21,14 @@ pub(crate) mod ask;
 mod error;
 mod list;
 mod news;
+mod pack;
 mod progress;
 
 use ask::Answer;
 pub use error::FetchError;
 pub use list::{InvalidListing, Listing};
 pub use news::News;
+pub use pack::{PackFetch, Whole};
 pub use progress::{Progress, Takeover};
 
 impl Client {

@@ -36,18 +36,21 @@ pub use blake3::Hash;
 pub use catalogue::{Asked, Catalogue, CatalogueError};
 pub use client::Client;
 pub use door::{Door, Visitor};
-pub use fetch::{Fetch, FetchError, InvalidListing, Listing, News, Progress, Takeover};
+pub use fetch::{
+    Fetch, FetchError, InvalidListing, Listing, News, PackFetch, Progress, Takeover, Whole,
+};
 pub use kwik_proto::auth::{Fingerprint, InvalidFingerprint};
 pub use link::{InvalidLink, Link};
 pub use manifest::{Manifest, PageError, Published, hash_object};
 pub use name::{InvalidName, ObjectName};
 pub use output::Output;
-pub use partial::{PartError, PartFile, Place, sync_names, write_small};
+pub use partial::{PartError, PartFile, Place, SmallFile, sync_names, write_small};
 pub use pass::{InvalidPass, Pass, Ticket};
 pub use primaries::Primaries;
 pub use request::{
     About, Attributes, Blame, Call, EdgeCommand, Entry, EntryKind, Failure, FailureCode, Found,
-    InvalidMessage, List, Listed, Part, Repair, Request, Response, in_order,
+    InvalidMessage, List, Listed, Pack, Packed, PackedFile, Part, Repair, Request, Response,
+    in_order,
 };
 pub use server::{
     Access, AccessPart, AtOnce, Decision, Edge, EdgeState, EdgeView, Failed, JoinPolicy, KnownEdge,

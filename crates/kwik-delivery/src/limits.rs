@@ -80,6 +80,13 @@ pub const MAX_PRIMARIES: usize = 8;
 /// An object that may come on the stream of its answer: one group, which needs no hashes beside its
 /// own, and comes from the primary anyway before an edge could be asked.
 pub const MAX_INLINE: u64 = GROUP_SIZE;
+/// Small objects that one request may ask for: with so many, a request's own cost is little beside
+/// theirs.
+pub const MAX_PACK: usize = 64;
+/// Bytes of them all: what a server has in memory for each request of that kind.
+pub const MAX_PACK_SIZE: u64 = 256 * 1024;
+/// Bytes of their names: with what stands beside them, they go into a lease's command.
+pub const MAX_PACK_NAMES: usize = 8 * 1024;
 /// Entries of one listing's answer: a server keeps them while they are sent, some megabytes with
 /// long names. A client asks again for more.
 pub const MAX_LISTED: usize = 10_000;
@@ -198,5 +205,8 @@ const _: () = {
     assert!(MAX_NAME + MAX_TEXT + MAX_STATE + 256 <= MAX_MESSAGE);
     assert!((MAX_NAME + 128) * 4 / 3 < MAX_PASS);
     assert!(MAX_PASS + 256 <= kwik_proto::limits::MAX_CREDENTIALS);
+    assert!(MAX_PACK_NAMES + 4 * MAX_PACK + 256 <= kwik_proto::limits::MAX_COMMAND);
+    assert!(MAX_INLINE <= MAX_PACK_SIZE && MAX_PACK * (HASH_SIZE + 64) <= MAX_MESSAGE);
+    assert!(MAX_NAME <= MAX_PACK_NAMES);
     assert!(MAX_SUCCESSORS * (MAX_PASS + MAX_HOST + MAX_ZONE + 128) <= MAX_MESSAGE);
 };

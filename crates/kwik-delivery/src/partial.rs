@@ -32,7 +32,7 @@ use claim::Claimed;
 pub use error::PartError;
 use finish::sync_folder;
 use reserve::{punch, reserve};
-pub use small::{sync_names, write_small};
+pub use small::{SmallFile, sync_names, write_small};
 use state::PartState;
 
 const SUFFIX: &str = ".kwik-part";

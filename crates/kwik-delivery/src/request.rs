@@ -101,6 +101,8 @@ pub enum Response {
     Listed(Listed),
     /// What the server says of itself.
     About(About),
+    /// What of a [`Pack`] comes.
+    Packed(Packed),
     /// What was told is known.
     Noted,
     /// The answer takes a while.
@@ -200,7 +202,7 @@ impl Request {
         match Call::decode(buffer)? {
             None => Ok(None),
             Some(Call::Object(request)) => Ok(Some(request)),
-            Some(Call::List(_) | Call::About) => Err(InvalidMessage::Malformed),
+            Some(Call::List(_) | Call::About | Call::Pack(_)) => Err(InvalidMessage::Malformed),
         }
     }
 
@@ -221,7 +223,9 @@ impl Request {
                 Part::Range { root, range: start..end }
             }
             Some(Wire::Inline(inline)) => Part::Inline { most: inline.most },
-            Some(Wire::List(_) | Wire::About(_)) => return Err(InvalidMessage::Malformed),
+            Some(Wire::List(_) | Wire::About(_) | Wire::Pack(_)) => {
+                return Err(InvalidMessage::Malformed);
+            }
         };
         Ok(Self { name: ObjectName::new(&message.name)?, part })
     }
@@ -251,6 +255,7 @@ impl Response {
                 wire::response::Outcome::Again(wire::Again { stream_id: *stream_id })
             }
             Self::About(about) => wire::response::Outcome::About(about.to_wire()),
+            Self::Packed(packed) => wire::response::Outcome::Packed(packed.to_wire()),
             Self::Noted => wire::response::Outcome::Noted(wire::Noted {}),
             Self::Working { hashed, size } => {
                 wire::response::Outcome::Working(wire::Working { hashed: *hashed, size: *size })
@@ -301,6 +306,9 @@ impl Response {
             }
             Some(wire::response::Outcome::About(about)) => {
                 Ok(Some(Self::About(About::from_wire(&about)?)))
+            }
+            Some(wire::response::Outcome::Packed(packed)) => {
+                Ok(Some(Self::Packed(Packed::from_wire(packed)?)))
             }
             Some(wire::response::Outcome::Noted(_)) => Ok(Some(Self::Noted)),
             Some(wire::response::Outcome::Working(wire::Working { hashed, size })) => {
@@ -463,12 +471,14 @@ pub enum InvalidMessage {
 mod about;
 mod command;
 mod list;
+mod pack;
 mod repair;
 
 pub use about::About;
 pub use command::EdgeCommand;
 pub(crate) use list::entry_size;
 pub use list::{Attributes, Call, Entry, EntryKind, List, Listed, in_order};
+pub use pack::{Pack, Packed, PackedFile};
 
 #[cfg(test)]
 mod tests;

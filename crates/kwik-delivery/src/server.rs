@@ -31,6 +31,7 @@ mod fill;
 mod join;
 mod list;
 mod pace;
+mod pack;
 mod presence;
 mod probe;
 mod quarantine;

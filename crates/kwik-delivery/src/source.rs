@@ -12,7 +12,11 @@ use bytes::Bytes;
 #[cfg(feature = "object_store")]
 use object_store::ObjectStore;
 
-use crate::{Attributes, List, Listed, ObjectName, limits::MAX_DEPTH, offload::offload};
+use crate::{
+    Attributes, List, Listed, ObjectName,
+    limits::{MAX_DEPTH, MAX_INLINE, MAX_PACK_SIZE},
+    offload::offload,
+};
 
 mod descriptors;
 mod error;
@@ -26,6 +30,7 @@ mod store;
 pub use error::SourceError;
 use error::unreadable;
 use folder::Folder;
+pub(crate) use object::Small;
 pub use object::{Object, ObjectStat};
 use roots::Roots;
 
@@ -49,6 +54,22 @@ pub struct Unserved {
     pub count: usize,
     /// One of them, and what is wrong with it.
     pub example: Option<String>,
+}
+
+/// What a pack has room for yet.
+#[derive(Debug, Clone, Copy)]
+struct Room(u64);
+
+impl Room {
+    const fn new() -> Self {
+        Self(MAX_PACK_SIZE)
+    }
+
+    fn take(&mut self, object: Option<&Object>) -> Option<Small> {
+        let small = object?.read_small(self.0.min(MAX_INLINE))?;
+        self.0 -= small.data.len() as u64;
+        Some(small)
+    }
 }
 
 impl Unserved {
@@ -225,6 +246,33 @@ impl Source {
                 Ok(Object::in_store(stat, stored))
             }
         }
+    }
+
+    /// All of each of these that is small, as far as they go into one pack. Cancel safe.
+    pub(crate) async fn small(&self, names: Vec<Option<ObjectName>>) -> Vec<Option<Small>> {
+        if let Kind::Folder(folder) = &self.0 {
+            let folder = Arc::clone(folder);
+            let descriptors = Arc::clone(&folder.descriptors);
+            let _turn = descriptors.turn().await;
+            let read = move || {
+                let (mut room, mut seen) = (Room::new(), BTreeMap::new());
+                let mut open = |name: Option<ObjectName>| folder.open_beside(name?, &mut seen);
+                names.into_iter().map(|name| room.take(open(name).as_ref())).collect()
+            };
+            return offload(read).await;
+        }
+        let (mut room, mut found) = (Room::new(), Vec::new());
+        for name in names {
+            let object = match name {
+                Some(name) => self.open(&name).await.ok(),
+                None => None,
+            };
+            let mut read = room;
+            let (small, left) = offload(move || (read.take(object.as_ref()), read)).await;
+            room = left;
+            found.push(small);
+        }
+        found
     }
 
     /// Up to `most` entries of what `list` asks for, which are the last of an answer. Symbolic

@@ -15,8 +15,8 @@ use common::{MIB, connect, content, identity, name, source, start};
 use kwik::{Accepted, ClientConfig, Endpoint, ServerConfig};
 use kwik_delivery::{
     Call, Catalogue, Client, Door, Entry, EntryKind, FailureCode, FetchError, Found,
-    InvalidListing, Listed, Listing, Output, PartFile, Progress, Response, Server, Source, Ticket,
-    Visitor,
+    InvalidListing, Listed, Listing, Output, Packed, PackedFile, PartFile, Progress, Response,
+    Server, Source, Ticket, Visitor,
     limits::{MAX_INLINE, MAX_LISTED},
 };
 use tempfile::tempdir;
@@ -110,6 +110,10 @@ async fn a_ticket_leads_to_lists_and_small_objects_of_its_part_alone() {
         let came = Listing::new(Some(name(folder)), true).page(&inside).await;
         assert!(!came.unwrap().is_empty(), "{folder}");
     }
+    let names = ["a/y", "c", "none", "a/none"].map(name);
+    let progress = Progress::default();
+    let came = inside.fetch_pack(&names, &[&progress; 4]).await.unwrap().files;
+    assert_eq!(came.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, false, false]);
     // What is not there is as forbidden as what is.
     for text in ["ab", "c", "none"] {
         let refused = inside.fetch_small(&name(text), &Progress::default()).await;
@@ -178,6 +182,34 @@ async fn small_bytes_that_are_not_the_objects_are_not_taken() {
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_that_is_none_is_not_taken() {
+    let file = |size| {
+        let (root, attributes) = (blake3::hash(b"right"), Default::default());
+        Some(PackedFile { size, root, attributes })
+    };
+    let packed = |files| Response::Packed(Packed { files, stream_id: 0 }).encode().to_vec();
+    // Another number of files than was asked for, or no pack.
+    let answers = [packed(vec![file(5); 3]), packed(vec![]), Response::Noted.encode().to_vec()];
+    for answer in answers {
+        let client = with_primary(move |call, _| {
+            assert!(matches!(call, Call::Pack(_)));
+            Some(answer.clone())
+        })
+        .await;
+        let progress = Progress::default();
+        let names = ["x", "y"].map(name);
+        let fetched = client.fetch_pack(&names, &[&progress; 2]).await;
+        assert!(matches!(fetched, Err(FetchError::Answer(_))), "{fetched:?}");
+        assert_eq!(progress.verified(), 0);
+    }
+    let client = with_primary(move |_, _| Some(packed(vec![file(5)]))).await;
+    let client = client.with_patience(Duration::from_millis(300));
+    let progress = Progress::default();
+    let fetched = client.fetch_pack(&[name("x")], &[&progress]).await;
+    assert!(matches!(fetched, Err(FetchError::Silent { .. })), "{fetched:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -190,10 +190,17 @@ impl Session {
     /// Closes the session and every path of it at once; what was not delivered may be lost. While
     /// the primary is away it is dialed for up to
     /// [`FAREWELL_TIME`](kwik_proto::limits::FAREWELL_TIME), only to hear of that, as long as the
-    /// endpoint is there; [`Endpoint::wait_idle`](crate::Endpoint::wait_idle) may not wait for all
-    /// of that.
+    /// endpoint is there and is not closed: [`Endpoint::wait_idle`](crate::Endpoint::wait_idle)
+    /// waits for that.
     pub fn close(&self, error_code: u64, reason: &[u8]) {
         self.shared.close(error_code, reason);
+    }
+
+    /// Whether the primary has answered that it knows of the end, after [`Self::close`]. QUIC says
+    /// it once and nobody repeats it, so that this may stay false.
+    #[must_use]
+    pub fn is_end_heard(&self) -> bool {
+        self.shared.connection().is_end_heard()
     }
 
     /// Waits until the session is over: why. Cancel safe.

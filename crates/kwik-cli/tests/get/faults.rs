@@ -96,4 +96,10 @@ pub const ROWS: &[Row] = &[
         (0, "going on: "),
         "before/ after/",
     ),
+    row(
+        "a power cut leaves no small file that is not whole",
+        include_str!("power_cut_small.sh"),
+        (0, " files fetched"),
+        "before/ after/",
+    ),
 ];

@@ -159,14 +159,14 @@ pub const ROWS: &[Row] = &[
         "what has another time is fetched",
         "kwik get $TREE; touch tree/a",
         "kwik get $TREE",
-        (0, "1 files fetched"),
+        (0, "1 file fetched"),
         "tree/",
     ),
     row(
         "what has another size is fetched",
         "kwik get $TREE; echo more >> tree/b/c; touch -r $SECRETS/tree/b/c tree/b/c",
         "kwik get $TREE && diff -r $SECRETS/tree tree",
-        (0, "1 files fetched"),
+        (0, "1 file fetched"),
         "tree/",
     ),
     row(
@@ -188,7 +188,7 @@ pub const ROWS: &[Row] = &[
         "kwik get $TREE; cp -rp tree was; echo xxxxxxxxx > tree/a; touch -r was/a tree/a",
         "kwik get $TREE && cmp -s tree/a was/a && exit 97; kwik get $TREE --checksum && \
          cmp tree/a was/a",
-        (0, "1 files fetched"),
+        (0, "1 file fetched"),
         "tree/ was/",
     ),
     row(

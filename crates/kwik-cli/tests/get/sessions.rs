@@ -173,6 +173,45 @@ fn a_get_that_was_stopped_goes_on_with_another_session() {
     assert!(fs::read(broken.place.path("out/x")).unwrap() == broken.data);
 }
 
+/// A session whose client says nothing stays for half a minute.
+#[test]
+fn whoever_ends_leaves_no_session_behind() {
+    let place = Place::new();
+    let data = place.file("a/x", SIZE);
+    place.file("a/y", 10);
+    let admin = place.path("admin");
+    let server = place.serve("state", &["--admin", admin.to_str().unwrap()]);
+    let count = || {
+        let list = place.run(&["ctl", "--admin", admin.to_str().unwrap(), "--json", "sessions"]);
+        assert_done(&list);
+        let list: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
+        list["sessions"].as_array().unwrap().len()
+    };
+    let (x, folder) = (server.link("a/x"), server.link("a/"));
+    fs::write(place.path("out/x"), data).unwrap();
+    for done in [&["get", &x, "-o", "z"][..], &["get", &folder], &["ls", &folder], &["verify", &x]]
+    {
+        assert_done(&place.run(done));
+        wait_until(|| count() == 0);
+    }
+    fs::remove_dir_all(place.path("out/a")).unwrap();
+    let slowly = ["--limit-rate", "1M"];
+    for begun in [&["get", &x, "-o", "zz"][..], &["get", &folder]] {
+        for signal in ["-INT", "-TERM", "-HUP"] {
+            let get = place.kwik(&[begun, &slowly].concat()).stderr(Stdio::null()).spawn();
+            let mut get = get.unwrap();
+            wait_until(|| count() == 1);
+            send(&get, signal);
+            assert!(!get.wait().unwrap().success());
+            wait_until(|| count() == 0);
+        }
+    }
+    // Of one that fails, too.
+    assert!(!place.run(&["get", &server.link("none")]).status.success());
+    assert!(!place.run(&["verify", &x, "none"]).status.success());
+    wait_until(|| count() == 0);
+}
+
 #[test]
 fn a_server_that_stays_away_is_given_up_and_what_came_is_kept() {
     let mut broken = Broken::new();

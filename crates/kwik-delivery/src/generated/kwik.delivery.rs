@@ -32,7 +32,7 @@ pub struct Request {
     #[prost(uint32, tag = "2")]
     pub version: u32,
     /// Without one of these: the whole object.
-    #[prost(oneof = "request::Part", tags = "3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "request::Part", tags = "3, 4, 5, 6, 7, 8, 9")]
     pub part: ::core::option::Option<request::Part>,
 }
 /// Nested message and enum types in `Request`.
@@ -52,6 +52,8 @@ pub mod request {
         List(super::List),
         #[prost(message, tag = "8")]
         About(super::AskAbout),
+        #[prost(message, tag = "9")]
+        Pack(super::Pack),
     }
 }
 /// What the server says of itself: no object is named beside it. About answers, and again whenever
@@ -77,6 +79,13 @@ pub struct About {
 pub struct Inline {
     #[prost(uint32, tag = "1")]
     pub most: u32,
+}
+/// Several small objects, with no object named beside it: one stream has them one behind the other.
+/// Packed answers.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Pack {
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub names: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
 /// What is in a folder, in order, from what follows `after` on. Listed answers, several times.
 /// The order is that of the names' segments, byte by byte: a folder stands before what is in it.
@@ -221,6 +230,24 @@ pub struct Again {
     #[prost(uint64, tag = "1")]
     pub stream_id: u64,
 }
+/// What of a Pack comes, in the order of its names, on stream `stream_id` when it has any bytes.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Packed {
+    #[prost(message, repeated, tag = "1")]
+    pub files: ::prost::alloc::vec::Vec<PackedFile>,
+    #[prost(uint64, tag = "2")]
+    pub stream_id: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PackedFile {
+    #[prost(uint64, tag = "1")]
+    pub size: u64,
+    /// Empty: it does not come, and is to be asked for alone.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub root: ::prost::bytes::Bytes,
+    #[prost(message, optional, tag = "3")]
+    pub attributes: ::core::option::Option<Attributes>,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Noted {
 }
@@ -241,7 +268,7 @@ pub struct Failure {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Response {
-    #[prost(oneof = "response::Outcome", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "response::Outcome", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub outcome: ::core::option::Option<response::Outcome>,
 }
 /// Nested message and enum types in `Response`.
@@ -264,6 +291,8 @@ pub mod response {
         Listed(super::Listed),
         #[prost(message, tag = "8")]
         About(super::About),
+        #[prost(message, tag = "9")]
+        Packed(super::Packed),
     }
 }
 /// The command in a lease: what an edge sends.
@@ -285,6 +314,10 @@ pub struct EdgeCommand {
     /// looks whether it is the same.
     #[prost(message, optional, tag = "6")]
     pub attributes: ::core::option::Option<Attributes>,
+    /// The stream has these small objects, one behind the other: `size` and `root` are those of all
+    /// their bytes, `name` is that of the first.
+    #[prost(bytes = "bytes", repeated, tag = "7")]
+    pub pack: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
 /// Head of a file in the catalogue; the outboard follows. Its BLAKE3 hash stands between them.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

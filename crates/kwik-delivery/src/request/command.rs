@@ -5,11 +5,12 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::{
-    Attributes, InvalidMessage, check_root, check_size, check_version, name_bytes, root_bytes,
+    Attributes, InvalidMessage, check_root, check_size, check_version, name_bytes, pack::names_of,
+    root_bytes,
 };
 use crate::{
     ObjectName,
-    limits::{DELIVERY_VERSION, MAX_MESSAGE},
+    limits::{DELIVERY_VERSION, MAX_MESSAGE, MAX_PACK_SIZE},
     wire,
 };
 
@@ -27,6 +28,9 @@ pub struct EdgeCommand {
     /// What the primary knows of it beside: an edge whose copy has another time looks whether it
     /// is the same.
     pub attributes: Attributes,
+    /// The objects that the stream has, when that is a [`Pack`](super::Pack): size and hash are of
+    /// all their bytes, and the name is that of the first.
+    pub pack: Vec<ObjectName>,
 }
 
 impl EdgeCommand {
@@ -40,6 +44,7 @@ impl EdgeCommand {
             version: DELIVERY_VERSION,
             offset: self.offset,
             attributes: self.attributes.to_wire(),
+            pack: self.pack.iter().map(name_bytes).collect(),
         };
         message.encode_to_vec().into()
     }
@@ -60,6 +65,11 @@ impl EdgeCommand {
             return Err(InvalidMessage::Malformed);
         }
         let attributes = Attributes::from_wire(message.attributes);
-        Ok(Self { name, size, root, offset, attributes })
+        let pack = match &message.pack[..] {
+            [] => Vec::new(),
+            _ if size > MAX_PACK_SIZE => return Err(InvalidMessage::Malformed),
+            names => names_of(names)?,
+        };
+        Ok(Self { name, size, root, offset, attributes, pack })
     }
 }

@@ -4,7 +4,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{InvalidMessage, Request, check_size, check_version, frame, name_bytes, take_frame};
+use super::{
+    InvalidMessage, Pack, Request, check_size, check_version, frame, name_bytes, take_frame,
+};
 use crate::{
     ObjectName,
     limits::{DELIVERY_VERSION, MAX_LISTED},
@@ -23,6 +25,8 @@ pub enum Call {
     Object(Request),
     /// What is in a folder.
     List(List),
+    /// Several small objects.
+    Pack(Pack),
     /// What the server says of itself.
     About,
 }
@@ -103,6 +107,7 @@ impl Call {
         check_version(message.version)?;
         Ok(Some(match message.part {
             Some(wire::request::Part::List(list)) => Self::List(List::from_wire(&list)?),
+            Some(wire::request::Part::Pack(pack)) => Self::Pack(Pack::from_wire(&pack)?),
             Some(wire::request::Part::About(_)) => Self::About,
             _ => Self::Object(Request::from_wire(message)?),
         }))

@@ -1,6 +1,7 @@
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
+use crate::limits::{MAX_PACK, MAX_PACK_SIZE};
 
 fn name() -> ObjectName {
     ObjectName::new("a/b").unwrap()
@@ -113,8 +114,11 @@ proptest! {
     #[test]
     fn commands_round_trip(size in 0..=MAX_OBJECT, root in any::<[u8; 32]>()) {
         let (root, attributes) = (root.into(), Attributes::default());
-        let command = EdgeCommand { name: name(), size, root, offset: size / 3, attributes };
-        prop_assert_eq!(EdgeCommand::decode(&command.encode()), Ok(command));
+        let pack = if size <= MAX_PACK_SIZE { vec![name(); 3] } else { Vec::new() };
+        let command = EdgeCommand { name: name(), size, root, offset: size / 3, attributes, pack };
+        prop_assert_eq!(EdgeCommand::decode(&command.encode()), Ok(command.clone()));
+        let many = EdgeCommand { pack: vec![name(); MAX_PACK + 1], ..command };
+        prop_assert!(EdgeCommand::decode(&many.encode()).is_err());
     }
 
     #[test]

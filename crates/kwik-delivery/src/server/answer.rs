@@ -29,6 +29,7 @@ use super::{
     extent::Extent,
     fill::STOPPING,
     list::answer_list,
+    pack::answer_pack,
     serving::Serving,
     unanswered::{Unanswered, write},
 };
@@ -50,6 +51,11 @@ pub(super) async fn answer(
             let part = AccessPart::of(&request.part);
             (Some(request.name), part, answered)
         }
+        Ok(Call::Pack(pack)) => match answer_pack(serving, &mut send, &pack).await {
+            // Each of its objects has a line of its own.
+            Ok(()) => return None,
+            failed => (pack.names.into_iter().next(), AccessPart::Whole, failed),
+        },
         Ok(Call::List(list)) => {
             let answered = answer_list(serving, &mut send, &list).await;
             (list.folder, AccessPart::List, answered)
@@ -211,7 +217,14 @@ async fn deliver(
     let mut stream = opened.map_err(|error| error.to_string())?;
     let stream_id = stream.id().as_u64();
     let attributes = object.stat().attributes();
-    let command = EdgeCommand { name: name.clone(), size, root, offset: range.start, attributes };
+    let command = EdgeCommand {
+        name: name.clone(),
+        size,
+        root,
+        offset: range.start,
+        attributes,
+        pack: Vec::new(),
+    };
     let length = range.end - range.start;
     let extent = Extent::reserve(serving, &mut stream, length, command, &[])?;
     let found = Found { name, size, root, stream_id, inline: false, attributes };
@@ -225,7 +238,7 @@ async fn deliver(
 
 /// Answers, and delivers. The answer's stream stays open until that is done: a failure is told
 /// there.
-async fn deliver_beside(
+pub(super) async fn deliver_beside(
     record: &Record,
     send: &mut SendStream,
     parts: [Bytes; 2],
@@ -290,7 +303,7 @@ async fn bring_again(
     let stream_id = stream.id().as_u64();
     let Range { start: offset, end } = repair.range;
     let attributes = object.stat().attributes();
-    let command = EdgeCommand { name, size, root, offset, attributes };
+    let command = EdgeCommand { name, size, root, offset, attributes, pack: Vec::new() };
     let extent = Extent::reserve(serving, &mut stream, end - offset, command, &repair.excluded)?;
     let again = Response::Again { stream_id }.encode();
     deliver_beside(record, send, [again, Bytes::new()], extent, object).await
@@ -404,7 +417,7 @@ async fn read_request(recv: &mut RecvStream) -> Result<Call, Failure> {
     }
 }
 
-async fn reply(
+pub(super) async fn reply(
     send: &mut SendStream,
     parts: impl IntoIterator<Item = Bytes>,
 ) -> Result<(), String> {

@@ -34,6 +34,15 @@ impl Server {
         let command = EdgeCommand::decode(&lease.command())
             .map_err(|error| Refused::from(error.to_string()))?;
         let EdgeCommand { name, size, offset, .. } = &command;
+        if !command.pack.is_empty() {
+            let object = self.packed_for(&command).await?;
+            let offset = *offset;
+            let end = lease.range().end.checked_add(offset);
+            if end.is_none_or(|end| end > object.stat().size) {
+                return Err("the lease is longer than its pack".to_owned().into());
+            }
+            return Ok(OwnCopy { object, offset, doubted: None });
+        }
         let object = self.source.open(name).await.map_err(|error| Refused::from(&error))?;
         let (here, offset) = (object.stat().size, *offset);
         if here != *size || lease.range().end.checked_add(offset).is_none_or(|end| end > here) {

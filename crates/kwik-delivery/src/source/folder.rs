@@ -1,6 +1,7 @@
 //! A folder, or a file alone, and what of it is shown.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, Metadata},
     io,
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
@@ -41,6 +42,10 @@ pub(super) struct Folder {
     pub(super) descriptors: Arc<Descriptors>,
 }
 
+/// Folders that were looked at while one request is answered: where each really is; none when it
+/// is not there, or nothing of it is shown.
+pub(super) type Seen = BTreeMap<PathBuf, Option<PathBuf>>;
+
 /// A folder, or a file, of which nothing is shown, whatever names lead there.
 #[derive(Debug, Clone)]
 struct Secret {
@@ -71,6 +76,29 @@ impl Folder {
     pub(super) fn open(&self, name: ObjectName) -> Result<Object, SourceError> {
         let canonical = self.canonical(&name)?;
         Object::in_folder(name, &canonical, &self.descriptors)
+    }
+
+    /// Opens as [`Self::open`] does. Of the folders that it has looked at it takes notes in `seen`:
+    /// of many files in one folder, that is looked at once.
+    pub(super) fn open_beside(&self, name: ObjectName, seen: &mut Seen) -> Option<Object> {
+        let path = name.under(&self.root);
+        let Some(parent) = path.parent().filter(|_| self.only.is_none()) else {
+            return self.open(name).ok();
+        };
+        if !seen.contains_key(parent) {
+            let canonical = parent.canonicalize().ok().filter(|parent| !self.is_secret(parent));
+            seen.insert(parent.to_path_buf(), canonical);
+        }
+        let file = seen.get(parent)?.as_ref()?.join(name.file_name());
+        let metadata = file.symlink_metadata().ok()?;
+        if !metadata.is_file() {
+            // A link, say.
+            return self.open(name).ok();
+        }
+        if self.hides_name(&name, &file).is_some() || self.is_secret_here(&file, &metadata) {
+            return None;
+        }
+        Object::in_folder(name, &file, &self.descriptors).ok()
     }
 
     /// Where a file, or a folder, of this name is, after symbolic links, if it lies within.
@@ -112,7 +140,7 @@ impl Folder {
     pub(super) fn is_secret_here(&self, path: &Path, metadata: &Metadata) -> bool {
         let identity = (metadata.dev(), metadata.ino());
         self.secrets.iter().any(|secret| secret.path == path || secret.identity == identity)
-            || has_key(path)
+            || if metadata.is_dir() { has_key(path) } else { is_key(path) }
     }
 
     /// An object whose name has the same letters, composed another way: people see no difference.
@@ -133,6 +161,12 @@ impl Folder {
 
     /// Why that file may not be seen.
     fn hides(&self, name: &ObjectName, path: &Path) -> Option<&'static str> {
+        let secret = || self.is_secret(path).then_some("it lies in the state of a server");
+        self.hides_name(name, path).or_else(secret)
+    }
+
+    /// The same, as far as its names say so.
+    fn hides_name(&self, name: &ObjectName, path: &Path) -> Option<&'static str> {
         // A file that was named by itself was meant, whatever it is called.
         let hidden = self.only.is_none() && !self.hidden;
         let dotted = |part: &[u8]| part.starts_with(b".");
@@ -147,7 +181,7 @@ impl Folder {
         if hidden && (name.segments().any(dotted) || leads_to_hidden) {
             return Some("it is hidden, and --hidden was not given");
         }
-        self.is_secret(path).then_some("it lies in the state of a server")
+        None
     }
 
     /// Whether `path`, or a folder above it, is one of which nothing is shown: by what it is, not

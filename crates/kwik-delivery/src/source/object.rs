@@ -44,6 +44,13 @@ impl ObjectStat {
     }
 }
 
+/// A small object, read whole.
+#[derive(Debug)]
+pub(crate) struct Small {
+    pub(crate) attributes: Attributes,
+    pub(crate) data: Bytes,
+}
+
 /// One object in one state: reads fail once its content changed. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Object {
@@ -176,6 +183,29 @@ impl Object {
         let (size, modified) = (data.len() as u64, SystemTime::now());
         let stat = ObjectStat { name, size, modified, mode: None, state };
         Self { stat, body: Body::Memory(data) }
+    }
+
+    /// Small objects one behind the other, whose hash is `root`; `name` is for people.
+    pub(crate) fn packed(name: ObjectName, data: Bytes, root: blake3::Hash) -> Self {
+        let (size, state) = (data.len() as u64, root.to_hex().to_string());
+        let stat = ObjectStat { name, size, modified: SystemTime::now(), mode: None, state };
+        Self { stat, body: Body::Memory(data) }
+    }
+
+    /// All of it, if it has no more than `most` bytes and is there without waiting for a network.
+    /// Blocks.
+    pub(super) fn read_small(&self, most: u64) -> Option<Small> {
+        let ObjectStat { name, size, .. } = &self.stat;
+        let data = match &self.body {
+            _ if *size > most => return None,
+            _ if *size == 0 => Bytes::new(),
+            Body::File(file, content) => read_file(file, name, *content, 0, *size).ok()?,
+            Body::Memory(data) => data.clone(),
+            Body::Held(file) => read_held(file, name, 0, *size).ok()?,
+            #[cfg(feature = "object_store")]
+            Body::Store(_) => return None,
+        };
+        Some(Small { attributes: self.stat.attributes(), data })
     }
 
     /// All of a file that has no name any more.

@@ -52,6 +52,7 @@ async fn bring_again(
         root: truth.manifest.root,
         offset: repair.range.start,
         attributes: Attributes::default(),
+        pack: Vec::new(),
     };
     primary.lease(stream.id(), range, path, command.encode()).unwrap();
     Response::Again { stream_id: stream.id().as_u64() }.encode()

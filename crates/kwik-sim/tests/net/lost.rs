@@ -192,7 +192,9 @@ fn a_close_while_the_primary_is_gone_ends() {
         let began = scene.sim.elapsed();
         scene.dialer.wait_idle().await;
         let took = scene.sim.elapsed() - began;
-        assert!(took < 3 * limits::FAREWELL_TIME, "{took:?}");
+        // It was tried for as long as that: whoever waits until all is idle waits for it.
+        let least = limits::FAREWELL_TIME;
+        assert!(least <= took && took < 3 * least, "{took:?}");
     });
 }
 

@@ -230,7 +230,11 @@ impl<M: Role + ?Sized> Shared<M> {
         let reason = Bytes::copy_from_slice(reason);
         self.drive(|machine, now| machine.close(code, reason.clone(), now));
         if let (Some(within), Some(shared)) = (farewell, self.this.upgrade()) {
-            self.runtime.spawn(home::farewell(shared, within, (code, reason)));
+            let begun = self.dialer.as_ref().map(|dialer| dialer.endpoint.begin_farewell());
+            self.runtime.spawn(async move {
+                home::farewell(shared, within, (code, reason)).await;
+                drop(begun);
+            });
         }
     }
 

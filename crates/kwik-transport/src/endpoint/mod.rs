@@ -369,9 +369,18 @@ impl Endpoint {
         self.quic.close(error_code, reason);
     }
 
-    /// Waits until every session is gone, with its end told to the peer. Cancel safe.
+    /// Waits until every session is gone, with its end told to the peer: also to primaries that
+    /// were away as their sessions were closed ([`Self::wait_farewells`]). Cancel safe.
     pub async fn wait_idle(&self) {
+        self.wait_farewells().await;
         self.quic.wait_idle().await;
+    }
+
+    /// Waits until each primary that was away as its session was closed has heard of that, for
+    /// which it is dialed up to [`FAREWELL_TIME`](kwik_proto::limits::FAREWELL_TIME) long. At once
+    /// where there is none. Cancel safe.
+    pub async fn wait_farewells(&self) {
+        self.quic.farewells_over().await;
     }
 }
 

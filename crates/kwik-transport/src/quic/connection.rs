@@ -199,6 +199,11 @@ impl Connection {
         }
     }
 
+    /// Whether the peer has said that it knows of the end.
+    pub(crate) fn is_end_heard(&self) -> bool {
+        self.0.stats().frame_rx.connection_close > 0
+    }
+
     /// The peer's address; IPv4 stays IPv4 on a dual-stack socket.
     pub(crate) fn remote_address(&self) -> SocketAddr {
         unmapped(self.0.remote_address())

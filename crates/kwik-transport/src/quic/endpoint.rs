@@ -11,6 +11,7 @@ use std::{
 };
 
 use kwik_proto::{PathId, limits};
+use tokio::sync::watch;
 
 use super::connection::Sending;
 use super::qlog::{Trace, TraceName, Traced};
@@ -40,6 +41,18 @@ struct Made {
     config: QuicConfig,
     runtime: Runtime,
     server: Option<quinn::ServerConfig>,
+    /// Goodbyes that are being said on connections of their own.
+    farewells: watch::Sender<usize>,
+}
+
+/// A goodbye that is being said, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Farewell(Arc<Made>);
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        self.0.farewells.send_modify(|count| *count -= 1);
+    }
 }
 
 impl Made {
@@ -86,7 +99,12 @@ impl Endpoint {
         runtime: &Runtime,
     ) -> io::Result<Self> {
         let datagram_buffer = config.datagram_receive_buffer;
-        let mut made = Made { config: config.clone(), runtime: runtime.clone(), server: None };
+        let mut made = Made {
+            config: config.clone(),
+            runtime: runtime.clone(),
+            server: None,
+            farewells: watch::Sender::new(0),
+        };
         // It grows with what comes.
         let transport = made.transport(limits::CONNECTION_WINDOW, datagram_buffer, None);
         let path_transport = made.transport(limits::CONNECTION_WINDOW, 0, None);
@@ -214,6 +232,18 @@ impl Endpoint {
     /// Closes all connections at once and accepts no more.
     pub(crate) fn close(&self, code: u64, reason: &[u8]) {
         self.inner.close(varint(code), reason);
+    }
+
+    /// A goodbye begins for which connections are made.
+    pub(crate) fn begin_farewell(&self) -> Farewell {
+        self.made.farewells.send_modify(|count| *count += 1);
+        Farewell(Arc::clone(&self.made))
+    }
+
+    /// Waits until none is being said. Cancel safe.
+    pub(crate) async fn farewells_over(&self) {
+        // Never closed: this handle has the sender.
+        self.made.farewells.subscribe().wait_for(|count| *count == 0).await.ok();
     }
 
     /// Waits until every connection is gone, with its closing told to the peer. Cancel safe.
