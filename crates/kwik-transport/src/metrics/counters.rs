@@ -10,7 +10,7 @@ use kwik_proto::sync::lock;
 
 use crate::quic::QuicStats;
 
-use super::SessionRole;
+use super::role::SessionRole;
 
 /// A number that rises.
 #[derive(Debug, Default)]
