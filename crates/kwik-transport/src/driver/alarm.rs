@@ -1,6 +1,7 @@
 //! When a session's machine wants to be called.
 
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use kwik_proto::sync::lock;
@@ -12,6 +13,8 @@ pub(super) struct Alarm {
     pub(super) armed: Mutex<Option<Instant>>,
     /// It is told when something is due earlier.
     pub(super) rearm: Notify,
+    /// A task keeps the time.
+    pub(super) kept: AtomicBool,
 }
 
 impl Alarm {

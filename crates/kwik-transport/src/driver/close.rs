@@ -32,9 +32,9 @@ impl<M: Role + ?Sized> Shared<M> {
             let now = self.runtime.now();
             self.look(|machine| self.note_end(machine, now));
         }
-        lock(&self.closed).get_or_insert(error);
+        lock(&self.end.reason).get_or_insert(error);
         // The reason may have been noted before.
-        let is_first = !self.ended.swap(true, Ordering::Relaxed);
+        let is_first = !self.end.told.swap(true, Ordering::Relaxed);
         let slot = lock(&self.slot).take();
         drop(slot);
         if is_first {
@@ -75,14 +75,14 @@ impl<M: Role + ?Sized> Shared<M> {
     pub(super) fn note_end(&self, machine: &M, now: Instant) {
         let (bore, delivered) = (machine.bore(now), machine.delivered());
         let ending = Ending { at: now, bore, delivered };
-        lock(&self.gone).get_or_insert_default().end.get_or_insert(ending);
+        lock(&self.home.gone).get_or_insert_default().end.get_or_insert(ending);
     }
 
     /// Waits until the session is over: how, and what was delivered.
     pub(crate) async fn ended(&self) -> Ended {
         let reason = self.closed().await;
         let (at, bore, delivered) = {
-            let gone = lock(&self.gone);
+            let gone = lock(&self.home.gone);
             let end = gone.as_ref().and_then(|gone| gone.end.as_ref());
             end.map_or((self.runtime.now(), false, Vec::new()), |end| {
                 (end.at, end.bore, end.delivered.clone())
@@ -101,7 +101,7 @@ impl<M: Role + ?Sized> Shared<M> {
 
     /// The session is being closed, so that whatever connection still comes is too.
     fn note_closing(&self, code: u64, reason: &[u8]) {
-        let mut gone = lock(&self.gone);
+        let mut gone = lock(&self.home.gone);
         let closing = &mut gone.get_or_insert_default().closing;
         closing.get_or_insert_with(|| (code, Bytes::copy_from_slice(reason)));
     }
@@ -114,7 +114,7 @@ impl<M: Role + ?Sized> Shared<M> {
             _ => {}
         }
         let reason = String::from_utf8_lossy(reason).into_owned();
-        let lost = lock(&self.gone).as_mut().and_then(|gone| gone.error.take());
+        let lost = lock(&self.home.gone).as_mut().and_then(|gone| gone.error.take());
         lost.unwrap_or(ConnectionError::TransportError { code, reason })
     }
 

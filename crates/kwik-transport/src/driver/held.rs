@@ -58,7 +58,7 @@ impl<M: ?Sized> Deref for Held<M> {
 
 impl<M: ?Sized> fmt::Debug for Held<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Held").field("home", &self.shared.home).finish_non_exhaustive()
+        f.debug_struct("Held").field("home", &self.shared.home.path).finish_non_exhaustive()
     }
 }
 

@@ -1,11 +1,33 @@
 //! The session's first path, without which there is no session.
 
+use std::sync::Mutex;
 use std::time::Instant;
 
 use bytes::Bytes;
+use kwik_proto::PathId;
 use kwik_proto::stream::{Delivered, SharedRecv};
 
 use crate::quic::{Connection, ConnectionError};
+
+/// The path without which there is no session.
+#[derive(Debug)]
+pub(super) struct Home {
+    pub(super) path: PathId,
+    /// Its connection, or the last that it had.
+    pub(super) connection: Mutex<Connection>,
+    /// What is known of one that is gone.
+    pub(super) gone: Mutex<Option<Box<Gone>>>,
+    /// Held while it is replaced, or found to be gone: all that follows from the one is done before
+    /// the next. Taken before the machine's lock.
+    pub(super) replacing: Mutex<()>,
+}
+
+impl Home {
+    pub(super) fn new(path: PathId, connection: &Connection) -> Self {
+        let (gone, replacing) = (Mutex::default(), Mutex::default());
+        Self { path, connection: connection.clone().into(), gone, replacing }
+    }
+}
 
 /// A first path's connection that another is to replace.
 #[derive(Debug, Default)]

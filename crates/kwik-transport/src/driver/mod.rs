@@ -6,7 +6,7 @@
 //!
 //! Each file uses only those of the lines above its own:
 //!
-//! - what a session is made of: `role`, `pool`, `control`, `link`, `home`, `alarm`, `marks`,
+//! - what a session is made of: `role`, `pool`, `control`, `link`, `home`, `end`, `alarm`, `marks`,
 //!   `waiters`, `datagrams`, `watch`, `writer`, `chunks`
 //! - `shared`: the session; and what follows when it is driven: `act`, `close`, `replace`
 //! - `held`: who holds it
@@ -20,6 +20,7 @@ mod close;
 mod control;
 mod datagrams;
 mod dial;
+mod end;
 mod held;
 mod home;
 mod link;

@@ -35,7 +35,7 @@ pub(crate) fn start(
     // first. If QUIC refuses it, it tells the task too.
     shared.drive(|_, _| {});
     let _refused = control.poll_write(&mut Context::from_waker(Waker::noop()));
-    if path == shared.home {
+    if path == shared.home.path {
         return serve_home(shared, connection, control, recv, decoder);
     }
     shared.runtime.spawn(run(shared.clone(), path, connection.clone(), (control, recv, decoder)));
@@ -54,7 +54,7 @@ pub(super) fn serve_home(
         shared.runtime.spawn(async move { drop(datagrams.receive(&connection).await) });
     }
     let control = (send, recv, decoder);
-    shared.runtime.spawn(run(shared.clone(), shared.home, connection.clone(), control));
+    shared.runtime.spawn(run(shared.clone(), shared.home.path, connection.clone(), control));
 }
 
 /// Serves a path until its connection is lost: reads and writes its control stream, and starts a
@@ -84,7 +84,7 @@ fn run(
             read.await.ok();
             on_lost(&shared, path, &connection, lost);
         });
-        let keeps_time = path == shared.home && !shared.timed.swap(true, Relaxed);
+        let keeps_time = path == shared.home.path && !shared.alarm.kept.swap(true, Relaxed);
         let timer = keeps_time.then_some(timer as Pin<&mut Part<'_>>);
         let mut parts = [Some(reads as Pin<&mut Part<'_>>), timer, Some(writes)];
         let served = poll_fn(|cx| {
@@ -194,7 +194,7 @@ fn feed(
 
 fn on_lost(shared: &AnyShared, path: PathId, connection: &Connection, error: ConnectionError) {
     tracing::debug!(%path, %error, "connection lost");
-    if path == shared.home {
+    if path == shared.home.path {
         return shared.on_home_lost(connection, error);
     }
     let reason = error.to_string();

@@ -57,7 +57,7 @@ pub(crate) async fn redial(shared: AnyShared, to: Arc<ToPrimary>, within: Durati
     if resumed(&shared, &connection, within).await.is_some() {
         return;
     }
-    let closing = lock(&shared.gone).as_ref().and_then(|gone| gone.closing.clone());
+    let closing = lock(&shared.home.gone).as_ref().and_then(|gone| gone.closing.clone());
     match closing {
         Some((code, reason)) => connection.close(code, &reason),
         None => connection.close(Code::PathDead.as_u64(), b"not needed any more"),
@@ -146,8 +146,8 @@ async fn resumed(shared: &AnyShared, connection: &Connection, within: Duration) 
     let begun = shared.drive(|machine, now| {
         let begun = machine.begin_resume(&exporter, rtt, now)?;
         // From here on what comes on the former one is not looked at.
-        if let Some(link) = lock(&shared.paths).remove(&shared.home) {
-            let mut gone = lock(&shared.gone);
+        if let Some(link) = lock(&shared.paths).remove(&shared.home.path) {
+            let mut gone = lock(&shared.home.gone);
             gone.get_or_insert_default().former.get_or_insert(link.connection.clone());
         }
         Some(begun)
@@ -162,7 +162,7 @@ async fn resumed(shared: &AnyShared, connection: &Connection, within: Duration) 
             shared.drive(|machine, now| {
                 let ended = machine.on_redial_failed(begun.attempt, refused.as_ref(), now);
                 if ended {
-                    lock(&shared.gone).get_or_insert_default().error = error;
+                    lock(&shared.home.gone).get_or_insert_default().error = error;
                 }
             });
             return None;

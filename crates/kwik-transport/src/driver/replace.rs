@@ -13,8 +13,8 @@ impl<M: Role + ?Sized> Shared<M> {
     /// A connection of the session's first path is gone. If it was the last, another may take its
     /// place, unless the peer wanted the end.
     pub(super) fn on_home_lost(&self, connection: &Connection, error: ConnectionError) {
-        let replacing = lock(&self.replacing);
-        let home = self.home;
+        let replacing = lock(&self.home.replacing);
+        let home = self.home.path;
         let kept = self.drive(|machine, now| {
             if !self.is_current(home, connection) {
                 return None;
@@ -23,12 +23,12 @@ impl<M: Role + ?Sized> Shared<M> {
             if error.ends_session() {
                 self.note_end(machine, now);
                 // Before the machine's own reason.
-                lock(&self.closed).get_or_insert(error);
+                lock(&self.end.reason).get_or_insert(error);
                 let error = CodedError::new(Code::PathDead, reason);
                 machine.handle_violation(home, &error, now);
                 return None;
             }
-            lock(&self.gone).get_or_insert_default().error = Some(error);
+            lock(&self.home.gone).get_or_insert_default().error = Some(error);
             lock(&self.paths).remove(&home);
             machine.handle_path_lost(home, &reason, now);
             Some(machine.kept())
@@ -52,14 +52,14 @@ impl<M: Role + ?Sized> Shared<M> {
         link: PathLink,
         begin: impl FnOnce(&mut M, &PathLink) -> Result<R, E>,
     ) -> Result<R, E> {
-        let _replacing = lock(&self.replacing);
+        let _replacing = lock(&self.home.replacing);
         let (result, former) = self.drive(|machine, _| {
             let result = begin(machine, &link)?;
-            *lock(&self.connection) = connection.clone();
-            Ok((result, lock(&self.paths).insert(self.home, link.into())))
+            *lock(&self.home.connection) = connection.clone();
+            Ok((result, lock(&self.paths).insert(self.home.path, link.into())))
         })?;
         let earlier = self.take_former();
-        lock(&self.gone).take();
+        lock(&self.home.gone).take();
         self.slot_resumed();
         if let Some(watch) = self.watch() {
             watch.on_resumed(self.look(|machine| machine.session_id()));
@@ -73,7 +73,7 @@ impl<M: Role + ?Sized> Shared<M> {
 
     /// The connection that another has replaced.
     pub(super) fn take_former(&self) -> Option<Connection> {
-        lock(&self.gone).as_mut().and_then(|gone| gone.former.take())
+        lock(&self.home.gone).as_mut().and_then(|gone| gone.former.take())
     }
 
     fn slot_resumed(&self) {

@@ -7,7 +7,6 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::pin::pin;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -22,7 +21,8 @@ use crate::quic::{Connection, ConnectionError, Figures, QuicStats, Runtime};
 use super::alarm::Alarm;
 use super::control::ControlBuffer;
 use super::datagrams::Datagrams;
-use super::home::Gone;
+use super::end::End;
+use super::home::Home;
 use super::link::PathLink;
 use super::marks::MarkPair;
 use super::pool::DataPool;
@@ -67,16 +67,9 @@ pub(crate) struct Shared<M: ?Sized> {
     /// Itself, for the tasks it starts.
     pub(super) this: Weak<Shared<dyn Role>>,
     pub(crate) runtime: Runtime,
-    /// The path without which there is no session.
-    pub(super) home: PathId,
-    /// Its connection, or the last that it had.
-    pub(super) connection: Mutex<Connection>,
-    /// What is known of one that is gone.
-    pub(super) gone: Mutex<Option<Box<Gone>>>,
-    /// Held while it is replaced, or found to be gone: all that follows from the one is done before
-    /// the next. Taken before the machine's lock.
-    pub(super) replacing: Mutex<()>,
-    /// What is written to it.
+    /// Its first path.
+    pub(super) home: Home,
+    /// What is written to that.
     pub(crate) pool: Arc<DataPool>,
     /// Dials; servers have none.
     pub(super) dialer: Option<Box<dyn Dialer>>,
@@ -87,7 +80,7 @@ pub(crate) struct Shared<M: ?Sized> {
     pub(crate) waiters: SessionWaiters,
     /// Boxed, as the map makes room for several at once.
     pub(super) paths: Mutex<BTreeMap<PathId, Box<PathLink>>>,
-    pub(super) closed: Mutex<Option<ConnectionError>>,
+    pub(super) end: End,
     /// What is held until it is over: a server's place for it.
     pub(super) slot: Mutex<Option<Box<dyn Slot>>>,
     pub(super) alarm: Alarm,
@@ -95,10 +88,6 @@ pub(crate) struct Shared<M: ?Sized> {
     pub(super) watch: OnceLock<Arc<dyn Watch>>,
     /// What figures rise from, once somebody has asked what limits it.
     pub(crate) marks: Mutex<Option<Box<MarkPair>>>,
-    /// A task keeps the time.
-    pub(super) timed: AtomicBool,
-    /// Its end was told.
-    pub(super) ended: AtomicBool,
     /// The last field, so that the session can be shared without naming its role.
     machine: Mutex<M>,
 }
@@ -117,19 +106,14 @@ impl<M: Role> Shared<M> {
         Arc::new_cyclic(|this: &Weak<Self>| Self {
             this: this.clone(),
             runtime: runtime.clone(),
-            home,
-            connection: connection.clone().into(),
-            gone: Mutex::default(),
-            replacing: Mutex::default(),
+            home: Home::new(home, connection),
             pool,
             dialer,
             receive_window,
             datagrams,
             waiters: SessionWaiters::default(),
             paths: Mutex::default(),
-            timed: AtomicBool::new(false),
-            ended: AtomicBool::new(false),
-            closed: Mutex::default(),
+            end: End::default(),
             slot: Mutex::default(),
             alarm: Alarm::default(),
             watch: OnceLock::new(),
@@ -147,7 +131,7 @@ impl<M: Role + ?Sized> Shared<M> {
 
     /// The connection to the peer, or the last that there was.
     pub(crate) fn connection(&self) -> Connection {
-        lock(&self.connection).clone()
+        lock(&self.home.connection).clone()
     }
 
     /// What it makes connections with; none at a server.
@@ -184,7 +168,7 @@ impl<M: Role + ?Sized> Shared<M> {
 
     /// Why the session ended, if it did.
     pub(crate) fn close_reason(&self) -> Option<ConnectionError> {
-        lock(&self.closed).clone()
+        lock(&self.end.reason).clone()
     }
 
     /// Figures of each path's connection.
@@ -327,6 +311,6 @@ impl<M: Role + ?Sized> Shared<M> {
     /// Whether what comes on a connection is that of its path. It stays so under the machine's
     /// lock.
     pub(super) fn is_heeded(&self, path: PathId, connection: &Connection) -> bool {
-        path != self.home || self.is_current(path, connection)
+        path != self.home.path || self.is_current(path, connection)
     }
 }
