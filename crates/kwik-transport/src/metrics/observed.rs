@@ -55,28 +55,28 @@ impl Metrics {
     /// A server's handshake is over.
     pub(crate) fn on_handshake(&self, took: Duration) {
         if let Some(observed) = self.get() {
-            observed.counters.handshake[1].note(took);
+            observed.counters.handshakes.took[1].note(took);
         }
     }
 
     /// A handshake failed, at a client or a server.
     pub(crate) fn on_failure(&self, server: bool, error: &ConnectError) {
         if let Some(observed) = self.get() {
-            observed.counters.failures[usize::from(server)].add(family::failure(error));
+            observed.counters.handshakes.failures[usize::from(server)].add(family::failure(error));
         }
     }
 
     /// Somebody has to show first that they receive at their address.
     pub(crate) fn on_validation(&self) {
         if let Some(observed) = self.get() {
-            observed.counters.validations.add(1);
+            observed.counters.handshakes.validations.add(1);
         }
     }
 
     /// Somebody was turned away before a handshake.
     pub(crate) fn on_refused(&self, reason: &'static str) {
         if let Some(observed) = self.get() {
-            observed.counters.refused.add(reason);
+            observed.counters.handshakes.refused.add(reason);
         }
     }
 }

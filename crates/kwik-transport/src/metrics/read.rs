@@ -220,10 +220,10 @@ pub(crate) fn read(observed: &Observed, memory: [u64; 2]) -> Vec<Family> {
             SessionRole::ALL.map(SessionRole::name),
             counters.resumed.each_ref().map(|c| c.value()),
         ),
-        times_by("side", SIDES, counters.handshake.each_ref().map(|times| times.value())),
+        times_by("side", SIDES, counters.handshakes.took.each_ref().map(|times| times.value())),
         failures(observed),
-        labelled("reason", counters.refused.values()),
-        one(counters.validations.value()),
+        labelled("reason", counters.handshakes.refused.values()),
+        one(counters.handshakes.validations.value()),
         path_states(paths),
         labelled("state", counters.path_changes.values()),
         times(counters.switches.value()),
@@ -309,7 +309,7 @@ fn ends(observed: &Observed) -> Vec<Sample> {
 }
 
 fn failures(observed: &Observed) -> Vec<Sample> {
-    let sides = SIDES.iter().zip(&observed.counters.failures);
+    let sides = SIDES.iter().zip(&observed.counters.handshakes.failures);
     sides
         .flat_map(|(side, failures)| {
             let failures = failures.values().into_iter();

@@ -95,7 +95,7 @@ impl Watch for SessionWatch {
     fn on_accepted(&self, now: Instant) {
         let observed = self.observed();
         if let Some(began) = lock(&observed.live).take_beginning(self.number) {
-            observed.counters.handshake[0].note(now.saturating_duration_since(began));
+            observed.counters.handshakes.took[0].note(now.saturating_duration_since(began));
         }
     }
 
@@ -120,7 +120,7 @@ impl Watch for SessionWatch {
             observed.counters.ended.add(self.role, by, code);
             observed.counters.totals.add(totals);
             if began.is_some() {
-                observed.counters.failures[0].add(code);
+                observed.counters.handshakes.failures[0].add(code);
             }
         }
         let reason = error.to_string();
