@@ -275,7 +275,7 @@ impl Session {
     }
 
     fn with_connections(&self, mut stats: SessionStats) -> SessionStats {
-        (stats.quic_streams, stats.quic_streams_opened) = self.shared.pool.quic_streams();
+        stats.quic_streams = self.shared.pool.quic_streams();
         for path in &mut stats.paths {
             let Some(connection) = self.shared.connection_of(path.id) else { continue };
             let udp = connection.udp_bytes();
