@@ -47,7 +47,7 @@ pub struct Incoming {
 impl Endpoint {
     /// The next connection attempt that there is room for, or none once the endpoint is closed.
     /// Others are told to show that they receive at their address, or that the server is busy
-    /// ([`ServerConfig::max_sessions`]). Cancel safe.
+    /// ([`ServerConfig::max_sessions`](crate::ServerConfig::max_sessions)). Cancel safe.
     ///
     /// Go on calling this as long as sessions shall outlive their connections, and go on after any
     /// error of an [`Incoming`]: a client that comes back comes by here, and awaiting its attempt

@@ -167,7 +167,7 @@ impl Endpoint {
     }
 
     /// Changes the settings of sessions that it will accept (8.8). Those that live are changed with
-    /// [`Session::set_config`], and those that it will dial with
+    /// [`Session::set_config`](crate::Session::set_config), and those that it will dial with
     /// [`Self::set_default_client_config`].
     ///
     /// # Errors
