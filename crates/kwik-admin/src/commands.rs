@@ -10,8 +10,8 @@ use axum::response::Response;
 use kwik::{Config, Fingerprint, LiveSession, PathId, PrimarySession, Session};
 use serde_json::{Map, Value, json};
 
-use crate::guard::refuse;
 use crate::limits::{MAX_REASON, MIN_MEMORY_BUDGET};
+use crate::refusal::refuse;
 use crate::{Caller, State as Admin, answer, view};
 
 type Answer = Result<Value, (StatusCode, String)>;

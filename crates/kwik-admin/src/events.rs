@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, broadcast};
 
 use crate::State as Admin;
-use crate::guard::refuse;
+use crate::refusal::refuse;
 
 /// An event with the names of fields that logs have.
 pub(crate) fn show(event: &Event) -> Value {

@@ -7,12 +7,12 @@ use std::time::Instant;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header, uri::Authority};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use axum::response::Response;
 
+use crate::caller::Caller;
 use crate::limits::{MAX_SHOWN_PATH, MAX_TOKEN, MIN_TOKEN, SAY_REFUSED_EVERY};
 use crate::page;
-use crate::serve::Caller;
+use crate::refusal::refuse;
 
 /// A secret that commands and figures are shown for.
 #[derive(Clone)]
@@ -44,12 +44,6 @@ impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Token")
     }
-}
-
-/// An answer that says what is wrong, as JSON.
-pub(crate) fn refuse(status: StatusCode, error: &str) -> Response {
-    let body = format!("{}\n", json!({ "error": error }));
-    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
 /// Lets a request through that is for this machine, and that no page of another origin sent. Of the

@@ -19,12 +19,14 @@
 //! ```
 
 mod alerts;
+mod caller;
 mod commands;
 mod events;
 mod guard;
 pub mod limits;
 mod metrics;
 mod page;
+mod refusal;
 mod serve;
 mod shared;
 mod tls;
@@ -53,9 +55,9 @@ pub use serve::{Bound, Place, PlaceError};
 pub use tls::{Tls, TlsError};
 
 use alerts::Alerts;
-use guard::refuse;
+use caller::Caller;
 use metrics::Delays;
-use serve::Caller;
+use refusal::refuse;
 use shared::Shared;
 
 /// What the server around the endpoints can do; by default nothing.

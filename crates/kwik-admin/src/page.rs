@@ -6,7 +6,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use crate::guard::refuse;
+use crate::refusal::refuse;
 
 /// What the page loads: where that is, of which type, and its text. `uplot` is uPlot, which draws
 /// the charts: page/vendor/ has its licence and its origin.

@@ -1,6 +1,5 @@
 //! The listener: few connections, none of which may dawdle.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -11,8 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::Router;
-use axum::extract::{Extension, FromRequestParts};
-use axum::http::request::Parts;
+use axum::extract::Extension;
 use axum::middleware::from_fn;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -24,6 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::Token;
+use crate::caller::Caller;
 use crate::guard;
 use crate::limits::{MAX_CONNECTIONS, MAX_HEAD, READ_TIMEOUT, WRITE_TIMEOUT};
 use crate::tls::Tls;
@@ -65,20 +64,6 @@ impl std::str::FromStr for Place {
         let address = text.replacen("localhost:", "127.0.0.1:", 1);
         let address = address.parse();
         address.map(Self::Tcp).map_err(|_| PlaceError::Unreadable(kwik::escape(text).to_string()))
-    }
-}
-
-/// Who asks: an address, the user of a socket, or the application around a nested router, which
-/// alone knows more.
-#[derive(Debug, Clone)]
-pub(crate) struct Caller(pub(crate) String);
-
-impl<S: Sync> FromRequestParts<S> for Caller {
-    type Rejection = Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        let known = parts.extensions.get().cloned();
-        Ok(known.unwrap_or_else(|| Self("the application".to_owned())))
     }
 }
 

@@ -46,7 +46,7 @@ impl Entrance {
         let no_random = |error: io::Error| {
             Failure::new(Kind::Disk, format!("the system gives no random bytes: {error}"))
         };
-        let (allowed, file) = (arguments.allow.clone(), arguments.allow_file.clone());
+        let (allowed, file) = (arguments.entry.allow.clone(), arguments.entry.allow_file.clone());
         let names_clients = !allowed.is_empty() || file.is_some();
         let secret = secret(arguments, folder)?;
         let mut entrance = Self {
@@ -57,9 +57,9 @@ impl Entrance {
             allowed,
             file,
         };
-        if secret.is_none() && !names_clients && arguments.link_expires.is_none() {
+        if secret.is_none() && !names_clients && arguments.entry.link_expires.is_none() {
             // An edge that let everybody in would undo what its primary asks for.
-            if !arguments.trusted.is_empty() && !arguments.public {
+            if !arguments.peers.trusted.is_empty() && !arguments.entry.public {
                 entrance.door = Arc::new(Door::closed().map_err(no_random)?);
                 entrance.readers = "clients of its primaries, with their grants".into();
                 entrance.is_edge_alone = true;
@@ -73,7 +73,7 @@ impl Entrance {
             readers.push("whoever has the link".to_owned());
             entrance.pass = Some(secret);
         }
-        if let Some(lifetime) = arguments.link_expires {
+        if let Some(lifetime) = arguments.entry.link_expires {
             let ticket = Ticket { expires: SystemTime::now() + lifetime, scope: None };
             entrance.pass = Some(ticket.sign(identity));
             readers.push("whoever has the link, until it ends".into());
@@ -111,10 +111,10 @@ impl Entrance {
 
 /// The secret that is asked for, if one is.
 fn secret(arguments: &Serve, folder: &Path) -> Result<Option<Pass>, Failure> {
-    if let Some(path) = &arguments.secret_file {
+    if let Some(path) = &arguments.entry.secret_file {
         return read_secret_file(path).map(Some);
     }
-    if !arguments.secret {
+    if !arguments.entry.secret {
         return Ok(None);
     }
     match state::secret(folder) {

@@ -116,7 +116,7 @@ async fn plan(
             return Err(Failure::new(Kind::Usage, message));
         }
         // Only for a folder that is there.
-        if !arguments.dry_run {
+        if !arguments.choice.dry_run {
             make_root(&plan.root)?;
         }
         let planning = spawn_blocking(move || {
@@ -130,7 +130,7 @@ async fn plan(
         let mut wanted = Vec::new();
         for step in steps {
             match step {
-                Step::Fetch(job) if arguments.dry_run => say_job(arguments, tally, &job)?,
+                Step::Fetch(job) if arguments.choice.dry_run => say_job(arguments, tally, &job)?,
                 Step::Fetch(job) => wanted.push(job),
                 Step::Skip => tally.on_skipped(),
                 Step::Fail(name, failure) => tally.on_failed(&name, &failure),
@@ -200,16 +200,16 @@ impl Plan {
     fn new(arguments: &Get, several: &Several, root: PathBuf) -> Self {
         Self {
             several: several.clone(),
-            include: arguments.include.clone(),
-            exclude: arguments.exclude.clone(),
+            include: arguments.choice.include.clone(),
+            exclude: arguments.choice.exclude.clone(),
             root,
             ready: None,
             times: Times::default(),
             excluded: None,
             found: false,
-            dry_run: arguments.dry_run,
-            modes: arguments.modes,
-            checksum: arguments.checksum,
+            dry_run: arguments.choice.dry_run,
+            modes: arguments.writing.modes,
+            checksum: arguments.choice.checksum,
             no_clobber: arguments.no_clobber,
             force: arguments.force,
         }

@@ -55,7 +55,7 @@ fn check(arguments: &Get) -> Result<(), Failure> {
     if arguments.json && output == Some(Path::new("-")) {
         return usage("--json and -o - both want standard output: leave one of them out");
     }
-    if arguments.dry_run && !folder {
+    if arguments.choice.dry_run && !folder {
         return usage("--dry-run is for folders: end the link in /");
     }
     Ok(())
@@ -140,7 +140,7 @@ async fn get_all(arguments: &Get, signals: &mut Signals) -> Result<(), Failure> 
     } else {
         "objects"
     };
-    if arguments.dry_run {
+    if arguments.choice.dry_run {
         return tally.finish_plan();
     }
     tally.finish(what, arguments.json, arguments.verbose)

@@ -21,7 +21,7 @@ use tokio::{
 use crate::{
     access::AccessLog,
     admin::{Administration, Asked},
-    args::serve::Serve,
+    args::serve::{Peers, Serve},
     config::read_again,
     door::Entrance,
     edges::EdgeList,
@@ -46,15 +46,15 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
     let folder = state::folder(arguments.state.folder.as_deref())?;
     let identity = Arc::new(identity(&folder)?);
     let entrance = Entrance::new(&arguments, &folder, &identity)?;
-    qlog::open(arguments.qlog.as_deref())?;
+    qlog::open(arguments.records.qlog.as_deref())?;
     let source = without_secrets(source, &arguments, &folder)?;
     warn_of_hidden(&source, arguments.hidden);
     let fingerprint = identity.fingerprint();
     let catalogue = catalogue(&folder);
-    let mut successors = Successors::new(&arguments.successors)?;
-    let mut edges = EdgeList::new(arguments.edges.clone(), arguments.edge_file.clone())?;
-    let access = arguments.access_log.as_deref().map(AccessLog::open).transpose()?;
-
+    let Peers { edges, edge_file, successors, .. } = &arguments.peers;
+    let mut successors = Successors::new(successors)?;
+    let mut edges = EdgeList::new(edges.clone(), edge_file.clone())?;
+    let access = arguments.records.access_log.as_deref().map(AccessLog::open).transpose()?;
     let config = configuration(&arguments, identity, &entrance);
     let sockets = listen::open(&config, &arguments.listen).await?;
     let administration = Administration::open(&arguments.admin).await?;
@@ -70,7 +70,7 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
         .with_door(entrance.door.clone());
     let server = Arc::new(with_options(server, &arguments, access.clone()));
     successors.tell(&server);
-    if arguments.hash_ahead {
+    if arguments.load.hash_ahead {
         let hashing = Arc::clone(&server);
         tokio::spawn(async move { hashing.hash_ahead().await });
     }
@@ -100,10 +100,8 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
                 wishes.reload();
                 edges.reload(read_again("edge"), &server);
                 successors.reload(read_again("successor"), &server);
-                if let Some(done) = done {
-                    // Who asked may be gone.
-                    done.send(()).ok();
-                }
+                // Who asked may be gone.
+                done.map(|done| done.send(()).ok());
             }
             // The usual end of a server, so no failure.
             Asked::End => break,
@@ -118,17 +116,17 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Failure> {
 fn configuration(arguments: &Serve, identity: Arc<Identity>, entrance: &Entrance) -> ServerConfig {
     let mut config = ServerConfig::new(identity);
     config.authenticator = entrance.door.clone();
-    config.trusted.extend(&arguments.trusted);
+    config.trusted.extend(&arguments.peers.trusted);
     config.quic = qlog::quic();
-    config.quic.congestion = arguments.congestion.into();
-    if let Some(most) = arguments.max_sessions {
+    config.quic.congestion = arguments.load.congestion.into();
+    if let Some(most) = arguments.load.max_sessions {
         config.max_sessions = most;
     }
     config
 }
 
 fn with_options(mut server: Server, arguments: &Serve, access: Option<AccessLog>) -> Server {
-    if let Some(rate) = arguments.rate {
+    if let Some(rate) = arguments.load.rate {
         server = server.with_rate(rate.get());
     }
     if let Some(log) = access {
@@ -147,8 +145,12 @@ fn without_secrets(
     // The files of the state, too: they may have other names elsewhere.
     let kept = state::SECRETS.map(|name| folder.join(name));
     let admin = &arguments.admin;
-    let given =
-        [&arguments.secret_file, &admin.admin_token_file, &admin.admin_key, &arguments.qlog];
+    let given = [
+        &arguments.entry.secret_file,
+        &admin.admin_token_file,
+        &admin.admin_key,
+        &arguments.records.qlog,
+    ];
     let given = given.into_iter().flatten().cloned();
     let secrets = [folder.to_owned()].into_iter().chain(kept).chain(given);
     for secret in secrets.filter(|secret| secret.exists()) {
@@ -342,7 +344,7 @@ impl Greeting<'_> {
             if let Some(note) = &socket.note {
                 line("note", note);
             }
-            if !arguments.trusted.is_empty() {
+            if !arguments.peers.trusted.is_empty() {
                 let link = Link { pass: None, ..server.clone() };
                 line("its primary", &format_args!("kwik serve ... --edge {link}"));
             }
@@ -365,7 +367,7 @@ impl Greeting<'_> {
 
     /// A link with the other primaries that clients may go to.
     fn for_clients(&self, link: &Link) -> Result<Primaries, Failure> {
-        let also: Vec<_> = self.arguments.also.iter().map(|other| other.0.clone()).collect();
+        let also: Vec<_> = self.arguments.peers.also.iter().map(|other| other.0.clone()).collect();
         Primaries::new(link, &also)
             .map_err(|error| Failure::new(Kind::Usage, format!("--also: {error}")))
     }

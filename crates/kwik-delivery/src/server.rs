@@ -35,6 +35,7 @@ mod pack;
 mod presence;
 mod probe;
 mod quarantine;
+mod reply;
 mod serving;
 mod session;
 mod throttle;

@@ -324,10 +324,8 @@ pub struct SessionStats {
     pub duplicates: DuplicateStats,
     /// Bytes sent here that the peer has not acknowledged.
     pub unacknowledged: u64,
-    /// Pooled QUIC streams that carry what is sent here (5.2); the driver's.
-    pub quic_streams: usize,
-    /// How many of them were ever opened.
-    pub quic_streams_opened: u64,
+    /// QUIC streams that carry what is sent here; the driver's.
+    pub quic_streams: QuicStreams,
     /// Bytes received and not yet read.
     pub held: u64,
     /// Backpressure that this side applies (8.3).
@@ -338,6 +336,15 @@ pub struct SessionStats {
     pub aggregation: Latencies,
     /// Payload that was sent here, in bytes; a secondary's servers send more.
     pub sent: u64,
+}
+
+/// The pooled QUIC streams of a session (5.2).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QuicStreams {
+    /// Those that are open.
+    pub open: usize,
+    /// How many were ever opened.
+    pub opened: u64,
 }
 
 /// How often something took how long: a histogram that is cheap to keep and to add up.

@@ -63,7 +63,7 @@ pub use kwik_proto::presentation::{
 pub use kwik_proto::session::{Blamed, ClientConfig as SessionConfig, RelayReport, Uncovered};
 pub use kwik_proto::stats::{
     CongestionState, CongestionStats, Decision, DuplicateStats, Latencies, PathFigures, PathStats,
-    RecvStats, ScheduleStats, SecondaryStats, SendStats, SessionStats, StreamMap,
+    QuicStreams, RecvStats, ScheduleStats, SecondaryStats, SendStats, SessionStats, StreamMap,
     StreamScheduleStats, StreamStats,
 };
 pub use kwik_proto::stream::{

@@ -13,9 +13,7 @@ use kwik_proto::stream::StreamMetadata;
 use kwik_proto::sync::lock;
 use kwik_proto::{Config, ConfigError, Dir, StreamId};
 
-use crate::driver::StreamRole;
-use crate::endpoint::SessionEnd;
-use crate::metrics::MarkPair;
+use crate::driver::{MarkPair, StreamRole};
 use crate::quic::{ConnectionError, QuicStats, SendDatagramError};
 use crate::streams::{RecvStream, SendStream, StreamSession, handles};
 
@@ -33,6 +31,11 @@ pub struct Session {
 impl Session {
     pub(crate) fn new(shared: StreamSession) -> Self {
         Self { shared }
+    }
+
+    /// What drives it.
+    pub(crate) fn shared(&self) -> &StreamSession {
+        &self.shared
     }
 
     /// Opens a bidirectional stream; waits while the peer's limit is reached. Cancel safe.
@@ -208,13 +211,6 @@ impl Session {
         self.shared.closed().await
     }
 
-    /// Waits until the session is over: why, what was delivered of each stream, and with whom there
-    /// can be a new session ([`Endpoint::connect_any`](crate::Endpoint::connect_any)). It is not
-    /// over while it can be taken up on another connection. Cancel safe, and may be called again.
-    pub async fn ended(&self) -> SessionEnd {
-        self.shared.ended().await
-    }
-
     /// Why the session is over, if it is.
     #[must_use]
     pub fn close_reason(&self) -> Option<ConnectionError> {
@@ -286,7 +282,7 @@ impl Session {
     }
 
     fn with_connections(&self, mut stats: SessionStats) -> SessionStats {
-        (stats.quic_streams, stats.quic_streams_opened) = self.shared.pool.quic_streams();
+        stats.quic_streams = self.shared.pool.quic_streams();
         for path in &mut stats.paths {
             let Some(connection) = self.shared.connection_of(path.id) else { continue };
             let udp = connection.udp_bytes();

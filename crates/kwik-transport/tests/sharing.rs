@@ -52,10 +52,10 @@ async fn opening_a_stream_opens_no_quic_stream_and_the_peer_sees_it_all_the_same
             far.push(two.accept_bi().await.unwrap());
             assert_eq!(far.last().unwrap().0.id(), send.id());
         }
-        assert_eq!((one.stats().quic_streams_opened, two.stats().quic_streams_opened), (0, 0));
+        assert_eq!((one.stats().quic_streams.opened, two.stats().quic_streams.opened), (0, 0));
         // The first byte of any opens one for all of them.
         opened[3].0.write_all(b"x").await.unwrap();
-        assert_eq!(one.stats().quic_streams_opened, 1);
+        assert_eq!(one.stats().quic_streams.opened, 1);
     })
     .await;
 }
@@ -93,7 +93,7 @@ async fn streams_share_as_the_ratio_says() {
             // The first answer states how many streams there may be.
             session.open_bi().await.unwrap().0.write_all(b"x").await.unwrap();
             let held = open_with_a_byte(&session, 8).await;
-            assert_eq!(session.stats().quic_streams, count, "ratio {ratio}");
+            assert_eq!(session.stats().quic_streams.open, count, "ratio {ratio}");
             drop(held);
         }
     })
@@ -105,7 +105,7 @@ async fn more_streams_than_quic_streams_write_at_once() {
     within(async {
         let (session, primary, _servers) = pair_of_ratio(1).await;
         let mut held = open_with_a_byte(&session, 100).await;
-        assert!(session.stats().quic_streams <= MAX_POOLED, "{:?}", session.stats());
+        assert!(session.stats().quic_streams.open <= MAX_POOLED, "{:?}", session.stats());
         let mut far = Vec::new();
         for near in &mut held {
             let mut stream = primary.session().accept_uni().await.unwrap();
@@ -149,7 +149,7 @@ async fn a_stream_that_nobody_reads_stalls_none_that_shares_with_it() {
         for written in writing {
             written.await.unwrap().unwrap();
         }
-        assert!(one.stats().quic_streams_opened <= 16, "{:?}", one.stats());
+        assert!(one.stats().quic_streams.opened <= 16, "{:?}", one.stats());
         drop(kept);
         assert!(matches!(unread.await.unwrap(), Ok(()) | Err(WriteError::Stopped(0))));
         settled(&one, &two).await;
@@ -162,11 +162,11 @@ async fn bulk_has_a_quic_stream_of_its_own() {
     within(async {
         let (one, two, _kept) = pair().await;
         let mut held = open_with_a_byte(&one, 4).await;
-        assert_eq!(one.stats().quic_streams, 1);
+        assert_eq!(one.stats().quic_streams.open, 1);
         let mut far = two.accept_uni().await.unwrap();
         let reading = tokio::spawn(async move { far.read_to_end(1 << 22).await.unwrap().len() });
         held[0].write_chunk(object(0..1_000_000)).await.unwrap();
-        assert_eq!(one.stats().quic_streams, 2);
+        assert_eq!(one.stats().quic_streams.open, 2);
         held[0].finish().unwrap();
         assert_eq!(reading.await.unwrap(), 1_000_001);
     })
@@ -181,13 +181,13 @@ async fn bulk_that_was_acknowledged_shares_again() {
         let mut far = two.accept_uni().await.unwrap();
         tokio::spawn(async move { far.read_to_end(1 << 22).await });
         held[0].write_chunk(object(0..1_000_000)).await.unwrap();
-        assert_eq!(one.stats().quic_streams, 2);
+        assert_eq!(one.stats().quic_streams.open, 2);
         while one.stats().unacknowledged > 0 {
             sleep(Duration::from_millis(5)).await;
         }
         held[0].write_all(b"x").await.unwrap();
         held.extend(open_with_a_byte(&one, 4).await);
-        assert_eq!(one.stats().quic_streams, 2, "eight writers, four a QUIC stream");
+        assert_eq!(one.stats().quic_streams.open, 2, "eight writers, four a QUIC stream");
     })
     .await;
 }
@@ -197,20 +197,20 @@ async fn quic_streams_are_retired_when_traffic_falls() {
     within(async {
         let (one, two, _kept) = pair().await;
         let held = open_with_a_byte(&one, 60).await;
-        let most = one.stats().quic_streams;
+        let most = one.stats().quic_streams.open;
         assert_eq!(most, 15);
         for _ in 0..held.len() {
             two.accept_uni().await.unwrap();
         }
         drop(held);
-        assert_eq!(one.stats().quic_streams, most, "a burst may follow");
+        assert_eq!(one.stats().quic_streams.open, most, "a burst may follow");
         settled(&one, &two).await;
         // No other call is made of the session.
-        while one.stats().quic_streams > 0 {
+        while one.stats().quic_streams.open > 0 {
             sleep(POOLED_IDLE / 10).await;
         }
         let held = open_with_a_byte(&one, 1).await;
-        assert_eq!(one.stats().quic_streams, 1);
+        assert_eq!(one.stats().quic_streams.open, 1);
         drop(held);
     })
     .await;
@@ -225,7 +225,7 @@ async fn a_reset_leaves_those_alone_that_share_with_it() {
         let client = Endpoint::bind(LOOPBACK.parse().unwrap(), None, &quic).unwrap();
         let (one, primary) = servers.connect(&client).await;
         let mut held = open_with_a_byte(&one, 4).await;
-        assert_eq!(one.stats().quic_streams, 1);
+        assert_eq!(one.stats().quic_streams.open, 1);
         for stream in &mut held[1..] {
             stream.write_chunk(object(0..7_000)).await.unwrap();
         }
@@ -330,7 +330,7 @@ async fn priorities_are_those_of_quinn_and_have_names() {
         stream.write_all(b"x").await.unwrap();
         stream.set_priority(i32::MIN).unwrap();
         stream.write_all(b"y").await.unwrap();
-        assert_eq!(one.stats().quic_streams_opened, 2, "only equal priorities share");
+        assert_eq!(one.stats().quic_streams.opened, 2, "only equal priorities share");
         stream.finish().unwrap();
         assert!(stream.priority().is_err() && stream.set_priority(0).is_err());
         let mut far = two.accept_uni().await.unwrap();
@@ -461,7 +461,7 @@ async fn a_peer_that_allows_few_quic_streams_has_them_shared() {
             recv.read_exact(&mut answer).await.unwrap();
             assert_eq!(answer, [at as u8; 100]);
         }
-        assert_eq!(session.stats().quic_streams, 2);
+        assert_eq!(session.stats().quic_streams.open, 2);
     })
     .await;
 }

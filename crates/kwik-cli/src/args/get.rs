@@ -36,42 +36,12 @@ pub(crate) struct Get {
     /// Fetch nothing when the file is there already.
     #[arg(short, long, conflicts_with = "force")]
     pub(crate) no_clobber: bool,
-    /// Use nothing that an earlier get left, and leave nothing for a later one.
-    #[arg(long)]
-    pub(crate) no_resume: bool,
-    /// Give files and folders the modes that they have at the server.
-    #[arg(short = 'p', long)]
-    pub(crate) modes: bool,
-    /// Of a folder: compare the hashes of files that are there, and not their times.
-    #[arg(long)]
-    pub(crate) checksum: bool,
-    /// Of a folder: only files that match this pattern; may be given several times.
-    #[arg(long, value_name = "PATTERN")]
-    pub(crate) include: Vec<String>,
-    /// Of a folder: no files and folders that match this pattern, whatever else says so.
-    #[arg(long, value_name = "PATTERN")]
-    pub(crate) exclude: Vec<String>,
-    /// Of a folder: say what would be fetched, and fetch nothing.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-    /// Leave holes where the object has nothing but zeros, and reserve no room.
-    #[arg(long)]
-    pub(crate) sparse: bool,
-    /// Try again when the session or the server fails, up to so many times in a row that bring
-    /// nothing.
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 5,
-        value_parser = clap::value_parser!(u32).range(..=1000)
-    )]
-    pub(crate) retry: u32,
-    /// Give a try up when nothing has come for so long: 30, 30s, 5m or 1h.
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
-    pub(crate) timeout: Duration,
-    /// Fetch at most so many bytes a second: 500K, 20M or 1G.
-    #[arg(long, value_name = "RATE", value_parser = rate)]
-    pub(crate) limit_rate: Option<NonZeroU64>,
+    #[command(flatten)]
+    pub(crate) writing: Writing,
+    #[command(flatten)]
+    pub(crate) choice: Choice,
+    #[command(flatten)]
+    pub(crate) effort: Effort,
     /// The BLAKE3 hash that the object has to have, as b3sum prints it.
     #[arg(long, value_name = "HASH")]
     pub(crate) expect: Option<Hash>,
@@ -96,20 +66,71 @@ pub(crate) struct Get {
     pub(crate) trust: TrustOptions,
 }
 
+// How files are written.
+#[derive(Debug, Args)]
+pub(crate) struct Writing {
+    /// Use nothing that an earlier get left, and leave nothing for a later one.
+    #[arg(long)]
+    pub(crate) no_resume: bool,
+    /// Give files and folders the modes that they have at the server.
+    #[arg(short = 'p', long)]
+    pub(crate) modes: bool,
+    /// Leave holes where the object has nothing but zeros, and reserve no room.
+    #[arg(long)]
+    pub(crate) sparse: bool,
+}
+
+// What of a folder is fetched, and whether anything is.
+#[derive(Debug, Args)]
+pub(crate) struct Choice {
+    /// Of a folder: compare the hashes of files that are there, and not their times.
+    #[arg(long)]
+    pub(crate) checksum: bool,
+    /// Of a folder: only files that match this pattern; may be given several times.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) include: Vec<String>,
+    /// Of a folder: no files and folders that match this pattern, whatever else says so.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) exclude: Vec<String>,
+    /// Of a folder: say what would be fetched, and fetch nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+// How long and how hard a server is tried.
+#[derive(Debug, Args)]
+pub(crate) struct Effort {
+    /// Try again when the session or the server fails, up to so many times in a row that bring
+    /// nothing.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 5,
+        value_parser = clap::value_parser!(u32).range(..=1000)
+    )]
+    pub(crate) retry: u32,
+    /// Give a try up when nothing has come for so long: 30, 30s, 5m or 1h.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    /// Fetch at most so many bytes a second: 500K, 20M or 1G.
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub(crate) limit_rate: Option<NonZeroU64>,
+}
+
 impl Get {
     /// How servers are dialed.
     pub(crate) const fn dialing(&self) -> Dialing<'_> {
-        let Self { trust, timeout, retry, limit_rate, .. } = self;
-        Dialing { trust, timeout: *timeout, retry: *retry, limit_rate: *limit_rate }
+        let Effort { timeout, retry, limit_rate } = self.effort;
+        Dialing { trust: &self.trust, timeout, retry, limit_rate }
     }
 
     /// How files are written.
     pub(crate) fn manner(&self) -> Manner {
         let folder = state::folder(self.trust.state.folder.as_deref()).ok();
         Manner {
-            resume: !self.no_resume,
-            sparse: self.sparse,
-            modes: self.modes,
+            resume: !self.writing.no_resume,
+            sparse: self.writing.sparse,
+            modes: self.writing.modes,
             other_folder: folder.map(|folder| folder.join("parts")),
         }
     }

@@ -31,6 +31,29 @@ pub(crate) struct Serve {
     /// Serve files and folders whose names begin with a dot, too.
     #[arg(long)]
     pub(crate) hidden: bool,
+    #[command(flatten)]
+    pub(crate) peers: Peers,
+    #[command(flatten)]
+    pub(crate) entry: Entry,
+    /// How long clients have to finish what they fetch, once the server is to end: 0, 30s or 5m.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration_or_none)]
+    pub(crate) drain: Duration,
+    #[command(flatten)]
+    pub(crate) load: Load,
+    #[command(flatten)]
+    pub(crate) records: Records,
+    #[command(flatten)]
+    pub(crate) admin: AdminOptions,
+    /// End when standard input does: for a program that starts servers and may be killed.
+    #[arg(long, hide = true)]
+    pub(crate) end_with_stdin: bool,
+    #[command(flatten)]
+    pub(crate) state: State,
+}
+
+// Servers with the same objects, and which of them this one is an edge of.
+#[derive(Debug, Args)]
+pub(crate) struct Peers {
     /// An edge that brings parts of every object: kwik://FINGERPRINT@HOST:PORT.
     #[arg(long = "edge", value_name = "LINK")]
     pub(crate) edges: Vec<EdgeLink>,
@@ -50,6 +73,11 @@ pub(crate) struct Serve {
     /// A primary that this server is an edge of.
     #[arg(long = "trust", value_name = "FINGERPRINT")]
     pub(crate) trusted: Vec<Fingerprint>,
+}
+
+// Who may come in to fetch.
+#[derive(Debug, Args)]
+pub(crate) struct Entry {
     /// Let in only who has the secret that the printed links have; it is made once, and kept in the
     /// state folder.
     #[arg(long, conflicts_with_all = ["secret_file", "public"])]
@@ -75,9 +103,11 @@ pub(crate) struct Serve {
     /// Let in everybody, also at an edge: without it, an edge serves its primaries' clients alone.
     #[arg(long)]
     pub(crate) public: bool,
-    /// How long clients have to finish what they fetch, once the server is to end: 0, 30s or 5m.
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration_or_none)]
-    pub(crate) drain: Duration,
+}
+
+// How much it does at once.
+#[derive(Debug, Args)]
+pub(crate) struct Load {
     /// Sessions and paths at once; more are told that the server is busy.
     #[arg(long, value_name = "COUNT", value_parser = parse_count)]
     pub(crate) max_sessions: Option<usize>,
@@ -91,6 +121,11 @@ pub(crate) struct Serve {
     /// queue, plain CUBIC, or a model of the path.
     #[arg(long, value_enum, default_value_t = Congestion::Tolerant)]
     pub(crate) congestion: Congestion,
+}
+
+// What it writes down of what it does.
+#[derive(Debug, Args)]
+pub(crate) struct Records {
     /// A file that gets a line of JSON for each request; SIGHUP has it opened again.
     #[arg(long, value_name = "FILE")]
     pub(crate) access_log: Option<PathBuf>,
@@ -98,13 +133,6 @@ pub(crate) struct Serve {
     /// 1 GiB at the most, the oldest go first.
     #[arg(long, value_name = "DIR")]
     pub(crate) qlog: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) admin: AdminOptions,
-    /// End when standard input does: for a program that starts servers and may be killed.
-    #[arg(long, hide = true)]
-    pub(crate) end_with_stdin: bool,
-    #[command(flatten)]
-    pub(crate) state: State,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

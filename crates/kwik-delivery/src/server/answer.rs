@@ -10,7 +10,7 @@ use std::{
 
 use blake3::Hash;
 use bytes::{Bytes, BytesMut};
-use futures_util::{future::join, poll};
+use futures_util::poll;
 use kwik::{PathId, RecvStream, SendStream, escape};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -30,6 +30,7 @@ use super::{
     fill::STOPPING,
     list::answer_list,
     pack::answer_pack,
+    reply::{deliver_beside, reply},
     serving::Serving,
     unanswered::{Unanswered, write},
 };
@@ -236,28 +237,6 @@ async fn deliver(
     delivered
 }
 
-/// Answers, and delivers. The answer's stream stays open until that is done: a failure is told
-/// there.
-pub(super) async fn deliver_beside(
-    record: &Record,
-    send: &mut SendStream,
-    parts: [Bytes; 2],
-    extent: Extent<'_>,
-    object: &Object,
-) -> Result<(), Unanswered> {
-    let answered = async {
-        for part in parts.into_iter().filter(|part| !part.is_empty()) {
-            write(send, part).await?;
-        }
-        Ok::<_, String>(())
-    };
-    let (answered, delivered) = join(answered, extent.deliver(object, record)).await;
-    answered?;
-    delivered?;
-    send.finish().map_err(|error| error.to_string())?;
-    Ok(())
-}
-
 async fn answer_repair(
     serving: &Serving<'_>,
     record: &Record,
@@ -415,14 +394,4 @@ async fn read_request(recv: &mut RecvStream) -> Result<Call, Failure> {
             return Ok(asked);
         }
     }
-}
-
-pub(super) async fn reply(
-    send: &mut SendStream,
-    parts: impl IntoIterator<Item = Bytes>,
-) -> Result<(), String> {
-    for part in parts.into_iter().filter(|part| !part.is_empty()) {
-        write(send, part).await?;
-    }
-    send.finish().map_err(|error| error.to_string())
 }

@@ -14,9 +14,9 @@ use crate::{
 use super::{
     Refused, Server,
     access::{Access, AccessLog, AccessPart, Record},
-    answer::{deliver_beside, reply},
     extent::Extent,
     fill::STOPPING,
+    reply::{deliver_beside, reply},
     serving::Serving,
     unanswered::Unanswered,
 };

@@ -122,7 +122,7 @@ impl Scheduler {
         let cause = if self.ledger.charges.allow(twice, budget) {
             Cause::Moved(twice)
         } else if owed.silent && awaited {
-            // What paths owe that fell silent has spent it, or moves have: no reader waits for that.
+            // It is spent by moves, or by what silent paths owe: no reader waits for that.
             Cause::Silent
         } else {
             self.decide(owed.owner, stream, Decision::OverBudget);

@@ -1,13 +1,13 @@
 //! The client's session: one face for the application, several paths behind it.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use crate::ack::{ReceivedPackets, SentPackets, SharedSent};
-use crate::auth::{DialLimiter, DialPolicy, Identity, prove};
+use crate::auth::{DialPolicy, Identity, prove};
 use crate::control::ControlQueue;
 use crate::mapping::MappingTable;
 use crate::path::{Health, PathEvent, PathInfo, PathInput, PathState, PathStatus, PathTable};
@@ -23,13 +23,14 @@ mod disputes;
 mod mapped;
 mod packets;
 mod paths;
-mod reasons;
 mod redial;
+mod reports;
 mod resume;
 mod stats;
 
-use reasons::Reasons;
+use paths::Dialing;
 use redial::DialTarget;
+use reports::Reports;
 pub use resume::ResumeAttempt;
 use resume::Resumption;
 
@@ -87,21 +88,17 @@ struct ClientPath {
 pub struct ClientSession {
     config: ClientConfig,
     key: Identity,
-    primary: IpAddr,
+    dialing: Dialing,
     id: Option<SessionId>,
     paths: PathTable,
     /// Boxed, as the map makes room for several at once.
     links: BTreeMap<PathId, Box<ClientPath>>,
-    limiter: DialLimiter,
     streams: StreamTable,
     scheduler: Scheduler,
     mappings: MappingTable,
     /// When they are looked at next.
     mappings_at: Instant,
-    /// Why leases were given up that the primary is not told of yet.
-    reasons: Reasons,
-    /// When the primary is told next how paths do.
-    report_at: Instant,
+    reports: Reports,
     /// The packets of path 0; a client sends none on others.
     sent: SharedSent,
     /// The connection of path 0.
@@ -142,16 +139,14 @@ impl ClientSession {
             streams: StreamTable::new(Side::Client, &config.settings),
             config,
             key,
-            primary: primary.ip(),
+            dialing: Dialing::new(primary.ip()),
             id: None,
             paths,
             links: BTreeMap::from([(PathId::PRIMARY, link.into())]),
-            limiter: DialLimiter::default(),
             scheduler,
             mappings: MappingTable::default(),
             mappings_at: now,
-            reasons: Reasons::default(),
-            report_at: now,
+            reports: Reports::new(now),
             sent: SharedSent::new(SentPackets::new(options).into()),
             home,
             outputs: Outputs::default(),
@@ -328,7 +323,7 @@ impl ClientSession {
             let messages = self.streams.take_messages(now);
             self.scheduler.schedule(&mut self.streams, now);
             let mut events = self.scheduler.take_events();
-            self.reasons.complete(&mut events);
+            self.reports.reasons.complete(&mut events);
             if messages.is_empty() && events.is_empty() {
                 break;
             }
@@ -486,7 +481,7 @@ impl Machine for ClientSession {
         let acks = acks.chain(self.home.receipts.poll_timeout()).chain(self.resumption_timeout());
         let health = self.links.values().filter_map(|link| link.health.poll_timeout());
         let report = self.scheduler.pieces() > 0;
-        let links = links.chain(acks).chain(health).chain(report.then_some(self.report_at));
+        let links = links.chain(acks).chain(health).chain(report.then_some(self.reports.due));
         let links = links.chain(self.next_mapping_check());
         let planes = self.scheduler.poll_timeout().into_iter().chain(self.streams.poll_timeout());
         links.chain(planes).min().filter(|_| !self.outputs.closed)

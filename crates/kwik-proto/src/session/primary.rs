@@ -90,6 +90,8 @@ struct DataPlane {
     received: ReceivedPackets,
     /// What they are subject to.
     options: DataOptions,
+    /// When payload last moved on any path, as far as is known here.
+    moved: Instant,
 }
 
 /// How the primary's own connection does.
@@ -99,16 +101,22 @@ struct ConnectionFigures {
     packets: PacketCounts,
 }
 
+/// Who the client is.
+#[derive(Debug)]
+struct Client {
+    key: Fingerprint,
+    /// What the authenticator said of it.
+    admitted_as: Bytes,
+}
+
 /// The state machine of a primary, for one client.
 #[derive(Debug)]
 pub struct PrimarySession {
     id: SessionId,
     identity: Arc<Identity>,
-    client_key: Fingerprint,
+    client: Client,
     /// The client's connection.
     home: Home,
-    /// What the authenticator said of the client.
-    admitted_as: Bytes,
     paths: PathTable,
     /// The secondaries behind the paths that have not ended.
     edges: BTreeMap<PathId, Edge>,
@@ -121,8 +129,6 @@ pub struct PrimarySession {
     writers: WriterTable,
     data: DataPlane,
     connection: ConnectionFigures,
-    /// When payload last moved, as far as is known here.
-    moved: Instant,
     outputs: Outputs,
 }
 
@@ -152,9 +158,8 @@ impl PrimarySession {
         Self {
             id,
             identity,
-            client_key: client_key.fingerprint(),
+            client: Client { key: client_key.fingerprint(), admitted_as: Bytes::new() },
             home: Home::default(),
-            admitted_as: Bytes::new(),
             paths,
             edges: BTreeMap::new(),
             isolated: BTreeSet::new(),
@@ -172,22 +177,23 @@ impl PrimarySession {
                 sent: SharedSent::new(SentPackets::new(options).into()),
                 received: ReceivedPackets::new(),
                 options,
+                moved: now,
             },
             connection: ConnectionFigures::default(),
-            moved: now,
             outputs: Outputs::default(),
         }
     }
 
     /// The same, whose client was admitted as this.
-    pub(super) fn with_admission(self, admitted_as: Bytes) -> Self {
-        Self { admitted_as, ..self }
+    pub(super) fn with_admission(mut self, admitted_as: Bytes) -> Self {
+        self.client.admitted_as = admitted_as;
+        self
     }
 
     /// What the authenticator said of the client.
     #[must_use]
     pub fn admitted_as(&self) -> &Bytes {
-        &self.admitted_as
+        &self.client.admitted_as
     }
 
     /// The session's id.
@@ -217,7 +223,7 @@ impl PrimarySession {
     #[must_use]
     pub fn activity(&self) -> Activity {
         let open = self.streams.iter().next().is_some() || self.issuer.iter().next().is_some();
-        Activity { open, moved: self.moved }
+        Activity { open, moved: self.data.moved }
     }
 
     /// Figures of the session; of its paths what the client last said.
@@ -283,7 +289,7 @@ impl PrimarySession {
 
     /// Payload of a stream came and was put into its receiving half.
     pub fn on_received(&mut self, stream: StreamId, now: Instant) {
-        self.moved = now;
+        self.data.moved = now;
         self.streams.on_received(stream, now);
     }
 

@@ -1,6 +1,6 @@
 //! A secondary's session: it writes what leases and activations allow, and opens nothing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -9,21 +9,46 @@ use crate::ack::{SentPackets, SharedSent};
 use crate::auth::{Admitted, LeaseFields, RelayVerifier};
 use crate::control::ControlQueue;
 use crate::lease::{SharedWriter, WriterTable};
-use crate::mapping::MappingTable;
 use crate::stats::PacketCounts;
 use crate::sync::lock;
 use crate::wire::DataOptions;
 use crate::wire::control::{self, ControlMessage};
-use crate::{Code, CodedError, Config, ConfigError, LeaseId, PathId, SessionId, StreamId, limits};
+use crate::{Code, CodedError, Config, ConfigError, LeaseId, PathId, SessionId, limits};
 
 mod mapped;
 
 pub use mapped::Mapped;
+use mapped::OwnStreams;
 
 use super::{
     Action, Activity, Machine, Outputs, Wake, heartbeat_reply, packet_report, session_close,
     wrong_role,
 };
+
+/// Raw packets of the primary that wait to be read.
+#[derive(Debug, Default)]
+struct RawPackets {
+    waiting: VecDeque<Bytes>,
+    bytes: usize,
+}
+
+impl RawPackets {
+    fn has_room(&self, bytes: usize) -> bool {
+        let bytes = self.bytes + bytes;
+        self.waiting.len() < limits::MAX_RAW_QUEUED && bytes <= limits::MAX_RAW_QUEUED_BYTES
+    }
+
+    fn push(&mut self, packet: Bytes) {
+        self.bytes += packet.len();
+        self.waiting.push_back(packet);
+    }
+
+    fn pop(&mut self) -> Option<Bytes> {
+        let packet = self.waiting.pop_front()?;
+        self.bytes -= packet.len();
+        Some(packet)
+    }
+}
 
 /// The state machine of a secondary, for one client.
 #[derive(Debug)]
@@ -34,15 +59,9 @@ pub struct SecondarySession {
     verifier: RelayVerifier,
     writers: WriterTable,
     offered: VecDeque<SharedWriter>,
-    mappings: MappingTable,
-    next_mapping: u64,
-    /// Counts what is written without a lease.
-    next_unleased: u32,
-    /// Where the client was asked to say where this side goes on, and what it said.
-    syncs: BTreeMap<StreamId, Option<u64>>,
+    own: OwnStreams,
     config: Config,
-    raw: VecDeque<Bytes>,
-    raw_bytes: usize,
+    raw: RawPackets,
     /// QUIC packets of the connection.
     packets: PacketCounts,
     /// When payload last moved.
@@ -73,13 +92,9 @@ impl SecondarySession {
             verifier: RelayVerifier::new(admitted.primary, admitted.session, admitted.path),
             writers: WriterTable::default(),
             offered: VecDeque::new(),
-            mappings: MappingTable::default(),
-            next_mapping: 0,
-            next_unleased: 0,
-            syncs: BTreeMap::new(),
+            own: OwnStreams::default(),
             config: config.clone(),
-            raw: VecDeque::new(),
-            raw_bytes: 0,
+            raw: RawPackets::default(),
             packets: PacketCounts::default(),
             moved: now,
             sent: SharedSent::new(SentPackets::new(options).into()),
@@ -156,16 +171,13 @@ impl SecondarySession {
 
     /// The next raw packet of the primary ([`Wake::Raw`]).
     pub fn recv_raw(&mut self) -> Option<Bytes> {
-        let packet = self.raw.pop_front()?;
-        self.raw_bytes -= packet.len();
-        Some(packet)
+        self.raw.pop()
     }
 
     /// Whether one more raw packet finds room, whatever its size.
     #[must_use]
     pub fn takes_raw(&self) -> bool {
-        let bytes = self.raw_bytes + limits::MAX_RAW_PACKET;
-        self.raw.len() < limits::MAX_RAW_QUEUED && bytes <= limits::MAX_RAW_QUEUED_BYTES
+        self.raw.has_room(limits::MAX_RAW_PACKET)
     }
 
     /// The application gives a lease up: others will be asked for what is missing.
@@ -186,12 +198,10 @@ impl SecondarySession {
         let signature = m.signature.as_ref().map_or(&[][..], AsRef::as_ref);
         let verified = self.verifier.verify_raw(m.sequence, &m.data, signature);
         verified.map_err(|error| CodedError::new(error.code(), error.to_string()))?;
-        let bytes = self.raw_bytes + m.data.len();
-        if self.raw.len() >= limits::MAX_RAW_QUEUED || bytes > limits::MAX_RAW_QUEUED_BYTES {
+        if !self.raw.has_room(m.data.len()) {
             return Err(CodedError::new(Code::LimitExceeded, "raw packets are not taken"));
         }
-        self.raw_bytes = bytes;
-        self.raw.push_back(m.data.clone());
+        self.raw.push(m.data.clone());
         self.outputs.wake(Wake::Raw);
         Ok(())
     }

@@ -218,11 +218,8 @@ async fn attack(sim: &Sim, incoming: quinn::Incoming, crime: Crime) -> Option<()
         edge.connection.closed().await;
         return None;
     }
-    while crime == Crime::Pad {
-        for _ in 0..PADDING {
-            edge.say(&ControlMessage::Heartbeat(Heartbeat { sequence: 0, reply: false })).await?;
-        }
-        sim.sleep(Duration::from_millis(40)).await;
+    if crime == Crime::Pad {
+        return edge.pad(sim).await;
     }
     loop {
         match edge.hear().await? {
@@ -268,6 +265,17 @@ impl Edge {
             }
             let chunk = self.recv.read_chunk(usize::MAX, true).await.ok()??;
             self.decoder.handle_input(chunk.bytes);
+        }
+    }
+
+    /// Fills packets with what brings nothing, for as long as anybody listens.
+    async fn pad(&mut self, sim: &Sim) -> Option<()> {
+        loop {
+            for _ in 0..PADDING {
+                self.say(&ControlMessage::Heartbeat(Heartbeat { sequence: 0, reply: false }))
+                    .await?;
+            }
+            sim.sleep(Duration::from_millis(40)).await;
         }
     }
 

@@ -1,12 +1,30 @@
-//! Control bytes on their way to QUIC.
+//! A path's control stream, and control bytes on their way to it.
 
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use kwik_proto::sync::lock;
+use kwik_proto::wire::ControlDecoder;
 
-use crate::quic::{SendStream, WriteError};
+use crate::quic::{Connection, ConnectionError, RecvStream, SendStream, WriteError};
+
+/// The two halves of a path's control stream, with what was decoded of it already.
+pub(crate) struct ControlStream {
+    pub(crate) send: SendStream,
+    pub(crate) recv: RecvStream,
+    pub(crate) decoder: ControlDecoder,
+}
+
+/// Opens a path's control stream, as its client.
+pub(crate) async fn open_control(
+    connection: &Connection,
+) -> Result<ControlStream, ConnectionError> {
+    let (send, recv) = connection.open_bi().await?;
+    // Nothing of the data plane may hold it up.
+    send.set_priority(i32::MAX).ok();
+    Ok(ControlStream { send, recv, decoder: ControlDecoder::new() })
+}
 
 /// Control frames that wait for a path's writer.
 #[derive(Debug)]

@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use super::{AnyShared, Role, Shared, StreamRole};
+use super::role::{Role, StreamRole};
+use super::shared::{AnyShared, Shared};
 
 /// A session as its application holds it. When the last is dropped the session is closed, as in
 /// quinn.
@@ -13,7 +14,7 @@ pub(crate) struct Held<M: ?Sized> {
     last: Arc<CloseOnDrop>,
 }
 
-pub(crate) struct CloseOnDrop(AnyShared);
+struct CloseOnDrop(AnyShared);
 
 impl fmt::Debug for CloseOnDrop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -41,17 +42,6 @@ impl<M: StreamRole> Held<M> {
     }
 }
 
-impl<M: ?Sized> Held<M> {
-    /// For who keeps it weakly: what is shared, and what closes it.
-    pub(crate) fn parts(&self) -> (&Arc<Shared<M>>, &Arc<CloseOnDrop>) {
-        (&self.shared, &self.last)
-    }
-
-    pub(crate) fn from_parts(shared: Arc<Shared<M>>, last: Arc<CloseOnDrop>) -> Self {
-        Self { shared, last }
-    }
-}
-
 impl<M: ?Sized> Clone for Held<M> {
     fn clone(&self) -> Self {
         Self { shared: self.shared.clone(), last: self.last.clone() }
@@ -68,6 +58,32 @@ impl<M: ?Sized> Deref for Held<M> {
 
 impl<M: ?Sized> fmt::Debug for Held<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Held").field("home", &self.shared.home).finish_non_exhaustive()
+        f.debug_struct("Held").field("home", &self.shared.home.path).finish_non_exhaustive()
+    }
+}
+
+/// A session that its application may let go.
+pub(crate) struct WeakHeld<M: ?Sized> {
+    shared: Weak<Shared<M>>,
+    last: Weak<CloseOnDrop>,
+}
+
+impl<M: ?Sized> WeakHeld<M> {
+    pub(crate) fn new(held: &Held<M>) -> Self {
+        Self { shared: Arc::downgrade(&held.shared), last: Arc::downgrade(&held.last) }
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.shared.strong_count() == 0
+    }
+
+    pub(crate) fn upgrade(&self) -> Option<Held<M>> {
+        Some(Held { shared: self.shared.upgrade()?, last: self.last.upgrade()? })
+    }
+}
+
+impl<M: ?Sized> fmt::Debug for WeakHeld<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WeakHeld").finish_non_exhaustive()
     }
 }

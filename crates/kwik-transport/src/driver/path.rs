@@ -1,115 +1,24 @@
-//! One path: its connection, its control stream, and the task that serves them.
+//! The task that serves a path: its control stream, and the QUIC streams of its peer.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Waker};
+use std::time::Instant;
 
-use bytes::BytesMut;
-use kwik_proto::auth::EXPORTER_LABEL;
-use kwik_proto::path::ConnectionWindow;
-use kwik_proto::session::Dial;
 use kwik_proto::sync::lock;
-use kwik_proto::wire::control::RawPacketTransmission;
-use kwik_proto::wire::{ControlDecoder, ControlMessage, StreamKind, WireError, raw};
+use kwik_proto::wire::{ControlDecoder, ControlMessage, WireError};
 use kwik_proto::{Code, CodedError, PathId, limits};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
-use crate::metrics::SessionWatch;
-use crate::quic::{
-    ClientTls, Connection, ConnectionError, Endpoint, ReadError, RecvStream, Runtime, SendStream,
-    ServerTrust, WriteError,
-};
+use crate::quic::{Connection, ConnectionError, ReadError, RecvStream, WriteError, yield_now};
 
-use super::control::{ControlBuffer, ControlWriter};
-use super::home::Queue;
-use super::reader::Reading;
-use super::{AnyShared, Role, reader, timer, yield_now};
-
-/// A path's connection, and what waits to be written to it.
-#[derive(Debug)]
-pub(crate) struct PathLink {
-    pub(super) connection: Connection,
-    /// How large its receive window is.
-    window: ConnectionWindow,
-    pub(super) control: Arc<ControlBuffer>,
-    /// From the first raw packet on.
-    raw: OnceLock<mpsc::Sender<RawPacketTransmission>>,
-    /// Bytes of raw packets that are queued.
-    raw_bytes: Arc<AtomicUsize>,
-    watch: Option<Box<SessionWatch>>,
-}
-
-impl Drop for PathLink {
-    fn drop(&mut self) {
-        if let Some(watch) = &self.watch {
-            watch.on_connection_ended(&self.connection.stats());
-        }
-    }
-}
-
-impl PathLink {
-    pub(super) fn size_window(&mut self, rtt: Duration, arrived: u64, now: Instant) {
-        if let Some(size) = self.window.on_figures(rtt, arrived, now) {
-            self.connection.set_receive_window(size);
-        }
-    }
-
-    /// Queues control bytes, under the machine's lock. A peer that reads so slowly that the bound
-    /// is passed loses the path.
-    pub(super) fn queue_control(&self, bytes: &[u8]) {
-        if !self.control.push(bytes) {
-            let code = Code::LimitExceeded;
-            self.connection.close(code.as_u64(), code.name().as_bytes());
-        }
-    }
-
-    /// Queues a raw packet, unless as many wait as may.
-    pub(super) fn forward_raw(
-        &self,
-        packet: RawPacketTransmission,
-        runtime: &Runtime,
-    ) -> Result<(), Code> {
-        let raw = self.raw.get_or_init(|| {
-            let (raw, packets) = mpsc::channel(limits::MAX_RAW_QUEUED);
-            runtime.spawn(write_raw(self.connection.clone(), packets, self.raw_bytes.clone()));
-            raw
-        });
-        let len = packet.data.len();
-        let waiting = self.raw_bytes.fetch_add(len, Relaxed);
-        let fits = waiting + len <= limits::MAX_RAW_QUEUED_BYTES;
-        if !fits || raw.try_send(packet).is_err() {
-            self.raw_bytes.fetch_sub(len, Relaxed);
-            return Err(Code::LimitExceeded);
-        }
-        Ok(())
-    }
-}
-
-/// The two halves of a path's control stream, with what was decoded of it already.
-pub(crate) struct ControlStream {
-    pub(crate) send: SendStream,
-    pub(crate) recv: RecvStream,
-    pub(crate) decoder: ControlDecoder,
-}
-
-/// A connection of a session, and the queue of its control stream.
-pub(super) fn link(shared: &AnyShared, connection: &Connection) -> (PathLink, Queue) {
-    let client = shared.dialer.is_some();
-    let most = if client { limits::MAX_CONTROL_QUEUED } else { limits::MAX_ANSWERS_QUEUED };
-    let queue = Arc::new(ControlBuffer::new(most));
-    let link = PathLink {
-        connection: connection.clone(),
-        window: ConnectionWindow::new(shared.receive_window),
-        control: queue.clone(),
-        raw: OnceLock::new(),
-        raw_bytes: Arc::default(),
-        watch: shared.watch().cloned().map(Box::new),
-    };
-    (link, queue)
-}
+use super::control::{ControlStream, ControlWriter};
+use super::reader::{self, Reading};
+use super::role::Role;
+use super::shared::AnyShared;
+use super::timer;
+use super::watch::Watch;
 
 /// Adds a connection to a session and starts its task.
 pub(crate) fn start(
@@ -119,14 +28,14 @@ pub(crate) fn start(
     control: ControlStream,
 ) {
     let ControlStream { send, recv, decoder } = control;
-    let (link, queue) = link(shared, connection);
+    let (link, queue) = shared.link(connection);
     lock(&shared.paths).insert(path, link.into());
     let mut control = ControlWriter::new(queue, send);
     // What the machine had ready before its path stood leaves with what the application writes
     // first. If QUIC refuses it, it tells the task too.
     shared.drive(|_, _| {});
     let _refused = control.poll_write(&mut Context::from_waker(Waker::noop()));
-    if path == shared.home {
+    if path == shared.home.path {
         return serve_home(shared, connection, control, recv, decoder);
     }
     shared.runtime.spawn(run(shared.clone(), path, connection.clone(), (control, recv, decoder)));
@@ -145,7 +54,7 @@ pub(super) fn serve_home(
         shared.runtime.spawn(async move { drop(datagrams.receive(&connection).await) });
     }
     let control = (send, recv, decoder);
-    shared.runtime.spawn(run(shared.clone(), shared.home, connection.clone(), control));
+    shared.runtime.spawn(run(shared.clone(), shared.home.path, connection.clone(), control));
 }
 
 /// Serves a path until its connection is lost: reads and writes its control stream, and starts a
@@ -175,7 +84,7 @@ fn run(
             read.await.ok();
             on_lost(&shared, path, &connection, lost);
         });
-        let keeps_time = path == shared.home && !shared.timed.swap(true, Relaxed);
+        let keeps_time = path == shared.home.path && !shared.alarm.kept.swap(true, Relaxed);
         let timer = keeps_time.then_some(timer as Pin<&mut Part<'_>>);
         let mut parts = [Some(reads as Pin<&mut Part<'_>>), timer, Some(writes)];
         let served = poll_fn(|cx| {
@@ -197,56 +106,6 @@ fn run(
 
 /// What a path's task does beside others.
 type Part<'a> = dyn Future<Output = ()> + Send + 'a;
-
-/// Dials a secondary that the primary named.
-pub(super) async fn dial(shared: AnyShared, endpoint: Endpoint, dial: Dial) {
-    let path = dial.path;
-    let deadline = shared.runtime.now() + dial.within;
-    let mut connecting = pin!(connect(&endpoint, &dial));
-    let mut timeout = shared.runtime.sleep_until(deadline);
-    let result = poll_fn(|cx| {
-        if let Poll::Ready(result) = connecting.as_mut().poll(cx) {
-            return Poll::Ready(result);
-        }
-        Pin::new(&mut timeout).poll(cx).map(|()| Err("no answer in time".to_owned()))
-    });
-    match result.await {
-        Ok((connection, control)) => {
-            let exporter = connection.export_keying_material(EXPORTER_LABEL, b"");
-            start(&shared, path, &connection, control);
-            if !shared.drive(|machine, now| machine.handle_connected(path, &exporter, now)) {
-                lock(&shared.paths).remove(&path);
-                connection.close(Code::PathDead.as_u64(), b"not wanted any more");
-            }
-        }
-        Err(reason) => {
-            tracing::info!(%path, address = %dial.address, %reason, "path not made");
-            shared.drive(|machine, now| machine.handle_path_lost(path, &reason, now));
-        }
-    }
-}
-
-async fn connect(endpoint: &Endpoint, dial: &Dial) -> Result<(Connection, ControlStream), String> {
-    let tls = ClientTls::new(ServerTrust::Pin(dial.pin)).map_err(|error| error.to_string())?;
-    let connecting = endpoint.connect_path((dial.address, dial.path), SERVER_NAME, &tls);
-    let connecting = connecting.map_err(|error| error.to_string())?;
-    let connection = connecting.await.map_err(|error| error.to_string())?;
-    let control = open_control(&connection).await.map_err(|error| error.to_string())?;
-    Ok((connection, control))
-}
-
-/// The TLS name of servers that are known by their key.
-pub(crate) const SERVER_NAME: &str = "kwik";
-
-/// Opens a path's control stream, as its client.
-pub(crate) async fn open_control(
-    connection: &Connection,
-) -> Result<ControlStream, ConnectionError> {
-    let (send, recv) = connection.open_bi().await?;
-    // Nothing of the data plane may hold it up.
-    send.set_priority(i32::MAX).ok();
-    Ok(ControlStream { send, recv, decoder: ControlDecoder::new() })
-}
 
 /// Writes what is queued until QUIC takes no more.
 async fn write_control(shared: &AnyShared, on: (PathId, &Connection), control: &mut ControlWriter) {
@@ -306,7 +165,7 @@ fn feed(
     machine: &mut dyn Role,
     (path, connection): (PathId, &Connection),
     decoder: &mut ControlDecoder,
-    (now, watch): (Instant, Option<&SessionWatch>),
+    (now, watch): (Instant, Option<&dyn Watch>),
 ) -> Result<bool, WireError> {
     for _ in 0..CONTROL_TURN {
         let Some(message) = decoder.poll_frame()? else { return Ok(false) };
@@ -335,7 +194,7 @@ fn feed(
 
 fn on_lost(shared: &AnyShared, path: PathId, connection: &Connection, error: ConnectionError) {
     tracing::debug!(%path, %error, "connection lost");
-    if path == shared.home {
+    if path == shared.home.path {
         return shared.on_home_lost(connection, error);
     }
     let reason = error.to_string();
@@ -364,28 +223,5 @@ async fn accept_streams(
             }
             Err(error) => return error,
         }
-    }
-}
-
-/// Writes raw packets in order on a stream of their own, opened with the first.
-async fn write_raw(
-    connection: Connection,
-    mut packets: mpsc::Receiver<RawPacketTransmission>,
-    queued: Arc<AtomicUsize>,
-) {
-    let mut stream: Option<SendStream> = None;
-    while let Some(packet) = packets.recv().await {
-        let mut encoded = BytesMut::new();
-        if stream.is_none() {
-            let Ok(opened) = connection.open_uni().await else { return };
-            StreamKind::Raw.encode(&mut encoded);
-            stream = Some(opened);
-        }
-        raw::encode_raw(&packet, &mut encoded);
-        let Some(stream) = &mut stream else { return };
-        if stream.write_chunk(encoded.freeze()).await.is_err() {
-            return;
-        }
-        queued.fetch_sub(packet.data.len(), Relaxed);
     }
 }

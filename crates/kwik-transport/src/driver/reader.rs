@@ -12,8 +12,9 @@ use tokio::sync::oneshot;
 use crate::quic::{Connection, RecvStream};
 
 use super::chunks::{first_batch, next_batch};
+use super::secondary;
+use super::shared::AnyShared;
 use super::sink::FrameSink;
-use super::{AnyShared, secondary};
 
 /// Held by who still reads from a connection: its loss is told when all is read.
 pub(super) type Reading = Arc<oneshot::Sender<Infallible>>;

@@ -12,8 +12,8 @@ use kwik_proto::{Code, CodedError, MetadataRecovery, PathId, StreamId};
 
 use crate::quic::{Connection, RecvStream};
 
-use super::AnyShared;
 use super::chunks::{first_batch, next_batch};
+use super::shared::AnyShared;
 use super::sink::FrameSink;
 
 /// Reads what follows the kind of the stream. A violation closes the path (7.7).

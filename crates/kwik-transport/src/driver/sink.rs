@@ -8,10 +8,10 @@ use kwik_proto::stream::{Destination, Received, ReceivedBytes, SharedRecv};
 use kwik_proto::sync::lock;
 use kwik_proto::{Code, CodedError, PathId, StreamId, limits};
 
-use crate::quic::{Connection, Figures};
+use crate::quic::{Connection, Figures, yield_now};
 
 use super::chunks::BATCH;
-use super::{AnyShared, yield_now};
+use super::shared::AnyShared;
 
 /// Frames and packets after which tasks that are ready get a turn.
 const TURN_FRAMES: usize = 64;

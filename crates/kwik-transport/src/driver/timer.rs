@@ -2,41 +2,13 @@
 
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::Mutex;
 use std::task::Poll;
-use std::time::Instant;
 
 use kwik_proto::sync::lock;
-use tokio::sync::Notify;
 
 use crate::quic::{Figures, Sleep};
 
-use super::AnyShared;
-
-/// When the timer fires.
-#[derive(Debug, Default)]
-pub(super) struct Alarm {
-    armed: Mutex<Option<Instant>>,
-    /// It is told when something is due earlier.
-    rearm: Notify,
-}
-
-impl Alarm {
-    /// Lets the timer fire at `timeout` if that is earlier.
-    pub(super) fn set_earlier(&self, timeout: Option<Instant>) {
-        let Some(timeout) = timeout else { return };
-        let mut armed = lock(&self.armed);
-        if armed.is_none_or(|at| timeout < at) {
-            *armed = Some(timeout);
-            self.rearm.notify_one();
-        }
-    }
-
-    /// Has the timer look again.
-    pub(super) fn wake(&self) {
-        self.rearm.notify_one();
-    }
-}
+use super::shared::AnyShared;
 
 /// Calls the machine whenever something is due, until the session ends.
 pub(super) async fn run(shared: &AnyShared) {

@@ -14,16 +14,16 @@ use kwik_proto::wire::control::{AuthenticationRequest, Resume};
 use kwik_proto::wire::{ControlDecoder, ControlMessage};
 use kwik_proto::{Code, CodedError, Config, PathId, SessionId, limits};
 
-use crate::driver::{self, ControlStream, Datagrams, Held, Shared, start};
-use crate::metrics::{LiveWeak, WeakHeld};
+use crate::driver::{self, ControlStream, Datagrams, Held, Shared, WeakHeld, start};
+use crate::metrics::LiveWeak;
 use crate::primary::PrimarySession;
 use crate::quic::{self, ConnectError, Connection, ConnectionError};
 use crate::secondary::SecondarySession;
 use crate::session::Session;
 
 use super::dial::before;
-use super::slots::{HandshakeSlot, SessionSlot};
-use super::{Endpoint, Server};
+use super::handle::{Endpoint, Server};
+use super::slots::{Admission, HandshakeSlot, SessionSlot};
 
 /// What a connection turned out to be.
 #[derive(Debug)]
@@ -38,10 +38,41 @@ pub enum Accepted {
 /// [`Self::accept_any`] takes both. Dropping it refuses it.
 #[derive(Debug)]
 pub struct Incoming {
-    pub(super) incoming: quic::Incoming,
-    pub(super) slot: HandshakeSlot,
-    pub(super) server: Arc<Server>,
-    pub(super) endpoint: Endpoint,
+    incoming: quic::Incoming,
+    slot: HandshakeSlot,
+    server: Arc<Server>,
+    endpoint: Endpoint,
+}
+
+impl Endpoint {
+    /// The next connection attempt that there is room for, or none once the endpoint is closed.
+    /// Others are told to show that they receive at their address, or that the server is busy
+    /// ([`ServerConfig::max_sessions`](crate::ServerConfig::max_sessions)). Cancel safe.
+    ///
+    /// Go on calling this as long as sessions shall outlive their connections, and go on after any
+    /// error of an [`Incoming`]: a client that comes back comes by here, and awaiting its attempt
+    /// takes its session up ([`ConnectError::Resumed`]).
+    pub async fn accept(&self) -> Option<Incoming> {
+        let server = self.server.clone()?;
+        loop {
+            let incoming = self.quic.accept().await?;
+            let (ip, now) = (incoming.remote_address().ip(), self.runtime.now());
+            match server.slots.admit(ip, incoming.is_validated(), now) {
+                Admission::Begin(slot) => {
+                    return Some(Incoming { incoming, slot, server, endpoint: self.clone() });
+                }
+                Admission::Validate => {
+                    self.metrics.on_validation();
+                    incoming.validate();
+                }
+                Admission::Busy => {
+                    self.metrics.on_refused("busy");
+                    incoming.refuse();
+                    server.slots.notice_busy(now);
+                }
+            }
+        }
+    }
 }
 
 impl Incoming {

@@ -1,15 +1,14 @@
 //! Dialing a primary.
 
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use kwik_proto::limits;
 
-use crate::quic::{
-    ClientTls, ConnectError, Connecting, Connection, ConnectionError, Endpoint, Runtime,
-};
+use crate::driver::ToPrimary;
+use crate::quic::{ConnectError, Connecting, Connection, ConnectionError, Runtime};
 
 /// A round trip that is more likely a silence within the handshake, after which QUIC would repeat
 /// what is lost next only after half a minute or more.
@@ -23,24 +22,21 @@ const LONGEST: Duration = Duration::from_secs(3600);
 /// A handshake that takes long is begun anew, up to QUIC's idle timeout, since QUIC repeats what
 /// was lost after twice as long each time; and once more if it has measured a [`LONG_RTT`].
 pub(super) struct Dial {
-    pub(super) endpoint: Endpoint,
+    pub(super) to: Arc<ToPrimary>,
     pub(super) runtime: Runtime,
-    pub(super) address: SocketAddr,
-    pub(super) server_name: String,
-    pub(super) tls: ClientTls,
 }
 
 impl Dial {
     /// Begins a handshake.
     pub(super) fn begin(&self) -> Result<Connecting, ConnectError> {
-        self.endpoint.connect(self.address, &self.server_name, &self.tls)
+        self.to.begin()
     }
 
     /// Goes on from the first handshake.
     pub(super) async fn connect(self, first: Connecting) -> Result<Connection, ConnectError> {
         let usual = limits::HANDSHAKE_TIMEOUT;
         // For QUIC 0 is none, and one that is shorter than a few round trips is as long as they.
-        let idle = Some(self.endpoint.idle_timeout()).filter(|idle| !idle.is_zero());
+        let idle = Some(self.to.endpoint.idle_timeout()).filter(|idle| !idle.is_zero());
         let end = self.runtime.now() + idle.unwrap_or(LONGEST).clamp(usual, LONGEST);
         let (mut connecting, mut patience, mut slow) = (first, usual, None);
         loop {

@@ -1,38 +1,22 @@
 //! Several primaries: whom a new session is dialed with when one cannot go on.
 
-use std::fmt;
+use std::any::Any;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use kwik_proto::auth::Fingerprint;
 use kwik_proto::limits;
 use kwik_proto::stream::Delivered;
 
+use crate::driver::Ended;
 use crate::quic::{ConnectError, ConnectionError};
 use crate::session::Session;
 
+use super::connect::Connecting;
 use super::dial::before;
-use super::{ClientConfig, Connecting, Endpoint};
-
-/// A primary that a client may dial.
-#[derive(Debug, Clone)]
-pub struct Primary {
-    /// Where it is.
-    pub address: SocketAddr,
-    /// Its TLS name, which matters to servers with a CA's certificate alone; empty otherwise.
-    pub server_name: String,
-    /// Whom to believe to be it, what it is shown, and the settings of the session.
-    pub config: ClientConfig,
-}
-
-impl Primary {
-    /// The server with this key.
-    #[must_use]
-    pub fn pinned(address: SocketAddr, key: Fingerprint) -> Self {
-        Self { address, server_name: String::new(), config: ClientConfig::pinned(key) }
-    }
-}
+use super::dialer::SessionDialer;
+use super::handle::Endpoint;
+use super::turn::{Line, Primary, Turn};
 
 /// How a session ended, what was delivered in it, and with whom there can be a new one.
 ///
@@ -57,12 +41,8 @@ pub struct SessionEnd {
 }
 
 impl SessionEnd {
-    pub(crate) fn new(
-        reason: ConnectionError,
-        streams: Vec<Delivered>,
-        turn: Option<&Turn>,
-        (at, bore): (Instant, bool),
-    ) -> Self {
+    fn new(ended: Ended, turn: Option<&Turn>) -> Self {
+        let Ended { reason, at, bore, streams } = ended;
         let wanted = reason != ConnectionError::LocallyClosed;
         let next = turn.filter(|_| wanted).and_then(|turn| turn.after(at, bore));
         let primaries = next.as_ref().map(Turn::addresses).unwrap_or_default();
@@ -82,50 +62,24 @@ impl SessionEnd {
     }
 }
 
-/// Primaries in the order of preference, and who dials them.
-struct Line {
-    endpoint: Endpoint,
-    primaries: Vec<Primary>,
-}
-
-/// A session's place in its line.
-#[derive(Clone)]
-pub(crate) struct Turn {
-    line: Arc<Line>,
-    at: usize,
-    /// Sessions in a row before it of which nothing came.
-    in_vain: u32,
-    began: Instant,
-}
-
-impl fmt::Debug for Turn {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { at, in_vain, .. } = self;
-        f.debug_struct("Turn").field("at", at).field("in_vain", in_vain).finish_non_exhaustive()
+impl Session {
+    /// Waits until the session is over: why, what was delivered of each stream, and with whom there
+    /// can be a new session ([`Endpoint::connect_any`](crate::Endpoint::connect_any)). It is not
+    /// over while it can be taken up on another connection. Cancel safe, and may be called again.
+    pub async fn ended(&self) -> SessionEnd {
+        let shared = self.shared();
+        let ended = shared.ended().await;
+        let dialer = shared.dialer().and_then(|dialer| {
+            let dialer: &dyn Any = dialer;
+            dialer.downcast_ref::<SessionDialer>()
+        });
+        SessionEnd::new(ended, dialer.and_then(|dialer| dialer.turn.as_deref()))
     }
 }
 
 impl Turn {
-    /// That of the next session; none when there is to be none.
-    fn after(&self, ended: Instant, bore: bool) -> Option<Self> {
-        let lived = ended.saturating_duration_since(self.began) >= limits::REDIAL_CALM;
-        let in_vain = if lived || bore { 0 } else { self.in_vain + 1 };
-        let at = (self.at + 1) % self.line.primaries.len();
-        let next = Self { line: self.line.clone(), at, in_vain, began: ended };
-        (in_vain < limits::MAX_VAIN_SESSIONS).then_some(next)
-    }
-
-    fn order(&self) -> impl Iterator<Item = usize> + use<> {
-        let (at, count) = (self.at, self.line.primaries.len());
-        (0..count).map(move |step| (at + step) % count)
-    }
-
-    fn addresses(&self) -> Vec<SocketAddr> {
-        self.order().map(|at| self.line.primaries[at].address).collect()
-    }
-
     fn connect(self, rounds: u32) -> Connecting {
-        Connecting(Box::pin(async move {
+        Connecting::new(async move {
             let mut failed = Vec::new();
             for round in 0..rounds {
                 self.wait(round).await;
@@ -148,7 +102,7 @@ impl Turn {
                     Err(ConnectError::AllFailed(failed))
                 }
             }
-        }))
+        })
     }
 
     /// Where nothing came of sessions or dials, the next follows later and later.

@@ -2,7 +2,7 @@
 
 use crate::metrics::{Events, Family, LiveSession, read};
 
-use super::Endpoint;
+use super::handle::Endpoint;
 
 impl Endpoint {
     /// Counts and tells from now on what happens to sessions that begin from now on (10.1, 10.2).

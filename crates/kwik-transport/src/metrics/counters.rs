@@ -10,7 +10,7 @@ use kwik_proto::sync::lock;
 
 use crate::quic::QuicStats;
 
-use super::SessionRole;
+use super::role::SessionRole;
 
 /// A number that rises.
 #[derive(Debug, Default)]
@@ -176,6 +176,18 @@ impl Totals {
     }
 }
 
+/// What became of attempts to connect.
+#[derive(Debug, Default)]
+pub(super) struct Handshakes {
+    /// How long they took, at clients, and at servers.
+    pub(super) took: [Times; 2],
+    /// Why they failed; the same.
+    pub(super) failures: [Labelled; 2],
+    /// Those that were turned away before.
+    pub(super) refused: Labelled,
+    pub(super) validations: Counter,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
@@ -184,11 +196,7 @@ pub(super) struct Counters {
     pub(super) ended: Ends,
     /// By [`SessionRole`]; a secondary's are never.
     pub(super) resumed: [Counter; 3],
-    /// At clients, and at servers.
-    pub(super) handshake: [Times; 2],
-    pub(super) failures: [Labelled; 2],
-    pub(super) refused: Labelled,
-    pub(super) validations: Counter,
+    pub(super) handshakes: Handshakes,
     /// Payload over the primary's path, and over others.
     pub(super) received: [Counter; 2],
     pub(super) conflicting: Counter,

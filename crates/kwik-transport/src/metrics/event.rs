@@ -1,18 +1,16 @@
-//! What happens, as a stream for readers and as `tracing` events with the same names of fields.
+//! What happens, and the `tracing` events and traces of it with the same names of fields.
 
 use std::time::{Instant, SystemTime};
 
 use kwik_proto::path::{PathEvent, PathStatus};
 use kwik_proto::presentation::BackpressureReason;
 use kwik_proto::session::SessionEvent;
-use kwik_proto::sync::lock;
-use kwik_proto::{LogCursor, PathId, SessionId, StreamId};
-use tokio::sync::futures::Notified;
+use kwik_proto::{PathId, SessionId, StreamId};
 
 use crate::quic::Qlog;
 
 use super::family::outcome;
-use super::{Metrics, SessionRole};
+use super::role::SessionRole;
 
 /// Something that happened at an endpoint (10.2).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -259,39 +257,5 @@ impl Event {
                 tracing::debug!(session, event, %path, after_micros, "path switched");
             }
         }
-    }
-}
-
-/// A reader of what happens at an endpoint.
-#[derive(Debug)]
-pub struct Events {
-    metrics: Metrics,
-    cursor: LogCursor,
-}
-
-impl Events {
-    pub(crate) fn new(metrics: Metrics) -> Self {
-        let cursor = metrics.get().map(|observed| lock(&observed.events).subscribe());
-        Self { metrics, cursor: cursor.unwrap_or_default() }
-    }
-
-    /// The next event. Waits for ever where the endpoint is not watched. Cancel safe.
-    pub async fn next(&mut self) -> Event {
-        loop {
-            let Some(observed) = self.metrics.get() else { return std::future::pending().await };
-            let mut told: std::pin::Pin<&mut Notified<'_>> =
-                std::pin::pin!(observed.told.notified());
-            told.as_mut().enable();
-            if let Some(event) = lock(&observed.events).poll(&mut self.cursor) {
-                return event;
-            }
-            told.await;
-        }
-    }
-
-    /// Events that were dropped because they were not taken in time.
-    #[must_use]
-    pub fn missed(&self) -> u64 {
-        self.cursor.missed()
     }
 }

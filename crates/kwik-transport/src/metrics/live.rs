@@ -1,42 +1,16 @@
 //! The sessions of an endpoint that are not over.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use kwik_proto::session;
 
-use crate::driver::{CloseOnDrop, Held, Shared, StreamRole};
+use crate::driver::{StreamRole, WeakHeld};
 use crate::primary::PrimarySession;
 use crate::secondary::SecondarySession;
 use crate::session::Session;
 
-/// What an endpoint is in a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum SessionRole {
-    /// It dialed.
-    Client,
-    /// It owns the session.
-    Primary,
-    /// It serves a session of another server's.
-    Secondary,
-}
-
-impl SessionRole {
-    /// All roles.
-    pub const ALL: [Self; 3] = [Self::Client, Self::Primary, Self::Secondary];
-
-    /// A word for it, which labels of metrics have.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Primary => "primary",
-            Self::Secondary => "secondary",
-        }
-    }
-}
+use super::role::SessionRole;
 
 /// A session that is not over.
 #[derive(Debug, Clone)]
@@ -69,33 +43,6 @@ impl LiveSession {
             Self::Primary(_) => SessionRole::Primary,
             Self::Secondary(_) => SessionRole::Secondary,
         }
-    }
-}
-
-/// A session that its application may let go.
-pub(crate) struct WeakHeld<M: ?Sized> {
-    shared: Weak<Shared<M>>,
-    last: Weak<CloseOnDrop>,
-}
-
-impl<M: ?Sized> WeakHeld<M> {
-    pub(crate) fn new(held: &Held<M>) -> Self {
-        let (shared, last) = held.parts();
-        Self { shared: Arc::downgrade(shared), last: Arc::downgrade(last) }
-    }
-
-    fn is_gone(&self) -> bool {
-        self.shared.strong_count() == 0
-    }
-
-    fn upgrade(&self) -> Option<Held<M>> {
-        Some(Held::from_parts(self.shared.upgrade()?, self.last.upgrade()?))
-    }
-}
-
-impl<M: ?Sized> fmt::Debug for WeakHeld<M> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WeakHeld").finish_non_exhaustive()
     }
 }
 

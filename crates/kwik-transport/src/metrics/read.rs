@@ -1,6 +1,5 @@
 //! Reads all numbers at once: what was counted, and what snapshots of the live sessions say.
 
-use std::sync::Mutex;
 use std::time::Duration;
 
 use kwik_proto::bottleneck::Bottleneck;
@@ -10,7 +9,9 @@ use kwik_proto::sync::lock;
 
 use super::counters::{QuicTotals, SessionTotals};
 use super::family::{Family, MetricKind, Sample, Value};
-use super::{LiveSession, Observed, SessionRole};
+use super::live::LiveSession;
+use super::observed::Observed;
+use super::role::SessionRole;
 
 use MetricKind::{Counter, Gauge, Histogram};
 
@@ -189,49 +190,6 @@ impl Gauges {
     }
 }
 
-/// Counters that are read from connections that live.
-const OF_CONNECTIONS: [&str; 5] = [
-    "kwik_udp_datagrams",
-    "kwik_udp_bytes",
-    "kwik_quic_packets_sent",
-    "kwik_quic_packets_lost",
-    "kwik_congestion_events",
-];
-
-/// What was read last: a connection that ends is counted a moment after it is gone, and counters
-/// shall not fall.
-#[derive(Debug, Default)]
-pub(crate) struct LastRead(Mutex<Vec<Vec<Sample>>>);
-
-impl LastRead {
-    /// Counters as they are, or were.
-    fn rise(&self, families: &mut [Family]) {
-        let mut last = lock(&self.0);
-        last.resize_with(families.len(), Vec::new);
-        for (family, before) in families.iter_mut().zip(last.iter_mut()) {
-            if family.kind == Counter && OF_CONNECTIONS.contains(&family.name) {
-                for sample in &mut family.samples {
-                    let earlier = before.iter().find(|earlier| earlier.labels == sample.labels);
-                    if let Some(earlier) = earlier {
-                        sample.value = sample.value.at_least(earlier.value);
-                    }
-                }
-                before.clone_from(&family.samples);
-            }
-        }
-    }
-}
-
-impl Value {
-    fn at_least(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Number(now), Self::Number(before)) => Self::Number(now.max(before)),
-            (Self::Time(now), Self::Time(before)) => Self::Time(now.max(before)),
-            (now, _) => now,
-        }
-    }
-}
-
 /// Everything that an endpoint's metrics are, in the order of [`FAMILIES`].
 pub(crate) fn read(observed: &Observed, memory: [u64; 2]) -> Vec<Family> {
     let counters = &observed.counters;
@@ -262,10 +220,10 @@ pub(crate) fn read(observed: &Observed, memory: [u64; 2]) -> Vec<Family> {
             SessionRole::ALL.map(SessionRole::name),
             counters.resumed.each_ref().map(|c| c.value()),
         ),
-        times_by("side", SIDES, counters.handshake.each_ref().map(|times| times.value())),
+        times_by("side", SIDES, counters.handshakes.took.each_ref().map(|times| times.value())),
         failures(observed),
-        labelled("reason", counters.refused.values()),
-        one(counters.validations.value()),
+        labelled("reason", counters.handshakes.refused.values()),
+        one(counters.handshakes.validations.value()),
         path_states(paths),
         labelled("state", counters.path_changes.values()),
         times(counters.switches.value()),
@@ -351,7 +309,7 @@ fn ends(observed: &Observed) -> Vec<Sample> {
 }
 
 fn failures(observed: &Observed) -> Vec<Sample> {
-    let sides = SIDES.iter().zip(&observed.counters.failures);
+    let sides = SIDES.iter().zip(&observed.counters.handshakes.failures);
     sides
         .flat_map(|(side, failures)| {
             let failures = failures.values().into_iter();

@@ -30,7 +30,7 @@ pub use qlog::Qlog;
 #[cfg(not(feature = "qlog"))]
 pub(crate) use qlog::Qlog;
 pub(crate) use qlog::TraceName;
-pub(crate) use runtime::{Runtime, Sleep};
+pub(crate) use runtime::{Runtime, Sleep, yield_now};
 pub(crate) use socket::UdpSocket;
 pub(crate) use stream::{RecvStream, SendStream};
 pub(crate) use tls::{ClientTls, ServerTls};

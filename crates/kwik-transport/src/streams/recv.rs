@@ -14,7 +14,8 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::quic::{ClosedStream, ConnectionError};
 
-use super::{Handle, ReadError, ReadTimeoutError, ReadToEndError, Stalled};
+use super::error::{ReadError, ReadTimeoutError, ReadToEndError, Stalled};
+use super::handle::Handle;
 
 /// A timeout that never ends, and that no clock overflows with: 136 years.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(u32::MAX as u64);

@@ -16,7 +16,8 @@ use tokio::io::AsyncWrite;
 use crate::driver::{FrameWriter, Room};
 use crate::quic::{self, ClosedStream, ConnectionError};
 
-use super::{Handle, WriteError};
+use super::error::WriteError;
+use super::handle::Handle;
 
 /// Writes a logical stream. Dropping it finishes the stream, as in quinn.
 pub struct SendStream {

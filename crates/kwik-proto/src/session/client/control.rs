@@ -72,7 +72,7 @@ impl ClientSession {
     ) -> Result<(), CodedError> {
         match message {
             ControlMessage::Stopped(m) => {
-                self.reasons.on_stopped(path, &m);
+                self.reports.reasons.on_stopped(path, &m);
                 self.scheduler.handle_stopped(path, &m, &mut self.streams, now)?;
             }
             ControlMessage::Heartbeat(m) => {

@@ -1,8 +1,9 @@
 //! What a client does about its paths: dial, leave, give up, relay.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
+use crate::auth::DialLimiter;
 use crate::control::ControlQueue;
 use crate::path::{PathState, PathStatus};
 use crate::wire::clip;
@@ -12,6 +13,20 @@ use crate::{Code, CodedError, PathId, limits};
 use super::super::{Action, Dial, Wake};
 use super::redial::DialTarget;
 use super::{ClientPath, ClientSession};
+
+/// Where the primary may send this client.
+#[derive(Debug)]
+pub(super) struct Dialing {
+    /// Whence it says so.
+    primary: IpAddr,
+    pub(super) limiter: DialLimiter,
+}
+
+impl Dialing {
+    pub(super) fn new(primary: IpAddr) -> Self {
+        Self { primary, limiter: DialLimiter::default() }
+    }
+}
 
 impl ClientSession {
     /// Ends a secondary path for good.
@@ -37,7 +52,7 @@ impl ClientSession {
     pub(super) fn disconnect(&mut self, path: PathId, error: &CodedError) {
         self.outputs.actions.push_back(Action::ClosePath(path, error.clone()));
         self.mappings.end_path(path);
-        self.reasons.end_path(path);
+        self.reports.reasons.end_path(path);
     }
 
     pub(super) fn answer_add_path(&mut self, path: PathId, result: Result<(), &str>, now: Instant) {
@@ -89,9 +104,9 @@ impl ClientSession {
         let refused = |why: String| CodedError::new(Code::PathNotFound, why);
         let address: SocketAddr =
             address.parse().map_err(|_| refused(format!("'{address}' is not IP:port")))?;
-        let address = self.config.dial.check(address, self.primary);
+        let address = self.config.dial.check(address, self.dialing.primary);
         let address = address.map_err(|error| refused(error.to_string()))?;
-        let limited = self.limiter.try_dial(now);
+        let limited = self.dialing.limiter.try_dial(now);
         limited.map_err(|_| refused("too many dials in a short time".into()))?;
         Ok(address)
     }

@@ -88,10 +88,10 @@ impl ClientSession {
 
     /// Tells the primary how each path does, while any is at work.
     pub(super) fn report_paths(&mut self, now: Instant) {
-        if self.scheduler.pieces() == 0 || self.report_at > now {
+        if self.scheduler.pieces() == 0 || self.reports.due > now {
             return;
         }
-        self.report_at = now + limits::REPORT_INTERVAL;
+        self.reports.due = now + limits::REPORT_INTERVAL;
         for path in self.links.keys().copied().collect::<Vec<_>>() {
             if let Some(figures) = self.figures(path, now) {
                 let report = ControlMessage::PathReport(PathReport { path_id: path, figures });
@@ -157,7 +157,7 @@ impl ClientSession {
             let error = CodedError::new(Code::PathDead, "it could not be dialed again in time");
             return self.end_path(path, &error, now);
         }
-        match self.limiter.try_dial(now) {
+        match self.dialing.limiter.try_dial(now) {
             Err(free) => link.deadline = free,
             Ok(()) => {
                 let dial = Dial { path, address: target.address, pin: target.pin, within };

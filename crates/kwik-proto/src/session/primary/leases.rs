@@ -141,7 +141,7 @@ impl PrimarySession {
     ) -> Result<(), CodedError> {
         let id = m.lease_id;
         let Some(lease) = self.issuer.handle_report(m)? else { return Ok(()) };
-        self.moved = now;
+        self.data.moved = now;
         let stream = lease.stream;
         let (of, outcome) = (Some((lease.path, stream)), m.outcome);
         self.outputs.tell(SessionEvent::Lease { of, outcome });

@@ -38,7 +38,7 @@ impl PrimarySession {
         let before = sent.outstanding();
         let frames = sent.handle_ack(&m.ranges)?;
         if sent.outstanding() < before {
-            self.moved = now;
+            self.data.moved = now;
         }
         drop(sent);
         self.control.on_acknowledged(m.control_frames)?;

@@ -73,7 +73,7 @@ impl PrimarySession {
             return;
         };
         let claims =
-            GrantClaims { session: self.id, path, audience: edge.key, client_key: self.client_key };
+            GrantClaims { session: self.id, path, audience: edge.key, client_key: self.client.key };
         let request = control::AddPathRequest {
             path_id: path,
             session_id: Some(self.id),
@@ -223,7 +223,7 @@ impl PrimarySession {
                 self.paths.on_active(path, now);
                 if self.issuer.iter().next().is_some() {
                     // An edge may take long over a lease, and only the client sees what it brings.
-                    self.moved = now;
+                    self.data.moved = now;
                 }
             }
         }

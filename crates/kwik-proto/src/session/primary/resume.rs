@@ -152,7 +152,7 @@ impl PrimarySession {
         }
         if !frames.is_empty() {
             // Else it would keep its place by coming back alone.
-            self.moved = now;
+            self.data.moved = now;
         }
         self.expect_answers_anew(now);
         self.streams.on_acknowledged(&frames);
@@ -177,7 +177,7 @@ impl PrimarySession {
         exporter: &[u8; 32],
     ) -> Result<(), CodedError> {
         let failed = |why: String| CodedError::new(Code::AuthFailed, why);
-        let key = request.client_key.filter(|key| key.fingerprint() == self.client_key);
+        let key = request.client_key.filter(|key| key.fingerprint() == self.client.key);
         let key = key.ok_or_else(|| failed("the session is another client's".into()))?;
         let proof = request.proof.as_ref().map_or(&[][..], AsRef::as_ref);
         verify_proof(&key, exporter, self.id, PathId::PRIMARY, proof)

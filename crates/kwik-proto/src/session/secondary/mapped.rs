@@ -1,9 +1,10 @@
 //! Secondary streams at their writer.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::lease::{SharedWriter, Writer};
-use crate::mapping::{Mapping, Place};
+use crate::mapping::{Mapping, MappingTable, Place};
 use crate::sync::lock;
 use crate::wire::control::{ControlMessage, OffsetSyncRequest, OffsetSyncResponse};
 use crate::wire::secondary::{MappingOperation, StreamMappingUpdate};
@@ -18,6 +19,18 @@ pub struct Mapped {
     pub id: u64,
     /// The lease's writer, which is the stream's from now on.
     pub writer: SharedWriter,
+}
+
+/// The secondary streams of this side, and what it asked about them.
+#[derive(Debug, Default)]
+pub(super) struct OwnStreams {
+    mappings: MappingTable,
+    /// The id of the next one.
+    next: u64,
+    /// Counts those without a lease.
+    next_unleased: u32,
+    /// Where the client was asked to say where this side goes on, and what it said.
+    syncs: BTreeMap<StreamId, Option<u64>>,
 }
 
 impl SecondarySession {
@@ -79,8 +92,8 @@ impl SecondarySession {
         stream: StreamId,
         offset: u64,
     ) -> Result<SharedWriter, CodedError> {
-        let id = LeaseId::unleased(self.path, self.next_unleased);
-        self.next_unleased = self.next_unleased.wrapping_add(1);
+        let id = LeaseId::unleased(self.path, self.own.next_unleased);
+        self.own.next_unleased = self.own.next_unleased.wrapping_add(1);
         self.writers.insert_unleased(id, stream, offset)
     }
 
@@ -98,11 +111,11 @@ impl SecondarySession {
             let context = format!("lease {lease} does not cover {offset} of {stream}");
             return Err(CodedError::new(Code::SecondaryStreamIsolation, context));
         }
-        let id = self.next_mapping;
-        self.next_mapping += 1;
+        let id = self.own.next;
+        self.own.next += 1;
         settle(writer, offset);
         let place = Place { stream, lease, offset };
-        self.mappings.open((self.path, id), place, true, limits::MAX_SECONDARY_STREAMS, now)?;
+        self.own.mappings.open((self.path, id), place, true, limits::MAX_SECONDARY_STREAMS, now)?;
         Ok(id)
     }
 
@@ -115,7 +128,7 @@ impl SecondarySession {
         offset: u64,
         now: Instant,
     ) -> Option<SharedWriter> {
-        let former = self.mappings.get((self.path, id))?.place.lease;
+        let former = self.own.mappings.get((self.path, id))?.place.lease;
         let own = self.writers.writer(former).filter(|w| covers(&lock(w), stream, offset)).cloned();
         let writer = match own {
             Some(writer) => {
@@ -135,25 +148,25 @@ impl SecondarySession {
             }
         };
         let lease = lock(&writer).lease();
-        self.mappings.update((self.path, id), Place { stream, lease, offset }, true, now);
+        self.own.mappings.update((self.path, id), Place { stream, lease, offset }, true, now);
         Some(writer)
     }
 
     /// A secondary stream wrote `bytes` and goes on at `offset`.
     pub fn on_stream_written(&mut self, id: u64, bytes: u64, offset: u64, now: Instant) {
-        self.mappings.on_bytes((self.path, id), (bytes, bytes), offset, now);
+        self.own.mappings.on_bytes((self.path, id), (bytes, bytes), offset, now);
     }
 
     /// A secondary stream is closed: others will be asked for what its lease leaves.
     pub fn close_stream(&mut self, id: u64, reason: &str, now: Instant) {
-        if let Some(mapping) = self.mappings.close((self.path, id), true) {
+        if let Some(mapping) = self.own.mappings.close((self.path, id), true) {
             self.abandon(mapping.place.lease, reason, now);
         }
     }
 
     /// The open secondary streams, in order of their numbers (7.3).
     pub fn mappings(&self) -> impl Iterator<Item = &Mapping> {
-        self.mappings.of_path(self.path)
+        self.own.mappings.of_path(self.path)
     }
 
     /// The client has taken note of a mapping, or says that it is over with its lease; the stream
@@ -161,7 +174,7 @@ impl SecondarySession {
     pub(super) fn on_mapping_update(&mut self, m: &StreamMappingUpdate, now: Instant) {
         let (stream, lease) = (m.kwik_stream_id, m.lease_id);
         if m.operation == MappingOperation::Resend {
-            let mapping = self.mappings.get((self.path, m.secondary_stream_id));
+            let mapping = self.own.mappings.get((self.path, m.secondary_stream_id));
             let Some(lease) = mapping.map(|mapping| mapping.place.lease) else { return };
             if let Some(writer) = self.writers.writer(lease) {
                 lock(writer).ask_again();
@@ -169,7 +182,7 @@ impl SecondarySession {
             return self.outputs.wake(Wake::Writer(lease));
         }
         if m.operation == MappingOperation::Delete {
-            self.mappings.on_lease_ended(self.path, stream, lease);
+            self.own.mappings.on_lease_ended(self.path, stream, lease);
             if lease.is_unleased() {
                 self.abandon(lease, "the client does not take it", now);
             }
@@ -190,13 +203,13 @@ impl SecondarySession {
         offset: u64,
         now: Instant,
     ) -> Result<(), CodedError> {
-        match self.syncs.get(&stream) {
+        match self.own.syncs.get(&stream) {
             // The answer to an earlier question is on its way.
             Some(None) => return Ok(()),
-            None if self.syncs.len() >= limits::MAX_SECONDARY_STREAMS => {
+            None if self.own.syncs.len() >= limits::MAX_SECONDARY_STREAMS => {
                 return Err(CodedError::new(Code::LimitExceeded, "too many offsets are asked for"));
             }
-            _ => self.syncs.insert(stream, None),
+            _ => self.own.syncs.insert(stream, None),
         };
         let request = OffsetSyncRequest { kwik_stream_id: stream, current_offset: offset };
         self.control.push(&ControlMessage::OffsetSyncRequest(request), now);
@@ -206,14 +219,14 @@ impl SecondarySession {
     /// Where the client says that this side goes on in a stream
     /// ([`Wake::Secondary`](crate::session::Wake::Secondary)); once.
     pub fn take_sync(&mut self, stream: StreamId) -> Option<u64> {
-        let answer = (*self.syncs.get(&stream)?)?;
-        self.syncs.remove(&stream);
+        let answer = (*self.own.syncs.get(&stream)?)?;
+        self.own.syncs.remove(&stream);
         Some(answer)
     }
 
     pub(super) fn on_offset_sync(&mut self, m: &OffsetSyncResponse) -> Result<(), CodedError> {
         let stream = m.kwik_stream_id;
-        let Some(answer) = self.syncs.get_mut(&stream).filter(|answer| answer.is_none()) else {
+        let Some(answer) = self.own.syncs.get_mut(&stream).filter(|answer| answer.is_none()) else {
             let context = format!("{stream}: an offset that nobody asked for");
             return Err(CodedError::new(Code::OffsetSyncFailure, context));
         };

@@ -18,6 +18,7 @@ use std::time::Instant;
 
 use kwik_proto::Config;
 use kwik_proto::ack::{Lane, SharedSent};
+use kwik_proto::stats::QuicStreams;
 use kwik_proto::stream::{Slot, StreamPool, WriterKey, WriterKind};
 use kwik_proto::sync::lock;
 
@@ -90,9 +91,9 @@ impl DataPool {
     }
 
     /// QUIC streams that are open for data, and how many were ever.
-    pub(crate) fn quic_streams(&self) -> (usize, u64) {
+    pub(crate) fn quic_streams(&self) -> QuicStreams {
         let streams = lock(&self.streams);
-        (streams.open.len(), streams.opened)
+        QuicStreams { open: streams.open.len(), opened: streams.opened }
     }
 
     /// The peer has acknowledged packets.

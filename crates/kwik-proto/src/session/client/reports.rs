@@ -1,11 +1,27 @@
-//! Why writers gave leases up, until the primary is told.
+//! What a client tells its primary later: how paths do, and why writers gave leases up.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use crate::scheduler::SchedulerEvent;
 use crate::wire::clip;
 use crate::wire::control::{ControlMessage, Stopped};
 use crate::{LeaseId, PathId, limits};
+
+/// What the primary is to be told.
+#[derive(Debug)]
+pub(super) struct Reports {
+    /// Why leases were given up that it is not told of yet.
+    pub(super) reasons: Reasons,
+    /// When it is told next how paths do.
+    pub(super) due: Instant,
+}
+
+impl Reports {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { reasons: Reasons::default(), due: now }
+    }
+}
 
 /// What writers said, by lease.
 #[derive(Debug, Default)]
