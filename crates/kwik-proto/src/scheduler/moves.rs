@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::stats::Decision;
 use crate::sync::lock;
@@ -25,7 +25,9 @@ struct Owed {
     arrival: Instant,
     /// It is later than was promised when it was asked for.
     late: bool,
-    /// Nothing of it comes, and it is due for longer than lost packets explain: as if its path were
+    /// Nothing of it comes, though it is due, or nothing at all.
+    stuck: bool,
+    /// ... and it is due for longer than lost packets explain: as if its path were
     /// silent.
     silent: bool,
 }
@@ -90,12 +92,20 @@ impl Scheduler {
                 let stuck = now >= since + tolerance + REPAIR;
                 let lost = now >= since + model.loss_explains(MAX_AWAITED, now);
                 let takes = model.delivery(ahead, now);
-                let takes =
-                    if stuck || path.state.is_suspect() { limits::DEAD_AFTER } else { takes };
-                let arrival = now + takes;
-                let (late, silent) = (arrival > activation.due + margin, stuck && lost);
-                let owed =
-                    Owed { owner: *owner, piece, range, ahead: before, arrival, late, silent };
+                let silent = stuck && lost;
+                let stuck = stuck || path.state.is_suspect();
+                let arrival = now + if stuck { limits::DEAD_AFTER } else { takes };
+                let late = arrival > activation.due + margin;
+                let owed = Owed {
+                    owner: *owner,
+                    piece,
+                    range,
+                    ahead: before,
+                    arrival,
+                    late,
+                    stuck,
+                    silent,
+                };
                 all.entry(activation.stream).or_default().push(owed);
             }
         }
@@ -147,9 +157,10 @@ impl Scheduler {
             let arrival = now + path.schedule.model.arrival(len, now);
             let lease = self.ledger.lease_for(*id, stream, &owed.range)?;
             let idle = path.schedule.model.has_room();
-            Some(Taker { path: *id, lease, arrival, idle })
+            let doubt = if owed.stuck { path.schedule.doubt() } else { Duration::ZERO };
+            Some((arrival + doubt, Taker { path: *id, lease, arrival, idle }))
         });
-        takers.min_by_key(|taker| (taker.arrival, taker.path))
+        takers.min_by_key(|(at, taker)| (*at, taker.path)).map(|(_, taker)| taker)
     }
 
     /// Bytes that moved pieces may bring twice.
@@ -201,7 +212,8 @@ impl Scheduler {
         });
         let takers = able.filter_map(|(id, path)| {
             self.ledger.lease_for(*id, stream, &(at..at + 1))?;
-            Some((path.schedule.model.arrival(path.schedule.model.piece_len(), now), *id))
+            let model = &path.schedule.model;
+            Some((model.arrival(model.piece_len(), now) + path.schedule.doubt(), *id))
         });
         if let Some((_, path)) = takers.min() {
             self.activate_in(stream, path, Decision::Expedited, streams, now);

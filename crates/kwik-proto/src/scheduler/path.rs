@@ -76,6 +76,12 @@ impl PathSchedule {
         time.clamp(limits::STALLED_AFTER, limits::MAX_ANSWER_TIME).max(self.model.rtt() * 3)
     }
 
+    /// Of one that never brought anything it takes so long until it shows that it brings nothing:
+    /// who was kept waiting once is not made to wait for the next such.
+    pub(super) fn doubt(&self) -> Duration {
+        if self.model.rate().is_none() { self.tolerance() } else { Duration::ZERO }
+    }
+
     /// It brought something lately, for all that it owes.
     fn brings(&self, now: Instant) -> bool {
         now < self.live.last_brought() + self.tolerance()

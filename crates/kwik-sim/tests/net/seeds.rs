@@ -230,6 +230,15 @@ fn a_piece_of_which_nothing_is_missing_holds_up_no_other() {
     run(8484);
 }
 
+/// A hostile edge that joins anew is a path of which nothing is known: what one of its paths kept
+/// a reader waiting for is not asked of the next.
+#[test]
+fn who_was_kept_waiting_once_does_not_wait_for_the_next_stranger() {
+    for seed in [2452, 58888] {
+        run(seed);
+    }
+}
+
 /// The primary can add no path while its link is cut: its application has to wait for longer.
 #[test]
 fn a_stream_of_edges_alone_waits_until_the_primary_can_add_paths() {
