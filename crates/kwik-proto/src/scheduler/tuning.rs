@@ -65,4 +65,4 @@ pub(super) const WINDOWS_AHEAD: u64 = 4;
 pub(super) const COMMITTED: u64 = 640 * 1024;
 /// What moved pieces may bring twice beyond a share of what was delivered: what all paths bring in
 /// this time, so that one path that fails costs no more than a pause as long.
-pub(super) const DOUBLED_TIME: Duration = Duration::from_millis(50);
+pub(super) const DOUBLED_TIME: Duration = Duration::from_millis(35);
