@@ -79,7 +79,10 @@ impl Scheduler {
         }
         let added = self.ledger.add_lease(id, lease_here, recv)?;
         self.note(added);
-        if let Some(fill) = self.ledger.fill_mut(stream) {
+        // Who may bring it may take as long as ever. Of paths that there are not, nothing is kept.
+        if self.paths.contains_key(&path)
+            && let Some(fill) = self.ledger.fill_mut(stream)
+        {
             fill.brought.insert(path, now);
         }
         if usable && path.is_primary() {

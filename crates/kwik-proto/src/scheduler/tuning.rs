@@ -46,7 +46,8 @@ pub(super) const MAX_WOBBLE: Duration = Duration::from_millis(500);
 pub(super) const FEW_PACKETS: u64 = 5;
 /// So many probes of such a path may be lost in a row: each waits twice as long as the one before.
 pub(super) const LOST_PROBES: u32 = 4;
-/// ... but a reader waits for them no longer than this.
+/// ... but a reader waits for them no longer than this, from when they were due: three of them at
+/// the round trips of crowded links (0.1 s), and less than a path takes to count as dead.
 pub(super) const MAX_AWAITED: Duration = Duration::from_millis(1600);
 /// How long after its due time a lost packet of a stream may take to be repeated and queued.
 pub(super) const REPAIR: Duration = Duration::from_millis(50);

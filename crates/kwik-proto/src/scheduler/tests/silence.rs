@@ -89,6 +89,18 @@ fn a_path_that_pads_and_brings_nothing_loses_its_lease() {
     assert_eq!(reports, [(1, LeaseOutcome::Lost)]);
 }
 
+/// A primary may lease to paths that there are not, without end: nothing of them is kept.
+#[test]
+fn leases_of_paths_that_there_are_not_leave_nothing() {
+    let mut f = Fixture::new();
+    f.lease(1, A, 0..KIB);
+    for number in 0..1_000 {
+        f.lease(2 + u64::from(number), PathId(100 + number), 0..KIB);
+    }
+    let fill = f.scheduler.ledger.fill(f.id).unwrap();
+    assert_eq!((fill.brought.len(), f.scheduler.leases()), (1, 1));
+}
+
 /// A server may be stuck with one stream and bring all others: who waits for that one hears of it.
 #[test]
 fn a_stream_that_its_only_server_lets_lie_beside_others_is_leased_anew() {
