@@ -95,7 +95,7 @@ async fn deliver(
     let object = Object::packed(command.name.clone(), data, command.root);
     let length = object.stat().size;
     let extent = Extent::reserve(serving, &mut stream, length, command, &[])?;
-    let parts = [Response::Packed(packed.clone()).encode(), Bytes::new()];
+    let parts = [Response::Packed(packed.clone()).encode()];
     deliver_beside(record, send, parts, extent, &object).await
 }
 

@@ -17,10 +17,18 @@ pub(super) async fn reply(
     send: &mut SendStream,
     parts: impl IntoIterator<Item = Bytes>,
 ) -> Result<(), String> {
+    write_all(send, parts).await?;
+    send.finish().map_err(|error| error.to_string())
+}
+
+async fn write_all(
+    send: &mut SendStream,
+    parts: impl IntoIterator<Item = Bytes>,
+) -> Result<(), String> {
     for part in parts.into_iter().filter(|part| !part.is_empty()) {
         write(send, part).await?;
     }
-    send.finish().map_err(|error| error.to_string())
+    Ok(())
 }
 
 /// Answers, and delivers. The answer's stream stays open until that is done: a failure is told
@@ -28,16 +36,11 @@ pub(super) async fn reply(
 pub(super) async fn deliver_beside(
     record: &Record,
     send: &mut SendStream,
-    parts: [Bytes; 2],
+    parts: impl IntoIterator<Item = Bytes>,
     extent: Extent<'_>,
     object: &Object,
 ) -> Result<(), Unanswered> {
-    let answered = async {
-        for part in parts.into_iter().filter(|part| !part.is_empty()) {
-            write(send, part).await?;
-        }
-        Ok::<_, String>(())
-    };
+    let answered = write_all(send, parts);
     let (answered, delivered) = join(answered, extent.deliver(object, record)).await;
     answered?;
     delivered?;

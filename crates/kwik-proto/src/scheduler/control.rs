@@ -79,12 +79,7 @@ impl Scheduler {
         }
         let added = self.ledger.add_lease(id, lease_here, recv)?;
         self.note(added);
-        // Who may bring it may take as long as ever. Of paths that there are not, nothing is kept.
-        if self.paths.contains_key(&path)
-            && let Some(fill) = self.ledger.fill_mut(stream)
-        {
-            fill.brought.insert(path, now);
-        }
+        self.on_leased(path, stream, now);
         if usable && path.is_primary() {
             self.expect(id, (path, stream), unasked, now);
         } else if usable {
@@ -100,6 +95,15 @@ impl Scheduler {
         self.end_done_leases(stream, None, now);
         self.cover(stream, now);
         Ok(())
+    }
+
+    /// Who may bring it may take as long as ever. Of paths that there are not, nothing is kept.
+    fn on_leased(&mut self, path: PathId, stream: StreamId, now: Instant) {
+        if self.paths.contains_key(&path)
+            && let Some(fill) = self.ledger.fill_mut(stream)
+        {
+            fill.brought.insert(path, now);
+        }
     }
 
     /// A path that its client is still dialing.

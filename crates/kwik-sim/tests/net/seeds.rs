@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
-use kwik_proto::limits;
 use kwik_sim::Shape;
 
 use crate::cluster::{Kind, MOST_LEASES, Request};
@@ -70,27 +69,17 @@ impl Scenario {
         LONGEST_WAIT + turn * turns
     }
 
-    /// The primary's link is cut for so long that QUIC's next probe comes when dialing has taken
-    /// too long: each waits twice as long as the one before, and where packets are lost, one more
-    /// may be.
+    /// The primary's link is cut for nearly as long as dialing takes at most.
     fn may_not_be_dialed(&self) -> bool {
-        let most = Duration::from_secs(if self.lossy { 7 } else { 15 });
         let cut = self.faults.iter().find(|(_, fault)| matches!(fault, Fault::Cut(0)));
         let ends = self.faults.iter().filter(|(_, fault)| matches!(fault, Fault::Mend(0)));
         let last = ends.map(|(at, _)| *at).max();
-        cut.zip(last).is_some_and(|((at, _), last)| last > *at + most)
+        cut.zip(last).is_some_and(|((at, _), last)| last > *at + Duration::from_secs(15))
     }
 
     /// Whether the primary's process ends: nothing else costs a session.
     fn loses_its_primary(&self) -> bool {
         self.hits(0, crash) > 0
-    }
-
-    /// So many paths are added again that a client dials no more for a while: an edge whose
-    /// handshake was lost by chance cannot be dialed anew in time.
-    fn runs_out_of_dials(&self) -> bool {
-        let joins = self.faults.iter().filter(|(_, fault)| matches!(fault, Fault::Join(_))).count();
-        self.lossy && joins >= limits::MAX_DIALS
     }
 
     /// Whether the fetches of a kind may fail.
@@ -110,8 +99,7 @@ impl Scenario {
                 || self.hits(server, crash) + self.hits(server, silence) + self.hits(server, leave)
                     > 0
         };
-        let none_left = (1..self.links.len()).all(gone) || self.runs_out_of_dials();
-        let alone = kind == Kind::LeasedToEdges && none_left;
+        let alone = kind == Kind::LeasedToEdges && (1..self.links.len()).all(gone);
         self.loses_its_primary() || alone
     }
 }
